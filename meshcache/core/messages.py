@@ -1,0 +1,374 @@
+"""The protocol: every message as a small type, and their grammar.
+
+A frame is one ZeroMQ message part: a msgpack array ``[clock, message, message, …]``, where ``clock`` is the sender's
+hybrid logical clock (0 from clients, which have none) and each message is an array ``[kind, field, …]`` in the field
+order of its class below. Everything is a batch: a frame carries the messages of one turn, a request carries the keys
+of many callers, one operation is a batch of one.
+
+::
+
+    link         = C: HELLO  S: (WELCOME / REFUSED)  *(C: request  S: answer)   ; C dials S; nodes dial each other
+    request      = client-op / replica-op / gossip
+    client-op    = GET / SET / DELETE / UPDATE / CLEAR / INSPECT     answered by REPLY or REJECT
+    replica-op   = READ / WRITE / SWEEP                              answered by READ_REPLY / WRITE_REPLY / SWEEP_REPLY
+    gossip       = PING / FACTS                                      PING is answered by ACK, FACTS by nothing
+
+- Answers travel back on the link of the request, and carry its ``request`` number: replies are matched by number and
+  never by position. A late answer meets no one and is dropped.
+- ``boot`` names the very process that is asked. A node drops a request meant for a former process of its id (queued
+  by ZeroMQ across a restart) and says so with REJECT(STALE_BOOT): nothing was executed.
+- ``deadline_ms`` is in the wall clock of the node asked; WELCOME and ACK tell that clock (``wall_ms``), so that the
+  clocks need not agree. A request that arrives after its deadline is dropped unexecuted, and nobody is waiting.
+- ``view`` is the digest of the ring that the sender works with; an answer carries the answerer's. Who sees a
+  difference asks for the members (INSPECT "view") or gossips.
+- Kinds are append-only: a number is never used for something else.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, ClassVar, Final, NamedTuple
+
+PROTOCOL: Final = 1
+KEY_BYTES_MAX: Final = 1024
+BATCH_OPS_MAX: Final = 4096
+"""Keys in one message. It also bounds what a hostile msgpack array can make a node allocate."""
+
+DEFAULT_LEVEL: Final = 0
+"""As ``w`` or ``r``: the cluster's configured quorum."""
+LEVEL_ONE: Final = -1
+LEVEL_QUORUM: Final = -2
+LEVEL_ALL: Final = -3
+
+TTL_DEFAULT: Final = -1
+"""As ``ttl_ms``: the cluster's default. 0 means never; else milliseconds."""
+TTL_NEVER: Final = 0
+
+
+class Code(IntEnum):
+    """Why a request, or one key of it, was not served. In a results list: ``[code, detail, …]``."""
+
+    QUORUM = 1
+    """Detail: needed, received. A write may have reached some replicas."""
+    OVERLOADED = 2
+    """Nothing was executed: the node has as much pending work as it allows."""
+    NOT_READY = 3
+    """Nothing was executed: the node has not joined yet, or is leaving."""
+    STALE_BOOT = 4
+    """Nothing was executed: the request was meant for a former process. Say HELLO again."""
+    INVALID = 5
+    """Nothing was executed. Detail: text that names the field and the limit."""
+    TOO_LARGE = 6
+    """Nothing was executed. Detail: size, limit."""
+    MORE = 7
+    """The reply reached ``limits.reply_bytes_max`` before this key: ask for it again."""
+    KEY_MISSING = 8
+    NOT_A_NUMBER = 9
+    """Detail: text."""
+
+
+class Change(IntEnum):
+    """What UPDATE does to one key, atomically, at the key's first live owner. As a list: ``[change, argument, …]``."""
+
+    ADD = 1
+    """[content, ttl_ms] -> bool: stored, if there was no such key."""
+    REPLACE = 2
+    """[content, ttl_ms] -> bool: stored, if there was such a key."""
+    CAS = 3
+    """[content, ttl_ms, version] -> bool: stored, if the key's version was this."""
+    INCR = 4
+    """[delta, initial or None, ttl_ms] -> int: the new number; ttl_ms is for a key that was missing."""
+    TOUCH = 5
+    """[ttl_ms] -> bool: the expiry was set, if there was such a key."""
+
+
+class EventKind(IntEnum):
+    """What happened to a key, in the invalidation stream."""
+
+    SET = 1
+    DELETE = 2
+    INVALIDATE = 3
+    CLEAR = 4
+    """The key is a prefix."""
+
+
+class Fact(NamedTuple):
+    """What is said of a member. Facts merge by (incarnation, state), see membership.py."""
+
+    node_id: str
+    address: str
+    """host:port of its ROUTER, for clients and peers."""
+    publish: str
+    """host:port of its invalidation stream."""
+    http: str
+    host: str
+    zone: str
+    weight: float
+    boot: int
+    """Names the process: wall milliseconds at its start << 16 | random bits."""
+    incarnation: int
+    """Raised only by the member itself, to refute."""
+    state: int
+    """0 alive, 1 suspect, 2 dead, 3 left."""
+
+
+class Hello(NamedTuple):
+    """First message of a link. ``member`` is the dialling node's own fact; None from a client."""
+
+    KIND: ClassVar[int] = 1
+    protocol: int
+    cluster: str
+    member: Fact | None
+
+
+class Welcome(NamedTuple):
+    """``boot`` and ``wall_ms`` of the node dialled, what clients must know of the cluster, and all member facts."""
+
+    KIND: ClassVar[int] = 2
+    boot: int
+    wall_ms: int
+    node_id: str
+    settings: dict[str, int | float | str]
+    """slots, vnodes, replicas, value_bytes_max, reply_bytes_max, request_bytes_max."""
+    members: list[Fact]
+
+
+class Refused(NamedTuple):
+    """The link is refused: another cluster, another protocol, an id in use. The text says what to do."""
+
+    KIND: ClassVar[int] = 3
+    code: str
+    """"cluster", "protocol", "id" or "settings"."""
+    text: str
+
+
+class Ping(NamedTuple):
+    """A heartbeat. ``facts`` is the digest of the sender's member table."""
+
+    KIND: ClassVar[int] = 4
+    boot: int
+    facts: bytes
+
+
+class Ack(NamedTuple):
+    """Answers PING. ``members`` is the whole table where the digests differ, else empty."""
+
+    KIND: ClassVar[int] = 5
+    boot: int
+    wall_ms: int
+    facts: bytes
+    members: list[Fact]
+
+
+class Facts(NamedTuple):
+    """Facts pushed unasked: news, or what an ACK showed the other side to lack."""
+
+    KIND: ClassVar[int] = 6
+    members: list[Fact]
+
+
+class Get(NamedTuple):
+    """Results: per key the record (tombstones included), None, or [code, …]. ``meta``: records without their value."""
+
+    KIND: ClassVar[int] = 10
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    r: int
+    w: int
+    """The write level the caller uses: it decides whether W + R > N, and so whether absence may vote."""
+    meta: bool
+    keys: list[bytes]
+
+
+class Set(NamedTuple):
+    """Results: None when every key was stored, else per key None or [code, …]."""
+
+    KIND: ClassVar[int] = 11
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    w: int
+    ttl_ms: int
+    keys: list[bytes]
+    contents: list[bytes]
+    """Per key: two flag bytes and the value."""
+
+
+class Delete(NamedTuple):
+    """Results: per key True if there was one, False, or [code, …]. ``kind`` is EventKind.DELETE or INVALIDATE."""
+
+    KIND: ClassVar[int] = 12
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    w: int
+    kind: int
+    keys: list[bytes]
+
+
+class Update(NamedTuple):
+    """Results: per key what its change answers, or [code, …]. ``hops`` is 1 when a node passed it on."""
+
+    KIND: ClassVar[int] = 13
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    w: int
+    r: int
+    hops: int
+    keys: list[bytes]
+    changes: list[list[Any]]
+
+
+class Clear(NamedTuple):
+    """Delete every key that begins with ``prefix`` (empty: all). Results: [number of entries dropped here and there]."""
+
+    KIND: ClassVar[int] = 14
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    prefix: bytes
+
+
+class Inspect(NamedTuple):
+    """Ask about the node or the mesh. Results: [a map of plain values].
+
+    ``what``: "view" ({"members": [fact, …]}), "status", "stats", "explain" (of ``key``), "replica" (of ``key``, this node only).
+    """
+
+    KIND: ClassVar[int] = 15
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    what: str
+    key: bytes
+
+
+class Reply(NamedTuple):
+    """Answers a client-op; ``results`` are aligned with the request's keys."""
+
+    KIND: ClassVar[int] = 20
+    request: int
+    view: bytes
+    results: list[Any] | None
+
+
+class Reject(NamedTuple):
+    """The whole request was not executed; ``error`` is [code, detail, …]."""
+
+    KIND: ClassVar[int] = 21
+    request: int
+    view: bytes
+    error: list[Any]
+
+
+class Read(NamedTuple):
+    """A coordinator asks a replica for what it holds."""
+
+    KIND: ClassVar[int] = 30
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    keys: list[bytes]
+
+
+class ReadReply(NamedTuple):
+    """Per key: the record that the replica holds, tombstones included, or None."""
+
+    KIND: ClassVar[int] = 31
+    request: int
+    view: bytes
+    records: list[bytes | None]
+
+
+class Write(NamedTuple):
+    """A coordinator has a replica store records, each only if newer than what it holds. ``repair``: not a new write."""
+
+    KIND: ClassVar[int] = 32
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    repair: bool
+    keys: list[bytes]
+    records: list[bytes]
+
+
+class WriteReply(NamedTuple):
+    """Every record is stored, but those in ``newer``, which are pairs of index and the greater version held.
+
+    ``live`` has the indices of those that replaced a live record, where the write was a tombstone.
+    """
+
+    KIND: ClassVar[int] = 33
+    request: int
+    view: bytes
+    newer: list[list[Any]]
+    live: list[int]
+
+
+class Sweep(NamedTuple):
+    """Have a node drop every key with this prefix and a version not above ``version`` (one step of CLEAR)."""
+
+    KIND: ClassVar[int] = 34
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    version: bytes
+    prefix: bytes
+
+
+class SweepReply(NamedTuple):
+    """The sweep is complete on this node."""
+
+    KIND: ClassVar[int] = 35
+    request: int
+    view: bytes
+    dropped: int
+
+
+class Event(NamedTuple):
+    """One part of the invalidation stream: what happened to these keys at this version."""
+
+    kind: int
+    version: bytes
+    keys: list[bytes]
+
+
+class Invalidations(NamedTuple):
+    """What a node publishes in one turn, numbered without gaps within a boot; also sent without events when idle."""
+
+    KIND: ClassVar[int] = 40
+    node_id: str
+    boot: int
+    sequence: int
+    events: list[Event]
+
+
+ClientOp = Get | Set | Delete | Update | Clear | Inspect
+ReplicaOp = Read | Write | Sweep
+Message = (
+    Hello
+    | Welcome
+    | Refused
+    | Ping
+    | Ack
+    | Facts
+    | ClientOp
+    | Reply
+    | Reject
+    | ReplicaOp
+    | ReadReply
+    | WriteReply
+    | SweepReply
+    | Invalidations
+)

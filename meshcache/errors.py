@@ -1,0 +1,106 @@
+"""Every error that meshcache raises, in one tree.
+
+::
+
+    MeshcacheError
+    ├── ConfigError (ValueError)             a setting, or several: all of them are listed
+    ├── ProtocolError                        the other side broke the protocol
+    └── OperationError                       an operation did not succeed
+        ├── OperationTimeout (TimeoutError)  its deadline passed
+        ├── NodeUnavailable (ConnectionError)  no node could be reached, or the one reached is not ready
+        ├── QuorumNotReached                 .needed and .received say how far it got
+        ├── Overloaded                       a limit of the node was reached; nothing was done
+        ├── InvalidKey (ValueError)          not str or bytes, empty, or too long
+        ├── ValueTooLarge (ValueError)       .size and .limit, in bytes
+        ├── SerializationError (TypeError)   the codec cannot encode or decode the value
+        ├── KeyMissing (KeyError)            the operation needs a key that is there
+        ├── NotANumber (TypeError)           incr or decr of something else than an integer
+        ├── AuthFailed (PermissionError)     the node refused this client
+        └── LockNotOwned                     the lock was lost, or never held
+
+A leaf also derives from the builtin that a caller would guess, so ``except TimeoutError`` works.
+A miss is no error, and an error is never reported as a miss.
+"""
+
+from __future__ import annotations
+
+
+class MeshcacheError(Exception):
+    """The root: ``except MeshcacheError`` catches whatever meshcache raises, but for plain misuse of Python."""
+
+
+class ConfigError(MeshcacheError, ValueError):
+    """The configuration has mistakes; ``problems`` lists every one of them, each with its dotted path."""
+
+    def __init__(self, problems: str | list[str]) -> None:
+        self.problems: list[str] = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ProtocolError(MeshcacheError):
+    """Bytes from the network that are no message of ours, or a message at the wrong time."""
+
+
+class OperationError(MeshcacheError):
+    """An operation on the cache did not succeed."""
+
+
+class OperationTimeout(OperationError, TimeoutError):
+    """The deadline passed. A write may or may not have been applied."""
+
+
+class NodeUnavailable(OperationError, ConnectionError):
+    """No node could be reached, or those reached do not serve yet."""
+
+
+class QuorumNotReached(OperationError):
+    """Too few replicas answered in time.
+
+    A write may have reached ``received`` replicas and can still appear; repeating it is safe.
+    """
+
+    def __init__(self, needed: int, received: int, what: str = "operation") -> None:
+        super().__init__(f"{what}: {received} of {needed} needed replicas answered in time")
+        self.needed = needed
+        self.received = received
+
+
+class Overloaded(OperationError):
+    """The node has as much pending work as its limits allow; nothing was done. Retry later, with backoff."""
+
+
+class InvalidKey(OperationError, ValueError):
+    """A key must be str or bytes, of 1 to 1,024 bytes in UTF-8."""
+
+
+class ValueTooLarge(OperationError, ValueError):
+    """The encoded value exceeds the limit of the cluster (``limits.value_bytes_max``)."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the value takes {size:,} bytes when encoded; limits.value_bytes_max is {limit:,}")
+        self.size = size
+        self.limit = limit
+
+
+class SerializationError(OperationError, TypeError):
+    """The codec can not encode this value, or can not decode what is stored."""
+
+
+class KeyMissing(OperationError, KeyError):
+    """The key is not in the cache and the call gave no initial value."""
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its argument: right for a key, wrong for a sentence.
+        return str(self.args[0]) if self.args else ""
+
+
+class NotANumber(OperationError, TypeError):
+    """The stored value is no integer, or the sum leaves the signed 64-bit range."""
+
+
+class AuthFailed(OperationError, PermissionError):
+    """The node refused this client."""
+
+
+class LockNotOwned(OperationError):
+    """The lock expired or is held by another."""
