@@ -27,7 +27,7 @@ of many callers, one operation is a batch of one.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 PROTOCOL: Final = 1
 KEY_BYTES_MAX: Final = 1024
@@ -115,7 +115,6 @@ class Fact(NamedTuple):
 class Hello(NamedTuple):
     """First message of a link. ``member`` is the dialling node's own fact; None from a client."""
 
-    KIND: ClassVar[int] = 1
     protocol: int
     cluster: str
     member: Fact | None
@@ -124,7 +123,6 @@ class Hello(NamedTuple):
 class Welcome(NamedTuple):
     """``boot`` and ``wall_ms`` of the node dialled, what clients must know of the cluster, and all member facts."""
 
-    KIND: ClassVar[int] = 2
     boot: int
     wall_ms: int
     node_id: str
@@ -136,7 +134,6 @@ class Welcome(NamedTuple):
 class Refused(NamedTuple):
     """The link is refused: another cluster, another protocol, an id in use. The text says what to do."""
 
-    KIND: ClassVar[int] = 3
     code: str
     """"cluster", "protocol", "id" or "settings"."""
     text: str
@@ -145,7 +142,6 @@ class Refused(NamedTuple):
 class Ping(NamedTuple):
     """A heartbeat. ``facts`` is the digest of the sender's member table."""
 
-    KIND: ClassVar[int] = 4
     boot: int
     facts: bytes
 
@@ -153,7 +149,6 @@ class Ping(NamedTuple):
 class Ack(NamedTuple):
     """Answers PING. ``members`` is the whole table where the digests differ, else empty."""
 
-    KIND: ClassVar[int] = 5
     boot: int
     wall_ms: int
     facts: bytes
@@ -163,14 +158,12 @@ class Ack(NamedTuple):
 class Facts(NamedTuple):
     """Facts pushed unasked: news, or what an ACK showed the other side to lack."""
 
-    KIND: ClassVar[int] = 6
     members: list[Fact]
 
 
 class Get(NamedTuple):
     """Results: per key the record (tombstones included), None, or [code, …]. ``meta``: records without their value."""
 
-    KIND: ClassVar[int] = 10
     request: int
     boot: int
     deadline_ms: int
@@ -185,7 +178,6 @@ class Get(NamedTuple):
 class Set(NamedTuple):
     """Results: None when every key was stored, else per key None or [code, …]."""
 
-    KIND: ClassVar[int] = 11
     request: int
     boot: int
     deadline_ms: int
@@ -200,7 +192,6 @@ class Set(NamedTuple):
 class Delete(NamedTuple):
     """Results: per key True if there was one, False, or [code, …]. ``kind`` is EventKind.DELETE or INVALIDATE."""
 
-    KIND: ClassVar[int] = 12
     request: int
     boot: int
     deadline_ms: int
@@ -213,7 +204,6 @@ class Delete(NamedTuple):
 class Update(NamedTuple):
     """Results: per key what its change answers, or [code, …]. ``hops`` is 1 when a node passed it on."""
 
-    KIND: ClassVar[int] = 13
     request: int
     boot: int
     deadline_ms: int
@@ -226,9 +216,8 @@ class Update(NamedTuple):
 
 
 class Clear(NamedTuple):
-    """Delete every key that begins with ``prefix`` (empty: all). Results: [number of entries dropped here and there]."""
+    """Delete every key that begins with ``prefix`` (empty: all). Results: [number of entries dropped]."""
 
-    KIND: ClassVar[int] = 14
     request: int
     boot: int
     deadline_ms: int
@@ -239,10 +228,10 @@ class Clear(NamedTuple):
 class Inspect(NamedTuple):
     """Ask about the node or the mesh. Results: [a map of plain values].
 
-    ``what``: "view" ({"members": [fact, …]}), "status", "stats", "explain" (of ``key``), "replica" (of ``key``, this node only).
+    ``what``: "view" ({"members": [fact, …]}), "status", "stats", "explain" (of ``key``), or "replica" (of ``key``, on
+    this node only).
     """
 
-    KIND: ClassVar[int] = 15
     request: int
     boot: int
     deadline_ms: int
@@ -254,7 +243,6 @@ class Inspect(NamedTuple):
 class Reply(NamedTuple):
     """Answers a client-op; ``results`` are aligned with the request's keys."""
 
-    KIND: ClassVar[int] = 20
     request: int
     view: bytes
     results: list[Any] | None
@@ -263,7 +251,6 @@ class Reply(NamedTuple):
 class Reject(NamedTuple):
     """The whole request was not executed; ``error`` is [code, detail, …]."""
 
-    KIND: ClassVar[int] = 21
     request: int
     view: bytes
     error: list[Any]
@@ -272,7 +259,6 @@ class Reject(NamedTuple):
 class Read(NamedTuple):
     """A coordinator asks a replica for what it holds."""
 
-    KIND: ClassVar[int] = 30
     request: int
     boot: int
     deadline_ms: int
@@ -283,7 +269,6 @@ class Read(NamedTuple):
 class ReadReply(NamedTuple):
     """Per key: the record that the replica holds, tombstones included, or None."""
 
-    KIND: ClassVar[int] = 31
     request: int
     view: bytes
     records: list[bytes | None]
@@ -292,7 +277,6 @@ class ReadReply(NamedTuple):
 class Write(NamedTuple):
     """A coordinator has a replica store records, each only if newer than what it holds. ``repair``: not a new write."""
 
-    KIND: ClassVar[int] = 32
     request: int
     boot: int
     deadline_ms: int
@@ -308,7 +292,6 @@ class WriteReply(NamedTuple):
     ``live`` has the indices of those that replaced a live record, where the write was a tombstone.
     """
 
-    KIND: ClassVar[int] = 33
     request: int
     view: bytes
     newer: list[list[Any]]
@@ -318,7 +301,6 @@ class WriteReply(NamedTuple):
 class Sweep(NamedTuple):
     """Have a node drop every key with this prefix and a version not above ``version`` (one step of CLEAR)."""
 
-    KIND: ClassVar[int] = 34
     request: int
     boot: int
     deadline_ms: int
@@ -330,7 +312,6 @@ class Sweep(NamedTuple):
 class SweepReply(NamedTuple):
     """The sweep is complete on this node."""
 
-    KIND: ClassVar[int] = 35
     request: int
     view: bytes
     dropped: int
@@ -347,7 +328,6 @@ class Event(NamedTuple):
 class Invalidations(NamedTuple):
     """What a node publishes in one turn, numbered without gaps within a boot; also sent without events when idle."""
 
-    KIND: ClassVar[int] = 40
     node_id: str
     boot: int
     sequence: int
@@ -372,3 +352,28 @@ Message = (
     | SweepReply
     | Invalidations
 )
+
+KINDS: Final[dict[type[Message], int]] = {
+    Hello: 1,
+    Welcome: 2,
+    Refused: 3,
+    Ping: 4,
+    Ack: 5,
+    Facts: 6,
+    Get: 10,
+    Set: 11,
+    Delete: 12,
+    Update: 13,
+    Clear: 14,
+    Inspect: 15,
+    Reply: 20,
+    Reject: 21,
+    Read: 30,
+    ReadReply: 31,
+    Write: 32,
+    WriteReply: 33,
+    Sweep: 34,
+    SweepReply: 35,
+    Invalidations: 40,
+}
+"""The number of each message on the wire."""
