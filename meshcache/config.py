@@ -1,0 +1,479 @@
+"""The configuration: one frozen dataclass per TOML table, the defaults in code, every mistake reported at once.
+
+A setting has one dotted path, ``table.key``, and four places that may give it. A later one wins::
+
+    defaults below  <  file (--config)  <  environment (MESHCACHE_TABLE_KEY)  <  overrides (--set table.key=value)
+
+Reading, typing and checking are separate steps, and none of them changes what another one found. Each setting carries
+its own check in its type (``Annotated``); what concerns two settings is checked in ``_contradictions``. What follows
+from other settings (the node's id, its further addresses) is a property and never stored a second time.
+
+All durations are in seconds and end in ``_s``; all sizes are in bytes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+import os
+import platform
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+
+from meshcache.address import is_loopback, join_address, split_address
+from meshcache.errors import ConfigError
+
+PUBLISH_PORT_OFFSET: Final = 100
+"""The invalidation stream's port, from ``listen``'s, where ``node.publish`` is empty."""
+
+HTTP_PORT_OFFSET: Final = 200
+"""The HTTP port, from ``listen``'s, where ``node.http`` is empty."""
+
+_ENVIRONMENT_PREFIX: Final = "MESHCACHE_"
+_ENVIRONMENT_OTHERS: Final = re.compile(r"MESHCACHE_(SEEDS|SERVICE_.*|PORT|PORT_.*)")
+"""Variables that are no settings: SEEDS belongs to clients. The rest is what Kubernetes puts into every container
+beside a Service that is called "meshcache"."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+Check = Callable[[Any], str | None]
+"""Says what is wrong with a value, as the end of the sentence "table.key: …"; None if it is fine."""
+
+
+def _positive(value: float) -> str | None:
+    return None if 0 < value < math.inf else f"must be greater than 0, is {value}"
+
+
+def _lifetime(value: float) -> str | None:
+    if value > 0:
+        return None
+    return f"must be greater than 0, is {value}; for entries that never expire write inf"
+
+
+def _at_least(low: int) -> Check:
+    return lambda value: None if value >= low else f"must be at least {low:,}, is {value:,}"
+
+
+def _one_of(*choices: str) -> Check:
+    text = " or ".join(f'"{choice}"' for choice in choices)
+    return lambda value: None if value in choices else f'must be {text}, is "{value}"'
+
+
+def _power_of_two(value: int) -> str | None:
+    if value >= 1 and value & (value - 1) == 0 and value <= 1 << 20:
+        return None
+    return f"must be a power of two from 1 to {1 << 20:,}, is {value:,}"
+
+
+def _name(value: str) -> str | None:
+    if _NAME.fullmatch(value):
+        return None
+    return (
+        f"must be 1 to 64 letters, digits, dots, dashes or underscores and begin with a letter or digit, is {value!r}"
+    )
+
+
+def _label(value: str) -> str | None:
+    return None if len(value) <= 255 and value.isprintable() else "must be printable and at most 255 characters long"
+
+
+def _address(value: str) -> str | None:
+    try:
+        split_address(value)
+    except ValueError as problem:
+        return str(problem)
+    return None
+
+
+def _addresses(values: tuple[str, ...]) -> str | None:
+    return next((problem for problem in map(_address, values) if problem), None)
+
+
+def _or_empty(check: Check) -> Check:
+    return lambda value: check(value) if value else None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """``[node]``: what differs from node to node."""
+
+    id: Annotated[str, _or_empty(_name)] = ""
+    listen: Annotated[str, _address] = "127.0.0.1:7101"
+    publish: Annotated[str, _or_empty(_address)] = ""
+    http: Annotated[str, _or_empty(_address)] = ""
+    seeds: Annotated[tuple[str, ...], _addresses] = ()
+    host: Annotated[str, _label] = ""
+    zone: Annotated[str, _label] = ""
+    weight: Annotated[float, _positive] = 1.0
+    data_dir: str = ""
+
+    @property
+    def node_id(self) -> str:
+        """``id``, or one made of host name and port: the same after each restart."""
+        if self.id:
+            return self.id
+        host = re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-")[:58] or "node"
+        return f"{host}-{split_address(self.listen)[1]}"
+
+    @property
+    def host_label(self) -> str:
+        """``host``, or this machine's name: copies of a key avoid sharing it."""
+        return self.host or platform.node() or "localhost"
+
+    @property
+    def publish_address(self) -> str:
+        """Where the invalidation stream is bound."""
+        return self.publish or self._beside_listen(PUBLISH_PORT_OFFSET)
+
+    @property
+    def http_address(self) -> str:
+        """Where HTTP is bound."""
+        return self.http or self._beside_listen(HTTP_PORT_OFFSET)
+
+    def _beside_listen(self, offset: int) -> str:
+        host, port = split_address(self.listen)
+        return join_address(host, port + offset)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """``[cluster]``: what all nodes of a mesh must agree on."""
+
+    name: Annotated[str, _name] = "meshcache"
+    replicas: Annotated[int, _at_least(1)] = 2
+    write_quorum: Annotated[int, _at_least(1)] = 2
+    read_quorum: Annotated[int, _at_least(1)] = 1
+    vnodes: Annotated[int, _at_least(1)] = 150
+    slots: Annotated[int, _power_of_two] = 1024
+    partition_policy: Annotated[str, _one_of("available")] = "available"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """``[store]``: what one node holds."""
+
+    max_entries: Annotated[int, _at_least(1)] = 10_000
+    max_bytes: Annotated[int, _at_least(1)] = 100_000_000
+    default_ttl_s: Annotated[float, _lifetime] = 300.0
+    eviction: Annotated[str, _one_of("lru")] = "lru"
+    tombstone_grace_s: Annotated[float, _positive] = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipSettings:
+    """``[membership]``: how soon nodes notice each other coming and going."""
+
+    heartbeat_interval_s: Annotated[float, _positive] = 0.2
+    suspect_after_s: Annotated[float, _positive] = 1.0
+    dead_after_s: Annotated[float, _positive] = 1.0
+    join_wait_s: Annotated[float, _positive] = 2.0
+    transition_s: Annotated[float, _positive] = 5.0
+    forget_after_s: Annotated[float, _positive] = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class NearCacheSettings:
+    """``[near_cache]``: no settings yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class HotKeySettings:
+    """``[hot_keys]``: which keys get copies beyond their replicas."""
+
+    threshold_reads: Annotated[int, _at_least(1)] = 1000
+    window_s: Annotated[float, _positive] = 60.0
+    copy_ttl_s: Annotated[float, _positive] = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """``[limits]``: a bound on everything that others can make a node hold or do."""
+
+    value_bytes_max: Annotated[int, _at_least(1)] = 16_777_216
+    request_bytes_max: Annotated[int, _at_least(65_536)] = 67_108_864
+    reply_bytes_max: Annotated[int, _at_least(1024)] = 8_388_608
+    pending_max: Annotated[int, _at_least(1)] = 10_000
+    operation_timeout_s: Annotated[float, _positive] = 5.0
+    link_queue_max: Annotated[int, _at_least(1)] = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class SecuritySettings:
+    """``[security]``: who may connect."""
+
+    insecure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSettings:
+    """``[snapshot]``: no settings yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """``[log]``: what goes to standard error."""
+
+    level: Annotated[str, _one_of("debug", "info", "warning", "error")] = "info"
+    format: Annotated[str, _one_of("auto", "json", "console")] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings of a node. ``load`` and ``from_tables`` check them; constructing one by hand does not."""
+
+    node: NodeSettings = field(default_factory=NodeSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    membership: MembershipSettings = field(default_factory=MembershipSettings)
+    near_cache: NearCacheSettings = field(default_factory=NearCacheSettings)
+    hot_keys: HotKeySettings = field(default_factory=HotKeySettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    security: SecuritySettings = field(default_factory=SecuritySettings)
+    snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        overrides: Iterable[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> Config:
+        """Read a file, the environment (``os.environ`` if not given) and overrides; ConfigError lists all mistakes."""
+        draft = _Draft()
+        if path is not None:
+            draft.add_tables(_read_file(Path(path)), f" (in {path})")
+        draft.add_environment(os.environ if environ is None else environ)
+        draft.add_overrides(overrides)
+        return draft.finish()
+
+    @classmethod
+    def from_tables(cls, **tables: Mapping[str, Any]) -> Config:
+        """Make a configuration from one mapping per table, as ``store={"max_entries": 1000}``; nothing else is read."""
+        draft = _Draft()
+        draft.add_tables(tables, "")
+        return draft.finish()
+
+
+def overrides_of(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return tables as overrides (``table.key=value``), which is how they reach another process."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
+        return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    return [f"{table}.{key}={text(value)}" for table, keys in tables.items() for key, value in keys.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """One setting as declared: its type, default and check."""
+
+    kind: Any
+    default: Any
+    check: Check | None
+
+
+@functools.cache
+def _table_types() -> dict[str, Any]:
+    hints = get_type_hints(Config)
+    return {table.name: hints[table.name] for table in fields(Config)}
+
+
+@functools.cache
+def _settings() -> dict[str, _Setting]:
+    """Every setting by its dotted path, in the order of declaration."""
+    found = {}
+    for table, table_type in _table_types().items():
+        hints = get_type_hints(table_type, include_extras=True)
+        for key in fields(table_type):
+            hint = hints[key.name]
+            kind, check = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
+            found[f"{table}.{key.name}"] = _Setting(kind, key.default, check)
+    return found
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _suggested_path(path: str) -> str:
+    """Look for a similar path, then for the very key in another table."""
+    key = path.rpartition(".")[2]
+    elsewhere = [known for known in _settings() if known.endswith(f".{key}")]
+    return f"; did you mean {elsewhere[0]}?" if len(elsewhere) == 1 else _suggestion(path, _settings())
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: the file must be UTF-8 text: {error.reason} at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+_KIND_NAMES: Final[dict[Any, str]] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Return ``value`` as ``kind``; TypeError names the type that is needed. A whole number may stand for a float."""
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind in _KIND_NAMES:
+        if type(value) is not kind or value != value:  # noqa: PLR0124 - NaN is the one number unequal to itself
+            raise TypeError(f"must be {_KIND_NAMES[kind]}, is {value!r}")
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"must be a list of strings, is {value!r}")
+    return tuple(value)
+
+
+def _checked(setting: _Setting, value: Any) -> Any:
+    """Return ``value`` in the setting's type; TypeError or ValueError says what is wrong with it."""
+    typed = _typed(setting.kind, value)
+    problem = setting.check(typed) if setting.check else None
+    if problem:
+        raise ValueError(problem)
+    return typed
+
+
+def _parsed(kind: Any, text: str) -> Any:
+    """Return the value that ``text``, from outside a TOML file, stands for; unreadable text is returned as it is."""
+    text = text.strip()
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if kind in {int, float}:
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+    if kind is str:
+        return text
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+class _Draft:
+    """A configuration in the making: the values given so far, where each came from, and the mistakes found."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._origins: dict[str, str] = {}
+        self._problems: list[str] = []
+
+    def add_tables(self, tables: Mapping[str, Any], origin: str) -> None:
+        """Take in mappings by table. ``origin`` ends the sentence that reports a mistake."""
+        for table, keys in tables.items():
+            if table not in _table_types():
+                suggestion = _suggestion(table, _table_types()) or _suggested_path(table)
+                self._problems.append(f"{table}: no such table{suggestion}{origin}")
+            elif not isinstance(keys, Mapping):
+                self._problems.append(f"{table}: must be a table, is {keys!r}{origin}")
+            else:
+                for key, value in keys.items():
+                    self._give(f"{table}.{key}", value, origin)
+
+    def add_environment(self, environ: Mapping[str, str]) -> None:
+        """Take in the variables that begin with our prefix."""
+        names = {_ENVIRONMENT_PREFIX + path.replace(".", "_").upper(): path for path in _settings()}
+        for name in sorted(environ):
+            if name in names:
+                path = names[name]
+                self._give(path, _parsed(_settings()[path].kind, environ[name]), f" (from {name})")
+            elif name.startswith(_ENVIRONMENT_PREFIX) and not _ENVIRONMENT_OTHERS.fullmatch(name):
+                self._problems.append(f"{name}: no such setting in the environment{_suggestion(name, names)}")
+
+    def add_overrides(self, overrides: Iterable[str]) -> None:
+        """Take in ``table.key=value`` texts."""
+        for override in overrides:
+            path, equals, text = override.partition("=")
+            path = path.strip()
+            if not equals:
+                self._problems.append(f"{override}: an override must be table.key=value")
+                continue
+            setting = _settings().get(path)
+            self._give(path, _parsed(setting.kind, text) if setting else text, " (from --set)")
+
+    def _give(self, path: str, value: Any, origin: str) -> None:
+        if path not in _settings():
+            self._problems.append(f"{path}: no such setting{_suggested_path(path)}{origin}")
+            return
+        self._values[path] = value
+        self._origins[path] = origin
+
+    def finish(self) -> Config:
+        """Type and check what was given; ConfigError if anything at all was wrong."""
+        values = {path: setting.default for path, setting in _settings().items()}
+        for path, setting in _settings().items():
+            if path in self._values:
+                try:
+                    values[path] = _checked(setting, self._values[path])
+                except (TypeError, ValueError) as error:
+                    self._problems.append(f"{path}: {error}{self._origins[path]}")
+        # A default gives way to a bound that was given: replicas = 1 alone is no contradiction.
+        for path, bound in (
+            ("cluster.write_quorum", "cluster.replicas"),
+            ("limits.value_bytes_max", "store.max_bytes"),
+        ):
+            if path not in self._values:
+                values[path] = min(values[path], values[bound])
+        self._problems += _contradictions(values)
+        if self._problems:
+            raise ConfigError(self._problems)
+        tables: dict[str, dict[str, Any]] = {table: {} for table in _table_types()}
+        for path, value in values.items():
+            table, _, key = path.partition(".")
+            tables[table][key] = value
+        return Config(**{table: table_type(**tables[table]) for table, table_type in _table_types().items()})
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong between settings, each of which is fine by itself."""
+    bounds = (
+        ("cluster.write_quorum", "cluster.replicas", "not be greater than"),
+        ("cluster.read_quorum", "cluster.replicas", "not be greater than"),
+        ("limits.value_bytes_max", "store.max_bytes", "not be greater than"),
+        ("limits.value_bytes_max", "limits.request_bytes_max", "be less than"),
+        ("membership.heartbeat_interval_s", "membership.suspect_after_s", "be less than"),
+    )
+    problems = [
+        f"{low}: must {relation} {high}: {values[low]:,} and {values[high]:,}"
+        for low, high, relation in bounds
+        if values[low] > values[high] or (values[low] == values[high] and relation == "be less than")
+    ]
+    return problems + _address_problems(values)
+
+
+def _address_problems(values: Mapping[str, Any]) -> list[str]:
+    host, port = split_address(values["node.listen"])
+    problems = []
+    used = {("listen", host, port)}
+    for key, offset in (("publish", PUBLISH_PORT_OFFSET), ("http", HTTP_PORT_OFFSET)):
+        given = values[f"node.{key}"]
+        address = split_address(given) if given else (host, port + offset)
+        if address[1] > 65535:
+            problems.append(f"node.{key}: is node.listen's port + {offset} by default, which is above 65535: set it")
+        problems += [
+            f"node.{key}: is the same address as node.{other}" for other, *taken in sorted(used) if (*taken,) == address
+        ]
+        used.add((key, *address))
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - this refuses it
+        problems.append("node.listen: must be the very address that other nodes dial, not a wildcard")
+    for key, address_host, _ in sorted(used):
+        if not values["security.insecure"] and not is_loopback(address_host):
+            problems.append(
+                f"node.{key}: {address_host} can be reached from other machines, where there is no encryption and no "
+                "authentication yet: set security.insecure = true if every machine of that network is trusted"
+            )
+    return problems

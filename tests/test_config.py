@@ -1,0 +1,242 @@
+"""The configuration: defaults, precedence, and mistakes that are all reported, with the path and what to do."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from meshcache.address import join_address, split_address
+from meshcache.config import Config, NodeSettings, overrides_of
+from meshcache.errors import ConfigError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+NAME_RULE = "must be 1 to 64 letters, digits, dots, dashes or underscores and begin with a letter or digit"
+
+
+def problems(**tables: dict[str, object]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        Config.from_tables(**tables)
+    return caught.value.problems
+
+
+def load(tmp_path: Path, text: str = "", *overrides: str, **environ: str) -> Config:
+    path = tmp_path / "mesh.toml"
+    path.write_text(text, encoding="utf-8")
+    return Config.load(path, overrides=overrides, environ=environ)
+
+
+def test_default_file_equals_the_defaults_in_code_and_names_every_key() -> None:
+    in_file = tomllib.loads((CONFIGS / "default.toml").read_text(encoding="utf-8"))
+    in_code = asdict(Config())
+    in_code["node"]["seeds"] = list(in_code["node"]["seeds"])
+    assert in_file == in_code
+    assert Config.load(CONFIGS / "default.toml", environ={}) == Config()
+
+
+def test_default_file_explains_every_key() -> None:
+    lines = (CONFIGS / "default.toml").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if "=" in line and not line.startswith("#") and "  # " not in line] == []
+
+
+@pytest.mark.parametrize("name", ["local.toml", "lan.toml", "production.toml"])
+def test_other_files_are_valid_and_differ_from_the_defaults(name: str) -> None:
+    assert Config.load(CONFIGS / name, environ={}) != Config()
+
+
+def test_the_defaults_of_the_design() -> None:
+    config = Config()
+    assert (config.cluster.replicas, config.cluster.write_quorum, config.cluster.read_quorum) == (2, 2, 1)
+    assert (config.cluster.vnodes, config.cluster.slots, config.cluster.partition_policy) == (150, 1024, "available")
+    assert (config.store.max_entries, config.store.max_bytes, config.store.default_ttl_s) == (10_000, 100_000_000, 300)
+    assert (config.hot_keys.threshold_reads, config.hot_keys.window_s, config.hot_keys.copy_ttl_s) == (1000, 60, 1)
+    assert config.limits.operation_timeout_s == 5
+
+
+def test_overrides_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> None:
+    text = "[store]\nmax_entries = 1\ndefault_ttl_s = 1\n[cluster]\nvnodes = 1"
+    environ = {"MESHCACHE_STORE_DEFAULT_TTL_S": "2", "MESHCACHE_CLUSTER_VNODES": "2"}
+    config = load(tmp_path, text, "cluster.vnodes=3", **environ)
+    assert (config.store.max_entries, config.store.default_ttl_s, config.cluster.vnodes) == (1, 2.0, 3)
+    assert config.store.max_bytes == Config().store.max_bytes
+
+
+def test_text_becomes_the_type_of_the_setting(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        "",
+        "node.seeds=a:1, [::1]:2",
+        "store.default_ttl_s=inf",
+        "store.max_entries=1_000",
+        "node.zone=5",
+        MESHCACHE_SECURITY_INSECURE="TRUE",
+    )
+    assert config.node.seeds == ("a:1", "[::1]:2")
+    assert config.store.default_ttl_s == math.inf
+    assert (config.store.max_entries, config.node.zone, config.security.insecure) == (1000, "5", True)
+
+
+def test_tables_survive_the_way_through_overrides() -> None:
+    tables: dict[str, dict[str, object]] = {
+        "node": {"seeds": ["a:1", "b:2"], "weight": 2},
+        "security": {"insecure": True},
+        "store": {"default_ttl_s": 0.5, "max_entries": 7},
+    }
+    assert Config.load(overrides=overrides_of(tables), environ={}) == Config.from_tables(**tables)
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(
+            tmp_path,
+            "[store]\nmax_entrys = 1\nmax_bytes = 'big'\n[cluster]\nreplicas = 2\nread_quorum = 3",
+            "limits.pending_max=0",
+            MESHCACHE_STOR_MAX_BYTES="1",
+        )
+    where = f" (in {tmp_path / 'mesh.toml'})"
+    assert caught.value.problems == [
+        f"store.max_entrys: no such setting; did you mean store.max_entries?{where}",
+        "MESHCACHE_STOR_MAX_BYTES: no such setting in the environment; did you mean MESHCACHE_STORE_MAX_BYTES?",
+        f"store.max_bytes: must be a whole number, is 'big'{where}",
+        "limits.pending_max: must be at least 1, is 0 (from --set)",
+        "cluster.read_quorum: must not be greater than cluster.replicas: 3 and 2",
+    ]
+    assert str(caught.value) == "\n".join(caught.value.problems)
+
+
+def test_unknown_names_come_with_a_suggestion() -> None:
+    assert problems(clusters={}) == ["clusters: no such table; did you mean cluster?"]
+    assert problems(store={"replicas": 3}) == ["store.replicas: no such setting; did you mean cluster.replicas?"]
+    assert problems(zebra={}) == ["zebra: no such table"]
+
+
+def test_a_key_outside_of_its_table(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"replicas: no such table; did you mean cluster\.replicas\?"):
+        load(tmp_path, "replicas = 3")
+    with pytest.raises(ConfigError, match="store: must be a table, is 3"):
+        load(tmp_path, "store = 3")
+
+
+def test_override_without_a_value(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.replicas: an override must be table\.key=value"):
+        load(tmp_path, "", "cluster.replicas")
+
+
+def test_variables_that_are_no_settings(tmp_path: Path) -> None:
+    others = {"MESHCACHE_SEEDS": "a:1", "MESHCACHE_PORT_7101_TCP": "tcp://10.0.0.1:7101", "MESHCACHE_SERVICE_HOST": "x"}
+    assert load(tmp_path, "", **others, PATH="x") == Config()
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "says"),
+    [
+        ("cluster", "replicas", 0, "must be at least 1, is 0"),
+        ("cluster", "replicas", True, "must be a whole number, is True"),
+        ("cluster", "replicas", 2.0, "must be a whole number, is 2.0"),
+        ("cluster", "slots", 1000, "must be a power of two from 1 to 1,048,576, is 1,000"),
+        ("cluster", "partition_policy", "magic", 'must be "available", is "magic"'),
+        ("store", "default_ttl_s", 0, "must be greater than 0, is 0.0; for entries that never expire write inf"),
+        ("store", "default_ttl_s", math.nan, "must be a number, is nan"),
+        ("store", "tombstone_grace_s", math.inf, "must be greater than 0, is inf"),
+        ("node", "weight", -1, "must be greater than 0, is -1.0"),
+        ("node", "id", "a b", f"{NAME_RULE}, is 'a b'"),
+        ("node", "id", "x" * 65, f"{NAME_RULE}, is {'x' * 65!r}"),
+        ("cluster", "name", "", f"{NAME_RULE}, is ''"),
+        ("node", "listen", "127.0.0.1", "must be host:port, is '127.0.0.1'"),
+        ("node", "listen", "127.0.0.1:0", "must have a port from 1 to 65535, is '127.0.0.1:0'"),
+        ("node", "listen", "127.0.0.1:65536", "must have a port from 1 to 65535, is '127.0.0.1:65536'"),
+        ("node", "listen", "::1:7101", "must have an IPv6 address in brackets, as [::1]:7101, is '::1:7101'"),
+        ("node", "listen", "[zz]:7101", "has no valid IPv6 address between the brackets: '[zz]:7101'"),
+        ("node", "seeds", ["a:1", ":2"], "must be host:port, has '' as host"),
+        ("node", "seeds", "a:1", "must be a list of strings, is 'a:1'"),
+        ("node", "seeds", [1], "must be a list of strings, is [1]"),
+        ("node", "zone", "a\nb", "must be printable and at most 255 characters long"),
+        ("log", "level", "loud", 'must be "debug" or "info" or "warning" or "error", is "loud"'),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_wrong_by_itself(table: str, key: str, value: object, says: str) -> None:
+    assert problems(**{table: {key: value}}) == [f"{table}.{key}: {says}"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ({"cluster": {"write_quorum": 3}}, "cluster.write_quorum: must not be greater than cluster.replicas: 3 and 2"),
+        ({"cluster": {"read_quorum": 3}}, "cluster.read_quorum: must not be greater than cluster.replicas: 3 and 2"),
+        (
+            {"membership": {"heartbeat_interval_s": 1.0}},
+            "membership.heartbeat_interval_s: must be less than membership.suspect_after_s: 1.0 and 1.0",
+        ),
+        (
+            {"store": {"max_bytes": 1000}, "limits": {"value_bytes_max": 1001}},
+            "limits.value_bytes_max: must not be greater than store.max_bytes: 1,001 and 1,000",
+        ),
+        ({"node": {"listen": "127.0.0.1:65400"}},
+         "node.http: is node.listen's port + 200 by default, which is above 65535: set it"),
+        ({"node": {"http": "127.0.0.1:7101"}}, "node.http: is the same address as node.listen"),
+    ],
+)  # fmt: skip
+def test_settings_that_contradict_each_other(tables: dict[str, dict[str, object]], says: str) -> None:
+    assert problems(**tables) == [says]
+
+
+def test_a_default_gives_way_to_a_bound_that_was_given() -> None:
+    config = Config.from_tables(cluster={"replicas": 1}, store={"max_bytes": 1000})
+    assert config.cluster.write_quorum == 1
+    assert config.limits.value_bytes_max == 1000
+
+
+def test_listening_beyond_this_machine_must_be_asked_for() -> None:
+    found = problems(node={"listen": "10.0.0.1:7101"})
+    assert len(found) == 3
+    assert all("security.insecure = true" in problem for problem in found)
+    allowed = Config.from_tables(node={"listen": "10.0.0.1:7101"}, security={"insecure": True})
+    assert allowed.node.publish_address == "10.0.0.1:7201"
+    assert problems(node={"http": "10.0.0.1:80"})[0].startswith("node.http: 10.0.0.1 can be reached")
+    for loopback in ("127.9.9.9:7101", "[::1]:7101", "localhost:7101"):
+        assert Config.from_tables(node={"listen": loopback}).node.listen == loopback
+
+
+def test_a_wildcard_is_no_address_to_dial() -> None:
+    found = problems(node={"listen": "0.0.0.0:7101"}, security={"insecure": True})
+    assert found == ["node.listen: must be the very address that other nodes dial, not a wildcard"]
+
+
+def test_broken_toml_names_file_and_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mesh\.toml: not valid TOML: .*line 2"):
+        load(tmp_path, "[store]\nmax_entries = = 3\n")
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the configuration file .*absent\.toml: No such file"):
+        Config.load(tmp_path / "absent.toml", environ={})
+    (tmp_path / "latin.toml").write_bytes(b'[node]\nzone = "\xe9"\n')
+    with pytest.raises(ConfigError, match=r"latin\.toml: the file must be UTF-8 text"):
+        Config.load(tmp_path / "latin.toml", environ={})
+
+
+def test_what_follows_from_other_settings() -> None:
+    node = NodeSettings(listen="[::1]:7101")
+    assert (node.publish_address, node.http_address) == ("[::1]:7201", "[::1]:7301")
+    assert NodeSettings(publish="127.0.0.1:1").publish_address == "127.0.0.1:1"
+    assert NodeSettings(host="rack-7").host_label == "rack-7"
+    assert NodeSettings().host_label
+
+
+def test_a_node_without_id_gets_a_valid_one_from_host_and_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert NodeSettings(id="node1").node_id == "node1"
+    monkeypatch.setattr("platform.node", lambda: "-ada's laptop" + "x" * 80)
+    derived = NodeSettings().node_id
+    assert derived.startswith("ada-s-laptop")
+    assert derived.endswith("-7101")
+    assert Config.from_tables(node={"id": derived}).node.id == NodeSettings().node_id
+    monkeypatch.setattr("platform.node", lambda: "")
+    assert NodeSettings().node_id == "node-7101"
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:7101", "[::1]:7101", "cache-1.example.org:80"])
+def test_addresses_split_and_join(text: str) -> None:
+    assert join_address(*split_address(text)) == text
