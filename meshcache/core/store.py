@@ -1,0 +1,419 @@
+"""What one node holds: records by key, in exact recency order, within an entry limit and a byte limit.
+
+Layout. Every entry has an index into parallel columns (``_records``, ``_keys``, ``_before``, ``_after``, ``_booked``);
+one dict per slot leads from key to index. So nothing is ever large enough for a resize to be felt, an entry costs no
+object of its own but one int, the columns hold nothing that the garbage collector would follow, and a slot can be
+listed or dropped alone.
+
+Recency. ``_before`` and ``_after`` link the entries into two rings. Ring LIVE runs from the least to the most recently
+used live record; ring DEAD has the tombstones, oldest first. Index 0 and 1 are the rings' sentinels. A tombstone is
+never chosen because it was not *used*: it leaves when its grace period ends, or when tombstones outgrow their share.
+
+Reads only note the indices they hit. The notes are replayed, each index once, before anything else moves in the rings
+or leaves them, so that the order is exact whenever it decides something.
+
+Calendar. An entry that expires is booked in a bucket of 250 ms. It keeps an earlier booking when it is overwritten
+with a later expiry, and is booked anew when that fires; an index that becomes free keeps its booking for whoever gets
+it next. So neither overwriting nor churn makes the calendar grow.
+
+Bytes. An entry is charged what the allocator takes for its key and record, plus ``ENTRY_OVERHEAD_BYTES``, calibrated
+against the resident memory of a process by ``scripts/bench_store``.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Final
+from zlib import crc32
+
+from meshcache.core.record import NEVER_MS, TOMBSTONE, VERSION_BYTES, expires_ms_of, expiry_bytes
+
+BUCKET_MS: Final = 250
+"""Width of a calendar bucket: how long an expired entry may stay, besides the time between two turns."""
+
+ENTRY_OVERHEAD_BYTES: Final = 112
+"""What an entry takes besides its key and record objects: its share of a dict, an int, five columns, the calendar."""
+
+TOMBSTONE_SHARE: Final = 0.05
+"""The part of the byte limit that tombstones may take from live entries."""
+
+NOTED_READS_MAX: Final = 4096
+"""Reads noted before they are replayed; bounds the replay to about a millisecond."""
+
+_LIVE: Final = 0
+_DEAD: Final = 1
+
+
+def entry_bytes(key: bytes, record: bytes) -> int:
+    """Return what an entry is charged: 33 bytes of object header and rounding to 16 for each of the two, and the rest.
+
+    Above 512 bytes malloc adds a header of eight bytes, and above 128 kB it may round to pages: under 3 %, not charged.
+    """
+    return ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """What a store holds, and what has happened since it was made."""
+
+    entries: int
+    """Records that are no tombstones; those that expired within the last moments included."""
+    tombstones: int
+    bytes: int
+    """Accounted bytes, tombstones included."""
+    tombstone_bytes: int
+    hits: int
+    """Live records that reads returned."""
+    misses: int
+    """Keys that reads found absent, expired or deleted."""
+    evictions: int
+    """Live entries dropped for a limit."""
+    expirations: int
+    """Entries freed because their lifetime was over, found by a read or by the calendar."""
+    tombstones_reaped: int
+    """Tombstones freed at the end of their grace period."""
+    tombstones_dropped: int
+    """Tombstones dropped for the byte limit, before the end of their grace period."""
+    refused: int
+    """Records larger than the whole byte limit."""
+    bookings: int
+    """Length of the expiry calendar."""
+
+
+class Store:
+    """The records of one node. It reads no clock: the wall time, in milliseconds, is an argument."""
+
+    def __init__(self, *, slots: int, max_entries: int, max_bytes: int) -> None:
+        if slots < 1 or slots & (slots - 1):
+            raise ValueError(f"slots is {slots}; it must be a power of two")
+        if max_entries < 1 or max_bytes < 1:
+            raise ValueError(f"max_entries is {max_entries} and max_bytes {max_bytes}; both must be positive")
+        self.max_entries = max_entries
+        self.max_bytes = max_bytes
+        self._mask = slots - 1
+        self._tombstone_bytes_max = int(max_bytes * TOMBSTONE_SHARE)
+        self._tables: list[dict[bytes, int]] = [{} for _ in range(slots)]
+        self._hits = self._misses = self._evictions = self._expirations = 0
+        self._tombstones_reaped = self._tombstones_dropped = self._refused = 0
+        # These objects live as long as the store: a process that calls gc.freeze() after making it has the garbage
+        # collector pass them by for ever, however long they grow.
+        self._records: list[bytes] = []
+        self._keys: list[bytes] = []
+        self._before = array("I")
+        self._after = array("I")
+        self._booked = array("Q")
+        self._free: list[int] = []
+        self._noted: list[int] = []
+        self._calendar: dict[int, array[int]] = {}
+        self._due: list[int] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        for column in (self._records, self._keys):
+            column[:] = (b"", b"")
+        for ring in (self._before, self._after):
+            ring[:] = array("I", (_LIVE, _DEAD))
+        self._booked[:] = array("Q", (0, 0))
+        self._free.clear()
+        self._noted.clear()
+        self._calendar.clear()
+        self._due.clear()
+        self._entries = self._tombstones = self._bytes = self._tombstone_bytes = self._bookings = 0
+
+    # Reading
+
+    def read(self, keys: list[bytes], now_bytes: bytes) -> list[bytes | None]:
+        """Return the record held for each key, tombstones included; None where there is none, or it has expired."""
+        tables, records, mask, noted = self._tables, self._records, self._mask, self._noted
+        noted_before = len(noted)
+        found: list[bytes | None] = []
+        overdue: list[bytes] = []
+        for key in keys:
+            index = tables[crc32(key) & mask].get(key)
+            if index is None:
+                found.append(None)
+                continue
+            record = records[index]
+            if record[16:22] > now_bytes:
+                found.append(record)
+                if not record[22] & TOMBSTONE:
+                    noted.append(index)
+            else:
+                found.append(None)
+                overdue.append(key)
+        hits = len(noted) - noted_before
+        self._hits += hits
+        self._misses += len(keys) - hits
+        if overdue:
+            self._replay()
+            for key in overdue:
+                if (index := tables[crc32(key) & mask].get(key)) is not None:
+                    self._free_expired(index)
+        elif len(noted) >= NOTED_READS_MAX:
+            self._replay()
+        return found
+
+    def peek(self, key: bytes) -> bytes | None:
+        """Return the record held, whatever its state, and leave no trace."""
+        index = self._tables[crc32(key) & self._mask].get(key)
+        return None if index is None else self._records[index]
+
+    def keys_of_slot(self, slot: int) -> list[bytes]:
+        """Return the keys of one slot, of tombstones too."""
+        return list(self._tables[slot])
+
+    # Writing
+
+    def merge(self, keys: list[bytes], records: list[bytes], now_ms: int) -> tuple[list[list[int | bytes]], list[int]]:
+        """Store each record unless a greater version is held.
+
+        Return ``newer``, pairs of the index of a refused record and the version held, and ``live``, the indices of
+        tombstones that replaced a live record. An equal version is already stored. A record that has expired, or that
+        is larger than the whole store, is not stored; what it supersedes is dropped all the same, so that an older
+        value is never uncovered.
+        """
+        self._replay()
+        now_bytes = expiry_bytes(now_ms)
+        tables, held_records, mask = self._tables, self._records, self._mask
+        newer: list[list[int | bytes]] = []
+        live: list[int] = []
+        for position, (key, record) in enumerate(zip(keys, records, strict=True)):
+            table = tables[crc32(key) & mask]
+            index = table.get(key)
+            if index is None:
+                if record[16:22] > now_bytes:
+                    self._insert(table, key, record)
+                continue
+            held = held_records[index]
+            version = held[:VERSION_BYTES]
+            if version >= record[:VERSION_BYTES]:
+                if version > record[:VERSION_BYTES]:
+                    newer.append([position, version])
+                continue
+            if record[22] & TOMBSTONE and not held[22] & TOMBSTONE and held[16:22] > now_bytes:
+                live.append(position)
+            if record[16:22] > now_bytes:
+                self._replace(index, key, record)
+            else:
+                self._remove(index)
+        return newer, live
+
+    def _insert(self, table: dict[bytes, int], key: bytes, record: bytes) -> None:
+        size = entry_bytes(key, record)
+        if size > self.max_bytes:
+            self._refused += 1
+            return
+        before, after = self._before, self._after
+        ring = record[22] & TOMBSTONE
+        last = before[ring]
+        if self._free:
+            index = self._free.pop()
+            self._records[index] = record
+            self._keys[index] = key
+            before[index] = last
+            after[index] = ring
+        else:
+            index = len(before)
+            self._records.append(record)
+            self._keys.append(key)
+            before.append(last)
+            after.append(ring)
+            self._booked.append(0)
+        after[last] = before[ring] = index
+        table[key] = index
+        self._charge(ring, 1, size)
+        self._book(index, record)
+        if self._bytes > self.max_bytes or self._entries > self.max_entries:
+            self._make_room()
+
+    def _replace(self, index: int, key: bytes, record: bytes) -> None:
+        held = self._records[index]
+        size = entry_bytes(key, record)
+        if size > self.max_bytes:
+            self._refused += 1
+            self._remove(index)
+            return
+        self._charge(held[22] & TOMBSTONE, -1, -entry_bytes(key, held))
+        ring = record[22] & TOMBSTONE
+        self._charge(ring, 1, size)
+        self._records[index] = record
+        before, after = self._before, self._after
+        previous, following = before[index], after[index]
+        after[previous] = following
+        before[following] = previous
+        last = before[ring]
+        before[index] = last
+        after[index] = ring
+        after[last] = before[ring] = index
+        self._book(index, record)
+        if self._bytes > self.max_bytes or self._entries > self.max_entries:
+            self._make_room()
+
+    def _charge(self, ring: int, count: int, size: int) -> None:
+        self._bytes += size
+        if ring:
+            self._tombstones += count
+            self._tombstone_bytes += size
+        else:
+            self._entries += count
+
+    # Dropping
+
+    def drop_slot(self, slot: int) -> int:
+        """Drop all that one slot holds, and return how many records that were, tombstones included."""
+        self._replay()
+        indices = list(self._tables[slot].values())
+        for index in indices:
+            self._remove(index)
+        return len(indices)
+
+    def drop_key(self, key: bytes) -> bool:
+        """Drop the record of one key, whatever its state; tell whether there was one."""
+        index = self._tables[crc32(key) & self._mask].get(key)
+        if index is None:
+            return False
+        self._replay()
+        self._remove(index)
+        return True
+
+    def sweep(self, slot: int, prefix: bytes, version: bytes) -> int:
+        """Drop a slot's entries with this prefix and no greater version; return their number. Tombstones stay."""
+        self._replay()
+        records = self._records
+        doomed = [
+            index
+            for key, index in self._tables[slot].items()
+            if key.startswith(prefix)
+            and records[index][:VERSION_BYTES] <= version
+            and not records[index][22] & TOMBSTONE
+        ]
+        for index in doomed:
+            self._remove(index)
+        return len(doomed)
+
+    def clear(self) -> None:
+        """Drop everything at once. It takes as long as there are entries; ``drop_slot`` does it in small steps."""
+        for table in self._tables:
+            table.clear()
+        self._reset()
+
+    def _remove(self, index: int) -> None:
+        """Forget one entry. The noted reads must have been replayed."""
+        before, after = self._before, self._after
+        previous, following = before[index], after[index]
+        after[previous] = following
+        before[following] = previous
+        key, record = self._keys[index], self._records[index]
+        del self._tables[crc32(key) & self._mask][key]
+        self._charge(record[22] & TOMBSTONE, -1, -entry_bytes(key, record))
+        self._keys[index] = self._records[index] = b""
+        self._free.append(index)
+
+    def _make_room(self) -> None:
+        """Bring the store back within its limits; the entry written last is the last to go."""
+        after = self._after
+        while self._entries > self.max_entries:
+            self._evictions += 1
+            self._remove(after[_LIVE])
+        while self._bytes > self.max_bytes:
+            if self._tombstone_bytes > self._tombstone_bytes_max or not self._entries:
+                self._tombstones_dropped += 1
+                self._remove(after[_DEAD])
+            else:
+                self._evictions += 1
+                self._remove(after[_LIVE])
+
+    def _replay(self) -> None:
+        """Move what has been read to the recent end of its ring, in the order of the last read of each."""
+        noted = self._noted
+        if not noted:
+            return
+        before, after = self._before, self._after
+        last = before[_LIVE]
+        # While this runs, after[last] and before[_LIVE] are out of date: nothing below looks at them.
+        for index in reversed(dict.fromkeys(reversed(noted))):
+            if index != last:
+                previous, following = before[index], after[index]
+                after[previous] = following
+                before[following] = previous
+                after[last] = index
+                before[index] = last
+                last = index
+        after[last] = _LIVE
+        before[_LIVE] = last
+        noted.clear()
+
+    # Expiry
+
+    def expire(self, now_ms: int, budget: int) -> bool:
+        """Free entries that have expired, looking at ``budget`` of them at most; tell whether more are due."""
+        calendar, due, booked = self._calendar, self._due, self._booked
+        self._replay()
+        while due and (due[0] + 1) * BUCKET_MS <= now_ms:
+            bucket = due[0]
+            booking = calendar[bucket]
+            while booking:
+                if not budget:
+                    return True
+                budget -= 1
+                index = booking.pop()
+                self._bookings -= 1
+                if booked[index] != bucket:
+                    continue
+                booked[index] = 0
+                record = self._records[index]
+                if not record:
+                    continue
+                if expires_ms_of(record) <= now_ms:
+                    self._free_expired(index)
+                else:
+                    self._book(index, record)
+            heappop(due)
+            del calendar[bucket]
+        return False
+
+    def next_expiry_ms(self) -> int | None:
+        """Return the wall time at which ``expire`` will find something to do; None: never, as things are."""
+        return (self._due[0] + 1) * BUCKET_MS if self._due else None
+
+    def _book(self, index: int, record: bytes) -> None:
+        expires_ms = expires_ms_of(record)
+        if expires_ms == NEVER_MS:
+            return
+        bucket = expires_ms // BUCKET_MS
+        booked = self._booked[index]
+        if booked and booked <= bucket:
+            return
+        self._booked[index] = bucket
+        self._bookings += 1
+        booking = self._calendar.get(bucket)
+        if booking is None:
+            booking = self._calendar[bucket] = array("I")
+            heappush(self._due, bucket)
+        booking.append(index)
+
+    def _free_expired(self, index: int) -> None:
+        if self._records[index][22] & TOMBSTONE:
+            self._tombstones_reaped += 1
+        else:
+            self._expirations += 1
+        self._remove(index)
+
+    def statistics(self) -> StoreStatistics:
+        """Return the counters as they are now."""
+        return StoreStatistics(
+            entries=self._entries,
+            tombstones=self._tombstones,
+            bytes=self._bytes,
+            tombstone_bytes=self._tombstone_bytes,
+            hits=self._hits,
+            misses=self._misses,
+            evictions=self._evictions,
+            expirations=self._expirations,
+            tombstones_reaped=self._tombstones_reaped,
+            tombstones_dropped=self._tombstones_dropped,
+            refused=self._refused,
+            bookings=self._bookings,
+        )
