@@ -1,0 +1,280 @@
+"""Meshes of real processes on this machine: ``up`` supervises one for people, ``LocalMesh`` gives one to tests.
+
+``LocalMesh`` starts nobody again by itself: there, a node that is down was put down by the test.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from meshcache.config import Config, overrides_of
+from meshcache.errors import ConfigError, MeshcacheError, NodeUnavailable, OperationTimeout
+from meshcache.processes import (
+    ASK_INTERVAL_S,
+    EXIT_CONFIG,
+    HOST,
+    NODES_MAX,
+    STOP_GRACE_S,
+    NodeProcess,
+    asking,
+    ending_of,
+    find_base_port,
+    is_free,
+    ports_of,
+    why_unsettled,
+)
+from meshcache.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from meshcache.client import Client
+
+DEFAULT_BASE_PORT: Final = 7101
+_LOG_TAIL_BYTES: Final = 2000
+
+
+def up(
+    nodes: int = 3,
+    *,
+    base_port: int = DEFAULT_BASE_PORT,
+    config_path: str | None = None,
+    data_dir: str | None = None,
+    overrides: Sequence[str] = (),
+) -> int:
+    """Launch and supervise ``nodes`` nodes; return the exit code. ConfigError if they could not start."""
+    if not 1 <= nodes <= NODES_MAX:
+        raise ConfigError(f"--nodes must be from 1 to {NODES_MAX}, is {nodes}")
+    top = 65535 - ports_of(nodes - 1)[-1]
+    if not 1 <= base_port <= top:
+        raise ConfigError(f"--base-port must be from 1 to {top} for {nodes} nodes, is {base_port}")
+    config = Config.load(config_path, overrides=overrides)
+    taken = [port for index in range(nodes) for port in ports_of(base_port + index) if not is_free(port)]
+    if taken:
+        ports = ", ".join(map(str, taken))
+        raise ConfigError(f"in use by another program: port {ports} of {HOST}; stop it or choose another --base-port")
+    options = ["--config", config_path] if config_path else []
+    options += [part for override in overrides for part in ("--set", override)]
+    if config.log.format == "auto":  # what our nodes write is a pipe to them
+        options += ["--set", f"log.format={'console' if sys.stderr.isatty() else 'json'}"]
+    launched = []
+    for index in range(nodes):
+        node_id = f"node{index + 1}"
+        own = ["--set", f"node.data_dir={Path(data_dir) / node_id}"] if data_dir else []
+        launched.append(NodeProcess(node_id, base_port + index, options + own))
+    return Supervisor(launched, out=sys.stdout, log=sys.stderr, advice=_advice(launched)).run()
+
+
+def _advice(nodes: Sequence[NodeProcess]) -> str:
+    at = "" if nodes[0].port == DEFAULT_BASE_PORT else f" --at {nodes[0].address}"
+    return (
+        f"{len(nodes)} nodes at {', '.join(node.address for node in nodes)}. Try, in another terminal:\n"
+        f"    meshcache set{at} greeting hello\n"
+        f"    meshcache get{at} greeting\n"
+        f"    meshcache status{at}\n"
+        "Ctrl-C stops all nodes."
+    )
+
+
+class LocalMesh:
+    """A mesh of real node processes on this machine, for tests and development.
+
+    ::
+
+        with LocalMesh(nodes=3, cluster={"replicas": 3}, store={"max_entries": 1000}) as mesh:
+            cache = mesh.client()
+            mesh.kill("node2")
+
+    Entering it returns when every node sees every other. Tables of the configuration are keyword arguments, and
+    ``node={...}`` applies to each node. Nobody is started again by itself, and no process outlives this one.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        *,
+        base_port: int | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        **tables: Mapping[str, Any],
+    ) -> None:
+        """``base_port=None``: free ports. ``data_dir`` keeps the nodes' logs; by default they go with the mesh."""
+        if not 1 <= nodes <= NODES_MAX:
+            raise ConfigError(f"nodes must be from 1 to {NODES_MAX}, is {nodes}")
+        Config.from_tables(**tables)
+        self._options = [part for override in overrides_of(tables) for part in ("--set", override)]
+        self._count = nodes
+        self._fixed_base_port = base_port
+        self._nodes: dict[str, NodeProcess] = {}
+        self._paused: set[str] = set()
+        self._down: set[str] = set()
+        self._clients: list[Client] = []
+        self._data_dir = Path(data_dir) if data_dir is not None else None
+        self._log_dir: Path | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        attempts = 1 if self._fixed_base_port is not None else 5
+        try:
+            while True:
+                attempts -= 1
+                self._plan()
+                self.start()
+                try:
+                    self.wait_ready()
+                except ConfigError:
+                    if not (self._stop_all() and attempts):
+                        raise
+                else:
+                    return self
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def addresses(self) -> list[str]:
+        """``host:port`` of every node, running or not, in the order of their making."""
+        return [node.address for node in self._nodes.values()]
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process id of each node that runs, paused ones included."""
+        return {node_id: node.pid for node_id, node in self._nodes.items() if node.running and node.pid is not None}
+
+    def client(self, **options: Any) -> Client:
+        """Return a new client of this mesh, which is closed with the mesh at the latest."""
+        from meshcache.client import Client  # noqa: PLC0415 - see _asking
+
+        client = Client(self.addresses, **options)
+        self._clients.append(client)
+        return client
+
+    def log(self, node_id: str) -> str:
+        """Return what a node has written so far, over all its starts."""
+        path = self._log_path(self._node(node_id))
+        return path.read_text(encoding="utf-8", errors="backslashreplace") if path.exists() else ""
+
+    def start(self, node_id: str | None = None) -> None:
+        """Start a node again, on its old address; without an id: all that do not run."""
+        nodes = [self._node(node_id)] if node_id else [node for node in self._nodes.values() if not node.running]
+        for node in nodes:
+            self._paused.discard(node.node_id)
+            self._down.discard(node.node_id)
+            node.start(self.addresses, log_path=self._log_path(node))
+
+    def stop(self, node_id: str) -> None:
+        """Stop a node in good order, and return when it is gone."""
+        node = self._node(node_id)
+        node.terminate()
+        node.wait(STOP_GRACE_S)
+        self._down.add(node_id)
+
+    def restart(self, node_id: str) -> None:
+        """Stop a node in good order and start it again."""
+        self.stop(node_id)
+        self.start(node_id)
+
+    def kill(self, node_id: str) -> None:
+        """End a node at once, as kill -9 does, and return when it is gone."""
+        self._node(node_id).kill()
+        self._down.add(node_id)
+
+    def pause(self, node_id: str) -> None:
+        """Freeze a node, as SIGSTOP does."""
+        self._node(node_id).pause()
+        self._paused.add(node_id)
+
+    def resume(self, node_id: str) -> None:
+        """Let a paused node go on."""
+        self._node(node_id).signal(signal.SIGCONT)
+        self._paused.discard(node_id)
+
+    def add(self) -> str:
+        """Start one more node, which joins the others; return its id."""
+        port = max(node.port for node in self._nodes.values()) + 1
+        while not all(is_free(each) for each in ports_of(port)):
+            port += 1
+        node = NodeProcess(f"node{len(self._nodes) + 1}", port, self._options)
+        self._nodes[node.node_id] = node
+        self.start(node.node_id)
+        return node.node_id
+
+    def wait_ready(self, timeout: float = 30.0) -> None:
+        """Return when every running node sees every other, and counts on none that is down; paused ones do not matter.
+
+        OperationTimeout says what was still missing; NodeUnavailable quotes the log of a node that ended by itself.
+        """
+        present = {
+            node_id: node.address
+            for node_id, node in self._nodes.items()
+            if node_id not in self._down and node_id not in self._paused
+        }
+        deadline = time.monotonic() + timeout
+        pause = threading.Event()
+        with asking(list(present.values())) as client:
+            while missing := why_unsettled(client, present, self._down):
+                for node_id in present:
+                    self._raise_if_ended(self._nodes[node_id])
+                if time.monotonic() > deadline:
+                    raise OperationTimeout(f"the mesh was not ready after {timeout:g} s: {missing}")
+                pause.wait(ASK_INTERVAL_S)
+
+    def close(self) -> None:
+        """Stop every node and forget the mesh. Closing twice does nothing."""
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+        self._stop_all()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+
+    def _plan(self) -> None:
+        base_port = self._fixed_base_port or find_base_port(self._count)
+        if self._data_dir is None and self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="meshcache-")
+        self._log_dir = self._data_dir or Path(self._temporary.name if self._temporary else ".")
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        self._nodes = {
+            f"node{index + 1}": NodeProcess(f"node{index + 1}", base_port + index, self._options)
+            for index in range(self._count)
+        }
+
+    def _stop_all(self) -> bool:
+        """Stop every node; tell whether one had ended because another program was quicker to take its port."""
+        refused = [node for node in self._nodes.values() if node.returncode == EXIT_CONFIG]
+        for node in self._nodes.values():
+            node.terminate()
+        deadline = time.monotonic() + STOP_GRACE_S
+        for node in self._nodes.values():
+            node.wait(max(0.0, deadline - time.monotonic()))
+        self._paused.clear()
+        self._down = set(self._nodes)
+        return any(not is_free(port) for node in refused for port in ports_of(node.port))
+
+    def _node(self, node_id: str) -> NodeProcess:
+        if node_id not in self._nodes:
+            raise MeshcacheError(f"no node {node_id!r} in this mesh; there are: {', '.join(self._nodes) or 'none yet'}")
+        return self._nodes[node_id]
+
+    def _log_path(self, node: NodeProcess) -> Path:
+        assert self._log_dir is not None, "a node comes from _plan"
+        return self._log_dir / f"{node.node_id}.log"
+
+    def _raise_if_ended(self, node: NodeProcess) -> None:
+        if node.returncode is None:
+            return
+        tail = self.log(node.node_id)[-_LOG_TAIL_BYTES:].strip() or "(it wrote nothing)"
+        text = f"{node.node_id} {ending_of(node.returncode)}; the end of its log:\n{tail}"
+        raise ConfigError(text) if node.returncode == EXIT_CONFIG else NodeUnavailable(text)

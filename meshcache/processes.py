@@ -1,0 +1,225 @@
+"""Node processes on this machine: ports for them, starting one, and knowing when all of them form one mesh.
+
+Processes are always started afresh (``python -m meshcache node``) and never forked: a fork would share ZeroMQ's sockets
+and threads. Each is in a process group of its own, so that Ctrl-C reaches whoever supervises it and not the node.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from meshcache.config import HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
+from meshcache.errors import MeshcacheError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from meshcache.client import Client
+
+HOST: Final = "127.0.0.1"
+
+NODES_MAX: Final = PUBLISH_PORT_OFFSET
+"""Nodes of one launch: their ports are consecutive, and the next range begins this much higher."""
+
+EXIT_CONFIG: Final = 2
+"""How a node exits whose configuration, port or id included, can not work: starting it again would not help."""
+
+STOP_GRACE_S: Final = 10.0
+"""How long a node may take to stop in good order, before it is killed."""
+
+ASK_INTERVAL_S: Final = 0.05
+"""Between two looks at whether the mesh is settled."""
+
+_ASK_TIMEOUT_S: Final = 1.0
+_SEEDS_MAX: Final = 8
+_EPHEMERAL_PORTS_FROM: Final = 32_768
+"""Above, a client's own end of a connection may sit on a port that a node needs."""
+_RANDOM_PORTS_FROM: Final = 10_000
+
+
+def ports_of(port: int) -> tuple[int, int, int]:
+    """Return all ports that a node takes which listens on ``port``."""
+    return port, port + PUBLISH_PORT_OFFSET, port + HTTP_PORT_OFFSET
+
+
+def is_free(port: int) -> bool:
+    """Tell whether nobody listens on ``port`` of the loopback interface."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def find_base_port(nodes: int) -> int:
+    """Return a port from which on ``nodes`` nodes find all their ports free; another process may still be quicker."""
+    top = _EPHEMERAL_PORTS_FROM - HTTP_PORT_OFFSET - NODES_MAX
+    for _ in range(100):
+        base = random.randrange(_RANDOM_PORTS_FROM, top)
+        if all(is_free(port) for index in range(nodes) for port in ports_of(base + index)):
+            return base
+    raise MeshcacheError(f"found no {nodes} free ports in a row between {_RANDOM_PORTS_FROM} and {top}")
+
+
+def ending_of(returncode: int) -> str:
+    """Say how a process ended."""
+    if returncode >= 0:
+        return f"exited with code {returncode}"
+    with suppress(ValueError):
+        return f"was ended by {signal.Signals(-returncode).name}"
+    return f"was ended by signal {-returncode}"
+
+
+class NodeProcess:
+    """One node of a launch, over all the times that its process is started."""
+
+    def __init__(self, node_id: str, port: int, options: Sequence[str]) -> None:
+        """``options``: further arguments of ``meshcache node``, the same at each start."""
+        self.node_id = node_id
+        self.port = port
+        self.address = f"{HOST}:{port}"
+        self._options = list(options)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, seeds: Iterable[str], *, log_path: Path | None = None) -> IO[bytes] | None:
+        """Start the process. Its output goes to ``log_path``, or else into the pipe that this returns."""
+        if self.running:
+            raise MeshcacheError(f"{self.node_id} is running already, with pid {self.pid}")
+        command = [sys.executable, "-m", "meshcache", "node", *self._options]
+        # The addresses beside ours follow from it, whatever the file or the environment has for a single node.
+        command += ["--set", "node.publish=", "--set", "node.http="]
+        command += ["--id", self.node_id, "--listen", self.address, "--parent-pid", str(os.getpid())]
+        for seed in [seed for seed in seeds if seed != self.address][:_SEEDS_MAX]:
+            command += ["--seed", seed]
+        if log_path is None:
+            self._process = _spawn(command, subprocess.PIPE)
+            return self._process.stdout
+        with log_path.open("ab") as log:
+            self._process = _spawn(command, log)
+        return None
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process; a paused one counts."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the latest start."""
+        return self._process.pid if self._process else None
+
+    @property
+    def returncode(self) -> int | None:
+        """How the latest process ended, as subprocess has it; None if it runs or was never started."""
+        return self._process.poll() if self._process else None
+
+    def signal(self, number: int) -> None:
+        """Send a signal, if there is a process."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def pause(self) -> None:
+        """Stop the process as SIGSTOP does, and return when it does stand still."""
+        if not self.running:
+            raise MeshcacheError(f"{self.node_id} is not running")
+        self.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid or 0, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def terminate(self) -> None:
+        """Ask the process to stop in good order, even if it is paused."""
+        self.signal(signal.SIGTERM)
+        self.signal(signal.SIGCONT)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until there is no process; kill it after ``timeout`` seconds, and then return False."""
+        if self._process is None:
+            return True
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End the process at once; return when it is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _spawn(command: list[str], output: int | IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, process_group=0
+    )
+
+
+@contextmanager
+def asking(addresses: Sequence[str]) -> Iterator[Client]:
+    """Open a client for questions to each node; it comes with ZeroMQ, which starting processes need not wait for."""
+    from meshcache.client import Client  # noqa: PLC0415
+
+    with Client(list(addresses), timeout=_ASK_TIMEOUT_S) as client:
+        yield client
+
+
+def ask_status(client: Client, address: str) -> dict[str, Any]:
+    """Ask the node at ``address`` how it sees itself and the mesh."""
+    status: dict[str, Any] = client.inspect("status", node=address)
+    return status
+
+
+def why_unsettled(client: Client, present: Mapping[str, str], absent: Collection[str] = ()) -> str | None:
+    """Say what is still missing until every node of ``present`` (id: address) sees every other; None: nothing is.
+
+    A node restarted is another process, which the others must have noticed: it is its boot id that they must see.
+    Nodes of ``absent`` must no longer be counted on by anyone.
+    """
+    statuses = {}
+    for node_id, address in present.items():
+        try:
+            statuses[node_id] = ask_status(client, address)
+        except MeshcacheError as error:
+            return f"{node_id} does not answer at {address}: {error}"
+    return why_divided(statuses, absent)
+
+
+def why_divided(statuses: Mapping[str, Mapping[str, Any]], absent: Collection[str] = ()) -> str | None:
+    """Say who does not see whom, from what each node says of itself; None if all agree."""
+    for node_id, status in statuses.items():
+        if status["node_id"] != node_id:
+            return f"{status['node_id']} answers in the place of {node_id}"
+        if not status["ready"]:
+            return f"{node_id} is not ready"
+    boots = {node_id: status["boot"] for node_id, status in statuses.items()}
+    for node_id, status in statuses.items():
+        if wrong := _wrong_view(status["members"], boots, absent):
+            return f"{node_id} {wrong}"
+    if len({status["ring_digest"] for status in statuses.values()}) > 1:
+        return "the nodes' rings differ"
+    return None
+
+
+def _wrong_view(members: Iterable[Mapping[str, Any]], boots: Mapping[str, Any], absent: Collection[str]) -> str | None:
+    """Say what one node has wrong about the others, of which we know the boot ids."""
+    by_id = {member["node_id"]: member for member in members}
+    for node_id, boot in boots.items():
+        member = by_id.get(node_id)
+        if member is None or member["boot"] != boot:
+            return f"does not know {node_id} yet"
+        if member["state"] != "alive":
+            return f"takes {node_id} for {member['state']}"
+    for node_id in sorted(absent):
+        if node_id in by_id and by_id[node_id]["state"] in {"alive", "suspect"}:
+            return f"takes {node_id} for {by_id[node_id]['state']}"
+    return None
