@@ -1,0 +1,207 @@
+"""What is measured: server processes on private loopback ports, which end with this program however it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import getpass
+import importlib
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+START_S_MAX: Final = 20.0
+STOP_S_MAX: Final = 5.0
+PORTS: Final = range(20_000, 32_000)
+"""Below the range that the kernel gives to outgoing connections: a port found free stays free."""
+
+MEMORY_MB: Final = 6_144
+"""What every store may hold: more than any row stores, so that nothing is evicted while it is measured."""
+
+
+class Unavailable(Exception):
+    """A contestant that is not installed here, with the reason as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Something that runs: where it answers, and the processes whose CPU time and memory are its cost."""
+
+    kind: str
+    address: str
+    pids: list[int]
+    version: str
+
+
+def free_port() -> int:
+    """Return a loopback port on which nothing listens."""
+    for port in random.sample(PORTS, 200):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free port found on 127.0.0.1")
+
+
+_LIBC: Final = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this child when the benchmark dies, even of SIGKILL (PR_SET_PDEATHSIG is 1)."""
+    _LIBC.prctl(1, signal.SIGKILL)
+
+
+@contextmanager
+def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a command for the length of a ``with`` block, in a process group that Ctrl-C does not reach."""
+    child = subprocess.Popen(
+        command,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  (a single system call)
+        **options,
+    )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+@contextmanager
+def _listening(kind: str, command: list[str], port: int, version: str) -> Iterator[Server]:
+    with process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        _wait_for_listener(child, port)
+        yield Server(kind, f"127.0.0.1:{port}", [child.pid], version)
+
+
+def _wait_for_listener(child: subprocess.Popen[str], port: int) -> None:
+    deadline = time.monotonic() + START_S_MAX
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError as error:
+            if child.poll() is not None:
+                raise Unavailable(f"{child.args!r} ended with status {child.returncode}") from error
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{child.args!r} does not listen") from error
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise Unavailable(f"{name} is not installed")
+    return path
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Unavailable(f"the Python package {name} is not installed (pip install '.[bench]')") from error
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+@contextmanager
+def redis_server() -> Iterator[Server]:
+    """A redis-server that keeps everything in memory and saves nothing."""
+    redis, path, port = _library("redis"), _program("redis-server"), free_port()
+    version = _output(path, "--version").partition("v=")[2].split()[0]
+    hiredis = importlib.util.find_spec("hiredis") is not None
+    with tempfile.TemporaryDirectory(prefix="meshcache-bench-") as folder:
+        command = [path, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command += ["--dir", folder, "--maxmemory", f"{MEMORY_MB}mb"]
+        parser = "with hiredis" if hiredis else "WITHOUT hiredis"
+        with _listening("redis", command, port, f"{version}, redis-py {redis.__version__} {parser}") as server:
+            yield server
+
+
+@contextmanager
+def memcached_server() -> Iterator[Server]:
+    """A memcached that takes values of a megabyte."""
+    pymemcache, path, port = _library("pymemcache"), _program("memcached"), free_port()
+    version = _output(path, "--version").split()[-1]
+    command = [path, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-m", str(MEMORY_MB), "-I", "2m", "-c", "4096"]
+    if os.geteuid() == 0:
+        command += ["-u", getpass.getuser()]
+    with _listening("memcached", command, port, f"{version}, pymemcache {pymemcache.__version__}") as server:
+        yield server
+
+
+@contextmanager
+def zmq_server() -> Iterator[Server]:
+    """A ROUTER that sends every message back: what a round trip over ZeroMQ costs when nobody does anything."""
+    zmq, port = _library("zmq"), free_port()
+    command = [sys.executable, "-m", "benchmark.load", "echo", str(port)]
+    with _listening_module("zmq", command, port, f"libzmq {zmq.zmq_version()}, pyzmq {zmq.__version__}") as server:
+        yield server
+
+
+@contextmanager
+def _listening_module(kind: str, command: list[str], port: int, version: str) -> Iterator[Server]:
+    with process(command, env=module_environment()) as child:
+        _wait_for_listener(child, port)
+        yield Server(kind, f"127.0.0.1:{port}", [child.pid], version)
+
+
+def module_environment() -> dict[str, str]:
+    """Return the environment in which ``python -m benchmark.load`` finds itself."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+
+
+@contextmanager
+def mesh_server() -> Iterator[Server]:
+    """A mesh of one node and one copy: the like-for-like comparison with a redis-server or a memcached."""
+    with _mesh("meshcache", nodes=1, cluster={"replicas": 1, "write_quorum": 1, "read_quorum": 1}) as server:
+        yield server
+
+
+@contextmanager
+def mesh3_server() -> Iterator[Server]:
+    """Three nodes, two copies of every key, a write waits for both, a read for one: N=2 W=2 R=1."""
+    with _mesh("mesh3", nodes=3, cluster={"replicas": 2, "write_quorum": 2, "read_quorum": 1}) as server:
+        yield server
+
+
+@contextmanager
+def _mesh(kind: str, *, nodes: int, cluster: dict[str, Any]) -> Iterator[Server]:
+    meshcache = _library("meshcache")
+    if not hasattr(meshcache, "LocalMesh"):
+        raise Unavailable("meshcache.LocalMesh is not there yet")
+    store = {"max_entries": 4_000_000, "max_bytes": MEMORY_MB * 1_000_000}
+    with meshcache.LocalMesh(nodes=nodes, base_port=free_port(), cluster=cluster, store=store) as mesh:
+        yield Server(kind, ",".join(mesh.addresses), list(mesh.pids.values()), meshcache.__version__)
+
+
+SERVERS: Final = {
+    "meshcache": mesh_server,
+    "redis": redis_server,
+    "memcached": memcached_server,
+    "zmq": zmq_server,
+    "mesh3": mesh3_server,
+}
