@@ -28,7 +28,7 @@ from heapq import heappop, heappush
 from typing import Final
 from zlib import crc32
 
-from meshcache.core.record import NEVER_MS, TOMBSTONE, VERSION_BYTES, expires_ms_of, expiry_bytes
+from meshcache.core.record import HEADER_BYTES, NEVER_MS, TOMBSTONE, VERSION_BYTES, expires_ms_of, expiry_bytes
 
 BUCKET_MS: Final = 250
 """Width of a calendar bucket: how long an expired entry may stay, besides the time between two turns."""
@@ -44,6 +44,10 @@ NOTED_READS_MAX: Final = 4096
 
 _LIVE: Final = 0
 _DEAD: Final = 1
+_NOTHING: Final = 0
+"""The index of a key that is not there. Its record, the sentinel's, reads as expired."""
+_SENTINEL_RECORD: Final = bytes(HEADER_BYTES)
+_NEVER: Final = expiry_bytes(NEVER_MS)
 
 
 def entry_bytes(key: bytes, record: bytes) -> int:
@@ -95,6 +99,7 @@ class Store:
         self._mask = slots - 1
         self._tombstone_bytes_max = int(max_bytes * TOMBSTONE_SHARE)
         self._tables: list[dict[bytes, int]] = [{} for _ in range(slots)]
+        self._table_bytes = [0] * slots
         self._hits = self._misses = self._evictions = self._expirations = 0
         self._tombstones_reaped = self._tombstones_dropped = self._refused = 0
         # These objects live as long as the store: a process that calls gc.freeze() after making it has the garbage
@@ -111,8 +116,8 @@ class Store:
         self._reset()
 
     def _reset(self) -> None:
-        for column in (self._records, self._keys):
-            column[:] = (b"", b"")
+        self._records[:] = (_SENTINEL_RECORD, _SENTINEL_RECORD)
+        self._keys[:] = (b"", b"")
         for ring in (self._before, self._after):
             ring[:] = array("I", (_LIVE, _DEAD))
         self._booked[:] = array("Q", (0, 0))
@@ -127,33 +132,37 @@ class Store:
     def read(self, keys: list[bytes], now_bytes: bytes) -> list[bytes | None]:
         """Return the record held for each key, tombstones included; None where there is none, or it has expired."""
         tables, records, mask, noted = self._tables, self._records, self._mask, self._noted
-        noted_before = len(noted)
+        indices = [tables[crc32(key) & mask].get(key, _NOTHING) for key in keys]
         found: list[bytes | None] = []
-        overdue: list[bytes] = []
-        for key in keys:
-            index = tables[crc32(key) & mask].get(key)
-            if index is None:
-                found.append(None)
-                continue
-            record = records[index]
-            if record[16:22] > now_bytes:
-                found.append(record)
-                if not record[22] & TOMBSTONE:
-                    noted.append(index)
-            else:
-                found.append(None)
-                overdue.append(key)
-        hits = len(noted) - noted_before
-        self._hits += hits
-        self._misses += len(keys) - hits
-        if overdue:
-            self._replay()
-            for key in overdue:
-                if (index := tables[crc32(key) & mask].get(key)) is not None:
-                    self._free_expired(index)
-        elif len(noted) >= NOTED_READS_MAX:
+        found += [records[index] for index in indices]
+        # The usual batch is all hits: that takes one more pass to see, and the notes one copy.
+        if [None for index in indices if records[index][16:22] <= now_bytes or records[index][22] & TOMBSTONE]:
+            indices = self._sort_out(indices, found, now_bytes)
+        noted += indices
+        self._hits += len(indices)
+        self._misses += len(keys) - len(indices)
+        if len(noted) >= NOTED_READS_MAX:
             self._replay()
         return found
+
+    def _sort_out(self, indices: list[int], found: list[bytes | None], now_bytes: bytes) -> list[int]:
+        """Blank what was not found or has expired, and free the latter; return the indices of the live records."""
+        records = self._records
+        hits: list[int] = []
+        overdue: dict[int, None] = {}
+        for position, index in enumerate(indices):
+            record = records[index]
+            if record[16:22] <= now_bytes:
+                found[position] = None
+                if index != _NOTHING:
+                    overdue[index] = None
+            elif not record[22] & TOMBSTONE:
+                hits.append(index)
+        if overdue:
+            self._replay()
+            for index in overdue:
+                self._free_expired(index)
+        return hits
 
     def peek(self, key: bytes) -> bytes | None:
         """Return the record held, whatever its state, and leave no trace."""
@@ -180,11 +189,11 @@ class Store:
         newer: list[list[int | bytes]] = []
         live: list[int] = []
         for position, (key, record) in enumerate(zip(keys, records, strict=True)):
-            table = tables[crc32(key) & mask]
-            index = table.get(key)
+            slot = crc32(key) & mask
+            index = tables[slot].get(key)
             if index is None:
                 if record[16:22] > now_bytes:
-                    self._insert(table, key, record)
+                    self._insert(slot, key, record)
                 continue
             held = held_records[index]
             version = held[:VERSION_BYTES]
@@ -200,12 +209,13 @@ class Store:
                 self._remove(index)
         return newer, live
 
-    def _insert(self, table: dict[bytes, int], key: bytes, record: bytes) -> None:
+    def _insert(self, slot: int, key: bytes, record: bytes) -> None:
         size = entry_bytes(key, record)
         if size > self.max_bytes:
             self._refused += 1
             return
         before, after = self._before, self._after
+        table = self._tables[slot]
         ring = record[22] & TOMBSTONE
         last = before[ring]
         if self._free:
@@ -214,17 +224,25 @@ class Store:
             self._keys[index] = key
             before[index] = last
             after[index] = ring
+            table[key] = index
+            if table.__sizeof__() != self._table_bytes[slot]:
+                self._compact(slot)
         else:
-            index = len(before)
+            table[key] = index = len(before)
             self._records.append(record)
             self._keys.append(key)
             before.append(last)
             after.append(ring)
             self._booked.append(0)
         after[last] = before[ring] = index
-        table[key] = index
-        self._charge(ring, 1, size)
-        self._book(index, record)
+        if ring:
+            self._tombstones += 1
+            self._tombstone_bytes += size
+        else:
+            self._entries += 1
+        self._bytes += size
+        if record[16:22] != _NEVER:
+            self._book(index, record)
         if self._bytes > self.max_bytes or self._entries > self.max_entries:
             self._make_room()
 
@@ -235,9 +253,12 @@ class Store:
             self._refused += 1
             self._remove(index)
             return
-        self._charge(held[22] & TOMBSTONE, -1, -entry_bytes(key, held))
         ring = record[22] & TOMBSTONE
-        self._charge(ring, 1, size)
+        if ring or held[22] & TOMBSTONE:
+            self._charge(held[22] & TOMBSTONE, -1, -entry_bytes(key, held))
+            self._charge(ring, 1, size)
+        else:
+            self._bytes += ((len(record) + 48) & -16) - ((len(held) + 48) & -16)
         self._records[index] = record
         before, after = self._before, self._after
         previous, following = before[index], after[index]
@@ -247,9 +268,28 @@ class Store:
         before[index] = last
         after[index] = ring
         after[last] = before[ring] = index
-        self._book(index, record)
+        # A later expiry keeps the booking of the earlier one.
+        if record[16:22] != _NEVER and (record[16:22] < held[16:22] or not self._booked[index]):
+            self._book(index, record)
         if self._bytes > self.max_bytes or self._entries > self.max_entries:
             self._make_room()
+
+    def _compact(self, slot: int) -> None:
+        """Give a slot's dict its least size again, after it has changed its size in the midst of inserts and deletes.
+
+        A dict counts deleted entries as used until it resizes, and then takes room for three times what it holds:
+        up to 60 bytes an entry more than a fresh one. A copy is compact; it is worth its time while it leaves room for
+        a quarter more inserts. The dict object stays the same one, see __init__.
+        """
+        table = self._tables[slot]
+        places = 8
+        while places * 2 // 3 < len(table):
+            places *= 2
+        if len(table) * 5 <= places * 2 // 3 * 4:
+            fresh = dict(table)
+            table.clear()
+            table.update(fresh)
+        self._table_bytes[slot] = table.__sizeof__()
 
     def _charge(self, ring: int, count: int, size: int) -> None:
         self._bytes += size
@@ -307,7 +347,13 @@ class Store:
         before[following] = previous
         key, record = self._keys[index], self._records[index]
         del self._tables[crc32(key) & self._mask][key]
-        self._charge(record[22] & TOMBSTONE, -1, -entry_bytes(key, record))
+        size = entry_bytes(key, record)
+        self._bytes -= size
+        if record[22] & TOMBSTONE:
+            self._tombstones -= 1
+            self._tombstone_bytes -= size
+        else:
+            self._entries -= 1
         self._keys[index] = self._records[index] = b""
         self._free.append(index)
 
@@ -351,6 +397,7 @@ class Store:
         """Free entries that have expired, looking at ``budget`` of them at most; tell whether more are due."""
         calendar, due, booked = self._calendar, self._due, self._booked
         self._replay()
+        now_bytes = expiry_bytes(now_ms)
         while due and (due[0] + 1) * BUCKET_MS <= now_ms:
             bucket = due[0]
             booking = calendar[bucket]
@@ -366,9 +413,9 @@ class Store:
                 record = self._records[index]
                 if not record:
                     continue
-                if expires_ms_of(record) <= now_ms:
+                if record[16:22] <= now_bytes:
                     self._free_expired(index)
-                else:
+                elif record[16:22] != _NEVER:
                     self._book(index, record)
             heappop(due)
             del calendar[bucket]
@@ -379,12 +426,8 @@ class Store:
         return (self._due[0] + 1) * BUCKET_MS if self._due else None
 
     def _book(self, index: int, record: bytes) -> None:
-        expires_ms = expires_ms_of(record)
-        if expires_ms == NEVER_MS:
-            return
-        bucket = expires_ms // BUCKET_MS
-        booked = self._booked[index]
-        if booked and booked <= bucket:
+        bucket = expires_ms_of(record) // BUCKET_MS
+        if 0 < self._booked[index] <= bucket:
             return
         self._booked[index] = bucket
         self._bookings += 1
