@@ -1,0 +1,260 @@
+"""The command ``meshcache``: reads the command line, and turns outcomes into exit codes.
+
+A miss, or a condition that did not hold, exits 1 with nothing on standard output. An error exits 2 with a line on
+standard error that says what to do next. Modules that cost time to import are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
+
+import meshcache
+from meshcache import commands
+from meshcache.errors import (
+    ConfigError,
+    MeshcacheError,
+    NodeUnavailable,
+    NotANumber,
+    OperationTimeout,
+    Overloaded,
+    QuorumNotReached,
+)
+
+EXIT_ERROR: Final = 2
+EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
+EXIT_NO_READER: Final = 128 + signal.SIGPIPE
+
+_ADVICE: Final[tuple[tuple[type[MeshcacheError], str], ...]] = (
+    (NodeUnavailable, "is a mesh running there? Start one with `meshcache up`, or name another with --at"),
+    (OperationTimeout, "allow more time with --timeout, or see `meshcache status`"),
+    (QuorumNotReached, "see `meshcache status` for nodes that are down"),
+    (Overloaded, "try again later, or see `meshcache stats`"),
+    (NotANumber, "store a number with `meshcache set KEY 5 --as int`"),
+)
+
+_EPILOG: Final = """\
+examples:
+  meshcache up                              three nodes on this machine, until Ctrl-C
+  meshcache set greeting hello --ttl 60     store a string for a minute
+  meshcache get greeting                    print it; exit code 1 if there is no such key
+  meshcache status                          who is in the mesh, and is it well?
+  meshcache explain greeting                where does this key live, and what does each replica hold?
+
+A mesh is named by --at, or else by MESHCACHE_SEEDS, or else it is 127.0.0.1:7101.
+Exit codes: 0 done, 1 a miss, 2 an error, 130 interrupted. `meshcache COMMAND --help` tells more.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        exit_code: int = options.run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would try to flush once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NO_READER
+    except MeshcacheError as error:
+        return _report(error)
+    except ValueError as error:  # an argument that the client refuses, such as a lifetime of zero
+        return _report(error)
+    return exit_code
+
+
+def _report(error: Exception) -> int:
+    problems = error.problems if isinstance(error, ConfigError) else [str(error) or type(error).__name__]
+    advice = next((f": {text}" for kind, text in _ADVICE if isinstance(error, kind)), "")
+    for problem in problems:
+        print(f"meshcache: {' '.join(problem.split())}{advice}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+class _Parser(argparse.ArgumentParser):
+    """Shows the examples as they are written, and puts usage errors into one line that leads on."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_ERROR, f"meshcache: {message}: see `{self.prog} --help`\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="meshcache", description="A distributed cache: start a mesh, use it, look into it.", epilog=_EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"meshcache {meshcache.__version__}")
+    _add_mesh_options(parser, top=True)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_launch_commands(subparsers)
+    _add_key_commands(subparsers)
+    _add_mesh_commands(subparsers)
+    return parser
+
+
+def _add_mesh_options(parser: argparse.ArgumentParser, *, top: bool = False) -> None:
+    """Add what every command on a mesh understands, before and after the command's name."""
+
+    def default(value: object) -> object:
+        return value if top else argparse.SUPPRESS
+
+    group = parser.add_argument_group("mesh options")
+    seeds = os.environ.get("MESHCACHE_SEEDS") or commands.DEFAULT_SEEDS
+    group.add_argument("--at", metavar="HOST:PORT[,…]", default=default(seeds), help="some nodes of the mesh")
+    group.add_argument(
+        "--timeout", metavar="S", type=_seconds, default=default(5.0), help="seconds for the whole call (5)"
+    )
+    group.add_argument("--json", action="store_true", default=default(False), help="print JSON, for programs")
+
+
+_Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse gives this type no public name
+
+
+def _add(
+    subparsers: _Subparsers[_Parser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    examples: str = "",
+) -> argparse.ArgumentParser:
+    epilog = f"examples:\n{examples}" if examples else None
+    parser = subparsers.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=epilog
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_launch_commands(subparsers: _Subparsers[_Parser]) -> None:
+    up = _add(
+        subparsers, "up", commands.up, "run a mesh of several nodes on this machine",
+        "  meshcache up --nodes 5 --set cluster.replicas=3\n"
+        "  meshcache up --config configs/local.toml --base-port 7501\n\n"
+        "Prints `ready` when every node sees every other. A node that dies is started again. Ctrl-C stops all nodes.",
+    )  # fmt: skip
+    up.add_argument("--nodes", type=int, default=3, metavar="N", help="how many (3)")
+    up.add_argument(
+        "--base-port",
+        type=int,
+        default=7101,
+        metavar="PORT",
+        help="the first node's port; the next has the next (7101)",
+    )
+    up.add_argument("--data-dir", metavar="DIR", help="where nodes keep what outlives them, in a directory each")
+    node = _add(
+        subparsers, "node", commands.node, "run one node in the foreground",
+        "  meshcache node --config configs/production.toml --listen 10.0.0.11:7101 --seed 10.0.0.12:7101\n\n"
+        "Prints `ready` when the node serves. SIGTERM and Ctrl-C stop it in good order.",
+    )  # fmt: skip
+    node.add_argument("--id", metavar="ID", help="the node's id, unique in the mesh and the same after each restart")
+    node.add_argument("--listen", metavar="HOST:PORT", help="where clients and other nodes dial it")
+    node.add_argument("--seed", metavar="HOST:PORT", action="append", help="a node to join; may be repeated")
+    node.add_argument("--parent-pid", type=int, metavar="PID", help="stop when this process, the parent, has ended")
+    for parser in (up, node):
+        parser.add_argument("--config", metavar="FILE", help="a TOML file; see configs/default.toml for every setting")
+        parser.add_argument(
+            "--set", metavar="TABLE.KEY=VALUE", action="append", default=[], help="change one setting; may be repeated"
+        )
+
+
+def _add_key_commands(subparsers: _Subparsers[_Parser]) -> None:
+    get = _add(
+        subparsers, "get", commands.get, "print the value of a key", "  meshcache get user:1 || echo 'not cached'"
+    )
+    store = _add(
+        subparsers, "set", commands.store, "store a value",
+        "  meshcache set greeting hello --ttl 60\n"
+        "  meshcache set visits 5 --as int\n"
+        "  meshcache set page - < page.html        bytes, exactly as they are read",
+    )  # fmt: skip
+    add = _add(subparsers, "add", commands.add, "store a value if there is no such key; else exit 1")
+    delete = _add(subparsers, "delete", commands.delete, "delete keys; exit 1 if there were none")
+    incr = _add(
+        subparsers, "incr", commands.incr, "add to a number and print the sum",
+        "  meshcache incr visits\n  meshcache incr stock -3 --initial 100",
+    )  # fmt: skip
+    touch = _add(subparsers, "touch", commands.touch, "give a key a new lifetime; exit 1 if there is no such key")
+    ttl = _add(subparsers, "ttl", commands.ttl, "print the seconds that a key has left, or never")
+    invalidate = _add(subparsers, "invalidate", commands.invalidate, "drop keys here and from every near cache")
+    for parser in (get, store, add, incr, touch, ttl):
+        parser.add_argument("key", metavar="KEY")
+    for parser in (store, add):
+        parser.add_argument("value", metavar="VALUE", help="- reads standard input, as bytes")
+        parser.add_argument(
+            "--as", dest="kind", choices=["str", "int", "float", "json"], default="str", help="what VALUE is (str)"
+        )
+    for parser in (delete, invalidate):
+        parser.add_argument("keys", metavar="KEY", nargs="+")
+    for parser in (store, add, incr, touch):
+        parser.add_argument(
+            "--ttl",
+            type=_lifetime,
+            default=argparse.SUPPRESS,
+            metavar="S",
+            help="seconds, or never (the mesh's default)",
+        )
+    incr.add_argument("delta", metavar="DELTA", type=int, nargs="?", default=1, help="how much to add (1)")
+    first = incr.add_mutually_exclusive_group()
+    first.add_argument("--initial", type=int, default=0, metavar="N", help="what a missing key counts from (0)")
+    first.add_argument("--must-exist", action="store_true", help="exit 1 if there is no such key")
+    for parser in (get, store, add, delete, incr, touch, ttl, invalidate):
+        _add_mesh_options(parser)
+
+
+def _add_mesh_commands(subparsers: _Subparsers[_Parser]) -> None:
+    status = _add(subparsers, "status", commands.status, "show the members of the mesh and their health")
+    stats = _add(subparsers, "stats", commands.stats, "show what each node has counted")
+    ring = _add(
+        subparsers, "ring", commands.ring, "show each node's share of the keys, or the owners of one key",
+        "  meshcache ring\n  meshcache ring user:1",
+    )  # fmt: skip
+    ring.add_argument("key", metavar="KEY", nargs="?")
+    explain = _add(subparsers, "explain", commands.explain, "show where a key lives and what each replica holds of it")
+    explain.add_argument("key", metavar="KEY")
+    bench = _add(
+        subparsers, "bench", commands.bench, "put a quick load on a running mesh",
+        "  meshcache bench --duration 10 --concurrency 200 --value-bytes 1000 --reads 0.5\n\n"
+        "Uses keys of its own, which it deletes in the end.",
+    )  # fmt: skip
+    bench.add_argument("--duration", type=_seconds, default=5.0, metavar="S", help="seconds of load (5)")
+    bench.add_argument("--concurrency", type=_count, default=50, metavar="N", help="operations under way (50)")
+    bench.add_argument("--value-bytes", type=_count, default=100, metavar="N", help="size of a value (100)")
+    bench.add_argument("--keys", type=_count, default=1000, metavar="N", help="different keys (1000)")
+    bench.add_argument(
+        "--reads", type=_share, default=0.9, metavar="SHARE", help="share of gets, the rest is sets (0.9)"
+    )
+    for parser in (status, stats, ring, explain, bench):
+        _add_mesh_options(parser)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds greater than 0, is {text}")
+    return value
+
+
+def _lifetime(text: str) -> float | None:
+    return None if text == "never" else _seconds(text)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, is {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, is {text}")
+    return value

@@ -1,0 +1,431 @@
+"""The command line: what it reads, what it prints, and how it exits. The mesh is a fake."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any, Self
+
+import pytest
+
+from meshcache import cli, commands
+from meshcache.errors import (
+    ConfigError,
+    KeyMissing,
+    MeshcacheError,
+    NodeUnavailable,
+    NotANumber,
+    OperationTimeout,
+    QuorumNotReached,
+)
+from meshcache.load import Outcome
+from meshcache.report import Paint, explain_text, flatten, health_of, ring_text, stats_text, status_text
+
+PLAIN = Paint(enabled=False)
+
+
+def member(node_id: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "node_id": node_id,
+        "address": f"127.0.0.1:710{node_id[-1]}",
+        "state": "alive",
+        "incarnation": 0,
+        "boot": 1,
+        "host": "h",
+        "zone": "",
+        "weight": 1.0,
+        "primary_slots": 512,
+        "copy_slots": 256,
+    } | fields
+
+
+class FakeClient:
+    """Answers from what the test has put in ``answers``, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.members = [member("node1"), member("node2")]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.calls.append(("close", (), {}))
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.calls.append((name, arguments, options))
+            answer = self.answers.get(name)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return call
+
+    def inspect(self, what: str, key: bytes = b"", node: str | None = None) -> dict[str, Any]:
+        self.calls.append(("inspect", (what, key, node), {}))
+        if isinstance(answer := self.answers.get(f"inspect {what} {node}"), Exception):
+            raise answer
+        if what == "status":
+            return {"node_id": "node1", "ready": True, "ring_digest": "0123456789abcdef", "members": self.members}
+        if what == "stats":
+            return {"store": {"hits": 1000, "misses": 2}}
+        return {
+            "key": "user:1",
+            "slot": 7,
+            "owners": ["node2", "node1"],
+            "replicas": [
+                {
+                    "node_id": "node2",
+                    "state": "alive",
+                    "version": "018bcfe568000001" + "00" * 8,
+                    "expires_ms": None,
+                    "tombstone": False,
+                    "value_bytes": 5000,
+                    "error": None,
+                }
+            ],
+        }
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
+    fake = FakeClient()
+    monkeypatch.setattr(commands, "open_client", lambda _: fake)
+    return fake
+
+
+def run(capsysbinary: pytest.CaptureFixture[bytes], *arguments: str) -> tuple[int, bytes, str]:
+    exit_code = cli.main(arguments)
+    out, err = capsysbinary.readouterr()
+    return exit_code, out, err.decode()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("häl lo", "häl lo\n".encode()),
+        (b"\x00\xff", b"\x00\xff"),
+        (5, b"5\n"),
+        (None, b"null\n"),
+        ({"a": [1, True]}, b'{"a": [1, true]}\n'),
+        ((1, 2), b"[1, 2]\n"),
+        ({1}, b"{1}\n"),
+        (math.nan, b"nan\n"),
+    ],
+)
+def test_get_prints_a_value(
+    client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes], value: object, shown: bytes
+) -> None:
+    client.answers["gets"] = SimpleNamespace(value=value)
+    assert run(capsysbinary, "get", "k") == (0, shown, "")
+
+
+def test_get_as_json(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    client.answers["gets"] = SimpleNamespace(value="v")
+    assert json.loads(run(capsysbinary, "get", "k", "--json")[1]) == {"key": "k", "value": "v"}
+    client.answers["gets"] = SimpleNamespace(value={"at": math.nan, (1,): 2})
+    assert json.loads(run(capsysbinary, "get", "k", "--json")[1])["value"] == "{'at': nan, (1,): 2}"
+    client.answers["gets"] = SimpleNamespace(value=b"\xff")
+    assert json.loads(run(capsysbinary, "--json", "get", "k")[1]) == {"key": "k", "value_base64": "/w=="}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verb", "answer"),
+    [
+        (["get", "k"], "gets", None),
+        (["get", "k", "--json"], "gets", None),
+        (["delete", "k"], "delete_many", 0),
+        (["add", "k", "v"], "add", False),
+        (["touch", "k"], "touch", False),
+        (["ttl", "k"], "ttl", None),
+        (["incr", "k", "--must-exist"], "incr", KeyMissing("no such key")),
+    ],
+)
+def test_a_miss_exits_1_with_nothing_on_stdout(
+    client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes], arguments: list[str], verb: str, answer: object
+) -> None:
+    client.answers[verb] = answer
+    assert run(capsysbinary, *arguments) == (1, b"", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (["set", "k", "v"], ("set", ("k", "v"), {})),
+        (["set", "k", "v", "--ttl", "0.5"], ("set", ("k", "v"), {"ttl": 0.5})),
+        (["set", "k", "v", "--ttl", "never"], ("set", ("k", "v"), {"ttl": None})),
+        (["set", "k", "5", "--as", "int"], ("set", ("k", 5), {})),
+        (["set", "k", "[1]", "--as", "json"], ("set", ("k", [1]), {})),
+        (["set", "\udcff", "v"], ("set", (b"\xff", "v"), {})),
+        (["add", "k", "v"], ("add", ("k", "v"), {})),
+        (["delete", "a", "b"], ("delete_many", (["a", "b"],), {})),
+        (["incr", "k"], ("incr", ("k", 1), {"initial": 0})),
+        (["incr", "k", "-3", "--initial", "9"], ("incr", ("k", -3), {"initial": 9})),
+        (["touch", "k", "--ttl", "9"], ("touch", ("k",), {"ttl": 9.0})),
+        (["invalidate", "a", "b"], ("invalidate", ("a", "b"), {})),
+    ],
+)
+def test_what_is_asked_of_the_client(client: FakeClient, arguments: list[str], call: tuple[Any, ...]) -> None:
+    client.answers |= {"add": True, "touch": True, "delete_many": 1, "incr": 6}
+    assert cli.main(arguments) == 0
+    assert client.calls == [call, ("close", (), {})]
+
+
+def test_set_reads_standard_input_as_bytes(client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\x00line\n")))
+    assert cli.main(["set", "k", "-"]) == 0
+    assert client.calls[0] == ("set", ("k", b"\x00line\n"), {})
+
+
+def test_ttl_prints_seconds_or_never(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    client.answers["ttl"] = 12.34567
+    assert run(capsysbinary, "ttl", "k") == (0, b"12.346\n", "")
+    client.answers["ttl"] = math.inf
+    assert run(capsysbinary, "ttl", "k") == (0, b"never\n", "")
+    assert json.loads(run(capsysbinary, "ttl", "k", "--json")[1]) == {"key": "k", "ttl_s": None}
+
+
+def test_incr_prints_the_sum(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    client.answers["incr"] = 6
+    assert run(capsysbinary, "incr", "k") == (0, b"6\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "leads_on"),
+    [
+        (NodeUnavailable("nobody at 127.0.0.1:7101"), "meshcache up"),
+        (OperationTimeout("no answer within 5 s"), "--timeout"),
+        (QuorumNotReached(2, 1), "meshcache status"),
+        (NotANumber("the value is a str"), "--as int"),
+        (MeshcacheError("two\nlines"), "two"),
+        (ValueError("a lifetime of 0 is refused: write ttl=None"), "ttl=None"),
+    ],
+)
+def test_an_error_exits_2_with_a_line_that_leads_on(
+    client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes], error: Exception, leads_on: str
+) -> None:
+    client.answers["gets"] = error
+    exit_code, out, err = run(capsysbinary, "get", "k")
+    assert (exit_code, out) == (2, b"")
+    assert err.startswith("meshcache: ")
+    assert err.count("\n") == 1
+    assert leads_on in err
+
+
+def test_every_mistake_of_a_configuration_has_its_line(
+    client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    client.answers["gets"] = ConfigError(["a.b: wrong", "c.d: wrong"])
+    assert run(capsysbinary, "get", "k") == (2, b"", "meshcache: a.b: wrong\nmeshcache: c.d: wrong\n")
+
+
+def test_ctrl_c_exits_130(client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "get", interrupt)
+    assert cli.main(["get", "k"]) == 130
+    assert client.calls == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["get"],
+        ["set", "k"],
+        ["set", "k", "v", "--ttl", "0"],
+        ["set", "k", "v", "--ttl", "soon"],
+        ["get", "k", "--timeout", "-1"],
+        ["bench", "--reads", "2"],
+        ["bench", "--keys", "0"],
+        ["incr", "k", "--initial", "1", "--must-exist"],
+    ],
+)
+def test_usage_errors_exit_2_in_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("meshcache: ")
+    assert "--help" in err
+
+
+def test_a_value_that_is_not_what_it_is_said_to_be(
+    client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    exit_code, out, err = run(capsysbinary, "set", "k", "five", "--as", "int")
+    assert (exit_code, out) == (2, b"")
+    assert err.startswith("meshcache: VALUE is no int")
+    assert ("set", ("k", "five"), {}) not in client.calls
+
+
+def test_the_mesh_is_named_by_option_or_variable_or_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[tuple[str, float]] = []
+
+    def open_client(options: Any) -> FakeClient:
+        named.append((options.at, options.timeout))
+        return FakeClient()
+
+    monkeypatch.setattr(commands, "open_client", open_client)
+    monkeypatch.delenv("MESHCACHE_SEEDS", raising=False)
+    cli.main(["ttl", "k"])
+    monkeypatch.setenv("MESHCACHE_SEEDS", "a:1,b:2")
+    cli.main(["ttl", "k"])
+    cli.main(["ttl", "--at", "c:3", "k", "--timeout", "0.5"])
+    cli.main(["--at", "d:4", "ttl", "k"])
+    assert named == [("127.0.0.1:7101", 5.0), ("a:1,b:2", 5.0), ("c:3", 0.5), ("d:4", 5.0)]
+
+
+@pytest.mark.parametrize("command", ["", "up", "node", "set", "bench"])
+def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command.split(), "--help"])
+    assert caught.value.code == 0
+    assert "examples:\n  meshcache " in capsys.readouterr().out
+
+
+def test_help_needs_neither_zeromq_nor_structlog() -> None:
+    program = (
+        "import sys\nfrom meshcache.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "sys.exit(', '.join({'zmq', 'structlog', 'asyncio', 'msgpack'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_node_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[Any] = []
+
+    def run_node(config: Any, parent_pid: int | None) -> int:
+        configs.append((config, parent_pid))
+        return 0
+
+    monkeypatch.setattr(commands, "_run_node", run_node)
+    arguments = "node --id n1 --listen 127.0.0.1:9001 --seed a:1 --seed b:2 --set store.max_entries=7 --parent-pid 5"
+    assert cli.main(arguments.split()) == 0
+    config, parent_pid = configs[0]
+    assert (config.node.id, config.node.listen, config.node.seeds) == ("n1", "127.0.0.1:9001", ("a:1", "b:2"))
+    assert (config.store.max_entries, parent_pid) == (7, 5)
+
+
+def test_status_asks_every_member(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    client.members.append(member("node3", state="dead"))
+    client.answers["inspect status 127.0.0.1:7102"] = OperationTimeout("no answer")
+    out = run(capsysbinary, "status")[1].decode()
+    lines = out.splitlines()
+    assert lines[0].split() == ["NODE", "ADDRESS", "STATE", "READY", "RING", "HOST", "ZONE", "WEIGHT", "PROBLEM"]
+    assert lines[1].split()[:5] == ["node1", "127.0.0.1:7101", "alive", "yes", "0123456789abcdef"]
+    assert lines[2].endswith("no answer")
+    assert lines[-1] == "1 of 3 nodes can not be reached"
+    members = json.loads(run(capsysbinary, "status", "--json")[1])["members"]
+    assert [(each["node_id"], each.get("ready")) for each in members] == [
+        ("node1", True),
+        ("node2", None),
+        ("node3", None),
+    ]
+
+
+def test_health_in_a_sentence() -> None:
+    well = member("node1", ready=True, ring_digest="aa")
+    assert health_of([well], PLAIN) == "all 1 nodes serve and agree on the ring"
+    assert health_of([well, member("node2", state="left")], PLAIN) == "all 1 nodes serve and agree on the ring"
+    assert health_of([well, member("node2", ready=False)], PLAIN) == "some nodes do not serve yet"
+    other_ring = member("node2", ready=True, ring_digest="bb")
+    assert health_of([well, other_ring], PLAIN) == "the nodes do not agree on the ring yet"
+
+
+def test_stats_has_a_column_for_each_node(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    lines = run(capsysbinary, "stats")[1].decode().splitlines()
+    assert lines == ["COUNTER       node1  node2", "store.hits    1,000  1,000", "store.misses      2      2"]
+    client.answers["inspect stats 127.0.0.1:7102"] = OperationTimeout("no answer")
+    exit_code, out, err = run(capsysbinary, "stats", "--json")
+    assert (exit_code, json.loads(out)) == (0, {"node1": {"store": {"hits": 1000, "misses": 2}}})
+    assert err == "meshcache: node2 does not answer: no answer\n"
+
+
+def test_counters_become_flat_and_may_be_missing_on_a_node() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": 2}, "e": 3}) == {"a.b.c": 1, "a.d": 2, "e": 3}
+    assert stats_text({"n1": {"a": 1}, "n2": {"b": 2}}, PLAIN).splitlines()[1:] == [
+        "a         1   -",
+        "b         -   2",
+    ]
+
+
+def test_ring_shows_shares_as_bars() -> None:
+    lines = ring_text([member("node1", primary_slots=600), member("node2", primary_slots=300)], PLAIN).splitlines()
+    assert [line.split()[2] for line in lines[1:]] == ["66.7%", "33.3%"]
+    assert [line.count("█") for line in lines[1:]] == [30, 15]
+
+
+def test_ring_of_a_key_is_its_preference_list(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    lines = run(capsysbinary, "ring", "user:1")[1].decode().splitlines()
+    assert [line.split() for line in lines] == [
+        ["slot", "7"],
+        ["ROLE", "NODE"],
+        ["primary", "node2"],
+        ["copy", "node1"],
+    ]
+    out = run(capsysbinary, "ring", "user:1", "--json")[1]
+    assert json.loads(out) == {"key": "user:1", "slot": 7, "owners": ["node2", "node1"]}
+    assert ("inspect", ("explain", b"user:1", None), {}) in client.calls
+
+
+def test_explain_tells_what_each_replica_holds() -> None:
+    def replica(node_id: str, **fields: Any) -> dict[str, Any]:
+        nothing = {"version": None, "expires_ms": None, "tombstone": False, "value_bytes": 0, "error": None}
+        return {"node_id": node_id, "state": "alive"} | nothing | fields
+
+    version = f"{1_700_000_000_000:012x}0001" + "00" * 8
+    explained = {
+        "slot": 7,
+        "owners": ["n1", "n2"],
+        "replicas": [
+            replica("n1", version=version, value_bytes=5000, expires_ms=1_700_000_060_000),
+            replica("n2", version=version, tombstone=True),
+            replica("n3"),
+            replica("n4", state="suspect", error="timed out"),
+        ],
+    }
+    lines = explain_text("user:1", explained, 1_700_000_050.0, PLAIN).splitlines()
+    assert lines[0] == "user:1: slot 7, owners n1, n2"
+    assert "5,000 bytes" in lines[3]
+    assert "2023-11-14 22:13:20 UTC" in lines[3]
+    assert "in 10.0 s" in lines[3]
+    assert "a delete" in lines[4]
+    assert "never" in lines[4]
+    assert "nothing" in lines[5]
+    assert "no answer: timed out" in lines[6]
+
+
+def test_colour_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b[32malive" in status_text([member("node1")], Paint(enabled=True))
+    assert "\x1b" not in status_text([member("node1")], PLAIN)
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert commands._paint()("x", 31) == "\x1b[31mx\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert commands._paint()("x", 31) == "x"
+
+
+def test_the_figures_of_a_load() -> None:
+    latencies_s = [index / 1000 for index in range(1, 101)]
+    outcome = Outcome(elapsed_s=2.0, get_latencies_s=latencies_s, set_latencies_s=[0.5])
+    figures = outcome.as_dict()
+    assert (figures["operations"], figures["operations_per_s"]) == (101, 50.5)
+    assert figures["get"] == {"count": 100, "p50_ms": 51.0, "p99_ms": 100.0, "max_ms": 100.0}
+    assert outcome.succeeded
+    outcome.errors["QuorumNotReached: 1 of 2"] += 3
+    assert "3 times QuorumNotReached: 1 of 2" in outcome.as_text(PLAIN)
+    nothing = Outcome(elapsed_s=1.0)
+    assert not nothing.succeeded
+    assert nothing.as_dict()["get"]["p99_ms"] is None
