@@ -1,0 +1,567 @@
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshcache.core.record import (
+    HEADER_BYTES,
+    NEVER_MS,
+    expires_ms_of,
+    expiry_bytes,
+    is_tombstone,
+    stamp,
+    tombstone,
+    version_of,
+)
+from meshcache.core.store import BUCKET_MS, NOTED_READS_MAX, TOMBSTONE_SHARE, Store, StoreStatistics, entry_bytes
+
+NOW_MS = 1_700_000_000_000
+ROOMY = 10**9
+
+
+def make_store(*, slots: int = 4, max_entries: int = 10**6, max_bytes: int = ROOMY) -> Store:
+    return Store(slots=slots, max_entries=max_entries, max_bytes=max_bytes)
+
+
+def version(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def value(number: int, expires_ms: int = NEVER_MS, size: int = 8) -> bytes:
+    return stamp(version(number), expires_ms) + b"\0\0" + b"v" * size
+
+
+def put(store: Store, key: bytes, record: bytes, now_ms: int = NOW_MS) -> tuple[list[list[int | bytes]], list[int]]:
+    return store.merge([key], [record], now_ms)
+
+
+def read(store: Store, key: bytes, now_ms: int = NOW_MS) -> bytes | None:
+    return store.read([key], expiry_bytes(now_ms))[0]
+
+
+def held(store: Store) -> set[bytes]:
+    return {key for slot in range(len(store._tables)) for key in store.keys_of_slot(slot)}
+
+
+def ring(store: Store, sentinel: int) -> list[bytes]:
+    """The keys of a ring in its order; both directions must agree."""
+    store._replay()
+    forward, backward = [], []
+    index = store._after[sentinel]
+    while index != sentinel:
+        forward.append(index)
+        index = store._after[index]
+    index = store._before[sentinel]
+    while index != sentinel:
+        backward.append(index)
+        index = store._before[index]
+    assert backward == forward[::-1]
+    return [store._keys[index] for index in forward]
+
+
+def check_books(store: Store) -> StoreStatistics:
+    """What the store says of itself equals what it holds, and is within its limits."""
+    statistics = store.statistics()
+    records = {key: store.peek(key) for key in held(store)}
+    dead = {key: record for key, record in records.items() if record is not None and is_tombstone(record)}
+    sizes = {key: entry_bytes(key, record) for key, record in records.items() if record is not None}
+    assert statistics.entries == len(records) - len(dead)
+    assert statistics.tombstones == len(dead)
+    assert statistics.bytes == sum(sizes.values())
+    assert statistics.tombstone_bytes == sum(sizes[key] for key in dead)
+    assert statistics.entries <= store.max_entries
+    assert statistics.bytes <= store.max_bytes
+    assert sorted(ring(store, 0)) == sorted(records.keys() - dead.keys())
+    assert sorted(ring(store, 1)) == sorted(dead)
+    assert statistics.bookings == sum(map(len, store._calendar.values()))
+    assert sorted(store._due) == sorted(store._calendar)
+    return statistics
+
+
+@dataclass
+class Model:
+    """The store as one would write it with no thought of speed: two dicts whose order is the recency order."""
+
+    max_entries: int
+    max_bytes: int
+    live: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
+    dead: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    expirations: int = 0
+    tombstones_reaped: int = 0
+    tombstones_dropped: int = 0
+    refused: int = 0
+
+    def size(self, records: OrderedDict[bytes, bytes]) -> int:
+        return sum(entry_bytes(key, record) for key, record in records.items())
+
+    def of(self, key: bytes) -> bytes | None:
+        return self.live.get(key) or self.dead.get(key)
+
+    def drop(self, key: bytes) -> None:
+        self.live.pop(key, None)
+        self.dead.pop(key, None)
+
+    def read(self, key: bytes, now_ms: int) -> bytes | None:
+        record = self.of(key)
+        if record is not None and expires_ms_of(record) <= now_ms:
+            self.count_expired(record)
+            self.drop(key)
+            record = None
+        if record is None or is_tombstone(record):
+            self.misses += 1
+        else:
+            self.hits += 1
+            self.live.move_to_end(key)
+        return record
+
+    def count_expired(self, record: bytes) -> None:
+        if is_tombstone(record):
+            self.tombstones_reaped += 1
+        else:
+            self.expirations += 1
+
+    def merge(self, key: bytes, record: bytes, now_ms: int) -> tuple[bytes | None, bool]:
+        """Return the greater version held, if any, and whether a tombstone replaced a live record."""
+        old = self.of(key)
+        if old is not None and version_of(old) >= version_of(record):
+            return (version_of(old) if version_of(old) > version_of(record) else None), False
+        replaced = is_tombstone(record) and key in self.live and expires_ms_of(self.live[key]) > now_ms
+        self.drop(key)
+        if expires_ms_of(record) > now_ms:
+            if entry_bytes(key, record) > self.max_bytes:
+                self.refused += 1
+            else:
+                (self.dead if is_tombstone(record) else self.live)[key] = record
+                self.make_room()
+        return None, replaced
+
+    def make_room(self) -> None:
+        while len(self.live) > self.max_entries:
+            self.live.popitem(last=False)
+            self.evictions += 1
+        while self.size(self.live) + self.size(self.dead) > self.max_bytes:
+            if self.size(self.dead) > int(self.max_bytes * TOMBSTONE_SHARE) or not self.live:
+                self.dead.popitem(last=False)
+                self.tombstones_dropped += 1
+            else:
+                self.live.popitem(last=False)
+                self.evictions += 1
+
+    def expire(self, now_ms: int, kept: set[bytes]) -> None:
+        """Free what is in buckets that are over; what else has expired may stay, or go by an earlier booking."""
+        due_ms = now_ms // BUCKET_MS * BUCKET_MS
+        for records in (self.live, self.dead):
+            for key, record in list(records.items()):
+                expires_ms = expires_ms_of(record)
+                if expires_ms < due_ms or (expires_ms <= now_ms and key not in kept):
+                    self.count_expired(records.pop(key))
+
+
+KEYS = [b"a", b"b", b"c", b"dd", b"e" * 40, b"ff", b"g", b"hh"]
+LIFETIMES_MS = st.one_of(st.none(), st.integers(-300, 3000))
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.lists(st.sampled_from(KEYS), max_size=5)),
+        st.tuples(
+            st.just("merge"),
+            st.lists(
+                st.tuples(
+                    st.sampled_from(KEYS),
+                    st.integers(0, 30),
+                    LIFETIMES_MS,
+                    st.sampled_from([0, 5, 60, 200, 600]),
+                    st.booleans(),
+                ),
+                max_size=4,
+            ),
+        ),
+        st.tuples(st.just("expire"), st.none()),
+        st.tuples(st.just("wait"), st.integers(0, 1500)),
+        st.tuples(st.just("drop_slot"), st.integers(0, 1)),
+        st.tuples(
+            st.just("sweep"), st.tuples(st.integers(0, 1), st.sampled_from([b"", b"d", b"a"]), st.integers(0, 30))
+        ),
+        st.tuples(st.just("drop_key"), st.sampled_from(KEYS)),
+        st.tuples(st.just("clear"), st.none()),
+    ),
+    max_size=60,
+)
+COUNTERS = ("hits", "misses", "evictions", "expirations", "tombstones_reaped", "tombstones_dropped", "refused")
+
+
+def make_record(number: int, lifetime_ms: int | None, size: int, now_ms: int, *, dead: bool) -> bytes:
+    expires_ms = NEVER_MS if lifetime_ms is None else now_ms + lifetime_ms
+    return tombstone(version(number), expires_ms) if dead else value(number, expires_ms, size)
+
+
+def step_both(store: Store, model: Model, name: str, argument: object, now_ms: int) -> None:
+    match name, argument:
+        case "read", list(keys):
+            assert store.read(keys, expiry_bytes(now_ms)) == [model.read(key, now_ms) for key in keys]
+        case "merge", list(writes):
+            keys = [key for key, *_ in writes]
+            records = [make_record(n, ttl, size, now_ms, dead=dead) for _, n, ttl, size, dead in writes]
+            newer, live = store.merge(keys, records, now_ms)
+            answers = [model.merge(key, record, now_ms) for key, record in zip(keys, records, strict=True)]
+            assert newer == [[i, greater] for i, (greater, _) in enumerate(answers) if greater is not None]
+            assert live == [i for i, (_, replaced) in enumerate(answers) if replaced]
+        case "expire", _:
+            assert store.expire(now_ms, 1000) is False
+            model.expire(now_ms, held(store))
+        case "drop_slot", int(slot):
+            keys = store.keys_of_slot(slot)
+            assert store.drop_slot(slot) == len(keys)
+            for key in keys:
+                model.drop(key)
+        case "sweep", (int(slot), bytes(prefix), int(number)):
+            doomed = [
+                key
+                for key in store.keys_of_slot(slot)
+                if key.startswith(prefix) and key in model.live and version_of(model.live[key]) <= version(number)
+            ]
+            assert store.sweep(slot, prefix, version(number)) == len(doomed)
+            for key in doomed:
+                model.drop(key)
+        case "drop_key", bytes(key):
+            assert store.drop_key(key) is (model.of(key) is not None)
+            model.drop(key)
+        case "clear", _:
+            store.clear()
+            model.live.clear()
+            model.dead.clear()
+
+
+@settings(max_examples=400, deadline=None)
+@given(steps=STEPS, max_entries=st.integers(1, 6), max_bytes=st.sampled_from([400, 900, 2500, 100_000]))
+def test_does_what_a_plain_model_does(steps: list[tuple[str, object]], max_entries: int, max_bytes: int) -> None:
+    store = make_store(slots=2, max_entries=max_entries, max_bytes=max_bytes)
+    model = Model(max_entries, max_bytes)
+    now_ms = NOW_MS
+    for name, argument in steps:
+        if name == "wait":
+            assert isinstance(argument, int)
+            now_ms += argument
+            continue
+        step_both(store, model, name, argument, now_ms)
+        statistics = check_books(store)
+        assert ring(store, 0) == list(model.live)
+        assert ring(store, 1) == list(model.dead)
+        assert {name: getattr(statistics, name) for name in COUNTERS} == {
+            name: getattr(model, name) for name in COUNTERS
+        }
+
+
+def test_evicts_the_least_recently_used_first() -> None:
+    store = make_store(max_entries=3)
+    for number, key in enumerate([b"a", b"b", b"c"]):
+        put(store, key, value(number))
+    store.read([b"a", b"b", b"a"], expiry_bytes(NOW_MS))
+    put(store, b"d", value(9))
+    assert held(store) == {b"a", b"b", b"d"}
+    put(store, b"e", value(9))
+    assert held(store) == {b"a", b"d", b"e"}
+    assert store.statistics().evictions == 2
+
+
+def test_a_peek_is_no_use() -> None:
+    store = make_store(max_entries=2)
+    put(store, b"a", value(1))
+    put(store, b"b", value(1))
+    assert store.peek(b"a") == value(1)
+    assert store.peek(b"z") is None
+    put(store, b"c", value(1))
+    assert held(store) == {b"b", b"c"}
+    assert (store.statistics().hits, store.statistics().misses) == (0, 0)
+
+
+def test_noted_reads_are_bounded() -> None:
+    store = make_store()
+    keys = [b"%d" % number for number in range(100)]
+    store.merge(keys, [value(1)] * 100, NOW_MS)
+    for _ in range(NOTED_READS_MAX // 100 + 2):
+        store.read(keys, expiry_bytes(NOW_MS))
+        assert len(store._noted) < NOTED_READS_MAX + 100
+    assert len(store._noted) < 200
+    assert ring(store, 0) == keys
+
+
+def test_the_byte_limit_counts_keys_values_and_overhead() -> None:
+    one = entry_bytes(b"a", value(1, size=500))
+    assert one > 500 + HEADER_BYTES + 1
+    store = make_store(max_bytes=3 * one)
+    for key in (b"a", b"b", b"c"):
+        put(store, key, value(1, size=500))
+    assert store.statistics().evictions == 0
+    assert store.statistics().bytes == 3 * one
+    put(store, b"d" * 17, value(1, size=500))
+    assert held(store) == {b"c", b"d" * 17}
+
+
+def test_a_grown_value_evicts_others_and_not_itself() -> None:
+    store = make_store(max_bytes=4 * entry_bytes(b"a", value(1)))
+    for key in (b"a", b"b", b"c", b"d"):
+        put(store, key, value(1))
+    put(store, b"a", value(2, size=200))
+    assert b"a" in held(store)
+    assert b"b" not in held(store)
+    assert store.statistics().bytes <= store.max_bytes
+
+
+def test_an_older_record_is_refused_and_an_equal_one_is_stored_already() -> None:
+    store = make_store()
+    put(store, b"k", value(5))
+    assert store.merge([b"x", b"k"], [value(1), value(4)], NOW_MS) == ([[1, version(5)]], [])
+    assert put(store, b"k", value(5, size=99)) == ([], [])
+    assert read(store, b"k") == value(5)
+    assert put(store, b"k", value(6)) == ([], [])
+    assert read(store, b"k") == value(6)
+
+
+def test_an_expired_record_is_a_miss_and_is_freed_by_the_read() -> None:
+    store = make_store()
+    put(store, b"k", value(1, NOW_MS + 100))
+    assert read(store, b"k", NOW_MS + 99) is not None
+    assert store.read([b"k", b"k"], expiry_bytes(NOW_MS + 100)) == [None, None]
+    statistics = check_books(store)
+    assert (statistics.entries, statistics.expirations, statistics.hits, statistics.misses) == (0, 1, 1, 2)
+
+
+def test_a_batch_tells_hits_misses_tombstones_and_the_expired_apart() -> None:
+    store = make_store()
+    put(store, b"live", value(1))
+    put(store, b"dead", tombstone(version(1), NOW_MS + 9999))
+    put(store, b"late", value(1, NOW_MS + 10))
+    found = store.read([b"late", b"live", b"none", b"dead", b"live"], expiry_bytes(NOW_MS + 10))
+    assert found == [None, value(1), None, tombstone(version(1), NOW_MS + 9999), value(1)]
+    statistics = check_books(store)
+    assert (statistics.hits, statistics.misses, statistics.expirations) == (2, 3, 1)
+    assert ring(store, 0) == [b"live"]
+
+
+def test_expiry_frees_what_is_due_within_its_budget() -> None:
+    store = make_store()
+    for number in range(100):
+        put(store, b"%d" % number, value(1, NOW_MS + 100))
+    put(store, b"later", value(1, NOW_MS + 60_000))
+    assert store.expire(NOW_MS, 10) is False
+    assert store.statistics().entries == 101
+    turns = 0
+    while store.expire(NOW_MS + 1000, 10):
+        turns += 1
+        assert store.statistics().expirations == turns * 10
+    assert turns in {9, 10}
+    assert held(store) == {b"later"}
+
+
+@given(st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 5000)), min_size=1, max_size=30))
+def test_nothing_expired_lingers_and_the_next_expiry_is_known(writes: list[tuple[bytes, int]]) -> None:
+    store = make_store()
+    for number, (key, lifetime_ms) in enumerate(writes):
+        put(store, key, value(number + 1, NOW_MS + lifetime_ms))
+    last_ms = 0
+    while (next_ms := store.next_expiry_ms()) is not None:
+        assert last_ms < next_ms
+        last_ms = next_ms
+        assert store.expire(next_ms - 1, 1000) is False
+        assert store.next_expiry_ms() == next_ms
+        assert store.expire(next_ms, 1000) is False
+        expiries = [expires_ms_of(record) for key in held(store) if (record := store.peek(key)) is not None]
+        assert all(expires_ms > next_ms - BUCKET_MS for expires_ms in expiries)
+    assert store.statistics().entries == 0
+    assert not store._calendar
+
+
+def test_what_never_expires_is_in_no_calendar() -> None:
+    store = make_store()
+    put(store, b"k", value(1))
+    assert store.next_expiry_ms() is None
+    put(store, b"k", value(2, NOW_MS + 100))
+    put(store, b"k", value(3))
+    assert store.expire(NOW_MS + 10_000, 10) is False
+    assert read(store, b"k", NOW_MS + 10_000) == value(3)
+    assert store.next_expiry_ms() is None
+
+
+def test_the_calendar_does_not_grow_by_overwrites_or_churn() -> None:
+    store = make_store(max_entries=10)
+    for number in range(1000):
+        put(store, b"same", value(number + 1, NOW_MS + 10_000 + 300 * number))
+        put(store, b"%d" % number, value(1, NOW_MS + 10_000 + 300 * number))
+    assert store.statistics().bookings <= 12
+    for second in range(10, 400):
+        store.expire(NOW_MS + 1000 * second, 1000)
+        for key in held(store):
+            assert expires_ms_of(store.peek(key) or b"") > NOW_MS + 1000 * second - 2 * BUCKET_MS
+    assert check_books(store).entries == 0
+
+
+def test_an_earlier_expiry_than_booked_is_honoured() -> None:
+    store = make_store()
+    put(store, b"k", value(1, NOW_MS + 60_000))
+    put(store, b"k", value(2, NOW_MS + 100))
+    assert store.expire(NOW_MS + 100 + BUCKET_MS, 10) is False
+    assert not held(store)
+    put(store, b"new", value(1, NOW_MS + 90_000))
+    assert store.expire(NOW_MS + 60_000 + BUCKET_MS, 10) is False
+    assert held(store) == {b"new"}
+    store.expire(NOW_MS + 90_000 + BUCKET_MS, 10)
+    assert not held(store)
+
+
+def test_an_expired_newer_record_displaces_the_older_one() -> None:
+    store = make_store()
+    put(store, b"k", value(1))
+    assert put(store, b"k", value(2, NOW_MS)) == ([], [])
+    assert read(store, b"k") is None
+    check_books(store)
+    put(store, b"k", value(3))
+    assert put(store, b"k", tombstone(version(4), NOW_MS)) == ([], [0])
+    assert not held(store)
+    assert put(store, b"none", value(1, NOW_MS)) == ([], [])
+    assert not held(store)
+
+
+def test_a_held_record_that_expired_still_refuses_an_older_one() -> None:
+    store = make_store()
+    put(store, b"k", value(5, NOW_MS + 10))
+    assert put(store, b"k", value(4), NOW_MS + 20) == ([[0, version(5)]], [])
+    assert read(store, b"k", NOW_MS + 20) is None
+
+
+def test_a_tombstone_tells_whether_it_replaced_a_live_record() -> None:
+    store = make_store()
+    store.merge([b"live", b"late"], [value(1), value(1, NOW_MS + 10)], NOW_MS)
+    dead = tombstone(version(2), NOW_MS + 5000)
+    assert store.merge([b"none", b"late", b"live"], [dead] * 3, NOW_MS + 10) == ([], [2])
+    assert store.merge([b"live"], [tombstone(version(3), NOW_MS + 5000)], NOW_MS + 10) == ([], [])
+    statistics = check_books(store)
+    assert (statistics.entries, statistics.tombstones) == (0, 3)
+
+
+def test_tombstones_outlive_the_pressure_of_live_entries_and_are_reaped() -> None:
+    small = entry_bytes(b"dead", tombstone(version(1), NOW_MS + 5000))
+    store = make_store(max_entries=20, max_bytes=30 * small)
+    put(store, b"dead", tombstone(version(1), NOW_MS + 5000))
+    for number in range(500):
+        put(store, b"%d" % number, value(1, size=number % 300))
+    assert b"dead" in held(store)
+    assert put(store, b"dead", value(0)) == ([[0, version(1)]], [])
+    store.expire(NOW_MS + 5000 + BUCKET_MS, 10)
+    assert b"dead" not in held(store)
+    assert store.statistics().tombstones_reaped == 1
+
+
+def test_tombstones_beyond_their_share_go_first_oldest_first() -> None:
+    dead = tombstone(version(1), NOW_MS + 60_000)
+    small = entry_bytes(b"0000", dead)
+    store = make_store(max_bytes=100 * small)
+    keys = [b"%04d" % number for number in range(90)]
+    store.merge(keys, [dead] * 90, NOW_MS)
+    store.read(keys[:10], expiry_bytes(NOW_MS))
+    lives = [b"L%03d" % number for number in range(50)]
+    store.merge(lives, [value(1, size=0)] * 50, NOW_MS)
+    statistics = check_books(store)
+    assert (statistics.tombstones_dropped, statistics.evictions) == (40, 0)
+    assert ring(store, 1) == keys[40:]
+    store.merge([b"M%03d" % number for number in range(100)], [value(1, size=0)] * 100, NOW_MS)
+    statistics = check_books(store)
+    assert statistics.tombstone_bytes <= TOMBSTONE_SHARE * store.max_bytes
+    assert ring(store, 1) == keys[85:]
+
+
+def test_tombstones_do_not_count_as_entries() -> None:
+    store = make_store(max_entries=2)
+    put(store, b"a", value(1))
+    put(store, b"b", value(1))
+    for number in range(10):
+        put(store, b"%d" % number, tombstone(version(1), NOW_MS + 5000))
+    assert check_books(store).entries == 2
+    put(store, b"0", value(2))
+    assert ring(store, 0) == [b"b", b"0"]
+
+
+def test_a_record_larger_than_the_store_is_refused_alone() -> None:
+    store = make_store(max_bytes=1000)
+    put(store, b"a", value(1))
+    put(store, b"b", value(1))
+    assert put(store, b"c", value(1, size=1000)) == ([], [])
+    assert held(store) == {b"a", b"b"}
+    put(store, b"a", value(2, size=1000))
+    assert held(store) == {b"b"}
+    statistics = check_books(store)
+    assert (statistics.refused, statistics.evictions) == (2, 0)
+
+
+def test_drops_one_slot() -> None:
+    store = make_store(slots=4)
+    keys = [b"%d" % number for number in range(100)]
+    store.merge(keys[:90], [value(1)] * 90, NOW_MS)
+    store.merge(keys[90:], [tombstone(version(1), NOW_MS + 5000)] * 10, NOW_MS)
+    store.read(keys, expiry_bytes(NOW_MS))
+    in_slot = store.keys_of_slot(2)
+    assert 10 < len(in_slot) < 50
+    assert store.drop_slot(2) == len(in_slot)
+    assert store.keys_of_slot(2) == []
+    assert held(store) == set(keys) - set(in_slot)
+    check_books(store)
+
+
+def test_a_sweep_drops_by_prefix_and_version_and_leaves_tombstones() -> None:
+    store = make_store(slots=1)
+    keys = [b"u:1", b"u:2", b"u:3", b"v:1", b"u:4"]
+    store.merge(keys, [value(1), value(2), value(3), value(1), tombstone(version(1), NOW_MS + 5000)], NOW_MS)
+    assert store.sweep(0, b"u:", version(2)) == 2
+    assert held(store) == {b"u:3", b"v:1", b"u:4"}
+    assert store.sweep(0, b"", version(9)) == 2
+    assert held(store) == {b"u:4"}
+    check_books(store)
+
+
+def test_clear_forgets_everything_but_the_counters() -> None:
+    store = make_store()
+    put(store, b"k", value(5, NOW_MS + 1000))
+    read(store, b"k")
+    store.clear()
+    statistics = check_books(store)
+    assert (statistics.entries, statistics.bytes, statistics.hits, statistics.bookings) == (0, 0, 1, 0)
+    assert put(store, b"k", value(1)) == ([], [])
+    assert read(store, b"k") == value(1)
+
+
+def test_tables_stay_compact_under_churn() -> None:
+    """A dict left alone takes up to three times its entries once entries have come and gone."""
+    count = 1400
+    store = make_store(slots=1, max_entries=count)
+    alone: dict[bytes, int] = {}
+    keys = [b"%08d" % number for number in range(5 * count)]
+    for number, key in enumerate(keys):
+        put(store, key, value(1))
+        alone[key] = number
+        if number >= count:
+            del alone[keys[number - count]]
+    assert ring(store, 0) == keys[-count:]
+    assert store._tables[0].__sizeof__() <= 0.55 * alone.__sizeof__()
+
+
+def test_a_removed_entry_lets_go_of_its_bytes() -> None:
+    store = make_store()
+    put(store, b"k", value(1, size=1000))
+    store.drop_key(b"k")
+    assert store.drop_key(b"k") is False
+    assert store._records[2:] == [b""]
+    assert store._keys[2:] == [b""]
+    put(store, b"j", value(1))
+    assert len(store._records) == 3
+
+
+@pytest.mark.parametrize("wrong", [{"slots": 3}, {"slots": 0}, {"max_entries": 0}, {"max_bytes": 0}])
+def test_refuses_limits_that_make_no_sense(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        make_store(**wrong)
