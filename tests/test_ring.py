@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshcache.core.ring import COPIES_SLACK, PRIMARY_SLACK, Ring, RingMember, slot_of
+from meshcache.core.ring import COPIES_SLACK, PRIMARY_SLACK, Ring, RingMember, _Auction, slot_of
 
 SLOTS = 1024
 SCRIPT = Path(__file__).parent.parent / "scripts" / "ring_table"
@@ -85,6 +85,18 @@ def test_many_nodes_with_few_slots_each_still_differ_by_one_slot_only(nodes: int
     loads = primaries(build(nodes))
     assert len(loads) == nodes
     assert max(loads.values()) - min(loads.values()) <= 1
+
+
+def test_what_prices_leave_out_of_bounds_is_settled() -> None:
+    """Of large clusters the rounds may run out; here there are none."""
+    rng = random.Random(5)
+    rows = [[rng.random() + 0.01, rng.random() + 0.01, rng.random() + 5, rng.random() + 5] for _ in range(40)]
+    auction = _Auction(rows, [1.0] * 4, [8, 9, 9, 11], [12, 10, 11, 13])
+    auction.run(0)
+    assert auction.loads[2:] == [0, 0]
+    auction.settle()
+    assert all(low <= load <= high for low, load, high in zip(auction.low, auction.loads, auction.high, strict=True))
+    assert auction.loads == [auction.owner.count(node) for node in range(4)]
 
 
 def test_weight_is_the_share() -> None:
@@ -160,6 +172,10 @@ def test_placement_is_pinned() -> None:
     assert ring.owners[511] == ("node3", "node1", "node4")
     assert ring.digest.hex() == "833416ffb854c11c"
     assert fingerprint(ring) == "551dc497224c90af"
+
+
+def test_placement_of_many_nodes_is_pinned() -> None:
+    assert fingerprint(build(23)) == "0a4aeb6ff694a8c6"
 
 
 def test_placement_with_weights_and_domains_is_pinned() -> None:
