@@ -95,18 +95,20 @@ class NodeProcess:
         """Start the process. Its output goes to ``log_path``, or else into the pipe that this returns."""
         if self.running:
             raise MeshcacheError(f"{self.node_id} is running already, with pid {self.pid}")
-        command = [sys.executable, "-m", "meshcache", "node", *self._options]
-        # The addresses beside ours follow from it, whatever the file or the environment has for a single node.
-        command += ["--set", "node.publish=", "--set", "node.http="]
-        command += ["--id", self.node_id, "--listen", self.address, "--parent-pid", str(os.getpid())]
-        for seed in [seed for seed in seeds if seed != self.address][:_SEEDS_MAX]:
-            command += ["--seed", seed]
+        command = self._command([seed for seed in seeds if seed != self.address][:_SEEDS_MAX])
         if log_path is None:
             self._process = _spawn(command, subprocess.PIPE)
             return self._process.stdout
         with log_path.open("ab") as log:
             self._process = _spawn(command, log)
         return None
+
+    def _command(self, seeds: Sequence[str]) -> list[str]:
+        command = [sys.executable, "-m", "meshcache", "node", *self._options]
+        # The addresses beside ours follow from it, whatever the file or the environment has for a single node.
+        command += ["--set", "node.publish=", "--set", "node.http="]
+        command += ["--id", self.node_id, "--listen", self.address, "--parent-pid", str(os.getpid())]
+        return command + [part for seed in seeds for part in ("--seed", seed)]
 
     @property
     def running(self) -> bool:
