@@ -140,16 +140,17 @@ class Refused(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """A heartbeat. ``facts`` is the digest of the sender's member table."""
+    """A heartbeat of node ``node_id``. ``facts`` is the digest of its member table."""
 
-    boot: int
+    sequence: int
+    node_id: str
     facts: bytes
 
 
 class Ack(NamedTuple):
     """Answers PING. ``members`` is the whole table where the digests differ, else empty."""
 
-    boot: int
+    sequence: int
     wall_ms: int
     facts: bytes
     members: list[Fact]

@@ -25,7 +25,7 @@ _TEXT_LENGTH_MAX: Final = 1024
 _MAP_ITEMS_MAX: Final = 1024
 _UINT64_MAX: Final = (1 << 64) - 1
 
-_pack = msgpack.Packer(buf_size=64 * 1024).pack
+_pack = msgpack.Packer().pack
 """One packer for all: a new one for each frame costs more than the frame. Not thread-safe by itself, but pack() holds
 the GIL from its first byte to its last and keeps nothing between calls."""
 
@@ -173,7 +173,18 @@ def _changes(value: Any) -> list[list[Any]]:
     return value  # type: ignore[no-any-return]  # just checked
 
 
-_FACT_CHECKS: Final = (_text, _text, _text, _text, _text, _text, float, _int, _int, _int)
+_FACT_CHECKS: Final[tuple[Callable[[Any], Any], ...]] = (
+    _text,
+    _text,
+    _text,
+    _text,
+    _text,
+    _text,
+    float,
+    _int,
+    _int,
+    _int,
+)
 
 
 def _fact(value: Any) -> Fact:
@@ -225,7 +236,7 @@ _FIELDS: Final[dict[type[Message], tuple[Callable[[Any], Any], ...]]] = {
     m.Hello: (_int, _text, _fact_or_none),
     m.Welcome: (_int, _int, _text, _settings, _facts),
     m.Refused: (_text, _text),
-    m.Ping: (_int, _bytes),
+    m.Ping: (_int, _text, _bytes),
     m.Ack: (_int, _int, _bytes, _facts),
     m.Facts: (_facts,),
     m.Get: (*_REQUEST, _int, _int, _bool, _keys_to_read),

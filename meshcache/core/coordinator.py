@@ -1,0 +1,193 @@
+"""What the operations pending at one node share: whom to ask, who answered, and when time is up.
+
+The node that a client asked coordinates: it runs the request against the owners of the keys, from its own copy of the
+ring. A request is a batch of keys, split into *groups* with the same owners, because everything that follows (who is
+asked, who has answered, whether it is enough) is the same for all keys of a group. A group is run by a small object
+that is fed answers, broken links, ring changes and its deadline; there is no suspended frame, because members may
+change under it. These objects are ``QuorumRead`` (reads.py), ``QuorumWrite`` (writes.py), those of updates.py
+and sweeps.py; the ``Coordinator`` gives them numbers, links and timers, and finds them again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from meshcache.config import Config
+from meshcache.core import messages as m
+from meshcache.core.clock import HybridClock
+from meshcache.core.membership import Membership
+from meshcache.core.outbox import Outbox
+from meshcache.core.peers import Peers
+from meshcache.core.record import NEVER_MS, expiry_bytes
+from meshcache.core.store import Store
+from meshcache.core.view import Owners, View
+
+MakeRequest = Callable[[int, int, int, bytes], m.Message]
+"""Makes a request of (request number, boot, deadline_ms, view)."""
+
+
+class Operation(Protocol):
+    """What is pending at the coordinator."""
+
+    def on_answer(self, group: Any, node_id: str, answer: Any) -> None:
+        """Take what a node answered."""
+
+    def on_lost(self, group: Any, node_id: str) -> None:
+        """The link broke: this node's answer will not come."""
+
+    def on_reject(self, group: Any, node_id: str) -> None:
+        """The node did not execute what it was asked."""
+
+    def on_timer(self) -> None:
+        """The time asked for has come."""
+
+    def replan(self) -> None:
+        """The ring or the links changed: find out anew who is to be asked."""
+
+
+class Coordinator:
+    """What the pending operations of one node share, and the table that finds them again."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        view: View,
+        membership: Membership,
+        peers: Peers,
+        clock: HybridClock,
+        outbox: Outbox,
+    ) -> None:
+        self.config = config
+        self.own_id = membership.own_id
+        self.store = store
+        self.view = view
+        self.membership = membership
+        self.peers = peers
+        self.clock = clock
+        self.outbox = outbox
+        self.now = 0.0
+        """Monotonic seconds; set once per event, so that all decisions in it see one instant."""
+        self.wall_ms = 0
+        self.now_bytes = b""
+        """``wall_ms`` as records hold their expiry."""
+        self.pending: dict[Operation, None] = {}
+        self._waiting: dict[int, tuple[Operation, Any, str]] = {}
+        self._timers: list[tuple[float, int, Operation]] = []
+        self._number = 0
+        self.repairs = 0
+        self.restamps = 0
+
+    # -- levels and owners ---------------------------------------------------------------------------------
+
+    def level(self, asked: int, configured: int, owners: int) -> int:
+        """Return how many owners a level means. An explicit number stands as it is; names adapt to who is there."""
+        if asked > 0:
+            return asked
+        if asked == m.LEVEL_ONE:
+            return min(1, owners)
+        if asked == m.LEVEL_QUORUM:
+            return owners // 2 + 1
+        if asked == m.LEVEL_ALL:
+            return owners
+        return min(configured, owners)
+
+    def group_by_owners(self, keys: list[bytes]) -> dict[tuple[Owners, tuple[Owners, ...]], list[int]]:
+        """Return the indices of the keys by (owners, former owners)."""
+        view = self.view
+        owners_of, slot_of = view.ring.owners, view.ring.slot_of
+        if len(view.ring.members) == 1 and not view.former:
+            return {(owners_of[0], ()): list(range(len(keys)))}
+        groups: dict[tuple[Owners, tuple[Owners, ...]], list[int]] = {}
+        for i, key in enumerate(keys):
+            slot = slot_of(key)
+            groups.setdefault((owners_of[slot], view.former_owners(slot)), []).append(i)
+        return groups
+
+    # -- asking and being answered -------------------------------------------------------------------------
+
+    def ask(self, operation: Operation, group: Any, node_id: str, deadline: float, make: MakeRequest) -> bool:
+        """Send a request to a node; False if there is no established link to it."""
+        link = self.peers.by_node.get(node_id)
+        if link is None:
+            return False
+        self._number += 1
+        self._waiting[self._number] = (operation, group, node_id)
+        deadline_ms = self.wall_ms + int((deadline - self.now) * 1000) + link.offset_ms
+        self.outbox.send(link.address, make(self._number, link.boot, deadline_ms, self.view.digest))
+        return True
+
+    def on_answer(self, request: int, answer: m.Message) -> None:
+        """Hand an answer to who waits for it. One that nobody waits for is late, and dropped."""
+        waiting = self._waiting.pop(request, None)
+        if waiting is not None and waiting[0] in self.pending:
+            operation, group, node_id = waiting
+            if isinstance(answer, m.Reject):
+                operation.on_reject(group, node_id)
+            else:
+                operation.on_answer(group, node_id, answer)
+
+    def on_link_lost(self, node_id: str) -> None:
+        """Give up what was asked of this node on the link that broke."""
+        lost = [request for request, waiting in self._waiting.items() if waiting[2] == node_id]
+        for request in lost:
+            operation, group, _ = self._waiting.pop(request)
+            if operation in self.pending:
+                operation.on_lost(group, node_id)
+
+    def replan(self) -> None:
+        """The ring or the links changed."""
+        for operation in list(self.pending):
+            if operation in self.pending:
+                operation.replan()
+
+    def begin(self, operation: Operation, timer_at: float) -> None:
+        """Keep an operation until ``end``, and call its on_timer at that time."""
+        self.pending[operation] = None
+        self.wake(operation, timer_at)
+
+    def wake(self, operation: Operation, timer_at: float) -> None:
+        """Call a pending operation's on_timer at that time."""
+        self._number += 1
+        heapq.heappush(self._timers, (timer_at, self._number, operation))
+
+    def end(self, operation: Operation) -> None:
+        """Forget an operation; answers still under way will meet no one."""
+        self.pending.pop(operation, None)
+
+    def tick(self) -> None:
+        """Run the timers that are due, and drop who waits for answers of operations that ended."""
+        while self._timers and self._timers[0][0] <= self.now:
+            operation = heapq.heappop(self._timers)[2]
+            if operation in self.pending:
+                operation.on_timer()
+        if len(self._waiting) > 2 * len(self.pending) + 1024:
+            self._waiting = {n: waiting for n, waiting in self._waiting.items() if waiting[0] in self.pending}
+
+    def next_deadline(self) -> float | None:
+        """Return when the next timer of a pending operation is due."""
+        while self._timers and self._timers[0][2] not in self.pending:
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    # -- the local replica ---------------------------------------------------------------------------------
+
+    def expires_ms(self, ttl_ms: int) -> int:
+        """Return the expiry that a ``ttl_ms`` of the protocol means."""
+        if ttl_ms == m.TTL_DEFAULT:
+            default_s = self.config.store.default_ttl_s
+            if default_s == math.inf:
+                return NEVER_MS
+            return self.wall_ms + max(1, round(default_s * 1000))
+        return self.wall_ms + ttl_ms if ttl_ms > 0 else NEVER_MS
+
+    def stamp(self, expires_ms: int) -> bytes:
+        """Return a new version and this expiry: what makes a content a record."""
+        return self.clock.tick(self.wall_ms) + expiry_bytes(expires_ms)
+
+    def publish(self, kind: m.EventKind, version: bytes, keys: list[bytes]) -> None:
+        """Put what happened to these keys into this node's invalidation stream."""
+        self.outbox.events.append(m.Event(int(kind), version, keys))

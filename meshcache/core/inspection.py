@@ -1,0 +1,151 @@
+"""What a node tells of itself and of the mesh: plain maps for the command line and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Final
+
+from meshcache.core import messages as m
+from meshcache.core.coordinator import Coordinator
+from meshcache.core.membership import State
+from meshcache.core.record import HEADER_BYTES, expires_ms_of, is_tombstone, version_of
+
+EXPLAIN_WAIT_S: Final = 1.0
+"""How long an explanation waits for silent replicas before it is given without them."""
+
+
+def view(coordinator: Coordinator) -> dict[str, Any]:
+    """Return the member table, as clients need it to build the ring."""
+    return {"members": coordinator.membership.facts()}
+
+
+def status(coordinator: Coordinator, *, ready: bool) -> dict[str, Any]:
+    """Return the members and their health, as this node sees them."""
+    ring = coordinator.view.ring
+    primaries: dict[str, int] = {}
+    copies: dict[str, int] = {}
+    for owners in ring.owners:
+        for rank, node_id in enumerate(owners):
+            primaries[node_id] = primaries.get(node_id, 0) + (rank == 0)
+            copies[node_id] = copies.get(node_id, 0) + 1
+    own = coordinator.membership.own
+    return {
+        "node_id": own.node_id,
+        "address": own.address,
+        "boot": own.boot,
+        "ready": ready,
+        "ring_digest": ring.digest.hex(),
+        "changing": bool(coordinator.view.former),
+        "members": [
+            {
+                "node_id": fact.node_id,
+                "address": fact.address,
+                "state": State(fact.state).name.lower(),
+                "incarnation": fact.incarnation,
+                "boot": fact.boot,
+                "host": fact.host,
+                "zone": fact.zone,
+                "weight": fact.weight,
+                "primary_slots": primaries.get(fact.node_id, 0),
+                "copy_slots": copies.get(fact.node_id, 0),
+            }
+            for fact in coordinator.membership.facts()
+        ],
+    }
+
+
+def replica(coordinator: Coordinator, key: bytes) -> dict[str, Any]:
+    """Return what this node holds of a key, without its value."""
+    record = coordinator.store.peek(key)
+    state = coordinator.membership.own.state
+    found: dict[str, Any] = {"node_id": coordinator.own_id, "state": State(state).name.lower(), "error": None}
+    if record is None:
+        return {**found, "version": None, "expires_ms": None, "tombstone": False, "value_bytes": 0}
+    return {
+        **found,
+        "version": version_of(record).hex(),
+        "expires_ms": expires_ms_of(record),
+        "tombstone": is_tombstone(record),
+        "value_bytes": len(record) - HEADER_BYTES,
+    }
+
+
+def statistics(coordinator: Coordinator, counters: Any) -> dict[str, Any]:
+    """Return all counters of this node, by part."""
+    return {
+        "node": {"node_id": coordinator.own_id, **asdict(counters)},
+        "store": asdict(coordinator.store.statistics()),
+        "coordinator": {
+            "pending": len(coordinator.pending),
+            "repairs": coordinator.repairs,
+            "restamps": coordinator.restamps,
+        },
+    }
+
+
+class Explain:
+    """Where a key lives, and what each replica holds of it. ``done(results)`` is called once, with one map."""
+
+    def __init__(
+        self, coordinator: Coordinator, key: bytes, deadline: float, done: Callable[[list[Any]], None]
+    ) -> None:
+        self.coordinator = coordinator
+        self.key = key
+        self.deadline = min(deadline, coordinator.now + EXPLAIN_WAIT_S)
+        self.done = done
+        self.found: dict[str, dict[str, Any]] = {}
+        self._owners = coordinator.view.ring.preference_list(key)
+
+    def start(self) -> None:
+        """Ask every owner."""
+        coordinator = self.coordinator
+        coordinator.begin(self, self.deadline)
+        for node_id in self._owners:
+            if node_id == coordinator.own_id:
+                self.found[node_id] = replica(coordinator, self.key)
+            elif not coordinator.ask(
+                self, None, node_id, self.deadline,
+                lambda request, boot, deadline_ms, digest: m.Inspect(
+                    request, boot, deadline_ms, digest, "replica", self.key
+                ),
+            ):  # fmt: skip
+                self.on_lost(None, node_id)
+        self._settle()
+
+    def on_answer(self, group: None, node_id: str, answer: m.Reply) -> None:  # noqa: ARG002  (one group only)
+        """A replica told what it holds."""
+        told = answer.results[0] if answer.results else None
+        self.found[node_id] = told if isinstance(told, dict) else self._unknown(node_id, "no answer")
+        self._settle()
+
+    def on_lost(self, group: None, node_id: str) -> None:  # noqa: ARG002  (one group only)
+        """A replica cannot tell."""
+        self.found[node_id] = self._unknown(node_id, "not reached")
+        self._settle()
+
+    on_reject = on_lost
+
+    def replan(self) -> None:
+        """Nothing: the explanation is of the owners at its begin."""
+
+    def on_timer(self) -> None:
+        """Whoever is silent now is told as silent."""
+        for node_id in self._owners:
+            if node_id not in self.found:
+                self.found[node_id] = self._unknown(node_id, "no answer in time")
+        self._settle()
+
+    def _unknown(self, node_id: str, why: str) -> dict[str, Any]:
+        state = self.coordinator.membership.state_of(node_id).name.lower()
+        return {
+            "node_id": node_id, "state": state, "error": why,
+            "version": None, "expires_ms": None, "tombstone": False, "value_bytes": 0,
+        }  # fmt: skip
+
+    def _settle(self) -> None:
+        if len(self.found) == len(self._owners) and self in self.coordinator.pending:
+            self.coordinator.end(self)
+            slot = self.coordinator.view.ring.slot_of(self.key)
+            replicas = [self.found[node_id] for node_id in self._owners]
+            self.done([{"key": self.key, "slot": slot, "owners": list(self._owners), "replicas": replicas}])

@@ -1,0 +1,62 @@
+"""Everything that a turn of the node wants done outside, gathered in one place.
+
+The parts of the core append here; the driver drains it once a turn. All messages of a turn for one destination leave
+in one frame: the cost of a message over ZeroMQ is per frame, not per byte, and so replication for many clients rides
+together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from meshcache.core.messages import Event, Message
+
+
+@dataclass(slots=True)
+class Effects:
+    """What the driver must do, in this order: disconnect, connect, send, reply, publish."""
+
+    disconnect: list[str] = field(default_factory=list)
+    """Addresses whose DEALER is to be closed; what it has queued is lost on purpose."""
+    connect: list[str] = field(default_factory=list)
+    """Addresses to open a DEALER to; it reports link_up and link_down from then on."""
+    sends: list[tuple[str, bytes]] = field(default_factory=list)
+    """Frames for dialled addresses."""
+    replies: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Frames for the ROUTER, with the routing id of who asked."""
+    publish: list[bytes] = field(default_factory=list)
+    """Frames for the PUB socket."""
+
+
+class Outbox:
+    """The effects of the current turn, by destination."""
+
+    def __init__(self) -> None:
+        self.sends: dict[str, list[Message]] = {}
+        self.replies: dict[bytes, list[Message]] = {}
+        self.events: list[Event] = []
+        self.connect: list[str] = []
+        self.disconnect: list[str] = []
+        self.idle = False
+        """The number of the invalidation stream is to be repeated, though nothing happened."""
+
+    def send(self, address: str, message: Message) -> None:
+        """Send on the link that this node dialled to ``address``."""
+        waiting = self.sends.get(address)
+        if waiting is None:
+            self.sends[address] = [message]
+        else:
+            waiting.append(message)
+
+    def reply(self, origin: bytes, message: Message) -> None:
+        """Answer on the link on which ``origin`` asked."""
+        waiting = self.replies.get(origin)
+        if waiting is None:
+            self.replies[origin] = [message]
+        else:
+            waiting.append(message)
+
+    def clear(self) -> None:
+        """Begin a new turn. What was handed out in Effects is not touched."""
+        self.sends, self.replies, self.events = {}, {}, []
+        self.connect, self.disconnect, self.idle = [], [], False

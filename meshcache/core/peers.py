@@ -1,0 +1,115 @@
+"""The links that this node dials: one per address, a handshake on each, and what it taught.
+
+Nodes dial each other, both ways: a node asks on the link it dialled, and is answered there. A link is *established*
+when WELCOME came back: only then is it known which node and which process answers at the address, and by how much its
+clock differs. When the connection breaks, the link must be established anew, because another process may answer.
+
+Dialled are the seeds, always, so that clusters that started apart find each other, and every member that is not known
+to have left. The link to a node declared dead is closed and opened again, so that ZeroMQ cannot deliver what was
+queued for the dead process to the one that takes its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from meshcache.core.messages import PROTOCOL, Fact, Hello, Welcome
+from meshcache.core.outbox import Outbox
+
+_OFFSET_DECAY_MS: Final = 1
+"""Per sample: lets the estimate follow clocks that drift apart, 5 ms a second at the default heartbeat."""
+
+
+@dataclass(slots=True)
+class Link:
+    """One dialled address."""
+
+    address: str
+    up: bool = False
+    """The connection stands."""
+    node_id: str = ""
+    """Who answered HELLO; empty until then."""
+    boot: int = 0
+    offset_ms: int = 0
+    """The peer's wall clock minus ours, never overestimated by more than its drift: the sample with the least
+    delay is the greatest, and so the greatest wins. A deadline made with it may be early, by the delay, never late."""
+
+    @property
+    def established(self) -> bool:
+        """Tell whether requests can be sent."""
+        return self.node_id != ""
+
+    def sample_offset(self, peer_wall_ms: int, wall_ms: int) -> None:
+        """Take another reading of the peer's clock into account."""
+        self.offset_ms = max(peer_wall_ms - wall_ms, self.offset_ms - _OFFSET_DECAY_MS)
+
+
+class Peers:
+    """All dialled links of one node."""
+
+    def __init__(self, cluster: str, seeds: tuple[str, ...], outbox: Outbox) -> None:
+        self.links: dict[str, Link] = {}
+        self.by_node: dict[str, Link] = {}
+        """Established links by node id."""
+        self._cluster = cluster
+        self._seeds = seeds
+        self._outbox = outbox
+
+    def dial(self, own: Fact, members: list[Fact]) -> None:
+        """Open the links that are wanted and missing, close those that no one wants."""
+        wanted = dict.fromkeys(self._seeds)
+        wanted.update(dict.fromkeys(fact.address for fact in members))
+        wanted.pop(own.address, None)
+        for address in wanted:
+            if address not in self.links:
+                self.links[address] = Link(address)
+                self._outbox.connect.append(address)
+        for address in [address for address in self.links if address not in wanted]:
+            self.drop(address)
+
+    def redial(self, address: str) -> None:
+        """Close a link and open it anew, to be rid of all that is queued on it."""
+        if address in self.links:
+            self.drop(address)
+            self.links[address] = Link(address)
+            self._outbox.connect.append(address)
+
+    def drop(self, address: str) -> None:
+        """Close a link."""
+        self.on_down(address)
+        self.links.pop(address, None)
+        self._outbox.sends.pop(address, None)
+        self._outbox.disconnect.append(address)
+
+    def on_up(self, address: str, own: Fact) -> None:
+        """The connection stands: introduce this node."""
+        link = self.links.get(address)
+        if link is not None:
+            link.up = True
+            self.hello(link, own)
+
+    def hello(self, link: Link, own: Fact) -> None:
+        """Say HELLO; repeated with the heartbeats until it is answered."""
+        self._outbox.send(link.address, Hello(PROTOCOL, self._cluster, own))
+
+    def on_down(self, address: str) -> str:
+        """The connection broke. Return the id of the node that was there, or an empty string."""
+        link = self.links.get(address)
+        if link is None:
+            return ""
+        node_id, link.node_id, link.up = link.node_id, "", False
+        if node_id and self.by_node.get(node_id) is link:
+            del self.by_node[node_id]
+        return node_id
+
+    def on_welcome(self, address: str, welcome: Welcome, wall_ms: int) -> bool:
+        """Note who answers at an address; True if it is news."""
+        link = self.links.get(address)
+        if link is None or (link.node_id == welcome.node_id and link.boot == welcome.boot):
+            return False
+        link.up = True
+        link.node_id, link.boot = welcome.node_id, welcome.boot
+        link.offset_ms = welcome.wall_ms - wall_ms
+        self.by_node[welcome.node_id] = link
+        return True

@@ -1,0 +1,251 @@
+"""Quorum reads: a batch of keys from R of their owners, this node first if it is one.
+
+Where W + R > N only owners that *hold* the key vote (a cache forgets: eviction and restarts make the textbook quorum
+return old values), and fewer than R holders among all owners are a miss. Where W + R <= N any R answers do. The
+greatest version wins, tombstones included, and is written back to the owners that answered with less. Who does not
+answer within HEDGE_S is not waited for if another owner can be asked.
+
+Sources: Dynamo (DeCandia et al. 2007) for R, W and read repair; Dean & Barroso 2013 for the hedge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from meshcache.core import messages as m
+from meshcache.core.coordinator import Coordinator
+from meshcache.core.membership import State
+from meshcache.core.messages import Code
+from meshcache.core.record import is_live
+from meshcache.core.view import Owners
+
+HEDGE_S: Final = 0.05
+"""How long a read waits for an answer before it asks further owners."""
+
+REPAIR_DEADLINE_MS: Final = 1_000
+"""A repair that arrives later is not worth executing."""
+
+
+class ReadGroup:
+    """Keys with the same owners that are not resolved yet, and what nodes answered."""
+
+    __slots__ = ("answers", "asked", "former", "indices", "keys", "needed", "owners", "strict")
+
+    def __init__(self, owners: Owners, former: tuple[Owners, ...], keys: list[bytes], indices: list[int]) -> None:
+        self.owners = owners
+        self.former = former
+        self.keys = keys
+        self.indices = indices
+        """Where these keys are in the batch."""
+        self.needed = 0
+        self.strict = False
+        """W + R > N: only holders vote."""
+        self.answers: dict[str, dict[bytes, bytes | None]] = {}
+        """Per node, by key: the record held, or None. A key that is not in it was not answered."""
+        self.asked: dict[str, None] = {}
+
+    def targets(self) -> list[str]:
+        """Return all who may hold the keys, current owners first."""
+        return list(dict.fromkeys([*self.owners, *[node_id for owners in self.former for node_id in owners]]))
+
+    def to_ask(self) -> list[str]:
+        """Return the targets that have not been asked for all the keys yet."""
+        return [node_id for node_id in self.targets() if node_id not in self.asked and self.unanswered(node_id)]
+
+    def unanswered(self, node_id: str) -> list[bytes]:
+        """Return the keys of which this node has not said what it holds."""
+        answered = self.answers.get(node_id)
+        return self.keys if answered is None else [key for key in self.keys if key not in answered]
+
+
+class QuorumRead:
+    """Read a batch of keys from R of their owners.
+
+    ``done(results)`` is called once; per key the winning record (tombstones included), None, or
+    [Code.QUORUM, needed, received].
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        keys: list[bytes],
+        read_level: int,
+        write_level: int,
+        deadline: float,
+        done: Callable[[list[Any]], None],
+    ) -> None:
+        self.coordinator = coordinator
+        self.deadline = deadline
+        self.read_level = read_level
+        self.write_level = write_level
+        self.done = done
+        self.results: list[Any] = [None] * len(keys)
+        self.groups: list[ReadGroup] = []
+        self._keys = keys
+
+    def start(self) -> None:
+        """Read locally, ask others where that is not enough."""
+        for (owners, former), indices in self.coordinator.group_by_owners(self._keys).items():
+            self._start_group(ReadGroup(owners, former, [self._keys[i] for i in indices], indices))
+        if not self.groups:
+            self.done(self.results)
+            return
+        self.coordinator.begin(self, self.deadline)
+        self.coordinator.wake(self, min(self.deadline, self.coordinator.now + HEDGE_S))
+
+    def _start_group(self, group: ReadGroup) -> None:
+        coordinator, cluster = self.coordinator, self.coordinator.config.cluster
+        owners = len(group.owners)
+        group.needed = coordinator.level(self.read_level, cluster.read_quorum, owners)
+        needed_to_write = coordinator.level(self.write_level, cluster.write_quorum, owners)
+        group.strict = group.needed + needed_to_write > owners
+        if group.needed > owners:
+            self._fail(group)
+            return
+        if coordinator.own_id in group.targets():
+            records = coordinator.store.read(group.keys, coordinator.now_bytes)
+            group.answers[coordinator.own_id] = dict(zip(group.keys, records, strict=True))
+        self._advance(group)
+
+    def _advance(self, group: ReadGroup) -> None:
+        """Resolve what can be; ask on for the rest."""
+        self._resolve(group)
+        if not group.keys:
+            if group in self.groups:
+                self.groups.remove(group)
+            return
+        if group not in self.groups:
+            self.groups.append(group)
+        candidates = self._by_promise(group)
+        missing = group.needed - len(group.answers.keys() | group.asked.keys())
+        if missing <= 0 and not group.asked:
+            missing = len(candidates)  # R answered, but too few of them hold the keys: ask all the others
+        for node_id in candidates:
+            if missing <= 0:
+                break
+            missing -= self._ask(group, node_id)
+
+    def _ask(self, group: ReadGroup, node_id: str) -> bool:
+        keys = group.unanswered(node_id)
+        asked = self.coordinator.ask(
+            self, (group, keys), node_id, self.deadline,
+            lambda request, boot, deadline_ms, view: m.Read(request, boot, deadline_ms, view, keys),
+        )  # fmt: skip
+        if asked:
+            group.asked[node_id] = None
+        return asked
+
+    def _by_promise(self, group: ReadGroup) -> list[str]:
+        state_of = self.coordinator.membership.state_of
+        return sorted(group.to_ask(), key=lambda node_id: state_of(node_id) != State.ALIVE)
+
+    def _resolve(self, group: ReadGroup) -> None:
+        """Fill in the results that are certain, repair, and leave in the group the keys that are not."""
+        if len(group.answers) < group.needed:
+            return
+        answers = list(group.answers.values())
+        targets = len(group.targets())
+        resolved, open_keys, open_indices = [], [], []
+        for key, index in zip(group.keys, group.indices, strict=True):
+            votes = [records[key] for records in answers if key in records]
+            held = [record for record in votes if record is not None]
+            enough = len(held) if group.strict else len(votes)
+            if enough >= group.needed:
+                self.results[index] = winner = max(held, default=None)
+                if winner is not None and len(answers) > 1:
+                    resolved.append((key, winner))
+            elif len(votes) >= targets:
+                self.results[index] = None  # everybody answered, and too few hold it
+            else:
+                open_keys.append(key)
+                open_indices.append(index)
+        group.keys, group.indices = open_keys, open_indices
+        if resolved:
+            self._repair(group, resolved)
+
+    def _repair(self, group: ReadGroup, resolved: list[tuple[bytes, bytes]]) -> None:
+        """Write winners back to the owners that answered with less."""
+        coordinator = self.coordinator
+        for node_id, answered in group.answers.items():
+            if node_id not in group.owners:
+                continue
+            keys, winners = [], []
+            for key, winner in resolved:
+                held = answered.get(key, winner)
+                if held == winner:
+                    continue
+                if held is None and not is_live(winner, coordinator.now_bytes):
+                    continue
+                keys.append(key)
+                winners.append(winner)
+            if not keys:
+                continue
+            coordinator.repairs += len(keys)
+            if node_id == coordinator.own_id:
+                coordinator.store.merge(keys, winners, coordinator.wall_ms)
+            else:
+                self._send_repair(node_id, keys, winners)
+
+    def _send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
+        coordinator = self.coordinator
+        link = coordinator.peers.by_node.get(node_id)
+        if link is not None:  # nobody waits for the answer: request number 0
+            deadline_ms = coordinator.wall_ms + link.offset_ms + REPAIR_DEADLINE_MS
+            view = coordinator.view.digest
+            coordinator.outbox.send(link.address, m.Write(0, link.boot, deadline_ms, view, True, keys, records))
+
+    def on_answer(self, group: tuple[ReadGroup, list[bytes]], node_id: str, answer: m.ReadReply) -> None:
+        """A replica says what it holds; perhaps, to bound the size of its answer, only of the first keys asked for."""
+        read_group, keys = group
+        if read_group not in self.groups:
+            return
+        read_group.asked.pop(node_id, None)
+        read_group.answers.setdefault(node_id, {}).update(zip(keys, answer.records, strict=False))
+        if len(answer.records) < len(keys):
+            self._ask(read_group, node_id)
+        self._advance(read_group)
+        self._settle()
+
+    def on_lost(self, group: tuple[ReadGroup, list[bytes]], node_id: str) -> None:
+        """Ask someone else."""
+        if group[0] in self.groups:
+            group[0].asked.pop(node_id, None)
+            self._advance(group[0])
+            self._settle()
+
+    on_reject = on_lost
+    """A replica that did not execute it is as good as one that did not answer: both can be asked again."""
+
+    def replan(self) -> None:
+        """Ask those who own the keys now; what the others answered counts no more."""
+        open_groups, self.groups = self.groups, []
+        for old in open_groups:
+            for (owners, former), places in self.coordinator.group_by_owners(old.keys).items():
+                group = ReadGroup(owners, former, [old.keys[i] for i in places], [old.indices[i] for i in places])
+                targets = group.targets()
+                group.answers = {n: dict(answered) for n, answered in old.answers.items() if n in targets}
+                self._start_group(group)
+        self._settle()
+
+    def on_timer(self) -> None:
+        """Either the hedge, or the deadline."""
+        if self.coordinator.now < self.deadline:
+            for group in self.groups:
+                for node_id in self._by_promise(group):
+                    self._ask(group, node_id)
+            return
+        for group in self.groups:
+            self._fail(group)
+        self.groups = []
+        self._settle()
+
+    def _fail(self, group: ReadGroup) -> None:
+        received = min(len(group.answers), group.needed - 1)
+        for index in group.indices:
+            self.results[index] = [int(Code.QUORUM), group.needed, received]
+
+    def _settle(self) -> None:
+        if not self.groups and self in self.coordinator.pending:
+            self.coordinator.end(self)
+            self.done(self.results)

@@ -1,0 +1,262 @@
+"""Atomic updates (add, replace, cas, incr, touch): run at the key's first owner, one at a time per key.
+
+A node that is asked for a key it does not own first passes the update on, once (``hops``): a node that does not see
+itself as the first owner refuses instead of passing it on again, and who passed it on tries again until the views
+agree or time is up. A suspect stays the first owner until it is declared dead, so that two nodes do not both act as
+one. What a network partition can still do: each side has its own first owner, and the later stamp wins at the heal.
+
+At the owner an update reads, computes and stamps without a pause in between where the owner holds the key and R = 1.
+Else it reads a quorum first, and the key is locked until then. Writes of one key through its owner are therefore in
+one order; a plain ``set`` that another node coordinates at the same time is ordered before or after by its stamp.
+
+An update that was passed on and whose answer was lost may have been executed: it is answered with Code.QUORUM and
+never repeated.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from meshcache.core import messages as m
+from meshcache.core.clock import clock_of
+from meshcache.core.coordinator import Coordinator
+from meshcache.core.messages import Change, Code, EventKind
+from meshcache.core.reads import QuorumRead
+from meshcache.core.record import content_of, expires_ms_of, is_live, version_of
+from meshcache.core.writes import QuorumWrite
+
+INT_TAG: Final = 2
+"""The codec's tag of integers, whose value is decimal ASCII: the one kind of value that a node looks into."""
+
+_INT_FLAGS: Final = bytes((0, INT_TAG))
+_INT_DIGITS_MAX: Final = 20
+_INT64: Final = range(-(1 << 63), 1 << 63)
+_RETRY_S: Final = 0.05
+"""How soon an update is offered again to an owner that does not see itself as one yet."""
+
+Computed = tuple[Any, bytes | None, int]
+"""What the update answers, the content to store (None: nothing), its expiry in ms."""
+
+
+class UpdateBatch:
+    """The updates of one request. ``done(results)`` is called once."""
+
+    def __init__(self, updates: Updates, request: m.Update, deadline: float, done: Callable[[list[Any]], None]) -> None:
+        self.updates = updates
+        self.coordinator = updates.coordinator
+        self.request = request
+        self.deadline = deadline
+        self.done = done
+        self.results: list[Any] = [None] * len(request.keys)
+        self._open = len(request.keys)
+        self._unsent: list[int] = []
+
+    def start(self) -> None:
+        """Run what this node owns, pass on the rest."""
+        self.coordinator.begin(self, self.deadline)
+        self._unsent = list(range(len(self.request.keys)))
+        self._distribute()
+        if not self._open:
+            self._settle()
+
+    def settle(self, index: int, result: Any) -> None:
+        """Note the result of one update; with the last one the batch is done."""
+        self.results[index] = result
+        self._open -= 1
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._open <= 0 and self in self.coordinator.pending:
+            self.coordinator.end(self)
+            self.done(self.results)
+
+    def _distribute(self) -> None:
+        indices, self._unsent = self._unsent, []
+        coordinator, request = self.coordinator, self.request
+        elsewhere: dict[str, list[int]] = {}
+        for index in indices:
+            owner = coordinator.view.ring.preference_list(request.keys[index])[0]
+            if owner == coordinator.own_id:
+                KeyUpdate(self, index).start()
+            elif request.hops:
+                self.settle(index, [int(Code.NOT_READY)])
+            else:
+                elsewhere.setdefault(owner, []).append(index)
+        for owner, group in elsewhere.items():
+            self._pass_on(owner, group)
+        if self._unsent:
+            coordinator.wake(self, min(self.deadline, coordinator.now + _RETRY_S))
+
+    def _pass_on(self, owner: str, group: list[int]) -> None:
+        asked, keys = self.request, [self.request.keys[i] for i in group]
+        changes = [self.request.changes[i] for i in group]
+        sent = self.coordinator.ask(
+            self, group, owner, self.deadline,
+            lambda request, boot, deadline_ms, view: m.Update(
+                request, boot, deadline_ms, view, asked.w, asked.r, 1, keys, changes
+            ),
+        )  # fmt: skip
+        if not sent:
+            self._unsent.extend(group)
+
+    def on_answer(self, group: list[int], node_id: str, answer: m.Reply) -> None:
+        """The owner has run them, or refused some unexecuted."""
+        results = answer.results or []
+        if len(results) != len(group):
+            self.on_lost(group, node_id)
+            return
+        for index, result in zip(group, results, strict=True):
+            if result == [Code.NOT_READY]:
+                self._unsent.append(index)
+            else:
+                self.settle(index, result)
+        if self._unsent:
+            self.coordinator.wake(self, min(self.deadline, self.coordinator.now + _RETRY_S))
+
+    def on_reject(self, group: list[int], node_id: str) -> None:  # noqa: ARG002  (the coordinator says who)
+        """Not executed: it can be offered again."""
+        self._unsent.extend(group)
+        self.coordinator.wake(self, min(self.deadline, self.coordinator.now + _RETRY_S))
+
+    def on_lost(self, group: list[int], node_id: str) -> None:  # noqa: ARG002  (the coordinator says who)
+        """They may have been executed, and must not be repeated."""
+        for index in group:
+            self.settle(index, [int(Code.QUORUM), 1, 0])
+
+    def replan(self) -> None:
+        """Offer what was not sent to who owns it now."""
+        if self._unsent:
+            self._distribute()
+
+    def on_timer(self) -> None:
+        """Offer again, or give up at the deadline."""
+        if self.coordinator.now < self.deadline:
+            self.replan()
+            return
+        for index in self._unsent:
+            self.results[index] = [int(Code.NOT_READY)]
+        unfinished = self._open - len(self._unsent)
+        if unfinished:
+            gave_up = set(self._unsent)
+            for index, result in enumerate(self.results):
+                if result is None and index not in gave_up:
+                    self.results[index] = [int(Code.QUORUM), 1, 0]
+        self._open = 0
+        self._settle()
+
+
+class KeyUpdate:
+    """One update of one key at its owner."""
+
+    __slots__ = ("batch", "change", "index", "key")
+
+    def __init__(self, batch: UpdateBatch, index: int) -> None:
+        self.batch = batch
+        self.index = index
+        self.key = batch.request.keys[index]
+        self.change = batch.request.changes[index]
+
+    def start(self) -> None:
+        """Wait for the lock if there is one; read, compute, write."""
+        updates = self.batch.updates
+        waiting = updates.locked.get(self.key)
+        if waiting is not None:
+            waiting.append(self)
+            return
+        coordinator, request = updates.coordinator, self.batch.request
+        slot = coordinator.view.ring.slot_of(self.key)
+        owners = len(coordinator.view.ring.owners[slot])
+        cluster = coordinator.config.cluster
+        needed = coordinator.level(request.r, cluster.read_quorum, owners)
+        needed_to_write = coordinator.level(request.w, cluster.write_quorum, owners)
+        record = coordinator.store.read([self.key], coordinator.now_bytes)[0]
+        absence_may_lie = record is None and owners > 1 and needed + needed_to_write > owners
+        if needed > 1 or absence_may_lie or coordinator.view.former_owners(slot):
+            updates.locked[self.key] = deque()
+            QuorumRead(coordinator, [self.key], request.r, request.w, self.batch.deadline, self._on_read).start()
+        else:
+            self._apply(record)
+
+    def _on_read(self, results: list[Any]) -> None:
+        coordinator = self.batch.coordinator
+        found = results[0]
+        if isinstance(found, list):
+            self.batch.settle(self.index, found)
+        else:
+            held = coordinator.store.peek(self.key)  # written here while the others were asked
+            self._apply(max(filter(None, (found, held)), default=None))
+        waiting = self.batch.updates.locked.pop(self.key, deque())
+        while waiting:
+            waiting.popleft().start()
+            if self.key in self.batch.updates.locked:
+                self.batch.updates.locked[self.key].extend(waiting)
+                return
+
+    def _apply(self, record: bytes | None) -> None:
+        coordinator = self.batch.coordinator
+        if record is not None:
+            coordinator.clock.merge(clock_of(version_of(record)), coordinator.wall_ms)
+            if not is_live(record, coordinator.now_bytes):
+                record = None
+        answer, content, expires_ms = compute(self.change, record, coordinator)
+        if content is None:
+            self.batch.settle(self.index, answer)
+            return
+        stamp = coordinator.stamp(expires_ms)
+
+        def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
+            coordinator.publish(EventKind.SET, stamp[:16], [self.key])
+            self.batch.settle(self.index, errors.get(0, answer))
+
+        QuorumWrite(
+            coordinator, [self.key], [stamp + content], self.batch.request.w, self.batch.deadline, done, restamp=False
+        ).start()
+
+
+class Updates:
+    """What the updates of one node share: which keys are locked, and who waits for them."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.locked: dict[bytes, deque[KeyUpdate]] = {}
+
+
+def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -> Computed:
+    """Return what a change makes of the live record (None: there is none). Pure, but for the time."""
+    kind = change[0]
+    if kind == Change.INCR:
+        return _increment(change, record, coordinator)
+    if kind == Change.TOUCH:
+        if record is None:
+            return False, None, 0
+        return True, content_of(record), coordinator.expires_ms(change[1])
+    content, ttl_ms = change[1], change[2]
+    if kind == Change.ADD:
+        granted = record is None
+    elif kind == Change.REPLACE:
+        granted = record is not None
+    else:
+        granted = record is not None and version_of(record) == change[3]
+    return granted, content if granted else None, coordinator.expires_ms(ttl_ms)
+
+
+def _increment(change: list[Any], record: bytes | None, coordinator: Coordinator) -> Computed:
+    _, delta, initial, ttl_ms = change
+    if record is None:
+        if initial is None:
+            return [int(Code.KEY_MISSING)], None, 0
+        number, expires_ms = initial + delta, coordinator.expires_ms(ttl_ms)
+    else:
+        content = content_of(record)
+        if content[:2] != _INT_FLAGS or len(content) > 2 + _INT_DIGITS_MAX:
+            return [int(Code.NOT_A_NUMBER), "the stored value is not an integer of at most 64 bits"], None, 0
+        try:
+            number = int(content[2:]) + delta
+        except ValueError:
+            return [int(Code.NOT_A_NUMBER), "the stored value is not an integer"], None, 0
+        expires_ms = expires_ms_of(record)
+    if number not in _INT64:
+        return [int(Code.NOT_A_NUMBER), "the sum leaves the signed 64-bit range"], None, 0
+    return number, _INT_FLAGS + b"%d" % number, expires_ms

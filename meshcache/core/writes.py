@@ -1,0 +1,203 @@
+"""Quorum writes: a batch of records to all their owners in parallel, done at W of them.
+
+During a ring change it takes W of each owner set, the current and the former (view.py says why). A replica that holds
+a greater version refuses and says so; the coordinator's clock is then past it, and the keys concerned are stamped and
+sent once more. What is not stored when the ring changes is sent to the new owners; what a node has stored counts in
+any view. Repeating a write is safe: records are stored only if newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from meshcache.core import messages as m
+from meshcache.core.clock import clock_of
+from meshcache.core.coordinator import Coordinator
+from meshcache.core.messages import Code
+from meshcache.core.record import VERSION_BYTES
+from meshcache.core.view import Owners
+
+
+class WriteGroup:
+    """Keys with the same owners, and which nodes have stored them."""
+
+    __slots__ = ("acked", "asked", "former", "indices", "keys", "needed", "owners", "records")
+
+    def __init__(
+        self, owners: Owners, former: tuple[Owners, ...], keys: list[bytes], records: list[bytes], indices: list[int]
+    ) -> None:
+        self.owners = owners
+        self.former = former
+        self.keys = keys
+        self.records = records
+        self.indices = indices
+        """Where these keys are in the batch."""
+        self.needed = 0
+        self.acked: dict[str, None] = {}
+        self.asked: dict[str, None] = {}
+
+    def targets(self) -> Iterable[str]:
+        """Return all who shall store these records."""
+        if not self.former:
+            return self.owners
+        return dict.fromkeys([*self.owners, *[node_id for owners in self.former for node_id in owners]])
+
+    def received(self) -> int:
+        """Return how many owners have stored the records."""
+        return sum(node_id in self.acked for node_id in self.owners)
+
+    def complete(self) -> bool:
+        """Tell whether enough of each owner set have."""
+        if self.received() < self.needed:
+            return False
+        return all(
+            sum(node_id in self.acked for node_id in owners) >= min(self.needed, len(owners)) for owners in self.former
+        )
+
+
+class QuorumWrite:
+    """Store a batch of records at W of their owners.
+
+    ``done(errors, live)`` is called once: ``errors`` maps indices to [Code.QUORUM, needed, received], ``live`` has the
+    indices of keys of which a live record was replaced (told for tombstones only).
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        keys: list[bytes],
+        records: list[bytes],
+        level: int,
+        deadline: float,
+        done: Callable[[dict[int, list[int]], set[int]], None],
+        *,
+        restamp: bool = True,
+    ) -> None:
+        self.coordinator = coordinator
+        self.deadline = deadline
+        self.level = level
+        self.done = done
+        self.live: set[int] = set()
+        self.errors: dict[int, list[int]] = {}
+        self.groups: list[WriteGroup] = []
+        self._restamp_allowed = restamp
+        self._keys = keys
+        self._records = records
+
+    def start(self) -> None:
+        """Store locally, send to the others; finish at once if that is enough."""
+        coordinator = self.coordinator
+        for (owners, former), indices in coordinator.group_by_owners(self._keys).items():
+            if len(indices) == len(self._keys):
+                group = WriteGroup(owners, former, self._keys, self._records, indices)
+            else:
+                keys = [self._keys[i] for i in indices]
+                group = WriteGroup(owners, former, keys, [self._records[i] for i in indices], indices)
+            self._start_group(group)
+        if self.groups:
+            coordinator.begin(self, self.deadline)
+        else:
+            self.done(self.errors, self.live)
+
+    def _start_group(self, group: WriteGroup) -> None:
+        coordinator = self.coordinator
+        owners = group.owners
+        group.needed = coordinator.level(self.level, coordinator.config.cluster.write_quorum, len(owners))
+        if group.needed > len(owners):
+            self._fail(group)
+            return
+        targets = group.targets()
+        if coordinator.own_id in targets:
+            newer, live = coordinator.store.merge(group.keys, group.records, coordinator.wall_ms)
+            self._note_ack(group, coordinator.own_id, newer, live)
+        self._ask_missing(group)
+        if not group.complete():
+            self.groups.append(group)
+
+    def _ask_missing(self, group: WriteGroup) -> None:
+        coordinator = self.coordinator
+        keys, records = group.keys, group.records
+        for node_id in group.targets():
+            if node_id in group.acked or node_id in group.asked or node_id == coordinator.own_id:
+                continue
+            if coordinator.ask(
+                self, group, node_id, self.deadline,
+                lambda request, boot, deadline_ms, view: m.Write(
+                    request, boot, deadline_ms, view, False, keys, records
+                ),
+            ):  # fmt: skip
+                group.asked[node_id] = None
+
+    def on_answer(self, group: WriteGroup, node_id: str, answer: m.WriteReply) -> None:
+        """A replica has stored the group's records, or holds newer ones."""
+        group.asked.pop(node_id, None)
+        self._note_ack(group, node_id, answer.newer, answer.live)
+        self._settle()
+
+    def _note_ack(self, group: WriteGroup, node_id: str, newer: list[list[Any]], live: list[int]) -> None:
+        group.acked[node_id] = None
+        self.live.update(group.indices[i] for i in live if 0 <= i < len(group.indices))
+        if newer and self._restamp_allowed:
+            self._restamp(group, newer)
+
+    def _restamp(self, group: WriteGroup, newer: list[list[Any]]) -> None:
+        """Write keys once more, with a stamp past the greater version that a replica holds."""
+        self._restamp_allowed = False
+        coordinator = self.coordinator
+        places = [i for i, _ in newer if 0 <= i < len(group.keys)]
+        for _, version in newer:
+            coordinator.clock.merge(clock_of(version), coordinator.wall_ms)
+        version = coordinator.clock.tick(coordinator.wall_ms)
+        coordinator.restamps += len(places)
+        self._start_group(
+            WriteGroup(
+                group.owners,
+                group.former,
+                [group.keys[i] for i in places],
+                [version + group.records[i][VERSION_BYTES:] for i in places],
+                [group.indices[i] for i in places],
+            )
+        )
+
+    def on_lost(self, group: WriteGroup, node_id: str) -> None:
+        """The node may or may not have stored it; it is asked again when its link is back, which is safe."""
+        group.asked.pop(node_id, None)
+
+    on_reject = on_lost
+    """A replica that did not execute it is as good as one that did not answer: both can be asked again."""
+
+    def replan(self) -> None:
+        """Send what is not yet stored to those who own it now. What a node has stored counts for any view."""
+        open_groups, self.groups = self.groups, []
+        for old in open_groups:
+            for (owners, former), places in self.coordinator.group_by_owners(old.keys).items():
+                whole = len(places) == len(old.keys)
+                group = WriteGroup(
+                    owners,
+                    former,
+                    old.keys if whole else [old.keys[i] for i in places],
+                    old.records if whole else [old.records[i] for i in places],
+                    old.indices if whole else [old.indices[i] for i in places],
+                )
+                group.acked = dict(old.acked)
+                self._start_group(group)
+        self._settle()
+
+    def on_timer(self) -> None:
+        """The deadline: say how far it got."""
+        for group in self.groups:
+            if not group.complete():
+                self._fail(group)
+        self.groups = []
+        self._settle()
+
+    def _fail(self, group: WriteGroup) -> None:
+        received = group.received()
+        self.errors.update({index: [int(Code.QUORUM), group.needed, received] for index in group.indices})
+
+    def _settle(self) -> None:
+        self.groups = [group for group in self.groups if not group.complete()]
+        if not self.groups and self in self.coordinator.pending:
+            self.coordinator.end(self)
+            self.done(self.errors, self.live)

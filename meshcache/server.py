@@ -1,0 +1,446 @@
+"""A node with its sockets: one thread, one poll loop, around a NodeCore.
+
+::
+
+    clients, peers --ROUTER (bound)--> receive_request        Effects.replies --> the same ROUTER
+    peers <--DEALER per address-------  receive_answer        Effects.sends ----> that DEALER
+    subscribers <--XPUB (bound)--------                       Effects.publish --> XPUB
+
+A turn: wait, drain the sockets to a budget, tick, then do what the core wants done, one frame per destination. Nothing
+blocks but the wait: sends are DONTWAIT, and what cannot be sent is counted and reported to the core.
+
+What decides the choice of sockets and options: one bound ROUTER for input and one DEALER per peer for output, because
+two ROUTERs that dial each other can abort the process or misroute; ROUTER_MANDATORY, or a full pipe drops silently;
+IMMEDIATE, or requests queue for a dead process and are executed by the next; no ZMTP heartbeats, which abort libzmq
+4.3.5 under back-pressure; a ZAP domain, with which even an unauthenticated ROUTER refuses what is not ZMTP 3. A monitor
+on each DEALER tells at once when a connection breaks; it is drained in this loop, since an undrained one stalls libzmq.
+
+libzmq bounds neither the number of parts nor the bytes of an unfinished message, so the loop watches the process's
+resident memory: if it exceeds what is accounted for by ``EXCESS_BYTES_MAX``, the ROUTER is closed and bound anew,
+which frees what hostile connections have piled up; honest ones connect again by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import hashlib
+import ipaddress
+import logging
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import structlog
+import zmq
+
+from meshcache.address import join_address, split_address
+from meshcache.config import Config
+from meshcache.core.node import NodeCore
+from meshcache.core.outbox import Effects
+from meshcache.errors import ConfigError, MeshcacheError
+
+if TYPE_CHECKING:
+    from meshcache.client import Client
+
+FRAMES_PER_TURN: Final = 256
+"""How many frames are taken from one socket before the others have their turn."""
+
+BIND_WAIT_S: Final = 1.0
+"""close() is asynchronous: the port of a socket just closed may be taken for a moment."""
+
+LEAVE_WAIT_S: Final = 0.3
+"""How long a stopping node keeps its sockets for its last words."""
+
+EXCESS_BYTES_MAX: Final = 512 * 1024 * 1024
+"""Resident memory beyond what is accounted for, at which the ROUTER is reset."""
+
+MEMORY_CHECK_S: Final = 0.5
+RESOLVE_AGAIN_S: Final = 2.0
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_MONITORED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+
+# Silent until the application configures logging: a library must not write to stdout.
+logging.getLogger("meshcache").addHandler(logging.NullHandler())
+_log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+    logging.getLogger("meshcache.node"),
+    wrapper_class=structlog.stdlib.BoundLogger,
+    processors=[
+        structlog.stdlib.filter_by_level,
+        structlog.processors.format_exc_info,
+        structlog.stdlib.render_to_log_kwargs,
+    ],
+)
+
+
+@dataclass(slots=True)
+class _Dealer:
+    """The socket of one dialled address, and its monitor."""
+
+    address: str
+    socket: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+
+
+class Node:
+    """A node of the mesh, in a thread of this process (``start``) or in the calling thread (``run``).
+
+    Raises ConfigError where it cannot run: a port or the node's id is in use, another cluster answers at a seed.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config or Config()
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._bound = threading.Event()
+        self._failure: BaseException | None = None
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._dealers: dict[str, _Dealer] = {}
+        self._dialled: dict[str, None] = {}
+        """Addresses that the core wants dialled, some still being resolved."""
+        self._resolved: list[tuple[str, str | None]] = []
+        self._core: NodeCore | None = None
+        self._longest_turn_s = 0.0
+        self._resets = 0
+
+    # -- for applications ----------------------------------------------------------------------------------
+
+    def start(self, *, timeout_s: float = 10.0) -> Node:
+        """Run in a thread; return when the sockets are bound."""
+        self._thread = threading.Thread(target=self._run_guarded, name=f"meshcache-{self.config.node.node_id}")
+        self._thread.daemon = True
+        self._thread.start()
+        self._bound.wait(timeout_s)
+        if self._failure is not None:
+            self._thread.join(timeout_s)
+            raise self._failure
+        return self
+
+    def run(self, on_ready: Callable[[], None] | None = None) -> None:
+        """Run in the calling thread until ``stop`` is called; ``on_ready`` is called once, when the node has joined."""
+        try:
+            self._run(on_ready)
+        finally:
+            os.close(self._wake_fd)
+
+    def stop(self, *, timeout_s: float = 10.0) -> None:
+        """Leave the mesh and close the sockets. Callable from any thread, and from a signal handler."""
+        self._stopping.set()
+        with contextlib.suppress(OSError):  # already stopped
+            os.eventfd_write(self._wake_fd, 1)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def client(self, **options: Any) -> Client:
+        """Return a client of this node's mesh; the caller closes it. ``options`` are those of ``Client``."""
+        from meshcache.client import Client  # noqa: PLC0415  (a node process needs no client)
+
+        return Client(self.config.node.listen, **options)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    # -- the thread ----------------------------------------------------------------------------------------
+
+    def _run_guarded(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:  # noqa: BLE001  (start() raises it in the caller's thread)
+            self._failure = error
+            if not isinstance(error, MeshcacheError):
+                _log.exception("node_failed")
+        finally:
+            self._bound.set()
+
+    def _run(self, on_ready: Callable[[], None] | None) -> None:
+        self._context = context = zmq.Context()
+        context.linger = 0
+        try:
+            self._router = self._bind(zmq.ROUTER, self.config.node.listen)
+            self._xpub = self._bind(zmq.XPUB, self.config.node.publish_address)
+            self._start_core()
+            self._bound.set()
+            self._loop(on_ready)
+            self._say_goodbye()
+        finally:
+            for address in list(self._dealers):
+                self._disconnect(address)
+            context.destroy(linger=0)
+
+    def _start_core(self) -> None:
+        wall_ms = time.time_ns() // 1_000_000
+        boot = wall_ms << 16 | secrets.randbits(16)
+        self._core = NodeCore(self.config, boot=boot, rng=random.Random(boot), now=time.monotonic(), wall_ms=wall_ms)
+        digest = hashlib.md5(self.config.node.node_id.encode(), usedforsecurity=False).digest()
+        self._routing_id = b"\x01" + digest[:8] + boot.to_bytes(8, "big")
+        self._poller = zmq.Poller()
+        self._poller.register(self._router, zmq.POLLIN)
+        self._poller.register(self._xpub, zmq.POLLIN)
+        self._poller.register(self._wake_fd, zmq.POLLIN)
+        self._core.subscribers = False
+        self._subscriptions = 0
+        self._memory_check_at = time.monotonic()
+        self._excess_bytes_max = EXCESS_BYTES_MAX
+        # The store's lists grow to millions of entries, all of them atoms: the collector need never look at them.
+        gc.collect()
+        gc.freeze()
+        self._empty_bytes = _resident_bytes()
+
+    def _loop(self, on_ready: Callable[[], None] | None) -> None:
+        core = self._core
+        assert core is not None
+        while not self._stopping.is_set():
+            wait_s = core.next_deadline() - time.monotonic()
+            ready = dict(self._poller.poll(max(0, int(wait_s * 1000 + 0.999))))
+            began = time.monotonic()
+            self._receive(core, ready, began)
+            core.tick(began)
+            self._perform(core.drain())
+            if on_ready is not None and core.ready:
+                on_ready()
+                on_ready = None
+            if core.fatal is not None:
+                raise ConfigError(core.fatal)
+            ended = time.monotonic()
+            if ended - began > self._longest_turn_s:
+                self._longest_turn_s = core.longest_turn_s = ended - began
+            if ended >= self._memory_check_at:
+                self._memory_check_at = ended + MEMORY_CHECK_S
+                self._watch_memory()
+
+    def _receive(self, core: NodeCore, ready: dict[Any, int], now: float) -> None:
+        for dealer in list(self._dealers.values()):
+            if dealer.monitor in ready:
+                self._on_monitor(core, dealer, now)
+            if dealer.socket in ready:
+                for frames in _drain(dealer.socket):
+                    if len(frames) == 1:
+                        core.receive_answer(dealer.address, frames[0], now)
+                    else:
+                        core.counters.malformed += 1
+        if self._router in ready:
+            for frames in _drain(self._router):
+                if len(frames) == 2:
+                    core.receive_request(frames[0], frames[1], now)
+                else:
+                    core.counters.malformed += 1
+        if self._xpub in ready:
+            self._on_subscriptions(core)
+        if self._wake_fd in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake_fd)
+            self._connect_resolved()
+
+    def _on_subscriptions(self, core: NodeCore) -> None:
+        """Count the topics subscribed to: without any, nobody reads the stream."""
+        for frames in _drain(self._xpub):
+            if frames[0]:
+                self._subscriptions += 1 if frames[0][0] else -1
+        core.subscribers = self._subscriptions > 0
+
+    def _perform(self, effects: Effects) -> None:
+        core = self._core
+        assert core is not None
+        for address in effects.disconnect:
+            self._disconnect(address)
+        for address in effects.connect:
+            self._connect(address)
+        for address, frame in effects.sends:
+            dealer = self._dealers.get(address)
+            try:
+                if dealer is None:
+                    raise zmq.Again  # noqa: TRY301  (still being resolved: as good as not connected)
+                dealer.socket.send(frame, zmq.DONTWAIT)
+            except zmq.Again:
+                core.undeliverable(address, time.monotonic())
+        router = self._router
+        for origin, frame in effects.replies:
+            try:
+                router.send_multipart((origin, frame), zmq.DONTWAIT)
+            except zmq.ZMQError:  # gone (EHOSTUNREACH) or not reading (EAGAIN); its deadline will tell it
+                core.counters.undeliverable += 1
+        for frame in effects.publish:
+            self._xpub.send(frame, zmq.DONTWAIT)
+
+    def _say_goodbye(self) -> None:
+        """Tell the others that this node leaves, and give the sockets a moment to say it."""
+        core = self._core
+        assert core is not None
+        core.leave(time.monotonic())
+        effects = core.drain()
+        for address, frame in effects.sends:
+            dealer = self._dealers.get(address)
+            if dealer is not None:
+                with contextlib.suppress(zmq.Again):
+                    dealer.socket.send(frame, zmq.DONTWAIT)
+                dealer.socket.linger = int(LEAVE_WAIT_S * 1000)
+        for dealer in list(self._dealers.values()):
+            dealer.socket.disable_monitor()
+            dealer.monitor.close(0)
+            dealer.socket.close()
+        self._dealers.clear()
+
+    # -- sockets -------------------------------------------------------------------------------------------
+
+    def _bind(self, kind: int, address: str) -> zmq.Socket[bytes]:
+        assert self._context is not None
+        bound = self._context.socket(kind)
+        options = {
+            zmq.LINGER: 0, zmq.SNDHWM: self.config.limits.link_queue_max, zmq.RCVHWM: 1000,
+            zmq.MAXMSGSIZE: self.config.limits.request_bytes_max, zmq.HANDSHAKE_IVL: 3000, zmq.BACKLOG: 512,
+            zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 10, zmq.TCP_KEEPALIVE_INTVL: 3, zmq.TCP_KEEPALIVE_CNT: 3,
+            zmq.TCP_MAXRT: 5000, zmq.IPV6: int(":" in split_address(address)[0]),
+        }  # fmt: skip
+        for option, value in options.items():
+            bound.setsockopt(option, value)
+        bound.setsockopt(zmq.ZAP_DOMAIN, b"meshcache")
+        if kind == zmq.ROUTER:
+            bound.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            bound.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        deadline = time.monotonic() + BIND_WAIT_S
+        while True:
+            try:
+                bound.bind(f"tcp://{_resolve(address)}")
+            except zmq.ZMQError as error:
+                if error.errno == zmq.EADDRINUSE and time.monotonic() < deadline:
+                    self._stopping.wait(0.05)
+                    continue
+                bound.close(0)
+                reason = "the port is in use" if error.errno == zmq.EADDRINUSE else str(error)
+                raise ConfigError(f"cannot listen on {address}: {reason}; choose another address") from None
+            except OSError as error:
+                bound.close(0)
+                raise ConfigError(f"cannot listen on {address}: {error}") from None
+            return bound
+
+    def _connect(self, address: str) -> None:
+        """Dial an address. libzmq would stall all connections while it looks a name up, so that is done in a thread."""
+        self._dialled[address] = None
+        if _is_numeric(split_address(address)[0]):
+            self._open(address, address)
+        else:
+            threading.Thread(target=self._resolve_in_thread, args=(address,), daemon=True).start()
+
+    def _resolve_in_thread(self, address: str) -> None:
+        while not self._stopping.is_set():
+            with contextlib.suppress(OSError):
+                self._resolved.append((address, _resolve(address)))
+                with contextlib.suppress(OSError):
+                    os.eventfd_write(self._wake_fd, 1)
+                return
+            self._stopping.wait(RESOLVE_AGAIN_S)
+
+    def _connect_resolved(self) -> None:
+        while self._resolved:
+            address, numeric = self._resolved.pop()
+            if numeric is not None and address in self._dialled and address not in self._dealers:
+                self._open(address, numeric)
+
+    def _open(self, address: str, numeric: str) -> None:
+        assert self._context is not None
+        dealer = self._context.socket(zmq.DEALER)
+        queue_max = self.config.limits.link_queue_max
+        options = {
+            zmq.LINGER: 0, zmq.IMMEDIATE: 1, zmq.SNDHWM: queue_max, zmq.RCVHWM: queue_max,
+            zmq.RECONNECT_IVL: 100, zmq.RECONNECT_IVL_MAX: 1000, zmq.CONNECT_TIMEOUT: 2000, zmq.HANDSHAKE_IVL: 3000,
+            zmq.MAXMSGSIZE: self.config.limits.request_bytes_max, zmq.TCP_MAXRT: 5000,
+            zmq.IPV6: int(":" in split_address(numeric)[0]),
+        }  # fmt: skip
+        for option, value in options.items():
+            dealer.setsockopt(option, value)
+        dealer.setsockopt(zmq.ROUTING_ID, self._routing_id)
+        monitor = dealer.get_monitor_socket(_MONITORED)
+        dealer.connect(f"tcp://{numeric}")
+        self._dealers[address] = _Dealer(address, dealer, monitor)
+        self._poller.register(dealer, zmq.POLLIN)
+        self._poller.register(monitor, zmq.POLLIN)
+
+    def _disconnect(self, address: str) -> None:
+        self._dialled.pop(address, None)
+        dealer = self._dealers.pop(address, None)
+        if dealer is not None:
+            self._poller.unregister(dealer.socket)
+            self._poller.unregister(dealer.monitor)
+            dealer.socket.disable_monitor()
+            dealer.monitor.close(0)
+            dealer.socket.close(0)
+
+    def _on_monitor(self, core: NodeCore, dealer: _Dealer, now: float) -> None:
+        for frames in _drain(dealer.monitor):
+            event = int.from_bytes(frames[0][:2], "little")
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                core.link_up(dealer.address, now)
+            elif event == zmq.EVENT_DISCONNECTED:
+                core.link_down(dealer.address, now)
+
+    # -- memory --------------------------------------------------------------------------------------------
+
+    def _watch_memory(self) -> None:
+        core = self._core
+        assert core is not None
+        excess = _resident_bytes() - self._empty_bytes - int(core.store.statistics().bytes * 1.15)
+        if excess <= self._excess_bytes_max:
+            return
+        self._resets += 1
+        _log.error("router_reset", excess_bytes=excess, limit=self._excess_bytes_max, resets=self._resets)
+        self._poller.unregister(self._router)
+        self._router.close(0)
+        self._router = self._bind(zmq.ROUTER, self.config.node.listen)
+        self._poller.register(self._router, zmq.POLLIN)
+        _return_free_memory()
+        # What remains is not what connections hold: do not reset again for it.
+        left = _resident_bytes() - self._empty_bytes - core.store.statistics().bytes
+        self._excess_bytes_max = max(EXCESS_BYTES_MAX, left + EXCESS_BYTES_MAX)
+
+
+def _drain(source: zmq.Socket[bytes]) -> list[list[bytes]]:
+    """Take what is there, up to the budget of a turn. Asking for EVENTS is cheaper than one Again too many."""
+    taken = [source.recv_multipart(zmq.DONTWAIT)]
+    while len(taken) < FRAMES_PER_TURN and int(source.get(zmq.EVENTS)) & zmq.POLLIN:
+        taken.append(source.recv_multipart(zmq.DONTWAIT))
+    return taken
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _resolve(address: str) -> str:
+    """Return ``address`` with the host as a number, IPv4 if there is one."""
+    host, port = split_address(address)
+    if _is_numeric(host):
+        return address
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return join_address(str(found[0][4][0]), port)
+
+
+def _resident_bytes() -> int:
+    """Return this process's resident memory; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+    except (OSError, ValueError):
+        return 0
+
+
+def _return_free_memory() -> None:
+    """Have glibc give free memory back to the system."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
