@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from meshcache.core.record import NEVER_MS
+
 RED: Final = 31
 GREEN: Final = 32
 YELLOW: Final = 33
@@ -98,14 +100,17 @@ def flatten(counters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def stats_text(stats: Mapping[str, Mapping[str, Any]], paint: Paint) -> str:
     """Show counters by name, one column for each node."""
-    by_node = {node_id: flatten(counters) for node_id, counters in stats.items()}
+    by_node = {
+        node_id: {name: value for name, value in flatten(counters).items() if isinstance(value, int | float)}
+        for node_id, counters in stats.items()
+    }
     names = list(dict.fromkeys(name for counters in by_node.values() for name in counters))
     rows = [[name, *(counters.get(name) for counters in by_node.values())] for name in names]
     return table(["COUNTER", *by_node], rows, paint, {})
 
 
 def ring_text(members: Sequence[Mapping[str, Any]], paint: Paint) -> str:
-    """Show which share of the keys each node is the first owner of, and of how many it holds further copies."""
+    """Show which share of the keys each node is the first owner of, and how many slots it holds in all."""
     owning = [member for member in members if member["primary_slots"] or member["copy_slots"]]
     slots = sum(member["primary_slots"] for member in owning) or 1
     widest = max((member["primary_slots"] for member in owning), default=0) or 1
@@ -119,7 +124,7 @@ def ring_text(members: Sequence[Mapping[str, Any]], paint: Paint) -> str:
         )
         for member in owning
     ]
-    return table(["NODE", "PRIMARY SLOTS", "SHARE", "COPIES", ""], rows, paint, {})
+    return table(["NODE", "PRIMARY SLOTS", "SHARE", "HOLDS", ""], rows, paint, {})
 
 
 def preference_text(explained: Mapping[str, Any], paint: Paint) -> str:
@@ -151,5 +156,5 @@ def _when(replica: Mapping[str, Any], now_s: float) -> tuple[str, str, str]:
         return "", "", ""
     written = datetime.fromtimestamp(int(version[:12], 16) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     expires_ms = replica.get("expires_ms")
-    expires = "never" if expires_ms is None else f"in {expires_ms / 1000 - now_s:,.1f} s"
+    expires = "never" if expires_ms in {None, NEVER_MS} else f"in {expires_ms / 1000 - now_s:,.1f} s"
     return written, expires, version[:16]

@@ -13,6 +13,7 @@ from typing import Any, Self
 import pytest
 
 from meshcache import cli, commands
+from meshcache.core.record import NEVER_MS
 from meshcache.errors import (
     ConfigError,
     KeyMissing,
@@ -355,7 +356,7 @@ def test_stats_has_a_column_for_each_node(client: FakeClient, capsysbinary: pyte
 
 def test_counters_become_flat_and_may_be_missing_on_a_node() -> None:
     assert flatten({"a": {"b": {"c": 1}, "d": 2}, "e": 3}) == {"a.b.c": 1, "a.d": 2, "e": 3}
-    assert stats_text({"n1": {"a": 1}, "n2": {"b": 2}}, PLAIN).splitlines()[1:] == [
+    assert stats_text({"n1": {"a": 1, "id": "n1"}, "n2": {"b": 2}}, PLAIN).splitlines()[1:] == [
         "a         1   -",
         "b         -   2",
     ]
@@ -391,7 +392,7 @@ def test_explain_tells_what_each_replica_holds() -> None:
         "owners": ["n1", "n2"],
         "replicas": [
             replica("n1", version=version, value_bytes=5000, expires_ms=1_700_000_060_000),
-            replica("n2", version=version, tombstone=True),
+            replica("n2", version=version, tombstone=True, expires_ms=NEVER_MS),
             replica("n3"),
             replica("n4", state="suspect", error="timed out"),
         ],
