@@ -12,43 +12,37 @@ None of them blocks, and none raises whatever the network sent: a peer's mistake
 ``now`` is monotonic; the node's wall clock is the one it was started with, carried on by ``now``, so that it never
 jumps while the node runs.
 
-The path of a GET: session.py of the client, then ``_on_get`` here, then reads.py if this node alone cannot answer.
+The path of a GET: session.py of the client, then ``receive_request`` here, then requests.py, and reads.py if this
+node alone cannot answer.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
-from zlib import crc32
 
 from meshcache.config import Config
-from meshcache.core import inspection
 from meshcache.core import messages as m
 from meshcache.core.clock import HybridClock
 from meshcache.core.coordinator import Coordinator
+from meshcache.core.counters import Counters
 from meshcache.core.membership import Membership, State
-from meshcache.core.messages import Code, EventKind, Fact, Message
+from meshcache.core.messages import Code, Fact, Message
 from meshcache.core.outbox import Effects, Outbox
 from meshcache.core.peers import Peers
-from meshcache.core.reads import QuorumRead
-from meshcache.core.record import HEADER_BYTES, expiry_bytes, tombstone
+from meshcache.core.record import expiry_bytes
+from meshcache.core.requests import Requests
 from meshcache.core.ring import Ring
 from meshcache.core.store import Store
-from meshcache.core.sweeps import Clear, Sweeps
-from meshcache.core.updates import UpdateBatch, Updates
+from meshcache.core.sweeps import Sweeps
 from meshcache.core.view import View
 from meshcache.core.wire import decode_frame, encode_frame
-from meshcache.core.writes import QuorumWrite
 from meshcache.errors import ProtocolError
 
 EXPIRATIONS_PER_TURN: Final = 256
 SLOTS_DROPPED_PER_TURN: Final = 4
 """Bounds on the background work of one turn, so that no request waits long for it."""
-
-DEADLINE_S_MAX: Final = 60.0
-"""No client can make a node keep an operation for longer."""
 
 HOUSEKEEPING_S: Final = 0.05
 """How often the node looks at what is not urgent to the millisecond: heartbeats, handshakes, expiry."""
@@ -57,30 +51,6 @@ PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
 
 _FRAME_OVERHEAD: Final = 64
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened since the start."""
-
-    requests: int = 0
-    keys: int = 0
-    malformed: int = 0
-    """Frames or messages that were none of ours."""
-    late: int = 0
-    """Requests dropped unexecuted because their deadline had passed."""
-    stale_boot: int = 0
-    """Requests that were meant for a former process."""
-    refused: int = 0
-    """Requests refused as not ready, overloaded or invalid."""
-    clock_refused: int = 0
-    """Frames refused because the sender's clock is too far ahead."""
-    undeliverable: int = 0
-    rejoins: int = 0
-    """Times this node learned that it had been declared dead, and forgot its data."""
-    ring_changes: int = 0
-    published: int = 0
-    """Turns of the invalidation stream."""
 
 
 class NodeCore:
@@ -113,8 +83,8 @@ class NodeCore:
         self.coordinator = Coordinator(
             config, self.store, self.view, self.membership, self.peers, self.clock, self.outbox
         )
-        self._updates = Updates(self.coordinator)
         self._sweeps = Sweeps(self.coordinator)
+        self._requests = Requests(self.coordinator, self._sweeps, self.counters, boot, lambda: self.ready)
         self._joined = not [seed for seed in node.seeds if seed != node.listen]
         self._doubt: int | None = None
         """After a stall: the ping whose ack shows that the others still count on this node."""
@@ -125,15 +95,7 @@ class NodeCore:
         self._backlog = False
         """There is background work for the next turn."""
         self._on_request: dict[type[Any], Callable[[bytes, Any], None]] = {
-            m.Get: self._on_get,
-            m.Set: self._on_set,
-            m.Delete: self._on_delete,
-            m.Update: self._on_update,
-            m.Clear: self._on_clear,
-            m.Inspect: self._on_inspect,
-            m.Read: self._on_read,
-            m.Write: self._on_write,
-            m.Sweep: self._on_sweep,
+            **self._requests.handlers(),
             m.Ping: self._on_ping,
             m.Facts: self._on_facts,
             m.Hello: self._on_hello,
@@ -198,12 +160,12 @@ class NodeCore:
             self._keep_house(now)
         if self.membership.changed:
             self._follow_members(now)
-        if self._backlog:
+        if self._backlog or self._sweeps.busy:
             self._background()
 
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
-        if self._backlog:
+        if self._backlog or self._sweeps.busy:
             return self._now
         timer = self.coordinator.next_deadline()
         return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)
@@ -414,233 +376,6 @@ class NodeCore:
 
     def _on_facts(self, origin: bytes, facts: m.Facts) -> None:  # noqa: ARG002  (gossip has no answer)
         self.membership.merge(facts.members, self._now)
-
-    # -- operations of clients -----------------------------------------------------------------------------
-
-    def _admit(self, origin: bytes, request: Any, *, from_client: bool = True) -> bool:
-        """Refuse what must not be executed: meant for a former process, too late, or more than this node can do."""
-        if request.boot != self.boot:
-            self.counters.stale_boot += 1
-            self._reject(origin, request, [int(Code.STALE_BOOT)])
-            return False
-        if request.deadline_ms < self.coordinator.wall_ms:
-            self.counters.late += 1
-            return False
-        if from_client:
-            self.counters.requests += 1
-            if not self.ready:
-                self._reject(origin, request, [int(Code.NOT_READY)])
-                return False
-            if len(self.coordinator.pending) >= self.config.limits.pending_max:
-                self._reject(origin, request, [int(Code.OVERLOADED)])
-                return False
-        return True
-
-    def _reject(self, origin: bytes, request: Any, error: list[Any]) -> None:
-        self.counters.refused += 1
-        self.outbox.reply(origin, m.Reject(request.request, self.view.digest, error))
-
-    def _reply(self, origin: bytes, request: int, results: list[Any] | None) -> None:
-        self.outbox.reply(origin, m.Reply(request, self.view.digest, results))
-
-    def _deadline(self, request: Any) -> float:
-        remaining_s: float = (request.deadline_ms - self.coordinator.wall_ms) / 1000
-        return self._now + min(remaining_s, DEADLINE_S_MAX)
-
-    def _level_refused(self, origin: bytes, request: Any, *levels: int) -> bool:
-        replicas = self.config.cluster.replicas
-        for level in levels:
-            if level > replicas or level < m.LEVEL_ALL:
-                text = f"consistency asks for {level} replicas; cluster.replicas is {replicas}"
-                self._reject(origin, request, [int(Code.INVALID), text])
-                return True
-        return False
-
-    def _on_get(self, origin: bytes, get: m.Get) -> None:
-        if not self._admit(origin, get) or (
-            (get.r > 0 or get.w > 0) and self._level_refused(origin, get, get.r, get.w)
-        ):
-            return
-        keys = get.keys
-        self.counters.keys += len(keys)
-        coordinator, view = self.coordinator, self.view
-        if self._reads_one(get.r) and not view.former and self._owns(keys):
-            # The usual read: this node owns the keys, and one holder is enough.
-            records = self.store.read(keys, coordinator.now_bytes)
-            if None not in records or not self._must_ask_others(get.w):
-                self._reply_records(origin, get, records)
-                return
-            absent = [i for i, record in enumerate(records) if record is None]
-
-            def fill(found: list[Any]) -> None:
-                for i, record in zip(absent, found, strict=True):
-                    records[i] = record
-                self._reply_records(origin, get, records)
-
-            absent_keys = [keys[i] for i in absent]
-            QuorumRead(coordinator, absent_keys, get.r, get.w, self._deadline(get), fill).start()
-            return
-        QuorumRead(
-            coordinator, keys, get.r, get.w, self._deadline(get),
-            lambda records: self._reply_records(origin, get, records),
-        ).start()  # fmt: skip
-
-    def _reads_one(self, level: int) -> bool:
-        configured = self.config.cluster.read_quorum
-        return self.coordinator.level(level, configured, min(self.config.cluster.replicas, self._size())) == 1
-
-    def _must_ask_others(self, write_level: int) -> bool:
-        """Tell whether absence here proves nothing: there are other owners, and W + 1 > N."""
-        owners = min(self.config.cluster.replicas, self._size())
-        return owners > 1 and 1 + self.coordinator.level(write_level, self.config.cluster.write_quorum, owners) > owners
-
-    def _size(self) -> int:
-        return len(self.view.ring.members)
-
-    def _owns(self, keys: list[bytes]) -> bool:
-        if self.view.owns_all:
-            return True
-        owned, mask = self.view.owned, self.view.ring.slots - 1
-        return all([owned[crc32(key) & mask] for key in keys])  # noqa: C419  (a list is faster than a generator)
-
-    def _reply_records(self, origin: bytes, get: m.Get, records: list[Any]) -> None:
-        if get.meta:
-            records = [r[:HEADER_BYTES] if type(r) is bytes else r for r in records]
-        elif len(records) > 1:
-            records = self._within_budget(records)
-        self._reply(origin, get.request, records)
-
-    def _within_budget(self, records: list[Any]) -> list[Any]:
-        """Replace what exceeds the size of a reply by [Code.MORE]; the first record always goes."""
-        budget = self.config.limits.reply_bytes_max
-        sizes = [len(record) for record in records if record is not None]
-        if sum(sizes) <= budget:
-            return records
-        for i, record in enumerate(records):
-            if record is not None:
-                budget -= len(record)
-                if budget < 0 and i:
-                    records = [*records[:i], *[[int(Code.MORE)]] * (len(records) - i)]
-                    break
-        return records
-
-    def _on_set(self, origin: bytes, request: m.Set) -> None:
-        if not self._admit(origin, request) or self._level_refused(origin, request, request.w):
-            return
-        keys, contents = request.keys, request.contents
-        size, limit = max(map(len, contents), default=2) - 2, self.config.limits.value_bytes_max
-        if size > limit:
-            self._reject(origin, request, [int(Code.TOO_LARGE), size, limit])
-            return
-        self.counters.keys += len(keys)
-        coordinator = self.coordinator
-        expires_ms = coordinator.expires_ms(request.ttl_ms)
-        stamp = coordinator.stamp(expires_ms)
-        if len(keys) == 1 or len(dict.fromkeys(keys)) == len(keys):
-            records = [stamp + content for content in contents]
-        else:  # a key twice in one batch: the later content must have the greater version
-            records = [coordinator.stamp(expires_ms) + content for content in contents]
-            stamp = records[-1]
-
-        def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
-            coordinator.publish(EventKind.SET, stamp[:16], keys)
-            results = [errors.get(i) for i in range(len(keys))] if errors else None
-            self._reply(origin, request.request, results)
-
-        QuorumWrite(coordinator, keys, records, request.w, self._deadline(request), done).start()
-
-    def _on_delete(self, origin: bytes, request: m.Delete) -> None:
-        if not self._admit(origin, request) or self._level_refused(origin, request, request.w):
-            return
-        keys, coordinator = request.keys, self.coordinator
-        self.counters.keys += len(keys)
-        version = coordinator.clock.tick(coordinator.wall_ms)
-        grace_ms = int(self.config.store.tombstone_grace_s * 1000)
-        record = tombstone(version, coordinator.wall_ms + grace_ms)
-
-        def done(errors: dict[int, list[int]], live: set[int]) -> None:
-            kind = EventKind.INVALIDATE if request.kind == EventKind.INVALIDATE else EventKind.DELETE
-            coordinator.publish(kind, version, keys)
-            self._reply(origin, request.request, [errors.get(i, i in live) for i in range(len(keys))])
-
-        QuorumWrite(coordinator, keys, [record] * len(keys), request.w, self._deadline(request), done).start()
-
-    def _on_update(self, origin: bytes, request: m.Update) -> None:
-        if not self._admit(origin, request) or self._level_refused(origin, request, request.w, request.r):
-            return
-        limit = self.config.limits.value_bytes_max
-        for change in request.changes:
-            if type(change[1]) is bytes and len(change[1]) - 2 > limit:
-                self._reject(origin, request, [int(Code.TOO_LARGE), len(change[1]) - 2, limit])
-                return
-        self.counters.keys += len(request.keys)
-        UpdateBatch(
-            self._updates, request, self._deadline(request),
-            lambda results: self._reply(origin, request.request, results),
-        ).start()  # fmt: skip
-
-    def _on_clear(self, origin: bytes, request: m.Clear) -> None:
-        if self._admit(origin, request):
-            self._backlog = True
-            Clear(
-                self.coordinator, self._sweeps, request.prefix, self._deadline(request),
-                lambda results: self._reply(origin, request.request, results),
-            ).start()  # fmt: skip
-
-    def _on_inspect(self, origin: bytes, request: m.Inspect) -> None:
-        if not self._admit(origin, request, from_client=False):
-            return
-        coordinator = self.coordinator
-        if request.what == "explain":
-            inspection.Explain(
-                coordinator, request.key, self._deadline(request),
-                lambda results: self._reply(origin, request.request, results),
-            ).start()  # fmt: skip
-            return
-        makers: dict[str, Callable[[], dict[str, Any]]] = {
-            "view": lambda: inspection.view(coordinator),
-            "status": lambda: inspection.status(coordinator, ready=self.ready),
-            "stats": lambda: inspection.statistics(coordinator, self.counters),
-            "replica": lambda: inspection.replica(coordinator, request.key),
-        }
-        make = makers.get(request.what)
-        if make is None:
-            text = f"inspect knows view, status, stats, explain and replica, not {request.what!r}"
-            self._reject(origin, request, [int(Code.INVALID), text])
-        else:
-            self._reply(origin, request.request, [make()])
-
-    # -- operations of other coordinators ------------------------------------------------------------------
-
-    def _on_read(self, origin: bytes, read: m.Read) -> None:
-        if not self._admit(origin, read, from_client=False):
-            return
-        records = self.store.read(read.keys, self.coordinator.now_bytes)
-        budget, count = self.config.limits.reply_bytes_max, 0
-        for record in records:
-            budget -= len(record) if record is not None else 0
-            if budget < 0 and count:
-                break
-            count += 1
-        self.outbox.reply(origin, m.ReadReply(read.request, self.view.digest, records[:count]))
-
-    def _on_write(self, origin: bytes, write: m.Write) -> None:
-        if not self._admit(origin, write, from_client=False):
-            return
-        keys, records = write.keys, write.records
-        if self._sweeps.has_floors:
-            keys, records = self._sweeps.admit(keys, records)
-        newer, live = self.store.merge(keys, records, self.coordinator.wall_ms)
-        if write.request:
-            self.outbox.reply(origin, m.WriteReply(write.request, self.view.digest, newer, live))
-
-    def _on_sweep(self, origin: bytes, sweep: m.Sweep) -> None:
-        if self._admit(origin, sweep, from_client=False):
-            self._backlog = True
-            self._sweeps.begin(
-                sweep.prefix, sweep.version,
-                lambda dropped: self.outbox.reply(origin, m.SweepReply(sweep.request, self.view.digest, dropped)),
-            )  # fmt: skip
 
 
 def _weight(message: Message) -> int:

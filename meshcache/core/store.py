@@ -113,6 +113,9 @@ class Store:
         self._noted: list[int] = []
         self._calendar: dict[int, array[int]] = {}
         self._due: list[int] = []
+        self._expiry = b""
+        """The expiry booked last, and its bucket."""
+        self._bucket = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -196,24 +199,20 @@ class Store:
                     self._insert(slot, key, record)
                 continue
             held = held_records[index]
-            version = held[:VERSION_BYTES]
-            if version >= record[:VERSION_BYTES]:
-                if version > record[:VERSION_BYTES]:
-                    newer.append([position, version])
+            version = record[:VERSION_BYTES]
+            if not held[:VERSION_BYTES] < version:
+                if held[:VERSION_BYTES] > version:
+                    newer.append([position, held[:VERSION_BYTES]])
                 continue
             if record[22] & TOMBSTONE and not held[22] & TOMBSTONE and held[16:22] > now_bytes:
                 live.append(position)
             if record[16:22] > now_bytes:
-                self._replace(index, key, record)
+                self._replace(index, key, record, held)
             else:
                 self._remove(index)
         return newer, live
 
     def _insert(self, slot: int, key: bytes, record: bytes) -> None:
-        size = entry_bytes(key, record)
-        if size > self.max_bytes:
-            self._refused += 1
-            return
         before, after = self._before, self._after
         table = self._tables[slot]
         ring = record[22] & TOMBSTONE
@@ -235,6 +234,7 @@ class Store:
             after.append(ring)
             self._booked.append(0)
         after[last] = before[ring] = index
+        size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
         if ring:
             self._tombstones += 1
             self._tombstone_bytes += size
@@ -244,20 +244,14 @@ class Store:
         if record[16:22] != _NEVER:
             self._book(index, record)
         if self._bytes > self.max_bytes or self._entries > self.max_entries:
-            self._make_room()
+            self._make_room(index)
 
-    def _replace(self, index: int, key: bytes, record: bytes) -> None:
-        held = self._records[index]
-        size = entry_bytes(key, record)
-        if size > self.max_bytes:
-            self._refused += 1
-            self._remove(index)
-            return
+    def _replace(self, index: int, key: bytes, record: bytes, held: bytes) -> None:
         ring = record[22] & TOMBSTONE
         if ring or held[22] & TOMBSTONE:
             self._charge(held[22] & TOMBSTONE, -1, -entry_bytes(key, held))
-            self._charge(ring, 1, size)
-        else:
+            self._charge(ring, 1, entry_bytes(key, record))
+        elif len(record) != len(held):
             self._bytes += ((len(record) + 48) & -16) - ((len(held) + 48) & -16)
         self._records[index] = record
         before, after = self._before, self._after
@@ -269,10 +263,10 @@ class Store:
         after[index] = ring
         after[last] = before[ring] = index
         # A later expiry keeps the booking of the earlier one.
-        if record[16:22] != _NEVER and (record[16:22] < held[16:22] or not self._booked[index]):
+        if record[16:22] < held[16:22]:
             self._book(index, record)
         if self._bytes > self.max_bytes or self._entries > self.max_entries:
-            self._make_room()
+            self._make_room(index)
 
     def _compact(self, slot: int) -> None:
         """Give a slot's dict its least size again, after it has changed its size in the midst of inserts and deletes.
@@ -357,8 +351,15 @@ class Store:
         self._keys[index] = self._records[index] = b""
         self._free.append(index)
 
-    def _make_room(self) -> None:
-        """Bring the store back within its limits; the entry written last is the last to go."""
+    def _make_room(self, written: int) -> None:
+        """Bring the store back within its limits, after an entry was written; that one is the last to go.
+
+        If it exceeds the byte limit all alone, it is refused and costs no other entry its place.
+        """
+        if entry_bytes(self._keys[written], self._records[written]) > self.max_bytes:
+            self._refused += 1
+            self._remove(written)
+            return
         after = self._after
         while self._entries > self.max_entries:
             self._evictions += 1
@@ -426,7 +427,11 @@ class Store:
         return (self._due[0] + 1) * BUCKET_MS if self._due else None
 
     def _book(self, index: int, record: bytes) -> None:
-        bucket = expires_ms_of(record) // BUCKET_MS
+        if record[16:22] != self._expiry:
+            # One stamp serves a batch.
+            self._expiry = record[16:22]
+            self._bucket = expires_ms_of(record) // BUCKET_MS
+        bucket = self._bucket
         if 0 < self._booked[index] <= bucket:
             return
         self._booked[index] = bucket

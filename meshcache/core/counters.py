@@ -1,0 +1,29 @@
+"""Counters of one node: plain integers, read by the statistics and by nobody else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start."""
+
+    requests: int = 0
+    keys: int = 0
+    malformed: int = 0
+    """Frames or messages that were none of ours."""
+    late: int = 0
+    """Requests dropped unexecuted because their deadline had passed."""
+    stale_boot: int = 0
+    """Requests that were meant for a former process."""
+    refused: int = 0
+    """Requests refused as not ready, overloaded or invalid."""
+    clock_refused: int = 0
+    """Frames refused because the sender's clock is too far ahead."""
+    undeliverable: int = 0
+    rejoins: int = 0
+    """Times this node learned that it had been declared dead, and forgot its data."""
+    ring_changes: int = 0
+    published: int = 0
+    """Turns of the invalidation stream."""

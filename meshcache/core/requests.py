@@ -1,0 +1,284 @@
+"""What is asked of a node: the operations of clients, and those of other coordinators.
+
+Every request is admitted first: one that is meant for a former process, has passed its deadline, or exceeds what this
+node can take is refused or dropped unexecuted. Then it becomes an object of reads.py, writes.py, updates.py or
+sweeps.py, whose ``done`` puts the answer into the outbox. The usual GET (this node owns the keys and one holder is
+enough) is answered here at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+from zlib import crc32
+
+from meshcache.core import inspection
+from meshcache.core import messages as m
+from meshcache.core.coordinator import Coordinator
+from meshcache.core.counters import Counters
+from meshcache.core.messages import Code, EventKind
+from meshcache.core.reads import QuorumRead
+from meshcache.core.record import HEADER_BYTES, tombstone
+from meshcache.core.sweeps import Clear, Sweeps
+from meshcache.core.updates import UpdateBatch, Updates
+from meshcache.core.writes import QuorumWrite
+
+DEADLINE_S_MAX: Final = 60.0
+"""No client can make a node keep an operation for longer."""
+
+
+class Requests:
+    """The requests that one node serves."""
+
+    def __init__(
+        self, coordinator: Coordinator, sweeps: Sweeps, counters: Counters, boot: int, ready: Callable[[], bool]
+    ) -> None:
+        self._ready = ready
+        self._coordinator = coordinator
+        self._config = coordinator.config
+        self._outbox = coordinator.outbox
+        self._store = coordinator.store
+        self._view = coordinator.view
+        self._sweeps = sweeps
+        self._updates = Updates(coordinator)
+        self._counters = counters
+        self._boot = boot
+
+    def handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
+        """Return what serves each kind of request, given who asks and the request."""
+        return {
+            m.Get: self._on_get,
+            m.Set: self._on_set,
+            m.Delete: self._on_delete,
+            m.Update: self._on_update,
+            m.Clear: self._on_clear,
+            m.Inspect: self._on_inspect,
+            m.Read: self._on_read,
+            m.Write: self._on_write,
+            m.Sweep: self._on_sweep,
+        }
+
+    def _admit(self, origin: bytes, request: Any, *, from_client: bool = True) -> bool:
+        """Refuse what must not be executed: meant for a former process, too late, or more than this node can do."""
+        if request.boot != self._boot:
+            self._counters.stale_boot += 1
+            self._reject(origin, request, [int(Code.STALE_BOOT)])
+            return False
+        if request.deadline_ms < self._coordinator.wall_ms:
+            self._counters.late += 1
+            return False
+        if from_client:
+            self._counters.requests += 1
+            if not self._ready():
+                self._reject(origin, request, [int(Code.NOT_READY)])
+                return False
+            if len(self._coordinator.pending) >= self._config.limits.pending_max:
+                self._reject(origin, request, [int(Code.OVERLOADED)])
+                return False
+        return True
+
+    def _reject(self, origin: bytes, request: Any, error: list[Any]) -> None:
+        self._counters.refused += 1
+        self._outbox.reply(origin, m.Reject(request.request, self._view.digest, error))
+
+    def _reply(self, origin: bytes, request: int, results: list[Any] | None) -> None:
+        self._outbox.reply(origin, m.Reply(request, self._view.digest, results))
+
+    def _deadline(self, request: Any) -> float:
+        remaining_s: float = (request.deadline_ms - self._coordinator.wall_ms) / 1000
+        return self._coordinator.now + min(remaining_s, DEADLINE_S_MAX)
+
+    def _level_refused(self, origin: bytes, request: Any, *levels: int) -> bool:
+        replicas = self._config.cluster.replicas
+        for level in levels:
+            if level > replicas or level < m.LEVEL_ALL:
+                text = f"consistency asks for {level} replicas; cluster.replicas is {replicas}"
+                self._reject(origin, request, [int(Code.INVALID), text])
+                return True
+        return False
+
+    def _on_get(self, origin: bytes, get: m.Get) -> None:
+        if not self._admit(origin, get) or (
+            (get.r > 0 or get.w > 0) and self._level_refused(origin, get, get.r, get.w)
+        ):
+            return
+        keys = get.keys
+        self._counters.keys += len(keys)
+        coordinator, view = self._coordinator, self._view
+        if self._reads_one(get.r) and not view.former and self._owns(keys):
+            # The usual read: this node owns the keys, and one holder is enough.
+            records = self._store.read(keys, coordinator.now_bytes)
+            if None not in records or not self._must_ask_others(get.w):
+                self._reply_records(origin, get, records)
+                return
+            absent = [i for i, record in enumerate(records) if record is None]
+
+            def fill(found: list[Any]) -> None:
+                for i, record in zip(absent, found, strict=True):
+                    records[i] = record
+                self._reply_records(origin, get, records)
+
+            absent_keys = [keys[i] for i in absent]
+            QuorumRead(coordinator, absent_keys, get.r, get.w, self._deadline(get), fill).start()
+            return
+        QuorumRead(
+            coordinator, keys, get.r, get.w, self._deadline(get),
+            lambda records: self._reply_records(origin, get, records),
+        ).start()  # fmt: skip
+
+    def _reads_one(self, level: int) -> bool:
+        configured = self._config.cluster.read_quorum
+        return self._coordinator.level(level, configured, min(self._config.cluster.replicas, self._size())) == 1
+
+    def _must_ask_others(self, write_level: int) -> bool:
+        """Tell whether absence here proves nothing: there are other owners, and W + 1 > N."""
+        owners = min(self._config.cluster.replicas, self._size())
+        return (
+            owners > 1 and 1 + self._coordinator.level(write_level, self._config.cluster.write_quorum, owners) > owners
+        )
+
+    def _size(self) -> int:
+        return len(self._view.ring.members)
+
+    def _owns(self, keys: list[bytes]) -> bool:
+        if self._view.owns_all:
+            return True
+        owned, mask = self._view.owned, self._view.ring.slots - 1
+        return all([owned[crc32(key) & mask] for key in keys])  # noqa: C419  (a list is faster than a generator)
+
+    def _reply_records(self, origin: bytes, get: m.Get, records: list[Any]) -> None:
+        if get.meta:
+            records = [r[:HEADER_BYTES] if type(r) is bytes else r for r in records]
+        elif len(records) > 1:
+            records = self._within_budget(records)
+        self._reply(origin, get.request, records)
+
+    def _within_budget(self, records: list[Any]) -> list[Any]:
+        """Replace what exceeds the size of a reply by [Code.MORE]; the first record always goes."""
+        budget = self._config.limits.reply_bytes_max
+        sizes = [len(record) for record in records if record is not None]
+        if sum(sizes) <= budget:
+            return records
+        for i, record in enumerate(records):
+            if record is not None:
+                budget -= len(record)
+                if budget < 0 and i:
+                    records = [*records[:i], *[[int(Code.MORE)]] * (len(records) - i)]
+                    break
+        return records
+
+    def _on_set(self, origin: bytes, request: m.Set) -> None:
+        if not self._admit(origin, request) or self._level_refused(origin, request, request.w):
+            return
+        keys, contents = request.keys, request.contents
+        size, limit = max(map(len, contents), default=2) - 2, self._config.limits.value_bytes_max
+        if size > limit:
+            self._reject(origin, request, [int(Code.TOO_LARGE), size, limit])
+            return
+        self._counters.keys += len(keys)
+        coordinator = self._coordinator
+        expires_ms = coordinator.expires_ms(request.ttl_ms)
+        stamp = coordinator.stamp(expires_ms)
+        if len(keys) == 1 or len(dict.fromkeys(keys)) == len(keys):
+            records = [stamp + content for content in contents]
+        else:  # a key twice in one batch: the later content must have the greater version
+            records = [coordinator.stamp(expires_ms) + content for content in contents]
+            stamp = records[-1]
+
+        def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
+            coordinator.publish(EventKind.SET, stamp[:16], keys)
+            results = [errors.get(i) for i in range(len(keys))] if errors else None
+            self._reply(origin, request.request, results)
+
+        QuorumWrite(coordinator, keys, records, request.w, self._deadline(request), done).start()
+
+    def _on_delete(self, origin: bytes, request: m.Delete) -> None:
+        if not self._admit(origin, request) or self._level_refused(origin, request, request.w):
+            return
+        keys, coordinator = request.keys, self._coordinator
+        self._counters.keys += len(keys)
+        version = coordinator.clock.tick(coordinator.wall_ms)
+        grace_ms = int(self._config.store.tombstone_grace_s * 1000)
+        record = tombstone(version, coordinator.wall_ms + grace_ms)
+
+        def done(errors: dict[int, list[int]], live: set[int]) -> None:
+            kind = EventKind.INVALIDATE if request.kind == EventKind.INVALIDATE else EventKind.DELETE
+            coordinator.publish(kind, version, keys)
+            self._reply(origin, request.request, [errors.get(i, i in live) for i in range(len(keys))])
+
+        QuorumWrite(coordinator, keys, [record] * len(keys), request.w, self._deadline(request), done).start()
+
+    def _on_update(self, origin: bytes, request: m.Update) -> None:
+        if not self._admit(origin, request) or self._level_refused(origin, request, request.w, request.r):
+            return
+        limit = self._config.limits.value_bytes_max
+        for change in request.changes:
+            if type(change[1]) is bytes and len(change[1]) - 2 > limit:
+                self._reject(origin, request, [int(Code.TOO_LARGE), len(change[1]) - 2, limit])
+                return
+        self._counters.keys += len(request.keys)
+        UpdateBatch(
+            self._updates, request, self._deadline(request),
+            lambda results: self._reply(origin, request.request, results),
+        ).start()  # fmt: skip
+
+    def _on_clear(self, origin: bytes, request: m.Clear) -> None:
+        if self._admit(origin, request):
+            Clear(
+                self._coordinator, self._sweeps, request.prefix, self._deadline(request),
+                lambda results: self._reply(origin, request.request, results),
+            ).start()  # fmt: skip
+
+    def _on_inspect(self, origin: bytes, request: m.Inspect) -> None:
+        if not self._admit(origin, request, from_client=False):
+            return
+        coordinator = self._coordinator
+        if request.what == "explain":
+            inspection.Explain(
+                coordinator, request.key, self._deadline(request),
+                lambda results: self._reply(origin, request.request, results),
+            ).start()  # fmt: skip
+            return
+        makers: dict[str, Callable[[], dict[str, Any]]] = {
+            "view": lambda: inspection.view(coordinator),
+            "status": lambda: inspection.status(coordinator, ready=self._ready()),
+            "stats": lambda: inspection.statistics(coordinator, self._counters),
+            "replica": lambda: inspection.replica(coordinator, request.key),
+        }
+        make = makers.get(request.what)
+        if make is None:
+            text = f"inspect knows view, status, stats, explain and replica, not {request.what!r}"
+            self._reject(origin, request, [int(Code.INVALID), text])
+        else:
+            self._reply(origin, request.request, [make()])
+
+    # Operations of other coordinators
+
+    def _on_read(self, origin: bytes, read: m.Read) -> None:
+        if not self._admit(origin, read, from_client=False):
+            return
+        records = self._store.read(read.keys, self._coordinator.now_bytes)
+        budget, count = self._config.limits.reply_bytes_max, 0
+        for record in records:
+            budget -= len(record) if record is not None else 0
+            if budget < 0 and count:
+                break
+            count += 1
+        self._outbox.reply(origin, m.ReadReply(read.request, self._view.digest, records[:count]))
+
+    def _on_write(self, origin: bytes, write: m.Write) -> None:
+        if not self._admit(origin, write, from_client=False):
+            return
+        keys, records = write.keys, write.records
+        if self._sweeps.has_floors:
+            keys, records = self._sweeps.admit(keys, records)
+        newer, live = self._store.merge(keys, records, self._coordinator.wall_ms)
+        if write.request:
+            self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
+
+    def _on_sweep(self, origin: bytes, sweep: m.Sweep) -> None:
+        if self._admit(origin, sweep, from_client=False):
+            self._sweeps.begin(
+                sweep.prefix, sweep.version,
+                lambda dropped: self._outbox.reply(origin, m.SweepReply(sweep.request, self._view.digest, dropped)),
+            )  # fmt: skip
