@@ -220,6 +220,8 @@ class LocalMesh:
             for node_id, node in self._nodes.items()
             if node_id not in self._down and node_id not in self._paused
         }
+        if not present:
+            return
         deadline = time.monotonic() + timeout
         pause = threading.Event()
         with asking(list(present.values())) as client:

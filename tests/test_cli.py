@@ -430,3 +430,20 @@ def test_the_figures_of_a_load() -> None:
     nothing = Outcome(elapsed_s=1.0)
     assert not nothing.succeeded
     assert nothing.as_dict()["get"]["p99_ms"] is None
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_logs_go_to_stderr_in_the_form_asked_for(form: str) -> None:
+    program = (
+        "import logging\nfrom meshcache import log\nfrom meshcache.config import LogSettings\n"
+        f"log.configure(LogSettings(format={form!r}, level='info'))\n"
+        "logging.getLogger('meshcache.node').info('joined', extra={'peer': 'a:1'})\n"
+        "logging.getLogger('meshcache.node').debug('detail')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    if form == "json":
+        fields = json.loads(done.stderr)
+        assert (fields["event"], fields["level"], fields["peer"]) == ("joined", "info", "a:1")
+    else:
+        assert "joined peer=a:1" in done.stderr
