@@ -14,7 +14,8 @@ or leaves them, so that the order is exact whenever it decides something.
 
 Calendar. An entry that expires is booked in a bucket of 250 ms. It keeps an earlier booking when it is overwritten
 with a later expiry, and is booked anew when that fires; an index that becomes free keeps its booking for whoever gets
-it next. So neither overwriting nor churn makes the calendar grow.
+it next. So neither overwriting nor churn makes the calendar grow. Only an expiry earlier than the one booked leaves a
+booking behind, which is recognised when it fires, within ``HORIZON_MS``.
 
 Bytes. An entry is charged what the allocator takes for its key and record, plus ``ENTRY_OVERHEAD_BYTES``, calibrated
 against the resident memory of a process by ``scripts/bench_store``.
@@ -38,6 +39,9 @@ ENTRY_OVERHEAD_BYTES: Final = 112
 
 TOMBSTONE_SHARE: Final = 0.05
 """The part of the byte limit that tombstones may take from live entries."""
+
+HORIZON_MS: Final = 600_000
+"""How far ahead an entry is booked at most; one that lives longer is looked at once in this time."""
 
 NOTED_READS_MAX: Final = 4096
 """Reads noted before they are replayed; bounds the replay to about a millisecond."""
@@ -116,6 +120,7 @@ class Store:
         self._expiry = b""
         """The expiry booked last, and its bucket."""
         self._bucket = 0
+        self._horizon = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -188,6 +193,7 @@ class Store:
         """
         self._replay()
         now_bytes = expiry_bytes(now_ms)
+        self._horizon = (now_ms + HORIZON_MS) // BUCKET_MS
         tables, held_records, mask = self._tables, self._records, self._mask
         newer: list[list[int | bytes]] = []
         live: list[int] = []
@@ -399,6 +405,7 @@ class Store:
         calendar, due, booked = self._calendar, self._due, self._booked
         self._replay()
         now_bytes = expiry_bytes(now_ms)
+        self._horizon = (now_ms + HORIZON_MS) // BUCKET_MS
         while due and (due[0] + 1) * BUCKET_MS <= now_ms:
             bucket = due[0]
             booking = calendar[bucket]
@@ -431,7 +438,7 @@ class Store:
             # One stamp serves a batch.
             self._expiry = record[16:22]
             self._bucket = expires_ms_of(record) // BUCKET_MS
-        bucket = self._bucket
+        bucket = min(self._bucket, self._horizon)
         if 0 < self._booked[index] <= bucket:
             return
         self._booked[index] = bucket
