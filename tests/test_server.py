@@ -1,0 +1,320 @@
+"""A node on real sockets: what it does with friends, strangers and vandals."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from meshcache.config import Config
+from meshcache.core import messages as m
+from meshcache.core.messages import Code
+from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.errors import ConfigError
+from meshcache.server import Node
+
+pytestmark = pytest.mark.process
+
+
+def free_port() -> int:
+    """Return a port below the ephemeral range whose neighbours for publish and http are free too."""
+    for port in range(21_000 + time.monotonic_ns() % 5000, 32_000, 7):
+        with contextlib.ExitStack() as stack:
+            try:
+                for offset in (0, 100, 200):
+                    probe = stack.enter_context(socket.socket())
+                    probe.bind(("127.0.0.1", port + offset))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    """Return the first true value of ``condition``; fail if there is none in time."""
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        pause.wait(0.01)
+    raise AssertionError("it did not come true in time")
+
+
+def config(port: int, *, seeds: list[int] | None = None, **tables: dict[str, Any]) -> Config:
+    node = {"id": f"n{port}", "listen": f"127.0.0.1:{port}", "seeds": [f"127.0.0.1:{p}" for p in seeds or []]}
+    tables["node"] = node | tables.get("node", {})
+    return Config.from_tables(**tables)
+
+
+class Caller:
+    """A client made of one bare DEALER."""
+
+    def __init__(self, address: str) -> None:
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.DEALER)
+        self.socket.connect(f"tcp://{address}")
+        self.number = 0
+        self.welcome: Any = self.exchange(m.Hello(m.PROTOCOL, "", None))
+
+    def exchange(self, message: m.Message, timeout_s: float = 5.0) -> Any:
+        self.socket.send(encode_frame(0, [message]))
+        return self.receive(timeout_s)
+
+    def receive(self, timeout_s: float = 5.0) -> Any:
+        if not self.socket.poll(int(timeout_s * 1000)):
+            return None
+        return decode_frame(self.socket.recv())[1][0]
+
+    def head(self, **changes: Any) -> tuple[int, int, int, bytes]:
+        self.number += 1
+        boot = changes.get("boot", self.welcome.boot)
+        deadline_ms = changes.get("deadline_ms", time.time_ns() // 1_000_000 + 5000)
+        return self.number, boot, deadline_ms, b""
+
+    def get(self, *keys: bytes, **changes: Any) -> Any:
+        r = changes.pop("r", m.DEFAULT_LEVEL)
+        return self.exchange(m.Get(*self.head(**changes), r, m.DEFAULT_LEVEL, False, list(keys)))
+
+    def set(self, pairs: dict[bytes, bytes], **changes: Any) -> Any:
+        w = changes.pop("w", m.DEFAULT_LEVEL)
+        contents = [b"\0\0" + value for value in pairs.values()]
+        return self.exchange(m.Set(*self.head(**changes), w, m.TTL_DEFAULT, list(pairs), contents))
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    with Node(config(free_port())) as running:
+        yield running
+
+
+@pytest.fixture
+def caller(node: Node) -> Iterator[Caller]:
+    connected = Caller(node.config.node.listen)
+    yield connected
+    connected.close()
+
+
+def counters(caller: Caller) -> dict[str, Any]:
+    reply = caller.exchange(m.Inspect(*caller.head(), "stats", b""))
+    stats: dict[str, Any] = reply.results[0]["node"]
+    return stats
+
+
+def test_what_is_set_is_read(caller: Caller) -> None:
+    assert caller.set({b"a": b"1", b"b": b"2"}).results is None
+    values = [record and record[24:] for record in caller.get(b"a", b"b", b"c").results]
+    assert values == [b"1", b"2", None]
+
+
+def test_a_key_twice_in_one_batch_keeps_the_later_value(caller: Caller) -> None:
+    request = m.Set(*caller.head(), 0, m.TTL_DEFAULT, [b"k", b"k"], [b"\0\0old", b"\0\0new"])
+    assert caller.exchange(request).results is None
+    assert caller.get(b"k").results[0][24:] == b"new"
+
+
+def test_a_request_for_a_former_process_is_refused_unexecuted(caller: Caller) -> None:
+    reply = caller.set({b"k": b"v"}, boot=1)
+    assert reply.error == [Code.STALE_BOOT]
+    assert caller.get(b"k").results == [None]
+
+
+def test_a_request_after_its_deadline_is_dropped_unexecuted(caller: Caller) -> None:
+    caller.socket.send(encode_frame(0, [m.Set(*caller.head(deadline_ms=1), 0, 0, [b"k"], [b"\0\0v"])]))
+    assert caller.get(b"k").results == [None]
+    assert counters(caller)["late"] == 1
+
+
+def test_more_replicas_than_there_are_is_refused_by_name(caller: Caller) -> None:
+    code, text = caller.get(b"k", r=3).error
+    assert code == Code.INVALID
+    assert "cluster.replicas is 2" in text
+
+
+def test_a_value_over_the_limit_is_refused_and_nothing_evicted(caller: Caller) -> None:
+    caller.set({b"kept": b"v"})
+    limit = caller.welcome.settings["value_bytes_max"]
+    reply = caller.set({b"big": bytes(limit + 1)})
+    assert reply.error == [Code.TOO_LARGE, limit + 1, limit]
+    assert caller.get(b"kept").results[0][24:] == b"v"
+
+
+def test_a_reply_over_its_budget_says_which_keys_to_ask_for_again(caller: Caller) -> None:
+    budget = caller.welcome.settings["reply_bytes_max"]
+    keys = [b"a", b"b", b"c"]
+    for key in keys:
+        assert caller.set({key: bytes(budget // 2 + 1)}).results is None
+    first = caller.get(*keys).results
+    assert len(first[0]) > budget // 2
+    assert first[1:] == [[Code.MORE], [Code.MORE]]
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"\xff" * 100],
+        [b""],
+        [b"\xdd\xff\xff\xff\xff"],
+        [b"\x91" * 2000],
+        [encode_frame(0, [m.Hello(m.PROTOCOL, "", None)]), b"second part"],
+        [b"part"] * 500,
+        [encode_frame(0, [m.ReadReply(1, b"", [])])],
+        [encode_frame(0, [m.Get(1, 2, 3, b"", 0, 0, False, [b"k"])])[:-3]],
+        [encode_frame(1 << 63, [m.Ping(1, "x", b"")])],
+    ],
+)
+def test_frames_that_are_no_request_are_counted_and_dropped(caller: Caller, frames: list[bytes]) -> None:
+    caller.set({b"kept": b"v"})
+    before = counters(caller)
+    caller.socket.send_multipart(frames)
+    after = counters(caller)
+    assert after["malformed"] + after["clock_refused"] == before["malformed"] + before["clock_refused"] + 1
+    assert caller.get(b"kept").results[0][24:] == b"v"
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        [99, 1], [4, "one", None, 0], [1, b"", 0], [5, True], [3, b"\0\0v", 0], [4, 1.5, 0, 0], [], [1, b"\1\0tomb", 0],
+    ],
+)  # fmt: skip
+def test_changes_of_the_wrong_shape_are_counted_and_dropped(caller: Caller, update: list[Any]) -> None:
+    before = counters(caller)["malformed"]
+    caller.socket.send(encode_frame(0, [m.Update(*caller.head(), 0, 0, 0, [b"k"], [update])]))
+    assert counters(caller)["malformed"] == before + 1
+
+
+def greeting() -> bytes:
+    """Return the ZMTP 3.1 greeting and READY of a NULL DEALER, for hand-made frames behind it."""
+    signature = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
+    ready = b"\x05READY" + b"\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+    return signature + b"\x04" + bytes((len(ready),)) + ready
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20,
+        bytes(range(256)) * 200,
+        greeting() + b"\x02" + struct.pack(">Q", 8 << 30) + b"x" * 1000,
+        greeting() + b"\x03" + struct.pack(">Q", 1 << 62),
+        greeting() + b"\x04\x05BOGUS" * 50,
+    ],
+    ids=["http", "noise", "8 GiB frame", "endless frame with more", "unknown commands"],
+)
+def test_hostile_bytes_on_the_port_do_no_harm(caller: Caller, node: Node, payload: bytes) -> None:
+    caller.set({b"kept": b"v"})
+    host, port = node.config.node.listen.split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as vandal:
+        with contextlib.suppress(OSError):
+            vandal.sendall(payload)
+        assert caller.get(b"kept").results[0][24:] == b"v"
+    assert caller.get(b"kept").results[0][24:] == b"v"
+
+
+def test_an_endless_message_is_cut_off_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshcache.server.EXCESS_BYTES_MAX", 48 * 1024 * 1024)
+    with Node(config(free_port())) as node:
+        caller = Caller(node.config.node.listen)
+        caller.set({b"kept": b"v"})
+        host, port = node.config.node.listen.split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as vandal:
+            vandal.sendall(greeting())
+            part = b"\x03" + struct.pack(">Q", 1 << 20) + bytes(1 << 20)
+
+            with pytest.raises(OSError, match="reset|Broken pipe"):
+                for _ in range(512):
+                    vandal.sendall(part)
+        assert eventually(lambda: caller.get(b"kept", timeout_s=1) is not None)
+        assert caller.get(b"kept").results[0][24:] == b"v"
+        caller.close()
+
+
+def test_a_port_in_use_is_named() -> None:
+    port = free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{port}: the port is in use"):
+            Node(config(port)).start()
+
+
+def is_complete(caller: Caller, size: int) -> bool:
+    status = caller.exchange(m.Inspect(*caller.head(), "status", b""))
+    return bool(status) and sum(member["state"] == "alive" for member in status.results[0]["members"]) == size
+
+
+def test_a_second_node_with_the_same_id_is_refused_and_the_first_serves_on(caller: Caller, node: Node) -> None:
+    port, first = free_port(), int(node.config.node.listen.split(":")[1])
+    twin = config(port, seeds=[first], node={"id": node.config.node.node_id})
+    with pytest.raises(ConfigError, match="is in use by this node"):
+        Node(twin).run()
+    assert is_complete(caller, 1)
+
+
+def test_a_node_of_another_cluster_is_refused(node: Node) -> None:
+    first = int(node.config.node.listen.split(":")[1])
+    with pytest.raises(ConfigError, match="belongs to cluster 'meshcache', not 'other'"):
+        Node(config(free_port(), seeds=[first], cluster={"name": "other"})).run()
+
+
+def test_nodes_that_disagree_about_the_ring_do_not_join(node: Node) -> None:
+    first = int(node.config.node.listen.split(":")[1])
+    with pytest.raises(ConfigError, match=r"cluster\.replicas is 3 here and 2 at"):
+        Node(config(free_port(), seeds=[first], cluster={"replicas": 3})).run()
+
+
+def test_nodes_find_each_other_from_one_seed_in_any_order() -> None:
+    seed, second, third = free_port(), free_port(), free_port()
+    nodes = [Node(config(port, seeds=[seed])) for port in (third, second, seed)]  # the seed itself comes last
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(node)
+        for node in nodes:
+            caller = Caller(node.config.node.listen)
+            eventually(lambda caller=caller: is_complete(caller, 3))  # type: ignore[misc]  # mypy cannot infer it
+            caller.close()
+
+
+def test_a_node_that_stops_leaves_the_others_ring_at_once() -> None:
+    first, second = free_port(), free_port()
+    with Node(config(first)) as stays:
+        caller = Caller(stays.config.node.listen)
+        with Node(config(second, seeds=[first])):
+            eventually(lambda: is_complete(caller, 2))
+        eventually(lambda: is_complete(caller, 1), timeout_s=1.0)
+        states = [m["state"] for m in caller.exchange(
+            m.Inspect(*caller.head(), "status", b"")).results[0]["members"]]  # fmt: skip
+        assert sorted(states) == ["alive", "left"]
+        caller.close()
+
+
+def test_the_stream_carries_every_set_delete_and_invalidate_without_gaps(caller: Caller, node: Node) -> None:
+    context = zmq.Context()
+    subscriber = context.socket(zmq.SUB)
+    subscriber.connect(f"tcp://{node.config.node.publish_address}")
+    subscriber.subscribe(b"")
+    assert subscriber.poll(5000)  # the idle repetition: the subscription stands
+    caller.set({b"a": b"1"})
+    caller.exchange(m.Delete(*caller.head(), 0, int(m.EventKind.DELETE), [b"a"]))
+    caller.exchange(m.Delete(*caller.head(), 0, int(m.EventKind.INVALIDATE), [b"b"]))
+    seen: list[tuple[int, int, list[bytes]]] = []
+    while len(seen) < 3:
+        assert subscriber.poll(5000)
+        stream = decode_frame(subscriber.recv())[1][0]
+        assert isinstance(stream, m.Invalidations)
+        seen += [(stream.sequence, event.kind, event.keys) for event in stream.events]
+    first = seen[0][0]
+    assert seen == [(first, 1, [b"a"]), (first + 1, 2, [b"a"]), (first + 2, 3, [b"b"])]
+    context.destroy(linger=0)
