@@ -109,8 +109,6 @@ class Node:
         """Addresses that the core wants dialled, some still being resolved."""
         self._resolved: list[tuple[str, str | None]] = []
         self._core: NodeCore | None = None
-        self._longest_turn_s = 0.0
-        self._resets = 0
 
     # -- for applications ----------------------------------------------------------------------------------
 
@@ -215,8 +213,7 @@ class Node:
             if core.fatal is not None:
                 raise ConfigError(core.fatal)
             ended = time.monotonic()
-            if ended - began > self._longest_turn_s:
-                self._longest_turn_s = core.longest_turn_s = ended - began
+            core.counters.longest_turn_ms = max(core.counters.longest_turn_ms, (ended - began) * 1000)
             if ended >= self._memory_check_at:
                 self._memory_check_at = ended + MEMORY_CHECK_S
                 self._watch_memory()
@@ -394,8 +391,8 @@ class Node:
         excess = _resident_bytes() - self._empty_bytes - int(core.store.statistics().bytes * 1.15)
         if excess <= self._excess_bytes_max:
             return
-        self._resets += 1
-        _log.error("router_reset", excess_bytes=excess, limit=self._excess_bytes_max, resets=self._resets)
+        core.counters.router_resets += 1
+        _log.error("router_reset", excess_bytes=excess, limit=self._excess_bytes_max)
         self._poller.unregister(self._router)
         self._router.close(0)
         self._router = self._bind(zmq.ROUTER, self.config.node.listen)

@@ -27,3 +27,7 @@ class Counters:
     ring_changes: int = 0
     published: int = 0
     """Turns of the invalidation stream."""
+    router_resets: int = 0
+    """Times the driver closed all connections because unfinished messages filled the memory."""
+    longest_turn_ms: float = 0.0
+    """The longest that the driver took for one turn of its loop: how long a request may have waited behind others."""

@@ -64,8 +64,6 @@ class NodeCore:
         self.outbox = Outbox()
         self.subscribers = True
         """False spares the encoding of a stream that nobody receives; its numbers go on all the same."""
-        self.longest_turn_s = 0.0
-        """The longest that the driver took for one turn."""
         self.fatal: str | None = None
         """Why this node cannot be part of the cluster (its id is taken, say). The driver stops with this text."""
         self._started = now
