@@ -11,10 +11,12 @@ Values are ``bytes`` everywhere, and none is compressed, so that codecs do not e
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from meshcache.aio import AsyncClient
+from meshcache.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -120,8 +122,7 @@ def _connect_memcached(address: str, *, shared: bool) -> Calls:
 
 def _connect_meshcache(address: str, *, shared: bool) -> Calls:
     del shared  # every client may be shared
-    meshcache = importlib.import_module("meshcache")
-    client = meshcache.Client(address, timeout=TIMEOUT_S)
+    client = Client(address, timeout=TIMEOUT_S)
 
     def store(key: str, value: bytes) -> Any:
         return client.set(key, value, TTL_S)
@@ -129,7 +130,10 @@ def _connect_meshcache(address: str, *, shared: bool) -> Calls:
     def store_many(mapping: dict[str, bytes]) -> Any:
         return client.set_many(mapping, TTL_S)
 
-    return Calls(client.get, store, client.get_many, store_many, client.clear, client.close)
+    def accounted_bytes() -> int:
+        return int(client.inspect("stats")["store"]["bytes"])
+
+    return Calls(client.get, store, client.get_many, store_many, client.clear, client.close, accounted_bytes)
 
 
 def _connect_zmq(address: str, *, shared: bool) -> Calls:
@@ -182,10 +186,8 @@ async def _connect_redis_tuned(address: str, concurrent: int) -> AsyncCalls:
 
 async def _connect_meshcache_async(address: str, concurrent: int) -> AsyncCalls:
     del concurrent  # one connection carries them all
-    meshcache = importlib.import_module("meshcache")
-    client = meshcache.AsyncClient(address, timeout=TIMEOUT_S)
-    await asyncio.wait_for(client.get("bench:connect"), TIMEOUT_S)
-    return AsyncCalls(client.get, client.aclose)
+    client = AsyncClient(address, timeout=TIMEOUT_S)
+    return AsyncCalls(client.get, client.close)
 
 
 _CONNECT: Final[dict[str, Callable[..., Calls]]] = {

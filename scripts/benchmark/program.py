@@ -131,6 +131,12 @@ def run_all(results: Results, rows: list[Row], options: argparse.Namespace) -> N
             results.rows[row.name] = result
             results.failed += [f"{row.name}, {name}: {reason}" for name, reason in result.failed.items()]
         results.header.update({f"server {kind}": version for kind, version in fleet.versions.items()})
+    if options.profile:
+        say(f"[{time.monotonic() - started:4.0f} s] stages of a get")
+        try:
+            results.profile = importlib.import_module("benchmark.stages").profile(results)
+        except Exception as error:  # noqa: BLE001  (as above)
+            results.failed.append(f"profile: {type(error).__name__}: {error}")
     if not wanted(MEMORY_ROW, options.only):
         return
     for kind in ALL:
@@ -198,6 +204,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--out", type=Path, default=ROOT / "out", metavar="DIR", help="for bench.json, bench.svg and bench.png"
     )
     parser.add_argument("--json-only", action="store_true", help="print the JSON instead of the table; write no files")
+    parser.add_argument("--profile", action="store_true", help="also show where the time of a get goes (rows: get)")
     parser.add_argument("--list", action="store_true", help="list the rows")
     options = parser.parse_args(argv)
     rounds, seconds, entries = (

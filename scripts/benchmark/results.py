@@ -70,7 +70,8 @@ class Results:
     memory: dict[str, Memory] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
-    profile: dict[str, float] = field(default_factory=dict)
+    profile: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Microseconds by column and stage."""
 
     def median(self, row: str, contestant: str) -> Summary | None:
         """Return the medians of a contestant in a row, None where it did not run."""

@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import meshcache
+from meshcache.launcher import LocalMesh
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -190,11 +193,8 @@ def mesh3_server() -> Iterator[Server]:
 
 @contextmanager
 def _mesh(kind: str, *, nodes: int, cluster: dict[str, Any]) -> Iterator[Server]:
-    meshcache = _library("meshcache")
-    if not hasattr(meshcache, "LocalMesh"):
-        raise Unavailable("meshcache.LocalMesh is not there yet")
     store = {"max_entries": 4_000_000, "max_bytes": MEMORY_MB * 1_000_000}
-    with meshcache.LocalMesh(nodes=nodes, base_port=free_port(), cluster=cluster, store=store) as mesh:
+    with LocalMesh(nodes=nodes, cluster=cluster, store=store) as mesh:
         yield Server(kind, ",".join(mesh.addresses), list(mesh.pids.values()), meshcache.__version__)
 
 
