@@ -1,3 +1,88 @@
 """meshcache: a distributed cache for Python teams, a peer-to-peer mesh over ZeroMQ."""
 
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from meshcache.errors import (
+    AuthFailed,
+    ConfigError,
+    InvalidKey,
+    KeyMissing,
+    LockNotOwned,
+    MeshcacheError,
+    NodeUnavailable,
+    NotANumber,
+    OperationError,
+    OperationTimeout,
+    Overloaded,
+    ProtocolError,
+    QuorumNotReached,
+    SerializationError,
+    ValueTooLarge,
+)
+
+if TYPE_CHECKING:
+    from meshcache.aio import AsyncClient
+    from meshcache.arguments import DEFAULT, MISSING, Item
+    from meshcache.client import Client
+    from meshcache.config import Config
+    from meshcache.launcher import LocalMesh
+    from meshcache.server import Node
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "DEFAULT",
+    "MISSING",
+    "AsyncClient",
+    "AuthFailed",
+    "Client",
+    "Config",
+    "ConfigError",
+    "InvalidKey",
+    "Item",
+    "KeyMissing",
+    "LocalMesh",
+    "LockNotOwned",
+    "MeshcacheError",
+    "Node",
+    "NodeUnavailable",
+    "NotANumber",
+    "OperationError",
+    "OperationTimeout",
+    "Overloaded",
+    "ProtocolError",
+    "QuorumNotReached",
+    "SerializationError",
+    "ValueTooLarge",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+_HOMES: Final = {
+    "AsyncClient": "meshcache.aio",
+    "Client": "meshcache.client",
+    "Config": "meshcache.config",
+    "DEFAULT": "meshcache.arguments",
+    "Item": "meshcache.arguments",
+    "LocalMesh": "meshcache.launcher",
+    "MISSING": "meshcache.arguments",
+    "Node": "meshcache.server",
+}
+"""Imported when first used: a program that only wants the errors, or a node, does not pay for the rest."""
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

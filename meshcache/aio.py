@@ -1,0 +1,236 @@
+# ruff: noqa: ASYNC109  (a timeout of ours is total and travels to the node, which asyncio.timeout does not)
+"""The client for asyncio: the same flows as the client for threads, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from meshcache.arguments import DEFAULT, Consistency, Item, Key, Sentinel, Ttl
+from meshcache.codec import ValueCodec
+from meshcache.core.messages import EventKind
+from meshcache.delivery import Flow, Load
+from meshcache.hub import Hub
+from meshcache.session import Session, begin
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A cache client for asyncio. What is asked in one turn of the loop travels in one message to each node.
+
+    It belongs to the event loop that uses it first, until that loop is closed. Its arguments and operations are those
+    of Client.
+    """
+
+    def __init__(
+        self,
+        seeds: str | Iterable[str] | None = None,
+        *,
+        timeout: float | None = None,
+        ttl: Ttl = DEFAULT,
+        consistency: Consistency = None,
+        codec: str | ValueCodec | None = None,
+        namespace: str | bytes = "",
+        cluster: str = "",
+    ) -> None:
+        self._session = begin(
+            seeds,
+            timeout=timeout,
+            ttl=ttl,
+            consistency=consistency,
+            codec=codec,
+            namespace=namespace,
+            cluster=cluster,
+        )
+        self._hub = Hub(self._session.link, self._session.routing)
+        self._owner = True
+
+    async def get(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
+        """Return the value of a key, or ``default`` if there is none.
+
+        Pass ``default=meshcache.MISSING`` to tell a cached None from a miss.
+        """
+        return await self._run(self._session.get(key, default, timeout))
+
+    async def gets(self, key: Key, *, timeout: float | None = None) -> Item | None:
+        """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none."""
+        return await self._run(self._session.gets(key, timeout))
+
+    async def get_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> dict[Any, Any]:
+        """Return the values of those keys that are there, under the keys as given."""
+        return await self._run(self._session.get_many(keys, timeout))
+
+    async def set(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> None:
+        """Store a value.
+
+        ``ttl`` is in seconds (int, float, timedelta); None: it never expires; left out: the client's default, else the
+        cluster's.
+        """
+        await self._run(self._session.set(key, value, ttl, timeout))
+
+    async def set_many(
+        self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, timeout: float | None = None
+    ) -> list[Any]:
+        """Store several values; returns the keys for which that failed."""
+        return await self._run(self._session.set_many(items, ttl, timeout))
+
+    async def delete(self, key: Key, *, timeout: float | None = None) -> bool:
+        """Delete a key; True if it was there."""
+        return await self._run(self._session.delete(key, timeout))
+
+    async def delete_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> int:
+        """Delete several keys; returns how many were there."""
+        return await self._run(self._session.delete_many(keys, timeout))
+
+    async def invalidate(self, *keys: Key, timeout: float | None = None) -> int:
+        """Drop keys because their source changed; returns how many were there."""
+        return await self._run(self._session.delete_many(keys, timeout, EventKind.INVALIDATE))
+
+    async def add(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+        """Store a value if the key has none; True if it was stored."""
+        return await self._run(self._session.add(key, value, ttl, timeout))
+
+    async def replace(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+        """Store a value if the key has one; True if it was stored."""
+        return await self._run(self._session.replace(key, value, ttl, timeout))
+
+    async def cas(
+        self, key: Key, value: Any, version: bytes, ttl: Ttl = DEFAULT, *, timeout: float | None = None
+    ) -> bool:
+        """Store a value if the key's version is still the one that ``gets`` returned; True if it was stored."""
+        return await self._run(self._session.cas(key, value, version, ttl, timeout))
+
+    async def incr(
+        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: float | None = None
+    ) -> int:
+        """Add to a number and return the new one; not repeated when it is not known to have been applied.
+
+        A missing key counts from ``initial`` and gets ``ttl``; ``initial=None`` raises KeyMissing instead.
+        """
+        return await self._run(self._session.incr(key, delta, initial, ttl, timeout))
+
+    async def decr(
+        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: float | None = None
+    ) -> int:
+        """Subtract from a number and return the new one; otherwise as ``incr``."""
+        return await self._run(self._session.incr(key, -delta, initial, ttl, timeout))
+
+    async def touch(self, key: Key, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+        """Set a key's lifetime anew, counted from now; True if it was there."""
+        return await self._run(self._session.touch(key, ttl, timeout))
+
+    async def exists(self, key: Key, *, timeout: float | None = None) -> bool:
+        """Tell whether a key has a value, without fetching it."""
+        return await self._run(self._session.exists(key, timeout))
+
+    async def ttl(self, key: Key, *, timeout: float | None = None) -> float | None:
+        """Return the seconds that a key has left; ``math.inf``: it never expires; None: there is no such key."""
+        return await self._run(self._session.ttl(key, timeout))
+
+    async def get_or_set(self, key: Key, load: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> Any:
+        """Return the value of a key; if there is none, compute and store it.
+
+        ``load`` is the value, or a function of no argument that returns it; AsyncClient also takes coroutine functions.
+        Concurrent callers of this client share one call of it. ``timeout`` bounds the cache, not ``load``.
+        """
+        return await self._run(self._session.get_or_set(key, load, ttl, timeout))
+
+    async def clear(self, *, timeout: float | None = None) -> int:
+        """Drop every key of this namespace (without one: all there is); returns how many entries went."""
+        return await self._run(self._session.clear(timeout))
+
+    async def inspect(
+        self, what: str, key: Key = b"", *, node: str | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Ask a node about itself or the mesh: "view", "status", "stats", "explain" or "replica" (of ``key``).
+
+        ``node`` is an id or an address; without it the client chooses.
+        """
+        return await self._run(self._session.inspect(what, key, node, timeout))
+
+    def namespace(self, prefix: str | bytes) -> Self:
+        """Return the same client for keys that begin with ``prefix``, which it puts there itself.
+
+        It shares this client's connections; only closing this one closes them.
+        """
+        return self._derive(self._session.derive(prefix=prefix))
+
+    def with_options(
+        self,
+        *,
+        consistency: Consistency | Literal[Sentinel.DEFAULT] = DEFAULT,
+        timeout: float | None = None,
+        ttl: Ttl = DEFAULT,
+        codec: str | ValueCodec | None = None,
+    ) -> Self:
+        """Return the same client with other options; what is left out stays as it is.
+
+        ``consistency`` is "one", "quorum", "all", two numbers (w, r), or None for what the cluster is configured to do.
+        It shares this client's connections; only closing this one closes them.
+        """
+        return self._derive(
+            self._session.derive(consistency=consistency, timeout=timeout, ttl=ttl, codec=codec),
+        )
+
+    async def close(self) -> None:
+        """Close the connections. On a client made by ``namespace`` or ``with_options`` it does nothing."""
+        if self._owner:
+            self._hub.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, flow: Flow[T]) -> T:
+        """Carry out the steps of a flow."""
+        send = flow.send
+        answer: Any = None
+        while True:
+            try:
+                step = send(answer)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]  # what the flow returns
+            if type(step) is list:
+                post = self._hub.post
+                if len(step) == 1:
+                    answer = [await post(step[0])]
+                else:
+                    posted = [post(call) for call in step]
+                    answer = [await outcome for outcome in posted]
+            elif type(step) is float:
+                await asyncio.sleep(step)
+                answer = None
+            elif type(step) is Load:
+                answer = await self._load(step)
+
+    async def _load(self, step: Load) -> Any:
+        """Compute and store a value, or wait for the task that does; a caller that is cancelled does not stop it."""
+        loads = self._hub.loads()
+        task = loads.get(step.key)
+        if task is None:
+            task = loads[step.key] = asyncio.create_task(self._compute(step))
+            task.add_done_callback(lambda _: loads.pop(step.key, None))
+        return await asyncio.shield(task)
+
+    async def _compute(self, step: Load) -> Any:
+        value = step.load() if callable(step.load) else step.load
+        if inspect.isawaitable(value):
+            value = await value
+        await self._run(step.store(value))
+        return value
+
+    def _derive(self, session: Session) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, _session=session, _owner=False)
+        return other
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {', '.join(self._session.routing.seeds)}>"

@@ -1,0 +1,155 @@
+"""How the arguments of an operation are read, and what is said of those that make no sense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Any, Final, Literal
+
+from meshcache.core.messages import (
+    DEFAULT_LEVEL,
+    KEY_BYTES_MAX,
+    LEVEL_ALL,
+    LEVEL_ONE,
+    LEVEL_QUORUM,
+    TTL_DEFAULT,
+    TTL_NEVER,
+)
+from meshcache.core.record import NEVER_MS
+from meshcache.errors import InvalidKey
+
+
+class Sentinel(Enum):
+    """Values that no cache holds."""
+
+    MISSING = "MISSING"
+    DEFAULT = "DEFAULT"
+
+    def __repr__(self) -> str:
+        return f"meshcache.{self.value}"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+MISSING: Final = Sentinel.MISSING
+"""Pass it as ``default`` to tell a miss from a cached None."""
+DEFAULT: Final = Sentinel.DEFAULT
+"""As ``ttl``: the client's default, else the cluster's."""
+
+Key = str | bytes
+Ttl = float | timedelta | None | Literal[Sentinel.DEFAULT]
+Consistency = str | tuple[int, int] | None
+
+LEVELS: Final = {"one": LEVEL_ONE, "quorum": LEVEL_QUORUM, "all": LEVEL_ALL}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A value with what the cache knows of it."""
+
+    value: Any
+    version: bytes
+    """Opaque: for ``cas``."""
+    ttl: float
+    """Seconds left; infinite: never expires."""
+    stale: bool
+    """Past its lifetime, and served because a new value is being computed."""
+
+
+def seconds(timeout: object) -> float:
+    """Check a timeout."""
+    if isinstance(timeout, timedelta):
+        timeout = timeout.total_seconds()
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds, is {timeout!r}")
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout must be a positive number of seconds, is {timeout!r}")
+    return float(timeout)
+
+
+def milliseconds(ttl: object) -> int:
+    """Return a lifetime as it travels; DEFAULT is the cluster's here."""
+    if ttl is None:
+        return TTL_NEVER
+    if ttl is DEFAULT:
+        return TTL_DEFAULT
+    if isinstance(ttl, timedelta):
+        ttl = ttl.total_seconds()
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
+        raise TypeError(f"ttl must be seconds as int, float or timedelta, None or DEFAULT, is {ttl!r}")
+    if not -math.inf < ttl < math.inf:
+        raise ValueError(f"ttl must be a finite number of seconds, is {ttl!r}; None means that it never expires")
+    if ttl <= 0:
+        raise ValueError(f"ttl must be positive, is {ttl!r}: use None for no expiry, or delete() to drop the key")
+    return min(max(1, round(ttl * 1000)), NEVER_MS)
+
+
+def levels(consistency: object) -> tuple[int, int]:
+    """Return write and read level of a consistency."""
+    match consistency:
+        case None:
+            return DEFAULT_LEVEL, DEFAULT_LEVEL
+        case str() if consistency in LEVELS:
+            return LEVELS[consistency], LEVELS[consistency]
+        case (int(w), int(r)) if not isinstance(w, bool) and not isinstance(r, bool) and w > 0 and r > 0:
+            return w, r
+    names = ", ".join(f'"{name}"' for name in LEVELS)
+    raise ValueError(f"consistency must be {names} or two positive numbers (w, r), is {consistency!r}")
+
+
+def namespace_bytes(prefix: str | bytes) -> bytes:
+    """Check the prefix of a namespace."""
+    if not isinstance(prefix, (str, bytes)):
+        raise TypeError(f"a namespace must be str or bytes, is {type(prefix).__name__}")
+    try:
+        raw = prefix.encode() if isinstance(prefix, str) else prefix
+    except UnicodeEncodeError as error:
+        raise InvalidKey(f"the namespace {prefix!r:.80} is no valid text: {error}") from None
+    if len(raw) >= KEY_BYTES_MAX:
+        raise InvalidKey(f"the namespace takes {len(raw):,} bytes; with a key it may take {KEY_BYTES_MAX:,}")
+    return raw
+
+
+def raw_key(prefix: bytes, key: Key) -> bytes:
+    """Return the key as nodes see it."""
+    try:
+        raw = prefix + (key.encode() if isinstance(key, str) else key)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise _invalid_key(key, error) from None
+    if not key or len(raw) > KEY_BYTES_MAX:
+        raise _invalid_key(key, None, len(raw))
+    return raw
+
+
+def raw_keys(prefix: bytes, keys: list[Any]) -> list[bytes]:
+    """Return many keys as nodes see them; fast where all are str."""
+    try:
+        raws = [prefix + key.encode() for key in keys] if prefix else [key.encode() for key in keys]
+    except (AttributeError, UnicodeEncodeError):
+        return [raw_key(prefix, key) for key in keys]
+    if keys and (not all(keys) or max(map(len, raws)) > KEY_BYTES_MAX):
+        return [raw_key(prefix, key) for key in keys]
+    return raws
+
+
+def _invalid_key(key: object, error: Exception | None, size: int = 0) -> InvalidKey:
+    if not isinstance(key, (str, bytes)):
+        return InvalidKey(f"a key must be str or bytes, is {type(key).__name__}")
+    if error is not None:
+        return InvalidKey(f"the key {key!r:.80} is no valid text: {error}")
+    if not key:
+        return InvalidKey(f"a key must not be empty; it takes 1 to {KEY_BYTES_MAX:,} bytes")
+    return InvalidKey(f"the key {key!r:.80} takes {size:,} bytes with its namespace; the limit is {KEY_BYTES_MAX:,}")
+
+
+def key_list(keys: object) -> list[Any]:
+    """Return the keys as a list; a single key where several are meant is a mistake worth a word."""
+    if isinstance(keys, (str, bytes)):
+        raise TypeError(f"keys must be an iterable of keys, is the single key {keys!r:.80}")
+    if not isinstance(keys, Iterable):
+        raise TypeError(f"keys must be an iterable of keys, is {type(keys).__name__}")
+    return list(keys)

@@ -1,0 +1,89 @@
+"""The circuit breaker: when a node keeps failing, stop asking it first.
+
+An open breaker orders, it does not forbid: routing takes such a node last, so that a breaker alone never fails an
+operation. Time is an argument, in seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+WINDOW_S: Final = 10
+CALLS_MIN: Final = 10
+FAILURE_RATIO: Final = 0.5
+OPEN_S: Final = 30.0
+
+
+class Breaker:
+    """Closed: all calls pass. Open: half of at least ten calls in ten seconds failed. Half-open: one call is a probe.
+
+    Threads may share it without a lock: a lost count shifts nothing that matters.
+    """
+
+    __slots__ = ("_buckets", "_open_until", "_probing")
+
+    def __init__(self) -> None:
+        # One [second, successes, failures] for each second of the window, reused in a circle.
+        self._buckets = [[-1, 0, 0] for _ in range(WINDOW_S)]
+        self._open_until = 0.0
+        self._probing = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Every call passes."""
+        return not self._open_until
+
+    @property
+    def probe_at(self) -> float:
+        """When an open breaker lets the next probe pass; infinite for a closed one."""
+        return self._open_until or math.inf
+
+    def admits(self, now: float) -> bool:
+        """Tell whether a call may pass; of an open breaker, whether the caller's is the probe."""
+        if not self._open_until:
+            return True
+        if now < self._open_until:
+            return False
+        # The probe is out; should its outcome never be told, the next may go in another 30 s.
+        self._open_until = now + OPEN_S
+        self._probing = True
+        return True
+
+    def succeed(self, now: float) -> bool:
+        """Count a success; True if it closed the breaker."""
+        if self._open_until:
+            self.reset()
+            return True
+        self._bucket(now)[1] += 1
+        return False
+
+    def fail(self, now: float) -> bool:
+        """Count a failure; True if it opened the breaker."""
+        if self._open_until:
+            if self._probing:
+                self._probing = False
+                self._open_until = now + OPEN_S
+            return False
+        self._bucket(now)[2] += 1
+        oldest = int(now) - WINDOW_S
+        successes = sum(bucket[1] for bucket in self._buckets if bucket[0] > oldest)
+        failures = sum(bucket[2] for bucket in self._buckets if bucket[0] > oldest)
+        if successes + failures < CALLS_MIN or failures < FAILURE_RATIO * (successes + failures):
+            return False
+        self._open_until = now + OPEN_S
+        return True
+
+    def reset(self) -> None:
+        """Close and forget: the node is another process now, or has answered."""
+        for bucket in self._buckets:
+            bucket[0] = -1
+        self._open_until = 0.0
+        self._probing = False
+
+    def _bucket(self, now: float) -> list[int]:
+        second = int(now)
+        bucket = self._buckets[second % WINDOW_S]
+        if bucket[0] != second:
+            bucket[:] = [second, 0, 0]
+        return bucket

@@ -1,0 +1,297 @@
+"""The sync driver's I/O, done in the caller's thread: no hand-over to another one, and no lock around a wait.
+
+ZeroMQ sockets belong to one thread at a time. A *channel* is a set of links, at most one to each node; a thread takes
+a channel for one step of a flow and puts it back. The last one used is the first one taken, so a single thread always
+finds the same warm links.
+
+A socket's receive timeout is one slice: when nothing came for so long, look whether the connection is still there and
+whether the deadline is over. (A poll before each receive would cost five times as much.)
+"""
+
+from __future__ import annotations
+
+import os
+import socket as tcp
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+import zmq
+
+from meshcache.core.messages import Welcome
+from meshcache.dealer import open_dealer, state_of
+from meshcache.errors import ProtocolError
+from meshcache.link import (
+    GREETING,
+    LINK_DOWN,
+    LINK_LOST,
+    NO_GREETING,
+    NO_REPLY,
+    NO_TIME,
+    Call,
+    Failure,
+    Link,
+    Outcome,
+)
+from meshcache.seeds import endpoint
+
+CHANNELS_MAX: Final = 16
+SLICE_MS: Final = 20
+
+Context = zmq.Context[zmq.Socket[bytes]]
+
+
+class _Wire:
+    """A link and its socket."""
+
+    __slots__ = ("arrived", "link", "recv", "send", "socket")
+
+    def __init__(self, socket: zmq.Socket[bytes], link: Link) -> None:
+        self.socket = socket
+        self.link = link
+        self.send: Callable[..., Any] = socket.send
+        self.recv: Callable[..., bytes] = socket.recv
+        self.arrived: dict[int, Any] = {}
+        """Answers to other calls of this step than the one waited for."""
+
+
+class Channel:
+    """Links of one thread at a time."""
+
+    def __init__(self, context: Context, link: Callable[[str], Link]) -> None:
+        self._context = context
+        self._link = link
+        self._wires: dict[str, _Wire] = {}
+
+    def exchange(self, calls: list[Call]) -> list[Outcome]:
+        """Send every call, then wait for every answer, each no longer than its deadline."""
+        if len(calls) == 1:
+            return [self._collect(calls[0], self._post(calls[0]))]
+        tickets: list[Any] = [None] * len(calls)
+        wires = self._wires
+        # Those that must connect first may be slow about it: they must not hold up the others.
+        for i in sorted(range(len(calls)), key=lambda i: calls[i].address not in wires):
+            tickets[i] = self._post(calls[i])
+        outcomes = [self._collect(call, ticket) for call, ticket in zip(calls, tickets, strict=True)]
+        for wire in wires.values():
+            wire.arrived.clear()
+        return outcomes
+
+    def close(self) -> None:
+        """Close every link."""
+        for address in list(self._wires):
+            self._drop(address)
+
+    def _post(self, call: Call, again: bool = True) -> Failure | tuple[_Wire, int]:
+        wire = self._wires.get(call.address)
+        if wire is None or not wire.link.ready:
+            again = again and wire is not None
+            found = self._greet(call, wire)
+            if isinstance(found, Failure):
+                return self._post(call, again=False) if again and not found.late else found
+            wire = found
+        number, frame = wire.link.encode(call)
+        try:
+            wire.send(frame, zmq.NOBLOCK)
+        except zmq.ZMQError:
+            self._drop(call.address)
+            # The node may be back since the link broke.
+            return self._post(call, again=False) if again else LINK_DOWN
+        return wire, number
+
+    def _collect(self, call: Call, ticket: Failure | tuple[_Wire, int]) -> Outcome:
+        if isinstance(ticket, Failure):
+            return ticket
+        wire, number = ticket
+        outcome: Outcome = self._wait(wire, number, call.deadline)
+        return outcome
+
+    def _wait(self, wire: _Wire, number: int, deadline: float) -> Any:
+        """Return what answers this number."""
+        arrived = wire.arrived
+        if number in arrived:
+            return arrived.pop(number)
+        link = wire.link
+        while True:
+            try:
+                found = link.accept(wire.recv())
+            except zmq.Again:
+                events = state_of(wire.socket)
+                if not events & (zmq.POLLIN | zmq.POLLOUT):
+                    self._drop(link.address)
+                    return LINK_LOST
+                found = []
+            except zmq.ZMQError:
+                return LINK_LOST
+            except ProtocolError as error:
+                self._drop(link.address)
+                return Failure(sent=True, late=False, why=f"broke the protocol: {error}")
+            mine: Any = None
+            for other, outcome in found:
+                if other == number:
+                    mine = outcome
+                else:
+                    arrived[other] = outcome
+            if mine is not None:
+                return mine
+            if time.monotonic() >= deadline:
+                link.forget(number)
+                return NO_REPLY
+
+    def _greet(self, call: Call, wire: _Wire | None) -> _Wire | Failure:
+        """Return a link that is ready for requests, made new if there is none."""
+        if time.monotonic() >= call.deadline:
+            return NO_TIME
+        if wire is None:
+            try:
+                wire = self._open(call.address, call.deadline)
+            except OSError as error:
+                why = error.strerror or str(error) or type(error).__name__
+                return Failure(sent=False, late=isinstance(error, TimeoutError), why=why.lower())
+        wire.arrived.pop(GREETING, None)
+        link = wire.link
+        left_ms = max(0, int((call.deadline - time.monotonic()) * 1000))
+        answer: Any = NO_GREETING
+        if wire.socket.poll(left_ms, zmq.POLLOUT):
+            try:
+                wire.send(link.hello(), zmq.NOBLOCK)
+                answer = self._wait(wire, GREETING, call.deadline)
+            except zmq.ZMQError:
+                answer = LINK_DOWN
+        if type(answer) is Welcome:
+            return wire
+        self._drop(call.address)
+        if answer is NO_REPLY:
+            return NO_GREETING
+        return Failure(sent=False, late=False, why=answer.why)
+
+    def _open(self, address: str, deadline: float) -> _Wire:
+        """Connect, or raise OSError: libzmq would not tell that nobody listens, so the kernel is asked first."""
+        found = endpoint(address)
+        assert found is not None
+        host, port = found
+        left_s = max(0.001, deadline - time.monotonic())
+        with tcp.create_connection((host, port), timeout=left_s) as probe:
+            if probe.getsockname() == probe.getpeername():
+                raise ConnectionRefusedError("connected to itself: nobody listens")
+        socket = open_dealer(self._context, host, port)
+        socket.setsockopt(zmq.RCVTIMEO, SLICE_MS)
+        wire = self._wires[address] = _Wire(socket, self._link(address))
+        return wire
+
+    def _drop(self, address: str) -> None:
+        wire = self._wires.pop(address, None)
+        if wire is not None:
+            wire.socket.close(0)
+
+
+class _Pool:
+    """Channels of one process, and the ZeroMQ context under them."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.free: list[Channel] = []
+        self.count = 0
+        self.waiting = 0
+        self.changed = threading.Condition()
+        self.closed = False
+        self.context: Context = zmq.Context()
+
+    def close(self) -> None:
+        """Close all that is free, and the context with the last one; others follow when they are put back."""
+        if self.pid != os.getpid():
+            return
+        with self.changed:
+            self.closed = True
+            while self.free:
+                self.free.pop().close()
+                self.count -= 1
+            if not self.count:
+                self.context.term()
+            self.changed.notify_all()
+
+
+_graveyard: list[_Pool] = []
+"""Pools inherited over a fork. Their sockets are the parent's: closing them, or collecting them, is not ours to do."""
+
+
+class Channels:
+    """Takes steps to channels, from any thread and after any fork."""
+
+    def __init__(self, link: Callable[[str], Link]) -> None:
+        self._link = link
+        self._pool = _Pool()
+        self._finalizer = weakref.finalize(self, self._pool.close)
+        _everyone.add(self)
+
+    def exchange(self, calls: list[Call]) -> list[Outcome]:
+        """Carry out the calls of one step; a channel that is not free in time is a failure like any other."""
+        pool = self._pool
+        if pool.pid != os.getpid():
+            pool = self.after_fork()
+        try:
+            channel = pool.free.pop()
+        except IndexError:
+            found = self._another(pool, min(call.deadline for call in calls))
+            if isinstance(found, Failure):
+                return [found] * len(calls)
+            channel = found
+        try:
+            return channel.exchange(calls)
+        finally:
+            pool.free.append(channel)
+            if pool.waiting or pool.closed:
+                self._returned(pool)
+
+    def close(self) -> None:
+        """Close every link; later calls fail."""
+        self._finalizer()
+
+    def after_fork(self) -> _Pool:
+        """Begin anew in a child process; nothing of the parent's is touched."""
+        old = self._pool
+        if old.pid != os.getpid():
+            _graveyard.append(old)
+            self._finalizer.detach()
+            self._pool = _Pool()
+            self._pool.closed = old.closed
+            self._finalizer = weakref.finalize(self, self._pool.close)
+        return self._pool
+
+    def _another(self, pool: _Pool, deadline: float) -> Channel | Failure:
+        """Make a channel, or wait for one."""
+        with pool.changed:
+            while not pool.closed:
+                if pool.free:
+                    return pool.free.pop()
+                if pool.count < CHANNELS_MAX:
+                    pool.count += 1
+                    return Channel(pool.context, self._link)
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return NO_TIME
+                pool.waiting += 1
+                if not pool.free:
+                    pool.changed.wait(left_s)
+                pool.waiting -= 1
+        raise RuntimeError("this client is closed")
+
+    def _returned(self, pool: _Pool) -> None:
+        if pool.closed:
+            pool.close()
+        else:
+            with pool.changed:
+                pool.changed.notify()
+
+
+_everyone: weakref.WeakSet[Channels] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for channels in list(_everyone):
+        channels.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,235 @@
+"""The client for threads: every operation is a flow of session.py, run in the caller's thread."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from meshcache.arguments import DEFAULT, Consistency, Item, Key, Sentinel, Ttl
+from meshcache.channels import Channels
+from meshcache.codec import ValueCodec
+from meshcache.core.messages import EventKind
+from meshcache.delivery import Flow, Load
+from meshcache.session import Session, begin
+
+T = TypeVar("T")
+
+
+class Client:
+    """A cache client; safe to share between threads, and to use after a fork.
+
+    ``seeds`` says where to begin: "host:port", several with commas or as a list, a URL
+    "mesh://host:port,host:port/namespace?timeout=0.5&consistency=quorum", or None for the environment variable
+    MESHCACHE_SEEDS, else 127.0.0.1:7101. Every ``timeout`` is the total time of a call in seconds (5 by default),
+    connecting, retries and failover included. All of it is described in README.md.
+    """
+
+    def __init__(
+        self,
+        seeds: str | Iterable[str] | None = None,
+        *,
+        timeout: float | None = None,
+        ttl: Ttl = DEFAULT,
+        consistency: Consistency = None,
+        codec: str | ValueCodec | None = None,
+        namespace: str | bytes = "",
+        cluster: str = "",
+    ) -> None:
+        self._session = begin(
+            seeds,
+            timeout=timeout,
+            ttl=ttl,
+            consistency=consistency,
+            codec=codec,
+            namespace=namespace,
+            cluster=cluster,
+        )
+        self._channels = Channels(self._session.link)
+        self._loads: dict[tuple[int, bytes], Future[Any]] = {}
+        self._owner = True
+
+    def get(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
+        """Return the value of a key, or ``default`` if there is none.
+
+        Pass ``default=meshcache.MISSING`` to tell a cached None from a miss.
+        """
+        return self._run(self._session.get(key, default, timeout))
+
+    def gets(self, key: Key, *, timeout: float | None = None) -> Item | None:
+        """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none."""
+        return self._run(self._session.gets(key, timeout))
+
+    def get_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> dict[Any, Any]:
+        """Return the values of those keys that are there, under the keys as given."""
+        return self._run(self._session.get_many(keys, timeout))
+
+    def set(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> None:
+        """Store a value.
+
+        ``ttl`` is in seconds (int, float, timedelta); None: it never expires; left out: the client's default, else the
+        cluster's.
+        """
+        self._run(self._session.set(key, value, ttl, timeout))
+
+    def set_many(self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> list[Any]:
+        """Store several values; returns the keys for which that failed."""
+        return self._run(self._session.set_many(items, ttl, timeout))
+
+    def delete(self, key: Key, *, timeout: float | None = None) -> bool:
+        """Delete a key; True if it was there."""
+        return self._run(self._session.delete(key, timeout))
+
+    def delete_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> int:
+        """Delete several keys; returns how many were there."""
+        return self._run(self._session.delete_many(keys, timeout))
+
+    def invalidate(self, *keys: Key, timeout: float | None = None) -> int:
+        """Drop keys because their source changed; returns how many were there."""
+        return self._run(self._session.delete_many(keys, timeout, EventKind.INVALIDATE))
+
+    def add(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+        """Store a value if the key has none; True if it was stored."""
+        return self._run(self._session.add(key, value, ttl, timeout))
+
+    def replace(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+        """Store a value if the key has one; True if it was stored."""
+        return self._run(self._session.replace(key, value, ttl, timeout))
+
+    def cas(self, key: Key, value: Any, version: bytes, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+        """Store a value if the key's version is still the one that ``gets`` returned; True if it was stored."""
+        return self._run(self._session.cas(key, value, version, ttl, timeout))
+
+    def incr(
+        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: float | None = None
+    ) -> int:
+        """Add to a number and return the new one; not repeated when it is not known to have been applied.
+
+        A missing key counts from ``initial`` and gets ``ttl``; ``initial=None`` raises KeyMissing instead.
+        """
+        return self._run(self._session.incr(key, delta, initial, ttl, timeout))
+
+    def decr(
+        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: float | None = None
+    ) -> int:
+        """Subtract from a number and return the new one; otherwise as ``incr``."""
+        return self._run(self._session.incr(key, -delta, initial, ttl, timeout))
+
+    def touch(self, key: Key, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+        """Set a key's lifetime anew, counted from now; True if it was there."""
+        return self._run(self._session.touch(key, ttl, timeout))
+
+    def exists(self, key: Key, *, timeout: float | None = None) -> bool:
+        """Tell whether a key has a value, without fetching it."""
+        return self._run(self._session.exists(key, timeout))
+
+    def ttl(self, key: Key, *, timeout: float | None = None) -> float | None:
+        """Return the seconds that a key has left; ``math.inf``: it never expires; None: there is no such key."""
+        return self._run(self._session.ttl(key, timeout))
+
+    def get_or_set(self, key: Key, load: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> Any:
+        """Return the value of a key; if there is none, compute and store it.
+
+        ``load`` is the value, or a function of no argument that returns it; AsyncClient also takes coroutine functions.
+        Concurrent callers of this client share one call of it. ``timeout`` bounds the cache, not ``load``.
+        """
+        return self._run(self._session.get_or_set(key, load, ttl, timeout))
+
+    def clear(self, *, timeout: float | None = None) -> int:
+        """Drop every key of this namespace (without one: all there is); returns how many entries went."""
+        return self._run(self._session.clear(timeout))
+
+    def inspect(
+        self, what: str, key: Key = b"", *, node: str | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Ask a node about itself or the mesh: "view", "status", "stats", "explain" or "replica" (of ``key``).
+
+        ``node`` is an id or an address; without it the client chooses.
+        """
+        return self._run(self._session.inspect(what, key, node, timeout))
+
+    def namespace(self, prefix: str | bytes) -> Self:
+        """Return the same client for keys that begin with ``prefix``, which it puts there itself.
+
+        It shares this client's connections; only closing this one closes them.
+        """
+        return self._derive(self._session.derive(prefix=prefix))
+
+    def with_options(
+        self,
+        *,
+        consistency: Consistency | Literal[Sentinel.DEFAULT] = DEFAULT,
+        timeout: float | None = None,
+        ttl: Ttl = DEFAULT,
+        codec: str | ValueCodec | None = None,
+    ) -> Self:
+        """Return the same client with other options; what is left out stays as it is.
+
+        ``consistency`` is "one", "quorum", "all", two numbers (w, r), or None for what the cluster is configured to do.
+        It shares this client's connections; only closing this one closes them.
+        """
+        return self._derive(
+            self._session.derive(consistency=consistency, timeout=timeout, ttl=ttl, codec=codec),
+        )
+
+    def close(self) -> None:
+        """Close the connections. On a client made by ``namespace`` or ``with_options`` it does nothing."""
+        if self._owner:
+            self._channels.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, flow: Flow[T]) -> T:
+        """Carry out the steps of a flow."""
+        exchange = self._channels.exchange
+        send = flow.send
+        answer: Any = None
+        while True:
+            try:
+                step = send(answer)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]  # what the flow returns
+            if type(step) is list:
+                answer = exchange(step)
+            elif type(step) is float:
+                time.sleep(step)
+                answer = None
+            elif type(step) is Load:
+                answer = self._load(step)
+
+    def _load(self, step: Load) -> Any:
+        """Compute and store a value, or wait for the thread that does."""
+        key = (os.getpid(), step.key)
+        own: Future[Any] = Future()
+        flight = self._loads.setdefault(key, own)
+        if flight is not own:
+            return flight.result()
+        try:
+            value = step.load() if callable(step.load) else step.load
+            self._run(step.store(value))
+        except BaseException as error:
+            del self._loads[key]
+            interrupted = RuntimeError(f"the thread that computed {step.key!r:.80} was interrupted")
+            own.set_exception(error if isinstance(error, Exception) else interrupted)
+            raise
+        # Whoever comes from now on finds it in the cache.
+        del self._loads[key]
+        own.set_result(value)
+        return value
+
+    def _derive(self, session: Session) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, _session=session, _owner=False)
+        return other
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {', '.join(self._session.routing.seeds)}>"

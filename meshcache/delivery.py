@@ -1,0 +1,339 @@
+"""Getting keys to nodes that serve them: failover, retry and deadlines, for operations on one key or thousands.
+
+A flow is a generator that yields steps and is sent what they came to; a driver (client.py, aio.py) carries steps out::
+
+    list[Call]   requests to run in parallel    -> a list of outcomes, aligned
+    float        a pause in seconds             -> None
+    Load         compute a missing value        -> the value
+
+Each round sends every pending key to the best node not yet tried, at most one call a node. Keys whose call failed are
+pending again, and that node is avoided until all were tried; then comes a short pause and all are tried again, until
+the deadline. What may have been executed is only repeated if repeating is harmless.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator
+from typing import Any, Final, NamedTuple, TypeVar
+from zlib import crc32
+
+from meshcache.core.messages import BATCH_OPS_MAX, Code, Get, Inspect, Reject, Update
+from meshcache.errors import (
+    KeyMissing,
+    MeshcacheError,
+    NodeUnavailable,
+    NotANumber,
+    OperationError,
+    OperationTimeout,
+    Overloaded,
+    ProtocolError,
+    QuorumNotReached,
+    ValueTooLarge,
+)
+from meshcache.link import Call, Failure, Kind, Outcome
+from meshcache.routing import Routing, parse_members
+
+ATTEMPT_S: Final = 0.25
+"""An attempt may take this long, or a tenth of the whole timeout if that is more …"""
+S_PER_MIB: Final = 0.1
+"""… and this much longer for each MiB."""
+UNREACHABLE_S: Final = 2.0
+"""If no node could even be reached for this long, waiting for the deadline is no use."""
+PAUSE_MIN_S: Final = 0.005
+PAUSE_MAX_S: Final = 0.1
+_EXPECTED_REPLY_BYTES: Final = 1024
+
+
+class Load(NamedTuple):
+    """Step: compute the value of a key that is missing, once for all callers of this process, and store it."""
+
+    key: bytes
+    load: Any
+    """The value, or a function of no argument that returns it."""
+    store: Callable[[Any], Flow[None]]
+
+
+Step = list[Call] | float | Load
+T = TypeVar("T")
+Flow = Generator[Step, Any, T]
+
+
+def allowance_s(timeout_s: float, size: int) -> float:
+    """Return how long an attempt that can be repeated may take."""
+    return min(timeout_s, max(ATTEMPT_S, timeout_s / 10) + (size >> 20) * S_PER_MIB)
+
+
+def pause_s(rng: random.Random, attempt: int) -> float:
+    """Return how long to wait before the next attempt: full jitter, so that clients do not come back as one."""
+    return rng.uniform(PAUSE_MIN_S / 2, min(PAUSE_MAX_S, PAUSE_MIN_S * 2**attempt))
+
+
+class Delivery:
+    """One operation on its way. ``results`` are aligned with its keys; ``errors`` has by index what failed for good."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        rng: random.Random,
+        kind: Kind,
+        options: tuple[Any, ...],
+        keys: list[bytes],
+        payloads: list[Any] | None,
+        *,
+        deadline: float,
+        timeout_s: float,
+        repeatable: bool,
+        node: str | None = None,
+        name: str = "",
+    ) -> None:
+        """Without keys: one request to any node. ``node``: to this address and no other. ``name``: for errors."""
+        self.results: list[Any] = [None] * (len(keys) or 1)
+        self.errors: dict[int, Exception] = {}
+        self._routing = routing
+        self._rng = rng
+        self._kind = kind
+        self._options = options
+        self._keys = keys
+        self._payloads = payloads
+        self._deadline = deadline
+        self._timeout_s = timeout_s
+        self._repeatable = repeatable
+        self._node = node
+        self._operation = name or kind.__name__.lower()
+        self._pending = list(range(len(self.results)))
+        self._started = deadline - timeout_s
+        self._avoid: set[str] = set()
+        self._greeted_again: set[str] = set()
+        self._reached = False
+        self._quorum_missing = False
+        self._attempt = 0
+        self._patience = 1
+        self._notes: dict[int, Exception] = {}
+        self._whys: dict[str, str] = {}
+        self._last: Failure | Reject | None = None
+
+    def resume(self, call: Call, outcome: Outcome) -> None:
+        """Take in an attempt at everything that was made before."""
+        self._pending = self._accept(call, self._pending, outcome)
+
+    def run(self) -> Flow[None]:
+        """Deliver what is pending."""
+        return self.run_until(lambda: not self._pending)
+
+    def run_until(self, done: Callable[[], bool]) -> Flow[None]:
+        """Deliver what is pending, or stop when that is no longer needed."""
+        routing = self._routing
+        while not done():
+            now = routing.clock()
+            refresh = self._look_up(now)
+            plan = self._plan(now) if now < self._deadline else []
+            if not plan:
+                if now >= self._deadline or (not self._reached and now - self._started >= UNREACHABLE_S):
+                    self._give_up(now)
+                    return
+                self._avoid.clear()
+                yield self._pause(now)
+                continue
+            outcomes = yield [call for call, _ in plan] + refresh
+            waiting = set(self._pending).difference(*[indices for _, indices in plan])
+            pending = [i for i in self._pending if i in waiting] if waiting else []
+            for (call, indices), outcome in zip(plan, outcomes, strict=False):
+                pending += self._accept(call, indices, outcome)
+            self._pending = pending
+            if refresh:
+                self._learn(refresh[0], outcomes[-1])
+            if self._quorum_missing and pending:
+                self._quorum_missing = False
+                yield self._pause(routing.clock())
+
+    # ---- a round
+
+    def _look_up(self, now: float) -> list[Call]:
+        """Do what is due in the routing; returns the request for the members that rides along, if one is due."""
+        routing = self._routing
+        if now < routing.due:
+            return []
+        due = routing.take_refresh(now)
+        routing.review(now)
+        address = routing.whom_to_refresh(now) if due else None
+        if address is None:
+            return []
+        allowance = min(ATTEMPT_S, self._deadline - now)
+        return [Call(address, Inspect, ("view", b""), [], None, now + allowance, allowance, 0)]
+
+    def _learn(self, call: Call, outcome: Outcome) -> None:
+        now = self._routing.clock()
+        if type(outcome) is list:
+            members = parse_members(outcome)
+            if members:
+                self._routing.learn(members, now)
+        elif type(outcome) is Failure and outcome.blame:
+            self._routing.failed(call.address, now)
+
+    def _plan(self, now: float) -> list[tuple[Call, list[int]]]:
+        """Group the pending keys by the node to ask."""
+        routing = self._routing
+        keys = self._keys
+        if not keys or self._node is not None:
+            address = self._node or routing.pick(None, self._avoid, now)
+            usable = address is not None and address not in self._avoid
+            return [self._call(address, self._pending, now)] if usable and address else []
+        first = routing.first
+        mask = len(first) - 1
+        avoid = self._avoid
+        groups: dict[str | None, list[int]] = {}
+        for i, address in zip(self._pending, [first[crc32(keys[i]) & mask] for i in self._pending], strict=True):
+            if address is None or address in avoid:
+                address = routing.pick(crc32(keys[i]) & mask, avoid, now)  # noqa: PLW2901  (the second choice)
+            if address in groups:
+                groups[address].append(i)
+            else:
+                groups[address] = [i]
+        return [self._call(address, indices, now) for address, indices in groups.items() if address is not None]
+
+    def _call(self, address: str, indices: list[int], now: float) -> tuple[Call, list[int]]:
+        """Make the call for as many of these keys as one request may carry; the others wait for the next round."""
+        keys, payloads = self._keys, self._payloads
+        size_max = self._routing.settings.request_bytes_max // 2
+        if keys:
+            del indices[BATCH_OPS_MAX:]
+        picked = [keys[i] for i in indices] if keys else []
+        contents = None if payloads is None else [payloads[i] for i in indices]
+        sizes = list(map(len, picked))
+        if contents is not None and self._kind is not Update:
+            sizes = list(map(int.__add__, sizes, map(len, contents)))
+        size = sum(sizes)
+        if size > size_max:
+            count, size = 1, sizes[0]
+            while size + sizes[count] <= size_max:
+                size += sizes[count]
+                count += 1
+            del indices[count:], picked[count:]
+            contents = None if contents is None else contents[:count]
+        left = self._deadline - now
+        allowance = left
+        if self._repeatable:
+            weight = max(size, len(picked) * _EXPECTED_REPLY_BYTES)
+            allowance = min(left, allowance_s(self._timeout_s, weight) * self._patience)
+        return Call(address, self._kind, self._options, picked, contents, now + allowance, allowance, size), indices
+
+    def _pause(self, now: float) -> float:
+        self._attempt += 1
+        return max(0.0, min(pause_s(self._rng, self._attempt), self._deadline - now))
+
+    # ---- outcomes
+
+    def _accept(self, call: Call, indices: list[int], outcome: Outcome) -> list[int]:
+        """Take in what came of a call; returns the indices that are still pending."""
+        if type(outcome) is list:
+            self._reached = True
+            self._routing.succeeded(call.address, call.deadline - call.allowance_s)
+            if list not in set(map(type, outcome)):
+                for i, result in zip(indices, outcome, strict=True):
+                    self.results[i] = result
+                return []
+            return [
+                i for i, result in zip(indices, outcome, strict=True) if not self._accept_one(call.address, i, result)
+            ]
+        if type(outcome) is Reject:
+            return self._rejected(call.address, indices, outcome)
+        if type(outcome) is Failure:
+            return self._failed(call.address, indices, outcome)
+        raise TypeError(outcome)
+
+    def _accept_one(self, address: str, i: int, result: Any) -> bool:
+        """Take in the result of one key; False if it is to be asked for again."""
+        if type(result) is not list:
+            self.results[i] = result
+            return True
+        code = result[0] if result else None
+        if code == Code.MORE and self._kind is Get:
+            return False
+        if code in {Code.OVERLOADED, Code.NOT_READY}:
+            self._whys[address] = _reason(code)
+            self._avoid.add(address)
+            return False
+        error = _error(result, self._name(i))
+        if code == Code.QUORUM and self._repeatable:
+            self._notes[i] = error
+            self._quorum_missing = True
+            return False
+        self.errors[i] = error
+        return True
+
+    def _rejected(self, address: str, indices: list[int], reject: Reject) -> list[int]:
+        code = reject.error[0]
+        self._reached = True
+        self._last = reject
+        self._whys[address] = _reason(code)
+        if code in {Code.OVERLOADED, Code.NOT_READY}:
+            self._avoid.add(address)
+        elif code == Code.STALE_BOOT:
+            if address in self._greeted_again:
+                self._avoid.add(address)
+            self._greeted_again.add(address)
+        else:
+            for i in indices:
+                self.errors[i] = _error(reject.error, self._name(i))
+            return []
+        return indices
+
+    def _failed(self, address: str, indices: list[int], failure: Failure) -> list[int]:
+        self._last = failure
+        self._whys[address] = failure.why
+        if failure.blame:
+            self._routing.failed(address, self._routing.clock())
+            self._avoid.add(address)
+        if failure.sent:
+            self._reached = True
+            if failure.late:
+                self._patience *= 2
+            if not self._repeatable:
+                kind = OperationTimeout if failure.late else NodeUnavailable
+                for i in indices:
+                    self.errors[i] = kind(f"{self._name(i)}: {address}: {failure.why}; it may or may not be applied")
+                return []
+        return indices
+
+    def _give_up(self, now: float) -> None:
+        last = self._last
+        whys = "; ".join(f"{address}: {why}" for address, why in self._whys.items()) or "no node answered"
+        make: Callable[[str], MeshcacheError] = OperationTimeout
+        if type(last) is Reject:
+            make = Overloaded if last.error[0] == Code.OVERLOADED else NodeUnavailable
+        elif type(last) is Failure and (not last.sent or not self._reached) and last.blame:
+            make = NodeUnavailable
+        for i in self._pending:
+            text = f"{self._name(i)}: not done within {now - self._started:.3g} s ({whys})"
+            self.errors[i] = self._notes.get(i) or make(text)
+        self._pending = []
+
+    def _name(self, i: int) -> str:
+        return f"{self._operation} {self._keys[i][:64]!r}" if self._keys else self._operation
+
+
+def _reason(code: Any) -> str:
+    return Code(code).name.lower().replace("_", " ") if code in set(Code) else f"code {code!r}"
+
+
+def _error(result: list[Any], name: str) -> Exception:  # noqa: PLR0911  (a table in the form of a match)
+    """Make the exception for one key of what a node said."""
+    match result:
+        case [Code.QUORUM, int(needed), int(received), *_]:
+            return QuorumNotReached(needed, received, name)
+        case [Code.OVERLOADED, *_]:
+            return Overloaded(f"{name}: the node has too much pending work; nothing was done")
+        case [Code.NOT_READY, *_]:
+            return NodeUnavailable(f"{name}: the node is not ready; nothing was done")
+        case [Code.TOO_LARGE, int(size), int(limit), *_]:
+            return ValueTooLarge(size, limit)
+        case [Code.KEY_MISSING, *_]:
+            return KeyMissing(f"{name}: there is no such key, and no initial value")
+        case [Code.NOT_A_NUMBER, *details]:
+            return NotANumber(f"{name}: {details[0] if details else 'not a number'}")
+        case [Code.INVALID, *details]:
+            return ValueError(f"{name}: {details[0] if details else 'invalid'}")
+        case [int(code), *details]:
+            return OperationError(f"{name}: {_reason(code)} {details}")
+    return ProtocolError(f"{name}: the node answered {result!r:.200}")

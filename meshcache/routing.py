@@ -1,0 +1,253 @@
+"""What a client knows of the mesh, and whom it asks: members, their health, and the ring.
+
+Pure: no socket, and no clock but the one it is given. Threads share it without a lock: the table of first choices and
+the ring are replaced whole, never changed in place, and a count or a due time that is lost is made good a moment later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+from zlib import crc32
+
+from meshcache.breaker import Breaker
+from meshcache.core.messages import Fact, Welcome
+from meshcache.core.ring import Ring, RingMember
+
+ALIVE: Final = 0
+SUSPECT: Final = 1
+
+REFRESH_S: Final = 30.0
+"""The members are asked for at least this often, while the client is in use."""
+REFRESH_MIN_S: Final = 1.0
+"""And at most this often, however many answers show another view."""
+DOUBT_S: Final = 1.0
+"""A node that just failed is asked after the others for this long."""
+
+
+class Settings:
+    """What clients must know of the cluster; as in WELCOME, with defaults for what an older node does not say."""
+
+    __slots__ = ("replicas", "reply_bytes_max", "request_bytes_max", "slots", "value_bytes_max", "vnodes")
+
+    def __init__(self, told: dict[str, int | float | str]) -> None:
+        def number(name: str, default: int) -> int:
+            value = told.get(name, default)
+            return value if isinstance(value, int) and value > 0 else default
+
+        self.slots = number("slots", 1024)
+        self.vnodes = number("vnodes", 150)
+        self.replicas = number("replicas", 1)
+        self.value_bytes_max = number("value_bytes_max", 1 << 24)
+        self.reply_bytes_max = number("reply_bytes_max", 1 << 23)
+        self.request_bytes_max = number("request_bytes_max", 1 << 26)
+
+
+class Peer:
+    """A node as this client sees it."""
+
+    __slots__ = ("address", "boot", "breaker", "doubted_until", "node_id", "state", "wall_offset_ms")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.node_id = ""
+        self.state = ALIVE
+        self.boot = 0
+        self.wall_offset_ms: float | None = None
+        """Its wall clock in milliseconds, minus our monotonic clock in milliseconds."""
+        self.breaker = Breaker()
+        self.doubted_until = 0.0
+
+    def is_new_process(self, boot: int) -> None:
+        """Forget what is said of a former process of this node."""
+        if boot != self.boot:
+            if self.boot:
+                self.breaker.reset()
+                self.doubted_until = 0.0
+            self.boot = boot
+
+
+class Routing:
+    """Sends each key to its first usable owner, and knows whom to ask next."""
+
+    def __init__(self, seeds: tuple[str, ...], clock: Callable[[], float]) -> None:
+        self.seeds = seeds
+        self.clock = clock
+        self.settings = Settings({})
+        self.known = False
+        """A node has answered: settings and ring are the cluster's."""
+        self.ring = Ring.build([], slots=1, vnodes=1, replicas=1)
+        self.digest = b""
+        self.peers: dict[str, Peer] = {}
+        """By address, the members of the ring."""
+        self.first: list[str | None] = [None]
+        """By slot the address to ask first; None: look closely, a probe may be due. Its length is a power of two."""
+        self.due = 0.0
+        """When to look up from the hot path: refresh the members, let a breaker probe, end a doubt."""
+        self._refresh_at = math.inf
+        self._refreshed_at = -math.inf
+        self._ask_next = ""
+        self._addresses: dict[str, str] = {}
+
+    # ---- what nodes tell
+
+    def welcome(self, address: str, welcome: Welcome, asked_at: float, now: float) -> float:
+        """Take in a greeting; returns the node's wall clock minus ours, in ms, right to half the round trip."""
+        offset_ms = welcome.wall_ms - (asked_at + now) * 500
+        self.settings = Settings(welcome.settings)
+        self.learn(welcome.members, now)
+        peer = self.peers.get(address)
+        if peer is not None:
+            peer.wall_offset_ms = offset_ms
+            peer.is_new_process(welcome.boot)
+        return offset_ms
+
+    def learn(self, members: Iterable[Fact], now: float) -> None:
+        """Take in the member table of a node."""
+        facts = [fact for fact in members if fact.state <= SUSPECT]
+        peers: dict[str, Peer] = {}
+        for fact in facts:
+            peer = self.peers.get(fact.address) or Peer(fact.address)
+            peer.node_id = fact.node_id
+            peer.state = fact.state
+            peer.is_new_process(fact.boot)
+            peers[fact.address] = peer
+        settings = self.settings
+        self.ring = Ring.build(
+            [RingMember(fact.node_id, fact.weight, fact.host, fact.zone) for fact in facts],
+            slots=settings.slots,
+            vnodes=settings.vnodes,
+            replicas=settings.replicas,
+        )
+        self.digest = self.ring.digest
+        self.peers = peers
+        self._addresses = {fact.node_id: fact.address for fact in facts}
+        self.known = True
+        self._refreshed_at = now
+        self._refresh_at = now + REFRESH_S
+        self.review(now)
+
+    def note_view(self, address: str, digest: bytes) -> None:
+        """An answer carried this view: if it differs from ours, ask that node soon."""
+        if digest != self.digest and digest:
+            self._ask_next = address
+            self._refresh_by(self._refreshed_at + REFRESH_MIN_S)
+
+    def succeeded(self, address: str, asked_at: float) -> None:
+        """A request was answered."""
+        peer = self.peers.get(address)
+        if peer is not None and (peer.breaker.succeed(asked_at) or peer.doubted_until > asked_at):
+            peer.doubted_until = 0.0
+            self.review(self.clock())
+
+    def failed(self, address: str, now: float) -> None:
+        """A request was not answered, or could not be sent: doubt the node, and ask another for news of it."""
+        peer = self.peers.get(address)
+        if peer is not None:
+            peer.breaker.fail(now)
+            peer.doubted_until = now + DOUBT_S
+            if self._ask_next == address:
+                self._ask_next = ""
+            self._refresh_by(self._refreshed_at + REFRESH_MIN_S)
+            self.review(now)
+
+    def wall_ms(self, now: float) -> float | None:
+        """Return the wall clock of the mesh, as some node told it."""
+        for peer in self.peers.values():
+            if peer.wall_offset_ms is not None:
+                return now * 1000 + peer.wall_offset_ms
+        return None
+
+    # ---- whom to ask
+
+    def slot_of(self, key: bytes) -> int:
+        """Return the slot of a key."""
+        return crc32(key) & (len(self.first) - 1)
+
+    def review(self, now: float) -> None:
+        """Work out the first choices anew, and when to do so again."""
+        ring = self.ring
+        peers = self.peers
+        usable = {p.node_id: p.address for p in peers.values() if self._rank(p, now) == 0}
+        probing = {p.node_id for p in peers.values() if p.breaker.probe_at <= now}
+        addresses: dict[tuple[str, ...], str | None] = {}
+        for owners in set(ring.owners):
+            address = None
+            if not owners or owners[0] not in probing:
+                address = next((usable[node_id] for node_id in owners if node_id in usable), None)
+            addresses[owners] = address
+        self.first = [addresses[owners] for owners in ring.owners]
+        dues = [self._refresh_at]
+        dues += [p.doubted_until for p in peers.values() if p.doubted_until > now]
+        dues += [p.breaker.probe_at for p in peers.values() if p.breaker.probe_at > now]
+        self.due = min(dues)
+
+    def pick(self, slot: int | None, avoid: set[str], now: float) -> str | None:
+        """Return the address to ask, best first; None when all were tried. A breaker or a suspicion only ranks."""
+        best = None
+        best_rank = math.inf
+        for rank, peer in self._ranked(slot, now):
+            if peer.address in avoid:
+                continue
+            if rank < best_rank:
+                best, best_rank = peer, rank
+        if best is not None:
+            return best.address
+        return next((seed for seed in self.seeds if seed not in avoid), None)
+
+    def _ranked(self, slot: int | None, now: float) -> Iterator[tuple[float, Peer]]:
+        """Yield every peer with its rank: health first, then place in the preference list."""
+        peers = self.peers
+        owners = self.ring.owners[slot] if slot is not None and self.known else ()
+        probe = peers.get(self._addresses.get(owners[0], "")) if owners else None
+        if probe is not None and not probe.breaker.is_closed and probe.breaker.admits(now):
+            yield -1, probe
+        for i, node_id in enumerate(owners):
+            peer = peers.get(self._addresses.get(node_id, ""))
+            if peer is not None:
+                yield self._rank(peer, now) * 2 + i / 1024, peer
+        turn = (slot or 0) % max(1, len(peers))
+        everyone = list(peers.values())
+        for i, peer in enumerate(everyone[turn:] + everyone[:turn]):
+            if peer.node_id not in owners:
+                yield self._rank(peer, now) * 2 + 1 + i / 1024, peer
+
+    def _rank(self, peer: Peer, now: float) -> int:
+        if not peer.breaker.is_closed:
+            return 3
+        if peer.doubted_until > now:
+            return 2
+        return 1 if peer.state == SUSPECT else 0
+
+    def address_of(self, node: str) -> str | None:
+        """Return the address of a member given by id or by address."""
+        return node if node in self.peers else self._addresses.get(node)
+
+    # ---- when to ask for the members
+
+    def take_refresh(self, now: float) -> bool:
+        """Tell whether the caller should ask for the members now; nobody else will be told so for a while."""
+        if now < self._refresh_at:
+            return False
+        self._refreshed_at = now
+        self._refresh_at = now + REFRESH_S
+        self.review(now)
+        return True
+
+    def whom_to_refresh(self, now: float) -> str | None:
+        """Return who is asked for the members: who showed another view, else the best there is."""
+        address, self._ask_next = self._ask_next, ""
+        return address or self.pick(None, set(), now)
+
+    def _refresh_by(self, at: float) -> None:
+        self._refresh_at = min(self._refresh_at, at)
+        self.due = min(self.due, self._refresh_at)
+
+
+def parse_members(results: list[Any]) -> list[Fact]:
+    """Read the answer to INSPECT "view"; anything unexpected is an empty list, for the next answer may be better."""
+    try:
+        return [Fact(*row) for row in results[0]["members"]]
+    except (TypeError, KeyError, IndexError):
+        return []

@@ -1,0 +1,120 @@
+"""Where a client begins: seeds, as text in several forms, to addresses and options."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from meshcache.address import join_address, split_address
+from meshcache.errors import ConfigError
+
+DEFAULT_PORT: Final = 7101
+SEEDS_VARIABLE: Final = "MESHCACHE_SEEDS"
+
+_URL_OPTIONS: Final = ("timeout", "ttl", "consistency", "cluster", "codec")
+
+
+class Seeds(NamedTuple):
+    """Addresses to begin with, and what else a URL said."""
+
+    addresses: tuple[str, ...]
+    namespace: str | None
+    options: dict[str, Any]
+
+
+def parse_seeds(seeds: str | Iterable[str] | None) -> Seeds:
+    """Understand what ``Client(seeds)`` takes; ConfigError lists everything that is wrong with it."""
+    name = "seeds"
+    if seeds is None:
+        seeds = os.environ.get(SEEDS_VARIABLE, "")
+        name = SEEDS_VARIABLE
+        if not seeds.strip():
+            seeds = f"127.0.0.1:{DEFAULT_PORT}"
+    if isinstance(seeds, str):
+        if "://" in seeds:
+            return _parse_url(seeds, name)
+        seeds = seeds.split(",")
+    return Seeds(_addresses(seeds, name), None, {})
+
+
+def _addresses(texts: Iterable[Any], name: str) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    problems: list[str] = []
+    for text in texts:
+        if not isinstance(text, str):
+            problems.append(f"{name}: must be host:port as str, is {text!r}")
+            continue
+        stripped = text.strip()
+        if not stripped:
+            continue
+        has_port = stripped.rpartition("]")[2].find(":") >= 0
+        try:
+            found[join_address(*split_address(stripped if has_port else f"{stripped}:{DEFAULT_PORT}"))] = None
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    if not found and not problems:
+        problems.append(f"{name}: there is none; give at least one host:port")
+    if problems:
+        raise ConfigError(problems)
+    return tuple(found)
+
+
+def _parse_url(url: str, name: str) -> Seeds:
+    parts = urlsplit(url)
+    if parts.scheme != "mesh":
+        raise ConfigError(f"{name}: the scheme must be mesh://, is {parts.scheme}:// in {url!r}")
+    problems: list[str] = []
+    options: dict[str, Any] = {}
+    for key, text in parse_qsl(parts.query, keep_blank_values=True):
+        if key not in _URL_OPTIONS:
+            problems.append(f"{name}: unknown option {key!r}; there are {', '.join(_URL_OPTIONS)}")
+            continue
+        try:
+            options[key] = _option(key, text)
+        except ValueError as error:
+            problems.append(f"{name}: {key}: {error}")
+    try:
+        addresses = _addresses(parts.netloc.split(","), name)
+    except ConfigError as error:
+        raise ConfigError(error.problems + problems) from None
+    if problems:
+        raise ConfigError(problems)
+    return Seeds(addresses, unquote(parts.path[1:]) or None, options)
+
+
+def _option(key: str, text: str) -> Any:
+    if key == "timeout" or (key == "ttl" and text != "never"):
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"must be a number of seconds, is {text!r}") from None
+    if key == "ttl":
+        return None
+    if key == "consistency" and "," in text:
+        try:
+            w, r = (int(part) for part in text.split(","))
+        except ValueError:
+            raise ValueError(f"must be two numbers W,R, is {text!r}") from None
+        return (w, r)
+    return text
+
+
+def endpoint(address: str, numeric_only: bool = False) -> tuple[str, int] | None:
+    """Resolve ``host:port`` to a numeric host (IPv4 preferred) and a port.
+
+    Never left to libzmq, where a name server that hangs stalls every socket. With ``numeric_only`` no name server is
+    asked, and the answer for a name is None. Raises OSError.
+    """
+    host, port = split_address(address)
+    flags = socket.AI_NUMERICHOST if numeric_only else 0
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except socket.gaierror:
+        if numeric_only:
+            return None
+        raise
+    found.sort(key=lambda info: info[0] != socket.AF_INET)
+    return str(found[0][4][0]), port

@@ -1,0 +1,452 @@
+# ruff: noqa: D102  (the operations are described where users see them, in client.py)
+"""The client's operations, written once: every one is a flow that both drivers run.
+
+Pure: no socket and no thread here, and the time and chance that it is given. ``delivery.py`` gets keys to nodes,
+``routing.py`` knows the nodes; here is what an operation means: how its arguments are read and what its answer says.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from zlib import crc32
+
+from meshcache.arguments import (
+    DEFAULT,
+    MISSING,
+    Consistency,
+    Item,
+    Key,
+    Ttl,
+    key_list,
+    levels,
+    milliseconds,
+    namespace_bytes,
+    raw_key,
+    raw_keys,
+    seconds,
+)
+from meshcache.codec import Codec, ValueCodec
+from meshcache.core.messages import (
+    Change,
+    Clear,
+    Delete,
+    EventKind,
+    Get,
+    Inspect,
+    Set,
+    Update,
+)
+from meshcache.core.record import (
+    HEADER_BYTES,
+    NEVER_MS,
+    TOMBSTONE,
+    TOMBSTONE_CONTENT,
+    VERSION_BYTES,
+    expires_ms_of,
+    is_tombstone,
+    is_valid,
+    version_of,
+)
+from meshcache.delivery import Delivery, Flow, Load, allowance_s
+from meshcache.errors import (
+    ConfigError,
+    NodeUnavailable,
+    ProtocolError,
+    SerializationError,
+    ValueTooLarge,
+)
+from meshcache.link import Call, Kind, Link
+from meshcache.routing import Routing
+from meshcache.seeds import parse_seeds
+
+CONTENT_FLAG_BYTES: Final = len(TOMBSTONE_CONTENT)
+TAG_AT: Final = HEADER_BYTES - 1
+"""Where in a record the codec's tag is; the nodes' flags are before it."""
+TIMEOUT_S: Final = 5.0
+SMALL_BYTES: Final = 1 << 20
+"""Below this, size does not add to what an attempt may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one client object works; clients derived from it differ in these."""
+
+    prefix: bytes
+    timeout_s: float
+    ttl_ms: int
+    w: int
+    r: int
+    codec: Codec
+
+
+class Session:
+    """The operations under one set of options. Sessions derived from each other share what they know of the mesh."""
+
+    def __init__(self, routing: Routing, rng: random.Random, options: Options, cluster: str = "") -> None:
+        self.routing = routing
+        self.options = options
+        self.cluster = cluster
+        self._clock = routing.clock
+        self._rng = rng
+        self._prefix = options.prefix
+        self._timeout_s = options.timeout_s
+        self._allowance_s = allowance_s(options.timeout_s, 0)
+        self._encode = options.codec.encode
+        self._decode = options.codec.decode
+        self._read = (options.r, options.w, False)
+        self._read_meta = (options.r, options.w, True)
+        self._unchecked = options.w > 0 or options.r > 0
+
+    def derive(
+        self,
+        *,
+        prefix: str | bytes | None = None,
+        consistency: object = DEFAULT,
+        timeout: float | None = None,
+        ttl: Ttl = DEFAULT,
+        codec: str | ValueCodec | None = None,
+    ) -> Session:
+        """Return a session with some options changed; ``prefix`` is put behind the one there is."""
+        old = self.options
+        w, r = (old.w, old.r) if consistency is DEFAULT else levels(consistency)
+        options = Options(
+            prefix=old.prefix + namespace_bytes(prefix or b""),
+            timeout_s=old.timeout_s if timeout is None else seconds(timeout),
+            ttl_ms=old.ttl_ms if ttl is DEFAULT else milliseconds(ttl),
+            w=w,
+            r=r,
+            codec=old.codec if codec is None else Codec(codec),
+        )
+        session = Session(self.routing, self._rng, options, self.cluster)
+        session._check_levels()
+        return session
+
+    def link(self, address: str) -> Link:
+        """Return the protocol's side of a new connection to ``address``."""
+        return Link(address, self.cluster, self.routing)
+
+    # ---- operations
+
+    def get(self, key: Key, default: Any, timeout: float | None) -> Flow[Any]:
+        record = yield from self._one(Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
+        return self._value(record, default, key)
+
+    def gets(self, key: Key, timeout: float | None) -> Flow[Item | None]:
+        record = yield from self._one(Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
+        value = self._value(record, MISSING, key)
+        if value is MISSING:
+            return None
+        return Item(value, version_of(record), self._seconds_left(record), stale=False)
+
+    def get_many(self, keys: Iterable[Key], timeout: float | None) -> Flow[dict[Any, Any]]:
+        given = key_list(keys)
+        delivery = yield from self._many(Get, self._read, raw_keys(self._prefix, given), None, timeout)
+        if delivery.errors:
+            raise next(iter(delivery.errors.values()))
+        readers = self.options.codec.readers
+        try:
+            return {
+                key: readers[record[TAG_AT]](record)
+                for key, record in zip(given, delivery.results, strict=False)
+                if record is not None and not record[TAG_AT - 1] & TOMBSTONE
+            }
+        except Exception:  # noqa: BLE001  (whatever it is, the slow way says which key and why)
+            values = {
+                key: self._value(record, MISSING, key) for key, record in zip(given, delivery.results, strict=False)
+            }
+            return {key: value for key, value in values.items() if value is not MISSING}
+
+    def set(self, key: Key, value: Any, ttl: Ttl, timeout: float | None) -> Flow[None]:
+        raw = raw_key(self._prefix, key)
+        content = self._encode(value)
+        yield from self._one(Set, (self.options.w, self._ttl_ms(ttl)), raw, content, len(content), timeout)
+
+    def set_many(self, items: Mapping[Any, Any], ttl: Ttl, timeout: float | None) -> Flow[list[Any]]:
+        given = list(items)
+        latest = dict(zip(raw_keys(self._prefix, given), given, strict=True))
+        names = list(latest.values())
+        encode = self._encode
+        contents = [encode(items[name]) for name in names]
+        options = (self.options.w, self._ttl_ms(ttl))
+        delivery = yield from self._many(Set, options, list(latest), contents, timeout)
+        return [names[i] for i in sorted(delivery.errors)]
+
+    def delete(self, key: Key, timeout: float | None) -> Flow[bool]:
+        options = (self.options.w, int(EventKind.DELETE))
+        return bool((yield from self._one(Delete, options, raw_key(self._prefix, key), None, 0, timeout)))
+
+    def delete_many(self, keys: Iterable[Key], timeout: float | None, kind: int = EventKind.DELETE) -> Flow[int]:
+        raws = list(dict.fromkeys(raw_keys(self._prefix, key_list(keys))))
+        delivery = yield from self._many(Delete, (self.options.w, int(kind)), raws, None, timeout)
+        if delivery.errors:
+            raise next(iter(delivery.errors.values()))
+        return sum(map(bool, delivery.results)) if raws else 0
+
+    def add(self, key: Key, value: Any, ttl: Ttl, timeout: float | None) -> Flow[bool]:
+        content = self._encode(value)
+        change = [int(Change.ADD), content, self._ttl_ms(ttl)]
+        return bool((yield from self._update(key, change, len(content), timeout)))
+
+    def replace(self, key: Key, value: Any, ttl: Ttl, timeout: float | None) -> Flow[bool]:
+        content = self._encode(value)
+        change = [int(Change.REPLACE), content, self._ttl_ms(ttl)]
+        return bool((yield from self._update(key, change, len(content), timeout)))
+
+    def cas(self, key: Key, value: Any, version: bytes, ttl: Ttl, timeout: float | None) -> Flow[bool]:
+        if type(version) is not bytes or len(version) != VERSION_BYTES:
+            raise TypeError(f"version must be the .version of an Item from gets(), is {version!r}")
+        content = self._encode(value)
+        change = [int(Change.CAS), content, self._ttl_ms(ttl), version]
+        return bool((yield from self._update(key, change, len(content), timeout)))
+
+    def incr(self, key: Key, delta: int, initial: int | None, ttl: Ttl, timeout: float | None) -> Flow[int]:
+        for name, number in (("delta", delta), ("initial", 0 if initial is None else initial)):
+            if type(number) is not int:
+                raise TypeError(f"{name} must be an int, is {number!r}")
+            if not -(1 << 63) <= number < 1 << 63:
+                raise ValueError(f"{name} must be within 64 bits, is {number}")
+        result = yield from self._update(key, [int(Change.INCR), delta, initial, self._ttl_ms(ttl)], 0, timeout)
+        if type(result) is not int:
+            raise ProtocolError(f"incr: the node answered {result!r:.200}")
+        return result
+
+    def touch(self, key: Key, ttl: Ttl, timeout: float | None) -> Flow[bool]:
+        change = [int(Change.TOUCH), self._ttl_ms(ttl)]
+        return bool((yield from self._update(key, change, 0, timeout, repeatable=True)))
+
+    def exists(self, key: Key, timeout: float | None) -> Flow[bool]:
+        return _is_hit((yield from self._one(Get, self._read_meta, raw_key(self._prefix, key), None, 0, timeout)))
+
+    def ttl(self, key: Key, timeout: float | None) -> Flow[float | None]:
+        record = yield from self._one(Get, self._read_meta, raw_key(self._prefix, key), None, 0, timeout)
+        return self._seconds_left(record) if _is_hit(record) else None
+
+    def get_or_set(self, key: Key, load: Any, ttl: Ttl, timeout: float | None) -> Flow[Any]:
+        self._ttl_ms(ttl)  # a mistake is told before anything is loaded
+        found = yield from self.get(key, MISSING, timeout)
+        if found is MISSING:
+            found = yield Load(raw_key(self._prefix, key), load, lambda value: self.set(key, value, ttl, timeout))
+        return found
+
+    def clear(self, timeout: float | None) -> Flow[int]:
+        dropped = yield from self._ask(Clear, (self._prefix,), None, timeout)
+        if type(dropped) is not int:
+            raise ProtocolError(f"clear: the node answered {dropped!r:.200}")
+        return dropped
+
+    def inspect(self, what: str, key: Key, node: str | None, timeout: float | None) -> Flow[dict[str, Any]]:
+        answer = yield from self._ask(Inspect, (what, raw_key(self._prefix, key) if key else b""), node, timeout)
+        if not isinstance(answer, dict):
+            raise ProtocolError(f"inspect {what}: the node answered {answer!r:.200}")
+        return answer
+
+    # ---- ways to nodes
+
+    def _one(
+        self,
+        kind: Kind,
+        options: tuple[Any, ...],
+        key: bytes,
+        payload: Any,
+        content_bytes: int,
+        timeout: float | None,
+        repeatable: bool = True,
+    ) -> Flow[Any]:
+        """Deliver one key: straight to its owner, and by the long way only if anything is unusual."""
+        routing = self.routing
+        started = self._clock()
+        timeout_s = self._timeout_s if timeout is None else seconds(timeout)
+        if self._unchecked or not routing.known:
+            yield from self._prepare(started, timeout_s)
+        if content_bytes - CONTENT_FLAG_BYTES > routing.settings.value_bytes_max:
+            raise ValueTooLarge(content_bytes - CONTENT_FLAG_BYTES, routing.settings.value_bytes_max)
+        keys = [key]
+        payloads = None if payload is None else [payload]
+        first = routing.first
+        address = first[crc32(key) & (len(first) - 1)] if started < routing.due else None
+        tried: tuple[Call, Any] | None = None
+        if address is not None:
+            size = len(key) + content_bytes
+            if not repeatable:
+                allowance = timeout_s
+            elif timeout is None and size < SMALL_BYTES:
+                allowance = self._allowance_s
+            else:
+                allowance = allowance_s(timeout_s, size)
+            call = Call(address, kind, options, keys, payloads, started + allowance, allowance, size)
+            (outcome,) = yield [call]
+            if type(outcome) is list and type(outcome[0]) is not list:
+                routing.succeeded(address, started)
+                return outcome[0]
+            tried = call, outcome
+        delivery = self._delivery(kind, options, keys, payloads, started, timeout_s, repeatable)
+        if tried is not None:
+            delivery.resume(*tried)
+        yield from delivery.run()
+        if delivery.errors:
+            raise delivery.errors[0]
+        return delivery.results[0]
+
+    def _update(
+        self, key: Key, change: list[Any], content_bytes: int, timeout: float | None, repeatable: bool = False
+    ) -> Flow[Any]:
+        options = (self.options.w, self.options.r, 0)
+        return self._one(Update, options, raw_key(self._prefix, key), change, content_bytes, timeout, repeatable)
+
+    def _many(
+        self,
+        kind: Kind,
+        options: tuple[Any, ...],
+        keys: list[bytes],
+        payloads: list[Any] | None,
+        timeout: float | None,
+    ) -> Flow[Delivery]:
+        """Deliver many keys, all of which may be asked for again."""
+        started = self._clock()
+        timeout_s = self._timeout_s if timeout is None else seconds(timeout)
+        if self._unchecked or not self.routing.known:
+            yield from self._prepare(started, timeout_s)
+        limit = self.routing.settings.value_bytes_max
+        if payloads:
+            largest = max(map(len, payloads)) - CONTENT_FLAG_BYTES
+            if largest > limit:
+                raise ValueTooLarge(largest, limit)
+        delivery = self._delivery(kind, options, keys, payloads, started, timeout_s, repeatable=True)
+        if keys:
+            yield from delivery.run()
+        return delivery
+
+    def _ask(self, kind: Kind, options: tuple[Any, ...], node: str | None, timeout: float | None) -> Flow[Any]:
+        """Ask something that is of no one key: any node, or the one named by id or address."""
+        started = self._clock()
+        timeout_s = self._timeout_s if timeout is None else seconds(timeout)
+        if not self.routing.known:
+            yield from self._prepare(started, timeout_s)
+        address = None
+        if node is not None:
+            address = self.routing.address_of(node)
+            if address is None:
+                names = ", ".join(f"{peer.node_id} ({peer.address})" for peer in self.routing.peers.values())
+                raise NodeUnavailable(f"there is no node {node!r}; the mesh has {names or 'no member'}")
+        delivery = self._delivery(kind, options, [], None, started, timeout_s, repeatable=True, node=address)
+        yield from delivery.run()
+        if delivery.errors:
+            raise delivery.errors[0]
+        return delivery.results[0]
+
+    def _delivery(
+        self,
+        kind: Kind,
+        options: tuple[Any, ...],
+        keys: list[bytes],
+        payloads: list[Any] | None,
+        started: float,
+        timeout_s: float,
+        repeatable: bool,
+        node: str | None = None,
+        name: str = "",
+    ) -> Delivery:
+        return Delivery(
+            self.routing,
+            self._rng,
+            kind,
+            options,
+            keys,
+            payloads,
+            deadline=started + timeout_s,
+            timeout_s=timeout_s,
+            repeatable=repeatable,
+            node=node,
+            name=name,
+        )
+
+    def _prepare(self, started: float, timeout_s: float) -> Flow[None]:
+        """Before the first operation: have a seed greet us, so that settings and ring are known."""
+        routing = self.routing
+        if not routing.known:
+            greeting = self._delivery(
+                Inspect, ("view", b""), [], None, started, timeout_s, repeatable=True, name="connect"
+            )
+            yield from greeting.run_until(lambda: routing.known)
+            if not routing.known:
+                raise greeting.errors[0]
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        """Refuse levels that the cluster can never reach; not before it is known."""
+        replicas = self.routing.settings.replicas
+        if not self._unchecked or not self.routing.known:
+            return
+        for name, level in (("write", self.options.w), ("read", self.options.r)):
+            if level > replicas:
+                raise ValueError(f"consistency: {name} level {level} is more than the cluster's {replicas} replicas")
+        self._unchecked = False
+
+    # ---- keys, values, times
+
+    def _ttl_ms(self, ttl: Ttl) -> int:
+        if ttl is DEFAULT:
+            return self.options.ttl_ms
+        return milliseconds(ttl)
+
+    def _value(self, record: Any, default: Any, key: Key) -> Any:
+        """Return the value of a record, or the default for a miss."""
+        if not _is_hit(record):
+            return default
+        try:
+            return self._decode(record)
+        except SerializationError as error:
+            raise SerializationError(f"{key!r:.80}: {error}") from error
+
+    def _seconds_left(self, record: bytes) -> float:
+        expires_ms = expires_ms_of(record)
+        if expires_ms >= NEVER_MS:
+            return math.inf
+        wall_ms = self.routing.wall_ms(self._clock())
+        return 0.0 if wall_ms is None else max(0.0, (expires_ms - wall_ms) / 1000)
+
+
+def _is_hit(record: Any) -> bool:
+    if record is None:
+        return False
+    if not is_valid(record):
+        raise ProtocolError(f"the node answered {record!r:.80} instead of a record")
+    return not is_tombstone(record)
+
+
+def begin(
+    seeds: str | Iterable[str] | None,
+    *,
+    timeout: float | None,
+    ttl: Ttl,
+    consistency: Consistency,
+    codec: str | ValueCodec | None,
+    namespace: str | bytes,
+    cluster: str,
+    clock: Callable[[], float] = time.monotonic,
+) -> Session:
+    """Return the session of a new client; what is given as an argument counts more than what a URL says."""
+    found = parse_seeds(seeds)
+    url = found.options
+    if ttl is DEFAULT:
+        ttl = url.get("ttl", DEFAULT)
+    try:
+        w, r = levels(url.get("consistency") if consistency is None else consistency)
+        options = Options(
+            prefix=namespace_bytes(namespace or found.namespace or b""),
+            timeout_s=seconds(url.get("timeout", TIMEOUT_S) if timeout is None else timeout),
+            ttl_ms=milliseconds(ttl),
+            w=w,
+            r=r,
+            codec=Codec(url.get("codec") if codec is None else codec),
+        )
+    except ValueError as error:
+        if url and not isinstance(error, ConfigError):
+            raise ConfigError(f"seeds: {error}") from error
+        raise
+    return Session(Routing(found.addresses, clock), random.Random(), options, cluster or url.get("cluster", ""))
