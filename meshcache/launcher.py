@@ -25,7 +25,7 @@ from meshcache.processes import (
     NODES_MAX,
     STOP_GRACE_S,
     NodeProcess,
-    asking,
+    Survey,
     ending_of,
     find_base_port,
     is_free,
@@ -154,7 +154,7 @@ class LocalMesh:
 
     def client(self, **options: Any) -> Client:
         """Return a new client of this mesh, which is closed with the mesh at the latest."""
-        from meshcache.client import Client  # noqa: PLC0415 - see _asking
+        from meshcache.client import Client  # noqa: PLC0415 - a launch without a client does not need ZeroMQ
 
         client = Client(self.addresses, **options)
         self._clients.append(client)
@@ -224,8 +224,8 @@ class LocalMesh:
             return
         deadline = time.monotonic() + timeout
         pause = threading.Event()
-        with asking(list(present.values())) as client:
-            while missing := why_unsettled(client, present, self._down):
+        with Survey() as survey:
+            while missing := why_unsettled(survey, present, self._down):
                 for node_id in present:
                     self._raise_if_ended(self._nodes[node_id])
                 if time.monotonic() > deadline:

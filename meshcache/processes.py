@@ -12,9 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any, Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from meshcache.config import HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
 from meshcache.errors import MeshcacheError
@@ -166,22 +166,33 @@ def _spawn(command: list[str], output: int | IO[bytes]) -> subprocess.Popen[byte
     )
 
 
-@contextmanager
-def asking(addresses: Sequence[str]) -> Iterator[Client]:
-    """Open a client for questions to each node; it comes with ZeroMQ, which starting processes need not wait for."""
-    from meshcache.client import Client  # noqa: PLC0415
+class Survey:
+    """Asks nodes how each sees itself and the mesh, every node through a client of its own.
 
-    with Client(list(addresses), timeout=_ASK_TIMEOUT_S) as client:
-        yield client
+    A single client would ask whom it takes for a member, and go by what one node has told it.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[str, Client] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for client in self._clients.values():
+            client.close()
+
+    def status(self, address: str) -> dict[str, Any]:
+        """Ask the node at ``address``; MeshcacheError if it does not answer."""
+        from meshcache.client import Client  # noqa: PLC0415 - starting processes need not wait for this import
+
+        if address not in self._clients:
+            self._clients[address] = Client([address], timeout=_ASK_TIMEOUT_S)
+        status: dict[str, Any] = self._clients[address].inspect("status", node=address)
+        return status
 
 
-def ask_status(client: Client, address: str) -> dict[str, Any]:
-    """Ask the node at ``address`` how it sees itself and the mesh."""
-    status: dict[str, Any] = client.inspect("status", node=address)
-    return status
-
-
-def why_unsettled(client: Client, present: Mapping[str, str], absent: Collection[str] = ()) -> str | None:
+def why_unsettled(survey: Survey, present: Mapping[str, str], absent: Collection[str] = ()) -> str | None:
     """Say what is still missing until every node of ``present`` (id: address) sees every other; None: nothing is.
 
     A node restarted is another process, which the others must have noticed: it is its boot id that they must see.
@@ -190,7 +201,7 @@ def why_unsettled(client: Client, present: Mapping[str, str], absent: Collection
     statuses = {}
     for node_id, address in present.items():
         try:
-            statuses[node_id] = ask_status(client, address)
+            statuses[node_id] = survey.status(address)
         except MeshcacheError as error:
             return f"{node_id} does not answer at {address}: {error}"
     return why_divided(statuses, absent)

@@ -21,7 +21,7 @@ from meshcache.processes import (
     EXIT_CONFIG,
     STOP_GRACE_S,
     NodeProcess,
-    asking,
+    Survey,
     ending_of,
     why_unsettled,
 )
@@ -194,9 +194,9 @@ class Supervisor:
 
     def _ask_until_settled(self) -> None:
         present = {supervised.node.node_id: supervised.node.address for supervised in self._supervised}
-        with asking(self._addresses) as client:
+        with Survey() as survey:
             while not self._stopping.is_set():
-                if why_unsettled(client, present) is None:
+                if why_unsettled(survey, present) is None:
                     self._settled.set()
                     os.write(self._wake_write, b"\0")
                     return

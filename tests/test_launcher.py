@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,6 @@ def supervise(
 ) -> tuple[int, str, str]:
     """Supervise programs until their output is as wanted, then send SIGTERM to ourselves."""
     out, log = io.StringIO(), io.StringIO()
-    monkeypatch.setattr(supervisor, "asking", lambda _: nullcontext())
     monkeypatch.setattr(supervisor, "why_unsettled", lambda *_: None if settled else "never")
     nodes = [StubNode(f"node{index + 1}", program) for index, program in enumerate(programs)]
     under_test = Supervisor(nodes, out=out, log=log, advice="advice")
@@ -442,7 +441,8 @@ def test_a_local_mesh_does_what_a_test_asks_and_nothing_else() -> None:
         assert mesh.add() == "node4"
         mesh.wait_ready()
         assert len(mesh.addresses) == 4
-        assert cache.get("k") == "v"
+        cache.set("k", "w")
+        assert cache.get("k") == "w"
         pids = mesh.pids
     for pid in pids.values():
         wait_gone(pid)
