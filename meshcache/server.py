@@ -68,6 +68,9 @@ RESOLVE_AGAIN_S: Final = 2.0
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _MONITORED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
+_DETAILS: Final = frozenset({"link_up", "link_down"})
+"""Events of interest only to who looks for a fault."""
+
 # Silent until the application configures logging: a library must not write to stdout.
 logging.getLogger("meshcache").addHandler(logging.NullHandler())
 _log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
@@ -251,6 +254,8 @@ class Node:
     def _perform(self, effects: Effects) -> None:
         core = self._core
         assert core is not None
+        for event, fields in effects.notes:
+            (_log.debug if event in _DETAILS else _log.info)(event, node_id=core.membership.own_id, **fields)
         for address in effects.disconnect:
             self._disconnect(address)
         for address in effects.connect:

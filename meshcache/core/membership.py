@@ -245,6 +245,9 @@ class Membership:
         heard_at = now
         if held is not None and fact.state == State.SUSPECT:
             heard_at = held.heard_at
+        state = State(fact.state).name.lower()
+        if held is None or held.fact.state != fact.state or held.fact.boot != fact.boot:
+            self._outbox.note("member", member=fact.node_id, state=state, address=fact.address, boot=fact.boot)
         if owned_before and fact.state == State.DEAD:
             self.died.append(fact.address)
         self.members[fact.node_id] = Member(fact, heard_at, now)

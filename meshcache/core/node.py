@@ -133,11 +133,13 @@ class NodeCore:
     def link_up(self, address: str, now: float) -> None:
         """The connection to ``address`` stands."""
         self._set_time(now)
+        self.outbox.note("link_up", address=address)
         self.peers.on_up(address, self.membership.own)
 
     def link_down(self, address: str, now: float) -> None:
         """The connection to ``address`` broke: what was asked there is lost, and whoever is there is suspect."""
         self._set_time(now)
+        self.outbox.note("link_down", address=address)
         self._link_lost(address)
         self.membership.suspect_address(address, now)
 
@@ -171,7 +173,7 @@ class NodeCore:
     def drain(self) -> Effects:
         """Return the effects of this turn, and begin the next."""
         outbox, clock = self.outbox, self.clock.latest
-        effects = Effects(outbox.disconnect, outbox.connect)
+        effects = Effects(outbox.disconnect, outbox.connect, notes=outbox.notes)
         for address, messages in outbox.sends.items():
             effects.sends += [(address, encode_frame(clock, part)) for part in self._parts(messages)]
         for origin, messages in outbox.replies.items():
@@ -203,6 +205,7 @@ class NodeCore:
         membership = self.config.membership
         if now - self._now > membership.suspect_after_s + membership.dead_after_s and self.membership.peers():
             self._doubt = self.membership.sequence
+            self.outbox.note("stalled", seconds=round(now - self._now, 3))
         self._now = now
         coordinator = self.coordinator
         coordinator.now = now
@@ -222,6 +225,7 @@ class NodeCore:
         if membership.removed:
             membership.removed = False
             self.counters.rejoins += 1
+            self.outbox.note("rejoined_empty", reason="the others had declared this node dead")
             self.store.clear()  # while it was counted dead, it missed writes
         for address in membership.died:
             self.peers.redial(address)
@@ -233,6 +237,7 @@ class NodeCore:
             if ring.digest != self.view.digest:
                 self.counters.ring_changes += 1
                 self.view.change(ring, now + self.config.membership.transition_s)
+                self.outbox.note("ring", members=[member.node_id for member in ring.members])
                 self.coordinator.replan()
 
     def _keep_house(self, now: float) -> None:
@@ -242,6 +247,7 @@ class NodeCore:
                 self.peers.hello(link, self.membership.own)
         if not self._joined and now >= self._started + self.config.membership.join_wait_s:
             self._joined = True  # nobody there: this node is the first, and goes on calling its seeds
+            self.outbox.note("alone", seeds=self.config.node.seeds)
         if self._doubt is not None and not self.membership.peers():
             self._doubt = None
         if self.view.expire(now):
@@ -358,6 +364,7 @@ class NodeCore:
 
     def _refuse_to_run(self, text: str) -> None:
         """Stop a node that never was part of the cluster; one that is goes on."""
+        self.outbox.note("refused", reason=text)
         if not self._joined:
             self.fatal = text
 

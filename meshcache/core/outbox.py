@@ -26,6 +26,8 @@ class Effects:
     """Frames for the ROUTER, with the routing id of who asked."""
     publish: list[bytes] = field(default_factory=list)
     """Frames for the PUB socket."""
+    notes: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+    """What is worth a line in the log: an event and its fields."""
 
 
 class Outbox:
@@ -37,6 +39,7 @@ class Outbox:
         self.events: list[Event] = []
         self.connect: list[str] = []
         self.disconnect: list[str] = []
+        self.notes: list[tuple[str, dict[str, object]]] = []
         self.idle = False
         """The number of the invalidation stream is to be repeated, though nothing happened."""
 
@@ -56,7 +59,11 @@ class Outbox:
         else:
             waiting.append(message)
 
+    def note(self, event: str, **fields: object) -> None:
+        """Have the driver log an event."""
+        self.notes.append((event, fields))
+
     def clear(self) -> None:
         """Begin a new turn. What was handed out in Effects is not touched."""
         self.sends, self.replies, self.events = {}, {}, []
-        self.connect, self.disconnect, self.idle = [], [], False
+        self.connect, self.disconnect, self.notes, self.idle = [], [], [], False
