@@ -381,6 +381,19 @@ def test_a_port_in_use_is_a_clear_error() -> None:
 
 
 @pytest.mark.process
+def test_a_local_mesh_tries_other_ports_when_somebody_was_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    unlucky = find_base_port(2)
+    bases = [unlucky, find_base_port(2)]
+    monkeypatch.setattr(launcher, "find_base_port", lambda _: bases.pop(0))
+    with socket.socket() as taken:
+        taken.bind((HOST, unlucky + 1))
+        taken.listen()
+        with LocalMesh(2) as mesh:
+            assert not bases
+            assert f"{HOST}:{unlucky}" not in mesh.addresses
+
+
+@pytest.mark.process
 def test_one_node_in_the_foreground() -> None:
     port = find_base_port(1)
     command = [sys.executable, "-m", "meshcache", "node", "--id", "solo", "--listen", f"{HOST}:{port}"]
