@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -53,6 +54,10 @@ def read(store: Store, key: bytes, now_ms: int = NOW_MS) -> bytes | None:
 
 def held(store: Store) -> set[bytes]:
     return {key for slot in range(len(store._tables)) for key in store.keys_of_slot(slot)}
+
+
+def slot_of(store: Store, key: bytes) -> int:
+    return next(slot for slot in range(len(store._tables)) if key in store.keys_of_slot(slot))
 
 
 def ring(store: Store, sentinel: int) -> list[bytes]:
@@ -171,7 +176,7 @@ class Model:
 
 
 KEYS = [b"a", b"b", b"c", b"dd", b"e" * 40, b"ff", b"g", b"hh"]
-LIFETIMES_MS = st.one_of(st.none(), st.integers(-300, 3000))
+LIFETIMES_MS = st.one_of(st.none(), st.integers(-100, 3000), st.integers(500, 3000))
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("read"), st.lists(st.sampled_from(KEYS), max_size=5)),
@@ -183,7 +188,7 @@ STEPS = st.lists(
                     st.integers(0, 30),
                     LIFETIMES_MS,
                     st.sampled_from([0, 5, 60, 200, 600]),
-                    st.booleans(),
+                    st.sampled_from([False, False, False, True]),
                 ),
                 max_size=4,
             ),
@@ -298,6 +303,26 @@ def test_noted_reads_are_bounded() -> None:
         assert len(store._noted) < NOTED_READS_MAX + 100
     assert len(store._noted) < 200
     assert ring(store, 0) == keys
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [
+        lambda store: store.drop_key(b"gone"),
+        lambda store: store.drop_slot(slot_of(store, b"gone")),
+        lambda store: store.sweep(slot_of(store, b"gone"), b"gone", version(9)),
+        lambda store: store.expire(NOW_MS + 500, 10),
+        lambda store: store.read([b"gone"], expiry_bytes(NOW_MS + 500)),
+        lambda store: store.merge([b"gone"], [value(9, NOW_MS)], NOW_MS),
+    ],
+)
+def test_a_noted_read_of_what_goes_leaves_no_trace(remove: Callable[[Store], object]) -> None:
+    store = make_store(slots=1024)
+    store.merge([b"gone", b"a", b"b"], [value(1, NOW_MS + 100), value(1), value(1)], NOW_MS)
+    store.read([b"gone", b"a"], expiry_bytes(NOW_MS))
+    remove(store)
+    assert held(store) == {b"a", b"b"}
+    assert ring(store, 0) == [b"b", b"a"]
 
 
 def test_the_byte_limit_counts_keys_values_and_overhead() -> None:
@@ -582,6 +607,21 @@ def test_tables_stay_compact_under_churn() -> None:
             del alone[keys[number - count]]
     assert ring(store, 0) == keys[-count:]
     assert store._tables[0].__sizeof__() <= 0.55 * alone.__sizeof__()
+
+
+def test_slots_are_made_compact_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshcache.core.store.COMPACTED_ENTRIES_MAX", 10)
+    store = make_store(slots=64, max_entries=640)
+    keys = [b"%08d" % number for number in range(1280)]
+    store.merge(keys[:640], [value(1)] * 640, NOW_MS)
+    store.merge(keys[640:], [value(1)] * 640, NOW_MS)
+    assert 1 <= sum(size > 0 for size in store._table_bytes) <= 10
+    assert held(store) == set(keys[640:])
+    for number in range(2, 2000):
+        store.drop_key(keys[-1])
+        put(store, keys[-1], value(number))
+        put(store, b"more:%d" % number, value(1))
+    assert sum(size > 0 for size in store._table_bytes) == 64
 
 
 def test_a_removed_entry_lets_go_of_its_bytes() -> None:

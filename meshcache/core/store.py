@@ -46,6 +46,9 @@ HORIZON_MS: Final = 600_000
 NOTED_READS_MAX: Final = 4096
 """Reads noted before they are replayed; bounds the replay to about a millisecond."""
 
+COMPACTED_ENTRIES_MAX: Final = 4096
+"""Entries of slot tables that one merge copies at most, and then one table more; bounds it to a few milliseconds."""
+
 _LIVE: Final = 0
 _DEAD: Final = 1
 _NOTHING: Final = 0
@@ -104,6 +107,7 @@ class Store:
         self._tombstone_bytes_max = int(max_bytes * TOMBSTONE_SHARE)
         self._tables: list[dict[bytes, int]] = [{} for _ in range(slots)]
         self._table_bytes = [0] * slots
+        self._compactable = 0
         self._hits = self._misses = self._evictions = self._expirations = 0
         self._tombstones_reaped = self._tombstones_dropped = self._refused = 0
         # These objects live as long as the store: a process that calls gc.freeze() after making it has the garbage
@@ -194,6 +198,7 @@ class Store:
         self._replay()
         now_bytes = expiry_bytes(now_ms)
         self._horizon = (now_ms + HORIZON_MS) // BUCKET_MS
+        self._compactable = COMPACTED_ENTRIES_MAX
         tables, held_records, mask = self._tables, self._records, self._mask
         newer: list[list[int | bytes]] = []
         live: list[int] = []
@@ -279,9 +284,13 @@ class Store:
 
         A dict counts deleted entries as used until it resizes, and then takes room for three times what it holds:
         up to 60 bytes an entry more than a fresh one. A copy is compact; it is worth its time while it leaves room for
-        a quarter more inserts. The dict object stays the same one, see __init__.
+        a quarter more inserts. The dict object stays the same one, see __init__. Slots fill alike and so want this at
+        the same time: what exceeds the budget of a merge is left to the next insert into the slot.
         """
+        if self._compactable <= 0:
+            return
         table = self._tables[slot]
+        self._compactable -= len(table)
         places = 8
         while places * 2 // 3 < len(table):
             places *= 2
