@@ -83,6 +83,8 @@ class Routing:
         """By address, the members of the ring."""
         self.first: list[str | None] = [None]
         """By slot the address to ask first; None: look closely, a probe may be due. Its length is a power of two."""
+        self.only: str | None = None
+        """The address to ask first for every slot, if it is the same one: then no key needs to be hashed."""
         self.due = 0.0
         """When to look up from the hot path: refresh the members, let a breaker probe, end a doubt."""
         self._refresh_at = math.inf
@@ -178,6 +180,7 @@ class Routing:
                 address = next((usable[node_id] for node_id in owners if node_id in usable), None)
             addresses[owners] = address
         self.first = [addresses[owners] for owners in ring.owners]
+        self.only = self.first[0] if len(set(self.first)) == 1 else None
         dues = [self._refresh_at]
         dues += [p.doubted_until for p in peers.values() if p.doubted_until > now]
         dues += [p.breaker.probe_at for p in peers.values() if p.breaker.probe_at > now]

@@ -68,6 +68,7 @@ CONTENT_FLAG_BYTES: Final = len(TOMBSTONE_CONTENT)
 TAG_AT: Final = HEADER_BYTES - 1
 """Where in a record the codec's tag is; the nodes' flags are before it."""
 TIMEOUT_S: Final = 5.0
+SMALL_KEYS: Final = 512
 SMALL_BYTES: Final = 1 << 20
 """Below this, size does not add to what an attempt may take."""
 
@@ -145,20 +146,18 @@ class Session:
 
     def get_many(self, keys: Iterable[Key], timeout: float | None) -> Flow[dict[Any, Any]]:
         given = key_list(keys)
-        delivery = yield from self._many(Get, self._read, raw_keys(self._prefix, given), None, timeout)
-        if delivery.errors:
-            raise next(iter(delivery.errors.values()))
+        records, errors = yield from self._many(Get, self._read, raw_keys(self._prefix, given), None, timeout)
+        if errors:
+            raise next(iter(errors.values()))
         readers = self.options.codec.readers
         try:
             return {
                 key: readers[record[TAG_AT]](record)
-                for key, record in zip(given, delivery.results, strict=False)
+                for key, record in zip(given, records, strict=False)
                 if record is not None and not record[TAG_AT - 1] & TOMBSTONE
             }
         except Exception:  # noqa: BLE001  (whatever it is, the slow way says which key and why)
-            values = {
-                key: self._value(record, MISSING, key) for key, record in zip(given, delivery.results, strict=False)
-            }
+            values = {key: self._value(record, MISSING, key) for key, record in zip(given, records, strict=False)}
             return {key: value for key, value in values.items() if value is not MISSING}
 
     def set(self, key: Key, value: Any, ttl: Ttl, timeout: float | None) -> Flow[None]:
@@ -173,8 +172,8 @@ class Session:
         encode = self._encode
         contents = [encode(items[name]) for name in names]
         options = (self.options.w, self._ttl_ms(ttl))
-        delivery = yield from self._many(Set, options, list(latest), contents, timeout)
-        return [names[i] for i in sorted(delivery.errors)]
+        _, errors = yield from self._many(Set, options, list(latest), contents, timeout)
+        return [names[i] for i in sorted(errors)]
 
     def delete(self, key: Key, timeout: float | None) -> Flow[bool]:
         options = (self.options.w, int(EventKind.DELETE))
@@ -182,10 +181,10 @@ class Session:
 
     def delete_many(self, keys: Iterable[Key], timeout: float | None, kind: int = EventKind.DELETE) -> Flow[int]:
         raws = list(dict.fromkeys(raw_keys(self._prefix, key_list(keys))))
-        delivery = yield from self._many(Delete, (self.options.w, int(kind)), raws, None, timeout)
-        if delivery.errors:
-            raise next(iter(delivery.errors.values()))
-        return sum(map(bool, delivery.results)) if raws else 0
+        existed, errors = yield from self._many(Delete, (self.options.w, int(kind)), raws, None, timeout)
+        if errors:
+            raise next(iter(errors.values()))
+        return sum(map(bool, existed))
 
     def add(self, key: Key, value: Any, ttl: Ttl, timeout: float | None) -> Flow[bool]:
         content = self._encode(value)
@@ -305,21 +304,38 @@ class Session:
         keys: list[bytes],
         payloads: list[Any] | None,
         timeout: float | None,
-    ) -> Flow[Delivery]:
-        """Deliver many keys, all of which may be asked for again."""
+    ) -> Flow[tuple[list[Any], dict[int, Exception]]]:
+        """Deliver many keys, all of which may be asked for again; returns their results, and by index what failed."""
+        if not keys:
+            return [], {}
         started = self._clock()
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
         if self._unchecked or not self.routing.known:
             yield from self._prepare(started, timeout_s)
-        limit = self.routing.settings.value_bytes_max
+        routing = self.routing
+        limit = routing.settings.value_bytes_max
+        size = sum(map(len, keys))
         if payloads:
-            largest = max(map(len, payloads)) - CONTENT_FLAG_BYTES
-            if largest > limit:
-                raise ValueTooLarge(largest, limit)
+            lengths = list(map(len, payloads))
+            if max(lengths) - CONTENT_FLAG_BYTES > limit:
+                raise ValueTooLarge(max(lengths) - CONTENT_FLAG_BYTES, limit)
+            size += sum(lengths)
+        tried: tuple[Call, Any] | None = None
+        small = len(keys) <= SMALL_KEYS and size < min(SMALL_BYTES, routing.settings.request_bytes_max // 2)
+        if small and routing.only is not None and started < routing.due:
+            # Everything for one node, in one message: no need to sort the keys.
+            allowance = allowance_s(timeout_s, size)
+            call = Call(routing.only, kind, options, keys, payloads, started + allowance, allowance, size)
+            (outcome,) = yield [call]
+            if type(outcome) is list and list not in set(map(type, outcome)):
+                routing.succeeded(call.address, started)
+                return outcome, {}
+            tried = call, outcome
         delivery = self._delivery(kind, options, keys, payloads, started, timeout_s, repeatable=True)
-        if keys:
-            yield from delivery.run()
-        return delivery
+        if tried is not None:
+            delivery.resume(*tried)
+        yield from delivery.run()
+        return delivery.results, delivery.errors
 
     def _ask(self, kind: Kind, options: tuple[Any, ...], node: str | None, timeout: float | None) -> Flow[Any]:
         """Ask something that is of no one key: any node, or the one named by id or address."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.membership import State
-from meshcache.core.record import HEADER_BYTES, expires_ms_of, is_tombstone, version_of
+from meshcache.core.record import HEADER_BYTES, NEVER_MS, expires_ms_of, is_tombstone, version_of
 
 EXPLAIN_WAIT_S: Final = 1.0
 """How long an explanation waits for silent replicas before it is given without them."""
@@ -65,7 +65,7 @@ def replica(coordinator: Coordinator, key: bytes) -> dict[str, Any]:
     return {
         **found,
         "version": version_of(record).hex(),
-        "expires_ms": expires_ms_of(record),
+        "expires_ms": None if expires_ms_of(record) == NEVER_MS else expires_ms_of(record),
         "tombstone": is_tombstone(record),
         "value_bytes": len(record) - HEADER_BYTES,
     }
