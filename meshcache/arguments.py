@@ -31,6 +31,8 @@ class Sentinel(Enum):
     def __repr__(self) -> str:
         return f"meshcache.{self.value}"
 
+    __str__ = __repr__
+
     def __bool__(self) -> bool:
         return False
 

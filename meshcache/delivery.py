@@ -125,6 +125,9 @@ class Delivery:
         """Deliver what is pending, or stop when that is no longer needed."""
         routing = self._routing
         while not done():
+            if self._quorum_missing:
+                self._quorum_missing = False
+                yield self._pause(routing.clock())
             now = routing.clock()
             refresh = self._look_up(now)
             plan = self._plan(now) if now < self._deadline else []
@@ -143,9 +146,6 @@ class Delivery:
             self._pending = pending
             if refresh:
                 self._learn(refresh[0], outcomes[-1])
-            if self._quorum_missing and pending:
-                self._quorum_missing = False
-                yield self._pause(routing.clock())
 
     # ---- a round
 
@@ -285,8 +285,9 @@ class Delivery:
         if failure.blame:
             self._routing.failed(address, self._routing.clock())
             self._avoid.add(address)
-        if failure.sent:
+        if failure.late or failure.sent:
             self._reached = True
+        if failure.sent:
             if failure.late:
                 self._patience *= 2
             if not self._repeatable:
@@ -302,7 +303,7 @@ class Delivery:
         make: Callable[[str], MeshcacheError] = OperationTimeout
         if type(last) is Reject:
             make = Overloaded if last.error[0] == Code.OVERLOADED else NodeUnavailable
-        elif type(last) is Failure and (not last.sent or not self._reached) and last.blame:
+        elif type(last) is Failure and not last.late:
             make = NodeUnavailable
         for i in self._pending:
             text = f"{self._name(i)}: not done within {now - self._started:.3g} s ({whys})"

@@ -224,8 +224,8 @@ class Routing:
         return 1 if peer.state == SUSPECT else 0
 
     def address_of(self, node: str) -> str | None:
-        """Return the address of a member given by id or by address."""
-        return node if node in self.peers else self._addresses.get(node)
+        """Return the address of a member given by id; an address stands for itself, for it may have joined just now."""
+        return node if ":" in node else self._addresses.get(node)
 
     # ---- when to ask for the members
 

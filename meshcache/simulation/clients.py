@@ -1,0 +1,222 @@
+"""The third driver of session.py's flows, beside client.py and aio.py: lines of the virtual network, virtual time.
+
+It also notes what a checker must know and a caller is not told: whether an attempt that brought no answer may have
+been executed all the same. If so, the operation's outcome is open, even where a later attempt succeeded.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+from meshcache.arguments import levels
+from meshcache.codec import Codec
+from meshcache.core.messages import TTL_NEVER, Code, Get, Inspect, Welcome
+from meshcache.delivery import Flow, Load
+from meshcache.errors import ProtocolError
+from meshcache.link import GREETING, LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Call, Failure, Link, Outcome
+from meshcache.routing import Routing
+from meshcache.session import Options, Session
+from meshcache.simulation.network import Line, Network
+from meshcache.simulation.world import World
+
+Report = Callable[[Any], None]
+
+CALL_SLACK_S: Final = 0.001
+"""An attempt is over this long after its deadline, as with a real socket's time-out."""
+
+
+class _Waiting:
+    """A call under way."""
+
+    __slots__ = ("call", "done", "number", "report")
+
+    def __init__(self, call: Call, report: Report) -> None:
+        self.call = call
+        self.report = report
+        self.number = GREETING
+        self.done = False
+
+    def finish(self, outcome: Outcome) -> None:
+        if not self.done:
+            self.done = True
+            self.report(outcome)
+
+
+class _Connection:
+    """A line, the protocol's side of it, and who waits for what."""
+
+    def __init__(self, line: Line, link: Link) -> None:
+        self.line = line
+        self.link = link
+        self.to_send: list[_Waiting] = []
+        self.sent: dict[int, _Waiting] = {}
+
+
+class ClientHost:
+    """A process with one client."""
+
+    between_nodes = False
+
+    def __init__(
+        self, world: World, network: Network, name: str, seeds: tuple[str, ...], *,
+        timeout_s: float = 2.0, consistency: Any = None,
+    ) -> None:  # fmt: skip
+        self.world = world
+        self.network = network
+        self.name = name
+        self.routing_id = b"\x02" + name.encode()
+        rng = random.Random(world.rng.getrandbits(32))
+        w, r = levels(consistency)
+        options = Options(prefix=b"", timeout_s=timeout_s, ttl_ms=TTL_NEVER, w=w, r=r, codec=Codec())
+        self.session = Session(Routing(seeds, lambda: world.now), rng, options)
+        self._connections: dict[str, _Connection] = {}
+
+    # Flows
+
+    def run(self, flow: Flow[Any], done: Callable[[Any, Exception | None, bool], None]) -> None:
+        """Run a flow; ``done`` gets its result, its error, and whether a failed attempt may have been executed."""
+        _Run(self, flow, done).resume(None)
+
+    def exchange(self, calls: list[Call], done: Callable[[list[Any]], None]) -> None:
+        """Carry out the calls of one step."""
+        outcomes: list[Any] = [None] * len(calls)
+        missing = len(calls)
+
+        def reporter(i: int) -> Report:
+            def report(outcome: Any) -> None:
+                nonlocal missing
+                outcomes[i] = outcome
+                missing -= 1
+                if not missing:
+                    done(outcomes)
+
+            return report
+
+        for i, call in enumerate(calls):
+            self._post(_Waiting(call, reporter(i)))
+
+    # Calls
+
+    def _post(self, waiting: _Waiting) -> None:
+        address = waiting.call.address
+        connection = self._connections.get(address)
+        if connection is None:
+            connection = _Connection(self.network.dial(self, address), self.session.link(address))
+            self._connections[address] = connection
+        elif not connection.link.ready and connection.line.up and not connection.to_send:
+            connection.line.send(connection.link.hello())
+        self.world.at(waiting.call.deadline + CALL_SLACK_S, self._on_deadline, connection, waiting)
+        if connection.link.ready:
+            self._send(connection, waiting)
+        else:
+            connection.to_send.append(waiting)
+
+    def _send(self, connection: _Connection, waiting: _Waiting) -> None:
+        if waiting.done:
+            return
+        waiting.number, frame = connection.link.encode(waiting.call)
+        if connection.line.send(frame):
+            connection.sent[waiting.number] = waiting
+        else:
+            waiting.finish(LINK_DOWN)
+
+    def _on_deadline(self, connection: _Connection, waiting: _Waiting) -> None:
+        if waiting.done:
+            return
+        if waiting.number == GREETING:
+            connection.to_send = [other for other in connection.to_send if other is not waiting]
+            self._drop(connection)
+            waiting.finish(NO_GREETING)
+        else:
+            connection.sent.pop(waiting.number, None)
+            connection.link.forget(waiting.number)
+            waiting.finish(NO_REPLY)
+
+    def _drop(self, connection: _Connection) -> None:
+        address = connection.link.address
+        if self._connections.get(address) is connection:
+            del self._connections[address]
+        connection.line.close()
+        sent, connection.sent = connection.sent, {}
+        to_send, connection.to_send = connection.to_send, []
+        for waiting in sent.values():
+            waiting.finish(LINK_LOST)
+        for waiting in to_send:
+            waiting.finish(LINK_DOWN)
+
+    # What the network calls
+
+    def on_up(self, address: str) -> None:
+        """See network.Dialler."""
+        connection = self._connections[address]
+        connection.line.send(connection.link.hello())
+
+    def on_down(self, address: str) -> None:
+        """See network.Dialler."""
+        self._drop(self._connections[address])
+
+    def on_refused(self, address: str) -> None:
+        """See network.Dialler."""
+        self._drop(self._connections[address])
+
+    def on_answer(self, address: str, frame: bytes) -> None:
+        """See network.Dialler."""
+        connection = self._connections[address]
+        for number, outcome in connection.link.accept(frame):
+            if isinstance(outcome, Welcome):
+                to_send, connection.to_send = connection.to_send, []
+                for waiting in to_send:
+                    self._send(connection, waiting)
+            elif number == GREETING:
+                raise ProtocolError(f"{self.name} was refused: {outcome}")
+            else:
+                waited = connection.sent.pop(number, None)
+                if waited is not None:
+                    waited.finish(outcome)
+
+
+class _Run:
+    """One flow under way."""
+
+    def __init__(
+        self, client: ClientHost, flow: Flow[Any], done: Callable[[Any, Exception | None, bool], None]
+    ) -> None:
+        self.client = client
+        self.flow = flow
+        self.done = done
+        self.open = False
+        self.calls: list[Call] = []
+
+    def resume(self, outcome: Any) -> None:
+        """Give the flow what its last step came to, and carry out the next."""
+        try:
+            step = self.flow.send(outcome)
+        except StopIteration as stop:
+            self.done(stop.value, None, self.open)
+            return
+        except Exception as error:  # noqa: BLE001  (an answer of the operation, like its value)
+            self.done(None, error, self.open)
+            return
+        if isinstance(step, Load):
+            raise TypeError("the simulation has no loaders")
+        if isinstance(step, float):
+            self.client.world.after(step, self.resume, None)
+        else:
+            self.calls = step
+            self.client.exchange(step, self._on_outcomes)
+
+    def _on_outcomes(self, outcomes: list[Any]) -> None:
+        for call, outcome in zip(self.calls, outcomes, strict=True):
+            if call.kind not in {Get, Inspect} and _may_be_executed(outcome):
+                self.open = True
+        self.resume(outcomes)
+
+
+def _may_be_executed(outcome: Any) -> bool:
+    if isinstance(outcome, Failure):
+        return outcome.sent
+    return isinstance(outcome, list) and any(
+        isinstance(result, list) and result[:1] == [int(Code.QUORUM)] for result in outcome
+    )

@@ -1,0 +1,245 @@
+"""What clients asked and were answered, and what must never be in it. Checked when an operation ends.
+
+Values describe themselves: every write writes text that names its key and its own number, so that a read tells whose
+value it got. An *open* write may have been executed by an attempt that brought no answer; it may show at any time
+from its start on, also if a later attempt was acknowledged.
+
+Always:
+
+- integrity: a value read under a key was written under that key, by a write that has begun and was not refused
+- deadlines: no operation ends later than its time-out, and none never
+- lifetimes: no value is read after its time to live, besides the granularity of expiry and what the clocks differ
+
+``fresh`` (W + R > N, 2 W > N, stores that need not evict, at most one process lost at a time):
+
+- no read returns what was overwritten or deleted by a write that was acknowledged before the read began. The order of
+  two writes is only known if one ended before the other began; so this never accuses wrongly
+
+``atomic`` (as ``fresh``, and no process is lost or paused):
+
+- the results of incr are unique for a key, and grow from one that ended to one that began later
+- of two adds that succeeded on one key there was a delete between; no version is replaced by cas twice
+
+A miss is always allowed: a cache may forget.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+DEADLINE_SLACK_S: Final = 0.05
+"""What an operation may take beyond its time-out."""
+
+EXPIRY_SLACK_S: Final = 0.25 + 0.05
+"""What a value may be read beyond its time to live: the granularity of expiry, and a moment."""
+
+
+class Violation(AssertionError):
+    """The mesh broke a promise."""
+
+
+@dataclass(slots=True, eq=False)
+class Operation:
+    """One call of a client."""
+
+    number: int
+    client: str
+    name: str
+    keys: tuple[str, ...]
+    start: float
+    timeout_s: float
+    written: Any = None
+    """What a write writes; None for a delete."""
+    ttl_s: float = math.inf
+    expected: bytes = b""
+    """The version that a cas replaces."""
+    end: float = math.inf
+    open: bool = False
+    """It may have been executed though that was not answered."""
+    error: Exception | None = None
+    result: Any = None
+
+    @property
+    def acknowledged(self) -> bool:
+        """It ended well."""
+        return self.end < math.inf and self.error is None
+
+    @property
+    def settled(self) -> float:
+        """From when on it can have no further effect."""
+        return math.inf if self.open else self.end
+
+    def __str__(self) -> str:
+        outcome = f"{type(self.error).__name__}: {self.error}" if self.error is not None else repr(self.result)
+        written = "" if self.written is None else f" {self.written!r}"
+        return (
+            f"#{self.number} {self.client} {self.name} {' '.join(self.keys)}{written} "
+            f"[{self.start:.6f} .. {self.end:.6f}{' open' if self.open else ''}] {outcome}"
+        )
+
+
+@dataclass(slots=True)
+class _Ended:
+    """Operations on one key that ended, in that order, with the running maximum of a number."""
+
+    ends: list[float] = field(default_factory=list)
+    maxima: list[tuple[float, Operation]] = field(default_factory=list)
+
+    def add(self, operation: Operation, number: float) -> None:
+        self.ends.append(operation.end)
+        if self.maxima and self.maxima[-1][0] >= number:
+            self.maxima.append(self.maxima[-1])
+        else:
+            self.maxima.append((number, operation))
+
+    def greatest_before(self, when: float) -> tuple[float, Operation] | None:
+        """Return the greatest number of the operations that ended before a time, and whose it is."""
+        place = bisect_left(self.ends, when)
+        return self.maxima[place - 1] if place else None
+
+
+class History:
+    """All operations of one simulation, held against the promises."""
+
+    def __init__(self, *, fresh: bool, atomic: bool, skew_s: float = 0.0) -> None:
+        self.fresh = fresh
+        self.atomic = atomic
+        self.operations: list[Operation] = []
+        self.pending: dict[Operation, None] = {}
+        self.reads = self.hits = self.errors = 0
+        self._skew_s = skew_s
+        self._writers: dict[str, Operation] = {}
+        """By value."""
+        self._writes: dict[str, _Ended] = {}
+        """By key the acknowledged writes, with their start as number."""
+        self._increments: dict[str, _Ended] = {}
+        self._counts: dict[tuple[str, int], Operation] = {}
+        self._adds: dict[str, list[Operation]] = {}
+        self._deletes: dict[str, list[Operation]] = {}
+        self._replaced: dict[tuple[str, bytes], Operation] = {}
+
+    def begin(self, operation: Operation) -> None:
+        """An operation starts."""
+        self.operations.append(operation)
+        self.pending[operation] = None
+        if isinstance(operation.written, str):
+            self._writers[operation.written] = operation
+        elif isinstance(operation.written, dict):
+            self._writers.update(dict.fromkeys(operation.written.values(), operation))
+        if operation.name == "delete":
+            for key in operation.keys:
+                self._deletes.setdefault(key, []).append(operation)
+
+    def end(self, operation: Operation, now: float, result: Any, error: Exception | None, is_open: bool) -> None:
+        """An operation ended: hold it against what is known."""
+        del self.pending[operation]
+        operation.end, operation.result, operation.error, operation.open = now, result, error, is_open
+        if now > operation.start + operation.timeout_s + DEADLINE_SLACK_S:
+            raise Violation(f"deadline: {operation} took {now - operation.start:.3f} s of {operation.timeout_s} s")
+        if error is not None:
+            self.errors += 1
+            return
+        check = getattr(self, f"_end_{operation.name}")
+        check(operation)
+
+    def finish(self) -> None:
+        """The simulation is over: nothing may be pending."""
+        for operation in self.pending:
+            raise Violation(f"deadline: never answered: {operation}")
+
+    # Writes
+
+    def _end_set(self, operation: Operation) -> None:
+        for key in operation.keys:
+            self._writes.setdefault(key, _Ended()).add(operation, operation.start)
+
+    _end_delete = _end_set
+
+    def _end_set_many(self, operation: Operation) -> None:
+        if not operation.result:  # else some keys failed: as a whole it was not acknowledged
+            self._end_set(operation)
+        else:
+            operation.open = True
+
+    def _end_add(self, operation: Operation) -> None:
+        if operation.result:
+            (key,) = operation.keys
+            for other in self._adds.get(key, ()) if self.atomic else ():
+                between = [
+                    delete
+                    for delete in self._deletes.get(key, ())
+                    if delete.start < operation.end and delete.settled > other.start
+                ]
+                if not between:
+                    raise Violation(f"atomic: two adds without a delete between:\n  {other}\n  {operation}")
+            self._adds.setdefault(key, []).append(operation)
+            self._end_set(operation)
+
+    def _end_cas(self, operation: Operation) -> None:
+        if operation.result:
+            (key,) = operation.keys
+            other = self._replaced.setdefault((key, operation.expected), operation)
+            if other is not operation and self.atomic:
+                raise Violation(f"atomic: two cas replaced one version:\n  {other}\n  {operation}")
+            self._end_set(operation)
+
+    def _end_incr(self, operation: Operation) -> None:
+        (key,) = operation.keys
+        count: int = operation.result
+        if not isinstance(count, int) or count < 1:
+            raise Violation(f"integrity: {operation}")
+        if not self.atomic:
+            return
+        other = self._counts.setdefault((key, count), operation)
+        if other is not operation:
+            raise Violation(f"atomic: one result twice:\n  {other}\n  {operation}")
+        ended = self._increments.setdefault(key, _Ended())
+        before = ended.greatest_before(operation.start)
+        if before is not None and before[0] > count:
+            raise Violation(f"atomic: a counter went back:\n  {before[1]}\n  {operation}")
+        ended.add(operation, count)
+
+    # Reads
+
+    def _end_get(self, operation: Operation) -> None:
+        self._check_value(operation, operation.keys[0], operation.result)
+
+    def _end_gets(self, operation: Operation) -> None:
+        item = operation.result
+        self._check_value(operation, operation.keys[0], None if item is None else item.value)
+
+    def _end_get_many(self, operation: Operation) -> None:
+        for key in operation.keys:
+            self._check_value(operation, key, operation.result.get(key))
+
+    def _end_count(self, operation: Operation) -> None:
+        self.reads += 1
+        if operation.result is None:
+            return
+        self.hits += 1
+        if not isinstance(operation.result, int):
+            raise Violation(f"integrity: a counter holds {operation.result!r}: {operation}")
+        ended = self._increments.get(operation.keys[0]) if self.atomic else None
+        before = ended.greatest_before(operation.start) if ended is not None else None
+        if before is not None and operation.result < before[0]:
+            raise Violation(f"fresh: {operation} is older than\n  {before[1]}")
+
+    def _check_value(self, read: Operation, key: str, value: Any) -> None:
+        self.reads += 1
+        if value is None:
+            return
+        self.hits += 1
+        writer = self._writers.get(value) if isinstance(value, str) else None
+        if writer is None or key not in writer.keys or not value.startswith(f"{key}="):
+            raise Violation(f"integrity: {key} holds {value!r}, which nobody wrote there: {read}")
+        if writer.end < math.inf and not writer.acknowledged and not writer.open:
+            raise Violation(f"integrity: {read} shows what was refused:\n  {writer}")
+        if read.start > writer.settled + writer.ttl_s + EXPIRY_SLACK_S + self._skew_s:
+            raise Violation(f"lifetime: {read} shows what had expired:\n  {writer} ttl {writer.ttl_s}")
+        ended = self._writes.get(key) if self.fresh else None
+        newest = ended.greatest_before(read.start) if ended is not None else None
+        if newest is not None and writer.settled < newest[0]:
+            raise Violation(f"fresh: {read}\n  shows what {writer} wrote,\n  but before it there was {newest[1]}")

@@ -1,0 +1,186 @@
+"""A node's process in the simulation: the driver of a NodeCore, as server.py is, with crashes and pauses.
+
+What arrives waits until the process has its next *turn*: then all of it is handled, the core ticks, and its effects
+are carried out. A slow process has its turns late, and so more to do in each; a paused one (SIGSTOP) has none, its
+connections stand, and it finds the whole backlog when it goes on. A crash (SIGKILL) loses everything in memory.
+
+Each host has clocks of its own: monotonic time that runs a little fast or slow, and wall time that is off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from meshcache.config import Config
+from meshcache.core.node import NodeCore
+from meshcache.core.wire import decode_frame
+from meshcache.simulation.network import Line, Network
+from meshcache.simulation.world import World
+
+EPOCH_MS: Final = 1_800_000_000_000
+"""The wall time at which simulations begin."""
+
+LEAVE_S: Final = 0.3
+"""How long a leaving process goes on, so that others hear of it."""
+
+
+class NodeHost:
+    """A process that runs a node, or did, or will."""
+
+    between_nodes = True
+
+    def __init__(
+        self, world: World, network: Network, config: Config, *,
+        wall_offset_ms: int = 0, rate: float = 1.0, turn_s: float = 0.0002,
+    ) -> None:  # fmt: skip
+        self.world = world
+        self.network = network
+        self.config = config
+        self.name = config.node.node_id
+        self.address = config.node.listen
+        self.routing_id = b""
+        self.core: NodeCore | None = None
+        self.paused = False
+        self.wall_offset_ms = wall_offset_ms
+        self.rate = rate
+        self.turn_s = turn_s
+        """How long what arrives waits for a turn."""
+        self.starts = 0
+        self.on_turn: Callable[[NodeHost], None] | None = None
+        """Called after each turn: for checkers."""
+        self.lines: dict[str, Line] = {}
+        self._inbox: list[tuple[Any, ...]] = []
+        self._turn_at: float | None = None
+
+    @property
+    def running(self) -> bool:
+        """Tell whether there is a process that is not paused."""
+        return self.core is not None and not self.paused
+
+    def clock(self) -> float:
+        """Return this host's monotonic time."""
+        return 1000.0 + self.world.now * self.rate
+
+    # What happens to the process
+
+    def start(self) -> None:
+        """Start a process, with an empty memory and a new boot id."""
+        assert self.core is None
+        self.starts += 1
+        wall_ms = EPOCH_MS + self.wall_offset_ms + int(self.world.now * self.rate * 1000)
+        boot = wall_ms << 16 | self.world.rng.getrandbits(16)
+        rng = type(self.world.rng)(boot)
+        self.routing_id = b"\x01%b %d" % (self.name.encode(), boot)
+        self.core = NodeCore(self.config, boot=boot, rng=rng, now=self.clock(), wall_ms=wall_ms)
+        self.paused = False
+        self._inbox = []
+        self.network.listen(self.address, self)
+        self.world.note(f"{self.name} starts")
+        self._plan_turn(self.world.now)
+
+    def crash(self) -> None:
+        """Kill the process; its memory is lost."""
+        assert self.core is not None
+        self.world.note(f"{self.name} crashes")
+        self.core = None
+        self.paused = False
+        self._turn_at = None
+        lines = list(self.lines.values())
+        self.lines = {}
+        self.network.vanish(self.address, lines)
+
+    def pause(self) -> None:
+        """Stop the process without killing it."""
+        self.world.note(f"{self.name} is paused")
+        self.paused = True
+        self._turn_at = None
+
+    def resume(self) -> None:
+        """Let a paused process go on; all that arrived meanwhile is there at once."""
+        if self.paused:
+            self.world.note(f"{self.name} goes on")
+            self.paused = False
+            self._plan_turn(self.world.now)
+
+    def leave(self) -> None:
+        """Have the process leave the mesh on purpose, and end."""
+        assert self.core is not None
+        self.world.note(f"{self.name} leaves")
+        self.core.leave(self.clock())
+        self._plan_turn(self.world.now)
+        self.world.after(LEAVE_S, self._end, self.core)
+
+    def _end(self, core: NodeCore) -> None:
+        if self.core is core:
+            self.crash()
+
+    # What the network calls
+
+    def on_up(self, address: str) -> None:
+        """See network.Dialler."""
+        self._arrive("link_up", address)
+
+    def on_down(self, address: str) -> None:
+        """See network.Dialler."""
+        self._arrive("link_down", address)
+
+    def on_refused(self, address: str) -> None:
+        """See network.Dialler: ZeroMQ dials again and says nothing."""
+
+    def on_answer(self, address: str, frame: bytes) -> None:
+        """See network.Dialler."""
+        self._arrive("receive_answer", address, frame)
+
+    def on_request(self, origin: bytes, frame: bytes) -> None:
+        """See network.Listener."""
+        self._arrive("receive_request", origin, frame)
+
+    def _arrive(self, *event: Any) -> None:
+        if self.core is not None:
+            self._inbox.append(event)
+            self._plan_turn(self.world.now + self.turn_s)
+
+    # Turns
+
+    def _plan_turn(self, when: float) -> None:
+        if not self.paused and (self._turn_at is None or when < self._turn_at):
+            self._turn_at = when
+            self.world.at(when, self._turn, when)
+
+    def _turn(self, when: float) -> None:
+        core = self.core
+        if core is None or self.paused or self._turn_at != when:
+            return
+        self._turn_at = None
+        now = self.clock()
+        inbox, self._inbox = self._inbox, []
+        for name, *arguments in inbox:
+            if name in {"link_down", "receive_answer"} and arguments[0] not in self.lines:
+                continue  # the socket was closed in the meantime
+            getattr(core, name)(*arguments, now)
+        core.tick(now)
+        self._perform(core, now)
+        if core.fatal is not None:
+            raise AssertionError(f"{self.name} refuses to run: {core.fatal}")
+        if self.on_turn is not None:
+            self.on_turn(self)
+        self._plan_turn(max(self.world.now + self.turn_s, (core.next_deadline() - 1000.0) / self.rate))
+
+    def _perform(self, core: NodeCore, now: float) -> None:
+        effects = core.drain()
+        for address in effects.disconnect:
+            line = self.lines.pop(address, None)
+            if line is not None:
+                line.close()
+        for address in effects.connect:
+            self.lines[address] = self.network.dial(self, address)
+        for address, frame in effects.sends:
+            line = self.lines.get(address)
+            if line is None or not line.send(frame):
+                core.undeliverable(address, now)
+        for origin, frame in effects.replies:
+            if not self.network.reply(self.address, origin, frame):
+                core.counters.undeliverable += 1
+        for frame in effects.publish:
+            decode_frame(frame)  # nobody subscribes here, but it must be well formed

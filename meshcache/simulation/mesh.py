@@ -1,0 +1,115 @@
+"""Nodes and a network to simulate with, by hand in tests or by a plan drawn from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from meshcache.config import Config
+from meshcache.delivery import Flow
+from meshcache.simulation.clients import ClientHost
+from meshcache.simulation.hosts import NodeHost
+from meshcache.simulation.network import CALM, Network, Weather
+from meshcache.simulation.world import World
+
+
+class Mesh:
+    """Node hosts by id (n1, n2, …), not started yet, and the network between them."""
+
+    def __init__(
+        self, *, nodes: int = 3, seed: int = 0, weather: Weather = CALM,
+        trace: Callable[[str], None] | None = None, **tables: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self.world = World(seed, trace)
+        self.network = Network(self.world)
+        self.network.weather = weather
+        self.nodes: dict[str, NodeHost] = {}
+        self._tables = tables
+        for _ in range(nodes):
+            self.add()
+
+    def add(self, **options: Any) -> NodeHost:
+        """Make one more node host, and do not start it yet."""
+        number = len(self.nodes) + 1
+        seeds = [f"127.0.0.{i}:7101" for i in (1, 2) if i != number]
+        own = {"id": f"n{number}", "listen": f"127.0.0.{number}:7101", "host": f"h{number}", "seeds": seeds}
+        config = Config.from_tables(**{**self._tables, "node": own})
+        host = NodeHost(self.world, self.network, config, **options)
+        self.nodes[host.name] = host
+        return host
+
+    def start(self, *, settle: bool = True) -> Mesh:
+        """Start every node that does not run; wait until all know each other."""
+        for host in self.nodes.values():
+            if host.core is None:
+                host.start()
+        if settle:
+            self.settle()
+        return self
+
+    def settle(self, *, within_s: float = 10.0) -> None:
+        """Wait until the running nodes agree on everything."""
+        if not self.world.run_until_true(lambda: not self.disagreements(), within_s=within_s, step_s=0.05):
+            raise AssertionError(f"not converged within {within_s} s: {'; '.join(self.disagreements())}")
+
+    def wait_for(self, condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
+        """Let time pass until a condition holds."""
+        if not self.world.run_until_true(condition, within_s=within_s):
+            raise AssertionError(f"the condition did not come true within {within_s} s")
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        self.world.run_until(self.world.now + seconds)
+
+    def disagreements(self, *, transitions: bool = False) -> list[str]:
+        """Say what keeps the running nodes from being one mesh that serves; with ``transitions``: and is at rest."""
+        cores = {host.name: host.core for host in self.nodes.values() if host.core is not None and not host.paused}
+        found: list[str] = []
+        first = next(iter(cores.values()), None)
+        for name, core in cores.items():
+            assert first is not None
+            others = [other for other in cores if other != name]
+            if not core.ready:
+                found.append(f"{name} is not ready")
+            if core.membership.digest() != first.membership.digest():
+                found.append(f"{name} has another member table")
+            if core.view.digest != first.view.digest:
+                found.append(f"{name} has another ring")
+            if [member.node_id for member in core.view.ring.members] != sorted(cores):
+                found.append(f"{name} does not have just the running nodes in its ring")
+            missing = [other for other in others if other not in core.peers.by_node]
+            if missing:
+                found.append(f"{name} has no link to {' '.join(missing)}")
+            if transitions and core.view.former:
+                found.append(f"{name} still works with a former ring")
+        return found
+
+    def cut(self, side: Iterable[str], *, one_way: bool = False) -> None:
+        """Cut these hosts off from all other nodes: both ways, or only what they say."""
+        inside = dict.fromkeys(side)
+        for here in inside:
+            for there in self.nodes:
+                if there not in inside:
+                    self.network.cut(here, there)
+                    if not one_way:
+                        self.network.cut(there, here)
+
+    def client(self, name: str = "c1", **options: Any) -> ClientHost:
+        """Return a new client that knows all nodes by address."""
+        seeds = tuple(host.address for host in self.nodes.values())
+        return ClientHost(self.world, self.network, name, seeds, **options)
+
+    def call(self, client: ClientHost, flow: Flow[Any], *, within_s: float = 60.0) -> Any:
+        """Run one operation to its end, as a caller of the sync client would; raises what that would raise."""
+        ended: list[tuple[Any, Exception | None]] = []
+        client.run(flow, lambda result, error, _: ended.append((result, error)))
+        self.wait_for(lambda: bool(ended), within_s=within_s)
+        result, error = ended[0]
+        if error is not None:
+            raise error
+        return result
+
+    def owners(self, key: str) -> list[str]:
+        """Return who owns a key, as the first running node sees it."""
+        core = next(host.core for host in self.nodes.values() if host.core is not None)
+        return list(core.view.ring.preference_list(key.encode()))

@@ -1,0 +1,245 @@
+"""A virtual network with the habits of ZeroMQ's DEALER and ROUTER over TCP, and worse ones on demand.
+
+A *line* is a dialled connection, as of a DEALER with IMMEDIATE=1: it connects by itself again and again, takes no
+frame while it is not connected, and tells when it comes up and goes down. Answers come back on the line of the
+request, found by the dialler's routing id. When a line goes down all frames on it are lost.
+
+TCP neither loses nor doubles nor reorders within a connection; here a *weather* may do so to any frame, so that the
+protocol cannot come to rely on it. Cuts are directed: one side may be heard while it hears nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from meshcache.simulation.world import World
+
+RECONNECT_S: Final = 0.1
+"""About how long a line waits before it dials again."""
+
+RESET_S: Final = 0.005
+"""At most how long it takes until a dialler learns that the process at the other end is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """What happens to frames: all rates per frame."""
+
+    delay_s: float = 0.001
+    """Mean of an exponential distribution."""
+    delay_min_s: float = 0.0002
+    loss: float = 0.0
+    duplication: float = 0.0
+    """Between nodes only: to a node, a client's request that arrives twice is two requests."""
+    in_order: bool = True
+    """Each line keeps the order of its frames."""
+    stale: float = 0.0
+    """How often a frame that was under way when its line broke is given to the next process at that address."""
+
+
+CALM: Final = Weather()
+
+
+class Dialler(Protocol):
+    """Who opens lines."""
+
+    name: str
+    routing_id: bytes
+    between_nodes: bool
+
+    def on_up(self, address: str) -> None:
+        """The line is connected."""
+
+    def on_down(self, address: str) -> None:
+        """The line broke, and dials again."""
+
+    def on_refused(self, address: str) -> None:
+        """Nobody listens there; the line dials again."""
+
+    def on_answer(self, address: str, frame: bytes) -> None:
+        """A frame arrived on the line."""
+
+
+class Listener(Protocol):
+    """Who is dialled."""
+
+    name: str
+    paused: bool
+
+    def on_request(self, origin: bytes, frame: bytes) -> None:
+        """A frame arrived from a dialler."""
+
+
+class Line:
+    """One dialled connection; ``up`` while it stands."""
+
+    def __init__(self, network: Network, dialler: Dialler, address: str) -> None:
+        self.network = network
+        self.dialler = dialler
+        self.address = address
+        self.listener: Listener | None = None
+        self.up = False
+        self.closed = False
+        self.epoch = 0
+        """Counts the connections: a frame of a former one is lost."""
+        self.ready_at = [0.0, 0.0]
+        """When the last frame of each direction arrives."""
+
+    def send(self, frame: bytes) -> bool:
+        """Send a frame to the listener; False if the line is not connected."""
+        if not self.up:
+            return False
+        assert self.listener is not None
+        self.network.transmit(self, 0, self.dialler.name, self.listener.name, frame)
+        return True
+
+    def close(self) -> None:
+        """Close it for good; what is under way is lost."""
+        self.closed = True
+        self._disconnect()
+
+    def break_down(self) -> None:
+        """The connection breaks; the line dials again."""
+        if self.up and not self.closed:
+            self._disconnect()
+            self.dialler.on_down(self.address)
+            self.network.redial(self)
+
+    def _disconnect(self) -> None:
+        if self.up:
+            self.network.forget(self)
+        self.up = False
+        self.listener = None
+        self.epoch += 1
+
+
+class Network:
+    """All listeners and lines."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.weather = CALM
+        self.frames = 0
+        self._listeners: dict[str, Listener] = {}
+        self._lines: dict[tuple[str, bytes], Line] = {}
+        """Connected lines by (address, routing id)."""
+        self._cuts: dict[tuple[str, str], None] = {}
+
+    # Listeners
+
+    def listen(self, address: str, listener: Listener) -> None:
+        """A process listens at an address."""
+        self._listeners[address] = listener
+
+    def vanish(self, address: str, dialled: list[Line]) -> None:
+        """The process at an address is gone, and with it its own lines; who dialled it learns of it soon."""
+        del self._listeners[address]
+        for line in dialled:
+            line.close()
+        for (there, _), line in list(self._lines.items()):
+            if there == address:
+                self.world.after(self.world.rng.uniform(0, RESET_S), self._reset, line, line.epoch)
+
+    def _reset(self, line: Line, epoch: int) -> None:
+        if line.epoch == epoch:
+            line.break_down()
+
+    # Lines
+
+    def dial(self, dialler: Dialler, address: str) -> Line:
+        """Open a line."""
+        line = Line(self, dialler, address)
+        self.world.after(2 * self._delay_s(), self._attempt, line)
+        return line
+
+    def redial(self, line: Line) -> None:
+        """Dial again, after a moment."""
+        self.world.after(RECONNECT_S * self.world.rng.uniform(0.5, 1.5), self._attempt, line)
+
+    def _attempt(self, line: Line) -> None:
+        if line.closed:
+            return
+        listener = self._listeners.get(line.address)
+        name = line.dialler.name
+        if listener is None:
+            line.dialler.on_refused(line.address)
+            if not line.closed:
+                self.redial(line)
+        elif listener.paused or self.is_cut(name, listener.name) or self.is_cut(listener.name, name):
+            self.redial(line)
+        else:
+            key = (line.address, line.dialler.routing_id)
+            former = self._lines.get(key)
+            if former is not None:
+                former.break_down()  # ROUTER_HANDOVER
+            self._lines[key] = line
+            line.listener, line.up = listener, True
+            line.ready_at = [0.0, 0.0]
+            self.world.note(f"{name} -> {listener.name} connected")
+            line.dialler.on_up(line.address)
+
+    def forget(self, line: Line) -> None:
+        """A line is connected no more."""
+        key = (line.address, line.dialler.routing_id)
+        if self._lines.get(key) is line:
+            del self._lines[key]
+
+    def reply(self, address: str, origin: bytes, frame: bytes) -> bool:
+        """Send a frame back to who dialled; False if its line is gone."""
+        line = self._lines.get((address, origin))
+        if line is None or line.listener is None:
+            return False
+        self.transmit(line, 1, line.listener.name, line.dialler.name, frame)
+        return True
+
+    # Cuts
+
+    def cut(self, source: str, target: str) -> None:
+        """Lose all that one host sends to another."""
+        self._cuts[source, target] = None
+
+    def heal(self) -> None:
+        """Undo all cuts."""
+        self._cuts.clear()
+
+    def is_cut(self, source: str, target: str) -> bool:
+        """Tell whether frames from one host to another are lost."""
+        return (source, target) in self._cuts
+
+    # Frames
+
+    def _delay_s(self) -> float:
+        weather = self.weather
+        return weather.delay_min_s + self.world.rng.expovariate(1.0) * weather.delay_s
+
+    def transmit(self, line: Line, direction: int, source: str, target: str, frame: bytes) -> None:
+        """Put a frame on its way."""
+        world, weather = self.world, self.weather
+        rng = world.rng
+        self.frames += 1
+        if (self._cuts and (source, target) in self._cuts) or (weather.loss and rng.random() < weather.loss):
+            world.note_frame(f"{source} -x {target}", frame)
+            return
+        copies = 1
+        if weather.duplication and line.dialler.between_nodes and rng.random() < weather.duplication:
+            copies = 2
+        for _ in range(copies):
+            arrives = world.now + self._delay_s()
+            if weather.in_order:
+                arrives = line.ready_at[direction] = max(arrives, line.ready_at[direction])
+            world.at(arrives, self._deliver, line, line.epoch, direction, source, target, frame)
+
+    def _deliver(self, line: Line, epoch: int, direction: int, source: str, target: str, frame: bytes) -> None:
+        world = self.world
+        if line.epoch == epoch:
+            world.note_frame(f"{source} -> {target}", frame)
+            if direction:
+                line.dialler.on_answer(line.address, frame)
+            elif line.listener is not None:
+                line.listener.on_request(line.dialler.routing_id, frame)
+        elif self.weather.stale and not direction and world.rng.random() < self.weather.stale:
+            listener = self._listeners.get(line.address)
+            if listener is not None:
+                world.note_frame(f"{source} ~> {target}", frame)
+                listener.on_request(line.dialler.routing_id, frame)
