@@ -87,15 +87,19 @@ def test_many_nodes_with_few_slots_each_still_differ_by_one_slot_only(nodes: int
     assert max(loads.values()) - min(loads.values()) <= 1
 
 
-def test_what_prices_leave_out_of_bounds_is_settled() -> None:
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [([8, 9, 9, 11], [12, 10, 11, 13]), ([0, 0, 0, 0], [12, 10, 11, 13]), ([8, 9, 9, 11], [40, 40, 40, 40])],
+)
+def test_what_prices_leave_out_of_bounds_is_settled(low: list[int], high: list[int]) -> None:
     """Of large clusters the rounds may run out; here there are none."""
     rng = random.Random(5)
     rows = [[rng.random() + 0.01, rng.random() + 0.01, rng.random() + 5, rng.random() + 5] for _ in range(40)]
-    auction = _Auction(rows, [1.0] * 4, [8, 9, 9, 11], [12, 10, 11, 13])
+    auction = _Auction(rows, [1.0] * 4, low, high)
     auction.run(0)
     assert auction.loads[2:] == [0, 0]
     auction.settle()
-    assert all(low <= load <= high for low, load, high in zip(auction.low, auction.loads, auction.high, strict=True))
+    assert all(least <= load <= most for least, load, most in zip(low, auction.loads, high, strict=True))
     assert auction.loads == [auction.owner.count(node) for node in range(4)]
 
 
