@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 from meshcache.arguments import DEFAULT, Consistency, Item, Key, Sentinel, Ttl
 from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
-from meshcache.delivery import Flow, Load
+from meshcache.delivery import Compute, Flow, Share
 from meshcache.hub import Hub
 from meshcache.session import Session, begin
 
@@ -208,24 +208,20 @@ class AsyncClient:
             elif type(step) is float:
                 await asyncio.sleep(step)
                 answer = None
-            elif type(step) is Load:
-                answer = await self._load(step)
+            elif type(step) is Compute:
+                value = step.load() if callable(step.load) else step.load
+                answer = await value if inspect.isawaitable(value) else value
+            elif type(step) is Share:
+                answer = await self._share(step)
 
-    async def _load(self, step: Load) -> Any:
-        """Compute and store a value, or wait for the task that does; a caller that is cancelled does not stop it."""
-        loads = self._hub.loads()
-        task = loads.get(step.key)
+    async def _share(self, step: Share) -> Any:
+        """Run a flow, or wait for the task that does; a caller that is cancelled does not stop it."""
+        flights = self._hub.flights()
+        task = flights.get(step.key)
         if task is None:
-            task = loads[step.key] = asyncio.create_task(self._compute(step))
-            task.add_done_callback(lambda _: loads.pop(step.key, None))
+            task = flights[step.key] = asyncio.create_task(self._run(step.begin()))
+            task.add_done_callback(lambda _: flights.pop(step.key, None))
         return await asyncio.shield(task)
-
-    async def _compute(self, step: Load) -> Any:
-        value = step.load() if callable(step.load) else step.load
-        if inspect.isawaitable(value):
-            value = await value
-        await self._run(step.store(value))
-        return value
 
     def _derive(self, session: Session) -> Self:
         other = object.__new__(type(self))

@@ -13,7 +13,7 @@ from meshcache.arguments import DEFAULT, Consistency, Item, Key, Sentinel, Ttl
 from meshcache.channels import Channels
 from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
-from meshcache.delivery import Flow, Load
+from meshcache.delivery import Compute, Flow, Share
 from meshcache.session import Session, begin
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Client:
             cluster=cluster,
         )
         self._channels = Channels(self._session.link)
-        self._loads: dict[tuple[int, bytes], Future[Any]] = {}
+        self._flights: dict[tuple[int, bytes], Future[Any]] = {}
         self._owner = True
 
     def get(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
@@ -203,26 +203,27 @@ class Client:
             elif type(step) is float:
                 time.sleep(step)
                 answer = None
-            elif type(step) is Load:
-                answer = self._load(step)
+            elif type(step) is Compute:
+                answer = step.load() if callable(step.load) else step.load
+            elif type(step) is Share:
+                answer = self._share(step)
 
-    def _load(self, step: Load) -> Any:
-        """Compute and store a value, or wait for the thread that does."""
+    def _share(self, step: Share) -> Any:
+        """Run a flow, or wait for the thread that does."""
         key = (os.getpid(), step.key)
         own: Future[Any] = Future()
-        flight = self._loads.setdefault(key, own)
+        flight = self._flights.setdefault(key, own)
         if flight is not own:
             return flight.result()
         try:
-            value = step.load() if callable(step.load) else step.load
-            self._run(step.store(value))
+            value = self._run(step.begin())
         except BaseException as error:
-            del self._loads[key]
+            del self._flights[key]
             interrupted = RuntimeError(f"the thread that computed {step.key!r:.80} was interrupted")
             own.set_exception(error if isinstance(error, Exception) else interrupted)
             raise
         # Whoever comes from now on finds it in the cache.
-        del self._loads[key]
+        del self._flights[key]
         own.set_result(value)
         return value
 

@@ -4,7 +4,8 @@ A flow is a generator that yields steps and is sent what they came to; a driver 
 
     list[Call]   requests to run in parallel    -> a list of outcomes, aligned
     float        a pause in seconds             -> None
-    Load         compute a missing value        -> the value
+    Share        run a flow once for all callers -> its value
+    Compute      call the caller's function     -> its value
 
 Each round sends every pending key to the best node not yet tried, at most one call a node. Keys whose call failed are
 pending again, and that node is avoided until all were tried; then comes a short pause and all are tried again, until
@@ -45,16 +46,21 @@ PAUSE_MAX_S: Final = 0.1
 _EXPECTED_REPLY_BYTES: Final = 1024
 
 
-class Load(NamedTuple):
-    """Step: compute the value of a key that is missing, once for all callers of this process, and store it."""
+class Share(NamedTuple):
+    """Step: run a flow for a key, once for all callers of this process that want the same, and have its value."""
 
     key: bytes
+    begin: Callable[[], Flow[Any]]
+
+
+class Compute(NamedTuple):
+    """Step: have a value computed by the caller's program."""
+
     load: Any
     """The value, or a function of no argument that returns it."""
-    store: Callable[[Any], Flow[None]]
 
 
-Step = list[Call] | float | Load
+Step = list[Call] | float | Share | Compute
 T = TypeVar("T")
 Flow = Generator[Step, Any, T]
 
@@ -106,6 +112,8 @@ class Delivery:
         self._avoid: set[str] = set()
         self._greeted_again: set[str] = set()
         self._reached = False
+        self._late = False
+        """Some node took longer than it had: whoever is just slow may come back."""
         self._quorum_missing = False
         self._attempt = 0
         self._patience = 1
@@ -281,6 +289,7 @@ class Delivery:
 
     def _failed(self, address: str, indices: list[int], failure: Failure) -> list[int]:
         self._last = failure
+        self._late = self._late or failure.late
         self._whys[address] = failure.why
         if failure.blame:
             self._routing.failed(address, self._routing.clock())
@@ -303,7 +312,7 @@ class Delivery:
         make: Callable[[str], MeshcacheError] = OperationTimeout
         if type(last) is Reject:
             make = Overloaded if last.error[0] == Code.OVERLOADED else NodeUnavailable
-        elif type(last) is Failure and not last.late:
+        elif type(last) is Failure and not self._late:
             make = NodeUnavailable
         for i in self._pending:
             text = f"{self._name(i)}: not done within {now - self._started:.3g} s ({whys})"

@@ -231,7 +231,7 @@ class _Mux:
         self.pid = os.getpid()
         self.link = link
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.loads: dict[bytes, asyncio.Task[Any]] = {}
+        self.flights: dict[bytes, asyncio.Task[Any]] = {}
         self._routing = routing
         self._wires: dict[str, _Wire] = {}
         self._touched: dict[_Wire, None] = {}
@@ -308,11 +308,11 @@ class Hub:
             mux = self._bind(loop)
         return mux.post(call)
 
-    def loads(self) -> dict[bytes, asyncio.Task[Any]]:
+    def flights(self) -> dict[bytes, asyncio.Task[Any]]:
         """Return the values that are being computed in this loop."""
         loop = asyncio.get_running_loop()
         mux = self._mux
-        return (mux if mux is not None and mux.loop is loop else self._bind(loop)).loads
+        return (mux if mux is not None and mux.loop is loop else self._bind(loop)).flights
 
     def close(self) -> None:
         """Close every link; later calls fail."""

@@ -52,7 +52,7 @@ from meshcache.core.record import (
     is_valid,
     version_of,
 )
-from meshcache.delivery import Delivery, Flow, Load, allowance_s
+from meshcache.delivery import Compute, Delivery, Flow, Share, allowance_s
 from meshcache.errors import (
     ConfigError,
     NodeUnavailable,
@@ -229,7 +229,19 @@ class Session:
         self._ttl_ms(ttl)  # a mistake is told before anything is loaded
         found = yield from self.get(key, MISSING, timeout)
         if found is MISSING:
-            found = yield Load(raw_key(self._prefix, key), load, lambda value: self.set(key, value, ttl, timeout))
+            found = yield Share(raw_key(self._prefix, key), lambda: self._fill(key, load, ttl, timeout))
+        return found
+
+    def _fill(self, key: Key, load: Any, ttl: Ttl, timeout: float | None) -> Flow[Any]:
+        """Compute and store a value, unless it is there by now.
+
+        Look again, for: (1) A and B miss; (2) A computes, stores and is done; (3) only now does B come here, where
+        nobody is at work any more.
+        """
+        found = yield from self.get(key, MISSING, timeout)
+        if found is MISSING:
+            found = yield Compute(load)
+            yield from self.set(key, found, ttl, timeout)
         return found
 
     def clear(self, timeout: float | None) -> Flow[int]:

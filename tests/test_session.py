@@ -1,0 +1,856 @@
+"""The client's policy without sockets: a virtual clock, and outcomes that the tests choose."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from meshcache.arguments import DEFAULT, MISSING, levels, milliseconds, raw_key, raw_keys, seconds
+from meshcache.breaker import Breaker
+from meshcache.codec import Codec
+from meshcache.core.messages import (
+    BATCH_OPS_MAX,
+    Clear,
+    Code,
+    Delete,
+    Fact,
+    Get,
+    Inspect,
+    Message,
+    Refused,
+    Reject,
+    Reply,
+    Set,
+    Update,
+    Welcome,
+)
+from meshcache.core.record import NEVER_MS, stamp, tombstone
+from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.errors import (
+    ConfigError,
+    InvalidKey,
+    KeyMissing,
+    MeshcacheError,
+    NodeUnavailable,
+    NotANumber,
+    OperationTimeout,
+    Overloaded,
+    ProtocolError,
+    QuorumNotReached,
+    SerializationError,
+    ValueTooLarge,
+)
+from meshcache.link import GREETING, LINK_DOWN, LINK_LOST, NO_REPLY, NO_TIME, Batch, Call, Failure, Link
+from meshcache.routing import Routing
+from meshcache.seeds import endpoint, parse_seeds
+from meshcache.session import Session, begin
+
+SETTINGS: dict[str, int | float | str] = {
+    "slots": 64,
+    "vnodes": 8,
+    "replicas": 2,
+    "value_bytes_max": 1000,
+    "reply_bytes_max": 10_000,
+    "request_bytes_max": 4000,
+}
+Answer = Callable[[Call], Any]
+
+
+def fact(i: int, state: int = 0, boot: int = 7) -> Fact:
+    return Fact(f"n{i}", f"127.0.0.1:710{i}", "", "", "", "", 1.0, boot, 0, state)
+
+
+def record(content: bytes = b"\0\1v", expires_ms: int = NEVER_MS) -> bytes:
+    return stamp(b"v" * 16, expires_ms) + content
+
+
+def welcome(*facts: Fact, wall_ms: int = 1_000_000) -> Welcome:
+    return Welcome(7, wall_ms, "n1", SETTINGS, list(facts))
+
+
+class World:
+    """A session, a clock, and a driver that asks ``answer`` for the outcome of each call."""
+
+    def __init__(self, nodes: int = 3, *, known: bool = True, **options: Any) -> None:
+        self.now = 100.0
+        arguments: dict[str, Any] = {
+            "timeout": 5.0, "ttl": DEFAULT, "consistency": None, "codec": None, "namespace": "", "cluster": "",
+        }  # fmt: skip
+        self.session = begin("127.0.0.1:7101", **(arguments | options), clock=lambda: self.now)
+        self.routing = self.session.routing
+        self.session._rng = random.Random(1)
+        self.steps: list[list[Call]] = []
+        self.pauses: list[float] = []
+        if known:
+            self.greet(*[fact(i + 1) for i in range(nodes)])
+
+    @property
+    def calls(self) -> list[Call]:
+        return [call for step in self.steps for call in step]
+
+    @property
+    def data_calls(self) -> list[Call]:
+        return [call for call in self.calls if call.kind is not Inspect]
+
+    def greet(self, *facts: Fact) -> None:
+        self.routing.welcome(facts[0].address, welcome(*facts), self.now, self.now)
+
+    def run(self, flow: Any, answer: Answer) -> Any:
+        sent = None
+        while True:
+            try:
+                step = flow.send(sent)
+            except StopIteration as stop:
+                return stop.value
+            if isinstance(step, float):
+                self.pauses.append(step)
+                self.now += step
+                sent = None
+                continue
+            self.steps.append(step)
+            sent = [answer(call) for call in step]
+            late = [call.deadline for call, outcome in zip(step, sent, strict=True) if outcome is NO_REPLY]
+            self.now = max([self.now + 0.001, *late])
+
+    def owners(self, key: bytes) -> list[str]:
+        return [self.routing.address_of(node) or "" for node in self.routing.ring.preference_list(key)]
+
+
+def hits(call: Call) -> Any:
+    if call.kind is Inspect:
+        return [{"members": [list(fact(i)) for i in (1, 2, 3)]}]
+    if call.kind is Get:
+        return [record() for _ in call.keys]
+    return [None if call.kind is Set else True for _ in call.keys]
+
+
+# ---- arguments
+
+
+@pytest.mark.parametrize(
+    ("ttl", "expected"),
+    [
+        (None, 0),
+        (DEFAULT, -1),
+        (60, 60_000),
+        (1.5, 1500),
+        (0.0001, 1),
+        (timedelta(minutes=1), 60_000),
+        (1e300, NEVER_MS),
+    ],
+)
+def test_lifetimes(ttl: Any, expected: int) -> None:
+    assert milliseconds(ttl) == expected
+
+
+@pytest.mark.parametrize("ttl", [0, -1, -0.5, timedelta(0)])
+def test_a_lifetime_of_zero_or_less_says_what_to_use(ttl: Any) -> None:
+    with pytest.raises(ValueError, match=r"use None for no expiry, or delete\(\)"):
+        milliseconds(ttl)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "error"), [(True, TypeError), ("60", TypeError), (math.nan, ValueError), (math.inf, ValueError)]
+)
+def test_odd_lifetimes_are_refused(ttl: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        milliseconds(ttl)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (math.inf, ValueError),
+        (math.nan, ValueError),
+        (True, TypeError),
+        ("1", TypeError),
+    ],
+)
+def test_odd_timeouts_are_refused(timeout: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="timeout"):
+        seconds(timeout)
+
+
+def test_levels() -> None:
+    assert [levels(c) for c in (None, "one", "quorum", "all", (2, 1))] == [(0, 0), (-1, -1), (-2, -2), (-3, -3), (2, 1)]
+    for wrong in ("most", (0, 1), (True, 1), (1,), 2):
+        with pytest.raises(ValueError, match='"one", "quorum", "all"'):
+            levels(wrong)
+
+
+@pytest.mark.parametrize("key", ["", b"", "x" * 1025, "é" * 513, "\ud800", 5, None])
+def test_keys_that_are_none(key: Any) -> None:
+    with pytest.raises(InvalidKey):
+        raw_key(b"", key)
+    with pytest.raises(InvalidKey):
+        raw_keys(b"", ["fine", key])
+
+
+def test_the_namespace_counts_towards_the_limit_and_the_error_names_it() -> None:
+    assert raw_key(b"n" * 24, "x" * 1000) == b"n" * 24 + b"x" * 1000
+    with pytest.raises(InvalidKey, match=r"1,025 bytes.*1,024"):
+        raw_key(b"n" * 25, "x" * 1000)
+    assert raw_keys(b"p:", ["a", b"a"]) == [b"p:a", b"p:a"]
+
+
+# ---- seeds
+
+
+@pytest.mark.parametrize(
+    ("seeds", "addresses"),
+    [
+        ("h:1", ("h:1",)),
+        ("h", ("h:7101",)),
+        ("h:1, g:2,", ("h:1", "g:2")),
+        (["h:1", "h:1"], ("h:1",)),
+        ("[::1]:5", ("[::1]:5",)),
+        ("[::1]", ("[::1]:7101",)),
+        (None, ("127.0.0.1:7101",)),
+    ],
+)
+def test_forms_of_seeds(seeds: Any, addresses: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MESHCACHE_SEEDS", raising=False)
+    assert parse_seeds(seeds).addresses == addresses
+
+
+def test_seeds_from_the_environment_and_from_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHCACHE_SEEDS", "mesh://h1:1,h2/shop?timeout=0.5&consistency=2,1&ttl=never&cluster=c")
+    session = begin(None, timeout=None, ttl=DEFAULT, consistency=None, codec=None, namespace="", cluster="")
+    assert session.routing.seeds == ("h1:1", "h2:7101")
+    assert (session.options.prefix, session.options.timeout_s, session.options.ttl_ms) == (b"shop", 0.5, 0)
+    assert (session.options.w, session.options.r, session.cluster) == (2, 1, "c")
+    session = begin(None, timeout=2, ttl=3, consistency="one", codec=None, namespace="n", cluster="d")
+    assert (session.options.prefix, session.options.timeout_s, session.options.ttl_ms) == (b"n", 2.0, 3000)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "told"),
+    [
+        ("h:x", "port"),
+        ("h:99999", "port"),
+        ("a b:1", "a b"),
+        ("", "none"),
+        ([5], "5"),
+        ("http://h:1", "mesh://"),
+        ("mesh://h:1?speed=9", "speed"),
+        ("mesh://h:1?timeout=fast", "fast"),
+        ("mesh://h:1?timeout=-1", "timeout"),
+        ("mesh://h:1?consistency=most", "consistency"),
+    ],
+)
+def test_wrong_seeds_are_named(seeds: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHCACHE_SEEDS", "used:1")
+    with pytest.raises(ConfigError, match=told):
+        begin(seeds, timeout=None, ttl=DEFAULT, consistency=None, codec=None, namespace="", cluster="")
+
+
+def test_all_mistakes_in_seeds_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_seeds("mesh://h:x,g:0?speed=1&timeout=a")
+    assert len(caught.value.problems) == 4
+
+
+def test_addresses_are_resolved_here() -> None:
+    assert endpoint("127.0.0.1:5") == ("127.0.0.1", 5)
+    assert endpoint("localhost:5") == ("127.0.0.1", 5)
+    assert endpoint("localhost:5", numeric_only=True) is None
+
+
+# ---- breaker
+
+
+def test_the_breaker_opens_at_half_of_ten_calls_and_lets_one_probe_pass() -> None:
+    breaker = Breaker()
+    for _ in range(5):
+        breaker.succeed(100.0)
+    assert [breaker.fail(100.5) for _ in range(5)] == [False] * 4 + [True]
+    assert not breaker.admits(130.0)
+    assert breaker.admits(130.5)
+    assert not breaker.admits(131.0)
+    assert not breaker.fail(131.0)
+    assert not breaker.admits(160.9)
+    assert breaker.admits(161.0)
+    assert breaker.succeed(161.0)
+    assert breaker.is_closed
+    assert breaker.admits(161.0)
+
+
+def test_the_breaker_forgets_after_ten_seconds_and_needs_ten_calls() -> None:
+    breaker = Breaker()
+    for i in range(9):
+        assert not breaker.fail(100.0 + i / 10)
+    assert not breaker.fail(111.0)
+    for _ in range(20):
+        breaker.succeed(112.0)
+    assert not any(breaker.fail(112.0) for _ in range(18))
+    assert breaker.fail(112.0)
+
+
+# ---- routing
+
+
+def test_a_key_goes_to_its_first_owner_in_one_call() -> None:
+    world = World()
+    assert world.run(world.session.get("k", None, None), hits) == "v"
+    (call,) = world.calls
+    assert (call.address, call.kind, call.keys) == (world.owners(b"k")[0], Get, [b"k"])
+    assert call.deadline == 100.5
+
+
+def test_failover_goes_on_to_the_next_owner_and_then_avoids_the_node() -> None:
+    world = World()
+    first, second = world.owners(b"k")
+
+    def answer(call: Call) -> Any:
+        return LINK_DOWN if call.address == first else hits(call)
+
+    assert world.run(world.session.get("k", None, None), answer) == "v"
+    assert [call.address for call in world.data_calls] == [first, second]
+    assert world.run(world.session.get("k", None, None), answer) == "v"
+    assert [call.address for call in world.data_calls] == [first, second, second]
+    world.now += 1.1
+    world.run(world.session.get("k", None, None), hits)
+    assert world.data_calls[-1].address == first
+
+
+def test_a_failure_asks_another_node_for_news_beside_the_next_operation() -> None:
+    world = World()
+    world.now += 2
+    first = world.owners(b"k")[0]
+    world.run(world.session.get("k", None, None), lambda c: NO_REPLY if c.address == first else hits(c))
+    beside = world.steps[-1]
+    assert [call.kind for call in beside] == [Get, Inspect]
+    assert beside[1].address != first
+
+
+def test_when_all_nodes_fail_the_seeds_are_asked_again() -> None:
+    world = World()
+    world.greet(fact(2), fact(3))
+    seen = []
+
+    def answer(call: Call) -> Any:
+        seen.append(call.address)
+        return hits(call) if call.address == "127.0.0.1:7101" else LINK_DOWN
+
+    assert world.run(world.session.get("k", None, None), answer) == "v"
+    assert set(seen) == {"127.0.0.1:7101", "127.0.0.1:7102", "127.0.0.1:7103"}
+
+
+def test_open_breakers_and_suspects_come_last_but_never_fail_an_operation() -> None:
+    world = World(nodes=2)
+    for peer in world.routing.peers.values():
+        for _ in range(10):
+            peer.breaker.fail(world.now)
+    world.routing.review(world.now)
+    assert world.run(world.session.get("k", None, None), hits) == "v"
+    assert not world.pauses
+
+    world = World()
+    first, second = world.owners(b"k")
+    suspect = int(first[-1])
+    world.greet(*[fact(i, state=1 if i == suspect else 0) for i in (1, 2, 3)])
+    world.run(world.session.get("k", None, None), hits)
+    assert world.calls[-1].address == second
+
+
+def test_a_half_open_breaker_gets_one_probe_and_closes() -> None:
+    world = World(nodes=2)
+    first, second = world.owners(b"k")
+    for _ in range(10):
+        world.routing.failed(first, world.now)
+    world.now += 2
+    world.run(world.session.get("k", None, None), hits)
+    assert world.data_calls[-1].address == second
+    world.now += 29
+    world.run(world.session.get("k", None, None), lambda c: LINK_DOWN if c.address == first else hits(c))
+    assert [call.address for call in world.data_calls[-2:]] == [first, second]
+    world.now += 2
+    world.run(world.session.get("k", None, None), hits)
+    assert world.data_calls[-1].address == second
+    world.now += 30
+    world.run(world.session.get("k", None, None), hits)
+    world.run(world.session.get("k", None, None), hits)
+    assert [call.address for call in world.data_calls[-2:]] == [first, first]
+
+
+def test_a_new_boot_resets_the_breaker() -> None:
+    world = World(nodes=2)
+    first = world.owners(b"k")[0]
+    for _ in range(10):
+        world.routing.failed(first, world.now)
+    world.greet(fact(1, boot=7), fact(2, boot=7))
+    world.run(world.session.get("k", None, None), hits)
+    assert world.data_calls[-1].address != first
+    world.greet(fact(1, boot=8), fact(2, boot=8))
+    world.run(world.session.get("k", None, None), hits)
+    assert world.data_calls[-1].address == first
+
+
+def test_another_view_in_an_answer_leads_to_one_refresh_a_second() -> None:
+    world = World(nodes=1)
+    world.now += 2
+    world.routing.note_view("127.0.0.1:7101", b"another!")
+    world.run(world.session.get("k", None, None), hits)
+    assert [call.kind for call in world.steps[-1]] == [Get, Inspect]
+    assert len(world.routing.peers) == 3
+    world.routing.note_view("127.0.0.1:7101", b"another!")
+    world.run(world.session.get("k", None, None), hits)
+    assert [call.kind for call in world.steps[-1]] == [Get]
+    world.now += 1
+    world.run(world.session.get("k", None, None), hits)
+    assert [call.kind for call in world.steps[-1]] == [Get, Inspect]
+
+
+def test_members_are_asked_for_every_thirty_seconds() -> None:
+    world = World()
+    for step in (29.0, 2.0, 29.0, 2.0):
+        world.now += step
+        world.run(world.session.get("k", None, None), hits)
+    assert [[c.kind for c in step] for step in world.steps] == [[Get], [Get, Inspect], [Get], [Get, Inspect]]
+
+
+def test_a_garbled_answer_to_a_refresh_changes_nothing() -> None:
+    world = World()
+    world.now += 31
+    digest = world.routing.digest
+    world.run(world.session.get("k", None, None), lambda c: [{"members": [[1]]}] if c.kind is Inspect else hits(c))
+    assert world.routing.digest == digest
+
+
+# ---- bootstrap
+
+
+def test_the_first_operation_has_a_seed_greet_us() -> None:
+    world = World(known=False)
+
+    def answer(call: Call) -> Any:
+        world.greet(fact(1), fact(2), fact(3))
+        return hits(call)
+
+    assert world.run(world.session.get("k", None, None), answer) == "v"
+    assert [call.kind for call in world.calls] == [Inspect, Get]
+
+
+def test_nobody_there_is_told_after_two_seconds_with_the_reason() -> None:
+    world = World(known=False)
+    with pytest.raises(NodeUnavailable, match=r"connect.*7101: connection refused"):
+        world.run(world.session.get("k", None, None), lambda c: Failure(False, False, "connection refused"))
+    assert 2.0 <= world.now - 100 < 2.2
+
+
+def test_levels_are_checked_once_the_cluster_is_known() -> None:
+    world = World(known=False, consistency=(3, 1))
+
+    def answer(call: Call) -> Any:
+        world.greet(fact(1))
+        return hits(call)
+
+    with pytest.raises(ValueError, match=r"write level 3 .* 2 replicas"):
+        world.run(world.session.get("k", None, None), answer)
+    with pytest.raises(ValueError, match=r"read level 4 .* 2 replicas"):
+        World().session.derive(consistency=(1, 4))
+
+
+def test_levels_travel() -> None:
+    world = World(consistency="quorum")
+    world.run(world.session.get("k", None, None), hits)
+    assert list(world.calls[-1].options) == [-2, -2, False]
+    world.run(world.session.derive(consistency=(2, 1)).set("k", 1, 5, None), hits)
+    assert list(world.calls[-1].options) == [2, 5000]
+    world.run(world.session.derive(consistency=(2, 1)).get("k", None, None), hits)
+    assert list(world.calls[-1].options) == [1, 2, False]
+
+
+# ---- deadlines and what is repeated
+
+
+def test_silence_everywhere_ends_at_the_deadline() -> None:
+    world = World()
+    with pytest.raises(OperationTimeout, match="no reply in time"):
+        world.run(world.session.get("k", None, None), lambda c: NO_REPLY)
+    assert world.now - 100 == pytest.approx(5.0, abs=0.05)
+    assert len({call.address for call in world.data_calls}) == 3
+    assert all(call.deadline <= 105.0 for call in world.calls)
+
+
+def test_time_without_blame_does_not_count_against_a_node() -> None:
+    world = World()
+    outcomes = [NO_TIME]
+    world.run(world.session.get("k", None, None), lambda c: outcomes.pop() if outcomes else hits(c))
+    assert len({call.address for call in world.data_calls}) == 1
+
+
+@pytest.mark.parametrize("failure", [NO_REPLY, LINK_LOST])
+def test_what_is_not_safe_to_repeat_is_not_repeated_once_sent(failure: Failure) -> None:
+    world = World()
+    kind = OperationTimeout if failure.late else NodeUnavailable
+    for flow in (
+        world.session.incr("k", 1, 0, DEFAULT, None),
+        world.session.add("k", 1, DEFAULT, None),
+        world.session.replace("k", 1, DEFAULT, None),
+        world.session.cas("k", 1, b"v" * 16, DEFAULT, None),
+    ):
+        before = len(world.data_calls)
+        with pytest.raises(kind, match="may or may not"):
+            world.run(flow, lambda c: failure if c.kind is Update else hits(c))
+        assert len(world.data_calls) == before + 1
+
+
+@pytest.mark.parametrize(
+    "failure", [LINK_DOWN, Reject(1, b"", [int(Code.STALE_BOOT)]), Reject(1, b"", [int(Code.OVERLOADED)])]
+)
+def test_what_was_not_executed_is_repeated_whatever_it_is(failure: Any) -> None:
+    world = World()
+    outcomes = [failure]
+    assert world.run(world.session.incr("k", 1, 0, DEFAULT, None), lambda c: outcomes.pop() if outcomes else [5]) == 5
+    same_node = len({call.address for call in world.data_calls}) == 1
+    assert same_node is (isinstance(failure, Reject) and failure.error[0] == Code.STALE_BOOT)
+
+
+def test_touch_is_repeated() -> None:
+    world = World()
+    outcomes = [NO_REPLY]
+    assert world.run(world.session.touch("k", 5, None), lambda c: outcomes.pop() if outcomes else [True])
+    assert world.calls[0].payloads == [[5, 5000]]
+
+
+def test_rejection_everywhere_is_repeated_until_the_deadline() -> None:
+    for code, kind in (
+        (Code.NOT_READY, NodeUnavailable),
+        (Code.OVERLOADED, Overloaded),
+        (Code.STALE_BOOT, NodeUnavailable),
+    ):
+        world = World(timeout=1.0)
+        reject = Reject(1, b"", [int(code)])
+        with pytest.raises(kind):
+            world.run(world.session.get("k", None, None), lambda c: reject)  # noqa: B023  (used at once)
+        assert world.now - 100 == pytest.approx(1.0, abs=0.01)
+        assert world.pauses
+        assert max(world.pauses) <= 0.1
+        assert len(world.calls) < 300
+
+
+def test_a_missing_quorum_is_asked_for_again_only_where_that_is_safe() -> None:
+    world = World(timeout=1.0)
+    missing = [[int(Code.QUORUM), 2, 1]]
+    outcomes: list[Any] = [missing, missing]
+    assert world.run(world.session.get("k", None, None), lambda c: outcomes.pop() if outcomes else hits(c)) == "v"
+    assert len(world.pauses) == 2
+    with pytest.raises(QuorumNotReached) as caught:
+        world.run(world.session.set("k", 1, DEFAULT, None), lambda c: missing)
+    assert (caught.value.needed, caught.value.received) == (2, 1)
+    calls = len(world.calls)
+    with pytest.raises(QuorumNotReached):
+        world.run(world.session.incr("k", 1, 0, DEFAULT, None), lambda c: missing)
+    assert len(world.calls) == calls + 1
+
+
+@pytest.mark.parametrize(
+    ("result", "kind"),
+    [
+        ([int(Code.KEY_MISSING)], KeyMissing),
+        ([int(Code.NOT_A_NUMBER), "no"], NotANumber),
+        ([int(Code.TOO_LARGE), 9, 5], ValueTooLarge),
+        ([int(Code.INVALID), "ttl"], ValueError),
+        ([99], MeshcacheError),
+        ([], ProtocolError),
+        (["x"], ProtocolError),
+    ],
+)
+def test_what_a_node_says_of_a_key_is_raised(result: list[Any], kind: type[Exception]) -> None:
+    world = World()
+    with pytest.raises(kind):
+        world.run(world.session.incr("k", 1, None, DEFAULT, None), lambda c: [result])
+    assert len(world.calls) == 1
+
+
+# ---- meaning of answers
+
+
+def test_a_tombstone_is_a_miss_and_garbage_is_an_error() -> None:
+    world = World()
+    for wanted in (None, tombstone(b"v" * 16, 5)):
+        assert world.run(world.session.get("k", MISSING, None), lambda c: [wanted]) is MISSING  # noqa: B023
+        assert world.run(world.session.gets("k", None), lambda c: [wanted]) is None  # noqa: B023
+        assert world.run(world.session.ttl("k", None), lambda c: [wanted]) is None  # noqa: B023
+        assert world.run(world.session.exists("k", None), lambda c: [wanted]) is False  # noqa: B023
+        assert world.run(world.session.get_many(["k"], None), lambda c: [wanted]) == {}  # noqa: B023
+    for garbage in (b"short", "text", 5):
+        with pytest.raises(ProtocolError):
+            world.run(world.session.get("k", None, None), lambda c: [garbage])  # noqa: B023
+        with pytest.raises(ProtocolError):
+            world.run(world.session.get_many(["k"], None), lambda c: [garbage])  # noqa: B023
+
+
+def test_an_undecodable_value_is_an_error_that_names_the_key() -> None:
+    world = World()
+    with pytest.raises(SerializationError, match="'k'"):
+        world.run(world.session.get("k", None, None), lambda c: [record(b"\0\3\xc1")])
+    with pytest.raises(SerializationError, match="'k'"):
+        world.run(world.session.get_many(["k"], None), lambda c: [record(b"\0\3\xc1")])
+
+
+def test_seconds_left_are_counted_by_the_clock_of_the_mesh() -> None:
+    world = World()
+    world.now += 10
+    answer = record(expires_ms=1_000_000 + 30_000)
+    assert world.run(world.session.ttl("k", None), lambda c: [answer]) == pytest.approx(20, abs=0.01)
+    assert world.run(world.session.ttl("k", None), lambda c: [record()]) == math.inf
+    item = world.run(world.session.gets("k", None), lambda c: [answer])
+    assert (item.value, item.version, item.stale) == ("v", b"v" * 16, False)
+    assert item.ttl == pytest.approx(20, abs=0.1)
+
+
+def test_many_keys_go_to_their_owners_in_one_call_each_and_come_back_as_given() -> None:
+    world = World()
+    keys: list[Any] = [f"k{i}" for i in range(50)] + [b"k1", b"bytes"]
+
+    def answer(call: Call) -> Any:
+        return [record(b"\0\0" + key) if key != b"k7" else None for key in call.keys]
+
+    found = world.run(world.session.get_many(keys, None), answer)
+    assert found == {k: (k if isinstance(k, bytes) else k.encode()) for k in keys if k != "k7"}
+    assert len(world.steps) == 1
+    assert len({call.address for call in world.calls}) == len(world.calls) == 3
+    for call in world.calls:
+        assert all(world.owners(key)[0] == call.address for key in call.keys)
+
+
+def test_more_is_asked_for_again() -> None:
+    world = World(nodes=1)
+
+    def answer(call: Call) -> Any:
+        return [record(b"\0\0" + key) if i < 3 else [int(Code.MORE)] for i, key in enumerate(call.keys)]
+
+    found = world.run(world.session.get_many([f"k{i}" for i in range(10)], None), answer)
+    assert found == {f"k{i}": b"k%d" % i for i in range(10)}
+    assert [len(call.keys) for call in world.calls] == [10, 7, 4, 1]
+    assert not world.pauses
+
+
+def test_one_failing_node_fails_over_only_its_keys() -> None:
+    world = World()
+    bad = world.owners(b"k0")[0]
+    keys = [f"k{i}" for i in range(30)]
+    found = world.run(world.session.get_many(keys, None), lambda c: LINK_DOWN if c.address == bad else hits(c))
+    assert len(found) == 30
+    sent = [key for call in world.data_calls if call.address != bad for key in call.keys]
+    assert len(sent) == len(set(sent)) == 30
+
+
+def test_an_error_of_one_key_is_no_miss_in_a_batch() -> None:
+    world = World(nodes=1)
+    with pytest.raises(QuorumNotReached):
+        world.run(
+            world.session.get_many(["a", "b"], 0.3),
+            lambda c: [[int(Code.QUORUM), 2, 1] if key == b"a" else record() for key in c.keys],
+        )
+
+
+def test_set_many_splits_by_bytes_and_by_count_and_names_what_failed() -> None:
+    world = World(nodes=1)
+    world.run(world.session.set_many({f"k{i}": b"x" * 900 for i in range(5)}, 5, None), hits)
+    assert [len(call.keys) for call in world.calls] == [2, 2, 1]
+    world = World(nodes=1)
+    world.routing.settings.request_bytes_max = 1 << 26
+    world.run(world.session.delete_many([f"k{i}" for i in range(BATCH_OPS_MAX + 1)], None), hits)
+    assert [len(call.keys) for call in world.calls] == [BATCH_OPS_MAX, 1]
+    failed = world.run(
+        world.session.set_many({"a": 1, b"b": 2, "c": 3}, 5, 0.2),
+        lambda c: [[int(Code.QUORUM), 2, 1] if key in {b"b", b"c"} else None for key in c.keys],
+    )
+    assert failed == [b"b", "c"]
+
+
+def test_of_two_names_of_one_key_the_last_is_stored_and_one_delete_counts() -> None:
+    world = World(nodes=1)
+    world.run(world.session.set_many({"a": 1, b"a": 2}, 5, None), hits)
+    assert (world.calls[-1].keys, world.calls[-1].payloads) == ([b"a"], [b"\0\0022"])
+    assert world.run(world.session.delete_many(["a", b"a"], None), hits) == 1
+
+
+def test_too_large_values_are_not_sent() -> None:
+    world = World()
+    for flow in (
+        world.session.set("k", b"x" * 1001, DEFAULT, None),
+        world.session.add("k", b"x" * 1001, DEFAULT, None),
+        world.session.set_many({"k": b"x" * 1001}, DEFAULT, None),
+    ):
+        with pytest.raises(ValueTooLarge) as caught:
+            world.run(flow, hits)
+        assert (caught.value.size, caught.value.limit) == (1001, 1000)
+    assert not world.calls
+    world.run(world.session.set("k", b"x" * 1000, DEFAULT, None), hits)
+
+
+def test_empty_batches_ask_nobody() -> None:
+    world = World()
+    assert world.run(world.session.get_many([], None), hits) == {}
+    assert world.run(world.session.set_many({}, 5, None), hits) == []
+    assert world.run(world.session.delete_many([], None), hits) == 0
+    assert not world.calls
+    with pytest.raises(TypeError, match="iterable of keys"):
+        world.run(world.session.get_many("abc", None), hits)
+
+
+def test_namespaces_nest_and_clear_is_theirs() -> None:
+    world = World()
+    users = world.session.derive(prefix="users:").derive(prefix=b"7:")
+    world.run(users.get("a", None, None), hits)
+    assert world.calls[-1].keys == [b"users:7:a"]
+    assert world.run(users.clear(None), lambda c: [4]) == 4
+    assert (world.calls[-1].kind, world.calls[-1].options) == (Clear, (b"users:7:",))
+    with pytest.raises(ProtocolError):
+        world.run(users.clear(None), lambda c: ["x"])
+
+
+def test_inspect_asks_the_node_named() -> None:
+    world = World()
+    for node in ("n2", "127.0.0.1:7102"):
+        assert world.run(world.session.inspect("replica", "k", node, None), lambda c: [{"a": 1}]) == {"a": 1}
+        assert (world.calls[-1].address, world.calls[-1].options) == ("127.0.0.1:7102", ("replica", b"k"))
+    with pytest.raises(NodeUnavailable, match=r"n9.*n1 \(127"):
+        world.run(world.session.inspect("status", b"", "n9", None), hits)
+    with pytest.raises(NodeUnavailable):
+        world.run(world.session.inspect("status", b"", "n2", 0.5), lambda c: LINK_DOWN)
+    assert {call.address for call in world.calls if call.options[0] == "status"} == {"127.0.0.1:7102"}
+
+
+@pytest.mark.parametrize(("delta", "initial"), [(True, 0), ("1", 0), (1.0, 0), (1, "0")])
+def test_counting_wants_ints(delta: Any, initial: Any) -> None:
+    world = World()
+    with pytest.raises(TypeError, match="must be an int"):
+        world.run(world.session.incr("k", delta, initial, DEFAULT, None), hits)
+    with pytest.raises(ValueError, match="64 bits"):
+        world.run(world.session.incr("k", 1 << 63, 0, DEFAULT, None), hits)
+
+
+def test_the_default_lifetime_is_the_clients_then_the_clusters() -> None:
+    world = World(ttl=7)
+    world.run(world.session.set("k", 1, DEFAULT, None), hits)
+    world.run(world.session.set("k", 1, None, None), hits)
+    assert [call.options[1] for call in world.calls] == [7000, 0]
+    world = World()
+    world.run(world.session.set("k", 1, DEFAULT, None), hits)
+    assert [call.options[1] for call in world.calls] == [-1]
+
+
+# ---- link and batch
+
+
+def link_of(world: World) -> Link:
+    link = world.session.link("127.0.0.1:7101")
+    link.hello()
+    world.now += 0.2
+    answers = link.accept(encode_frame(0, [welcome(fact(1), fact(2), wall_ms=5_000_000)]))
+    assert [number for number, _ in answers] == [GREETING]
+    return link
+
+
+def get_call(key: bytes = b"k", world: World | None = None) -> Call:
+    return Call("127.0.0.1:7101", Get, (0, 0, False), [key], None, (world.now if world else 100) + 1, 1.0, 1)
+
+
+def test_requests_carry_boot_view_and_the_deadline_in_the_nodes_clock() -> None:
+    world = World(known=False)
+    link = link_of(world)
+    number, frame = link.encode(get_call(world=world))
+    _, (message,) = decode_frame(frame)
+    assert isinstance(message, Get)
+    assert (message.request, message.boot, message.view, message.keys) == (number, 7, world.routing.digest, [b"k"])
+    assert message.deadline_ms == pytest.approx(5_000_000 + 100 + 1000, abs=2)
+
+
+def test_answers_meet_their_request_by_number_or_nobody() -> None:
+    world = World()
+    link = link_of(world)
+    one, _ = link.encode(get_call())
+    two, _ = link.encode(get_call())
+    replies: list[Message] = [Reply(two, world.routing.digest, [b"2"]), Reply(99, b"", [b"9"]), Reply(one, b"", [b"1"])]
+    assert link.accept(encode_frame(0, replies)) == [(two, [b"2"]), (one, [b"1"])]
+    assert link.accept(encode_frame(0, [replies[0]])) == []
+    three, _ = link.encode(get_call())
+    link.forget(three)
+    assert not link.ready
+    assert link.accept(encode_frame(0, [Reply(three, b"", [b"3"])])) == []
+
+
+@pytest.mark.parametrize("results", [[], [None, None], None])
+def test_results_that_do_not_align_break_the_link(results: Any) -> None:
+    link = link_of(World())
+    number, _ = link.encode(get_call())
+    with pytest.raises(ProtocolError):
+        link.accept(encode_frame(0, [Reply(number, b"", results)]))
+
+
+def test_none_stands_for_success_of_a_set_only() -> None:
+    link = link_of(World())
+    number, _ = link.encode(Call("a", Set, (0, 0), [b"a", b"b"], [b"\0\0", b"\0\0"], 200, 1.0, 2))
+    assert link.accept(encode_frame(0, [Reply(number, b"", None)])) == [(number, [None, None])]
+
+
+@pytest.mark.parametrize("frame", [b"", b"garbage", encode_frame(0, [Get(1, 1, 1, b"", 0, 0, False, [])])])
+def test_what_no_node_sends_breaks_the_link(frame: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        link_of(World()).accept(frame)
+
+
+def test_a_stale_boot_or_a_refusal() -> None:
+    link = link_of(World())
+    number, _ = link.encode(get_call())
+    reject = Reject(number, b"", [int(Code.STALE_BOOT)])
+    assert link.accept(encode_frame(0, [reject])) == [(number, reject)]
+    assert not link.ready
+    ((number, failure),) = link.accept(encode_frame(0, [Refused("cluster", "another one")]))
+    assert isinstance(failure, Failure)
+    assert (number, failure.sent) == (GREETING, False)
+    assert "another one" in failure.why
+
+
+def test_a_batch_merges_what_fits_and_splits_the_results_again() -> None:
+    first = get_call(b"a")
+    batch = Batch(first)
+    assert batch.join(get_call(b"a"), 1000)
+    assert batch.join(Call("a", Get, (0, 0, False), [b"b", b"c"], None, 101, 1.0, 2), 1000)
+    assert batch.keys == [b"a", b"a", b"b", b"c"]
+    assert first.keys == [b"a"]
+    assert batch.split([1, 2, 3, 4]) == [[1], [2], [3, 4]]
+    assert batch.split(NO_REPLY) == [NO_REPLY] * 3
+    assert not batch.join(get_call(b"d"), 4)
+    assert not batch.join(Call("a", Get, (0, 0, False), [b"k"] * BATCH_OPS_MAX, None, 101, 1.0, 2), 10**9)
+
+
+def test_two_changes_of_one_key_do_not_share_a_message() -> None:
+    batch = Batch(Call("a", Set, (0, 0), [b"a"], [b"\0\0001"], 200, 1.0, 2))
+    assert not batch.join(Call("a", Set, (0, 0), [b"a"], [b"\0\0002"], 200, 1.0, 2), 1000)
+    assert batch.join(Call("a", Set, (0, 0), [b"b"], [b"\0\0002"], 200, 1.0, 2), 1000)
+    assert batch.payloads == [b"\0\0001", b"\0\0002"]
+
+
+def test_what_has_no_keys_travels_alone() -> None:
+    batch = Batch(Call("a", Clear, (b"",), [], None, 200, 1.0, 0))
+    assert not batch.join(Call("a", Clear, (b"",), [], None, 200, 1.0, 0), 1000)
+    assert batch.split([5]) == [[5]]
+
+
+def test_unused_kinds_are_all_asked_for_somewhere() -> None:
+    world = World()
+    for flow, kind in ((world.session.delete("k", None), Delete), (world.session.exists("k", None), Get)):
+        world.run(flow, hits)
+        assert world.calls[-1].kind is kind
+
+
+def test_the_real_clock_is_monotonic_by_default() -> None:
+    session = begin("h:1", timeout=None, ttl=DEFAULT, consistency=None, codec=None, namespace="", cluster="")
+    assert isinstance(session, Session)
+    assert isinstance(session.routing, Routing)
+    assert session.routing.clock is time.monotonic
+    assert isinstance(session.options.codec, Codec)
