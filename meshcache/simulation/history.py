@@ -189,7 +189,7 @@ class History:
     def _end_incr(self, operation: Operation) -> None:
         (key,) = operation.keys
         count: int = operation.result
-        if not isinstance(count, int) or count < 1:
+        if type(operation.result) is not int or count < 1:
             raise Violation(f"integrity: {operation}")
         if not self.atomic:
             return

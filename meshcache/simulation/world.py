@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from meshcache.core.membership import State
 from meshcache.core.messages import Ack, Invalidations, Ping
 from meshcache.core.wire import decode_frame
 from meshcache.errors import ProtocolError
@@ -96,7 +97,7 @@ class World:
 def _brief(value: Any) -> str:
     """Return a field for people: of a record its version and content, of a fact who and how."""
     if isinstance(value, tuple) and hasattr(value, "incarnation"):
-        return f"<{value[0]} {'alive suspect dead left'.split()[value[9]]} @{value[8] % 10_000_000}>"
+        return f"<{value[0]} {State(value[9]).name.lower()} @{value[8] % 10_000_000}>"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_brief, value)) + "]"
     if isinstance(value, bytes) and len(value) >= 24:
