@@ -5,6 +5,10 @@ return old values), and fewer than R holders among all owners are a miss. Where 
 greatest version wins, tombstones included, and is written back to the owners that answered with less. Who does not
 answer within HEDGE_S is not waited for if another owner can be asked.
 
+During a ring change each owner set, the current and the former, must have R holders among those that answered, or have
+answered as a whole: nodes that do not know of the change yet still write to the former owners only, those that never
+knew the former ring to the current ones only, and R of the two sets taken together meet neither for certain.
+
 Sources: Dynamo (DeCandia et al. 2007) for R, W and read repair; Dean & Barroso 2013 for the hedge.
 """
 
@@ -44,6 +48,10 @@ class ReadGroup:
         self.answers: dict[str, dict[bytes, bytes | None]] = {}
         """Per node, by key: the record held, or None. A key that is not in it was not answered."""
         self.asked: dict[str, None] = {}
+
+    def sets(self) -> list[Owners]:
+        """Return the owner sets of which each has to say enough."""
+        return [self.owners, *self.former]
 
     def targets(self) -> list[str]:
         """Return all who may hold the keys, current owners first."""
@@ -118,13 +126,18 @@ class QuorumRead:
         if group not in self.groups:
             self.groups.append(group)
         candidates = self._by_promise(group)
-        missing = group.needed - len(group.answers.keys() | group.asked.keys())
-        if missing <= 0 and not group.asked:
-            missing = len(candidates)  # R answered, but too few of them hold the keys: ask all the others
-        for node_id in candidates:
-            if missing <= 0:
-                break
-            missing -= self._ask(group, node_id)
+        known = group.answers.keys() | group.asked.keys()
+        for owners in group.sets():
+            missing = min(group.needed, len(owners)) - len(known.intersection(owners))
+            for node_id in candidates:
+                if missing <= 0:
+                    break
+                if node_id in owners and node_id not in known and self._ask(group, node_id):
+                    known.add(node_id)
+                    missing -= 1
+        if not group.asked:  # R answered, but too few of them hold the keys: ask all the others
+            for node_id in self._by_promise(group):
+                self._ask(group, node_id)
 
     def _ask(self, group: ReadGroup, node_id: str) -> bool:
         keys = group.unanswered(node_id)
@@ -144,22 +157,30 @@ class QuorumRead:
         """Fill in the results that are certain, repair, and leave in the group the keys that are not."""
         if len(group.answers) < group.needed:
             return
-        answers = list(group.answers.values())
-        targets = len(group.targets())
+        answers = group.answers
+        sets = [
+            ([answers[n] for n in owners if n in answers], min(group.needed, len(owners)), len(owners))
+            for owners in group.sets()
+        ]
         resolved, open_keys, open_indices = [], [], []
         for key, index in zip(group.keys, group.indices, strict=True):
-            votes = [records[key] for records in answers if key in records]
-            held = [record for record in votes if record is not None]
-            enough = len(held) if group.strict else len(votes)
-            if enough >= group.needed:
-                self.results[index] = winner = max(held, default=None)
-                if winner is not None and len(answers) > 1:
-                    resolved.append((key, winner))
-            elif len(votes) >= targets:
-                self.results[index] = None  # everybody answered, and too few hold it
-            else:
+            certain, enough, winner = True, False, None
+            for answers_of_set, needed, size in sets:
+                votes = [records[key] for records in answers_of_set if key in records]
+                held = [record for record in votes if record is not None]
+                winner = max([*held, winner] if winner is not None else held, default=None)
+                reached = (len(held) if group.strict else len(votes)) >= needed
+                enough = enough or reached
+                certain = certain and (reached or len(votes) >= size)
+            if not certain:
                 open_keys.append(key)
                 open_indices.append(index)
+            elif enough:
+                self.results[index] = winner
+                if winner is not None and len(answers) > 1:
+                    resolved.append((key, winner))
+            else:
+                self.results[index] = None  # everybody answered, and too few hold it
         group.keys, group.indices = open_keys, open_indices
         if resolved:
             self._repair(group, resolved)
