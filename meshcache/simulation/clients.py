@@ -13,7 +13,7 @@ from typing import Any, Final
 from meshcache.arguments import levels
 from meshcache.codec import Codec
 from meshcache.core.messages import TTL_NEVER, Code, Get, Inspect, Welcome
-from meshcache.delivery import Flow, Load
+from meshcache.delivery import Flow
 from meshcache.errors import ProtocolError
 from meshcache.link import GREETING, LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Call, Failure, Link, Outcome
 from meshcache.routing import Routing
@@ -199,13 +199,13 @@ class _Run:
         except Exception as error:  # noqa: BLE001  (an answer of the operation, like its value)
             self.done(None, error, self.open)
             return
-        if isinstance(step, Load):
-            raise TypeError("the simulation has no loaders")
         if isinstance(step, float):
             self.client.world.after(step, self.resume, None)
-        else:
+        elif isinstance(step, list):
             self.calls = step
             self.client.exchange(step, self._on_outcomes)
+        else:
+            raise TypeError(f"a simulated client has no program that could carry out {step!r}")
 
     def _on_outcomes(self, outcomes: list[Any]) -> None:
         for call, outcome in zip(self.calls, outcomes, strict=True):
