@@ -68,16 +68,18 @@ class Channel:
     def exchange(self, calls: list[Call]) -> list[Outcome]:
         """Send every call, then wait for every answer, each no longer than its deadline."""
         if len(calls) == 1:
-            return [self._collect(calls[0], self._post(calls[0]))]
+            call = calls[0]
+            ticket = self._post(call)
+            if type(ticket) is tuple:
+                wire, number = ticket
+                return [self._wait(wire, number, call.deadline)]
+            return [self._collect(call, ticket)]
         tickets: list[Any] = [None] * len(calls)
         wires = self._wires
         # Those that must connect first may be slow about it: they must not hold up the others.
         for i in sorted(range(len(calls)), key=lambda i: calls[i].address not in wires):
             tickets[i] = self._post(calls[i])
-        outcomes = [self._collect(call, ticket) for call, ticket in zip(calls, tickets, strict=True)]
-        for wire in wires.values():
-            wire.arrived.clear()
-        return outcomes
+        return [self._collect(call, ticket) for call, ticket in zip(calls, tickets, strict=True)]
 
     def close(self) -> None:
         """Close every link."""
@@ -128,14 +130,10 @@ class Channel:
             except ProtocolError as error:
                 self._drop(link.address)
                 return Failure(sent=True, late=False, why=f"broke the protocol: {error}")
-            mine: Any = None
             for other, outcome in found:
-                if other == number:
-                    mine = outcome
-                else:
-                    arrived[other] = outcome
-            if mine is not None:
-                return mine
+                arrived[other] = outcome
+            if number in arrived:
+                return arrived.pop(number)
             if time.monotonic() >= deadline:
                 link.forget(number)
                 return NO_REPLY
@@ -163,7 +161,7 @@ class Channel:
         if type(answer) is Welcome:
             return wire
         self._drop(call.address)
-        if answer is NO_REPLY:
+        if answer is NO_REPLY or answer is NO_GREETING:
             return NO_GREETING
         return Failure(sent=False, late=False, why=answer.why)
 

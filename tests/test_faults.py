@@ -1,0 +1,107 @@
+"""Real processes that are killed and paused: what callers see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import meshcache
+from meshcache.errors import MeshcacheError, OperationTimeout
+
+pytestmark = pytest.mark.process
+
+CHAOS = Path(__file__).parent.parent / "scripts" / "chaos"
+OVERRUN_S = 0.05
+
+
+@pytest.fixture
+def mesh() -> Iterator[meshcache.LocalMesh]:
+    with meshcache.LocalMesh(nodes=3) as running:
+        yield running
+
+
+def test_a_killed_node_costs_no_failed_call_and_no_acknowledged_value() -> None:
+    finished = subprocess.run(
+        [sys.executable, str(CHAOS), "--interval", "3", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    figures = json.loads(finished.stdout)
+    wrong = {name: figures[name] for name in ("failed", "wrong", "stale", "lost")}
+    assert wrong == {"failed": 0, "wrong": 0, "stale": 0, "lost": 0}, figures["errors"]
+    assert figures["operations"] > 200
+    assert figures["longest_call_s"] < 3
+
+
+def test_calls_end_by_their_deadline_when_every_node_is_paused(mesh: meshcache.LocalMesh) -> None:
+    with mesh.client(timeout=0.5) as cache:
+        cache.set("k", 1)
+        for node_id in list(mesh.pids):
+            mesh.pause(node_id)
+        for call in (
+            lambda: cache.get("k"),
+            lambda: cache.set("k", 2),
+            lambda: cache.incr("k"),
+            lambda: cache.get_many(["k", "l", "m"]),
+            lambda: cache.get("k", timeout=0.1),
+        ):
+            began = time.monotonic()
+            with pytest.raises(OperationTimeout):
+                call()
+            assert time.monotonic() - began < 0.5 + OVERRUN_S
+
+
+def test_asyncio_calls_end_by_their_deadline_when_every_node_is_paused(mesh: meshcache.LocalMesh) -> None:
+    async def call() -> tuple[list[object], float]:
+        async with meshcache.AsyncClient(mesh.addresses, timeout=0.5) as cache:
+            await cache.set("k", 1)
+            for node_id in list(mesh.pids):
+                mesh.pause(node_id)
+            began = time.monotonic()
+            outcomes = await asyncio.gather(*[cache.get(f"k{i}") for i in range(50)], return_exceptions=True)
+            return list(outcomes), time.monotonic() - began
+
+    outcomes, elapsed_s = asyncio.run(call())
+    assert all(isinstance(outcome, OperationTimeout) for outcome in outcomes)
+    assert elapsed_s < 0.5 + OVERRUN_S
+
+
+def test_a_paused_node_is_worked_around_and_does_not_execute_late_writes(mesh: meshcache.LocalMesh) -> None:
+    with mesh.client() as cache:
+        for i in range(100):
+            cache.set(f"k{i}", "before", ttl=None)
+        mesh.pause("node2")
+        for i in range(100):
+            cache.set(f"k{i}", "after", ttl=None)
+        assert set(cache.get_many([f"k{i}" for i in range(100)]).values()) == {"after"}
+        mesh.resume("node2")
+        mesh.wait_ready()
+        assert {cache.get(f"k{i}") for i in range(100)} == {"after"}
+
+
+def test_a_client_survives_the_restart_of_every_node(mesh: meshcache.LocalMesh) -> None:
+    with mesh.client() as cache:
+        cache.set("k", 1)
+        for node_id in list(mesh.pids):
+            mesh.restart(node_id)
+        mesh.wait_ready()
+        cache.set("k", 2)
+        assert cache.get("k") == 2
+
+
+def test_when_all_nodes_are_gone_the_error_says_so_soon(mesh: meshcache.LocalMesh) -> None:
+    with mesh.client() as cache:
+        cache.set("k", 1)
+        for node_id in list(mesh.pids):
+            mesh.kill(node_id)
+        with pytest.raises(MeshcacheError, match="refused"):
+            cache.get("k", timeout=1.0)
