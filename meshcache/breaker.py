@@ -55,7 +55,12 @@ class Breaker:
         if self._open_until:
             self.reset()
             return True
-        self._bucket(now)[1] += 1
+        second = int(now)
+        bucket = self._buckets[second % WINDOW_S]
+        if bucket[0] == second:
+            bucket[1] += 1
+        else:
+            bucket[:] = [second, 1, 0]
         return False
 
     def fail(self, now: float) -> bool:

@@ -69,17 +69,16 @@ class Channel:
         """Send every call, then wait for every answer, each no longer than its deadline."""
         if len(calls) == 1:
             call = calls[0]
-            ticket = self._post(call)
-            if type(ticket) is tuple:
-                wire, number = ticket
-                return [self._wait(wire, number, call.deadline)]
-            return [self._collect(call, ticket)]
+            return [self._collect(call, self._post(call))]
         tickets: list[Any] = [None] * len(calls)
         wires = self._wires
         # Those that must connect first may be slow about it: they must not hold up the others.
         for i in sorted(range(len(calls)), key=lambda i: calls[i].address not in wires):
             tickets[i] = self._post(calls[i])
-        return [self._collect(call, ticket) for call, ticket in zip(calls, tickets, strict=True)]
+        outcomes = [self._collect(call, ticket) for call, ticket in zip(calls, tickets, strict=True)]
+        for wire in wires.values():
+            wire.arrived.clear()
+        return outcomes
 
     def close(self) -> None:
         """Close every link."""

@@ -191,10 +191,14 @@ class Link:
         for message in messages:
             if type(message) is Reply:
                 call = self._expected.pop(message.request, None)
-                if call is not None:
-                    if message.view != self._routing.digest:
-                        self._routing.note_view(self.address, message.view)
-                    found.append((message.request, _aligned(message.results, call)))
+                if call is None:
+                    continue
+                if message.view != self._routing.digest:
+                    self._routing.note_view(self.address, message.view)
+                results = message.results
+                if results is None or len(results) != (len(call.keys) or 1):
+                    results = _aligned(results, call)
+                found.append((message.request, results))
             elif type(message) is Reject:
                 if self._expected.pop(message.request, None) is not None:
                     found.append((message.request, self._rejected(message)))

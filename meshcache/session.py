@@ -48,8 +48,6 @@ from meshcache.core.record import (
     TOMBSTONE_CONTENT,
     VERSION_BYTES,
     expires_ms_of,
-    is_tombstone,
-    is_valid,
     version_of,
 )
 from meshcache.delivery import Compute, Delivery, Flow, Share, allowance_s
@@ -424,10 +422,10 @@ class Session:
 
     def _value(self, record: Any, default: Any, key: Key) -> Any:
         """Return the value of a record, or the default for a miss."""
-        if not _is_hit(record):
+        if record is None:
             return default
         try:
-            return self._decode(record)
+            return self._decode(record) if _is_hit(record) else default
         except SerializationError as error:
             raise SerializationError(f"{key!r:.80}: {error}") from error
 
@@ -442,9 +440,9 @@ class Session:
 def _is_hit(record: Any) -> bool:
     if record is None:
         return False
-    if not is_valid(record):
-        raise ProtocolError(f"the node answered {record!r:.80} instead of a record")
-    return not is_tombstone(record)
+    if type(record) is bytes and len(record) >= HEADER_BYTES:
+        return not record[TAG_AT - 1] & TOMBSTONE
+    raise ProtocolError(f"the node answered {record!r:.80} instead of a record")
 
 
 def begin(
