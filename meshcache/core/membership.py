@@ -1,20 +1,24 @@
 """Who is a member: facts that merge, heartbeats that renew them, suspicion that ages them.
 
 A *fact* says of one member where it is, which process it is (``boot``), and whether it is alive, suspect, dead or
-left. Facts merge by the maximum of (incarnation, state): any loss, repetition or reordering of gossip ends in the same
-table (``supersedes`` is the whole rule). Only the member itself raises its incarnation, to refute what is said of it;
-it starts at the wall milliseconds of its boot, so that a mass restart cannot leave a live node shadowed by a rumour.
+left. Facts merge by the maximum of a total order: any loss, repetition or reordering of gossip ends in the same table
+(``supersedes`` is the whole rule). Only the member itself raises its incarnation, to refute what is said of it; it
+starts at the wall milliseconds of its boot, so that a mass restart cannot leave a live node shadowed by a rumour.
+
+The upper bits of an incarnation number the member's *lives*. To refute a suspicion it raises the lower bits, and
+that does not bring it back once it is dead to somebody: only a new life does, which it begins when it hears of its
+death. So no node returns to the ring that has not heard, and forgotten what it held: it has missed writes.
 
 ::
 
     alive --silence or broken link--> suspect --dead_after_s without refutation--> dead
       ^-- a greater incarnation, from the member itself --' <---------------------'
-    any --the member says so--> left
+    any --the member says so--> left                                          (from dead: in a new life)
 
 Every ``heartbeat_interval_s`` a node pings its peers (at most FANOUT of them, round robin in a shuffled order). Ping
 and ack carry the digest of the sender's table; where they differ, the ack brings the whole table and the pinger
 answers with its own. News is also pushed at once. A node that stalled itself (its ticks came late) does not hold the
-silence against the others. A node that learns it was declared dead has missed writes: it must forget what it holds.
+silence against the others.
 
 Sources: SWIM (Das et al. 2002) for incarnations and suspicion; Cassandra for the boot time as generation.
 """
@@ -46,9 +50,28 @@ class State(IntEnum):
     LEFT = 3
 
 
+_LIFE_BITS: Final = 8
+"""The lower bits of an incarnation count the suspicions refuted in one life. More than they can count begin a new
+life, which is harmless: it only means that a death in the former one is overruled."""
+
+
+def first_incarnation(wall_ms: int) -> int:
+    """Return the incarnation of a process that starts."""
+    return wall_ms << _LIFE_BITS
+
+
+def next_life(incarnation: int) -> int:
+    """Return the least incarnation that overrules a death in this one."""
+    return ((incarnation >> _LIFE_BITS) + 1) << _LIFE_BITS
+
+
 def supersedes(new: Fact, old: Fact) -> bool:
     """Tell whether ``new`` replaces ``old``. A join: idempotent, commutative, associative."""
-    return (new.incarnation, new.state, new.boot) > (old.incarnation, old.state, old.boot)
+    return _rank(new) > _rank(old)
+
+
+def _rank(fact: Fact) -> tuple[int, bool, int, int, int]:
+    return fact.incarnation >> _LIFE_BITS, fact.state >= State.DEAD, fact.incarnation, fact.state, fact.boot
 
 
 @dataclass(slots=True)
@@ -232,9 +255,11 @@ class Membership:
         own = self.own
         if said == own or not supersedes(said, own) or own.state == State.LEFT:
             return False
-        if said.boot == own.boot and said.state >= State.DEAD:
-            self.removed = True
-        self._set(own._replace(incarnation=said.incarnation + 1), now)
+        if said.state >= State.DEAD:
+            self.removed = self.removed or said.boot == own.boot
+            self._set(own._replace(incarnation=next_life(said.incarnation)), now)
+        else:
+            self._set(own._replace(incarnation=said.incarnation + 1), now)
         return True
 
     def _set(self, fact: Fact, now: float) -> None:

@@ -93,7 +93,7 @@ class EventKind(IntEnum):
 
 
 class Fact(NamedTuple):
-    """What is said of a member. Facts merge by (incarnation, state), see membership.py."""
+    """What is said of a member. How facts merge is told in membership.py."""
 
     node_id: str
     address: str

@@ -27,7 +27,7 @@ from meshcache.core import messages as m
 from meshcache.core.clock import HybridClock
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
-from meshcache.core.membership import Membership, State
+from meshcache.core.membership import Membership, State, first_incarnation
 from meshcache.core.messages import Code, Fact, Message
 from meshcache.core.outbox import Effects, Outbox
 from meshcache.core.peers import Peers
@@ -71,7 +71,7 @@ class NodeCore:
         self._wall_ms_at_start = wall_ms
         own = Fact(
             node.node_id, node.listen, node.publish_address, node.http_address, node.host_label, node.zone,
-            node.weight, boot, wall_ms, int(State.ALIVE),
+            node.weight, boot, first_incarnation(wall_ms), int(State.ALIVE),
         )  # fmt: skip
         self.clock = HybridClock(boot)
         self.store = Store(slots=cluster.slots, max_entries=config.store.max_entries, max_bytes=config.store.max_bytes)
