@@ -173,6 +173,7 @@ class MembershipSettings:
     dead_after_s: Annotated[float, _positive] = 1.0
     join_wait_s: Annotated[float, _positive] = 2.0
     transition_s: Annotated[float, _positive] = 5.0
+    leave_timeout_s: Annotated[float, _positive] = 30.0
     forget_after_s: Annotated[float, _positive] = 3600.0
 
 

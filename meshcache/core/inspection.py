@@ -37,6 +37,9 @@ def status(coordinator: Coordinator, *, ready: bool) -> dict[str, Any]:
         "ready": ready,
         "ring_digest": ring.digest.hex(),
         "changing": bool(coordinator.view.former),
+        "slots_missing": sum(
+            owned and not held for owned, held in zip(coordinator.view.owned, coordinator.view.held, strict=True)
+        ),
         "members": [
             {
                 "node_id": fact.node_id,
@@ -47,6 +50,7 @@ def status(coordinator: Coordinator, *, ready: bool) -> dict[str, Any]:
                 "host": fact.host,
                 "zone": fact.zone,
                 "weight": fact.weight,
+                "synced": fact.synced == ring.digest or fact.weight == 0,
                 "primary_slots": primaries.get(fact.node_id, 0),
                 "copy_slots": copies.get(fact.node_id, 0),
             }

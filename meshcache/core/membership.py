@@ -30,7 +30,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 from meshcache.config import MembershipSettings
 from meshcache.core.messages import Ack, Fact, Facts, Message, Ping
@@ -128,7 +128,11 @@ class Membership:
 
     def ring_members(self) -> list[RingMember]:
         """Return who owns slots: the alive and the suspect. A suspect stays an owner until it is declared dead."""
-        return [RingMember(f.node_id, f.weight, f.host, f.zone) for f in self.facts() if f.state <= State.SUSPECT]
+        return [RingMember(f.node_id, f.weight, f.host, f.zone) for f in self.owners()]
+
+    def owners(self) -> list[Fact]:
+        """Return the facts of those who own slots: not of the gone, nor of those that are leaving."""
+        return [f for f in self.facts() if f.state <= State.SUSPECT and f.weight > 0]
 
     def peers(self) -> list[Fact]:
         """Return the facts of the other members that are alive or suspect."""
@@ -185,9 +189,21 @@ class Membership:
 
     def leave(self, now: float) -> None:
         """Tell everybody that this node goes away on purpose."""
-        left = self.own._replace(state=int(State.LEFT), incarnation=self.own.incarnation + 1)
-        self._set(left, now)
-        self._spread([left])
+        self._say(now, state=int(State.LEFT))
+
+    def retire(self, now: float) -> None:
+        """Tell everybody that this node wants to own nothing any more, so that it can leave."""
+        self._say(now, weight=0.0)
+
+    def announce_synced(self, digest: bytes) -> None:
+        """Tell everybody that this node holds all its slots of the ring with this digest."""
+        if self.own.synced != digest and self.own.state == State.ALIVE:
+            self._say(self._ticked_at, synced=digest)
+
+    def _say(self, now: float, **changes: Any) -> None:
+        fact = self.own._replace(incarnation=self.own.incarnation + 1, **changes)
+        self._set(fact, now)
+        self._spread([fact])
 
     def tick(self, now: float) -> None:
         """Ping, and age what was not heard of."""

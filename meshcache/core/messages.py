@@ -9,8 +9,8 @@ of many callers, one operation is a batch of one.
 
     link         = C: HELLO  S: (WELCOME / REFUSED)  *(C: request  S: answer)   ; C dials S; nodes dial each other
     request      = client-op / replica-op / gossip
-    client-op    = GET / SET / DELETE / UPDATE / CLEAR / INSPECT     answered by REPLY or REJECT
-    replica-op   = READ / WRITE / SWEEP                              answered by READ_REPLY / WRITE_REPLY / SWEEP_REPLY
+    client-op    = GET / SET / DELETE / UPDATE / CLEAR / INSPECT / LEAVE   answered by REPLY or REJECT
+    replica-op   = READ / WRITE / SWEEP / PULL    answered by READ_REPLY / WRITE_REPLY / SWEEP_REPLY / PULL_REPLY
     gossip       = PING / FACTS                                      PING is answered by ACK, FACTS by nothing
 
 - Answers travel back on the link of the request, and carry its ``request`` number: replies are matched by number and
@@ -104,12 +104,15 @@ class Fact(NamedTuple):
     host: str
     zone: str
     weight: float
+    """Its share of the slots; 0: it owns none, because it is leaving."""
     boot: int
     """Names the process: wall milliseconds at its start << 16 | random bits."""
     incarnation: int
     """Raised only by the member itself, to refute."""
     state: int
     """0 alive, 1 suspect, 2 dead, 3 left."""
+    synced: bytes = b""
+    """Digest of the ring of which this member holds all its slots: it has pulled what it gained, see movement.py."""
 
 
 class Hello(NamedTuple):
@@ -268,11 +271,14 @@ class Read(NamedTuple):
 
 
 class ReadReply(NamedTuple):
-    """Per key: the record that the replica holds, tombstones included, or None."""
+    """Per key: the record that the replica holds, tombstones included, or None.
+
+    False says that it holds none and that this proves nothing: it has not pulled the key's slot yet.
+    """
 
     request: int
     view: bytes
-    records: list[bytes | None]
+    records: list[bytes | bool | None]
 
 
 class Write(NamedTuple):
@@ -318,6 +324,37 @@ class SweepReply(NamedTuple):
     dropped: int
 
 
+class Pull(NamedTuple):
+    """A node that gained slots asks a holder for their records, from ``cursor`` on in the first slot."""
+
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    slots: list[int]
+    cursor: bytes
+
+
+class PullReply(NamedTuple):
+    """One page: the first ``finished`` slots are complete with it; ``cursor`` is the last key sent of the next one."""
+
+    request: int
+    view: bytes
+    finished: int
+    cursor: bytes
+    keys: list[bytes]
+    records: list[bytes]
+
+
+class Leave(NamedTuple):
+    """Have this node hand its slots over and go. Results: [None] at once; its progress shows in its status."""
+
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+
+
 class Event(NamedTuple):
     """One part of the invalidation stream: what happened to these keys at this version."""
 
@@ -335,8 +372,8 @@ class Invalidations(NamedTuple):
     events: list[Event]
 
 
-ClientOp = Get | Set | Delete | Update | Clear | Inspect
-ReplicaOp = Read | Write | Sweep
+ClientOp = Get | Set | Delete | Update | Clear | Inspect | Leave
+ReplicaOp = Read | Write | Sweep | Pull
 Message = (
     Hello
     | Welcome
@@ -351,6 +388,7 @@ Message = (
     | ReadReply
     | WriteReply
     | SweepReply
+    | PullReply
     | Invalidations
 )
 
@@ -367,6 +405,7 @@ KINDS: Final[dict[type[Message], int]] = {
     Update: 13,
     Clear: 14,
     Inspect: 15,
+    Leave: 16,
     Reply: 20,
     Reject: 21,
     Read: 30,
@@ -375,6 +414,8 @@ KINDS: Final[dict[type[Message], int]] = {
     WriteReply: 33,
     Sweep: 34,
     SweepReply: 35,
+    Pull: 36,
+    PullReply: 37,
     Invalidations: 40,
 }
 """The number of each message on the wire."""

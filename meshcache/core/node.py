@@ -29,6 +29,7 @@ from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
 from meshcache.core.membership import Membership, State, first_incarnation
 from meshcache.core.messages import Code, Fact, Message
+from meshcache.core.movement import Movement
 from meshcache.core.outbox import Effects, Outbox
 from meshcache.core.peers import Peers
 from meshcache.core.record import expiry_bytes
@@ -71,7 +72,7 @@ class NodeCore:
         self._wall_ms_at_start = wall_ms
         own = Fact(
             node.node_id, node.listen, node.publish_address, node.http_address, node.host_label, node.zone,
-            node.weight, boot, first_incarnation(wall_ms), int(State.ALIVE),
+            node.weight, boot, first_incarnation(wall_ms), int(State.ALIVE), b"",
         )  # fmt: skip
         self.clock = HybridClock(boot)
         self.store = Store(slots=cluster.slots, max_entries=config.store.max_entries, max_bytes=config.store.max_bytes)
@@ -82,8 +83,17 @@ class NodeCore:
             config, self.store, self.view, self.membership, self.peers, self.clock, self.outbox
         )
         self._sweeps = Sweeps(self.coordinator)
-        self._requests = Requests(self.coordinator, self._sweeps, self.counters, boot, lambda: self.ready)
+        self._movement = Movement(self.coordinator, self._sweeps)
+        self._requests = Requests(
+            self.coordinator, self._sweeps, self.counters, boot, lambda: self.ready, self._retire_on_request
+        )
         self._joined = not [seed for seed in node.seeds if seed != node.listen]
+        self._served = self._joined
+        """This node was part of a ring before: the one it knew is the former one when it changes."""
+        self._followed: tuple[bytes, tuple[str, ...]] | None = None
+        self._leaving = False
+        self.gone = False
+        """This node has handed its slots over and left; the driver stops."""
         self._doubt: int | None = None
         """After a stall: the ping whose ack shows that the others still count on this node."""
         self._sequence = 0
@@ -123,7 +133,7 @@ class NodeCore:
                 self._on_welcome(address, message)
             elif isinstance(message, m.Refused):
                 self._on_refused(address, message)
-            elif isinstance(message, m.ReadReply | m.WriteReply | m.SweepReply | m.Reply | m.Reject):
+            elif isinstance(message, m.ReadReply | m.WriteReply | m.SweepReply | m.PullReply | m.Reply | m.Reject):
                 if isinstance(message, m.Reject) and message.error[:1] == [Code.STALE_BOOT]:
                     self._link_lost(address)
                 self.coordinator.on_answer(message.request, message)
@@ -187,6 +197,28 @@ class NodeCore:
         outbox.clear()
         return effects
 
+    def retire(self, now: float) -> None:
+        """Hand over what this node owns, then leave; ``gone`` says when that is done."""
+        self._set_time(now)
+        if not self._leaving:
+            self._leaving = True
+            self.outbox.note("leaving")
+            self.membership.retire(now)
+            self._follow_members(now)
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether all owners hold all their slots of the ring that this node knows."""
+        return all(fact.synced == self.view.digest for fact in self.membership.owners())
+
+    def _retire_on_request(self) -> None:
+        self.retire(self._now)
+
+    def _follow_leave(self, now: float) -> None:
+        if self._leaving and not self.gone and self.settled:
+            self.gone = True
+            self.membership.leave(now)
+
     def leave(self, now: float) -> None:
         """Tell the others that this node goes away on purpose, and take no more requests."""
         self._set_time(now)
@@ -227,18 +259,32 @@ class NodeCore:
             self.counters.rejoins += 1
             self.outbox.note("rejoined_empty", reason="the others had declared this node dead")
             self.store.clear()  # while it was counted dead, it missed writes
+            self._movement.forget()
+            self._followed = None
         for address in membership.died:
             self.peers.redial(address)
         membership.died.clear()
         self.peers.dial(membership.own, [fact for fact in membership.facts() if fact.state <= State.DEAD])
+        self.view.note_present([fact.node_id for fact in membership.facts() if fact.state <= State.SUSPECT])
         if membership.ring_changed:
             membership.ring_changed = False
             ring = self._build_ring()
             if ring.digest != self.view.digest:
                 self.counters.ring_changes += 1
-                self.view.change(ring, now + self.config.membership.transition_s)
+                self.view.change(ring, self._ring_before(ring), now + self.config.membership.transition_s)
                 self.outbox.note("ring", members=[member.node_id for member in ring.members])
                 self.coordinator.replan()
+        followed = (self.view.digest, tuple(fact.node_id for fact in membership.peers()))
+        if self._joined and followed != self._followed:
+            self._followed = followed
+            self._movement.on_view(alone=not followed[1])
+
+    def _ring_before(self, ring: Ring) -> Ring:
+        """Return the ring that others may still work with: to a node that joins, the one without itself."""
+        if self._served:
+            return self.view.ring
+        others = [member for member in ring.members if member.node_id != self.membership.own_id]
+        return Ring.build(others, slots=ring.slots, vnodes=ring.vnodes, replicas=ring.replicas)
 
     def _keep_house(self, now: float) -> None:
         self.membership.tick(now)
@@ -246,11 +292,14 @@ class NodeCore:
             if link.up and not link.established:
                 self.peers.hello(link, self.membership.own)
         if not self._joined and now >= self._started + self.config.membership.join_wait_s:
-            self._joined = True  # nobody there: this node is the first, and goes on calling its seeds
+            self._joined = self._served = True  # nobody there: this node is the first; it goes on calling its seeds
+            self._follow_members(now)
             self.outbox.note("alone", seeds=self.config.node.seeds)
         if self._doubt is not None and not self.membership.peers():
             self._doubt = None
-        if self.view.expire(now):
+        self._movement.run()
+        self._follow_leave(now)
+        if self.settled and self.view.expire(now):
             self._slots_to_drop = [slot for slot, owned in enumerate(self.view.owned) if not owned]
         if now >= self._publish_at:
             self._publish_at = now + PUBLISH_IDLE_S
@@ -356,6 +405,7 @@ class NodeCore:
         self.membership.heard(welcome.node_id, self._now)
         self._joined = True
         self._follow_members(self._now)
+        self._served = True
         if news:
             self.coordinator.replan()
 
@@ -385,8 +435,8 @@ class NodeCore:
 
 def _weight(message: Message) -> int:
     """Return about how many bytes a message takes, where it can be many."""
-    if isinstance(message, m.Write | m.ReadReply):
-        return _FRAME_OVERHEAD + sum([len(record) + 32 for record in message.records if record is not None])
+    if isinstance(message, m.Write | m.ReadReply | m.PullReply):
+        return _FRAME_OVERHEAD + sum([len(record) + 32 for record in message.records if isinstance(record, bytes)])
     if isinstance(message, m.Reply) and message.results is not None:
         return _FRAME_OVERHEAD + sum([len(record) + 8 for record in message.results if type(record) is bytes])
     return _FRAME_OVERHEAD

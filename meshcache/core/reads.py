@@ -45,8 +45,9 @@ class ReadGroup:
         self.needed = 0
         self.strict = False
         """W + R > N: only holders vote."""
-        self.answers: dict[str, dict[bytes, bytes | None]] = {}
-        """Per node, by key: the record held, or None. A key that is not in it was not answered."""
+        self.answers: dict[str, dict[bytes, bytes | bool | None]] = {}
+        """Per node, by key: the record held; None if there is none; False if it has none and that proves nothing,
+        because it has not pulled the slot yet. A key that is not in it was not answered."""
         self.asked: dict[str, None] = {}
 
     def sets(self) -> list[Owners]:
@@ -112,9 +113,18 @@ class QuorumRead:
             self._fail(group)
             return
         if coordinator.own_id in group.targets():
-            records = coordinator.store.read(group.keys, coordinator.now_bytes)
+            records: list[bytes | bool | None] = [*coordinator.store.read(group.keys, coordinator.now_bytes)]
             group.answers[coordinator.own_id] = dict(zip(group.keys, records, strict=True))
+            if not coordinator.view.holds_all:
+                self._disclaim(group.answers[coordinator.own_id])
         self._advance(group)
+
+    def _disclaim(self, answers: dict[bytes, bytes | bool | None]) -> None:
+        """Say of what this node lacks in slots that it has not pulled that this proves nothing."""
+        view = self.coordinator.view
+        for key, record in answers.items():
+            if record is None and not view.held[view.ring.slot_of(key)]:
+                answers[key] = False
 
     def _advance(self, group: ReadGroup) -> None:
         """Resolve what can be; ask on for the rest."""
@@ -167,10 +177,10 @@ class QuorumRead:
             certain, enough, winner = True, False, None
             for answers_of_set, needed, size in sets:
                 votes = [records[key] for records in answers_of_set if key in records]
-                held = [record for record in votes if record is not None]
+                held = [record for record in votes if isinstance(record, bytes)]
                 winner = max([*held, winner] if winner is not None else held, default=None)
-                reached = (len(held) if group.strict else len(votes)) >= needed
-                enough = enough or reached
+                reached = (len(held) if group.strict else len(votes) - votes.count(False)) >= needed
+                enough = enough or reached or not group.strict
                 certain = certain and (reached or len(votes) >= size)
             if not certain:
                 open_keys.append(key)
@@ -196,7 +206,7 @@ class QuorumRead:
                 held = answered.get(key, winner)
                 if held == winner:
                     continue
-                if held is None and not is_live(winner, coordinator.now_bytes):
+                if not held and not is_live(winner, coordinator.now_bytes):
                     continue
                 keys.append(key)
                 winners.append(winner)

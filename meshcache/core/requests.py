@@ -17,6 +17,7 @@ from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
 from meshcache.core.messages import Code, EventKind
+from meshcache.core.movement import SLOTS_PER_PAGE, page_of
 from meshcache.core.reads import QuorumRead
 from meshcache.core.record import HEADER_BYTES, tombstone
 from meshcache.core.sweeps import Clear, Sweeps
@@ -31,9 +32,16 @@ class Requests:
     """The requests that one node serves."""
 
     def __init__(
-        self, coordinator: Coordinator, sweeps: Sweeps, counters: Counters, boot: int, ready: Callable[[], bool]
+        self,
+        coordinator: Coordinator,
+        sweeps: Sweeps,
+        counters: Counters,
+        boot: int,
+        ready: Callable[[], bool],
+        retire: Callable[[], None],
     ) -> None:
         self._ready = ready
+        self._retire = retire
         self._coordinator = coordinator
         self._config = coordinator.config
         self._outbox = coordinator.outbox
@@ -56,6 +64,8 @@ class Requests:
             m.Read: self._on_read,
             m.Write: self._on_write,
             m.Sweep: self._on_sweep,
+            m.Pull: self._on_pull,
+            m.Leave: self._on_leave,
         }
 
     def _admit(self, origin: bytes, request: Any, *, from_client: bool = True) -> bool:
@@ -131,7 +141,9 @@ class Requests:
         return self._coordinator.level(level, configured, min(self._config.cluster.replicas, self._size())) == 1
 
     def _must_ask_others(self, write_level: int) -> bool:
-        """Tell whether absence here proves nothing: there are other owners, and W + 1 > N."""
+        """Tell whether absence here proves nothing: not all is pulled, or there are other owners and W + 1 > N."""
+        if not self._view.holds_all:
+            return True
         owners = min(self._config.cluster.replicas, self._size())
         return (
             owners > 1 and 1 + self._coordinator.level(write_level, self._config.cluster.write_quorum, owners) > owners
@@ -257,10 +269,16 @@ class Requests:
     def _on_read(self, origin: bytes, read: m.Read) -> None:
         if not self._admit(origin, read, from_client=False):
             return
-        records = self._store.read(read.keys, self._coordinator.now_bytes)
+        records: list[bytes | bool | None] = [*self._store.read(read.keys, self._coordinator.now_bytes)]
+        if not self._view.holds_all:
+            held, slot_of = self._view.held, self._view.ring.slot_of
+            records = [
+                False if record is None and not held[slot_of(key)] else record
+                for key, record in zip(read.keys, records, strict=True)
+            ]
         budget, count = self._config.limits.reply_bytes_max, 0
         for record in records:
-            budget -= len(record) if record is not None else 0
+            budget -= len(record) if isinstance(record, bytes) else 0
             if budget < 0 and count:
                 break
             count += 1
@@ -282,3 +300,14 @@ class Requests:
                 sweep.prefix, sweep.version,
                 lambda dropped: self._outbox.reply(origin, m.SweepReply(sweep.request, self._view.digest, dropped)),
             )  # fmt: skip
+
+    def _on_pull(self, origin: bytes, pull: m.Pull) -> None:
+        if self._admit(origin, pull, from_client=False):
+            slots = [slot for slot in pull.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
+            page = page_of(self._store, slots, pull.cursor)
+            self._outbox.reply(origin, m.PullReply(pull.request, self._view.digest, *page))
+
+    def _on_leave(self, origin: bytes, leave: m.Leave) -> None:
+        if self._admit(origin, leave):
+            self._reply(origin, leave.request, [None])
+            self._retire()

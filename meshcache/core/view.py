@@ -3,13 +3,19 @@
 Nodes learn of a change at different times. Until all have, a coordinator that still works with the former ring reads
 from the former owners, so whoever knows the new ring writes to both: a write counts as done when W owners of the
 current ring *and* W owners of each former ring have it (joint quorums, as in Raft's membership change and Infinispan's
-"write all" phase). ``transition_s`` after a change the former ring is dropped, and with it what nodes hold of slots
-that they no longer own. For the same time, what the current owners lack is looked for at the former ones.
+"write all" phase). What the current owners lack is looked for at the former ones. A former ring is dropped when
+every member has said that it holds all its slots of the current one (``Fact.synced``), but not before ``transition_s``
+has passed; with it goes what nodes hold of slots that they no longer own.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from meshcache.core.ring import Ring
+
+FORMER_MAX: Final = 8
+"""Former rings kept at most while members come and go faster than slots are moved; the oldest is given up."""
 
 Owners = tuple[str, ...]
 """Node ids in preference order."""
@@ -26,8 +32,13 @@ class View:
         """This node owns every slot: no key needs a look."""
         self.owned = bytearray()
         """Per slot 1 if this node is an owner in the current ring."""
+        self.held = bytearray(ring.slots)
+        """Per slot 1 if this node is an owner and has pulled all that there was; movement.py sets it."""
+        self.holds_all = False
+        """This node holds every slot that it owns: what it lacks is not there."""
         self._own_id = own_id
         self._former_owners: dict[int, tuple[Owners, ...]] = {}
+        self._present: dict[str, None] = {}
         self._note_ownership()
 
     @property
@@ -35,21 +46,27 @@ class View:
         """What requests carry as ``view``."""
         return self.ring.digest
 
-    def change(self, ring: Ring, drop_at: float) -> None:
-        """Work with a new ring; keep the old one until ``drop_at``, unless nobody was in it but this node."""
-        if any(member.node_id != self._own_id for member in self.ring.members):
-            self.former.append((self.ring, drop_at))
+    def change(self, ring: Ring, former: Ring, keep_until: float) -> None:
+        """Work with a new ring; keep the one that others may still work with until ``keep_until`` at least."""
+        if former.members and former.digest != ring.digest:
+            self.former.append((former, keep_until))
+            del self.former[:-FORMER_MAX]
         self.ring = ring
         self._former_owners = {}
         self._note_ownership()
 
     def expire(self, now: float) -> bool:
-        """Drop former rings whose time is over; True if the last one went."""
-        if not self.former:
+        """Drop the former rings, once all members are synced; True if that was done."""
+        if not self.former or any(keep_until > now for _, keep_until in self.former):
             return False
-        self.former = [(ring, drop_at) for ring, drop_at in self.former if drop_at > now]
+        self.former = []
         self._former_owners = {}
-        return not self.former
+        return True
+
+    def note_present(self, node_ids: list[str]) -> None:
+        """Note who can be asked: the gone count in no owner set, those that are leaving do in the former ones."""
+        self._present = dict.fromkeys(node_ids)
+        self._former_owners = {}
 
     def former_owners(self, slot: int) -> tuple[Owners, ...]:
         """Return the former owner sets of a slot that differ from the current one, without nodes that are gone."""
@@ -58,10 +75,9 @@ class View:
         known = self._former_owners.get(slot)
         if known is None:
             current = sorted(self.ring.owners[slot])
-            members = {member.node_id: None for member in self.ring.members}
             found: dict[Owners, None] = {}
             for ring, _ in self.former:
-                owners = tuple(node_id for node_id in ring.owners[slot] if node_id in members)
+                owners = tuple(node_id for node_id in ring.owners[slot] if node_id in self._present)
                 if owners and sorted(owners) != current:
                     found[owners] = None
             known = self._former_owners[slot] = tuple(found)

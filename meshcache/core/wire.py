@@ -144,10 +144,10 @@ def _records(value: Any) -> list[bytes]:
     return value  # type: ignore[no-any-return]  # just checked
 
 
-def _records_or_none(value: Any) -> list[bytes | None]:
+def _records_or_none(value: Any) -> list[bytes | bool | None]:
     for record in _list(value):
-        if record is not None and (type(record) is not bytes or len(record) < HEADER_BYTES):
-            raise TypeError("must be records or null")
+        if record not in (None, False) and (type(record) is not bytes or len(record) < HEADER_BYTES):
+            raise TypeError("must be records, null or false")
     return value  # type: ignore[no-any-return]  # just checked
 
 
@@ -184,6 +184,7 @@ _FACT_CHECKS: Final[tuple[Callable[[Any], Any], ...]] = (
     _int,
     _int,
     _int,
+    _bytes,
 )
 
 
@@ -191,7 +192,7 @@ def _fact(value: Any) -> Fact:
     if type(value) is not list or len(value) != len(_FACT_CHECKS):
         raise TypeError(f"a fact has {len(_FACT_CHECKS)} fields")
     fact = Fact(*[check(field) for check, field in zip(_FACT_CHECKS, value, strict=True)])
-    if not fact.node_id or not fact.address or not 0 <= fact.state <= 3 or not 0 < fact.weight <= 1000:
+    if not fact.node_id or not fact.address or not 0 <= fact.state <= 3 or not 0 <= fact.weight <= 1000:
         raise ValueError("node id, address, state or weight is out of range")
     if fact.boot < 0 or fact.incarnation < 0:
         raise ValueError("boot and incarnation are not negative")
@@ -253,10 +254,13 @@ _FIELDS: Final[dict[type[Message], tuple[Callable[[Any], Any], ...]]] = {
     m.WriteReply: (*_ANSWER, _newer, _indices),
     m.Sweep: (*_REQUEST, _version, _bytes),
     m.SweepReply: (*_ANSWER, _int),
+    m.Pull: (*_REQUEST, _indices, _bytes),
+    m.PullReply: (*_ANSWER, _int, _bytes, _keys, _records),
+    m.Leave: _REQUEST,
     m.Invalidations: (_text, _int, _int, _events),
 }
 
-_ALIGNED: Final = (m.Set, m.Update, m.Write)
+_ALIGNED: Final = (m.Set, m.Update, m.Write, m.PullReply)
 """Their last two fields are lists of equal length."""
 
 _SCHEMAS: Final[dict[int, tuple[Any, tuple[Callable[[Any], Any], ...], bool]]] = {

@@ -1,0 +1,218 @@
+"""Moving slots to their new owners: whoever gains a slot pulls it from those who hold it.
+
+When the ring changes, a node looks which slots it owns and does not *hold*: it pulls each from all other owners of it,
+current and former, page by page, and merges what it gets by version. Tombstones, expiries and versions travel with the
+records. While it pulls, reads and writes involve the former owners too (view.py), so nothing is missed and nothing
+late. When it holds all its slots it says so in its fact (``synced``, the digest of the ring); when all members have
+said so, the former ring is dropped everywhere, and only then do former owners drop what they no longer own.
+
+That one rule covers a join, a death (the survivors are the holders), a restart with empty memory (every slot is
+pulled), and a leave: a node that leaves first gives itself the weight 0, owns nothing in the ring that the others then
+compute, and goes when all of them are synced to it. Slots already held stay held when the ring changes again, a pull
+in progress goes on with whoever can still be asked, and one that is no longer wanted ends: so it is resumable and can
+be given up at any time.
+
+At most one page per source is under way, and ``BYTES_PER_S_MAX`` limits them all, so that the load is not disturbed.
+
+Sources: Infinispan's rebalance phases (read old, write all, then switch); Cassandra's bootstrap for the pull.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from meshcache.core import messages as m
+from meshcache.core.coordinator import Coordinator
+from meshcache.core.ring import Ring
+from meshcache.core.store import Store
+from meshcache.core.sweeps import Sweeps
+
+PAGE_BYTES: Final = 256 * 1024
+"""Records in one page: about a millisecond of work on each side."""
+SLOTS_PER_PAGE: Final = 64
+BYTES_PER_S_MAX: Final = 64 * 1024 * 1024
+PAGE_DEADLINE_S: Final = 2.0
+
+
+@dataclass(slots=True)
+class _Source:
+    """A node to pull from, and what."""
+
+    node_id: str
+    slots: deque[int] = field(default_factory=deque)
+    cursor: bytes = b""
+    """The last key received of the first slot."""
+    asked_at: float | None = None
+
+
+class Movement:
+    """The slots that one node holds, and those it is pulling."""
+
+    def __init__(self, coordinator: Coordinator, sweeps: Sweeps) -> None:
+        self.coordinator = coordinator
+        self.pulled_keys = 0
+        self.pulled_bytes = 0
+        self._sweeps = sweeps
+        self._sources: dict[str, _Source] = {}
+        self._missing: dict[int, int] = {}
+        """Per slot that is being pulled, the number of sources that are not through."""
+        self._allowance_bytes = 0.0
+        self._allowance_at = 0.0
+
+    @property
+    def slots_missing(self) -> int:
+        """How many slots are still being pulled."""
+        return len(self._missing)
+
+    def on_view(self, *, alone: bool) -> None:
+        """Follow a change of the ring or of who is there. ``alone``: there is nobody who could hold anything."""
+        coordinator = self.coordinator
+        owned, held = coordinator.view.owned, coordinator.view.held
+        for slot, owns in enumerate(owned):
+            if not owns:
+                held[slot] = 0
+            elif alone:
+                held[slot] = 1
+        progress, self._sources, self._missing = self._sources, {}, {}
+        before_us = self._ring_without_us()
+        present = {fact.node_id: None for fact in coordinator.membership.peers()}
+        for slot, owns in enumerate(owned):
+            if owns and not held[slot]:
+                self._want(slot, before_us, present)
+        for source in self._sources.values():
+            old = progress.get(source.node_id)
+            if old is not None and old.slots and source.slots and old.slots[0] in source.slots:
+                source.slots.remove(old.slots[0])  # go on where the page before ended
+                source.slots.appendleft(old.slots[0])
+                source.cursor = old.cursor
+        coordinator.view.holds_all = not self._missing
+        if self._missing:
+            coordinator.pending[self] = None
+            self.run()
+        else:
+            self._finish()
+
+    def forget(self) -> None:
+        """The node has dropped its data: nothing is held."""
+        self.coordinator.view.held[:] = bytes(len(self.coordinator.view.held))
+
+    def _ring_without_us(self) -> Ring:
+        """Return the ring as it was before we came: after a restart that nobody noticed, its owners hold our slots."""
+        ring = self.coordinator.view.ring
+        others = [member for member in ring.members if member.node_id != self.coordinator.own_id]
+        return Ring.build(others, slots=ring.slots, vnodes=ring.vnodes, replicas=ring.replicas)
+
+    def _want(self, slot: int, before_us: Ring, present: dict[str, None]) -> None:
+        view = self.coordinator.view
+        sets = [view.ring.owners[slot], before_us.owners[slot], *view.former_owners(slot)]
+        holders = dict.fromkeys([node_id for owners in sets for node_id in owners if node_id in present])
+        for node_id in holders:
+            source = self._sources.get(node_id)
+            if source is None:
+                source = self._sources[node_id] = _Source(node_id)
+            source.slots.append(slot)
+        if holders:
+            self._missing[slot] = len(holders)
+        else:
+            view.held[slot] = 1
+
+    def run(self) -> None:
+        """Ask for the next pages, as far as the allowance goes. Called every turn of housekeeping."""
+        coordinator = self.coordinator
+        elapsed_s = min(1.0, coordinator.now - self._allowance_at)
+        self._allowance_at = coordinator.now
+        self._allowance_bytes = min(self._allowance_bytes + elapsed_s * BYTES_PER_S_MAX, 4.0 * PAGE_BYTES)
+        for source in list(self._sources.values()):
+            if source.asked_at is not None and coordinator.now - source.asked_at > PAGE_DEADLINE_S:
+                source.asked_at = None
+            if source.asked_at is None and self._allowance_bytes > 0:
+                self._ask(source)
+
+    def _ask(self, source: _Source) -> None:
+        slots = [source.slots[i] for i in range(min(SLOTS_PER_PAGE, len(source.slots)))]
+        cursor = source.cursor
+        if self.coordinator.ask(
+            self, (source, slots, cursor), source.node_id, self.coordinator.now + PAGE_DEADLINE_S,
+            lambda request, boot, deadline_ms, view: m.Pull(request, boot, deadline_ms, view, slots, cursor),
+        ):  # fmt: skip
+            source.asked_at = self.coordinator.now
+
+    def on_answer(self, group: tuple[_Source, list[int], bytes], node_id: str, answer: m.PullReply) -> None:
+        """Merge a page, and ask for the next."""
+        asked, slots, cursor = group
+        source = self._sources.get(node_id)
+        keys, records = self._sweeps.admit(answer.keys, answer.records)
+        coordinator = self.coordinator
+        coordinator.store.merge(keys, records, coordinator.wall_ms)
+        size = sum(map(len, records))
+        self.pulled_keys += len(keys)
+        self.pulled_bytes += size
+        self._allowance_bytes -= size
+        if source is not asked or source.asked_at is None:
+            return  # it was asked for another view: what it brought is merged, but settles nothing
+        source.asked_at = None
+        if list(source.slots)[: len(slots)] != slots or source.cursor != cursor:
+            return
+        finished = max(0, min(answer.finished, len(slots)))
+        for _ in range(finished):
+            self._through(source.slots.popleft())
+        source.cursor = answer.cursor if finished < len(slots) else b""
+        if not source.slots:
+            del self._sources[node_id]
+        elif self._allowance_bytes > 0:
+            self._ask(source)
+        if not self._missing:
+            self._finish()
+
+    def _through(self, slot: int) -> None:
+        left = self._missing.get(slot, 0) - 1
+        if left > 0:
+            self._missing[slot] = left
+        else:
+            self._missing.pop(slot, None)
+            self.coordinator.view.held[slot] = 1
+
+    def _finish(self) -> None:
+        """Every slot is held: say so, once per ring."""
+        coordinator = self.coordinator
+        coordinator.pending.pop(self, None)
+        self._sources = {}
+        coordinator.view.holds_all = True
+        coordinator.membership.announce_synced(coordinator.view.digest)
+
+    def on_lost(self, group: tuple[_Source, list[int], bytes], node_id: str) -> None:  # noqa: ARG002  (its source says)
+        """Ask again when the link is back; if the node is gone for good, the member table will say so."""
+        group[0].asked_at = None
+
+    on_reject = on_lost
+
+    def on_timer(self) -> None:
+        """Nothing: housekeeping calls ``run``."""
+
+    def replan(self) -> None:
+        """A link came up: perhaps it is one that is waited for."""
+        self.run()
+
+
+def page_of(store: Store, slots: list[int], cursor: bytes) -> tuple[int, bytes, list[bytes], list[bytes]]:
+    """Return one page of these slots, from ``cursor`` on in the first: (finished, cursor, keys, records)."""
+    keys: list[bytes] = []
+    records: list[bytes] = []
+    size = 0
+    for number, slot in enumerate(slots):
+        held = store.keys_of_slot(slot)
+        rest = held if not cursor else [key for key in held if key > cursor]
+        for key in heapq.nsmallest(m.BATCH_OPS_MAX, rest) if len(rest) > m.BATCH_OPS_MAX else sorted(rest):
+            record = store.peek(key)
+            if record is None:
+                continue
+            keys.append(key)
+            records.append(record)
+            size += len(record) + len(key)
+            if size >= PAGE_BYTES or len(keys) >= m.BATCH_OPS_MAX:
+                return number, key, keys, records
+        cursor = b""
+    return len(slots), b"", keys, records
