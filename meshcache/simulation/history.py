@@ -13,8 +13,8 @@ Always:
 ``fresh`` (W + R > N, 2 W > N, stores that need not evict, at most one process lost at a time):
 
 - no read returns what was overwritten or deleted by a write that was acknowledged before the read began. The order of
-  two writes is only known if one ended before the other began; so this never accuses wrongly. A write with a time to
-  live counts until that is over: then the key may be forgotten, and what a former owner still holds may show
+  two writes is only known if one ended before the other began; so this never accuses wrongly. Not for keys of which
+  some write had a time to live: its expiry is forgotten, and what a former owner still holds may show for a while
 
 ``atomic`` (as ``fresh``, and no process is lost or paused):
 
@@ -116,8 +116,8 @@ class History:
         """By value."""
         self._writes: dict[str, _Ended] = {}
         """By key the acknowledged writes that do not expire, with their start as number."""
-        self._short_lived: dict[str, list[Operation]] = {}
-        """By key the acknowledged writes that do."""
+        self._short_lived: dict[str, None] = {}
+        """Keys that some write let expire."""
         self._increments: dict[str, _Ended] = {}
         self._counts: dict[tuple[str, int], Operation] = {}
         self._adds: dict[str, list[Operation]] = {}
@@ -132,6 +132,8 @@ class History:
             self._writers[operation.written] = operation
         elif isinstance(operation.written, dict):
             self._writers.update(dict.fromkeys(operation.written.values(), operation))
+        if operation.ttl_s < math.inf:
+            self._short_lived[operation.keys[0]] = None
         if operation.name == "delete":
             for key in operation.keys:
                 self._deletes.setdefault(key, []).append(operation)
@@ -157,10 +159,7 @@ class History:
 
     def _end_set(self, operation: Operation) -> None:
         for key in operation.keys:
-            if operation.ttl_s < math.inf:
-                self._short_lived.setdefault(key, []).append(operation)
-            else:
-                self._writes.setdefault(key, _Ended()).add(operation, operation.start)
+            self._writes.setdefault(key, _Ended()).add(operation, operation.start)
 
     _end_delete = _end_set
 
@@ -245,20 +244,7 @@ class History:
             raise Violation(f"integrity: {read} shows what was refused:\n  {writer}")
         if read.start > writer.settled + writer.ttl_s + EXPIRY_SLACK_S + self._skew_s:
             raise Violation(f"lifetime: {read} shows what had expired:\n  {writer} ttl {writer.ttl_s}")
-        if self.fresh:
-            self._check_fresh(read, key, writer)
-
-    def _check_fresh(self, read: Operation, key: str, writer: Operation) -> None:
-        newer = []
-        ended = self._writes.get(key)
+        ended = self._writes.get(key) if self.fresh and key not in self._short_lived else None
         newest = ended.greatest_before(read.start) if ended is not None else None
-        if newest is not None:
-            newer.append(newest[1])
-        newer += [
-            write
-            for write in self._short_lived.get(key, ())
-            if write.end < read.start and read.end < write.start + write.ttl_s - self._skew_s
-        ]
-        for write in newer:
-            if writer.settled < write.start:
-                raise Violation(f"fresh: {read}\n  shows what {writer} wrote,\n  but before it there was {write}")
+        if newest is not None and writer.settled < newest[0]:
+            raise Violation(f"fresh: {read}\n  shows what {writer} wrote,\n  but before it there was {newest[1]}")
