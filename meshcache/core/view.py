@@ -43,6 +43,20 @@ class View:
         self._former_owners = {}
         self._note_ownership()
 
+    def gained(self, ring: Ring) -> list[int]:
+        """Return the slots that this node owns in a new ring and in none that it works with so far.
+
+        What it holds of them came from coordinators that counted it as a former owner. Later writes passed it by, so
+        it must not vote with that.
+        """
+        own_id = self._own_id
+        known = [self.ring, *[former for former, _ in self.former]]
+        return [
+            slot
+            for slot, owners in enumerate(ring.owners)
+            if own_id in owners and not any(own_id in before.owners[slot] for before in known)
+        ]
+
     def expire(self, now: float) -> bool:
         """Drop former rings whose time is over; True if the last one went."""
         if not self.former:
