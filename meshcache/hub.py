@@ -64,16 +64,6 @@ class _Wire:
         self._asked_hello = False
         self._opening: asyncio.Task[None] | None = None
 
-    def post(self, call: Call, future: asyncio.Future[Outcome], size_max: int) -> None:
-        """Let a call join the messages of this turn."""
-        key = (call.kind, call.options, call.allowance_s)
-        cargo = self.open.get(key)
-        if cargo is not None and cargo.batch.join(call, size_max):
-            cargo.futures.append(future)
-        else:
-            self.open[key] = cargo = _Cargo(Batch(call), future)
-            self.queued.append(cargo)
-
     def flush(self) -> None:
         """Send what is queued; open and greet first where that is due."""
         self.open.clear()
@@ -244,7 +234,13 @@ class _Mux:
         if wire is None:
             wire = self._wires[call.address] = _Wire(self, call.address)
         future: asyncio.Future[Outcome] = self.loop.create_future()
-        wire.post(call, future, self._routing.settings.request_bytes_max // 2)
+        key = (call.kind, call.options, call.allowance_s)
+        cargo = wire.open.get(key)
+        if cargo is not None and cargo.batch.join(call, self._routing.settings.request_bytes_max // 2):
+            cargo.futures.append(future)
+            return future
+        wire.open[key] = cargo = _Cargo(Batch(call), future)
+        wire.queued.append(cargo)
         if wire not in self._touched:
             self.schedule(wire)
         return future
@@ -304,7 +300,7 @@ class Hub:
         """Return the outcome to come of a call."""
         mux = self._mux
         loop = asyncio.get_running_loop()
-        if mux is None or mux.loop is not loop or mux.pid != os.getpid():
+        if mux is None or mux.loop is not loop:
             mux = self._bind(loop)
         return mux.post(call)
 

@@ -109,18 +109,20 @@ class Batch:
         keys = call.keys
         if not keys or size > size_max or len(self.keys) + len(keys) > BATCH_OPS_MAX:
             return False
-        if self._unique is not None:
-            if not self._unique.isdisjoint(keys):
+        unique = self._unique
+        if unique is not None:
+            if not unique.isdisjoint(keys):
                 return False
-            self._unique.update(keys)
-        if len(self._counts) == 1:
+            unique.update(keys)
+        counts = self._counts
+        if len(counts) == 1:
             self.keys = self.keys.copy()
             self.payloads = None if self.payloads is None else self.payloads.copy()
         self.keys += keys
         if self.payloads is not None and call.payloads is not None:
             self.payloads += call.payloads
         self.size = size
-        self._counts.append(len(keys))
+        counts.append(len(keys))
         return True
 
     def split(self, outcome: Outcome) -> list[Outcome]:

@@ -271,6 +271,8 @@ class NodeCore:
             ring = self._build_ring()
             if ring.digest != self.view.digest:
                 self.counters.ring_changes += 1
+                for slot in self.view.gained(ring):
+                    self.store.drop_slot(slot)
                 self.view.change(ring, self._ring_before(ring), now + self.config.membership.transition_s)
                 self.outbox.note("ring", members=[member.node_id for member in ring.members])
                 self.coordinator.replan()

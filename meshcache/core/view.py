@@ -55,6 +55,20 @@ class View:
         self._former_owners = {}
         self._note_ownership()
 
+    def gained(self, ring: Ring) -> list[int]:
+        """Return the slots that this node owns in a new ring and in none that it works with so far.
+
+        What it holds of them came from coordinators that counted it as a former owner. Later writes passed it by, so
+        it must not vote with that.
+        """
+        own_id = self._own_id
+        known = [self.ring, *[former for former, _ in self.former]]
+        return [
+            slot
+            for slot, owners in enumerate(ring.owners)
+            if own_id in owners and not any(own_id in before.owners[slot] for before in known)
+        ]
+
     def expire(self, now: float) -> bool:
         """Drop the former rings, once all members are synced; True if that was done."""
         if not self.former or any(keep_until > now for _, keep_until in self.former):

@@ -13,7 +13,8 @@ Always:
 ``fresh`` (W + R > N, 2 W > N, stores that need not evict, at most one process lost at a time):
 
 - no read returns what was overwritten or deleted by a write that was acknowledged before the read began. The order of
-  two writes is only known if one ended before the other began; so this never accuses wrongly
+  two writes is only known if one ended before the other began; so this never accuses wrongly. Not for keys of which
+  some write had a time to live: its expiry is forgotten, and what a former owner still holds may show for a while
 
 ``atomic`` (as ``fresh``, and no process is lost or paused):
 
@@ -114,7 +115,9 @@ class History:
         self._writers: dict[str, Operation] = {}
         """By value."""
         self._writes: dict[str, _Ended] = {}
-        """By key the acknowledged writes, with their start as number."""
+        """By key the acknowledged writes that do not expire, with their start as number."""
+        self._short_lived: dict[str, None] = {}
+        """Keys that some write let expire."""
         self._increments: dict[str, _Ended] = {}
         self._counts: dict[tuple[str, int], Operation] = {}
         self._adds: dict[str, list[Operation]] = {}
@@ -129,6 +132,8 @@ class History:
             self._writers[operation.written] = operation
         elif isinstance(operation.written, dict):
             self._writers.update(dict.fromkeys(operation.written.values(), operation))
+        if operation.ttl_s < math.inf:
+            self._short_lived[operation.keys[0]] = None
         if operation.name == "delete":
             for key in operation.keys:
                 self._deletes.setdefault(key, []).append(operation)
@@ -239,7 +244,7 @@ class History:
             raise Violation(f"integrity: {read} shows what was refused:\n  {writer}")
         if read.start > writer.settled + writer.ttl_s + EXPIRY_SLACK_S + self._skew_s:
             raise Violation(f"lifetime: {read} shows what had expired:\n  {writer} ttl {writer.ttl_s}")
-        ended = self._writes.get(key) if self.fresh else None
+        ended = self._writes.get(key) if self.fresh and key not in self._short_lived else None
         newest = ended.greatest_before(read.start) if ended is not None else None
         if newest is not None and writer.settled < newest[0]:
             raise Violation(f"fresh: {read}\n  shows what {writer} wrote,\n  but before it there was {newest[1]}")

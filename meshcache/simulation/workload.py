@@ -28,8 +28,8 @@ class Mix:
     """Of OPERATIONS."""
     think_s: float = 0.1
     """Mean time from the end of an operation to the next of the same client."""
-    short_lived: float = 0.1
-    """How many sets have a short time to live."""
+    short_lived: float = 0.3
+    """How many sets of the last value key have a short time to live; those of the others have none."""
     padding: int = 0
     """Bytes added to values."""
 
@@ -102,7 +102,7 @@ class Workload:
         operation = self._operation(client, "set", [key], timeout_s)
         operation.written = self._value(key)
         ttl_s = None
-        if rng.random() < self.mix.short_lived:
+        if key == self._value_keys[-1] and len(self._value_keys) > 1 and rng.random() < self.mix.short_lived:
             ttl_s = operation.ttl_s = round(rng.uniform(0.2, 3.0), 3)
         self._run(client, operation, client.session.set(key, operation.written, ttl_s, timeout_s))
 

@@ -15,8 +15,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from meshcache.aio import AsyncClient
-from meshcache.client import Client
+import meshcache
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -122,7 +121,7 @@ def _connect_memcached(address: str, *, shared: bool) -> Calls:
 
 def _connect_meshcache(address: str, *, shared: bool) -> Calls:
     del shared  # every client may be shared
-    client = Client(address, timeout=TIMEOUT_S)
+    client = meshcache.Client(address, timeout=TIMEOUT_S)
 
     def store(key: str, value: bytes) -> Any:
         return client.set(key, value, TTL_S)
@@ -186,7 +185,7 @@ async def _connect_redis_tuned(address: str, concurrent: int) -> AsyncCalls:
 
 async def _connect_meshcache_async(address: str, concurrent: int) -> AsyncCalls:
     del concurrent  # one connection carries them all
-    client = AsyncClient(address, timeout=TIMEOUT_S)
+    client = meshcache.AsyncClient(address, timeout=TIMEOUT_S)
     return AsyncCalls(client.get, client.close)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .clients import connect, connect_async, values_of
 from .measure import Block, cpu_seconds
 from .servers import Server, module_environment, process
-from .workload import around, batches, gather_waves, key_of, time_calls, verify
+from .workload import around, batches, key_of, loop_tasks, time_calls, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ class LoadPrograms:
             "population": population,
         }
         self._programs = programs
-        self._keys_per_call = concurrent
+        self._keys_per_call = 1 if mode == "gets" else concurrent
         self._stack = ExitStack()
         self._children: list[subprocess.Popen[str]] = []
 
@@ -97,13 +97,15 @@ def echo(port: int) -> None:
 def run_program(spec: dict[str, Any]) -> None:
     """Connect, then read for as long as each line on the standard input says."""
     server = Server(**spec["server"])
-    parts = batches([key_of(index) for index in range(spec["population"])], spec["concurrent"])
+    keys = [key_of(index) for index in range(spec["population"])]
+    concurrent = spec["concurrent"]
     if spec["mode"] == "gets":
         with asyncio.Runner() as runner:
-            get = runner.run(connect_async(server, spec["contestant"], spec["concurrent"])).get
-            serve(lambda seconds: runner.run(gather_waves(get, parts, seconds)), spec["concurrent"])
+            get = runner.run(connect_async(server, spec["contestant"], concurrent)).get
+            serve(lambda seconds: runner.run(loop_tasks(get, keys, concurrent, seconds)), 1)
     else:
         client = connect(server)
+        parts = batches(keys, concurrent)
         arguments = around(parts)
 
         def read_for(seconds: float) -> list[int]:
@@ -111,7 +113,7 @@ def run_program(spec: dict[str, Any]) -> None:
             verify(parts[0], values_of(client.get_many(parts[0]), parts[0]))
             return calls_ns
 
-        serve(read_for, spec["concurrent"])
+        serve(read_for, concurrent)
 
 
 def serve(read_for: Callable[[float], list[int]], keys_per_call: int) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 MEMORY_ROW: Final = "memory"
+UNKNOWN: Final = "unknown"
 
 DESCRIPTION: Final = """\
 Measure meshcache beside redis and memcached on this machine, in one run.
@@ -157,7 +158,8 @@ def wanted(name: str, globs: list[str]) -> bool:
 
 def header() -> dict[str, str]:
     """Return what the figures depend on."""
-    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if _git("status", "--porcelain") else "")
+    commit = _git("rev-parse", "--short", "HEAD")
+    changed = commit != UNKNOWN and _git("status", "--porcelain")
     versions = f"Python {platform.python_version()}"
     try:
         zmq = importlib.import_module("zmq")
@@ -167,14 +169,17 @@ def header() -> dict[str, str]:
     return {
         "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "versions": versions,
-        "commit": commit,
+        "commit": f"{commit} with changes" if changed else commit,
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     }
 
 
 def _git(*arguments: str) -> str:
-    answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return UNKNOWN
+    return answer.stdout.strip() if answer.returncode == 0 else UNKNOWN
 
 
 def _cpu_model() -> str:

@@ -92,11 +92,11 @@ def _memory_lines(results: Results) -> Iterator[str]:
 def _profile_lines(results: Results) -> Iterator[str]:
     if not results.profile:
         return
-    yield f"{'profile  (where the microseconds of a get go)':54}" + "".join(f"{name:>26}" for name in results.profile)
+    yield f"{'profile  (microseconds per key)':42}" + "".join(f"{name:>18}" for name in results.profile)
     stages = dict.fromkeys(stage for column in results.profile.values() for stage in column)
     for stage in stages:
         cells = [column.get(stage) for column in results.profile.values()]
-        yield f"  {stage:52}" + "".join(f"{'' if cell is None else f'{cell:,.2f} us':>26}" for cell in cells)
+        yield f"  {stage:40}" + "".join(f"{'' if cell is None else f'{cell:,.2f} us':>18}" for cell in cells)
     yield ""
 
 

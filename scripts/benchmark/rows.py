@@ -283,11 +283,11 @@ ROWS: Final[list[Row]] = [
     ThreadsRow(name="threads-8", title="8 threads share one client", call="get", contestants=ALL),
     ThroughputRow(
         name="throughput-gets",
-        title="2 asyncio programs, waves of 500 single gets",
-        call="wave",
+        title="2 asyncio programs, each with 250 tasks that get one by one",
+        call="get",
         contestants=ASYNCIO,
         mode="gets",
-        concurrent=500,
+        concurrent=250,
         seconds_factor=5,
     ),
     ThroughputRow(

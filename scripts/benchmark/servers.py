@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import meshcache
-from meshcache.launcher import LocalMesh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,7 +193,7 @@ def mesh3_server() -> Iterator[Server]:
 @contextmanager
 def _mesh(kind: str, *, nodes: int, cluster: dict[str, Any]) -> Iterator[Server]:
     store = {"max_entries": 4_000_000, "max_bytes": MEMORY_MB * 1_000_000}
-    with LocalMesh(nodes=nodes, cluster=cluster, store=store) as mesh:
+    with meshcache.LocalMesh(nodes=nodes, cluster=cluster, store=store) as mesh:
         yield Server(kind, ",".join(mesh.addresses), list(mesh.pids.values()), meshcache.__version__)
 
 

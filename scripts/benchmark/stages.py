@@ -21,9 +21,12 @@ from meshcache.link import Batch
 from meshcache.routing import Routing
 from meshcache.session import Options, Session
 
+from .clients import values_of
 from .workload import SMALL_BYTES, batches, key_of, value_for, verify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .results import Results
 
 ADDRESS: Final = "127.0.0.1:7101"
@@ -101,34 +104,55 @@ def _end(flow: Any, outcome: Any) -> Any:
     raise RuntimeError("the flow asks for more than one exchange")
 
 
-def stages_us(keys_per_frame: int) -> dict[str, float]:
-    """Return the median microseconds per key of every stage, with so many gets in each frame."""
+def stages_us(
+    flows_of: Callable[[Session, list[str]], list[Any]], keys_per_frame: int, *, check: bool
+) -> dict[str, float]:
+    """Return the median microseconds per key of every stage.
+
+    ``flows_of`` begins the operations of one frame; ``check``: what they come to are the values.
+    """
     exchange = Exchange()
     keys = [key_of(index) for index in range(POPULATION)]
-    for key in keys:
-        exchange.run([exchange.session.set(key, value_for(key, SMALL_BYTES), None, None)])
+    for part in batches(keys, BATCH):
+        exchange.run(_set_many(exchange.session, part))
     spans: list[list[int]] = [[] for _ in STAGES]
-    for wave in itertools.islice(itertools.cycle(batches(keys, keys_per_frame)), EXCHANGES // keys_per_frame + 100):
-        answers, marks = exchange.run([exchange.session.get(key, None, None) for key in wave])
+    for part in itertools.islice(itertools.cycle(batches(keys, keys_per_frame)), EXCHANGES // keys_per_frame + 200):
+        answers, marks = exchange.run(flows_of(exchange.session, part))
         for span, (start, end) in zip(spans, itertools.pairwise(marks), strict=True):
             span.append(end - start)
-        verify(wave, answers)
+        if check:
+            verify(part, values_of(answers[0], part) if isinstance(answers[0], dict) else answers)
     medians = [statistics.median(span) / 1e3 / keys_per_frame for span in spans]
     medians[2] = max(0.0, medians[2] - medians[1])  # receiving includes decoding
-    return dict(zip(STAGES, medians, strict=True))
+    named = dict(zip(STAGES, medians, strict=True))
+    return {**named, "sum of these": sum(medians)}
+
+
+def _gets(session: Session, keys: list[str]) -> list[Any]:
+    return [session.get(key, None, None) for key in keys]
+
+
+def _get_many(session: Session, keys: list[str]) -> list[Any]:
+    return [session.get_many(keys, None)]
+
+
+def _set_many(session: Session, keys: list[str]) -> list[Any]:
+    return [session.set_many({key: value_for(key, SMALL_BYTES) for key in keys}, None, None)]
 
 
 def profile(results: Results) -> dict[str, dict[str, float]]:
-    """Return the stages of a single get and of one among many, and what the row "get" measured around them."""
-    single, many = stages_us(1), stages_us(BATCH)
+    """Return the stages of a single get and of keys in batches, and what the row "get" measured around them."""
     columns = {
-        "one get": {**single, "sum of these": sum(single.values())},
-        f"one of {BATCH} in a frame": {**many, "sum of these": sum(many.values())},
+        "one get": stages_us(_gets, 1, check=True),
+        f"of {BATCH} gets": stages_us(_gets, BATCH, check=True),
+        f"get_many of {BATCH}": stages_us(_get_many, BATCH, check=True),
+        f"set_many of {BATCH}": stages_us(_set_many, BATCH, check=False),
     }
     ours, floor = results.median("get", "meshcache"), results.median("get", "zmq")
     if ours is not None and floor is not None:
-        columns["one get"]["bare round trip over ZeroMQ (p50 of the row get)"] = floor.p50_us
-        columns["one get"]["a real get (p50 of the row get)"] = ours.p50_us
-        rest = ours.p50_us - floor.p50_us - sum(single.values())
-        columns["one get"]["the rest: threads and event loops"] = rest
+        one = columns["one get"]
+        rest = ours.p50_us - floor.p50_us - one["sum of these"]
+        one["a bare round trip over ZeroMQ"] = floor.p50_us
+        one["a real get, p50"] = ours.p50_us
+        one["the rest: event loop, cold caches"] = rest
     return columns
