@@ -152,6 +152,10 @@ class AsyncClient:
         """
         return await self._run(self._session.inspect(what, key, node, timeout))
 
+    async def leave(self, node: str, *, timeout: float | None = None) -> None:
+        """Have a node, given by id or address, hand over what it owns and stop. Returns when it has begun to."""
+        await self._run(self._session.leave(node, timeout))
+
     def namespace(self, prefix: str | bytes) -> Self:
         """Return the same client for keys that begin with ``prefix``, which it puts there itself.
 

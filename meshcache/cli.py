@@ -152,7 +152,7 @@ def _add_launch_commands(subparsers: _Subparsers[_Parser]) -> None:
     node = _add(
         subparsers, "node", commands.node, "run one node in the foreground",
         "  meshcache node --config configs/production.toml --listen 10.0.0.11:7101 --seed 10.0.0.12:7101\n\n"
-        "Prints `ready` when the node serves. SIGTERM and Ctrl-C stop it in good order.",
+        "Prints `ready` when the node serves. SIGTERM has it hand over what it owns first; Ctrl-C stops it at once.",
     )  # fmt: skip
     node.add_argument("--id", metavar="ID", help="the node's id, unique in the mesh and the same after each restart")
     node.add_argument("--listen", metavar="HOST:PORT", help="where clients and other nodes dial it")
@@ -231,7 +231,13 @@ def _add_mesh_commands(subparsers: _Subparsers[_Parser]) -> None:
     bench.add_argument(
         "--reads", type=_share, default=0.9, metavar="SHARE", help="share of gets, the rest is sets (0.9)"
     )
-    for parser in (status, stats, ring, explain, bench):
+    leave = _add(
+        subparsers, "leave", commands.leave, "have a node hand over what it owns, and stop",
+        "  meshcache leave node2\n\nWaits until the others hold its keys. SIGTERM to the node does the same.",
+    )  # fmt: skip
+    leave.add_argument("node", metavar="NODE", help="its id or HOST:PORT")
+    leave.add_argument("--wait", type=_seconds, default=60.0, metavar="S", help="seconds to wait for it (60)")
+    for parser in (status, stats, ring, explain, bench, leave):
         _add_mesh_options(parser)
 
 

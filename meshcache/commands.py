@@ -8,9 +8,11 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from meshcache.errors import ConfigError, KeyMissing, MeshcacheError
@@ -54,8 +56,8 @@ def _run_node(config: Any, parent_pid: int | None) -> int:
 
     log.configure(config.log)
     running = Node(config)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: running.stop())
+    signal.signal(signal.SIGINT, lambda *_: running.stop())
+    signal.signal(signal.SIGTERM, lambda *_: running.drain())
     if parent_pid is not None:
         lifeline.watch_parent(parent_pid, running.stop)
     try:
@@ -196,6 +198,37 @@ def _own_answer(client: Client, member: dict[str, Any]) -> dict[str, Any]:
     except MeshcacheError as error:
         return {"error": str(error)}
     return {"ready": own["ready"], "ring_digest": own["ring_digest"]}
+
+
+def leave(options: Namespace) -> int:
+    """Have a node hand its slots over and go; show how far it is."""
+    with open_client(options) as client:
+        client.leave(options.node)
+        before, deadline = None, time.monotonic() + options.wait
+        pause = threading.Event()
+        while time.monotonic() < deadline:
+            waiting, member = _handover(client, options.node)
+            if member is None or member["state"] in {"left", "dead"}:
+                print(f"{options.node} has handed its slots over and left")
+                return 0
+            if waiting != before:
+                print(f"{options.node} is leaving: the others have {waiting:,} slots to pull", file=sys.stderr)
+                before = waiting
+            pause.wait(0.2)
+    print(f"meshcache: {options.node} has not left after {options.wait:g} s; it goes on handing over", file=sys.stderr)
+    return 2
+
+
+def _handover(client: Client, node: str) -> tuple[int, dict[str, Any] | None]:
+    """Return how many slots the others still have to pull, and what they say of the node that leaves."""
+    waiting, seen = 0, None
+    for member in client.inspect("status")["members"]:
+        if node in {member["node_id"], member["address"]}:
+            seen = member
+        elif member["state"] == "alive":
+            with suppress(MeshcacheError):
+                waiting += client.inspect("status", node=member["address"])["slots_missing"]
+    return waiting, seen
 
 
 def stats(options: Namespace) -> int:

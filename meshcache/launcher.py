@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from meshcache.client import Client
 
 DEFAULT_BASE_PORT: Final = 7101
+LEAVE_GRACE_S: Final = 40.0
+"""A node that takes longer to hand over what it owns is killed."""
 _LOG_TAIL_BYTES: Final = 2000
 
 
@@ -174,10 +176,10 @@ class LocalMesh:
             node.start(self.addresses, log_path=self._log_path(node))
 
     def stop(self, node_id: str) -> None:
-        """Stop a node in good order, and return when it is gone."""
+        """Have a node hand over what it owns and leave; return when it is gone."""
         node = self._node(node_id)
-        node.terminate()
-        node.wait(STOP_GRACE_S)
+        node.terminate(drain=True)
+        node.wait(LEAVE_GRACE_S)
         self._down.add(node_id)
 
     def restart(self, node_id: str) -> None:

@@ -17,6 +17,7 @@ from meshcache.core.messages import (
     Get,
     Hello,
     Inspect,
+    Leave,
     Refused,
     Reject,
     Reply,
@@ -28,7 +29,7 @@ from meshcache.core.wire import decode_frame, encode_frame
 from meshcache.errors import ProtocolError
 from meshcache.routing import Routing
 
-Kind = type[Get] | type[Set] | type[Delete] | type[Update] | type[Clear] | type[Inspect]
+Kind = type[Get] | type[Set] | type[Delete] | type[Update] | type[Clear] | type[Inspect] | type[Leave]
 
 GREETING: Final = 0
 """The number under which the answer to HELLO is reported; requests count from 1."""

@@ -103,6 +103,7 @@ class Node:
         self.config = config or Config()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._draining = threading.Event()
         self._bound = threading.Event()
         self._failure: BaseException | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -132,6 +133,12 @@ class Node:
             self._run(on_ready)
         finally:
             os.close(self._wake_fd)
+
+    def drain(self) -> None:
+        """Hand over what this node owns, then leave and stop. Returns at once; callable as ``stop`` is."""
+        self._draining.set()
+        with contextlib.suppress(OSError):  # already stopped
+            os.eventfd_write(self._wake_fd, 1)
 
     def stop(self, *, timeout_s: float = 10.0) -> None:
         """Leave the mesh and close the sockets. Callable from any thread, and from a signal handler."""
@@ -203,12 +210,14 @@ class Node:
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core = self._core
         assert core is not None
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not core.gone:
             wait_s = core.next_deadline() - time.monotonic()
             ready = dict(self._poller.poll(max(0, int(wait_s * 1000 + 0.999))))
             began = time.monotonic()
             self._receive(core, ready, began)
             core.tick(began)
+            if self._draining.is_set():
+                core.retire(began)
             self._perform(core.drain())
             if on_ready is not None and core.ready:
                 on_ready()
@@ -281,7 +290,8 @@ class Node:
         """Tell the others that this node leaves, and give the sockets a moment to say it."""
         core = self._core
         assert core is not None
-        core.leave(time.monotonic())
+        if not core.gone:
+            core.leave(time.monotonic())
         effects = core.drain()
         for address, frame in effects.sends:
             dealer = self._dealers.get(address)

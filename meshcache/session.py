@@ -38,6 +38,7 @@ from meshcache.core.messages import (
     EventKind,
     Get,
     Inspect,
+    Leave,
     Set,
     Update,
 )
@@ -253,6 +254,9 @@ class Session:
         if not isinstance(answer, dict):
             raise ProtocolError(f"inspect {what}: the node answered {answer!r:.200}")
         return answer
+
+    def leave(self, node: str, timeout: float | None) -> Flow[None]:
+        yield from self._ask(Leave, (), node, timeout)
 
     # ---- ways to nodes
 

@@ -50,6 +50,8 @@ class _Supervised:
     started_at: float = 0.0
     restart_at: float | None = None
     quick_deaths: int = 0
+    left: bool = False
+    """It handed its slots over and ended on purpose."""
 
 
 class Supervisor:
@@ -111,6 +113,8 @@ class Supervisor:
         for supervised in self._supervised:
             if self._exit_code is not None:
                 return
+            if supervised.left:
+                continue
             if supervised.restart_at is None:
                 self._bury_if_dead(supervised, now)
             elif supervised.restart_at <= now:
@@ -138,6 +142,10 @@ class Supervisor:
         if node.returncode == EXIT_CONFIG and not self._settled.is_set():
             self._say(f"{node.node_id} can not start, for the reason above; stopping all nodes")
             self._exit_code = EXIT_CONFIG
+            return
+        if node.returncode == 0 and self._settled.is_set():
+            self._say(f"{node.node_id} has left the mesh")
+            supervised.left = True
             return
         lived_s = now - supervised.started_at
         supervised.quick_deaths = supervised.quick_deaths + 1 if lived_s < QUICK_DEATH_S else 0

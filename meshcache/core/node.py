@@ -92,6 +92,7 @@ class NodeCore:
         """This node was part of a ring before: the one it knew is the former one when it changes."""
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
         self._leaving = False
+        self._leave_by = 0.0
         self.gone = False
         """This node has handed its slots over and left; the driver stops."""
         self._doubt: int | None = None
@@ -199,9 +200,10 @@ class NodeCore:
 
     def retire(self, now: float) -> None:
         """Hand over what this node owns, then leave; ``gone`` says when that is done."""
-        self._set_time(now)
         if not self._leaving:
+            self._set_time(now)
             self._leaving = True
+            self._leave_by = now + self.config.membership.leave_timeout_s
             self.outbox.note("leaving")
             self.membership.retire(now)
             self._follow_members(now)
@@ -215,8 +217,9 @@ class NodeCore:
         self.retire(self._now)
 
     def _follow_leave(self, now: float) -> None:
-        if self._leaving and not self.gone and self.settled:
+        if self._leaving and not self.gone and (self.settled or now >= self._leave_by):
             self.gone = True
+            self.outbox.note("left", handed_over=self.settled)
             self.membership.leave(now)
 
     def leave(self, now: float) -> None:
