@@ -65,7 +65,8 @@ class StubNode(NodeProcess):
         return [sys.executable, "-S", "-c", self._program]
 
 
-FOREVER = "import signal; print('here', flush=True); signal.pause()"
+QUIETLY = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+FOREVER = QUIETLY + "print('here', flush=True); signal.pause()"
 
 
 def supervise(
@@ -96,7 +97,7 @@ def supervise(
 
 
 def test_lines_of_nodes_get_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    long = "import signal; print('one\\ntwo\\n' + 'x' * 200_000, end='', flush=True); signal.pause()"
+    long = QUIETLY + "print('one\\ntwo\\n' + 'x' * 200_000, end='', flush=True); signal.pause()"
     exit_code, out, log = supervise(monkeypatch, [FOREVER, long], lambda text: "node1 | here" in text and "two" in text)
     assert (exit_code, out) == (0, "")
     assert {"node1 | here", "node2 | one", "node2 | two", "node2 | " + "x" * 200_000} <= set(log.splitlines())
@@ -142,7 +143,7 @@ def test_a_settled_mesh_outlives_a_configuration_error(monkeypatch: pytest.Monke
 
 def test_a_node_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "STOP_GRACE_S", 0.2)
-    stubborn = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {FOREVER}"
+    stubborn = FOREVER.replace("SIG_DFL", "SIG_IGN")
     exit_code, _, log = supervise(monkeypatch, [stubborn], lambda text: "here" in text)
     assert exit_code == 0
     assert "node1 did not stop within 0 s and was killed" in log
