@@ -61,7 +61,7 @@ class ClientHost:
 
     def __init__(
         self, world: World, network: Network, name: str, seeds: tuple[str, ...], *,
-        timeout_s: float = 2.0, consistency: Any = None,
+        timeout_s: float = 2.0, consistency: Any = None, stray: float = 0.0,
     ) -> None:  # fmt: skip
         self.world = world
         self.network = network
@@ -71,6 +71,9 @@ class ClientHost:
         w, r = levels(consistency)
         options = Options(prefix=b"", timeout_s=timeout_s, ttl_ms=TTL_NEVER, w=w, r=r, codec=Codec())
         self.session = Session(Routing(seeds, lambda: world.now), rng, options)
+        self.stray = stray
+        """How often a call goes to any node instead of the one that the session chose: every node must serve it."""
+        self._seeds = seeds
         self._connections: dict[str, _Connection] = {}
 
     # Flows
@@ -94,7 +97,10 @@ class ClientHost:
 
             return report
 
+        rng = self.world.rng
         for i, call in enumerate(calls):
+            if self.stray and rng.random() < self.stray:
+                call.address = rng.choice(self._seeds)
             self._post(_Waiting(call, reporter(i)))
 
     # Calls

@@ -55,6 +55,10 @@ class Plan:
     clients: int = 3
     lanes: int = 1
     """Operations that one client has under way."""
+    stray: float = 0.0
+    """How often a client asks any node instead of an owner."""
+    strikes: tuple[str, ...] = ("crash", "crash", "pause", "leave")
+    """What happens to processes under ``single``."""
     timeout_s: float = 2.0
     transition_s: float = 3.0
     tombstone_grace_s: float = 600.0
@@ -89,6 +93,7 @@ class Plan:
             turn_s=rng.choice((0.0001, 0.0005, 0.002)),
             clients=rng.randint(2, 4),
             lanes=rng.randint(1, 2),
+            stray=rng.choice((0.0, 0.0, 0.1, 0.5)),
             timeout_s=rng.choice((0.5, 1.0, 2.0, 5.0)),
             transition_s=rng.choice((2.0, 3.0, 5.0)),
             tombstone_grace_s=rng.choice((3.0, 600.0)),
@@ -152,7 +157,9 @@ class Simulation:
         world.run_until(0.5)
         self._converge("at the start")
         mesh.network.weather = plan.weather
-        clients = [mesh.client(f"c{i + 1}", timeout_s=plan.timeout_s) for i in range(plan.clients)]
+        clients = [
+            mesh.client(f"c{i + 1}", timeout_s=plan.timeout_s, stray=plan.stray) for i in range(plan.clients)
+        ]
         for client in clients:
             for _ in range(plan.lanes):
                 self.workload.drive(client, plan.timeout_s)
@@ -178,7 +185,7 @@ class Simulation:
         while world.now < end:
             world.run_until(world.now + world.rng.uniform(0.2, 2.0))
             host = world.rng.choice(list(mesh.nodes.values()))
-            what = world.rng.choice(("crash", "crash", "pause", "leave"))
+            what = world.rng.choice(self.plan.strikes)
             self._strike(host, what)
             world.run_until(world.now + world.rng.choice((0.05, 0.5, 1.5, 3.0, 6.0)))
             self._restore(host)
