@@ -183,7 +183,7 @@ def _add_key_commands(subparsers: _Subparsers[_Parser]) -> None:
     )  # fmt: skip
     touch = _add(subparsers, "touch", commands.touch, "give a key a new lifetime; exit 1 if there is no such key")
     ttl = _add(subparsers, "ttl", commands.ttl, "print the seconds that a key has left, or never")
-    invalidate = _add(subparsers, "invalidate", commands.invalidate, "drop keys here and from every near cache")
+    invalidate = _add(subparsers, "invalidate", commands.invalidate, "delete keys whose source has changed")
     for parser in (get, store, add, incr, touch, ttl):
         parser.add_argument("key", metavar="KEY")
     for parser in (store, add):

@@ -170,7 +170,7 @@ def ttl(options: Namespace) -> int:
 
 
 def invalidate(options: Namespace) -> int:
-    """Drop keys everywhere, near caches included."""
+    """Delete keys whose source has changed."""
     with open_client(options) as client:
         client.invalidate(*map(_argument, options.keys))
     return _done(options, invalidated=len(options.keys))

@@ -249,13 +249,17 @@ class QuorumRead:
     """A replica that did not execute it is as good as one that did not answer: both can be asked again."""
 
     def replan(self) -> None:
-        """Ask those who own the keys now; what the others answered counts no more."""
+        """Ask those who own the keys now.
+
+        What was answered under other owners counts no more: a former owner that becomes an owner again drops what it
+        held, and so must who has read it.
+        """
         open_groups, self.groups = self.groups, []
         for old in open_groups:
             for (owners, former), places in self.coordinator.group_by_owners(old.keys).items():
                 group = ReadGroup(owners, former, [old.keys[i] for i in places], [old.indices[i] for i in places])
-                targets = group.targets()
-                group.answers = {n: dict(answered) for n, answered in old.answers.items() if n in targets}
+                if (owners, former) == (old.owners, old.former):
+                    group.answers = {node_id: dict(answered) for node_id, answered in old.answers.items()}
                 self._start_group(group)
         self._settle()
 
