@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from typing import Any
 
 from meshcache.client import Client
-
 from meshcache.errors import MeshcacheError
 from meshcache.launcher import LocalMesh
 
