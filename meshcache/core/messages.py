@@ -271,14 +271,16 @@ class Read(NamedTuple):
 
 
 class ReadReply(NamedTuple):
-    """Per key: the record that the replica holds, tombstones included, or None.
+    """Per key: the record that the replica holds, tombstones included, or None. Perhaps only of the first keys.
 
-    False says that it holds none and that this proves nothing: it has not pulled the key's slot yet.
+    ``voteless`` has the indices of keys whose slot the replica has not pulled yet: it may lack them, or hold an old
+    version, and so what it says of them proves nothing.
     """
 
     request: int
     view: bytes
-    records: list[bytes | bool | None]
+    records: list[bytes | None]
+    voteless: list[int]
 
 
 class Write(NamedTuple):

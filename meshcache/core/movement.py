@@ -59,6 +59,7 @@ class Movement:
         self._sources: dict[str, _Source] = {}
         self._missing: dict[int, int] = {}
         """Per slot that is being pulled, the number of sources that are not through."""
+        self._from_everybody = False
         self._allowance_bytes = 0.0
         self._allowance_at = 0.0
 
@@ -71,11 +72,8 @@ class Movement:
         """Follow a change of the ring or of who is there. ``alone``: there is nobody who could hold anything."""
         coordinator = self.coordinator
         owned, held = coordinator.view.owned, coordinator.view.held
-        for slot, owns in enumerate(owned):
-            if not owns:
-                held[slot] = 0
-            elif alone:
-                held[slot] = 1
+        if alone:
+            held[:] = owned
         progress, self._sources, self._missing = self._sources, {}, {}
         before_us = self._ring_without_us()
         present = {fact.node_id: None for fact in coordinator.membership.peers()}
@@ -88,16 +86,22 @@ class Movement:
                 source.slots.remove(old.slots[0])  # go on where the page before ended
                 source.slots.appendleft(old.slots[0])
                 source.cursor = old.cursor
-        coordinator.view.holds_all = not self._missing
+        coordinator.view.note_held()
         if self._missing:
             coordinator.pending[self] = None
             self.run()
         else:
             self._finish()
 
-    def forget(self) -> None:
-        """The node has dropped its data: nothing is held."""
-        self.coordinator.view.held[:] = bytes(len(self.coordinator.view.held))
+    def distrust(self) -> None:
+        """This node was out of the ring and has missed writes: it holds nothing for certain until it has pulled it.
+
+        The others may have been apart as well, each side with rings of its own, so everybody is asked.
+        """
+        view = self.coordinator.view
+        view.held[:] = bytes(len(view.held))
+        view.note_held()
+        self._from_everybody = True
 
     def _ring_without_us(self) -> Ring:
         """Return the ring as it was before we came: after a restart that nobody noticed, its owners hold our slots."""
@@ -109,6 +113,8 @@ class Movement:
         view = self.coordinator.view
         sets = [view.ring.owners[slot], before_us.owners[slot], *view.former_owners(slot)]
         holders = dict.fromkeys([node_id for owners in sets for node_id in owners if node_id in present])
+        if self._from_everybody:
+            holders = present
         for node_id in holders:
             source = self._sources.get(node_id)
             if source is None:
@@ -180,7 +186,8 @@ class Movement:
         coordinator = self.coordinator
         coordinator.pending.pop(self, None)
         self._sources = {}
-        coordinator.view.holds_all = True
+        coordinator.view.note_held()
+        self._from_everybody = False
         coordinator.membership.announce_synced(coordinator.view.digest)
 
     def on_lost(self, group: tuple[_Source, list[int], bytes], node_id: str) -> None:  # noqa: ARG002  (its source says)

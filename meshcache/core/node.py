@@ -91,6 +91,8 @@ class NodeCore:
         self._served = self._joined
         """This node was part of a ring before: the one it knew is the former one when it changes."""
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
+        self._in_touch_at = now
+        """When last no member was missing, as far as this node knows: if it was cut off, then not for longer."""
         self._leaving = False
         self._leave_by = 0.0
         self.gone = False
@@ -260,10 +262,7 @@ class NodeCore:
         if membership.removed:
             membership.removed = False
             self.counters.rejoins += 1
-            self.outbox.note("rejoined_empty", reason="the others had declared this node dead")
-            self.store.clear()  # while it was counted dead, it missed writes
-            self._movement.forget()
-            self._followed = None
+            self._rejoin(now)
         for address in membership.died:
             self.peers.redial(address)
         membership.died.clear()
@@ -276,6 +275,7 @@ class NodeCore:
                 self.counters.ring_changes += 1
                 for slot in self.view.gained(ring):
                     self.store.drop_slot(slot)
+                    self.view.held[slot] = 0
                 self.view.change(ring, self._ring_before(ring), now + self.config.membership.transition_s)
                 self.outbox.note("ring", members=[member.node_id for member in ring.members])
                 self.coordinator.replan()
@@ -283,6 +283,16 @@ class NodeCore:
         if self._joined and followed != self._followed:
             self._followed = followed
             self._movement.on_view(alone=not followed[1])
+
+    def _rejoin(self, now: float) -> None:
+        """While this node was counted dead it missed writes, and after the grace also that there were deletes."""
+        away_s = now - self._in_touch_at
+        empty = away_s > self.config.store.tombstone_grace_s
+        if empty:
+            self.store.clear()
+        self.outbox.note("rejoined", away_s=round(away_s, 1), empty=empty)
+        self._movement.distrust()
+        self._followed = None
 
     def _ring_before(self, ring: Ring) -> Ring:
         """Return the ring that others may still work with: to a node that joins, the one without itself."""
@@ -302,6 +312,8 @@ class NodeCore:
             self.outbox.note("alone", seeds=self.config.node.seeds)
         if self._doubt is not None and not self.membership.peers():
             self._doubt = None
+        if self._doubt is None and all(fact.state != State.DEAD for fact in self.membership.facts()):
+            self._in_touch_at = now
         self._movement.run()
         self._follow_leave(now)
         if self.settled and self.view.expire(now):

@@ -34,7 +34,7 @@ REPAIR_DEADLINE_MS: Final = 1_000
 class ReadGroup:
     """Keys with the same owners that are not resolved yet, and what nodes answered."""
 
-    __slots__ = ("answers", "asked", "former", "indices", "keys", "needed", "owners", "strict")
+    __slots__ = ("answers", "asked", "former", "indices", "keys", "needed", "owners", "strict", "voteless")
 
     def __init__(self, owners: Owners, former: tuple[Owners, ...], keys: list[bytes], indices: list[int]) -> None:
         self.owners = owners
@@ -45,9 +45,10 @@ class ReadGroup:
         self.needed = 0
         self.strict = False
         """W + R > N: only holders vote."""
-        self.answers: dict[str, dict[bytes, bytes | bool | None]] = {}
-        """Per node, by key: the record held; None if there is none; False if it has none and that proves nothing,
-        because it has not pulled the slot yet. A key that is not in it was not answered."""
+        self.answers: dict[str, dict[bytes, bytes | None]] = {}
+        """Per node, by key: the record held, or None. A key that is not in it was not answered."""
+        self.voteless: dict[str, dict[bytes, None]] = {}
+        """Per node the keys of which its answer proves nothing: it is still pulling their slots."""
         self.asked: dict[str, None] = {}
 
     def sets(self) -> list[Owners]:
@@ -113,18 +114,13 @@ class QuorumRead:
             self._fail(group)
             return
         if coordinator.own_id in group.targets():
-            records: list[bytes | bool | None] = [*coordinator.store.read(group.keys, coordinator.now_bytes)]
+            records = coordinator.store.read(group.keys, coordinator.now_bytes)
             group.answers[coordinator.own_id] = dict(zip(group.keys, records, strict=True))
-            if not coordinator.view.holds_all:
-                self._disclaim(group.answers[coordinator.own_id])
+            view = coordinator.view
+            if not view.holds_all:
+                voteless = [key for key in group.keys if not view.held[view.ring.slot_of(key)]]
+                group.voteless[coordinator.own_id] = dict.fromkeys(voteless)
         self._advance(group)
-
-    def _disclaim(self, answers: dict[bytes, bytes | bool | None]) -> None:
-        """Say of what this node lacks in slots that it has not pulled that this proves nothing."""
-        view = self.coordinator.view
-        for key, record in answers.items():
-            if record is None and not view.held[view.ring.slot_of(key)]:
-                answers[key] = False
 
     def _advance(self, group: ReadGroup) -> None:
         """Resolve what can be; ask on for the rest."""
@@ -167,33 +163,46 @@ class QuorumRead:
         """Fill in the results that are certain, repair, and leave in the group the keys that are not."""
         if len(group.answers) < group.needed:
             return
-        answers = group.answers
-        sets = [
-            ([answers[n] for n in owners if n in answers], min(group.needed, len(owners)), len(owners))
-            for owners in group.sets()
-        ]
         resolved, open_keys, open_indices = [], [], []
         for key, index in zip(group.keys, group.indices, strict=True):
-            certain, enough, winner = True, False, None
-            for answers_of_set, needed, size in sets:
-                votes = [records[key] for records in answers_of_set if key in records]
-                held = [record for record in votes if isinstance(record, bytes)]
-                winner = max([*held, winner] if winner is not None else held, default=None)
-                reached = (len(held) if group.strict else len(votes) - votes.count(False)) >= needed
-                enough = enough or reached or not group.strict
-                certain = certain and (reached or len(votes) >= size)
-            if not certain:
-                open_keys.append(key)
-                open_indices.append(index)
-            elif enough:
+            certain, winner = self._judge(group, key)
+            if certain:
                 self.results[index] = winner
-                if winner is not None and len(answers) > 1:
+                if winner is not None and len(group.answers) > 1:
                     resolved.append((key, winner))
             else:
-                self.results[index] = None  # everybody answered, and too few hold it
+                open_keys.append(key)
+                open_indices.append(index)
         group.keys, group.indices = open_keys, open_indices
         if resolved:
             self._repair(group, resolved)
+
+    def _judge(self, group: ReadGroup, key: bytes) -> tuple[bool, bytes | None]:
+        """Tell whether enough is known of a key, and if so the winning record or None."""
+        certain, reached_anywhere, voteless_anywhere = True, False, False
+        winner: bytes | None = None
+        for owners in group.sets():
+            answered = voters = holders = 0
+            for node_id in owners:
+                records = group.answers.get(node_id)
+                if records is None or key not in records:
+                    continue
+                record = records[key]
+                answered += 1
+                if record is not None and (winner is None or record > winner):
+                    winner = record
+                if key in group.voteless.get(node_id, ()):
+                    voteless_anywhere = True
+                else:
+                    voters += 1
+                    holders += record is not None
+            reached = (holders if group.strict else voters) >= min(group.needed, len(owners))
+            reached_anywhere = reached_anywhere or reached
+            certain = certain and (reached or answered >= len(owners))
+        # Everybody answered, and too few hold it: a miss, in strict reading. But where copies are on the move, the
+        # newest of all that there are is the newest.
+        enough = reached_anywhere or voteless_anywhere or not group.strict
+        return certain, winner if enough else None
 
     def _repair(self, group: ReadGroup, resolved: list[tuple[bytes, bytes]]) -> None:
         """Write winners back to the owners that answered with less."""
@@ -233,6 +242,9 @@ class QuorumRead:
             return
         read_group.asked.pop(node_id, None)
         read_group.answers.setdefault(node_id, {}).update(zip(keys, answer.records, strict=False))
+        if answer.voteless:
+            told = [keys[i] for i in answer.voteless if 0 <= i < len(keys)]
+            read_group.voteless.setdefault(node_id, {}).update(dict.fromkeys(told))
         if len(answer.records) < len(keys):
             self._ask(read_group, node_id)
         self._advance(read_group)

@@ -115,8 +115,8 @@ class Requests:
         keys = get.keys
         self._counters.keys += len(keys)
         coordinator, view = self._coordinator, self._view
-        if self._reads_one(get.r) and not view.former and self._owns(keys):
-            # The usual read: this node owns the keys, and one holder is enough.
+        if self._reads_one(get.r) and not view.former and self._holds(keys):
+            # The usual read: this node holds the slots of the keys, and one holder is enough.
             records = self._store.read(keys, coordinator.now_bytes)
             if None not in records or not self._must_ask_others(get.w):
                 self._reply_records(origin, get, records)
@@ -141,9 +141,7 @@ class Requests:
         return self._coordinator.level(level, configured, min(self._config.cluster.replicas, self._size())) == 1
 
     def _must_ask_others(self, write_level: int) -> bool:
-        """Tell whether absence here proves nothing: not all is pulled, or there are other owners and W + 1 > N."""
-        if not self._view.holds_all:
-            return True
+        """Tell whether absence here proves nothing: there are other owners, and W + 1 > N."""
         owners = min(self._config.cluster.replicas, self._size())
         return (
             owners > 1 and 1 + self._coordinator.level(write_level, self._config.cluster.write_quorum, owners) > owners
@@ -152,11 +150,11 @@ class Requests:
     def _size(self) -> int:
         return len(self._view.ring.members)
 
-    def _owns(self, keys: list[bytes]) -> bool:
-        if self._view.owns_all:
+    def _holds(self, keys: list[bytes]) -> bool:
+        if self._view.holds_all:
             return True
-        owned, mask = self._view.owned, self._view.ring.slots - 1
-        return all([owned[crc32(key) & mask] for key in keys])  # noqa: C419  (a list is faster than a generator)
+        held, mask = self._view.held, self._view.ring.slots - 1
+        return all([held[crc32(key) & mask] for key in keys])  # noqa: C419  (a list is faster than a generator)
 
     def _reply_records(self, origin: bytes, get: m.Get, records: list[Any]) -> None:
         if get.meta:
@@ -269,20 +267,25 @@ class Requests:
     def _on_read(self, origin: bytes, read: m.Read) -> None:
         if not self._admit(origin, read, from_client=False):
             return
-        records: list[bytes | bool | None] = [*self._store.read(read.keys, self._coordinator.now_bytes)]
-        if not self._view.holds_all:
-            held, slot_of = self._view.held, self._view.ring.slot_of
-            records = [
-                False if record is None and not held[slot_of(key)] else record
-                for key, record in zip(read.keys, records, strict=True)
-            ]
+        records = self._store.read(read.keys, self._coordinator.now_bytes)
         budget, count = self._config.limits.reply_bytes_max, 0
         for record in records:
-            budget -= len(record) if isinstance(record, bytes) else 0
+            budget -= len(record) if record is not None else 0
             if budget < 0 and count:
                 break
             count += 1
-        self._outbox.reply(origin, m.ReadReply(read.request, self._view.digest, records[:count]))
+        self._outbox.reply(
+            origin, m.ReadReply(read.request, self._view.digest, records[:count], self._voteless(read.keys))
+        )
+
+    def _voteless(self, keys: list[bytes]) -> list[int]:
+        """Return the indices of the keys of which this node cannot say anything for certain."""
+        if self._view.holds_all and self._ready():
+            return []
+        if not self._ready():
+            return list(range(len(keys)))
+        held, slot_of = self._view.held, self._view.ring.slot_of
+        return [i for i, key in enumerate(keys) if not held[slot_of(key)]]
 
     def _on_write(self, origin: bytes, write: m.Write) -> None:
         if not self._admit(origin, write, from_client=False):

@@ -28,14 +28,13 @@ class View:
         self.ring = ring
         self.former: list[tuple[Ring, float]] = []
         """Former rings and when each is dropped, oldest first."""
-        self.owns_all = False
-        """This node owns every slot: no key needs a look."""
         self.owned = bytearray()
         """Per slot 1 if this node is an owner in the current ring."""
         self.held = bytearray(ring.slots)
-        """Per slot 1 if this node is an owner and has pulled all that there was; movement.py sets it."""
+        """Per slot 1 if this node has all that there is of it: it pulled the slot, and gets every write since. What
+        it says of other slots is no vote. A former owner holds its slots until the former rings are dropped."""
         self.holds_all = False
-        """This node holds every slot that it owns: what it lacks is not there."""
+        """This node holds every slot, and owns it: no key needs a look."""
         self._own_id = own_id
         self._former_owners: dict[int, tuple[Owners, ...]] = {}
         self._present: dict[str, None] = {}
@@ -75,7 +74,13 @@ class View:
             return False
         self.former = []
         self._former_owners = {}
+        for slot, owned in enumerate(self.owned):
+            self.held[slot] &= owned
         return True
+
+    def note_held(self) -> None:
+        """Work out ``holds_all``, after a change of ``held`` or of the ring."""
+        self.holds_all = all(self.held) and all(self.owned)
 
     def note_present(self, node_ids: list[str]) -> None:
         """Note who can be asked: the gone count in no owner set, those that are leaving do in the former ones."""
@@ -99,4 +104,3 @@ class View:
 
     def _note_ownership(self) -> None:
         self.owned = bytearray(self._own_id in owners for owners in self.ring.owners)
-        self.owns_all = all(self.owned)

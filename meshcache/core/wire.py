@@ -144,10 +144,10 @@ def _records(value: Any) -> list[bytes]:
     return value  # type: ignore[no-any-return]  # just checked
 
 
-def _records_or_none(value: Any) -> list[bytes | bool | None]:
+def _records_or_none(value: Any) -> list[bytes | None]:
     for record in _list(value):
-        if record not in (None, False) and (type(record) is not bytes or len(record) < HEADER_BYTES):
-            raise TypeError("must be records, null or false")
+        if record is not None and (type(record) is not bytes or len(record) < HEADER_BYTES):
+            raise TypeError("must be records or null")
     return value  # type: ignore[no-any-return]  # just checked
 
 
@@ -249,7 +249,7 @@ _FIELDS: Final[dict[type[Message], tuple[Callable[[Any], Any], ...]]] = {
     m.Reply: (*_ANSWER, _results),
     m.Reject: (*_ANSWER, _list),
     m.Read: (*_REQUEST, _keys_to_read),
-    m.ReadReply: (*_ANSWER, _records_or_none),
+    m.ReadReply: (*_ANSWER, _records_or_none, _indices),
     m.Write: (*_REQUEST, _bool, _keys, _records),
     m.WriteReply: (*_ANSWER, _newer, _indices),
     m.Sweep: (*_REQUEST, _version, _bytes),

@@ -157,9 +157,7 @@ class Simulation:
         world.run_until(0.5)
         self._converge("at the start")
         mesh.network.weather = plan.weather
-        clients = [
-            mesh.client(f"c{i + 1}", timeout_s=plan.timeout_s, stray=plan.stray) for i in range(plan.clients)
-        ]
+        clients = [mesh.client(f"c{i + 1}", timeout_s=plan.timeout_s, stray=plan.stray) for i in range(plan.clients)]
         for client in clients:
             for _ in range(plan.lanes):
                 self.workload.drive(client, plan.timeout_s)
