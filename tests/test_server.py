@@ -169,7 +169,7 @@ def test_a_reply_over_its_budget_says_which_keys_to_ask_for_again(caller: Caller
         [b"\x91" * 2000],
         [encode_frame(0, [m.Hello(m.PROTOCOL, "", None)]), b"second part"],
         [b"part"] * 500,
-        [encode_frame(0, [m.ReadReply(1, b"", [])])],
+        [encode_frame(0, [m.ReadReply(1, b"", [], [])])],
         [encode_frame(0, [m.Get(1, 2, 3, b"", 0, 0, False, [b"k"])])[:-3]],
         [encode_frame(1 << 63, [m.Ping(1, "x", b"")])],
     ],
