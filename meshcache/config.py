@@ -150,7 +150,7 @@ class ClusterSettings:
     read_quorum: Annotated[int, _at_least(1)] = 1
     vnodes: Annotated[int, _at_least(1)] = 150
     slots: Annotated[int, _power_of_two] = 1024
-    partition_policy: Annotated[str, _one_of("available")] = "available"
+    partition_policy: Annotated[str, _one_of("available", "strict")] = "available"
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ def test_variables_that_are_no_settings(tmp_path: Path) -> None:
         ("cluster", "replicas", True, "must be a whole number, is True"),
         ("cluster", "replicas", 2.0, "must be a whole number, is 2.0"),
         ("cluster", "slots", 1000, "must be a power of two from 1 to 1,048,576, is 1,000"),
-        ("cluster", "partition_policy", "magic", 'must be "available", is "magic"'),
+        ("cluster", "partition_policy", "magic", 'must be "available" or "strict", is "magic"'),
         ("store", "default_ttl_s", 0, "must be greater than 0, is 0.0; for entries that never expire write inf"),
         ("store", "default_ttl_s", math.nan, "must be a number, is nan"),
         ("store", "tombstone_grace_s", math.inf, "must be greater than 0, is inf"),

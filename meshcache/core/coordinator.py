@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from meshcache.config import Config
 from meshcache.core import messages as m
@@ -24,6 +24,9 @@ from meshcache.core.peers import Peers
 from meshcache.core.record import NEVER_MS, expiry_bytes
 from meshcache.core.store import Store
 from meshcache.core.view import Owners, View
+
+REPAIR_DEADLINE_MS: Final = 1_000
+"""A repair that arrives later is not worth executing."""
 
 MakeRequest = Callable[[int, int, int, bytes], m.Message]
 """Makes a request of (request number, boot, deadline_ms, view)."""
@@ -46,6 +49,16 @@ class Operation(Protocol):
 
     def replan(self) -> None:
         """The ring or the links changed: find out anew who is to be asked."""
+
+
+class Background(Operation, Protocol):
+    """What the node does on its own account, for as long as it runs."""
+
+    def run(self) -> None:
+        """Go on; called by housekeeping."""
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what there is to tell, as plain values."""
 
 
 class Coordinator:
@@ -75,6 +88,12 @@ class Coordinator:
         self.now_bytes = b""
         """``wall_ms`` as records hold their expiry."""
         self.pending: dict[Operation, None] = {}
+        self.lingering: dict[Operation, None] = {}
+        """Operations that are answered, but still wait for slower owners."""
+        self.background: dict[str, Background] = {}
+        """By name, what the node does on its own account."""
+        self.keep_hint: Callable[[str, list[bytes], list[bytes]], None] = lambda *_: None
+        """Takes what a node has missed; see hints.py."""
         self._waiting: dict[int, tuple[Operation, Any, str]] = {}
         self._timers: list[tuple[float, int, Operation]] = []
         self._number = 0
@@ -123,7 +142,7 @@ class Coordinator:
     def on_answer(self, request: int, answer: m.Message) -> None:
         """Hand an answer to who waits for it. One that nobody waits for is late, and dropped."""
         waiting = self._waiting.pop(request, None)
-        if waiting is not None and waiting[0] in self.pending:
+        if waiting is not None and self._knows(waiting[0]):
             operation, group, node_id = waiting
             if isinstance(answer, m.Reject):
                 operation.on_reject(group, node_id)
@@ -135,13 +154,13 @@ class Coordinator:
         lost = [request for request, waiting in self._waiting.items() if waiting[2] == node_id]
         for request in lost:
             operation, group, _ = self._waiting.pop(request)
-            if operation in self.pending:
+            if self._knows(operation):
                 operation.on_lost(group, node_id)
 
     def replan(self) -> None:
         """The ring or the links changed."""
-        for operation in list(self.pending):
-            if operation in self.pending:
+        for operation in [*self.pending, *self.background.values()]:
+            if self._knows(operation):
                 operation.replan()
 
     def begin(self, operation: Operation, timer_at: float) -> None:
@@ -157,19 +176,23 @@ class Coordinator:
     def end(self, operation: Operation) -> None:
         """Forget an operation; answers still under way will meet no one."""
         self.pending.pop(operation, None)
+        self.lingering.pop(operation, None)
+
+    def _knows(self, operation: Operation) -> bool:
+        return operation in self.pending or operation in self.lingering or operation in self.background.values()
 
     def tick(self) -> None:
         """Run the timers that are due, and drop who waits for answers of operations that ended."""
         while self._timers and self._timers[0][0] <= self.now:
             operation = heapq.heappop(self._timers)[2]
-            if operation in self.pending:
+            if self._knows(operation):
                 operation.on_timer()
-        if len(self._waiting) > 2 * len(self.pending) + 1024:
-            self._waiting = {n: waiting for n, waiting in self._waiting.items() if waiting[0] in self.pending}
+        if len(self._waiting) > 2 * (len(self.pending) + len(self.lingering)) + 1024:
+            self._waiting = {n: waiting for n, waiting in self._waiting.items() if self._knows(waiting[0])}
 
     def next_deadline(self) -> float | None:
         """Return when the next timer of a pending operation is due."""
-        while self._timers and self._timers[0][2] not in self.pending:
+        while self._timers and not self._knows(self._timers[0][2]):
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
@@ -183,6 +206,13 @@ class Coordinator:
                 return NEVER_MS
             return self.wall_ms + max(1, round(default_s * 1000))
         return self.wall_ms + ttl_ms if ttl_ms > 0 else NEVER_MS
+
+    def send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
+        """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""
+        link = self.peers.by_node.get(node_id)
+        if link is not None and keys:
+            deadline_ms = self.wall_ms + link.offset_ms + REPAIR_DEADLINE_MS
+            self.outbox.send(link.address, m.Write(0, link.boot, deadline_ms, self.view.digest, True, keys, records))
 
     def stamp(self, expires_ms: int) -> bytes:
         """Return a new version and this expiry: what makes a content a record."""

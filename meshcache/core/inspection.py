@@ -82,9 +82,11 @@ def statistics(coordinator: Coordinator, counters: Any) -> dict[str, Any]:
         "store": asdict(coordinator.store.statistics()),
         "coordinator": {
             "pending": len(coordinator.pending),
+            "lingering": len(coordinator.lingering),
             "repairs": coordinator.repairs,
             "restamps": coordinator.restamps,
         },
+        **{name: part.statistics() for name, part in coordinator.background.items()},
     }
 
 

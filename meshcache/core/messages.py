@@ -348,6 +348,28 @@ class PullReply(NamedTuple):
     records: list[bytes]
 
 
+class Compare(NamedTuple):
+    """One owner asks another whether they hold the same, slot by slot; see antientropy.py."""
+
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    slots: list[int]
+    digests: list[bytes]
+
+
+class CompareReply(NamedTuple):
+    """The slots that differ; of the first of them, keys and versions. ``fills``: this node takes keys that it lacks."""
+
+    request: int
+    view: bytes
+    slots: list[int]
+    fills: bool
+    keys: list[bytes]
+    versions: list[bytes]
+
+
 class Leave(NamedTuple):
     """Have this node hand its slots over and go. Results: [None] at once; its progress shows in its status."""
 
@@ -375,7 +397,7 @@ class Invalidations(NamedTuple):
 
 
 ClientOp = Get | Set | Delete | Update | Clear | Inspect | Leave
-ReplicaOp = Read | Write | Sweep | Pull
+ReplicaOp = Read | Write | Sweep | Pull | Compare
 Message = (
     Hello
     | Welcome
@@ -391,6 +413,7 @@ Message = (
     | WriteReply
     | SweepReply
     | PullReply
+    | CompareReply
     | Invalidations
 )
 
@@ -418,6 +441,8 @@ KINDS: Final[dict[type[Message], int]] = {
     SweepReply: 35,
     Pull: 36,
     PullReply: 37,
+    Compare: 38,
+    CompareReply: 39,
     Invalidations: 40,
 }
 """The number of each message on the wire."""

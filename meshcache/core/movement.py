@@ -63,10 +63,13 @@ class Movement:
         self._allowance_bytes = 0.0
         self._allowance_at = 0.0
 
-    @property
-    def slots_missing(self) -> int:
-        """How many slots are still being pulled."""
-        return len(self._missing)
+    def statistics(self) -> dict[str, int]:
+        """Return how far it is, and what it has moved since the start."""
+        return {
+            "slots_missing": len(self._missing),
+            "pulled_keys": self.pulled_keys,
+            "pulled_bytes": self.pulled_bytes,
+        }
 
     def on_view(self, *, alone: bool) -> None:
         """Follow a change of the ring or of who is there. ``alone``: there is nobody who could hold anything."""
@@ -88,7 +91,6 @@ class Movement:
                 source.cursor = old.cursor
         coordinator.view.note_held()
         if self._missing:
-            coordinator.pending[self] = None
             self.run()
         else:
             self._finish()
@@ -184,7 +186,6 @@ class Movement:
     def _finish(self) -> None:
         """Every slot is held: say so, once per ring."""
         coordinator = self.coordinator
-        coordinator.pending.pop(self, None)
         self._sources = {}
         coordinator.view.note_held()
         self._from_everybody = False

@@ -24,9 +24,11 @@ from typing import Any, Final
 
 from meshcache.config import Config
 from meshcache.core import messages as m
+from meshcache.core.antientropy import AntiEntropy
 from meshcache.core.clock import HybridClock
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
+from meshcache.core.hints import Hints
 from meshcache.core.membership import Membership, State, first_incarnation
 from meshcache.core.messages import Code, Fact, Message
 from meshcache.core.movement import Movement
@@ -84,8 +86,22 @@ class NodeCore:
         )
         self._sweeps = Sweeps(self.coordinator)
         self._movement = Movement(self.coordinator, self._sweeps)
+        self._hints = Hints(self.coordinator)
+        self.coordinator.keep_hint = self._hints.add
+        self._anti_entropy = AntiEntropy(self.coordinator)
+        self.coordinator.background = {
+            "movement": self._movement,
+            "hints": self._hints,
+            "anti_entropy": self._anti_entropy,
+        }
         self._requests = Requests(
-            self.coordinator, self._sweeps, self.counters, boot, lambda: self.ready, self._retire_on_request
+            self.coordinator,
+            self._sweeps,
+            self.counters,
+            boot,
+            lambda: self.ready,
+            self._retire_on_request,
+            self._anti_entropy,
         )
         self._joined = not [seed for seed in node.seeds if seed != node.listen]
         self._served = self._joined
@@ -136,7 +152,9 @@ class NodeCore:
                 self._on_welcome(address, message)
             elif isinstance(message, m.Refused):
                 self._on_refused(address, message)
-            elif isinstance(message, m.ReadReply | m.WriteReply | m.SweepReply | m.PullReply | m.Reply | m.Reject):
+            elif isinstance(
+                message, m.ReadReply | m.WriteReply | m.SweepReply | m.PullReply | m.CompareReply | m.Reply | m.Reject
+            ):
                 if isinstance(message, m.Reject) and message.error[:1] == [Code.STALE_BOOT]:
                     self._link_lost(address)
                 self.coordinator.on_answer(message.request, message)
@@ -232,7 +250,21 @@ class NodeCore:
     @property
     def ready(self) -> bool:
         """Tell whether clients are served: the node has joined, is not in doubt of it, and does not leave."""
-        return self._joined and self._doubt is None and self.membership.own.state <= State.SUSPECT
+        if not self._joined or self._doubt is not None or self.membership.own.state > State.SUSPECT:
+            return False
+        return self.config.cluster.partition_policy != "strict" or self._in_majority()
+
+    def _in_majority(self) -> bool:
+        """Tell whether this node has just heard of more than half of all members, the dead included.
+
+        A node cut off stops serving ``suspect_after_s`` after it last heard of the majority, and they count it dead
+        ``dead_after_s`` later than that: never do both sides serve.
+        """
+        recently = self._now - self.config.membership.suspect_after_s
+        members = [member for member in self.membership.members.values() if member.fact.state <= State.DEAD]
+        own_id = self.membership.own_id
+        heard = sum(member.fact.node_id == own_id or member.heard_at >= recently for member in members)
+        return 2 * heard > len(members)
 
     # -- time, members, background -------------------------------------------------------------------------
 
@@ -314,7 +346,8 @@ class NodeCore:
             self._doubt = None
         if self._doubt is None and all(fact.state != State.DEAD for fact in self.membership.facts()):
             self._in_touch_at = now
-        self._movement.run()
+        for part in self.coordinator.background.values():
+            part.run()
         self._follow_leave(now)
         if self.settled and self.view.expire(now):
             self._slots_to_drop = [slot for slot, owned in enumerate(self.view.owned) if not owned]

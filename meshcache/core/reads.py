@@ -27,9 +27,6 @@ from meshcache.core.view import Owners
 HEDGE_S: Final = 0.05
 """How long a read waits for an answer before it asks further owners."""
 
-REPAIR_DEADLINE_MS: Final = 1_000
-"""A repair that arrives later is not worth executing."""
-
 
 class ReadGroup:
     """Keys with the same owners that are not resolved yet, and what nodes answered."""
@@ -225,15 +222,7 @@ class QuorumRead:
             if node_id == coordinator.own_id:
                 coordinator.store.merge(keys, winners, coordinator.wall_ms)
             else:
-                self._send_repair(node_id, keys, winners)
-
-    def _send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
-        coordinator = self.coordinator
-        link = coordinator.peers.by_node.get(node_id)
-        if link is not None:  # nobody waits for the answer: request number 0
-            deadline_ms = coordinator.wall_ms + link.offset_ms + REPAIR_DEADLINE_MS
-            view = coordinator.view.digest
-            coordinator.outbox.send(link.address, m.Write(0, link.boot, deadline_ms, view, True, keys, records))
+                coordinator.send_repair(node_id, keys, winners)
 
     def on_answer(self, group: tuple[ReadGroup, list[bytes]], node_id: str, answer: m.ReadReply) -> None:
         """A replica says what it holds; perhaps, to bound the size of its answer, only of the first keys asked for."""

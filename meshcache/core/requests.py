@@ -14,6 +14,7 @@ from zlib import crc32
 
 from meshcache.core import inspection
 from meshcache.core import messages as m
+from meshcache.core.antientropy import AntiEntropy
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
 from meshcache.core.messages import Code, EventKind
@@ -39,9 +40,11 @@ class Requests:
         boot: int,
         ready: Callable[[], bool],
         retire: Callable[[], None],
+        anti_entropy: AntiEntropy,
     ) -> None:
         self._ready = ready
         self._retire = retire
+        self._anti_entropy = anti_entropy
         self._coordinator = coordinator
         self._config = coordinator.config
         self._outbox = coordinator.outbox
@@ -65,6 +68,7 @@ class Requests:
             m.Write: self._on_write,
             m.Sweep: self._on_sweep,
             m.Pull: self._on_pull,
+            m.Compare: self._on_compare,
             m.Leave: self._on_leave,
         }
 
@@ -309,6 +313,10 @@ class Requests:
             slots = [slot for slot in pull.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
             page = page_of(self._store, slots, pull.cursor)
             self._outbox.reply(origin, m.PullReply(pull.request, self._view.digest, *page))
+
+    def _on_compare(self, origin: bytes, compare: m.Compare) -> None:
+        if self._admit(origin, compare, from_client=False):
+            self._outbox.reply(origin, self._anti_entropy.answer(compare))
 
     def _on_leave(self, origin: bytes, leave: m.Leave) -> None:
         if self._admit(origin, leave):

@@ -23,6 +23,7 @@ against the resident memory of a process by ``scripts/bench_store``.
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -107,6 +108,9 @@ class Store:
         self._tombstone_bytes_max = int(max_bytes * TOMBSTONE_SHARE)
         self._tables: list[dict[bytes, int]] = [{} for _ in range(slots)]
         self._table_bytes = [0] * slots
+        self._changed = bytearray(b"\1" * slots)
+        """Per slot 1 if its digest is out of date."""
+        self._digests = [b""] * slots
         self._compactable = 0
         self._hits = self._misses = self._evictions = self._expirations = 0
         self._tombstones_reaped = self._tombstones_dropped = self._refused = 0
@@ -128,6 +132,7 @@ class Store:
         self._reset()
 
     def _reset(self) -> None:
+        self._changed[:] = b"\1" * len(self._changed)
         self._records[:] = (_SENTINEL_RECORD, _SENTINEL_RECORD)
         self._keys[:] = (b"", b"")
         for ring in (self._before, self._after):
@@ -185,6 +190,19 @@ class Store:
         """Return the keys of one slot, of tombstones too."""
         return list(self._tables[slot])
 
+    def slot_digest(self, slot: int) -> bytes:
+        """Return eight bytes that are equal where two stores hold the same keys at the same versions."""
+        if self._changed[slot]:
+            self._changed[slot] = 0
+            records = self._records
+            held = sorted([key + records[index][:VERSION_BYTES] for key, index in self._tables[slot].items()])
+            self._digests[slot] = hashlib.md5(b"\0".join(held), usedforsecurity=False).digest()[:8]
+        return self._digests[slot]
+
+    def digest_cost(self, slot: int) -> int:
+        """Return how many entries ``slot_digest`` would have to look at."""
+        return len(self._tables[slot]) if self._changed[slot] else 0
+
     # Writing
 
     def merge(self, keys: list[bytes], records: list[bytes], now_ms: int) -> tuple[list[list[int | bytes]], list[int]]:
@@ -200,10 +218,12 @@ class Store:
         self._horizon = (now_ms + HORIZON_MS) // BUCKET_MS
         self._compactable = COMPACTED_ENTRIES_MAX
         tables, held_records, mask = self._tables, self._records, self._mask
+        changed = self._changed
         newer: list[list[int | bytes]] = []
         live: list[int] = []
         for position, (key, record) in enumerate(zip(keys, records, strict=True)):
             slot = crc32(key) & mask
+            changed[slot] = 1
             index = tables[slot].get(key)
             if index is None:
                 if record[16:22] > now_bytes:
@@ -355,7 +375,9 @@ class Store:
         after[previous] = following
         before[following] = previous
         key, record = self._keys[index], self._records[index]
-        del self._tables[crc32(key) & self._mask][key]
+        slot = crc32(key) & self._mask
+        del self._tables[slot][key]
+        self._changed[slot] = 1
         size = entry_bytes(key, record)
         self._bytes -= size
         if record[22] & TOMBSTONE:

@@ -223,6 +223,10 @@ def _indices(value: Any) -> list[int]:
     return [_int(item) for item in _list(value)]
 
 
+def _versions(value: Any) -> list[bytes]:
+    return [_version(item) for item in _list(value)]
+
+
 def _newer(value: Any) -> list[list[Any]]:
     return [[_int(index), _version(version)] for index, version in _list(value)]
 
@@ -257,10 +261,12 @@ _FIELDS: Final[dict[type[Message], tuple[Callable[[Any], Any], ...]]] = {
     m.Pull: (*_REQUEST, _indices, _bytes),
     m.PullReply: (*_ANSWER, _int, _bytes, _keys, _records),
     m.Leave: _REQUEST,
+    m.Compare: (*_REQUEST, _indices, _keys_to_read),
+    m.CompareReply: (*_ANSWER, _indices, _bool, _keys, _versions),
     m.Invalidations: (_text, _int, _int, _events),
 }
 
-_ALIGNED: Final = (m.Set, m.Update, m.Write, m.PullReply)
+_ALIGNED: Final = (m.Set, m.Update, m.Write, m.PullReply, m.Compare, m.CompareReply)
 """Their last two fields are lists of equal length."""
 
 _SCHEMAS: Final[dict[int, tuple[Any, tuple[Callable[[Any], Any], ...], bool]]] = {

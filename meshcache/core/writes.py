@@ -9,7 +9,7 @@ any view. Repeating a write is safe: records are stored only if newer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from meshcache.core import messages as m
 from meshcache.core.clock import clock_of
@@ -17,6 +17,11 @@ from meshcache.core.coordinator import Coordinator
 from meshcache.core.messages import Code
 from meshcache.core.record import VERSION_BYTES
 from meshcache.core.view import Owners
+
+LINGER_S: Final = 1.0
+"""How long an answered write waits for the owners beyond W before it leaves them a hint."""
+LINGERING_MAX: Final = 2000
+"""Answered writes that wait at most; with more, hints are left at once."""
 
 
 class WriteGroup:
@@ -81,6 +86,7 @@ class QuorumWrite:
         self.live: set[int] = set()
         self.errors: dict[int, list[int]] = {}
         self.groups: list[WriteGroup] = []
+        self._complete: list[WriteGroup] = []
         self._restamp_allowed = restamp
         self._keys = keys
         self._records = records
@@ -99,6 +105,7 @@ class QuorumWrite:
             coordinator.begin(self, self.deadline)
         else:
             self.done(self.errors, self.live)
+            self._linger()
 
     def _start_group(self, group: WriteGroup) -> None:
         coordinator = self.coordinator
@@ -112,8 +119,7 @@ class QuorumWrite:
             newer, live = coordinator.store.merge(group.keys, group.records, coordinator.wall_ms)
             self._note_ack(group, coordinator.own_id, newer, live)
         self._ask_missing(group)
-        if not group.complete():
-            self.groups.append(group)
+        (self._complete if group.complete() else self.groups).append(group)
 
     def _ask_missing(self, group: WriteGroup) -> None:
         coordinator = self.coordinator
@@ -132,8 +138,12 @@ class QuorumWrite:
     def on_answer(self, group: WriteGroup, node_id: str, answer: m.WriteReply) -> None:
         """A replica has stored the group's records, or holds newer ones."""
         group.asked.pop(node_id, None)
-        self._note_ack(group, node_id, answer.newer, answer.live)
-        self._settle()
+        if self in self.coordinator.lingering:
+            group.acked[node_id] = None
+            self._end_if_through()
+        else:
+            self._note_ack(group, node_id, answer.newer, answer.live)
+            self._settle()
 
     def _note_ack(self, group: WriteGroup, node_id: str, newer: list[list[Any]], live: list[int]) -> None:
         group.acked[node_id] = None
@@ -163,6 +173,9 @@ class QuorumWrite:
     def on_lost(self, group: WriteGroup, node_id: str) -> None:
         """The node may or may not have stored it; it is asked again when its link is back, which is safe."""
         group.asked.pop(node_id, None)
+        if self in self.coordinator.lingering:
+            self.coordinator.keep_hint(node_id, group.keys, group.records)
+            self._end_if_through()
 
     on_reject = on_lost
     """A replica that did not execute it is as good as one that did not answer: both can be asked again."""
@@ -185,7 +198,11 @@ class QuorumWrite:
         self._settle()
 
     def on_timer(self) -> None:
-        """The deadline: say how far it got."""
+        """The deadline: say how far it got. Or the end of waiting for those that were not needed."""
+        if self in self.coordinator.lingering:
+            self._hint_outstanding()
+            self.coordinator.end(self)
+            return
         for group in self.groups:
             if not group.complete():
                 self._fail(group)
@@ -197,7 +214,32 @@ class QuorumWrite:
         self.errors.update({index: [int(Code.QUORUM), group.needed, received] for index in group.indices})
 
     def _settle(self) -> None:
+        self._complete += [group for group in self.groups if group.complete()]
         self.groups = [group for group in self.groups if not group.complete()]
         if not self.groups and self in self.coordinator.pending:
             self.coordinator.end(self)
             self.done(self.errors, self.live)
+            self._linger()
+
+    def _linger(self) -> None:
+        """Answered: see to the owners that have not stored it. Those that are asked get a moment, the others a hint."""
+        coordinator = self.coordinator
+        for group in self._complete:
+            for node_id in group.targets():
+                if node_id not in group.acked and node_id not in group.asked and node_id != coordinator.own_id:
+                    coordinator.keep_hint(node_id, group.keys, group.records)
+        if any(group.asked for group in self._complete):
+            if len(coordinator.lingering) < LINGERING_MAX:
+                coordinator.lingering[self] = None
+                coordinator.wake(self, coordinator.now + LINGER_S)
+            else:
+                self._hint_outstanding()
+
+    def _hint_outstanding(self) -> None:
+        for group in self._complete:
+            for node_id in group.asked:
+                self.coordinator.keep_hint(node_id, group.keys, group.records)
+
+    def _end_if_through(self) -> None:
+        if not any(group.asked for group in self._complete):
+            self.coordinator.end(self)

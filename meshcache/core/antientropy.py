@@ -1,0 +1,205 @@
+"""Anti-entropy: owners of a slot compare what they hold, all the time and a little at a time.
+
+Every ``INTERVAL_S`` a node sends the digests of some of its slots to another owner of them. The other answers with the
+slots that differ and, for the first of these, with all its keys and versions. What is newer there is fetched, what is
+newer here is sent. Stores merge by version, so any order and any repetition is safe.
+
+Eviction is not a delete: a key that only one side has may have been evicted by the other, and repair must not fight
+that. Such keys are copied only to a side that has not evicted anything for ``FILL_AFTER_MS``. Versions younger than
+``SETTLE_MS`` are left alone, since their writes may still be under way. While slots move, movement.py does the work.
+
+Digests are made when asked for and kept until the slot changes: a mesh at rest compares bytes it already has.
+
+Sources: Demers et al. 1987 for anti-entropy; Dynamo for digests by range (here a slot, where a tree would have leaves).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from meshcache.core import messages as m
+from meshcache.core.coordinator import Coordinator
+from meshcache.core.membership import State
+from meshcache.core.record import VERSION_BYTES, expiry_bytes
+
+INTERVAL_S: Final = 0.25
+SLOTS_PER_ROUND: Final = 64
+ENTRIES_PER_ROUND: Final = 4000
+"""Entries whose digest is computed in one round at most: about three milliseconds."""
+SETTLE_MS: Final = 2000
+FILL_AFTER_MS: Final = 60_000
+DEADLINE_S: Final = 2.0
+BATCH_KEYS: Final = 512
+
+
+class AntiEntropy:
+    """The comparisons that one node makes."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.compared_slots = 0
+        self.differing_slots = 0
+        self.fetched = 0
+        self.sent = 0
+        self.passed_at: float | None = None
+        """When the last pass over all slots was complete."""
+        self._next_slot = 0
+        self._turn = 0
+        """Which of a slot's other owners is asked: the next one in each pass."""
+        self._next_at = 0.0
+        self._evictions = 0
+        self._evicted_ms = -FILL_AFTER_MS
+
+    def run(self) -> None:
+        """Begin a round if it is time. Called by housekeeping."""
+        coordinator = self.coordinator
+        if coordinator.now < self._next_at:
+            return
+        self._next_at = coordinator.now + INTERVAL_S
+        evictions = coordinator.store.statistics().evictions
+        if evictions != self._evictions:
+            self._evictions, self._evicted_ms = evictions, coordinator.wall_ms
+        if coordinator.view.former or not coordinator.membership.peers():
+            return
+        for node_id, slots in self._choose().items():
+            self._compare(node_id, slots)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what was compared and repaired since the start; ``pass_age_s``: since the last whole pass."""
+        age = None if self.passed_at is None else round(self.coordinator.now - self.passed_at, 1)
+        return {
+            "compared_slots": self.compared_slots,
+            "differing_slots": self.differing_slots,
+            "fetched": self.fetched,
+            "sent": self.sent,
+            "pass_age_s": age,
+        }
+
+    @property
+    def fills(self) -> bool:
+        """Tell whether this node takes keys that it lacks: it does not if it may have evicted them itself."""
+        return self.coordinator.wall_ms - self._evicted_ms >= FILL_AFTER_MS
+
+    def _choose(self) -> dict[str, list[int]]:
+        """Return the next slots to compare, by whom to compare them with."""
+        coordinator, view = self.coordinator, self.coordinator.view
+        chosen: dict[str, list[int]] = {}
+        count = entries = 0
+        while count < SLOTS_PER_ROUND and entries < ENTRIES_PER_ROUND and self._next_slot < view.ring.slots:
+            slot = self._next_slot
+            self._next_slot += 1
+            others = [node_id for node_id in view.ring.owners[slot] if node_id != coordinator.own_id]
+            if not view.owned[slot] or not view.held[slot] or not others:
+                continue
+            partner = others[self._turn % len(others)]
+            if coordinator.membership.state_of(partner) == State.ALIVE:
+                chosen.setdefault(partner, []).append(slot)
+                count += 1
+                entries += coordinator.store.digest_cost(slot)
+        if self._next_slot >= view.ring.slots:
+            self._next_slot = 0
+            self._turn += 1
+            self.passed_at = coordinator.now
+        return chosen
+
+    def _compare(self, node_id: str, slots: list[int]) -> None:
+        coordinator = self.coordinator
+        digests = [coordinator.store.slot_digest(slot) for slot in slots]
+        self.compared_slots += len(slots)
+        coordinator.ask(
+            self, slots, node_id, coordinator.now + DEADLINE_S,
+            lambda request, boot, deadline_ms, view: m.Compare(request, boot, deadline_ms, view, slots, digests),
+        )  # fmt: skip
+
+    def answer(self, compare: m.Compare) -> m.CompareReply:
+        """Say which slots differ here, and what this node has of the first of them."""
+        coordinator = self.coordinator
+        slots, view = coordinator.view.ring.slots, coordinator.view
+        differing = [
+            slot
+            for slot, digest in zip(compare.slots[:SLOTS_PER_ROUND], compare.digests, strict=False)
+            if 0 <= slot < slots and view.held[slot] and coordinator.store.slot_digest(slot) != digest
+        ]
+        keys: list[bytes] = []
+        versions: list[bytes] = []
+        for slot in differing[:1]:
+            keys, versions = self._settled(slot)
+        return m.CompareReply(compare.request, view.digest, differing, self.fills, keys, versions)
+
+    def _settled(self, slot: int) -> tuple[list[bytes], list[bytes]]:
+        """Return keys and versions of a slot, but for what is too young or has expired; as many as a message holds."""
+        store, wall_ms = self.coordinator.store, self.coordinator.wall_ms
+        before = (wall_ms - SETTLE_MS).to_bytes(6, "big")
+        soon = expiry_bytes(wall_ms + SETTLE_MS)
+        keys, versions = [], []
+        for key in sorted(store.keys_of_slot(slot))[: m.BATCH_OPS_MAX]:
+            record = store.peek(key)
+            if record is not None and record[:6] <= before and record[16:22] > soon:
+                keys.append(key)
+                versions.append(record[:VERSION_BYTES])
+        return keys, versions
+
+    def on_answer(self, group: list[int], node_id: str, answer: m.CompareReply | m.ReadReply) -> None:
+        """Take what a partner said: which slots differ, or the records fetched from it."""
+        coordinator = self.coordinator
+        if isinstance(answer, m.ReadReply):
+            pairs = [
+                (key, record) for key, record in zip(self._fetching(group), answer.records, strict=False) if record
+            ]
+            coordinator.store.merge([key for key, _ in pairs], [record for _, record in pairs], coordinator.wall_ms)
+            self.fetched += len(pairs)
+            return
+        self.differing_slots += len(answer.slots)
+        if answer.slots and answer.slots[0] in group:
+            self._reconcile(answer.slots[0], node_id, answer)
+            rest = [slot for slot in answer.slots[1:] if slot in group]
+            if rest:
+                self._compare(node_id, rest)
+
+    @staticmethod
+    def _fetching(group: list[int] | list[bytes]) -> list[bytes]:
+        return [key for key in group if isinstance(key, bytes)]
+
+    def _reconcile(self, slot: int, node_id: str, theirs: m.CompareReply) -> None:
+        keys, versions = self._settled(slot)
+        mine = dict(zip(keys, versions, strict=True))
+        others = dict(zip(theirs.keys, theirs.versions, strict=True))
+        # Of a slot with more keys than a message holds, only the part that both have listed can be compared.
+        limit = min((max(part) for part in (mine, others) if len(part) >= m.BATCH_OPS_MAX), default=None)
+        fetch = [
+            key
+            for key, version in others.items()
+            if (limit is None or key <= limit) and (mine[key] < version if key in mine else self.fills)
+        ]
+        send = [
+            key
+            for key, version in mine.items()
+            if (limit is None or key <= limit) and (others[key] < version if key in others else theirs.fills)
+        ]
+        for start in range(0, len(fetch), BATCH_KEYS):
+            self._fetch(node_id, fetch[start : start + BATCH_KEYS])
+        for start in range(0, len(send), BATCH_KEYS):
+            self._send(node_id, send[start : start + BATCH_KEYS])
+
+    def _fetch(self, node_id: str, keys: list[bytes]) -> None:
+        self.coordinator.ask(
+            self, keys, node_id, self.coordinator.now + DEADLINE_S,
+            lambda request, boot, deadline_ms, view: m.Read(request, boot, deadline_ms, view, keys),
+        )  # fmt: skip
+
+    def _send(self, node_id: str, keys: list[bytes]) -> None:
+        coordinator = self.coordinator
+        found = [(key, record) for key in keys if (record := coordinator.store.peek(key)) is not None]
+        self.sent += len(found)
+        coordinator.send_repair(node_id, [key for key, _ in found], [record for _, record in found])
+
+    def on_lost(self, group: object, node_id: str) -> None:
+        """The next pass comes to these slots again."""
+
+    on_reject = on_lost
+
+    def on_timer(self) -> None:
+        """Nothing: housekeeping calls ``run``."""
+
+    def replan(self) -> None:
+        """Nothing: the next round goes by the new ring."""

@@ -1,0 +1,115 @@
+"""Hinted handoff: writes that an owner has missed, kept for it in bounded memory until it can take them.
+
+A write is done at W acks; for the owners that have not acked by then the coordinator keeps the records, the latest per
+key, and delivers them when the node answers again. Hints never count towards W. They are for a node that is slow,
+paused or cut off for a moment: one that is declared dead asks for all it missed when it comes back (movement.py), so
+its hints are dropped. What does not fit is dropped too, oldest first, and left to anti-entropy.
+
+Source: Dynamo (DeCandia et al. 2007), with Cassandra's rule that hints do not count.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from meshcache.core import messages as m
+from meshcache.core.coordinator import Coordinator
+from meshcache.core.membership import State
+
+HINT_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Keys and records kept for one node."""
+PAGE_KEYS: Final = 512
+PAGE_BYTES: Final = 256 * 1024
+DELIVER_DEADLINE_S: Final = 2.0
+
+
+class Hints:
+    """What one coordinator keeps for owners that missed it."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.kept = 0
+        self.delivered = 0
+        self.dropped = 0
+        self._waiting: dict[str, dict[bytes, bytes]] = {}
+        self._bytes: dict[str, int] = {}
+        self._asked_at: dict[str, float] = {}
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the number of hints by node, and what became of those before."""
+        return {
+            "waiting": {node_id: len(hints) for node_id, hints in self._waiting.items()},
+            "kept": self.kept,
+            "delivered": self.delivered,
+            "dropped": self.dropped,
+        }
+
+    def add(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
+        """Keep records for a node."""
+        hints = self._waiting.setdefault(node_id, {})
+        size = self._bytes.get(node_id, 0)
+        for key, record in zip(keys, records, strict=True):
+            held = hints.pop(key, None)
+            if held is not None:
+                size -= len(key) + len(held)
+            hints[key] = record if held is None or record > held else held
+            size += len(key) + len(hints[key])
+            self.kept += 1
+        while size > HINT_BYTES_MAX and hints:
+            oldest = next(iter(hints))
+            size -= len(oldest) + len(hints.pop(oldest))
+            self.dropped += 1
+        self._bytes[node_id] = size
+
+    def run(self) -> None:
+        """Deliver to whoever is back; forget the gone. Called by housekeeping."""
+        now = self.coordinator.now
+        for node_id in list(self._waiting):
+            state = self.coordinator.membership.state_of(node_id)
+            if state >= State.DEAD or not self._waiting[node_id]:
+                self.dropped += len(self._waiting.pop(node_id))
+                self._bytes.pop(node_id, None)
+                self._asked_at.pop(node_id, None)
+            elif state == State.ALIVE and now - self._asked_at.get(node_id, -DELIVER_DEADLINE_S) >= DELIVER_DEADLINE_S:
+                self._deliver(node_id)
+
+    def _deliver(self, node_id: str) -> None:
+        keys: list[bytes] = []
+        records: list[bytes] = []
+        size = 0
+        for key, record in self._waiting[node_id].items():
+            if keys and (len(keys) >= PAGE_KEYS or size + len(record) > PAGE_BYTES):
+                break
+            keys.append(key)
+            records.append(record)
+            size += len(record)
+        if keys and self.coordinator.ask(
+            self, (keys, records), node_id, self.coordinator.now + DELIVER_DEADLINE_S,
+            lambda request, boot, deadline_ms, view: m.Write(request, boot, deadline_ms, view, True, keys, records),
+        ):  # fmt: skip
+            self._asked_at[node_id] = self.coordinator.now
+
+    def on_answer(self, group: tuple[list[bytes], list[bytes]], node_id: str, answer: m.WriteReply) -> None:  # noqa: ARG002
+        """The node has these records, or newer ones: forget them, and go on with the next."""
+        hints = self._waiting.get(node_id, {})
+        for key, record in zip(*group, strict=True):
+            if hints.get(key) == record:
+                del hints[key]
+                self._bytes[node_id] -= len(key) + len(record)
+                self.delivered += 1
+        self._asked_at.pop(node_id, None)
+        if hints:
+            self._deliver(node_id)
+
+    def on_lost(self, group: object, node_id: str) -> None:  # noqa: ARG002  (the hints are still there)
+        """Housekeeping tries again."""
+        self._asked_at.pop(node_id, None)
+
+    on_reject = on_lost
+
+    def on_timer(self) -> None:
+        """Nothing: housekeeping calls ``run``."""
+
+    def replan(self) -> None:
+        """A link came up, perhaps one that is waited for."""
+        self.run()
