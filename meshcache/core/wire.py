@@ -80,6 +80,12 @@ def _int(value: Any) -> int:
     return value
 
 
+def _float(value: Any) -> float:
+    if type(value) is not float and type(value) is not int:
+        raise TypeError("must be a number")
+    return float(value)
+
+
 def _bool(value: Any) -> bool:
     if type(value) is not bool:
         raise TypeError("must be a boolean")
@@ -180,7 +186,7 @@ _FACT_CHECKS: Final[tuple[Callable[[Any], Any], ...]] = (
     _text,
     _text,
     _text,
-    float,
+    _float,
     _int,
     _int,
     _int,

@@ -88,6 +88,8 @@ class QuorumWrite:
         self.groups: list[WriteGroup] = []
         self._complete: list[WriteGroup] = []
         self._restamp_allowed = restamp
+        self._restamped: dict[int, None] = {}
+        """Indices of the keys that were stamped once more: each is at most once."""
         self._keys = keys
         self._records = records
 
@@ -153,22 +155,18 @@ class QuorumWrite:
 
     def _restamp(self, group: WriteGroup, newer: list[list[Any]]) -> None:
         """Write keys once more, with a stamp past the greater version that a replica holds."""
-        self._restamp_allowed = False
-        coordinator = self.coordinator
-        places = [i for i, _ in newer if 0 <= i < len(group.keys)]
+        coordinator, indices = self.coordinator, group.indices
+        places = [i for i, _ in newer if 0 <= i < len(indices) and indices[i] not in self._restamped]
+        if not places:
+            return
         for _, version in newer:
             coordinator.clock.merge(clock_of(version), coordinator.wall_ms)
-        version = coordinator.clock.tick(coordinator.wall_ms)
         coordinator.restamps += len(places)
-        self._start_group(
-            WriteGroup(
-                group.owners,
-                group.former,
-                [group.keys[i] for i in places],
-                [version + group.records[i][VERSION_BYTES:] for i in places],
-                [group.indices[i] for i in places],
-            )
-        )
+        self._restamped.update(dict.fromkeys(indices[i] for i in places))
+        # A stamp for each: a batch may have a key twice, and the later content must win again.
+        records = [coordinator.clock.tick(coordinator.wall_ms) + group.records[i][VERSION_BYTES:] for i in places]
+        keys = [group.keys[i] for i in places]
+        self._start_group(WriteGroup(group.owners, group.former, keys, records, [indices[i] for i in places]))
 
     def on_lost(self, group: WriteGroup, node_id: str) -> None:
         """The node may or may not have stored it; it is asked again when its link is back, which is safe."""

@@ -170,7 +170,9 @@ class History:
             operation.open = True
 
     def _end_add(self, operation: Operation) -> None:
-        if operation.result:
+        if not operation.result:
+            operation.open = True  # this may be the answer to a copy that came after it had succeeded
+        else:
             (key,) = operation.keys
             for other in self._adds.get(key, ()) if self.atomic else ():
                 between = [
@@ -184,7 +186,9 @@ class History:
             self._end_set(operation)
 
     def _end_cas(self, operation: Operation) -> None:
-        if operation.result:
+        if not operation.result:
+            operation.open = True  # as above
+        else:
             (key,) = operation.keys
             other = self._replaced.setdefault((key, operation.expected), operation)
             if other is not operation and self.atomic:

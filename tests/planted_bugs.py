@@ -1,0 +1,213 @@
+"""Bugs to plant into the core, each of which a checker of the simulation must find.
+
+A checker that cannot fail checks nothing. Each bug here breaks one rule that some module's docstring states, in the
+way a hurried change would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from meshcache.core import membership, reads, requests, store, updates, writes
+from meshcache.core import messages as m
+from meshcache.core.clock import HybridClock
+from meshcache.core.record import HEADER_BYTES, is_tombstone
+from meshcache.core.view import View
+from meshcache.simulation.network import Weather
+from meshcache.simulation.workload import Mix
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def ack_without_storing(patch: pytest.MonkeyPatch) -> None:
+    """A replica acknowledges what it has not stored."""
+
+    def on_write(self: Any, origin: bytes, write: m.Write) -> None:
+        if self._admit(origin, write, from_client=False) and write.request:
+            self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, [], []))
+
+    patch.setattr(requests.Requests, "_on_write", on_write)
+
+
+def done_at_one_copy_less(patch: pytest.MonkeyPatch) -> None:
+    """A write is done at W - 1 copies."""
+    start_group = writes.QuorumWrite._ask_missing
+
+    def ask_missing(self: Any, group: Any) -> None:
+        group.needed = max(1, group.needed - 1)
+        start_group(self, group)
+
+    patch.setattr(writes.QuorumWrite, "_ask_missing", ask_missing)
+
+
+def oldest_wins(patch: pytest.MonkeyPatch) -> None:
+    """Of what the replicas hold the oldest version is taken, and written back."""
+    judge = reads.QuorumRead._judge
+
+    def oldest(self: Any, group: Any, key: bytes) -> tuple[bool, bytes | None]:
+        certain, winner = judge(self, group, key)
+        held = [answers[key] for answers in group.answers.values() if answers.get(key) is not None]
+        return certain, min(held) if winner is not None else None
+
+    patch.setattr(reads.QuorumRead, "_judge", oldest)
+
+
+def older_overwrites(patch: pytest.MonkeyPatch) -> None:
+    """A store takes what arrives last, whatever its version."""
+    merge = store.Store.merge
+
+    def overwrite(self: Any, keys: list[bytes], records: list[bytes], now_ms: int) -> Any:
+        for key in keys:
+            self.drop_key(key)
+        return merge(self, keys, records, now_ms)
+
+    patch.setattr(store.Store, "merge", overwrite)
+
+
+def wall_clock_stamps(patch: pytest.MonkeyPatch) -> None:
+    """Versions are the wall time, and nobody's clock follows another's."""
+
+    def tick(self: Any, wall_ms: int) -> bytes:
+        self.latest = max(self.latest % 65536 + 1, 1) % 65536 | wall_ms << 16
+        return bytes(self.latest.to_bytes(8, "big") + self._suffix)
+
+    patch.setattr(HybridClock, "tick", tick)
+    patch.setattr(HybridClock, "merge", lambda self, clock, wall_ms: True)
+
+
+def superseded_is_done(patch: pytest.MonkeyPatch) -> None:
+    """A write that a replica refused for being older counts as stored."""
+    patch.setattr(writes.QuorumWrite, "_restamp", lambda self, group, newer: None)
+
+
+def former_owners_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """During a ring change only the current owners are written to and read from."""
+    patch.setattr(View, "former_owners", lambda self, slot: ())
+
+
+def owner_sets_mixed(patch: pytest.MonkeyPatch) -> None:
+    """During a ring change R holders of the current and the former owners together are enough."""
+    patch.setattr(reads.ReadGroup, "sets", lambda self: [tuple(self.targets())])
+
+
+def slots_gained_with_leftovers(patch: pytest.MonkeyPatch) -> None:
+    """A node that becomes an owner votes with what it was left with from an earlier time."""
+    patch.setattr(View, "gained", lambda self, ring: [])
+
+
+def no_refutation(patch: pytest.MonkeyPatch) -> None:
+    """A node does not contradict what is said of it."""
+    patch.setattr(membership.Membership, "_refute", lambda self, said, now: False)
+
+
+def no_gossip(patch: pytest.MonkeyPatch) -> None:
+    """News is not passed on, and tables are not compared."""
+    patch.setattr(membership.Membership, "_spread", lambda self, news: None)
+    patch.setattr(membership.Membership, "on_ack", lambda self, node_id, address, ack, now: self.heard(node_id, now))
+
+
+def updates_anywhere(patch: pytest.MonkeyPatch) -> None:
+    """Whoever is asked for an atomic update runs it."""
+
+    def distribute(self: Any) -> None:
+        indices, self._unsent = self._unsent, []
+        for index in indices:
+            updates.KeyUpdate(self, index).start()
+
+    patch.setattr(updates.UpdateBatch, "_distribute", distribute)
+
+
+def updates_unlocked(patch: pytest.MonkeyPatch) -> None:
+    """Two updates of a key read at the same time, and neither looks again before it writes."""
+    start = updates.KeyUpdate.start
+
+    def unlocked(self: Any) -> None:
+        self.batch.updates.locked.pop(self.key, None)
+        start(self)
+
+    patch.setattr(updates.KeyUpdate, "start", unlocked)
+    patch.setattr(store.Store, "peek", lambda self, key: None)
+
+
+def answers_mixed_up(patch: pytest.MonkeyPatch) -> None:
+    """A batch is answered in another order than it was asked."""
+    reply = requests.Requests._reply_records
+    patch.setattr(
+        requests.Requests, "_reply_records", lambda self, origin, get, found: reply(self, origin, get, found[::-1])
+    )
+
+
+def expiry_ignored(patch: pytest.MonkeyPatch) -> None:
+    """What has expired is still served."""
+    read = store.Store.read
+    patch.setattr(store.Store, "read", lambda self, keys, now_bytes: read(self, keys, bytes(6)))
+    patch.setattr(store.Store, "expire", lambda self, now_ms, budget: False)
+
+
+def limits_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A full store takes more."""
+    patch.setattr(store.Store, "_make_room", lambda self, *_: None)
+
+
+def deadline_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A write that never reaches its quorum waits for ever."""
+    patch.setattr(writes.QuorumWrite, "on_timer", lambda self: None)
+
+
+def deletes_leave_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A replica forgets a key on delete, instead of keeping the tombstone."""
+    merge = store.Store.merge
+
+    def forget(self: Any, keys: list[bytes], records: list[bytes], now_ms: int) -> Any:
+        outcome = merge(self, keys, records, now_ms)
+        for key, record in zip(keys, records, strict=True):
+            if len(record) == HEADER_BYTES and is_tombstone(record):
+                self.drop_key(key)
+        return outcome
+
+    patch.setattr(store.Store, "merge", forget)
+
+
+HARSH: Final = Weather(delay_s=0.01, loss=0.05, duplication=0.5, in_order=False, stale=0.5)
+HOT: Final = Mix(values=2, counters=1, guards=1, think_s=0.02, short_lived=0.0)
+SHORT_LIVED: Final = {"skew_ms": 0, "mix": Mix(values=2, think_s=0.3, short_lived=1.0)}
+BUSY: Final = {"weather": HARSH, "mix": HOT, "skew_ms": 2000, "clients": 4, "lanes": 2, "stray": 0.5}
+TWO_OF_TWO: Final = {**BUSY, "nodes": 4, "replicas": 2, "write_quorum": 2, "read_quorum": 1}
+TWO_OF_THREE: Final = {**BUSY, "nodes": 4, "replicas": 3, "write_quorum": 2, "read_quorum": 2}
+ONE: Final = {**BUSY, "nodes": 4, "replicas": 1, "write_quorum": 1, "read_quorum": 1}
+FULL: Final = {**TWO_OF_TWO, "max_entries": 2, "max_bytes": 800}
+
+
+class Trap(NamedTuple):
+    """Where a bug shows: under which faults and plan, to which checker."""
+
+    kind: str
+    plan: dict[str, Any]
+    checker: str
+    seed: int = 0
+    """Looked at first: one of the seeds that show it."""
+
+
+TRAPS: Final[dict[Plant, Trap]] = {
+    ack_without_storing: Trap("single", TWO_OF_TWO, "fresh"),
+    done_at_one_copy_less: Trap("weather", TWO_OF_THREE, "fresh"),
+    oldest_wins: Trap("weather", TWO_OF_THREE, "fresh"),
+    older_overwrites: Trap("weather", TWO_OF_TWO, "fresh", 2),
+    wall_clock_stamps: Trap("weather", TWO_OF_TWO, "fresh"),
+    superseded_is_done: Trap("weather", TWO_OF_THREE, "fresh", 4),
+    former_owners_forgotten: Trap("single", TWO_OF_TWO, "fresh", 8),
+    owner_sets_mixed: Trap("single", ONE, "fresh"),
+    slots_gained_with_leftovers: Trap("single", ONE, "fresh", 2),
+    no_refutation: Trap("single", TWO_OF_TWO, "fresh", 1),
+    no_gossip: Trap("single", TWO_OF_TWO, "convergence", 7),
+    updates_anywhere: Trap("weather", TWO_OF_TWO, "atomic"),
+    updates_unlocked: Trap("weather", TWO_OF_THREE, "atomic"),
+    answers_mixed_up: Trap("weather", TWO_OF_TWO, "integrity"),
+    expiry_ignored: Trap("weather", SHORT_LIVED, "lifetime", 1),
+    limits_ignored: Trap("chaos", FULL, "memory"),
+    deadline_forgotten: Trap("weather", TWO_OF_TWO, "deadline"),
+    deletes_leave_nothing: Trap("weather", TWO_OF_THREE, "fresh", 8),
+}

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from meshcache.simulation.simulator import Plan, Simulation
+
+SEEDS = (3, 5, 7)
+"""One of each kind of faults."""
+
+PROGRAM = """
+from meshcache.simulation.simulator import simulate
+print(*[simulate(seed).world.digest for seed in {seeds}])
+"""
+
+
+def digests(hash_seed: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(seeds=SEEDS)],
+        cwd=Path(__file__).parent.parent, env={"PYTHONHASHSEED": hash_seed}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_seed_leaves_the_same_trace_whatever_the_hash_seed() -> None:
+    assert {Plan.draw(seed).kind for seed in SEEDS} == {"weather", "single", "chaos"}
+    first, second = digests("1"), digests("2")
+    traces = first.communicate(timeout=100)[0].split(), second.communicate(timeout=100)[0].split()
+    assert len(traces[0]) == len(SEEDS)
+    assert traces[0] == traces[1]
+
+
+def test_different_seeds_and_different_runs_are_told_apart() -> None:
+    def digest(seed: int, until: float) -> str:
+        simulation = Simulation(Plan.draw(seed))
+        for host in simulation.mesh.nodes.values():
+            host.start()
+        simulation.world.run_until(until)
+        return simulation.world.digest
+
+    assert digest(1, 1.0) == digest(1, 1.0)
+    assert digest(1, 1.0) != digest(2, 1.0)
+    assert digest(1, 1.0) != digest(1, 1.3)

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from planted_bugs import TRAPS, Plant
+
+from meshcache.simulation.history import History, Operation, Violation
+from meshcache.simulation.simulator import Plan, Simulation
+
+SEEDS = 28
+"""How many seeds each run of the tests simulates; scripts/simulate does thousands."""
+
+SEEDS_FOR_A_BUG = 16
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, 4))
+def test_no_promise_is_broken_whatever_a_seed_draws(first: int) -> None:
+    for seed in range(first, first + 4):
+        simulation = Simulation(Plan.draw(seed))
+        try:
+            simulation.run()
+        except Violation as violation:
+            pytest.fail(f"{violation}\nreplay: scripts/simulate --seed {seed} --trace")
+        history = simulation.history
+        assert history.hits > 0
+        assert len(history.operations) > history.errors
+
+
+def test_seeds_draw_every_kind_of_faults_and_both_levels_of_promise() -> None:
+    plans = [Plan.draw(seed) for seed in range(SEEDS)]
+    assert {plan.kind for plan in plans} == {"weather", "single", "chaos"}
+    assert {plan.strict for plan in plans} == {True, False}
+    assert len({(plan.replicas, plan.write_quorum, plan.read_quorum) for plan in plans}) > 5
+
+
+@pytest.mark.parametrize("plant", TRAPS, ids=lambda plant: plant.__name__)
+def test_a_planted_bug_is_found_by_the_checker_of_the_promise_it_breaks(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = TRAPS[plant]
+    plant(monkeypatch)
+    found = []
+    for seed in [trap.seed, *range(SEEDS_FOR_A_BUG)]:
+        try:
+            Simulation(replace(Plan.draw(seed), kind=trap.kind, **trap.plan)).run()
+        except Violation as violation:
+            found.append(str(violation).partition(":")[0])
+        if trap.checker in found:
+            return
+    pytest.fail(f"{plant.__doc__} {trap.checker} did not see it in {SEEDS_FOR_A_BUG} seeds, but found {found}")
+
+
+# The checkers by themselves
+
+
+class Told:
+    """A history told by hand."""
+
+    def __init__(self, *, fresh: bool = True, atomic: bool = True) -> None:
+        self.history = History(fresh=fresh, atomic=atomic)
+        self.number = 0
+
+    def tell(
+        self, name: str, key: str, start: float, end: float, *, written: object = None, result: object = None,
+        error: Exception | None = None, is_open: bool = False, ttl_s: float | None = None, expected: bytes = b"",
+    ) -> None:  # fmt: skip
+        self.number += 1
+        operation = Operation(self.number, "c", name, (key,), start, 1.0, written)
+        operation.expected = expected
+        if ttl_s is not None:
+            operation.ttl_s = ttl_s
+        self.history.begin(operation)
+        self.history.end(operation, end, result, error, is_open)
+
+
+def test_a_read_may_miss_but_not_return_what_was_overwritten_before_it() -> None:
+    told = Told()
+    told.tell("set", "v", 0.0, 0.1, written="v=1")
+    told.tell("set", "v", 0.2, 0.3, written="v=2")
+    told.tell("get", "v", 0.4, 0.5)
+    told.tell("get", "v", 0.4, 0.5, result="v=2")
+    with pytest.raises(Violation, match="fresh"):
+        told.tell("get", "v", 0.4, 0.5, result="v=1")
+
+
+def test_a_deleted_value_must_not_come_back() -> None:
+    told = Told()
+    told.tell("set", "v", 0.0, 0.1, written="v=1")
+    told.tell("delete", "v", 0.2, 0.3)
+    with pytest.raises(Violation, match="fresh"):
+        told.tell("get", "v", 0.4, 0.5, result="v=1")
+
+
+def test_writes_that_overlap_may_be_seen_in_either_order() -> None:
+    told = Told()
+    told.tell("set", "v", 0.0, 0.3, written="v=1")
+    told.tell("set", "v", 0.2, 0.5, written="v=2")
+    told.tell("get", "v", 0.6, 0.7, result="v=1")
+    told.tell("get", "v", 0.6, 0.7, result="v=2")
+
+
+def test_an_open_write_may_show_at_any_time_and_a_refused_one_never() -> None:
+    told = Told()
+    told.tell("set", "v", 0.0, 0.1, written="v=1", error=TimeoutError(), is_open=True)
+    told.tell("set", "v", 0.2, 0.3, written="v=2")
+    told.tell("get", "v", 0.4, 0.5, result="v=1")
+    told.tell("set", "v", 0.6, 0.7, written="v=3", error=ConnectionError())
+    with pytest.raises(Violation, match="refused"):
+        told.tell("get", "v", 0.8, 0.9, result="v=3")
+
+
+def test_a_value_belongs_to_its_key() -> None:
+    told = Told(fresh=False)
+    told.tell("set", "v", 0.0, 0.1, written="v=1")
+    with pytest.raises(Violation, match="integrity"):
+        told.tell("get", "w", 0.2, 0.3, result="v=1")
+    with pytest.raises(Violation, match="integrity"):
+        told.tell("get", "v", 0.2, 0.3, result="v=9")
+
+
+def test_an_expired_value_is_not_served() -> None:
+    told = Told()
+    told.tell("set", "v", 0.0, 0.1, written="v=1", ttl_s=0.5)
+    told.tell("get", "v", 0.7, 0.8, result="v=1")
+    with pytest.raises(Violation, match="lifetime"):
+        told.tell("get", "v", 0.95, 0.96, result="v=1")
+
+
+def test_counters_neither_repeat_nor_go_back() -> None:
+    told = Told()
+    told.tell("incr", "c", 0.0, 0.1, result=1)
+    told.tell("incr", "c", 0.2, 0.3, result=3)
+    with pytest.raises(Violation, match="went back"):
+        told.tell("incr", "c", 0.4, 0.5, result=2)
+    with pytest.raises(Violation, match="twice"):
+        told.tell("incr", "c", 0.25, 0.5, result=3)
+    with pytest.raises(Violation, match="older"):
+        told.tell("count", "c", 0.6, 0.7, result=2)
+
+
+def test_one_add_and_one_cas_win() -> None:
+    told = Told()
+    told.tell("add", "g", 0.0, 0.1, written="g=1", result=True)
+    told.tell("delete", "g", 0.2, 0.3)
+    told.tell("add", "g", 0.4, 0.5, written="g=2", result=True)
+    with pytest.raises(Violation, match="two adds"):
+        told.tell("add", "g", 0.6, 0.7, written="g=3", result=True)
+    told.tell("cas", "g", 0.8, 0.9, written="g=4", result=True, expected=b"a")
+    with pytest.raises(Violation, match="two cas"):
+        told.tell("cas", "g", 0.8, 0.9, written="g=5", result=True, expected=b"a")
+
+
+def test_an_operation_ends_by_its_deadline() -> None:
+    told = Told()
+    with pytest.raises(Violation, match="deadline"):
+        told.tell("get", "v", 0.0, 1.1)
+    told.history.begin(Operation(9, "c", "get", ("v",), 0.0, 1.0))
+    with pytest.raises(Violation, match="never answered"):
+        told.history.finish()
+
+
+# The command
+
+
+def _command() -> ModuleType:
+    path = Path(__file__).parent.parent / "scripts" / "simulate"
+    loader = importlib.machinery.SourceFileLoader("simulate", str(path))
+    spec = importlib.util.spec_from_loader("simulate", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_the_command_reports_failing_seeds_and_how_to_replay_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate = _command()
+    good = simulate.Outcome(1, "", 20.0, 1000, 100, 50)
+    assert simulate.search(iter([good, good._replace(seed=2, problem="fresh: …")]), 2) == 1
+    printed = capsys.readouterr()
+    assert "seed 2 failed: fresh: …" in printed.out
+    assert "scripts/simulate --seed 2 --trace" in printed.out
+    assert "2/2 seeds, 1 failed" in printed.err
+
+    def fail(simulation: Simulation) -> None:
+        raise Violation("fresh: planted")
+
+    monkeypatch.setattr(Simulation, "run", fail)
+    assert simulate.run(3).problem == "fresh: planted"
+    assert simulate.show(3, trace=False, texts=[]) == 1

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshcache.core import messages as m
+from meshcache.core import wire
+from meshcache.core.messages import BATCH_OPS_MAX, KEY_BYTES_MAX, KINDS, Change, Event, Fact
+from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.errors import ProtocolError
+
+integers = st.integers(-(1 << 63), (1 << 64) - 1)
+naturals = st.integers(0, (1 << 64) - 1)
+texts = st.text(max_size=20)
+names = st.text(min_size=1, max_size=20)
+keys = st.binary(min_size=1, max_size=40)
+contents = st.binary(max_size=20).map(b"\0\1".__add__)
+versions = st.binary(min_size=16, max_size=16)
+records = st.binary(min_size=24, max_size=60)
+anything = st.recursive(
+    st.none() | st.booleans() | integers | st.floats(allow_nan=False) | texts | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=10,
+)
+weights = st.floats(0.001, 1000)
+fact_fields = (names, names, texts, texts, texts, texts, weights, naturals, naturals, st.integers(0, 3))
+facts = st.builds(Fact, *fact_fields, *[st.binary(max_size=8)] * (len(Fact._fields) - len(fact_fields)))
+ttls = st.integers(-1, 1 << 48)
+numbers = st.integers(-(1 << 63), (1 << 63) - 1)
+changes = st.one_of(
+    st.tuples(st.just(int(Change.ADD)), contents, ttls),
+    st.tuples(st.just(int(Change.REPLACE)), contents, ttls),
+    st.tuples(st.just(int(Change.CAS)), contents, ttls, versions),
+    st.tuples(st.just(int(Change.INCR)), numbers, st.none() | numbers, ttls),
+    st.tuples(st.just(int(Change.TOUCH)), ttls),
+).map(list)
+
+FIELDS: dict[Callable[[Any], Any], st.SearchStrategy[Any]] = {
+    wire._int: integers,
+    wire._bool: st.booleans(),
+    wire._bytes: st.binary(max_size=40),
+    wire._version: versions,
+    wire._text: texts,
+    wire._list: st.lists(anything, max_size=5),
+    wire._settings: st.dictionaries(texts, integers | texts | st.floats(allow_nan=False), max_size=5),
+    wire._keys_to_read: st.lists(keys, max_size=5),
+    wire._keys: st.lists(keys, max_size=5),
+    wire._contents: st.lists(contents, max_size=5),
+    wire._records: st.lists(records, max_size=5),
+    wire._records_or_none: st.lists(st.none() | records, max_size=5),
+    wire._changes: st.lists(changes, max_size=5),
+    wire._fact_or_none: st.none() | facts,
+    wire._facts: st.lists(facts, max_size=3),
+    wire._events: st.lists(st.builds(Event, integers, versions, st.lists(keys, max_size=3)), max_size=3),
+    wire._results: st.none() | st.lists(anything, max_size=5),
+    wire._indices: st.lists(integers, max_size=5),
+    wire._newer: st.lists(st.tuples(integers, versions).map(list), max_size=5),
+}
+"""Per check of a field, what passes it."""
+
+
+@st.composite
+def messages(draw: st.DrawFn, kind: type[m.Message] | None = None) -> m.Message:
+    kind = draw(st.sampled_from(list(KINDS))) if kind is None else kind
+    fields = [draw(FIELDS[check]) for check in wire._FIELDS[kind]]
+    if kind in wire._ALIGNED:
+        shortest = min(len(fields[-1]), len(fields[-2]))
+        fields[-2:] = [fields[-2][:shortest], fields[-1][:shortest]]
+    return kind(*fields)
+
+
+def test_every_message_has_a_number_and_a_check_for_each_field() -> None:
+    assert set(KINDS) == set(wire._FIELDS)
+    assert len(set(KINDS.values())) == len(KINDS)
+    for kind, checks in wire._FIELDS.items():
+        assert len(checks) == len(kind._fields), kind
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_what_is_decoded_is_what_was_encoded(kind: type[m.Message]) -> None:
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(0, (1 << 64) - 1), messages(kind))
+    def check(clock: int, message: m.Message) -> None:
+        decoded_clock, (decoded,) = decode_frame(encode_frame(clock, [message]))
+        assert (decoded_clock, decoded, type(decoded)) == (clock, message, kind)
+
+    check()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(messages(), max_size=5))
+def test_a_frame_carries_the_messages_of_a_turn_in_order(turn: list[m.Message]) -> None:
+    assert decode_frame(encode_frame(1, turn)) == (1, turn)
+
+
+def refused(frame: bytes) -> str:
+    with pytest.raises(ProtocolError) as raised:
+        decode_frame(frame)
+    return str(raised.value)
+
+
+def decodes_or_refuses(frame: bytes) -> None:
+    """Whatever arrives: messages, or a ProtocolError. Anything else that is raised fails the test."""
+    with contextlib.suppress(ProtocolError):
+        decode_frame(frame)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_bytes_of_any_kind_are_refused_at_worst(frame: bytes) -> None:
+    decodes_or_refuses(frame)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(anything, max_size=6).map(msgpack.packb))
+def test_msgpack_of_any_kind_is_refused_at_worst(frame: bytes) -> None:
+    decodes_or_refuses(frame)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(KINDS.values())), st.lists(anything, max_size=11))
+def test_fields_of_any_type_are_refused_at_worst(kind: int, fields: list[Any]) -> None:
+    decodes_or_refuses(msgpack.packb([0, [kind, *fields]]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(messages(), st.integers(0, 11), anything)
+def test_one_field_of_another_type_is_refused_at_worst(message: m.Message, place: int, intruder: Any) -> None:
+    fields: list[Any] = list(message)
+    fields[place % len(fields)] = intruder
+    decodes_or_refuses(msgpack.packb([0, [KINDS[type(message)], *fields]]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(messages())
+def test_a_frame_cut_short_is_refused(message: m.Message) -> None:
+    frame = encode_frame(7, [message])
+    for length in range(len(frame)):
+        refused(frame[:length])
+    refused(frame + b"\0")
+
+
+def test_flipped_bits_are_refused_at_worst() -> None:
+    rng = random.Random(1)
+    message = m.Write(1, 2, 3, b"view", False, [b"key", b"other"], [bytes(24), bytes(30)])
+    frame = encode_frame(9, [message, m.Ping(1, "n1", b"digest")])
+    for _ in range(3000):
+        damaged = bytearray(frame)
+        for _ in range(rng.randint(1, 4)):
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        decodes_or_refuses(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\xc0",
+        b"\x90",
+        b"\xdd\xff\xff\xff\xff",  # an array of 4 billion
+        b"\xdd\x7f\xff\xff\xff" + b"\xc0" * 100,
+        b"\xdf\xff\xff\xff\xff",  # a map of 4 billion
+        b"\xdb\xff\xff\xff\xff",  # text of 4 GiB
+        b"\xc6\xff\xff\xff\xff",  # bytes of 4 GiB
+        b"\x92\x00\xdd\xff\xff\xff\xff",
+        b"\x91" * 100_000,  # nested
+        b"\x92\x00" * 50_000,
+        b"\x81" * 10_000,
+        b"\x92\x00\xd4\x00\x00",  # an extension
+        b"\x92\x00\xc7\xff\x01",
+        msgpack.packb([-1]),
+        msgpack.packb([1 << 63, []]),
+        msgpack.packb(["0"]),
+        msgpack.packb([True]),
+        msgpack.packb([0, []]),
+        msgpack.packb([0, [99]]),
+        msgpack.packb([0, ["4", 1, "n1", b""]]),
+        msgpack.packb([0, [KINDS[m.Ping], 1, "n1"]]),
+        msgpack.packb([0, [KINDS[m.Ping], 1, "n1", b"", b""]]),
+        msgpack.packb([0, {}]),
+    ],
+    ids=range(24),
+)
+def test_hostile_frames_are_refused(frame: bytes) -> None:
+    refused(frame)
+
+
+def set_message(**changed: Any) -> bytes:
+    fields = m.Set(1, 2, 3, b"", 0, 0, [b"k"], [b"\0\0v"])._replace(**changed)
+    return bytes(msgpack.packb([0, [KINDS[m.Set], *fields]]))
+
+
+def test_what_is_refused_is_named() -> None:
+    assert "Set.keys: a key takes 1 to 1024 bytes" in refused(set_message(keys=[b""]))
+    assert "Set.keys" in refused(set_message(keys=[b"k" * (KEY_BYTES_MAX + 1)]))
+    assert "Set.keys" in refused(set_message(keys=["text"]))
+    assert "Set.contents" in refused(set_message(contents=[b"\0"]))
+    assert "Set.contents: the first flag byte" in refused(set_message(contents=[b"\1\0"]))
+    assert "Set: 1 keys, but 2 contents" in refused(set_message(contents=[b"\0\0v", b"\0\0w"]))
+    assert "Set.request" in refused(set_message(request=True))
+    assert "Set.w" in refused(set_message(w=1.0))
+    assert decode_frame(set_message(keys=[b"k" * KEY_BYTES_MAX]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        [],
+        [99, b"\0\0v", 0],
+        [int(Change.ADD), b"\0\0v"],
+        [int(Change.ADD), b"\0\0v", 0, 0],
+        [int(Change.ADD), "v", 0],
+        [int(Change.ADD), b"\1\0v", 0],
+        [int(Change.INCR), 1, "0", 0],
+        [int(Change.INCR), True, 0, 0],
+        [int(Change.TOUCH), None],
+        [[1], b"\0\0v", 0],
+        "add",
+    ],
+)
+def test_unknown_changes_are_refused(change: Any) -> None:
+    fields = m.Update(1, 2, 3, b"", 0, 0, 0, [b"k"], [change])
+    assert "Update.changes" in refused(msgpack.packb([0, [KINDS[m.Update], *fields]]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"node_id": ""},
+        {"address": ""},
+        {"weight": float("nan")},
+        {"weight": float("inf")},
+        {"weight": -1.0},
+        {"weight": "1"},
+        {"state": 4},
+        {"state": -1},
+        {"boot": -1},
+        {"incarnation": -1},
+        {"zone": "z" * 2000},
+    ],
+    ids=str,
+)
+def test_facts_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    fact = Fact("n1", "h:1", "", "", "", "", 1.0, 1, 1, 0)
+    assert decode_frame(encode_frame(0, [m.Facts([fact])]))
+    assert "Facts.members" in refused(encode_frame(0, [m.Facts([fact._replace(**wrong)])]))
+
+
+def test_a_batch_has_a_greatest_size() -> None:
+    read = m.Read(1, 2, 3, b"", [b"k"] * BATCH_OPS_MAX)
+    assert decode_frame(encode_frame(0, [read]))[1] == [read]
+    refused(encode_frame(0, [read._replace(keys=[b"k"] * (BATCH_OPS_MAX + 2))]))
