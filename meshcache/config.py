@@ -172,7 +172,7 @@ class MembershipSettings:
     suspect_after_s: Annotated[float, _positive] = 1.0
     dead_after_s: Annotated[float, _positive] = 1.0
     join_wait_s: Annotated[float, _positive] = 2.0
-    transition_s: Annotated[float, _positive] = 5.0
+    transition_s: Annotated[float, _positive] = 1.0
     leave_timeout_s: Annotated[float, _positive] = 30.0
     forget_after_s: Annotated[float, _positive] = 3600.0
 

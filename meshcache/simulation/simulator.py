@@ -95,7 +95,7 @@ class Plan:
             lanes=rng.randint(1, 2),
             stray=rng.choice((0.0, 0.0, 0.1, 0.5)),
             timeout_s=rng.choice((0.5, 1.0, 2.0, 5.0)),
-            transition_s=rng.choice((2.0, 3.0, 5.0)),
+            transition_s=rng.choice((0.5, 1.0, 3.0)),
             tombstone_grace_s=rng.choice((3.0, 600.0)),
             max_entries=rng.choice((3, 6)) if small else 10_000,
             max_bytes=rng.choice((2_000, 100_000_000)) if small else 100_000_000,
