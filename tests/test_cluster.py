@@ -5,62 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from story import DEFAULT, LOOSE, STRICT, Story
 
 from meshcache.core import messages as m
 from meshcache.core.membership import State
 from meshcache.core.record import NEVER_MS, stamp
 from meshcache.core.wire import encode_frame
-from meshcache.delivery import Flow
 from meshcache.errors import MeshcacheError, NodeUnavailable, OperationTimeout, QuorumNotReached
-from meshcache.simulation.clients import ClientHost
-from meshcache.simulation.hosts import NodeHost
 from meshcache.simulation.mesh import Mesh
 from meshcache.simulation.network import Weather
-
-STRICT = {"replicas": 3, "write_quorum": 2, "read_quorum": 2, "slots": 16, "vnodes": 8}
-DEFAULT = {"replicas": 2, "write_quorum": 2, "read_quorum": 1, "slots": 16, "vnodes": 8}
-LOOSE = {"replicas": 2, "write_quorum": 1, "read_quorum": 1, "slots": 16, "vnodes": 8}
-
-
-class Story:
-    """A mesh and a client, with the words that the tests are told in."""
-
-    def __init__(self, nodes: int = 3, cluster: dict[str, Any] = DEFAULT, **tables: Any) -> None:
-        self.mesh = Mesh(nodes=nodes, cluster=cluster, **tables).start()
-        self.mesh.run(7.0)  # every transition of the start is over
-        self.client = self.mesh.client()
-
-    def node(self, node_id: str) -> NodeHost:
-        return self.mesh.nodes[node_id]
-
-    def owners(self, key: str) -> list[NodeHost]:
-        return [self.mesh.nodes[node_id] for node_id in self.mesh.owners(key)]
-
-    def held(self, key: str) -> dict[str, bytes | None]:
-        """Per running node the value that it holds."""
-        found = {}
-        for host in self.mesh.nodes.values():
-            if host.core is not None:
-                record = host.core.store.peek(key.encode())
-                found[host.name] = record[24:] if record is not None else None
-        return found
-
-    def call(self, flow: Flow[Any]) -> Any:
-        return self.mesh.call(self.client, flow)
-
-    def get(self, key: str, client: ClientHost | None = None, timeout: float | None = None) -> Any:
-        client = client or self.client
-        return self.mesh.call(client, client.session.get(key, None, timeout))
-
-    def set(self, key: str, value: Any, client: ClientHost | None = None, timeout: float | None = None) -> None:
-        client = client or self.client
-        self.mesh.call(client, client.session.set(key, value, None, timeout))
-
-    def at(self, host: NodeHost) -> ClientHost:
-        """A client that asks this node and no other."""
-        client = self.mesh.client(f"at {host.name} {self.mesh.world.now}", stray=1.0)
-        client._seeds = (host.address,)
-        return client
 
 
 def test_what_one_client_wrote_every_node_serves_to_another() -> None:
