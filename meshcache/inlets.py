@@ -1,0 +1,133 @@
+"""Waiting for ZeroMQ sockets: an epoll of our own, and the rules that come with it.
+
+``zmq.Poller`` asks every socket for its state, and lists them all, at each call: a tenth of what a single get costs
+its node, and 110 µs with 128 peers. Here the kernel says which socket woke, and only that one is looked at.
+
+A socket's file descriptor announces once that its state *may* have changed, and nothing more until that state has been
+read; sending reads it in passing, and what it saw is not announced again. So the rule is: whatever was done with a
+socket, before the loop sleeps its state is read and found to hold no input. ``Inlet.drain`` ends that way, and who has
+sent says ``Inlets.stir``. Every ``RECHECK_S`` all are looked at, whatever the kernel says.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Any, Final
+
+import zmq
+
+FRAMES_PER_TURN: Final = 256
+"""How many frames are taken from one socket before the others have their turn."""
+
+RECHECK_S: Final = 0.1
+
+# As plain numbers: the enumerations of pyzmq cost 0.7 µs for each & and |.
+POLLIN: Final = int(zmq.POLLIN)
+EVENTS: Final = int(zmq.EVENTS)
+RCVMORE: Final = int(zmq.RCVMORE)
+DONTWAIT: Final = int(zmq.DONTWAIT)
+SNDMORE: Final = int(zmq.SNDMORE)
+
+
+class Inlet:
+    """What arrives at one socket, as messages of one or two parts."""
+
+    __slots__ = ("_excess", "_get", "_pairs", "_recv", "_refuse", "_take", "fd")
+
+    def __init__(
+        self, source: zmq.Socket[bytes], take: Callable[..., None], refuse: Callable[[], None], *, pairs: bool = False
+    ) -> None:
+        """Call ``take`` with the part, or the two of ``pairs``, and the time; ``refuse`` for what has more parts."""
+        self.fd = int(source.getsockopt(zmq.FD))
+        self._recv = source.recv
+        self._get: Callable[[int], Any] = source.getsockopt
+        self._take = take
+        self._refuse = refuse
+        self._pairs = pairs
+        self._excess = False
+        """Parts of a message with too many are still to be thrown away."""
+
+    def has_input(self) -> bool:
+        """Read the socket's state: if there is no input, the kernel will announce the next."""
+        return bool(self._get(EVENTS) & POLLIN)
+
+    def drain(self, now: float) -> bool:
+        """Take what is there, up to the budget of a turn; True if there is more.
+
+        Messages are taken part by part, which costs a third of recv_multipart. libzmq hands over whole messages only:
+        where no input is left, the message at hand was complete, and no question is needed.
+        """
+        recv, take = self._recv, self._take
+        try:
+            for _ in range(FRAMES_PER_TURN):
+                if self._excess:
+                    recv(DONTWAIT)
+                    self._excess = bool(self._get(RCVMORE))
+                    continue
+                first = recv(DONTWAIT)
+                second = recv(DONTWAIT) if self._pairs else b""
+                more = self._get(EVENTS) & POLLIN
+                if more and self._get(RCVMORE):
+                    self._excess = True
+                    self._refuse()
+                elif self._pairs:
+                    take(first, second, now)
+                else:
+                    take(first, now)
+                if not more:
+                    return False
+        except zmq.Again:
+            return False
+        return True
+
+
+class Inlets:
+    """The inlets of one loop. Use from its thread only."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._inlets: dict[int, Inlet] = {}
+        self._stirred: dict[Inlet, None] = {}
+        """Their state must be read before the next sleep."""
+        self._recheck_at = 0.0
+
+    def close(self) -> None:
+        """Close the epoll; the sockets are not touched."""
+        self._epoll.close()
+
+    def watch(self, fd: int) -> None:
+        """Let this file descriptor end a wait, once for each time that it becomes readable."""
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+
+    def add(self, inlet: Inlet) -> None:
+        """Wait for this inlet, too."""
+        self._inlets[inlet.fd] = inlet
+        self._stirred[inlet] = None
+        self.watch(inlet.fd)
+
+    def remove(self, inlet: Inlet) -> None:
+        """Wait for this one no more. To be called before its socket is closed."""
+        self._epoll.unregister(inlet.fd)
+        self._inlets.pop(inlet.fd)
+        self._stirred.pop(inlet, None)
+
+    def stir(self, inlet: Inlet) -> None:
+        """Something was done with this inlet's socket."""
+        self._stirred[inlet] = None
+
+    def wait(self, timeout_s: float) -> list[Inlet]:
+        """Sleep until something may have arrived, or for ``timeout_s``; return where."""
+        ready = [inlet for inlet in self._stirred if inlet.has_input()]
+        self._stirred.clear()
+        for fd, _ in self._epoll.poll(0 if ready or timeout_s <= 0 else timeout_s):
+            inlet = self._inlets.get(fd)
+            if inlet is not None and inlet not in ready:
+                ready.append(inlet)
+        return ready
+
+    def recheck(self, now: float) -> None:
+        """Have the state of all read before the next sleep, if that was not done for a while."""
+        if now >= self._recheck_at:
+            self._recheck_at = now + RECHECK_S
+            self._stirred.update(dict.fromkeys(self._inlets.values()))
