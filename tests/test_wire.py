@@ -47,6 +47,7 @@ FIELDS: dict[Callable[[Any], Any], st.SearchStrategy[Any]] = {
     wire._bool: st.booleans(),
     wire._bytes: st.binary(max_size=40),
     wire._version: versions,
+    wire._versions: st.lists(versions, max_size=5),
     wire._text: texts,
     wire._list: st.lists(anything, max_size=5),
     wire._settings: st.dictionaries(texts, integers | texts | st.floats(allow_nan=False), max_size=5),

@@ -1,12 +1,14 @@
 """Anti-entropy: owners of a slot compare what they hold, all the time and a little at a time.
 
 Every ``INTERVAL_S`` a node sends the digests of some of its slots to another owner of them. The other answers with the
-slots that differ and, for the first of these, with all its keys and versions. What is newer there is fetched, what is
-newer here is sent. Stores merge by version, so any order and any repetition is safe.
+slots that differ and, for the first of these, with all its keys and versions. Of keys that both have, what is newer
+there is fetched and what is newer here is sent. Stores merge by version, so any order and any repetition is safe.
 
-Eviction is not a delete: a key that only one side has may have been evicted by the other, and repair must not fight
-that. Such keys are copied only to a side that has not evicted anything for ``FILL_AFTER_MS``. Versions younger than
-``SETTLE_MS`` are left alone, since their writes may still be under way. While slots move, movement.py does the work.
+A key that only the other has may have been evicted here, and repair must not fight that: it is taken only if nothing
+was evicted here for ``FILL_AFTER_MS``. Nor is a single owner's word enough where W + R > N: this node may have
+forgotten something newer, and with an old copy it would vote for it. So such keys are read by quorum, whose read
+repair brings what is certain. Versions younger than ``SETTLE_MS`` are left alone, since their writes may still be under
+way. While slots move, movement.py does the work.
 
 Digests are made when asked for and kept until the slot changes: a mesh at rest compares bytes it already has.
 
@@ -20,6 +22,7 @@ from typing import Any, Final
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.membership import State
+from meshcache.core.reads import QuorumRead
 from meshcache.core.record import VERSION_BYTES, expiry_bytes
 
 INTERVAL_S: Final = 0.25
@@ -120,11 +123,8 @@ class AntiEntropy:
             for slot, digest in zip(compare.slots[:SLOTS_PER_ROUND], compare.digests, strict=False)
             if 0 <= slot < slots and view.held[slot] and coordinator.store.slot_digest(slot) != digest
         ]
-        keys: list[bytes] = []
-        versions: list[bytes] = []
-        for slot in differing[:1]:
-            keys, versions = self._settled(slot)
-        return m.CompareReply(compare.request, view.digest, differing, self.fills, keys, versions)
+        keys, versions = self._settled(differing[0]) if differing else ([], [])
+        return m.CompareReply(compare.request, view.digest, differing, keys, versions)
 
     def _settled(self, slot: int) -> tuple[list[bytes], list[bytes]]:
         """Return keys and versions of a slot, but for what is too young or has expired; as many as a message holds."""
@@ -161,25 +161,38 @@ class AntiEntropy:
         return [key for key in group if isinstance(key, bytes)]
 
     def _reconcile(self, slot: int, node_id: str, theirs: m.CompareReply) -> None:
+        coordinator = self.coordinator
         keys, versions = self._settled(slot)
         mine = dict(zip(keys, versions, strict=True))
         others = dict(zip(theirs.keys, theirs.versions, strict=True))
         # Of a slot with more keys than a message holds, only the part that both have listed can be compared.
         limit = min((max(part) for part in (mine, others) if len(part) >= m.BATCH_OPS_MAX), default=None)
-        fetch = [
-            key
-            for key, version in others.items()
-            if (limit is None or key <= limit) and (mine[key] < version if key in mine else self.fills)
-        ]
-        send = [
-            key
-            for key, version in mine.items()
-            if (limit is None or key <= limit) and (others[key] < version if key in others else theirs.fills)
-        ]
+        listed = [key for key in others if limit is None or key <= limit]
+        fetch = [key for key in listed if key in mine and mine[key] < others[key]]
+        send = [key for key in listed if key in mine and mine[key] > others[key]]
+        lacking = [key for key in listed if key not in mine and coordinator.store.peek(key) is None]
+        if self.fills and lacking:
+            if self._is_strict(slot):
+                self._read(lacking[:BATCH_KEYS])
+            else:
+                fetch += lacking
         for start in range(0, len(fetch), BATCH_KEYS):
             self._fetch(node_id, fetch[start : start + BATCH_KEYS])
         for start in range(0, len(send), BATCH_KEYS):
             self._send(node_id, send[start : start + BATCH_KEYS])
+
+    def _is_strict(self, slot: int) -> bool:
+        cluster, owners = self.coordinator.config.cluster, len(self.coordinator.view.ring.owners[slot])
+        return min(cluster.write_quorum, owners) + min(cluster.read_quorum, owners) > owners
+
+    def _read(self, keys: list[bytes]) -> None:
+        """Read keys by quorum, for the sake of the read repair."""
+
+        def done(results: list[Any]) -> None:
+            self.fetched += sum(type(result) is bytes for result in results)
+
+        deadline = self.coordinator.now + DEADLINE_S
+        QuorumRead(self.coordinator, keys, m.DEFAULT_LEVEL, m.DEFAULT_LEVEL, deadline, done).start()
 
     def _fetch(self, node_id: str, keys: list[bytes]) -> None:
         self.coordinator.ask(

@@ -360,12 +360,11 @@ class Compare(NamedTuple):
 
 
 class CompareReply(NamedTuple):
-    """The slots that differ; of the first of them, keys and versions. ``fills``: this node takes keys that it lacks."""
+    """The slots that differ; of the first of them, keys and versions."""
 
     request: int
     view: bytes
     slots: list[int]
-    fills: bool
     keys: list[bytes]
     versions: list[bytes]
 

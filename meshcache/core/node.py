@@ -86,14 +86,7 @@ class NodeCore:
         )
         self._sweeps = Sweeps(self.coordinator)
         self._movement = Movement(self.coordinator, self._sweeps)
-        self._hints = Hints(self.coordinator)
-        self.coordinator.keep_hint = self._hints.add
-        self._anti_entropy = AntiEntropy(self.coordinator)
-        self.coordinator.background = {
-            "movement": self._movement,
-            "hints": self._hints,
-            "anti_entropy": self._anti_entropy,
-        }
+        self._begin_background()
         self._requests = Requests(
             self.coordinator,
             self._sweeps,
@@ -101,7 +94,7 @@ class NodeCore:
             boot,
             lambda: self.ready,
             self._retire_on_request,
-            self._anti_entropy,
+            self._anti_entropy.answer,
         )
         self._joined = not [seed for seed in node.seeds if seed != node.listen]
         self._served = self._joined
@@ -121,13 +114,26 @@ class NodeCore:
         self._slots_to_drop: list[int] = []
         self._backlog = False
         """There is background work for the next turn."""
-        self._on_request: dict[type[Any], Callable[[bytes, Any], None]] = {
+        self._on_request = self._handlers()
+        self._set_time(now)
+
+    def _begin_background(self) -> None:
+        hints = Hints(self.coordinator)
+        self.coordinator.keep_hint = hints.add
+        self._anti_entropy = AntiEntropy(self.coordinator)
+        self.coordinator.background = {
+            "movement": self._movement,
+            "hints": hints,
+            "anti_entropy": self._anti_entropy,
+        }
+
+    def _handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
+        return {
             **self._requests.handlers(),
             m.Ping: self._on_ping,
             m.Facts: self._on_facts,
             m.Hello: self._on_hello,
         }
-        self._set_time(now)
 
     # -- what the driver calls -----------------------------------------------------------------------------
 

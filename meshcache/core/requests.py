@@ -14,7 +14,6 @@ from zlib import crc32
 
 from meshcache.core import inspection
 from meshcache.core import messages as m
-from meshcache.core.antientropy import AntiEntropy
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
 from meshcache.core.messages import Code, EventKind
@@ -40,11 +39,11 @@ class Requests:
         boot: int,
         ready: Callable[[], bool],
         retire: Callable[[], None],
-        anti_entropy: AntiEntropy,
+        compare: Callable[[m.Compare], m.CompareReply],
     ) -> None:
         self._ready = ready
         self._retire = retire
-        self._anti_entropy = anti_entropy
+        self._compare = compare
         self._coordinator = coordinator
         self._config = coordinator.config
         self._outbox = coordinator.outbox
@@ -316,7 +315,7 @@ class Requests:
 
     def _on_compare(self, origin: bytes, compare: m.Compare) -> None:
         if self._admit(origin, compare, from_client=False):
-            self._outbox.reply(origin, self._anti_entropy.answer(compare))
+            self._outbox.reply(origin, self._compare(compare))
 
     def _on_leave(self, origin: bytes, leave: m.Leave) -> None:
         if self._admit(origin, leave):

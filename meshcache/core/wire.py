@@ -268,7 +268,7 @@ _FIELDS: Final[dict[type[Message], tuple[Callable[[Any], Any], ...]]] = {
     m.PullReply: (*_ANSWER, _int, _bytes, _keys, _records),
     m.Leave: _REQUEST,
     m.Compare: (*_REQUEST, _indices, _keys_to_read),
-    m.CompareReply: (*_ANSWER, _indices, _bool, _keys, _versions),
+    m.CompareReply: (*_ANSWER, _indices, _keys, _versions),
     m.Invalidations: (_text, _int, _int, _events),
 }
 
