@@ -312,6 +312,10 @@ class Requests:
     def _on_pull(self, origin: bytes, pull: m.Pull) -> None:
         if self._admit(origin, pull, from_client=False):
             slots = [slot for slot in pull.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
+            if not self._view.former:  # what is not owned now is only left over: writes pass it by
+                for slot in slots:
+                    if not self._view.owned[slot]:
+                        self._store.drop_slot(slot)
             page = page_of(self._store, slots, pull.cursor)
             self._outbox.reply(origin, m.PullReply(pull.request, self._view.digest, *page))
 
