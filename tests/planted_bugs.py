@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from meshcache.core import membership, reads, requests, store, updates, writes
+from meshcache.core import antientropy, membership, reads, requests, store, updates, writes
 from meshcache.core import messages as m
 from meshcache.core.clock import HybridClock
 from meshcache.core.record import HEADER_BYTES, is_tombstone
@@ -109,6 +109,12 @@ def no_gossip(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(membership.Membership, "on_ack", lambda self, node_id, address, ack, now: self.heard(node_id, now))
 
 
+def nothing_moves(patch: pytest.MonkeyPatch) -> None:
+    """A node that gains slots is given nothing of what is in them, and no owner brings up later what another lacks."""
+    patch.setattr(requests, "page_of", lambda held, slots, cursor: (len(slots), b"", [], []))
+    patch.setattr(antientropy.AntiEntropy, "run", lambda self: None)
+
+
 def updates_anywhere(patch: pytest.MonkeyPatch) -> None:
     """Whoever is asked for an atomic update runs it."""
 
@@ -178,6 +184,10 @@ BUSY: Final = {"weather": HARSH, "mix": HOT, "skew_ms": 2000, "clients": 4, "lan
 TWO_OF_TWO: Final = {**BUSY, "nodes": 4, "replicas": 2, "write_quorum": 2, "read_quorum": 1}
 TWO_OF_THREE: Final = {**BUSY, "nodes": 4, "replicas": 3, "write_quorum": 2, "read_quorum": 2}
 ONE: Final = {**BUSY, "nodes": 4, "replicas": 1, "write_quorum": 1, "read_quorum": 1}
+QUIET: Final = {
+    **TWO_OF_TWO, "weather": Weather(), "clients": 1, "lanes": 2, "strikes": ("crash",), "transition_s": 2.0,
+    "mix": Mix(values=12, think_s=0.3, short_lived=0.0, weights=(0.2, 0, 1, 0, 0, 0, 0, 0, 0, 0)),
+}  # fmt: skip
 FULL: Final = {**TWO_OF_TWO, "max_entries": 2, "max_bytes": 800}
 
 
@@ -203,6 +213,7 @@ TRAPS: Final[dict[Plant, Trap]] = {
     slots_gained_with_leftovers: Trap("single", ONE, "fresh", 2),
     no_refutation: Trap("single", TWO_OF_TWO, "fresh", 1),
     no_gossip: Trap("single", TWO_OF_TWO, "convergence", 7),
+    nothing_moves: Trap("single", QUIET, "durable", 9),
     updates_anywhere: Trap("weather", TWO_OF_TWO, "atomic"),
     updates_unlocked: Trap("weather", TWO_OF_THREE, "atomic"),
     answers_mixed_up: Trap("weather", TWO_OF_TWO, "integrity"),

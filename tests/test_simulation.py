@@ -61,8 +61,8 @@ def test_a_planted_bug_is_found_by_the_checker_of_the_promise_it_breaks(
 class Told:
     """A history told by hand."""
 
-    def __init__(self, *, fresh: bool = True, atomic: bool = True) -> None:
-        self.history = History(fresh=fresh, atomic=atomic)
+    def __init__(self, *, fresh: bool = True, atomic: bool = True, durable: bool = False) -> None:
+        self.history = History(fresh=fresh, atomic=atomic, durable=durable)
         self.number = 0
 
     def tell(
@@ -94,6 +94,19 @@ def test_a_deleted_value_must_not_come_back() -> None:
     told.tell("delete", "v", 0.2, 0.3)
     with pytest.raises(Violation, match="fresh"):
         told.tell("get", "v", 0.4, 0.5, result="v=1")
+
+
+def test_what_was_acknowledged_is_no_miss_unless_something_may_have_overtaken_it() -> None:
+    told = Told(durable=True)
+    told.tell("get", "v", 0.0, 0.1)
+    told.tell("set", "v", 0.1, 0.3, written="v=1")
+    told.tell("get", "v", 0.2, 0.4)
+    with pytest.raises(Violation, match="durable"):
+        told.tell("get", "v", 0.4, 0.5)
+    told.tell("delete", "v", 0.5, 0.6, error=TimeoutError(), is_open=True)
+    told.tell("get", "v", 0.7, 0.8)
+    told.tell("set", "v", 0.9, 1.0, written="v=2")
+    told.tell("get", "v", 1.1, 1.2)
 
 
 def test_writes_that_overlap_may_be_seen_in_either_order() -> None:

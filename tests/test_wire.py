@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -42,46 +41,46 @@ changes = st.one_of(
     st.tuples(st.just(int(Change.TOUCH)), ttls),
 ).map(list)
 
-FIELDS: dict[Callable[[Any], Any], st.SearchStrategy[Any]] = {
-    wire._int: integers,
-    wire._bool: st.booleans(),
-    wire._bytes: st.binary(max_size=40),
-    wire._version: versions,
-    wire._versions: st.lists(versions, max_size=5),
-    wire._text: texts,
-    wire._list: st.lists(anything, max_size=5),
-    wire._settings: st.dictionaries(texts, integers | texts | st.floats(allow_nan=False), max_size=5),
-    wire._keys_to_read: st.lists(keys, max_size=5),
-    wire._keys: st.lists(keys, max_size=5),
-    wire._contents: st.lists(contents, max_size=5),
-    wire._records: st.lists(records, max_size=5),
-    wire._records_or_none: st.lists(st.none() | records, max_size=5),
-    wire._changes: st.lists(changes, max_size=5),
-    wire._fact_or_none: st.none() | facts,
-    wire._facts: st.lists(facts, max_size=3),
-    wire._events: st.lists(st.builds(Event, integers, versions, st.lists(keys, max_size=3)), max_size=3),
-    wire._results: st.none() | st.lists(anything, max_size=5),
-    wire._indices: st.lists(integers, max_size=5),
-    wire._newer: st.lists(st.tuples(integers, versions).map(list), max_size=5),
+FIELDS: dict[wire._Field, st.SearchStrategy[Any]] = {
+    wire._INT: integers,
+    wire._BOOL: st.booleans(),
+    wire._BYTES: st.binary(max_size=40),
+    wire._VERSION: versions,
+    wire._VERSIONS: st.lists(versions, max_size=5),
+    wire._TEXT: texts,
+    wire._LIST: st.lists(anything, max_size=5),
+    wire._SETTINGS: st.dictionaries(texts, integers | texts | st.floats(allow_nan=False), max_size=5),
+    wire._KEYS_TO_READ: st.lists(keys, max_size=5),
+    wire._KEYS: st.lists(keys, max_size=5),
+    wire._CONTENTS: st.lists(contents, max_size=5),
+    wire._RECORDS: st.lists(records, max_size=5),
+    wire._RECORDS_OR_NONE: st.lists(st.none() | records, max_size=5),
+    wire._CHANGES: st.lists(changes, max_size=5),
+    wire._FACT_OR_NONE: st.none() | facts,
+    wire._FACTS: st.lists(facts, max_size=3),
+    wire._EVENTS: st.lists(st.builds(Event, integers, versions, st.lists(keys, max_size=3)), max_size=3),
+    wire._RESULTS: st.none() | st.lists(anything, max_size=5),
+    wire._INDICES: st.lists(integers, max_size=5),
+    wire._NEWER: st.lists(st.tuples(integers, versions).map(list), max_size=5),
 }
-"""Per check of a field, what passes it."""
+"""What passes, for each kind of field."""
 
 
 @st.composite
 def messages(draw: st.DrawFn, kind: type[m.Message] | None = None) -> m.Message:
     kind = draw(st.sampled_from(list(KINDS))) if kind is None else kind
-    fields = [draw(FIELDS[check]) for check in wire._FIELDS[kind]]
+    fields = [draw(FIELDS[field]) for field in wire._FIELDS[kind]]
     if kind in wire._ALIGNED:
         shortest = min(len(fields[-1]), len(fields[-2]))
         fields[-2:] = [fields[-2][:shortest], fields[-1][:shortest]]
     return kind(*fields)
 
 
-def test_every_message_has_a_number_and_a_check_for_each_field() -> None:
+def test_every_message_has_a_number_and_a_rule_for_each_field() -> None:
     assert set(KINDS) == set(wire._FIELDS)
     assert len(set(KINDS.values())) == len(KINDS)
-    for kind, checks in wire._FIELDS.items():
-        assert len(checks) == len(kind._fields), kind
+    for kind, fields in wire._FIELDS.items():
+        assert len(fields) == len(kind._fields), kind
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -191,6 +190,24 @@ def test_flipped_bits_are_refused_at_worst() -> None:
 )
 def test_hostile_frames_are_refused(frame: bytes) -> None:
     refused(frame)
+
+
+@pytest.mark.parametrize("padding", [0, 2 * wire._SHORT_FRAME_BYTES], ids=["short", "long"])
+@pytest.mark.parametrize(
+    ("hostile", "limit"),
+    [
+        (msgpack.ExtType(1, b""), None),
+        ([None] * (m.BATCH_OPS_MAX + 1), None),
+        ([None] * (m.BATCH_OPS_MAX + 2), "exceeds max_array_len"),
+        ({str(i): 0 for i in range(1025)}, "exceeds max_map_len"),
+        ("t" * ((1 << 16) + 1), "exceeds max_str_len"),
+        (msgpack.ExtType(1, b"x"), "exceeds max_ext_len"),
+    ],
+    ids=["empty extension", "array", "long array", "long map", "long text", "extension"],
+)
+def test_the_limits_of_msgpack_hold_at_every_length(hostile: Any, limit: str | None, padding: int) -> None:
+    text = refused(msgpack.packb([0, [KINDS[m.Reply], 1, b"", [hostile, b"p" * padding]], []]))
+    assert limit in text if limit else text == "not a message: it must be an array that begins with its kind"
 
 
 def set_message(**changed: Any) -> bytes:

@@ -14,6 +14,7 @@ import heapq
 import math
 from collections.abc import Callable
 from typing import Any, Final, Protocol
+from zlib import crc32
 
 from meshcache.config import Config
 from meshcache.core import messages as m
@@ -117,12 +118,16 @@ class Coordinator:
     def group_by_owners(self, keys: list[bytes]) -> dict[tuple[Owners, tuple[Owners, ...]], list[int]]:
         """Return the indices of the keys by (owners, former owners)."""
         view = self.view
-        owners_of, slot_of = view.ring.owners, view.ring.slot_of
+        owners_of, mask = view.ring.owners, view.ring.slots - 1
         if len(view.ring.members) == 1 and not view.former:
             return {(owners_of[0], ()): list(range(len(keys)))}
-        groups: dict[tuple[Owners, tuple[Owners, ...]], list[int]] = {}
-        for i, key in enumerate(keys):
-            slot = slot_of(key)
+        slots = [crc32(key) & mask for key in keys]
+        groups: dict[Any, list[int]] = {}
+        if not view.former:  # mostly: half the time of what follows
+            for i, slot in enumerate(slots):
+                groups.setdefault(owners_of[slot], []).append(i)
+            return {(owners, ()): indices for owners, indices in groups.items()}
+        for i, slot in enumerate(slots):
             groups.setdefault((owners_of[slot], view.former_owners(slot)), []).append(i)
         return groups
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from meshcache.config import Config
 from meshcache.core import messages as m
@@ -30,7 +30,7 @@ from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
 from meshcache.core.hints import Hints
 from meshcache.core.membership import Membership, State, first_incarnation
-from meshcache.core.messages import Code, Fact, Message
+from meshcache.core.messages import Code, Event, Fact, Message
 from meshcache.core.movement import Movement
 from meshcache.core.outbox import Effects, Outbox
 from meshcache.core.peers import Peers
@@ -54,6 +54,8 @@ PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
 
 _FRAME_OVERHEAD: Final = 64
+_To = TypeVar("_To")
+"""A destination: an address, or the routing id of who asked."""
 
 
 class NodeCore:
@@ -209,18 +211,11 @@ class NodeCore:
 
     def drain(self) -> Effects:
         """Return the effects of this turn, and begin the next."""
-        outbox, clock = self.outbox, self.clock.latest
-        effects = Effects(outbox.disconnect, outbox.connect, notes=outbox.notes)
-        for address, messages in outbox.sends.items():
-            effects.sends += [(address, encode_frame(clock, part)) for part in self._parts(messages)]
-        for origin, messages in outbox.replies.items():
-            effects.replies += [(origin, encode_frame(clock, part)) for part in self._parts(messages)]
-        if outbox.events or outbox.idle:
-            self._sequence += bool(outbox.events)
-            self.counters.published += bool(outbox.events)
-            if self.subscribers:
-                stream = m.Invalidations(self.membership.own_id, self.boot, self._sequence, outbox.events)
-                effects.publish.append(encode_frame(clock, [stream]))
+        outbox = self.outbox
+        sends = self._frames(outbox.sends) if outbox.sends else []
+        replies = self._frames(outbox.replies) if outbox.replies else []
+        publish = self._stream(outbox.events) if outbox.events or outbox.idle else []
+        effects = Effects(outbox.disconnect, outbox.connect, sends, replies, publish, outbox.notes)
         outbox.clear()
         return effects
 
@@ -391,6 +386,19 @@ class NodeCore:
             self.counters.clock_refused += 1
             return []
         return messages
+
+    def _frames(self, waiting: dict[_To, list[Message]]) -> list[tuple[_To, bytes]]:
+        clock = self.clock.latest
+        return [(to, encode_frame(clock, part)) for to, messages in waiting.items() for part in self._parts(messages)]
+
+    def _stream(self, events: list[Event]) -> list[bytes]:
+        """Return what is published of this turn."""
+        self._sequence += bool(events)
+        self.counters.published += bool(events)
+        if not self.subscribers:
+            return []
+        stream = m.Invalidations(self.membership.own_id, self.boot, self._sequence, events)
+        return [encode_frame(self.clock.latest, [stream])]
 
     def _parts(self, messages: list[Message]) -> list[list[Message]]:
         """Split a turn's messages for one destination so that no frame exceeds what the other side accepts."""

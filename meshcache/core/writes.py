@@ -50,13 +50,13 @@ class WriteGroup:
 
     def received(self) -> int:
         """Return how many owners have stored the records."""
-        return sum(node_id in self.acked for node_id in self.owners)
+        return sum([node_id in self.acked for node_id in self.owners])
 
     def complete(self) -> bool:
         """Tell whether enough of each owner set have."""
         if self.received() < self.needed:
             return False
-        return all(
+        return not self.former or all(
             sum(node_id in self.acked for node_id in owners) >= min(self.needed, len(owners)) for owners in self.former
         )
 
@@ -149,7 +149,8 @@ class QuorumWrite:
 
     def _note_ack(self, group: WriteGroup, node_id: str, newer: list[list[Any]], live: list[int]) -> None:
         group.acked[node_id] = None
-        self.live.update(group.indices[i] for i in live if 0 <= i < len(group.indices))
+        if live:
+            self.live.update([group.indices[i] for i in live if 0 <= i < len(group.indices)])
         if newer and self._restamp_allowed:
             self._restamp(group, newer)
 

@@ -16,12 +16,16 @@ Always:
   two writes is only known if one ended before the other began; so this never accuses wrongly. Not for keys of which
   some write had a time to live: its expiry is forgotten, and what a former owner still holds may show for a while
 
+``durable`` (as ``fresh``, and W - 1 >= R, so that a lost process leaves R copies of what was acknowledged):
+
+- a key whose last write was acknowledged, and no other write may have overtaken, is no miss
+
 ``atomic`` (as ``fresh``, and no process is lost or paused):
 
 - the results of incr are unique for a key, and grow from one that ended to one that began later
 - of two adds that succeeded on one key there was a delete between; no version is replaced by cas twice
 
-A miss is always allowed: a cache may forget.
+Else a miss is always allowed: a cache may forget.
 """
 
 from __future__ import annotations
@@ -105,8 +109,9 @@ class _Ended:
 class History:
     """All operations of one simulation, held against the promises."""
 
-    def __init__(self, *, fresh: bool, atomic: bool, skew_s: float = 0.0) -> None:
+    def __init__(self, *, fresh: bool, atomic: bool, durable: bool = False, skew_s: float = 0.0) -> None:
         self.fresh = fresh
+        self.durable = durable
         self.atomic = atomic
         self.operations: list[Operation] = []
         self.pending: dict[Operation, None] = {}
@@ -118,6 +123,8 @@ class History:
         """By key the acknowledged writes that do not expire, with their start as number."""
         self._short_lived: dict[str, None] = {}
         """Keys that some write let expire."""
+        self._attempts: dict[str, list[Operation]] = {}
+        """By key all that would write it, whatever became of it."""
         self._increments: dict[str, _Ended] = {}
         self._counts: dict[tuple[str, int], Operation] = {}
         self._adds: dict[str, list[Operation]] = {}
@@ -134,6 +141,9 @@ class History:
             self._writers.update(dict.fromkeys(operation.written.values(), operation))
         if operation.ttl_s < math.inf:
             self._short_lived[operation.keys[0]] = None
+        if operation.written is not None or operation.name == "delete":
+            for key in operation.keys:
+                self._attempts.setdefault(key, []).append(operation)
         if operation.name == "delete":
             for key in operation.keys:
                 self._deletes.setdefault(key, []).append(operation)
@@ -239,6 +249,7 @@ class History:
     def _check_value(self, read: Operation, key: str, value: Any) -> None:
         self.reads += 1
         if value is None:
+            self._check_miss(read, key)
             return
         self.hits += 1
         writer = self._writers.get(value) if isinstance(value, str) else None
@@ -252,3 +263,12 @@ class History:
         newest = ended.greatest_before(read.start) if ended is not None else None
         if newest is not None and writer.settled < newest[0]:
             raise Violation(f"fresh: {read}\n  shows what {writer} wrote,\n  but before it there was {newest[1]}")
+
+    def _check_miss(self, read: Operation, key: str) -> None:
+        ended = self._writes.get(key) if self.durable and key not in self._short_lived else None
+        newest = ended.greatest_before(read.start) if ended is not None else None
+        if newest is None or newest[1].written is None or newest[1].open:
+            return
+        rivals = [other for other in self._attempts[key] if other is not newest[1] and other.settled > newest[0]]
+        if not rivals:
+            raise Violation(f"durable: {read}\n  missed {key}, though there was {newest[1]}")

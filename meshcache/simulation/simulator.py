@@ -145,7 +145,10 @@ class Simulation:
             host.on_turn = self._check_memory
         fresh = plan.strict and plan.kind != "chaos"
         self.history = History(
-            fresh=fresh, atomic=fresh and plan.kind == "weather", skew_s=2 * plan.skew_ms / 1000 + 0.05
+            fresh=fresh,
+            atomic=fresh and plan.kind == "weather",
+            durable=fresh and plan.write_quorum - 1 >= plan.read_quorum,
+            skew_s=2 * plan.skew_ms / 1000 + 0.05,
         )
         self.workload = Workload(self.world, self.history, plan.mix)
 
