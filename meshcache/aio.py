@@ -140,7 +140,7 @@ class AsyncClient:
         return await self._run(self._session.get_or_set(key, load, ttl, timeout))
 
     async def clear(self, *, timeout: float | None = None) -> int:
-        """Drop every key of this namespace (without one: all there is); returns how many entries went."""
+        """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""
         return await self._run(self._session.clear(timeout))
 
     async def inspect(

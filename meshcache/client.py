@@ -139,7 +139,7 @@ class Client:
         return self._run(self._session.get_or_set(key, load, ttl, timeout))
 
     def clear(self, *, timeout: float | None = None) -> int:
-        """Drop every key of this namespace (without one: all there is); returns how many entries went."""
+        """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""
         return self._run(self._session.clear(timeout))
 
     def inspect(

@@ -197,7 +197,7 @@ def _own_answer(client: Client, member: dict[str, Any]) -> dict[str, Any]:
         own = client.inspect("status", node=member["address"])
     except MeshcacheError as error:
         return {"error": str(error)}
-    return {"ready": own["ready"], "ring_digest": own["ring_digest"]}
+    return {name: own.get(name) for name in ("ready", "ring_digest", "changing", "slots_missing")}
 
 
 def leave(options: Namespace) -> int:

@@ -50,13 +50,17 @@ class OperationTimeout(OperationError, TimeoutError):
 
 
 class NodeUnavailable(OperationError, ConnectionError):
-    """No node could be reached, or those reached do not serve yet."""
+    """No node could be reached, or those reached do not serve yet.
+
+    Nothing was done, unless the text says that it may be: an add, replace, cas or incr whose node went away.
+    """
 
 
 class QuorumNotReached(OperationError):
     """Too few replicas answered in time.
 
-    A write may have reached ``received`` replicas and can still appear; repeating it is safe.
+    A write may have reached ``received`` replicas and can still appear. Repeating a set or delete is safe; an incr,
+    add, replace or cas may have been applied.
     """
 
     def __init__(self, needed: int, received: int, what: str = "operation") -> None:

@@ -84,7 +84,10 @@ def health_of(members: Sequence[Mapping[str, Any]], paint: Paint) -> str:
         return paint("some nodes do not serve yet", YELLOW)
     if len({member.get("ring_digest") for member in alive}) > 1:
         return paint("the nodes do not agree on the ring yet", YELLOW)
-    return paint(f"all {len(alive)} nodes serve and agree on the ring", GREEN)
+    moving = sum(member.get("slots_missing") or 0 for member in alive)
+    if moving:
+        return paint(f"all {len(alive)} nodes serve; copies are on the move, {moving:,} slots to go", YELLOW)
+    return paint(f"all {len(alive)} nodes serve, agree on the ring and hold what they own", GREEN)
 
 
 def flatten(counters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -105,7 +105,7 @@ class Node:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._draining = threading.Event()
-        self._bound = threading.Event()
+        self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -118,11 +118,11 @@ class Node:
     # -- for applications ----------------------------------------------------------------------------------
 
     def start(self, *, timeout_s: float = 10.0) -> Node:
-        """Run in a thread; return when the sockets are bound."""
+        """Run in a thread; return when the node serves, after ``timeout_s`` at the latest."""
         self._thread = threading.Thread(target=self._run_guarded, name=f"meshcache-{self.config.node.node_id}")
         self._thread.daemon = True
         self._thread.start()
-        self._bound.wait(timeout_s)
+        self._ready.wait(timeout_s)
         if self._failure is not None:
             self._thread.join(timeout_s)
             raise self._failure
@@ -135,15 +135,19 @@ class Node:
         finally:
             os.close(self._wake_fd)
 
-    def drain(self) -> None:
-        """Hand over what this node owns, then leave and stop. Returns at once; callable as ``stop`` is."""
-        self._draining.set()
-        with contextlib.suppress(OSError):  # already stopped
-            os.eventfd_write(self._wake_fd, 1)
+    def drain(self, *, timeout_s: float | None = None) -> None:
+        """Hand over what this node owns, then leave and stop. Callable from any thread, and from a signal handler.
+
+        Of a node that was started in a thread it waits for the end of that, ``timeout_s`` at most.
+        """
+        self._ask_to(self._draining, timeout_s)
 
     def stop(self, *, timeout_s: float = 10.0) -> None:
-        """Leave the mesh and close the sockets. Callable from any thread, and from a signal handler."""
-        self._stopping.set()
+        """Leave the mesh at once and close the sockets. Callable as ``drain`` is."""
+        self._ask_to(self._stopping, timeout_s)
+
+    def _ask_to(self, what: threading.Event, timeout_s: float | None) -> None:
+        what.set()
         with contextlib.suppress(OSError):  # already stopped
             os.eventfd_write(self._wake_fd, 1)
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -166,13 +170,13 @@ class Node:
 
     def _run_guarded(self) -> None:
         try:
-            self.run()
+            self.run(self._ready.set)
         except BaseException as error:  # noqa: BLE001  (start() raises it in the caller's thread)
             self._failure = error
             if not isinstance(error, MeshcacheError):
                 _log.exception("node_failed")
         finally:
-            self._bound.set()
+            self._ready.set()
 
     def _run(self, on_ready: Callable[[], None] | None) -> None:
         self._context = context = zmq.Context()
@@ -182,7 +186,6 @@ class Node:
             self._router = self._bind(zmq.ROUTER, self.config.node.listen)
             self._xpub = self._bind(zmq.XPUB, self.config.node.publish_address)
             self._start_core()
-            self._bound.set()
             self._loop(on_ready)
             self._say_goodbye()
         finally:

@@ -338,9 +338,12 @@ def test_status_asks_every_member(client: FakeClient, capsysbinary: pytest.Captu
 
 def test_health_in_a_sentence() -> None:
     well = member("node1", ready=True, ring_digest="aa")
-    assert health_of([well], PLAIN) == "all 1 nodes serve and agree on the ring"
-    assert health_of([well, member("node2", state="left")], PLAIN) == "all 1 nodes serve and agree on the ring"
+    fine = "all 1 nodes serve, agree on the ring and hold what they own"
+    assert health_of([well], PLAIN) == fine
+    assert health_of([well, member("node2", state="left")], PLAIN) == fine
     assert health_of([well, member("node2", ready=False)], PLAIN) == "some nodes do not serve yet"
+    pulling = member("node2", ready=True, ring_digest="aa", slots_missing=1200)
+    assert health_of([well, pulling], PLAIN) == "all 2 nodes serve; copies are on the move, 1,200 slots to go"
     other_ring = member("node2", ready=True, ring_digest="bb")
     assert health_of([well, other_ring], PLAIN) == "the nodes do not agree on the ring yet"
 

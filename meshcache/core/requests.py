@@ -276,15 +276,19 @@ class Requests:
         if not self._admit(origin, read, from_client=False):
             return
         records = self._store.read(read.keys, self._coordinator.now_bytes)
+        voteless = self._voteless(read.keys)
+        view = self._view
+        for i in voteless:
+            slot = view.ring.slot_of(read.keys[i])
+            if not view.owned[slot] and not view.held[slot]:
+                records[i] = None  # what is left of a slot that others own now: it may be old
         budget, count = self._config.limits.reply_bytes_max, 0
         for record in records:
             budget -= len(record) if record is not None else 0
             if budget < 0 and count:
                 break
             count += 1
-        self._outbox.reply(
-            origin, m.ReadReply(read.request, self._view.digest, records[:count], self._voteless(read.keys))
-        )
+        self._outbox.reply(origin, m.ReadReply(read.request, view.digest, records[:count], voteless))
 
     def _voteless(self, keys: list[bytes]) -> list[int]:
         """Return the indices of the keys of which this node cannot say anything for certain."""
