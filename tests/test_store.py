@@ -639,3 +639,16 @@ def test_a_removed_entry_lets_go_of_its_bytes() -> None:
 def test_refuses_limits_that_make_no_sense(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make_store(**wrong)
+
+
+def test_a_repair_is_not_taken_below_what_was_evicted() -> None:
+    store = Store(slots=1, max_entries=2, max_bytes=1_000_000)
+    old, new = [stamp(n.to_bytes(16, "big"), NEVER_MS) + b"\0\0v" for n in (1, 5)]
+    store.merge([b"evicted", b"b"], [new, old], 0)
+    store.merge([b"c"], [stamp((9).to_bytes(16, "big"), NEVER_MS) + b"\0\0v"], 0)
+    assert store.peek(b"evicted") is None
+    newer = stamp((6).to_bytes(16, "big"), NEVER_MS) + b"\0\0v"
+    assert store.above_floor([b"evicted", b"x"], [old, newer]) == ([b"x"], [newer])
+    assert store.above_floor([b"b"], [old]) == ([b"b"], [old])  # held: merge decides
+    store.drop_slot(0)
+    assert store.above_floor([b"evicted"], [old]) == ([b"evicted"], [old])

@@ -212,6 +212,10 @@ class Coordinator:
             return self.wall_ms + max(1, round(default_s * 1000))
         return self.wall_ms + ttl_ms if ttl_ms > 0 else NEVER_MS
 
+    def merge_repair(self, keys: list[bytes], records: list[bytes]) -> None:
+        """Store here what a repair brings, unless this node has forgotten something as new."""
+        self.store.merge(*self.store.above_floor(keys, records), self.wall_ms)
+
     def send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
         """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""
         link = self.peers.by_node.get(node_id)

@@ -220,7 +220,7 @@ class QuorumRead:
                 continue
             coordinator.repairs += len(keys)
             if node_id == coordinator.own_id:
-                coordinator.store.merge(keys, winners, coordinator.wall_ms)
+                coordinator.merge_repair(keys, winners)
             else:
                 coordinator.send_repair(node_id, keys, winners)
 

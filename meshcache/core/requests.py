@@ -305,6 +305,8 @@ class Requests:
         keys, records = write.keys, write.records
         if self._sweeps.has_floors:
             keys, records = self._sweeps.admit(keys, records)
+        if write.repair:
+            keys, records = self._store.above_floor(keys, records)
         newer, live = self._store.merge(keys, records, self._coordinator.wall_ms)
         if write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))

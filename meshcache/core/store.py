@@ -111,6 +111,8 @@ class Store:
         self._changed = bytearray(b"\1" * slots)
         """Per slot 1 if its digest is out of date."""
         self._digests = [b""] * slots
+        self._floors = [b""] * slots
+        """Per slot the greatest version that was evicted or dropped."""
         self._compactable = 0
         self._hits = self._misses = self._evictions = self._expirations = 0
         self._tombstones_reaped = self._tombstones_dropped = self._refused = 0
@@ -133,6 +135,7 @@ class Store:
 
     def _reset(self) -> None:
         self._changed[:] = b"\1" * len(self._changed)
+        self._floors[:] = [b""] * len(self._floors)
         self._records[:] = (_SENTINEL_RECORD, _SENTINEL_RECORD)
         self._keys[:] = (b"", b"")
         for ring in (self._before, self._after):
@@ -204,6 +207,23 @@ class Store:
         return len(self._tables[slot]) if self._changed[slot] else 0
 
     # Writing
+
+    def above_floor(self, keys: list[bytes], records: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """Return what may be stored of a repair: not what could be older than something that was forgotten here.
+
+        A replica must never come to hold less than it once did, or it would vote for an old value. What it evicted is
+        not remembered by key, but by the greatest version evicted in each slot: a repair of a key that is not held
+        must be above it. So forgetting costs misses, and never a stale read.
+        """
+        tables, floors, mask = self._tables, self._floors, self._mask
+        if not any(floors):
+            return keys, records
+        kept = [
+            (key, record)
+            for key, record in zip(keys, records, strict=True)
+            if record[:VERSION_BYTES] > floors[crc32(key) & mask] or key in tables[crc32(key) & mask]
+        ]
+        return [key for key, _ in kept], [record for _, record in kept]
 
     def merge(self, keys: list[bytes], records: list[bytes], now_ms: int) -> tuple[list[list[int | bytes]], list[int]]:
         """Store each record unless a greater version is held.
@@ -334,6 +354,7 @@ class Store:
         indices = list(self._tables[slot].values())
         for index in indices:
             self._remove(index)
+        self._floors[slot] = b""
         return len(indices)
 
     def drop_key(self, key: bytes) -> bool:
@@ -398,14 +419,21 @@ class Store:
         after = self._after
         while self._entries > self.max_entries:
             self._evictions += 1
-            self._remove(after[_LIVE])
+            self._forget(after[_LIVE])
         while self._bytes > self.max_bytes:
             if self._tombstone_bytes > self._tombstone_bytes_max or not self._entries:
                 self._tombstones_dropped += 1
-                self._remove(after[_DEAD])
+                self._forget(after[_DEAD])
             else:
                 self._evictions += 1
-                self._remove(after[_LIVE])
+                self._forget(after[_LIVE])
+
+    def _forget(self, index: int) -> None:
+        """Remove a record that is still valid: from now on, nothing as old is taken from repairs of its slot."""
+        slot = crc32(self._keys[index]) & self._mask
+        version = self._records[index][:VERSION_BYTES]
+        self._floors[slot] = max(self._floors[slot], version)
+        self._remove(index)
 
     def _replay(self) -> None:
         """Move what has been read to the recent end of its ring, in the order of the last read of each."""
