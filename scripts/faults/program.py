@@ -1,0 +1,131 @@
+"""The command line: run scenarios, report, plot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import meshcache
+
+from . import report
+from .changes import join_leave, rolling
+from .detection import detect
+from .kills import kill9, kill9_default
+from .partitions import partition, partition_strict
+from .pauses import pause
+from .scenario import Options, Result
+
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
+    "kill9": kill9,
+    "kill9-default": kill9_default,
+    "detect": detect,
+    "pause": pause,
+    "join-leave": join_leave,
+    "rolling": rolling,
+    "partition": partition,
+    "partition-strict": partition_strict,
+}
+EXAMPLES: Final = """\
+scenarios: {names}
+
+examples:
+  scripts/chaos --quick                  all of them, short
+  scripts/chaos kill9 --rounds 50        fifty kills
+  scripts/chaos pause --logs out/logs --debug
+
+What is checked: *wrong* values belong to another key or were never written; *stale* ones are older than the last one
+acknowledged before the read began; *missed* ones were acknowledged, not deleted, and not found. A key is unavailable
+from the first call on it that did not succeed to the end of the first one that did.
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/chaos", description="Put meshes of real processes under load, hurt them, and check every answer.",
+        epilog=EXAMPLES.format(names=", ".join(SCENARIOS)), formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="which to run (all)")
+    parser.add_argument("--quick", action="store_true", help="short versions")
+    parser.add_argument("--rounds", type=int, default=0, help="kills of the kill9 scenarios (20 and 10)")
+    parser.add_argument("--rate", type=float, default=600.0, help="calls a second (600); stay below saturation")
+    parser.add_argument("--seed", type=int, default=1, help="whom to hurt, and when (1)")
+    parser.add_argument("--out", type=Path, default=ROOT / "out", help="where JSON and plots go (out)")
+    parser.add_argument("--logs", type=Path, help="keep the nodes' logs there")
+    parser.add_argument("--debug", action="store_true", help="nodes log at level debug")
+    parser.add_argument("--no-plot", action="store_true", help="draw nothing")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, and write nothing")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.scenarios if name not in SCENARIOS]:
+        parser.error(f"no such scenario: {', '.join(unknown)}; there are: {', '.join(SCENARIOS)}")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the arguments say; 1 if a goal was missed."""
+    parsed = parse(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    options = Options(
+        quick=parsed.quick, rounds=parsed.rounds, rate=parsed.rate, seed=parsed.seed, logs=parsed.logs,
+        debug=parsed.debug,
+    )  # fmt: skip
+    results = []
+    for name in dict.fromkeys(parsed.scenarios or SCENARIOS):
+        print(f"== {name}", file=sys.stderr, flush=True)
+        results.append(_attempt(name, options))
+        print(report.table(results[-1:]), file=sys.stderr if parsed.json else sys.stdout, flush=True)
+    if parsed.json:
+        print(json.dumps(_as_json(results)))
+    else:
+        _write(results, parsed.out, plot=not parsed.no_plot)
+    return 0 if all(result.passed for result in results) else 1
+
+
+def _attempt(name: str, options: Options) -> Result:
+    """Run a scenario; one that breaks off is a result too, and the others still run."""
+    try:
+        return SCENARIOS[name](options)
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
+        result = Result(name, "broke off")
+        result.check("scenarios that broke off", 1, 0)
+        result.tally.evidence.append(traceback.format_exc())
+        result.tally.errors[f"{type(error).__name__}: {error}"] += 1
+        return result
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _as_json(results: list[Result]) -> dict[str, Any]:
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, check=False)
+    return {
+        "meshcache": meshcache.__version__,
+        "commit": commit.stdout.decode().strip() or "unknown",
+        "python": platform.python_version(),
+        "results": [result.as_json() for result in results],
+    }
+
+
+def _write(results: list[Result], out: Path, *, plot: bool) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "chaos.json").write_text(json.dumps(_as_json(results), indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {out / 'chaos.json'}")
+    try:
+        from .plot import draw  # noqa: PLC0415
+
+        files = [file for result in results if plot for file in draw(result, out / f"chaos-{result.name}")]
+    except ImportError:
+        print("no plot: matplotlib is not installed (pip install '.[bench]')")
+    else:
+        for file in files:
+            print(f"wrote {file}")
