@@ -24,11 +24,11 @@ def _plan(options: Options, nodes: int) -> Plan:
 def join_leave(options: Options) -> Result:
     """One node joins, then another one leaves."""
     result = Result("join-leave", "one of 5 joins and another leaves, cache half full, N=3 W=2 R=2")
-    quiet_s = options.pick(2, 8)
+    quiet_s = options.pick(1.5, 8)
     with staged(
         result, options, nodes=5, cluster=CLUSTER, plan=_plan(options, 5), store={"max_entries": ENTRIES_MAX}
     ) as stage:
-        stage.load.run_for(1)
+        stage.load.run_for(options.pick(0.25, 1))
         began_s = stage.load.now_s
         stage.load.run_for(quiet_s)
         calm_until_s = stage.load.mark("add a node")
@@ -62,7 +62,7 @@ def rolling(options: Options) -> Result:
     with staged(
         result, options, nodes=nodes, cluster=CLUSTER, plan=_plan(options, nodes), store={"max_entries": ENTRIES_MAX}
     ) as stage:
-        stage.load.run_for(1)
+        stage.load.run_for(options.pick(0.25, 1))
         began_s = stage.load.now_s
         stage.load.run_for(options.pick(1, 5))
         calm_until_s = stage.load.now_s

@@ -28,7 +28,7 @@ def kill9_default(options: Options) -> Result:
 def _run(result: Result, options: Options, nodes: int, cluster: dict[str, Any], rounds: int) -> Result:
     count = options.rounds or int(options.pick(1, rounds))
     with staged(result, options, nodes=nodes, cluster=cluster) as stage:
-        stage.load.run_for(options.pick(1, 3))
+        stage.load.run_for(options.pick(0.5, 3))
         downs_s = [options.pick(QUICK_DOWN_S, DOWN_S[number % len(DOWN_S)]) for number in range(count)]
         repairs_s = [_round(stage, down_s) for down_s in downs_s]
         stage.finish()

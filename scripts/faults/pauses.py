@@ -12,7 +12,7 @@ from .scenario import Options, Result, Stage, staged
 from .watch import sum_of
 
 PAUSES_S: Final = (0.2, 1.0, 5.0)
-QUICK_PAUSES_S: Final = (0.2, 3.0)
+QUICK_PAUSES_S: Final = (0.2, 2.5)
 HARMLESS_S: Final = 0.5
 """A node paused for less must not be removed."""
 
@@ -24,7 +24,7 @@ def pause(options: Options) -> Result:
     longest_back_s = 0.0
     removed = through_it = 0
     with staged(result, options, nodes=5, cluster=cluster) as stage:
-        stage.load.run_for(options.pick(1, 3))
+        stage.load.run_for(options.pick(0.5, 3))
         for number, seconds in enumerate(QUICK_PAUSES_S if options.quick else PAUSES_S * 3):
             victim = sorted(stage.expected)[number % 5]
             before = stage.watch.counters([victim])
@@ -58,7 +58,7 @@ def _pause(stage: Stage, victim: str, seconds: float) -> tuple[float, int]:
     reader.start()
     back_s = stage.settle()
     reader.join()
-    stage.load.run_for(1)
+    stage.load.run_for(stage.options.pick(0.3, 1))
     return back_s, sum(old)
 
 
