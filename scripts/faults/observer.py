@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import meshcache
 from meshcache.errors import MeshcacheError
@@ -17,6 +17,10 @@ from .watch import Watch, sum_of
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+
+TIMEOUT_S: Final = 2.0
+"""Of the observer's own calls: long enough for a node just cut off to be given up."""
 
 
 class Change(NamedTuple):
@@ -61,7 +65,7 @@ class Observer:
 
 def _observe(namespace: str, addresses: dict[str, str], ledger: Ledger, pipe: Connection) -> None:
     enter_namespace(namespace)
-    with Watch(addresses) as watch, meshcache.Client(list(addresses.values())) as cache:
+    with Watch(addresses) as watch, meshcache.Client(list(addresses.values()), timeout=TIMEOUT_S) as cache:
         eyes = _Eyes(watch, cache, ledger)
         while True:
             try:

@@ -26,7 +26,7 @@ CLIENTS: Final = ("client1", "client2")
 AGREE_S_MAX: Final = 5.0
 NOTICED_S: Final = 4.0
 """After so long both sides know that the others are gone."""
-CONTESTED: Final = 30
+CONTESTED: Final = 12
 POLICIES: Final = ("available", "strict")
 
 
