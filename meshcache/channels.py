@@ -21,7 +21,7 @@ from typing import Any, Final
 import zmq
 
 from meshcache.core.messages import Welcome
-from meshcache.dealer import open_dealer, state_of
+from meshcache.dealer import open_dealer, receiver, state_of
 from meshcache.errors import ProtocolError
 from meshcache.link import (
     GREETING,
@@ -52,7 +52,7 @@ class _Wire:
         self.socket = socket
         self.link = link
         self.send: Callable[..., Any] = socket.send
-        self.recv: Callable[..., bytes] = socket.recv
+        self.recv = receiver(socket)
         self.arrived: dict[int, Any] = {}
         """Answers to other calls of this step than the one waited for."""
 
@@ -117,7 +117,7 @@ class Channel:
         link = wire.link
         while True:
             try:
-                found = link.accept(wire.recv())
+                found = link.accept(wire.recv(0))
             except zmq.Again:
                 events = state_of(wire.socket)
                 if not events & (zmq.POLLIN | zmq.POLLOUT):

@@ -20,7 +20,8 @@ from typing import Any, Final
 import zmq
 
 from meshcache.core.messages import Welcome
-from meshcache.dealer import open_dealer, state_of
+from meshcache.core.wire import Frame
+from meshcache.dealer import open_dealer, receiver, state_of
 from meshcache.errors import ProtocolError
 from meshcache.link import GREETING, LINK_LOST, NO_GREETING, NO_REPLY, Batch, Call, Failure, Link, Outcome
 from meshcache.routing import Routing
@@ -96,7 +97,7 @@ class _Wire:
                         self._mux.loop.call_soon(self.on_event)
                         return
                     budget -= 1
-                    self._arrived(socket.recv(zmq.NOBLOCK))
+                    self._arrived(self._recv(zmq.NOBLOCK))
                 elif not events & zmq.POLLOUT:
                     if self._connected:
                         self._disconnect(LINK_LOST)
@@ -145,7 +146,7 @@ class _Wire:
                 cargo.deliver(LINK_LOST)
         self.queued = []
 
-    def _arrived(self, frame: bytes) -> None:
+    def _arrived(self, frame: Frame) -> None:
         for number, outcome in self._link.accept(frame):
             if number != GREETING:
                 cargo = self.flying.pop(number, None)
@@ -180,6 +181,7 @@ class _Wire:
             return
         finally:
             self._opening = None
+        self._recv = receiver(self._socket)
         self._fd = int(self._socket.getsockopt(zmq.FD))
         loop.add_reader(self._fd, self.on_event)
         self.on_event()

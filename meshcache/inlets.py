@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import zmq
 
+from meshcache.dealer import receiver
+
 FRAMES_PER_TURN: Final = 256
 """How many frames are taken from one socket before the others have their turn."""
 
@@ -33,7 +35,7 @@ SNDMORE: Final = int(zmq.SNDMORE)
 class Inlet:
     """What arrives at one socket, as messages of one or two parts."""
 
-    __slots__ = ("_excess", "_get", "_pairs", "_recv", "_refuse", "_take", "fd")
+    __slots__ = ("_excess", "_get", "_pairs", "_recv", "_recv_large", "_refuse", "_take", "fd")
 
     def __init__(
         self, source: zmq.Socket[bytes], take: Callable[..., None], refuse: Callable[[], None], *, pairs: bool = False
@@ -41,6 +43,7 @@ class Inlet:
         """Call ``take`` with the part, or the two of ``pairs``, and the time; ``refuse`` for what has more parts."""
         self.fd = int(source.getsockopt(zmq.FD))
         self._recv = source.recv
+        self._recv_large = receiver(source)
         self._get: Callable[[int], Any] = source.getsockopt
         self._take = take
         self._refuse = refuse
@@ -65,8 +68,8 @@ class Inlet:
                     recv(DONTWAIT)
                     self._excess = bool(self._get(RCVMORE))
                     continue
-                first = recv(DONTWAIT)
-                second = recv(DONTWAIT) if self._pairs else b""
+                first = recv(DONTWAIT) if self._pairs else self._recv_large(DONTWAIT)
+                second = self._recv_large(DONTWAIT) if self._pairs else b""
                 more = self._get(EVENTS) & POLLIN
                 if more and self._get(RCVMORE):
                     self._excess = True

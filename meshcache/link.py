@@ -25,7 +25,7 @@ from meshcache.core.messages import (
     Update,
     Welcome,
 )
-from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.core.wire import Frame, decode_frame, encode_frame
 from meshcache.errors import ProtocolError
 from meshcache.routing import Routing
 
@@ -187,7 +187,7 @@ class Link:
         self._expected.pop(number, None)
         self.ready = False
 
-    def accept(self, frame: bytes) -> list[tuple[int, Outcome | Welcome]]:
+    def accept(self, frame: Frame) -> list[tuple[int, Outcome | Welcome]]:
         """Return what the frame answers, by number. Raises ProtocolError: the link is then no good."""
         _clock, messages = decode_frame(frame)
         found: list[tuple[int, Outcome | Welcome]] = []

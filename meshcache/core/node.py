@@ -40,7 +40,7 @@ from meshcache.core.ring import Ring
 from meshcache.core.store import Store
 from meshcache.core.sweeps import Sweeps
 from meshcache.core.view import View
-from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.core.wire import Frame, decode_frame, encode_frame
 from meshcache.errors import ProtocolError
 
 EXPIRATIONS_PER_TURN: Final = 256
@@ -139,7 +139,7 @@ class NodeCore:
 
     # -- what the driver calls -----------------------------------------------------------------------------
 
-    def receive_request(self, origin: bytes, frame: bytes, now: float) -> None:
+    def receive_request(self, origin: bytes, frame: Frame, now: float) -> None:
         """Take a frame from the ROUTER."""
         self._set_time(now)
         for message in self._decode(frame):
@@ -149,7 +149,7 @@ class NodeCore:
             else:
                 handler(origin, message)
 
-    def receive_answer(self, address: str, frame: bytes, now: float) -> None:
+    def receive_answer(self, address: str, frame: Frame, now: float) -> None:
         """Take a frame from the DEALER to ``address``."""
         self._set_time(now)
         link = self.peers.links.get(address)
@@ -376,7 +376,7 @@ class NodeCore:
 
     # -- frames --------------------------------------------------------------------------------------------
 
-    def _decode(self, frame: bytes) -> list[Message]:
+    def _decode(self, frame: Frame) -> list[Message]:
         try:
             clock, messages = decode_frame(frame)
         except ProtocolError:

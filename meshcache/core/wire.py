@@ -48,7 +48,11 @@ def encode_frame(clock: int, messages: list[Message]) -> bytes:
     return packed
 
 
-def decode_frame(frame: bytes) -> tuple[int, list[Message]]:
+Frame = bytes | memoryview
+"""As it arrives; nothing that is decoded refers to it."""
+
+
+def decode_frame(frame: Frame) -> tuple[int, list[Message]]:
     """Return the sender's clock and the messages. Raises ProtocolError, and nothing else, on whatever else it is."""
     try:
         if len(frame) <= _SHORT_FRAME_BYTES:
