@@ -208,6 +208,29 @@ def test_two_halves_that_were_cut_apart_become_one_mesh_again() -> None:
     story.mesh.settle()
 
 
+def test_what_both_sides_of_a_cut_wrote_is_at_its_owners_as_soon_as_slots_have_moved() -> None:
+    story = Story(5, STRICT)
+    keys = [f"key:{i}" for i in range(30)]
+    for key in keys:
+        story.set(key, "before")
+    story.mesh.cut(["n1", "n2"])
+    sides = (story.node("n1"), story.node("n5"))
+    story.mesh.wait_for(
+        lambda: sorted(len(h.core.view.ring.members) for h in story.mesh.nodes.values() if h.core) == [2, 2, 3, 3, 3]
+    )
+    for number, key in enumerate(keys):
+        story.set(key, "after", story.at(sides[number % 2]))
+    story.mesh.network.heal()
+    cores = [host.core for host in story.mesh.nodes.values()]
+    story.mesh.wait_for(lambda: all(core and len(core.view.ring.members) == 5 and core.settled for core in cores))
+    compared = [core._anti_entropy.sent + core._anti_entropy.fetched for core in cores if core]
+    for key in keys:
+        for name in story.mesh.owners(key):
+            held = story.held(key)[name]
+            assert held is not None
+            assert b"after" in held, f"{key} at {name}; anti-entropy moved {compared}"
+
+
 def test_a_node_that_is_heard_but_hears_nothing_does_not_tear_the_mesh_apart() -> None:
     story = Story(4)
     for host in story.mesh.nodes.values():

@@ -12,6 +12,9 @@ compute, and goes when all of them are synced to it. Slots already held stay hel
 in progress goes on with whoever can still be asked, and one that is no longer wanted ends: so it is resumable and can
 be given up at any time.
 
+A peer that was counted dead and is back as the same process may have served clients meanwhile, on its side of a split
+network. So all that it has of this node's slots is pulled, too, those that are held included; these keep their vote.
+
 At most one page per source is under way, and ``BYTES_PER_S_MAX`` limits them all, so that the load is not disturbed.
 
 Sources: Infinispan's rebalance phases (read old, write all, then switch); Cassandra's bootstrap for the pull.
@@ -60,6 +63,12 @@ class Movement:
         self._missing: dict[int, int] = {}
         """Per slot that is being pulled, the number of sources that are not through."""
         self._from_everybody = False
+        self._alone = False
+        self._present: dict[str, None] = {}
+        self._boots: dict[str, int] = {}
+        """The process that each peer was when it was last there."""
+        self._returned: dict[str, None] = {}
+        """Peers that were gone and are back with what they wrote meanwhile, of which not all has been pulled."""
         self._allowance_bytes = 0.0
         self._allowance_at = 0.0
 
@@ -77,12 +86,15 @@ class Movement:
         owned, held = coordinator.view.owned, coordinator.view.held
         if alone:
             held[:] = owned
+        elif self._alone and self._from_everybody:
+            held[:] = bytes(len(held))  # now there is somebody to ask
+        self._alone = alone
+        self._note_returns()
         progress, self._sources, self._missing = self._sources, {}, {}
         before_us = self._ring_without_us()
-        present = {fact.node_id: None for fact in coordinator.membership.peers()}
         for slot, owns in enumerate(owned):
-            if owns and not held[slot]:
-                self._want(slot, before_us, present)
+            if owns and (self._returned or not held[slot]):
+                self._want(slot, before_us)
         for source in self._sources.values():
             old = progress.get(source.node_id)
             if old is not None and old.slots and source.slots and old.slots[0] in source.slots:
@@ -94,6 +106,14 @@ class Movement:
             self.run()
         else:
             self._finish()
+
+    def _note_returns(self) -> None:
+        present = {fact.node_id: fact.boot for fact in self.coordinator.membership.peers()}
+        back = [node_id for node_id, boot in present.items() if self._boots.get(node_id) == boot]
+        self._returned |= {node_id: None for node_id in back if node_id not in self._present}
+        self._returned = {node_id: None for node_id in self._returned if node_id in present}
+        self._present = dict.fromkeys(present)
+        self._boots |= present
 
     def distrust(self) -> None:
         """This node was out of the ring and has missed writes: it holds nothing for certain until it has pulled it.
@@ -111,12 +131,16 @@ class Movement:
         others = [member for member in ring.members if member.node_id != self.coordinator.own_id]
         return Ring.build(others, slots=ring.slots, vnodes=ring.vnodes, replicas=ring.replicas)
 
-    def _want(self, slot: int, before_us: Ring, present: dict[str, None]) -> None:
+    def _want(self, slot: int, before_us: Ring) -> None:
         view = self.coordinator.view
         sets = [view.ring.owners[slot], before_us.owners[slot], *view.former_owners(slot)]
-        holders = dict.fromkeys([node_id for owners in sets for node_id in owners if node_id in present])
-        if self._from_everybody:
-            holders = present
+        if view.held[slot]:
+            holders = self._returned
+        elif self._from_everybody:
+            holders = self._present
+        else:
+            owners = [node_id for owners in sets for node_id in owners if node_id in self._present]
+            holders = dict.fromkeys([*owners, *self._returned])
         for node_id in holders:
             source = self._sources.get(node_id)
             if source is None:
@@ -170,6 +194,7 @@ class Movement:
         source.cursor = answer.cursor if finished < len(slots) else b""
         if not source.slots:
             del self._sources[node_id]
+            self._returned.pop(node_id, None)
         elif self._allowance_bytes > 0:
             self._ask(source)
         if not self._missing:
@@ -188,7 +213,7 @@ class Movement:
         coordinator = self.coordinator
         self._sources = {}
         coordinator.view.note_held()
-        self._from_everybody = False
+        self._from_everybody = self._from_everybody and self._alone
         coordinator.membership.announce_synced(coordinator.view.digest)
 
     def on_lost(self, group: tuple[_Source, list[int], bytes], node_id: str) -> None:  # noqa: ARG002  (its source says)
