@@ -144,6 +144,8 @@ class Delivery:
                     self._give_up(now)
                     return
                 self._avoid.clear()
+                if self._late:  # perhaps it is only that all are slow; one that is silent says nothing of the next
+                    self._patience *= 2
                 yield self._pause(now)
                 continue
             outcomes = yield [call for call, _ in plan] + refresh
@@ -296,14 +298,11 @@ class Delivery:
             self._avoid.add(address)
         if failure.late or failure.sent:
             self._reached = True
-        if failure.sent:
-            if failure.late:
-                self._patience *= 2
-            if not self._repeatable:
-                kind = OperationTimeout if failure.late else NodeUnavailable
-                for i in indices:
-                    self.errors[i] = kind(f"{self._name(i)}: {address}: {failure.why}; it may or may not be applied")
-                return []
+        if failure.sent and not self._repeatable:
+            kind = OperationTimeout if failure.late else NodeUnavailable
+            for i in indices:
+                self.errors[i] = kind(f"{self._name(i)}: {address}: {failure.why}; it may or may not be applied")
+            return []
         return indices
 
     def _give_up(self, now: float) -> None:

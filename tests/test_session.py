@@ -481,6 +481,13 @@ def test_silence_everywhere_ends_at_the_deadline() -> None:
     assert all(call.deadline <= 105.0 for call in world.calls)
 
 
+def test_more_time_is_given_when_all_were_slow_and_not_to_the_next_node_after_a_silent_one() -> None:
+    world = World(nodes=3)
+    with pytest.raises(OperationTimeout):
+        world.run(world.session.get("k", None, None), lambda c: NO_REPLY)
+    assert [round(call.allowance_s, 3) for call in world.data_calls[:6]] == [0.5, 0.5, 0.5, 1.0, 1.0, 1.0]
+
+
 def test_time_without_blame_does_not_count_against_a_node() -> None:
     world = World()
     outcomes = [NO_TIME]
