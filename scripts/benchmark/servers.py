@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 START_S_MAX: Final = 20.0
 STOP_S_MAX: Final = 5.0
+SETTLE_S_MAX: Final = 30.0
 PORTS: Final = range(20_000, 32_000)
 """Below the range that the kernel gives to outgoing connections: a port found free stays free."""
 
@@ -173,7 +174,8 @@ def _listening_module(kind: str, command: list[str], port: int, version: str) ->
 
 def module_environment() -> dict[str, str]:
     """Return the environment in which ``python -m benchmark.load`` finds itself."""
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 @contextmanager
@@ -194,7 +196,23 @@ def mesh3_server() -> Iterator[Server]:
 def _mesh(kind: str, *, nodes: int, cluster: dict[str, Any]) -> Iterator[Server]:
     store = {"max_entries": 4_000_000, "max_bytes": MEMORY_MB * 1_000_000}
     with meshcache.LocalMesh(nodes=nodes, cluster=cluster, store=store) as mesh:
+        _wait_until_settled(mesh.addresses)
         yield Server(kind, ",".join(mesh.addresses), list(mesh.pids.values()), meshcache.__version__)
+
+
+def _is_settled(status: dict[str, Any], nodes: int) -> bool:
+    return len(status["members"]) == nodes and not status["changing"]
+
+
+def _wait_until_settled(addresses: list[str]) -> None:
+    """Wait for the end of the ring changes of the start: meanwhile writes go to the owners of all rings."""
+    deadline = time.monotonic() + SETTLE_S_MAX
+    with meshcache.Client(addresses) as client:
+        for address in addresses:
+            while not _is_settled(client.inspect("status", node=address), len(addresses)):
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"the ring of {address} still changes after {SETTLE_S_MAX:g} s")
+                time.sleep(0.05)
 
 
 SERVERS: Final = {
