@@ -55,6 +55,10 @@ def _lifetime(value: float) -> str | None:
     return f"must be greater than 0, is {value}; for entries that never expire write inf"
 
 
+def _positive_or_inf(value: float) -> str | None:
+    return None if value > 0 else f"must be greater than 0, is {value}; for no end write inf"
+
+
 def _at_least(low: int) -> Check:
     return lambda value: None if value >= low else f"must be at least {low:,}, is {value:,}"
 
@@ -166,15 +170,32 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class MembershipSettings:
-    """``[membership]``: how soon nodes notice each other coming and going."""
+    """``[membership]``: how soon nodes notice each other coming and going.
 
-    heartbeat_interval_s: Annotated[float, _positive] = 0.2
-    suspect_after_s: Annotated[float, _positive] = 1.0
-    dead_after_s: Annotated[float, _positive] = 1.0
+    In a cluster of n:
+
+    - a process that is killed is known to all after about ``link_dead_after_s``: its connections break
+    - one that falls silent is suspected ``2 * ack_timeout_s`` after somebody probes it, which happens once in each
+      ``probe_interval_s`` on average, and declared dead after another
+      ``max(dead_after_s, suspicion_multiplier * max(1, log10(n)) * probe_interval_s)``, or up to
+      ``suspicion_max_multiplier`` times as late while only one other node says so (core/suspicion.py)
+    - news reaches all in about ``gossip_interval_s * log(n) / log(1 + gossip_fanout)``
+    """
+
+    probe_interval_s: Annotated[float, _positive] = 0.2
+    ack_timeout_s: Annotated[float, _positive] = 0.2
+    indirect_probes: Annotated[int, _at_least(0)] = 3
+    suspicion_multiplier: Annotated[float, _positive] = 6.0
+    suspicion_max_multiplier: Annotated[float, _at_least(1)] = 3.0
+    dead_after_s: Annotated[float, _positive] = 1.2
+    link_dead_after_s: Annotated[float, _positive] = 0.6
+    gossip_interval_s: Annotated[float, _positive] = 0.1
+    gossip_fanout: Annotated[int, _at_least(1)] = 3
+    sync_interval_s: Annotated[float, _positive] = 5.0
     join_wait_s: Annotated[float, _positive] = 2.0
     transition_s: Annotated[float, _positive] = 1.0
     leave_timeout_s: Annotated[float, _positive] = 30.0
-    forget_after_s: Annotated[float, _positive] = 3600.0
+    forget_after_s: Annotated[float, _positive_or_inf] = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +467,7 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         ("cluster.read_quorum", "cluster.replicas", "not be greater than"),
         ("limits.value_bytes_max", "store.max_bytes", "not be greater than"),
         ("limits.value_bytes_max", "limits.request_bytes_max", "be less than"),
-        ("membership.heartbeat_interval_s", "membership.suspect_after_s", "be less than"),
+        ("membership.link_dead_after_s", "membership.dead_after_s", "not be greater than"),
     )
     problems = [
         f"{low}: must {relation} {high}: {values[low]:,} and {values[high]:,}"

@@ -166,7 +166,7 @@ class Link:
     def hello(self) -> bytes:
         """Return the frame that opens the link, or sets its clock again."""
         self._asked_at = self._routing.clock()
-        return encode_frame(0, [Hello(PROTOCOL, self._cluster, None)])
+        return encode_frame(0, [Hello(PROTOCOL, self._cluster, None, b"")])
 
     def encode(self, call: Call | Batch) -> tuple[int, bytes]:
         """Return the request's number, and its frame."""

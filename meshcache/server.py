@@ -66,7 +66,7 @@ MEMORY_CHECK_S: Final = 0.5
 RESOLVE_AGAIN_S: Final = 2.0
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _DONTWAIT_MORE: Final = DONTWAIT | SNDMORE
-_MONITORED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+_MONITORED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
 _DETAILS: Final = frozenset({"link_up", "link_down"})
 """Events of interest only to who looks for a fault."""
@@ -405,6 +405,8 @@ class Node:
             self._core.link_up(address, now)
         elif number == zmq.EVENT_DISCONNECTED:
             self._core.link_down(address, now)
+        elif number == zmq.EVENT_CLOSED:  # an attempt to connect failed
+            self._core.link_refused(address, now)
 
     # -- memory --------------------------------------------------------------------------------------------
 

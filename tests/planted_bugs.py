@@ -106,7 +106,7 @@ def no_refutation(patch: pytest.MonkeyPatch) -> None:
 def no_gossip(patch: pytest.MonkeyPatch) -> None:
     """News is not passed on, and tables are not compared."""
     patch.setattr(membership.Membership, "_spread", lambda self, news: None)
-    patch.setattr(membership.Membership, "on_ack", lambda self, node_id, address, ack, now: self.heard(node_id, now))
+    patch.setattr(membership.Membership, "on_ack", lambda self, node_id, address, ack, now: self.heard(node_id))
 
 
 def nothing_moves(patch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def test_default_file_explains_every_key() -> None:
     assert [line for line in lines if "=" in line and not line.startswith("#") and "  # " not in line] == []
 
 
-@pytest.mark.parametrize("name", ["local.toml", "lan.toml", "production.toml"])
+@pytest.mark.parametrize("name", ["local.toml", "lan.toml", "wan.toml", "production.toml"])
 def test_other_files_are_valid_and_differ_from_the_defaults(name: str) -> None:
     assert Config.load(CONFIGS / name, environ={}) != Config()
 
@@ -167,8 +167,8 @@ def test_a_value_that_is_wrong_by_itself(table: str, key: str, value: object, sa
         ({"cluster": {"write_quorum": 3}}, "cluster.write_quorum: must not be greater than cluster.replicas: 3 and 2"),
         ({"cluster": {"read_quorum": 3}}, "cluster.read_quorum: must not be greater than cluster.replicas: 3 and 2"),
         (
-            {"membership": {"heartbeat_interval_s": 1.0}},
-            "membership.heartbeat_interval_s: must be less than membership.suspect_after_s: 1.0 and 1.0",
+            {"membership": {"link_dead_after_s": 2.0}},
+            "membership.link_dead_after_s: must not be greater than membership.dead_after_s: 2.0 and 1.2",
         ),
         (
             {"store": {"max_bytes": 1000}, "limits": {"value_bytes_max": 1001}},

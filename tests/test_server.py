@@ -63,7 +63,7 @@ class Caller:
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.connect(f"tcp://{address}")
         self.number = 0
-        self.welcome: Any = self.exchange(m.Hello(m.PROTOCOL, "", None))
+        self.welcome: Any = self.exchange(m.Hello(m.PROTOCOL, "", None, b""))
 
     def exchange(self, message: m.Message, timeout_s: float = 5.0) -> Any:
         self.socket.send(encode_frame(0, [message]))
@@ -167,11 +167,11 @@ def test_a_reply_over_its_budget_says_which_keys_to_ask_for_again(caller: Caller
         [b""],
         [b"\xdd\xff\xff\xff\xff"],
         [b"\x91" * 2000],
-        [encode_frame(0, [m.Hello(m.PROTOCOL, "", None)]), b"second part"],
+        [encode_frame(0, [m.Hello(m.PROTOCOL, "", None, b"")]), b"second part"],
         [b"part"] * 500,
         [encode_frame(0, [m.ReadReply(1, b"", [], [])])],
         [encode_frame(0, [m.Get(1, 2, 3, b"", 0, 0, False, [b"k"])])[:-3]],
-        [encode_frame(1 << 63, [m.Ping(1, "x", b"")])],
+        [encode_frame(1 << 63, [m.Ping(1, "x", b"", False, [])])],
     ],
 )
 def test_frames_that_are_no_request_are_counted_and_dropped(caller: Caller, frames: list[bytes]) -> None:

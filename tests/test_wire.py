@@ -58,6 +58,7 @@ FIELDS: dict[wire._Field, st.SearchStrategy[Any]] = {
     wire._CHANGES: st.lists(changes, max_size=5),
     wire._FACT_OR_NONE: st.none() | facts,
     wire._FACTS: st.lists(facts, max_size=3),
+    wire._RUMOURS: st.lists(st.builds(m.Rumour, facts, st.lists(texts, max_size=3)), max_size=3),
     wire._EVENTS: st.lists(st.builds(Event, integers, versions, st.lists(keys, max_size=3)), max_size=3),
     wire._RESULTS: st.none() | st.lists(anything, max_size=5),
     wire._INDICES: st.lists(integers, max_size=5),
@@ -150,7 +151,7 @@ def test_a_frame_cut_short_is_refused(message: m.Message) -> None:
 def test_flipped_bits_are_refused_at_worst() -> None:
     rng = random.Random(1)
     message = m.Write(1, 2, 3, b"view", False, [b"key", b"other"], [bytes(24), bytes(30)])
-    frame = encode_frame(9, [message, m.Ping(1, "n1", b"digest")])
+    frame = encode_frame(9, [message, m.Ping(1, "n1", b"digest", True, [])])
     for _ in range(3000):
         damaged = bytearray(frame)
         for _ in range(rng.randint(1, 4)):
@@ -267,8 +268,8 @@ def test_unknown_changes_are_refused(change: Any) -> None:
 )
 def test_facts_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     fact = Fact("n1", "h:1", "", "", "", "", 1.0, 1, 1, 0)
-    assert decode_frame(encode_frame(0, [m.Facts([fact])]))
-    assert "Facts.members" in refused(encode_frame(0, [m.Facts([fact._replace(**wrong)])]))
+    assert decode_frame(encode_frame(0, [m.Gossip([m.Rumour(fact, [])])]))
+    assert "Gossip.rumours" in refused(encode_frame(0, [m.Gossip([m.Rumour(fact._replace(**wrong), [])])]))
 
 
 def test_a_batch_has_a_greatest_size() -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.membership import State
+from meshcache.core.members import State
 from meshcache.core.reads import QuorumRead
 from meshcache.core.record import VERSION_BYTES, expiry_bytes
 

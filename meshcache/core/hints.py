@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.membership import State
+from meshcache.core.members import State
 
 HINT_BYTES_MAX: Final = 8 * 1024 * 1024
 """Keys and records kept for one node."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.membership import State
+from meshcache.core.members import State
 from meshcache.core.record import HEADER_BYTES, NEVER_MS, expires_ms_of, is_tombstone, version_of
 
 EXPLAIN_WAIT_S: Final = 1.0

@@ -1,4 +1,4 @@
-"""Who is a member: facts that merge, heartbeats that renew them, suspicion that ages them.
+"""Who is a member: facts that merge, probes that test them, suspicion that ages them, rumours that spread them.
 
 A *fact* says of one member where it is, which process it is (``boot``), and whether it is alive, suspect, dead or
 left. Facts merge by the maximum of a total order: any loss, repetition or reordering of gossip ends in the same table
@@ -7,189 +7,196 @@ starts at the wall milliseconds of its boot, so that a mass restart cannot leave
 
 The upper bits of an incarnation number the member's *lives*. To refute a suspicion it raises the lower bits, and
 that does not bring it back once it is dead to somebody: only a new life does, which it begins when it hears of its
-death. So no node returns to the ring that has not heard, and forgotten what it held: it has missed writes.
+death. So no node returns to the ring that has not heard, and forgotten what it held: it has missed writes. For the
+same reason a death is taken over from wherever it is heard, also from a table (memberlist would only suspect then):
+a member that some write to and others do not is worse than one that has to come back.
 
 ::
 
-    alive --silence or broken link--> suspect --dead_after_s without refutation--> dead
-      ^-- a greater incarnation, from the member itself --' <---------------------'
+    alive --a probe failed, a link broke, others say so--> suspect --nobody refutes it in time--> dead
+      ^-- a greater incarnation, from the member itself ------' <----------------------------------'
     any --the member says so--> left                                          (from dead: in a new life)
 
-Every ``heartbeat_interval_s`` a node pings its peers (at most FANOUT of them, round robin in a shuffled order). Ping
-and ack carry the digest of the sender's table; where they differ, the ack brings the whole table and the pinger
-answers with its own. News is also pushed at once. A node that stalled itself (its ticks came late) does not hold the
-silence against the others.
+- Each ``probe_interval_s`` one member is probed, directly and then through others (probing.py). Of those who hear of a
+  suspicion, a few probe the suspect next, so that it is soon confirmed or refuted.
+- How long a suspect has to refute, and who shortens that time, is told in suspicion.py.
+- What is new is pushed to a few members at once, and then rides on probes and acks, so often and no oftener as
+  rumours.py says. Probes and acks carry the digest of the sender's table; where two go on differing for longer than
+  rumours take, and every ``sync_interval_s`` with some member, whole tables are exchanged.
+- Who is thought suspect or dead is told so as soon as it speaks to us, and who speaks of our past hears our present:
+  two nodes in touch never go on disagreeing about each other.
+- A node that stalled (its ticks came late) holds no silence against others, and asks for news first.
 
-Sources: SWIM (Das et al. 2002) for incarnations and suspicion; Cassandra for the boot time as generation.
+The traffic of a node in a steady cluster is therefore the same in one of 3 and in one of 500.
+
+Sources: SWIM (Das et al. 2002); Lifeguard (Dadgar et al. 2017); Cassandra for the boot time as generation.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from meshcache.config import MembershipSettings
-from meshcache.core.messages import Ack, Fact, Facts, Message, Ping
+from meshcache.core.members import MemberTable, State, next_life, supersedes
+from meshcache.core.messages import Ack, Fact, Gossip, Nack, Ping, PingReq, Rumour, Vouch
 from meshcache.core.outbox import Outbox
-from meshcache.core.ring import RingMember
+from meshcache.core.probing import Prober
+from meshcache.core.rumours import RumourQueue, retransmits
+from meshcache.core.suspicion import Suspicion, sync_interval_s
 
-FANOUT: Final = 8
-"""Peers pinged in one interval, so that the load of a node does not grow with the cluster."""
+TICK_S: Final = 0.05
+"""How often ``tick`` is expected."""
 
+STALL_S: Final = 0.2
+"""A tick that comes so much later than expected tells that this node itself did not run."""
 
-class State(IntEnum):
-    """Ranks by which facts of one incarnation merge: the greater wins."""
+FORGET_CHECK_S: Final = 1.0
 
-    ALIVE = 0
-    SUSPECT = 1
-    DEAD = 2
-    LEFT = 3
-
-
-_LIFE_BITS: Final = 8
-"""The lower bits of an incarnation count the suspicions refuted in one life. More than they can count begin a new
-life, which is harmless: it only means that a death in the former one is overruled."""
+WITNESSES_CALLED: Final = 8
+"""About how many of those who hear of a suspicion probe the suspect next: they confirm it, or bring it the news."""
 
 
-def first_incarnation(wall_ms: int) -> int:
-    """Return the incarnation of a process that starts."""
-    return wall_ms << _LIFE_BITS
-
-
-def next_life(incarnation: int) -> int:
-    """Return the least incarnation that overrules a death in this one."""
-    return ((incarnation >> _LIFE_BITS) + 1) << _LIFE_BITS
-
-
-def supersedes(new: Fact, old: Fact) -> bool:
-    """Tell whether ``new`` replaces ``old``. A join: idempotent, commutative, associative."""
-    return _rank(new) > _rank(old)
-
-
-def _rank(fact: Fact) -> tuple[int, bool, int, int, int]:
-    return fact.incarnation >> _LIFE_BITS, fact.state >= State.DEAD, fact.incarnation, fact.state, fact.boot
-
-
-@dataclass(slots=True)
-class Member:
-    """A fact, and what this node itself knows beside it."""
-
-    fact: Fact
-    heard_at: float
-    """When it last answered or pinged us, on our monotonic clock."""
-    since: float
-    """When this node learned of the present state."""
-
-
-class Membership:
-    """The table of members of one node."""
+class Membership(MemberTable):
+    """The table of members of one node, and what it says and hears of it."""
 
     def __init__(self, config: MembershipSettings, own: Fact, outbox: Outbox, rng: random.Random, now: float) -> None:
-        self.own_id = own.node_id
-        self.members: dict[str, Member] = {own.node_id: Member(own, now, now)}
-        self.ring_changed = True
-        """The set of members that own slots changed; the node rebuilds its ring and resets this."""
-        self.changed = True
-        """Something in the table changed; the node follows it and resets this."""
+        super().__init__(own, outbox.note, now)
         self.removed = False
         """Others had declared this node dead. The node forgets its data and resets this."""
-        self.died: list[str] = []
-        """Addresses of nodes newly declared dead; the node redials them and clears this."""
+        self.linked: Callable[[str], bool] = lambda _: True
+        """Tells whether the link to an address stands: no rumour is spent on one that does not."""
         self.sequence = 0
-        """Number of the last round of pings; acks repeat it."""
+        """Number of the last ping; acks repeat it."""
+        self.prober = Prober(config, rng, now)
+        self.rumours = RumourQueue()
         self._config = config
         self._outbox = outbox
         self._rng = rng
-        self._digest: bytes | None = None
-        self._round: list[str] = []
-        self._next_ping = now
         self._ticked_at = now
+        self._gossip_at = now
+        self._forget_at = now
+        self._syncs: dict[int, None] = {}
+        """Pings that asked for the whole table."""
+        self._sync_at = now + config.sync_interval_s * rng.random()
+        self._resync: tuple[str, float] | None = None
+        """Whose table was seen to differ from ours, and when to ask for it, if no rumour has explained it by then."""
+        self._tell_next: list[str] = []
+        """The rest of a shuffled list of those to push news to: by turns reaches more than by chance."""
 
-    @property
-    def own(self) -> Fact:
-        """What this node says of itself."""
-        return self.members[self.own_id].fact
-
-    def facts(self) -> list[Fact]:
-        """Return the whole table, in the order of node ids."""
-        return [self.members[node_id].fact for node_id in sorted(self.members)]
-
-    def digest(self) -> bytes:
-        """Return eight bytes that are equal where two tables are. The gone do not count: each forgets them in time."""
-        if self._digest is None:
-            known = [f for f in self.facts() if f.state <= State.SUSPECT]
-            text = "\n".join(f"{f.node_id} {f.boot} {f.incarnation} {f.state}" for f in known)
-            self._digest = hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8]
-        return self._digest
-
-    def ring_members(self) -> list[RingMember]:
-        """Return who owns slots: the alive and the suspect. A suspect stays an owner until it is declared dead."""
-        return [RingMember(f.node_id, f.weight, f.host, f.zone) for f in self.owners()]
-
-    def owners(self) -> list[Fact]:
-        """Return the facts of those who own slots: not of the gone, nor of those that are leaving."""
-        return [f for f in self.facts() if f.state <= State.SUSPECT and f.weight > 0]
-
-    def peers(self) -> list[Fact]:
-        """Return the facts of the other members that are alive or suspect."""
-        return [f for f in self.facts() if f.state <= State.SUSPECT and f.node_id != self.own_id]
-
-    def state_of(self, node_id: str) -> State:
-        """Return what is known of a node; dead if nothing is."""
-        member = self.members.get(node_id)
-        return State(member.fact.state) if member is not None else State.DEAD
-
-    def conflict(self, newcomer: Fact, now: float) -> str | None:
-        """Say why a newcomer's id cannot be its own, or None. A restart on the same address is no conflict."""
-        held = self.members.get(newcomer.node_id)
-        if held is None or held.fact.boot == newcomer.boot:
-            return None
-        if newcomer.node_id == self.own_id:
-            return f"node id {newcomer.node_id!r} is in use by this node at {held.fact.address}"
-        alive = held.fact.state == State.ALIVE and now - held.heard_at < self._config.suspect_after_s
-        if alive and held.fact.address != newcomer.address:
-            return f"node id {newcomer.node_id!r} is in use by the node at {held.fact.address}"
-        return None
+    # -- what others say -----------------------------------------------------------------------------------
 
     def merge(self, facts: Iterable[Fact], now: float) -> None:
         """Take facts into the table, refute what is wrong about this node, and pass on what was news."""
-        news = [fact for fact in facts if self._merge_one(fact, now)]
-        if news:
-            self._spread(news)
+        self.hear([Rumour(fact, []) for fact in facts], now)
 
-    def heard(self, node_id: str, now: float) -> None:
+    def hear(self, rumours: Iterable[Rumour], now: float) -> None:
+        """Do as ``merge``, and count who accuses whom."""
+        newcomer = not self.peers()
+        news = [fact for fact, accusers in rumours if self._hear_one(fact, accusers, now)]
+        if news:
+            # What a newcomer learns of the cluster, the cluster knows.
+            self._spread([self.own] if newcomer and len(news) > 1 else news)
+
+    def heard(self, node_id: str) -> None:
         """Note that a node gave a sign of life."""
-        member = self.members.get(node_id)
-        if member is not None:
-            member.heard_at = now
+        self.prober.heard(node_id)
+
+    def on_hello(self, member: Fact, now: float) -> None:
+        """A node introduces itself on its link to us."""
+        self.merge([member], now)
+        self.heard(member.node_id)
+
+    def on_welcome(self, address: str, node_id: str, facts: list[Fact], now: float) -> None:
+        """The node at ``address`` answered our HELLO, with its table if ours was another."""
+        self.merge(facts, now)
+        self.heard(node_id)
+        told = self._contradiction(node_id, facts)
+        if told:
+            self._outbox.send(address, Gossip(told))
 
     def on_ping(self, ping: Ping, wall_ms: int, now: float) -> Ack:
-        """Answer a heartbeat, with the whole table if the other side's differs."""
-        self.heard(ping.node_id, now)
-        digest = self.digest()
-        return Ack(ping.sequence, wall_ms, digest, [] if ping.facts == digest else self.facts())
+        """Answer a probe."""
+        self.heard(ping.node_id)
+        self.hear(ping.rumours, now)
+        if ping.sync and ping.facts != self.digest():
+            return Ack(ping.sequence, wall_ms, self.digest(), [self._rumour(fact) for fact in self.facts()])
+        told = self._contradiction(ping.node_id, [rumour.fact for rumour in ping.rumours])
+        return Ack(ping.sequence, wall_ms, self.digest(), self._with_news(told))
 
     def on_ack(self, node_id: str, address: str, ack: Ack, now: float) -> None:
-        """Merge what an ack brought; if the tables still differ, the other side lacks something: send ours."""
-        self.heard(node_id, now)
-        if ack.members:
-            self.merge(ack.members, now)
-            if self.digest() != ack.facts:
-                self._outbox.send(address, Facts(self.facts()))
+        """The node at ``address`` answered our ping. ``node_id`` is empty while nobody has introduced itself there."""
+        self.heard(node_id)
+        relay = self.prober.relays.pop(ack.sequence, None)
+        if relay is not None and node_id:
+            self._outbox.reply(relay.origin, Vouch(relay.sequence))
+        self.hear(ack.rumours, now)
+        if ack.sequence in self._syncs:
+            del self._syncs[ack.sequence]
+            if ack.facts != self.digest():  # it lacks something
+                self._outbox.send(address, Gossip([self._rumour(fact) for fact in self.facts()]))
+            return
+        told = self._contradiction(node_id, [rumour.fact for rumour in ack.rumours])
+        if told:
+            self._outbox.send(address, Gossip(told))
+        if ack.facts != self.digest() and node_id in self.members and self._resync is None:
+            self._resync = node_id, now + self._patience_s()
 
-    def suspect_address(self, address: str, now: float) -> None:
-        """Suspect whoever is at ``address``: its link broke."""
+    def on_ping_req(self, origin: bytes, request: PingReq, now: float) -> None:
+        """Ping another member for somebody whom it did not answer."""
+        member = self.members.get(request.target)
+        if member is None or member.fact.state > State.SUSPECT or request.target == self.own_id:
+            self._outbox.reply(origin, Nack(request.sequence))
+        elif self.prober.relay(self.sequence + 1, origin, request.sequence, now):
+            self._ping(member.fact)
+
+    def on_vouch(self, vouch: Vouch) -> None:
+        """A member that was asked to heard from the target of our probe."""
+        probe = self.prober.probes.get(vouch.sequence)
+        if probe is not None:
+            self.heard(probe.target)
+
+    def on_nack(self, nack: Nack) -> None:
+        """A member that was asked to heard nothing of the target either."""
+        probe = self.prober.probes.get(nack.sequence)
+        if probe is not None:
+            probe.nacks += 1
+
+    def on_gossip(self, gossip: Gossip, now: float) -> list[Rumour]:
+        """Take pushed rumours; return what contradicts them, for who sent them."""
+        self.hear(gossip.rumours, now)
+        return self._contradiction("", [rumour.fact for rumour in gossip.rumours])
+
+    # -- what happens to links -----------------------------------------------------------------------------
+
+    def link_lost(self, address: str, now: float) -> None:
+        """Suspect whoever is at ``address``: the connection broke."""
         for fact in self.peers():
-            if fact.address == address and fact.state == State.ALIVE:
-                self._declare(fact, State.SUSPECT, now)
+            if fact.address == address:
+                self._accuse(fact.node_id, now)
+                self.suspicions[fact.node_id].link_lost = True
+
+    def link_refused(self, address: str) -> None:
+        """Nobody listens at ``address``."""
+        for suspicion in self._suspicions_at(address):
+            suspicion.refused = True
+
+    def link_restored(self, address: str) -> None:
+        """Somebody listens at ``address`` again: a suspect has the full time to refute."""
+        for suspicion in self._suspicions_at(address):
+            suspicion.link_lost = suspicion.refused = False
+
+    def _suspicions_at(self, address: str) -> list[Suspicion]:
+        return [held for node_id, held in self.suspicions.items() if self.members[node_id].fact.address == address]
+
+    # -- what this node says of itself ---------------------------------------------------------------------
 
     def leave(self, now: float) -> None:
         """Tell everybody that this node goes away on purpose."""
         self._say(now, state=int(State.LEFT))
+        for fact in self.peers():
+            self._outbox.send(fact.address, Gossip([self._rumour(self.own)]))
 
     def retire(self, now: float) -> None:
         """Tell everybody that this node wants to own nothing any more, so that it can leave."""
@@ -202,70 +209,172 @@ class Membership:
 
     def _say(self, now: float, **changes: Any) -> None:
         fact = self.own._replace(incarnation=self.own.incarnation + 1, **changes)
-        self._set(fact, now)
+        self.put(fact, now)
         self._spread([fact])
 
+    # -- time ----------------------------------------------------------------------------------------------
+
     def tick(self, now: float) -> None:
-        """Ping, and age what was not heard of."""
-        interval_s = self._config.heartbeat_interval_s
-        stalled_s = now - self._ticked_at - interval_s
-        if stalled_s > interval_s:
-            for member in self.members.values():  # we did not listen: no silence of theirs
-                member.heard_at += stalled_s
-                member.since += stalled_s
+        """Probe, tell, and age what was not refuted."""
+        late_s = now - self._ticked_at - TICK_S
         self._ticked_at = now
-        if self.own.state != State.LEFT and now >= self._next_ping:
-            self._next_ping = now + interval_s
-            self._ping_some()
+        if late_s > STALL_S:
+            self._recover(late_s, now)
+        if self.own.state == State.LEFT:
+            return
+        for relay in self.prober.overdue(now):
+            self._outbox.reply(relay.origin, Nack(relay.sequence))
+        self._probe(now)
+        if len(self.rumours) and now >= self._gossip_at:
+            self._gossip_at = now + self._config.gossip_interval_s
+            self._push()
+        self._sync(now)
         self._age(now)
 
-    # -- inner workings ------------------------------------------------------------------------------------
+    def _recover(self, late_s: float, now: float) -> None:
+        """This node stalled: forgive others the silence, distrust itself, and ask for news if it may be missed."""
+        self.prober.judge(+1)
+        self.prober.postpone(late_s)
+        for suspicion in self.suspicions.values():
+            suspicion.since += late_s
+        for member in self.members.values():
+            if member.fact.state >= State.DEAD:
+                member.since += late_s
+        if late_s > self._config.link_dead_after_s and self.own.state != State.LEFT:
+            self._sync_with(self._some_peers(self._config.indirect_probes))
+            self._sync_at = now + sync_interval_s(self._config, self.count())
 
-    def _ping_some(self) -> None:
-        peers = {fact.node_id: fact for fact in self.peers()}
-        if len(peers) <= FANOUT:
-            chosen = list(peers)
-        else:
-            chosen = [node_id for node_id in self._round if node_id in peers][:FANOUT]
-            self._round = self._round[FANOUT:]
-            if len(chosen) < FANOUT:
-                self._round = sorted(peers)
-                self._rng.shuffle(self._round)
-        self.sequence += 1
-        for node_id in chosen:
-            fact = peers[node_id]
-            self._outbox.send(fact.address, Ping(self.sequence, self.own_id, self.digest()))
-            if fact.state == State.SUSPECT:  # the accused must hear of it to refute it
-                self._outbox.send(fact.address, Facts([fact]))
+    def _probe(self, now: float) -> None:
+        prober = self.prober
+        for number, probe in list(prober.probes.items()):
+            if self.state_of(probe.target) > State.SUSPECT:
+                del prober.probes[number]
+            elif now >= probe.ends_at:
+                prober.fail(number, expected=self.state_of(probe.target) == State.SUSPECT)
+                self._accuse(probe.target, now)
+            elif now >= probe.ask_at and probe.helpers < 0:
+                ids = [fact.node_id for fact in self.peers() if fact.state == State.ALIVE]
+                for node_id in prober.helpers(probe, ids):
+                    self._outbox.send(self.members[node_id].fact.address, PingReq(number, probe.target))
+        if prober.due(now):
+            target = prober.next_target([fact.node_id for fact in self.peers()], now)
+            if target is not None:
+                self._ping(self.members[target].fact)
+                prober.begin(self.sequence, target, now)
 
     def _age(self, now: float) -> None:
-        config = self._config
-        rounds = max(1.0, (len(self.members) - 1) / FANOUT)
-        for member in list(self.members.values()):
-            fact = member.fact
-            if fact.node_id == self.own_id:
-                continue
-            if fact.state == State.ALIVE and now - member.heard_at > config.suspect_after_s * rounds:
-                self._declare(fact, State.SUSPECT, now)
-            elif fact.state == State.SUSPECT and now - member.since > config.dead_after_s:
-                self._declare(fact, State.DEAD, now)
-            elif fact.state >= State.DEAD and now - member.since > config.forget_after_s:
-                del self.members[fact.node_id]
-                self._digest = None
+        for node_id, suspicion in list(self.suspicions.items()):
+            others = any(fact.state == State.ALIVE and fact.node_id != node_id for fact in self.peers())
+            if now - suspicion.since >= suspicion.timeout_s(self._config, self.count(), other_witnesses=others):
+                fact = self.members[node_id].fact
+                self._outbox.note(
+                    "declared_dead", member=node_id, accusers=suspicion.accusers, link_lost=suspicion.link_lost
+                )
+                self.merge([fact._replace(state=int(State.DEAD))], now)
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_CHECK_S
+            self.forget(now - self._config.forget_after_s)
 
-    def _declare(self, fact: Fact, state: State, now: float) -> None:
-        self.merge([fact._replace(state=int(state))], now)
+    # -- telling -------------------------------------------------------------------------------------------
 
-    def _merge_one(self, fact: Fact, now: float) -> bool:
+    def _rumour(self, fact: Fact) -> Rumour:
+        suspicion = self.suspicions.get(fact.node_id)
+        return Rumour(fact, list(suspicion.accusers) if suspicion is not None else [])
+
+    def _contradiction(self, node_id: str, said: list[Fact]) -> list[Rumour]:
+        """Return what somebody must hear at once: our view of it, if it is bad; and ourselves, if it was wrong."""
+        told = []
+        if node_id in self.members and self.state_of(node_id) > State.ALIVE:
+            told.append(self._rumour(self.members[node_id].fact))
+        if any(fact.node_id == self.own_id and fact != self.own for fact in said):
+            told.append(self._rumour(self.own))
+        return told
+
+    def _with_news(self, told: list[Rumour]) -> list[Rumour]:
+        ids = [rumour.fact.node_id for rumour in told]
+        return told + [rumour for rumour in self.rumours.take(self.count()) if rumour.fact.node_id not in ids]
+
+    def _ping(self, fact: Fact, *, sync: bool = False) -> None:
+        self.sequence += 1
+        accused = [self._rumour(fact)] if fact.state == State.SUSPECT else []  # it must hear of it, to refute it
+        rumours = self._with_news(accused)
+        self._outbox.send(fact.address, Ping(self.sequence, self.own_id, self.digest(), sync, rumours))
+
+    def _some_peers(self, count: int) -> list[Fact]:
+        peers = [fact for fact in self.peers() if self.linked(fact.address)]
+        return self._rng.sample(peers, min(count, len(peers)))
+
+    def _sync(self, now: float) -> None:
+        """Exchange whole tables, where they differ: now and then with anybody, and with whom ours seemed to differ."""
+        if now >= self._sync_at:
+            self._sync_at = now + sync_interval_s(self._config, self.count())
+            self._sync_with(self._some_peers(1))
+        if self._resync is not None and now >= self._resync[1]:
+            node_id, self._resync = self._resync[0], None
+            self._sync_with([fact for fact in self.peers() if fact.node_id == node_id])
+
+    def _sync_with(self, peers: list[Fact]) -> None:
+        self._syncs = {}
+        for fact in peers:
+            self._ping(fact, sync=True)
+            self._syncs[self.sequence] = None
+
+    def _patience_s(self) -> float:
+        """Return for how long two tables may differ: until rumours have had their time."""
+        return self._config.gossip_interval_s * retransmits(self.count())
+
+    def _spread(self, news: list[Fact]) -> None:
+        """Pass news on: a little of it at once, and the rest with what is sent anyway."""
+        for fact in news:
+            self.rumours.add(self._rumour(self.members[fact.node_id].fact))
+        self._push()
+
+    def _next_to_tell(self, count: int) -> list[Fact]:
+        peers = {fact.node_id: fact for fact in self.peers() if self.linked(fact.address)}
+        chosen: dict[str, Fact] = {}
+        while len(chosen) < min(count, len(peers)):
+            if not self._tell_next:
+                self._tell_next = sorted(peers)
+                self._rng.shuffle(self._tell_next)
+            node_id = self._tell_next.pop()
+            if node_id in peers:
+                chosen[node_id] = peers[node_id]
+        return list(chosen.values())
+
+    def _push(self) -> None:
+        for target in self._next_to_tell(self._config.gossip_fanout):
+            rumours = self.rumours.take(self.count())
+            if rumours:
+                self._outbox.send(target.address, Gossip(rumours))
+
+    # -- the table -----------------------------------------------------------------------------------------
+
+    def _accuse(self, node_id: str, now: float) -> None:
+        """Suspect a member by our own experience, and tell others and itself."""
+        fact = self.members[node_id].fact
+        self.hear([Rumour(fact._replace(state=int(State.SUSPECT)), [self.own_id])], now)
+        self._outbox.send(fact.address, Gossip([self._rumour(self.members[node_id].fact)]))
+
+    def _hear_one(self, fact: Fact, accusers: list[str], now: float) -> bool:
+        """Merge one rumour; True if it is news."""
         if fact.node_id == self.own_id:
             return self._refute(fact, now)
+        news = self.take(fact, now)
         held = self.members.get(fact.node_id)
-        if held is not None and not supersedes(fact, held.fact):
-            return False
-        if held is None and fact.state >= State.DEAD:
-            return False  # nothing here to overrule, and a rumour of the dead must not live for ever
-        self._set(fact, now)
-        return True
+        suspicion = self.suspicions.get(fact.node_id)
+        if news:
+            self._note_change(fact, now)
+        if suspicion is not None and held is not None and held.fact.incarnation == fact.incarnation:
+            for accuser in accusers:
+                if accuser != fact.node_id and suspicion.confirm(accuser):
+                    news = True
+        return news
+
+    def _note_change(self, fact: Fact, now: float) -> None:
+        if self._resync is not None:  # rumours are under way
+            self._resync = self._resync[0], now + self._patience_s()
+        if fact.state == State.SUSPECT and self._rng.random() * self.count() < WITNESSES_CALLED:
+            self.prober.hasten(fact.node_id)
 
     def _refute(self, said: Fact, now: float) -> bool:
         own = self.own
@@ -273,38 +382,8 @@ class Membership:
             return False
         if said.state >= State.DEAD:
             self.removed = self.removed or said.boot == own.boot
-            self._set(own._replace(incarnation=next_life(said.incarnation)), now)
+            self.put(own._replace(incarnation=next_life(said.incarnation)), now)
         else:
-            self._set(own._replace(incarnation=said.incarnation + 1), now)
+            self.put(own._replace(incarnation=said.incarnation + 1), now)
+        self.prober.judge(+1)
         return True
-
-    def _set(self, fact: Fact, now: float) -> None:
-        held = self.members.get(fact.node_id)
-        owned_before = held is not None and held.fact.state <= State.SUSPECT
-        if owned_before != (fact.state <= State.SUSPECT) or held is None or _placement(held.fact) != _placement(fact):
-            self.ring_changed = True
-        heard_at = now
-        if held is not None and fact.state == State.SUSPECT:
-            heard_at = held.heard_at
-        state = State(fact.state).name.lower()
-        if held is None or held.fact.state != fact.state or held.fact.boot != fact.boot:
-            self._outbox.note("member", member=fact.node_id, state=state, address=fact.address, boot=fact.boot)
-        if owned_before and fact.state == State.DEAD:
-            self.died.append(fact.address)
-        self.members[fact.node_id] = Member(fact, heard_at, now)
-        self.changed = True
-        self._digest = None
-
-    def _spread(self, news: list[Fact]) -> None:
-        """Push news at once: to everyone in a small cluster, to a random few in a large one."""
-        targets = [fact for fact in self.facts() if fact.node_id != self.own_id and fact.state <= State.SUSPECT]
-        if len(targets) > 2 * FANOUT:
-            targets = self._rng.sample(targets, FANOUT)
-        own = [self.own if fact.node_id == self.own_id else fact for fact in news]
-        message: Message = Facts(own)
-        for target in targets:
-            self._outbox.send(target.address, message)
-
-
-def _placement(fact: Fact) -> tuple[float, str, str]:
-    return fact.weight, fact.host, fact.zone

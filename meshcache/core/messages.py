@@ -8,10 +8,10 @@ of many callers, one operation is a batch of one.
 ::
 
     link         = C: HELLO  S: (WELCOME / REFUSED)  *(C: request  S: answer)   ; C dials S; nodes dial each other
-    request      = client-op / replica-op / gossip
+    request      = client-op / replica-op / probe
     client-op    = GET / SET / DELETE / UPDATE / CLEAR / INSPECT / LEAVE   answered by REPLY or REJECT
     replica-op   = READ / WRITE / SWEEP / PULL    answered by READ_REPLY / WRITE_REPLY / SWEEP_REPLY / PULL_REPLY
-    gossip       = PING / FACTS                                      PING is answered by ACK, FACTS by nothing
+    probe        = PING / PING_REQ / GOSSIP       answered by ACK, by VOUCH or NACK, and by GOSSIP or nothing
 
 - Answers travel back on the link of the request, and carry its ``request`` number: replies are matched by number and
   never by position. A late answer meets no one and is dropped.
@@ -115,16 +115,30 @@ class Fact(NamedTuple):
     """Digest of the ring of which this member holds all its slots: it has pulled what it gained, see movement.py."""
 
 
+class Rumour(NamedTuple):
+    """A fact on its way through the cluster. ``accusers``: who suspects the member by its own experience."""
+
+    fact: Fact
+    accusers: list[str]
+
+
 class Hello(NamedTuple):
-    """First message of a link. ``member`` is the dialling node's own fact; None from a client."""
+    """First message of a link. ``member`` is the dialling node's own fact; None from a client.
+
+    ``facts`` is the digest of its member table, empty from a client.
+    """
 
     protocol: int
     cluster: str
     member: Fact | None
+    facts: bytes
 
 
 class Welcome(NamedTuple):
-    """``boot`` and ``wall_ms`` of the node dialled, what clients must know of the cluster, and all member facts."""
+    """``boot`` and ``wall_ms`` of the node dialled, what clients must know of the cluster, and all member facts.
+
+    A node that knows all of them already, by the digest in its HELLO, gets none.
+    """
 
     boot: int
     wall_ms: int
@@ -143,26 +157,51 @@ class Refused(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """A heartbeat of node ``node_id``. ``facts`` is the digest of its member table."""
+    """A probe by node ``node_id``. ``facts`` is the digest of its member table.
+
+    ``sync`` asks for the whole table, if it differs. Rumours ride along; also, if so, what the pinger accuses the
+    pinged of.
+    """
 
     sequence: int
     node_id: str
     facts: bytes
+    sync: bool
+    rumours: list[Rumour]
 
 
 class Ack(NamedTuple):
-    """Answers PING. ``members`` is the whole table where the digests differ, else empty."""
+    """Answers PING, with rumours, or with the whole table if that was asked for and ``facts``, its digest, differs."""
 
     sequence: int
     wall_ms: int
     facts: bytes
-    members: list[Fact]
+    rumours: list[Rumour]
 
 
-class Facts(NamedTuple):
-    """Facts pushed unasked: news, or what an ACK showed the other side to lack."""
+class PingReq(NamedTuple):
+    """Have a member ping ``target``, which did not answer the sender. Answered by VOUCH or NACK, or both in turn."""
 
-    members: list[Fact]
+    sequence: int
+    target: str
+
+
+class Vouch(NamedTuple):
+    """Answers PING_REQ: the target gave a sign of life."""
+
+    sequence: int
+
+
+class Nack(NamedTuple):
+    """Answers PING_REQ: no sign of life so far. It tells the asker that its own links work."""
+
+    sequence: int
+
+
+class Gossip(NamedTuple):
+    """Rumours pushed unasked: news, or what the other side was seen to lack. Answered only to contradict."""
+
+    rumours: list[Rumour]
 
 
 class Get(NamedTuple):
@@ -403,7 +442,10 @@ Message = (
     | Refused
     | Ping
     | Ack
-    | Facts
+    | Gossip
+    | PingReq
+    | Vouch
+    | Nack
     | ClientOp
     | Reply
     | Reject
@@ -422,7 +464,10 @@ KINDS: Final[dict[type[Message], int]] = {
     Refused: 3,
     Ping: 4,
     Ack: 5,
-    Facts: 6,
+    Gossip: 6,
+    PingReq: 7,
+    Vouch: 8,
+    Nack: 9,
     Get: 10,
     Set: 11,
     Delete: 12,

@@ -29,7 +29,8 @@ from meshcache.core.clock import HybridClock
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
 from meshcache.core.hints import Hints
-from meshcache.core.membership import Membership, State, first_incarnation
+from meshcache.core.members import State, first_incarnation
+from meshcache.core.membership import Membership
 from meshcache.core.messages import Code, Event, Fact, Message
 from meshcache.core.movement import Movement
 from meshcache.core.outbox import Effects, Outbox
@@ -82,6 +83,7 @@ class NodeCore:
         self.store = Store(slots=cluster.slots, max_entries=config.store.max_entries, max_bytes=config.store.max_bytes)
         self.membership = Membership(config.membership, own, self.outbox, rng, now)
         self.peers = Peers(cluster.name, node.seeds, self.outbox)
+        self.membership.linked = self.peers.stands
         self.view = View(own.node_id, self._build_ring())
         self.coordinator = Coordinator(
             config, self.store, self.view, self.membership, self.peers, self.clock, self.outbox
@@ -133,7 +135,8 @@ class NodeCore:
         return {
             **self._requests.handlers(),
             m.Ping: self._on_ping,
-            m.Facts: self._on_facts,
+            m.PingReq: self._on_ping_req,
+            m.Gossip: self._on_gossip,
             m.Hello: self._on_hello,
         }
 
@@ -156,6 +159,12 @@ class NodeCore:
         for message in self._decode(frame) if link is not None else ():
             if isinstance(message, m.Ack):
                 self._on_ack(address, message)
+            elif isinstance(message, m.Vouch):
+                self.membership.on_vouch(message)
+            elif isinstance(message, m.Nack):
+                self.membership.on_nack(message)
+            elif isinstance(message, m.Gossip):
+                self.membership.on_gossip(message, now)
             elif isinstance(message, m.Welcome):
                 self._on_welcome(address, message)
             elif isinstance(message, m.Refused):
@@ -173,14 +182,20 @@ class NodeCore:
         """The connection to ``address`` stands."""
         self._set_time(now)
         self.outbox.note("link_up", address=address)
-        self.peers.on_up(address, self.membership.own)
+        self.membership.link_restored(address)
+        self.peers.on_up(address, self.membership.own, self.membership.digest())
 
     def link_down(self, address: str, now: float) -> None:
         """The connection to ``address`` broke: what was asked there is lost, and whoever is there is suspect."""
         self._set_time(now)
         self.outbox.note("link_down", address=address)
         self._link_lost(address)
-        self.membership.suspect_address(address, now)
+        self.membership.link_lost(address, now)
+
+    def link_refused(self, address: str, now: float) -> None:
+        """Nobody took the call when the driver dialled ``address`` (again)."""
+        self._set_time(now)
+        self.membership.link_refused(address)
 
     def undeliverable(self, address: str, now: float) -> None:
         """A frame for ``address`` could not be handed over: not connected, or the pipe is full."""
@@ -273,7 +288,7 @@ class NodeCore:
         if now == self._now and self.coordinator.now_bytes:
             return
         membership = self.config.membership
-        if now - self._now > membership.suspect_after_s + membership.dead_after_s and self.membership.peers():
+        if now - self._now > membership.link_dead_after_s and self.membership.peers():
             self._doubt = self.membership.sequence
             self.outbox.note("stalled", seconds=round(now - self._now, 3))
         self._now = now
@@ -338,7 +353,7 @@ class NodeCore:
         self.membership.tick(now)
         for link in self.peers.links.values():
             if link.up and not link.established:
-                self.peers.hello(link, self.membership.own)
+                self.peers.hello(link, self.membership.own, self.membership.digest())
         if not self._joined and now >= self._started + self.config.membership.join_wait_s:
             self._joined = self._served = True  # nobody there: this node is the first; it goes on calling its seeds
             self._follow_members(now)
@@ -424,8 +439,7 @@ class NodeCore:
             self.outbox.reply(origin, refusal)
             return
         if hello.member is not None:
-            self.membership.merge([hello.member], self._now)
-            self.membership.heard(hello.member.node_id, self._now)
+            self.membership.on_hello(hello.member, self._now)
         cluster, limits = self.config.cluster, self.config.limits
         settings: dict[str, int | float | str] = {
             "cluster": cluster.name,
@@ -436,7 +450,8 @@ class NodeCore:
             "request_bytes_max": limits.request_bytes_max,
             "reply_bytes_max": limits.reply_bytes_max,
         }
-        members = self.membership.facts()
+        known = hello.member is not None and hello.facts == self.membership.digest()
+        members = [] if known else self.membership.facts()
         own_id = self.membership.own_id
         self.outbox.reply(origin, m.Welcome(self.boot, self.coordinator.wall_ms, own_id, settings, members))
 
@@ -448,7 +463,7 @@ class NodeCore:
         if hello.cluster not in {"", name} or (hello.member is not None and not hello.cluster):
             return m.Refused("cluster", f"this node belongs to cluster {name!r}, not {hello.cluster!r}")
         if hello.member is not None:
-            conflict = self.membership.conflict(hello.member, self._now)
+            conflict = self.membership.conflict(hello.member)
             if conflict is not None:
                 return m.Refused("id", f"{conflict}: give each node its own [node] id")
         return None
@@ -465,8 +480,7 @@ class NodeCore:
                 )
                 return
         news = self.peers.on_welcome(address, welcome, self.coordinator.wall_ms)
-        self.membership.merge(welcome.members, self._now)
-        self.membership.heard(welcome.node_id, self._now)
+        self.membership.on_welcome(address, welcome.node_id, welcome.members, self._now)
         self._joined = True
         self._follow_members(self._now)
         self._served = True
@@ -493,8 +507,13 @@ class NodeCore:
             self._follow_members(self._now)  # forget first what a removed node must forget
             self._doubt = None
 
-    def _on_facts(self, origin: bytes, facts: m.Facts) -> None:  # noqa: ARG002  (gossip has no answer)
-        self.membership.merge(facts.members, self._now)
+    def _on_ping_req(self, origin: bytes, request: m.PingReq) -> None:
+        self.membership.on_ping_req(origin, request, self._now)
+
+    def _on_gossip(self, origin: bytes, gossip: m.Gossip) -> None:
+        told = self.membership.on_gossip(gossip, self._now)
+        if told:
+            self.outbox.reply(origin, m.Gossip(told))
 
 
 def _weight(message: Message) -> int:

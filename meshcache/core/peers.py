@@ -82,16 +82,21 @@ class Peers:
         self._outbox.sends.pop(address, None)
         self._outbox.disconnect.append(address)
 
-    def on_up(self, address: str, own: Fact) -> None:
+    def stands(self, address: str) -> bool:
+        """Tell whether the connection to ``address`` stands."""
+        link = self.links.get(address)
+        return link is not None and link.up
+
+    def on_up(self, address: str, own: Fact, facts: bytes) -> None:
         """The connection stands: introduce this node."""
         link = self.links.get(address)
         if link is not None:
             link.up = True
-            self.hello(link, own)
+            self.hello(link, own, facts)
 
-    def hello(self, link: Link, own: Fact) -> None:
-        """Say HELLO; repeated with the heartbeats until it is answered."""
-        self._outbox.send(link.address, Hello(PROTOCOL, self._cluster, own))
+    def hello(self, link: Link, own: Fact, facts: bytes) -> None:
+        """Say HELLO, with the digest of the member table; repeated until it is answered."""
+        self._outbox.send(link.address, Hello(PROTOCOL, self._cluster, own, facts))
 
     def on_down(self, address: str) -> str:
         """The connection broke. Return the id of the node that was there, or an empty string."""

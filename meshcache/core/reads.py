@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.membership import State
+from meshcache.core.members import State
 from meshcache.core.messages import Code
 from meshcache.core.record import is_live
 from meshcache.core.view import Owners

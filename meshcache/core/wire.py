@@ -21,12 +21,13 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from meshcache.core import messages as m
-from meshcache.core.messages import BATCH_OPS_MAX, KEY_BYTES_MAX, KINDS, Event, Fact, Message
+from meshcache.core.messages import BATCH_OPS_MAX, KEY_BYTES_MAX, KINDS, Event, Fact, Message, Rumour
 from meshcache.core.record import HEADER_BYTES, VERSION_BYTES
 from meshcache.errors import ProtocolError
 
 _TEXT_LENGTH_MAX: Final = 1024
 _MAP_ITEMS_MAX: Final = 1024
+_ACCUSERS_MAX: Final = 8
 _UINT64_MAX: Final = (1 << 64) - 1
 _SHORT_FRAME_BYTES: Final = 1024
 """Nothing in such a frame can exceed a limit, since msgpack bounds each length by the frame's: not giving the limits
@@ -244,6 +245,16 @@ def _facts(value: Any) -> list[Fact]:
     return [_fact(item) for item in _list(value)]
 
 
+def _rumours(value: Any) -> list[Rumour]:
+    rumours = []
+    for item in _list(value):
+        fact, accusers = item
+        if len(_list(accusers)) > _ACCUSERS_MAX:
+            raise ValueError(f"at most {_ACCUSERS_MAX} accusers are named")
+        rumours.append(Rumour(_fact(fact), [_text(accuser) for accuser in accusers]))
+    return rumours
+
+
 def _events(value: Any) -> list[Event]:
     events = []
     for item in _list(value):
@@ -292,6 +303,7 @@ _TEXT: Final = _Field((str,), _text)
 _LIST: Final = _Field((list,))
 _RESULTS: Final = _Field((list, NoneType))
 _FACTS: Final = _Field((list,), _facts)
+_RUMOURS: Final = _Field((list,), _rumours)
 _KEYS: Final = _Field((list,), _keys)
 _KEYS_TO_READ: Final = _Field((list,), _keys_to_read)
 _RECORDS: Final = _Field((list,), _records)
@@ -311,12 +323,15 @@ _ANSWER: Final = (_INT, _BYTES)
 """request, view: how every answer begins."""
 
 _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
-    m.Hello: (_INT, _TEXT, _FACT_OR_NONE),
+    m.Hello: (_INT, _TEXT, _FACT_OR_NONE, _BYTES),
     m.Welcome: (_INT, _INT, _TEXT, _SETTINGS, _FACTS),
     m.Refused: (_TEXT, _TEXT),
-    m.Ping: (_INT, _TEXT, _BYTES),
-    m.Ack: (_INT, _INT, _BYTES, _FACTS),
-    m.Facts: (_FACTS,),
+    m.Ping: (_INT, _TEXT, _BYTES, _BOOL, _RUMOURS),
+    m.Ack: (_INT, _INT, _BYTES, _RUMOURS),
+    m.Gossip: (_RUMOURS,),
+    m.PingReq: (_INT, _TEXT),
+    m.Vouch: (_INT,),
+    m.Nack: (_INT,),
     m.Get: (*_REQUEST, _INT, _INT, _BOOL, _KEYS_TO_READ),
     m.Set: (*_REQUEST, _INT, _INT, _KEYS, _CONTENTS),
     m.Delete: (*_REQUEST, _INT, _INT, _KEYS),

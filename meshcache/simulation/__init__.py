@@ -6,6 +6,7 @@
     network.py     connections that behave as ZeroMQ's do, and the faults on them
     hosts.py       a node's process around a NodeCore: turns, crashes, pauses
     clients.py     the third driver of session.py's flows
+    swarm.py       hundreds of member tables without the rest of a node
     history.py     what was asked and answered, and what must never be in it
     workload.py    what the clients do
     simulator.py   the parts put together; ``scripts/simulate`` and the tests run many seeds of it

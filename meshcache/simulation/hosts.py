@@ -126,7 +126,9 @@ class NodeHost:
         self._arrive("link_down", address)
 
     def on_refused(self, address: str) -> None:
-        """See network.Dialler: ZeroMQ dials again and says nothing."""
+        """See network.Dialler."""
+        if self.core is not None and self.core.membership.suspicions:
+            self._arrive("link_refused", address)
 
     def on_answer(self, address: str, frame: bytes) -> None:
         """See network.Dialler."""
@@ -156,7 +158,7 @@ class NodeHost:
         now = self.clock()
         inbox, self._inbox = self._inbox, []
         for name, *arguments in inbox:
-            if name in {"link_down", "receive_answer"} and arguments[0] not in self.lines:
+            if name in {"link_down", "link_refused", "receive_answer"} and arguments[0] not in self.lines:
                 continue  # the socket was closed in the meantime
             getattr(core, name)(*arguments, now)
         core.tick(now)

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from meshcache.core.membership import State
+from meshcache.core.members import State
 from meshcache.core.messages import Ack, Invalidations, Ping
 from meshcache.core.wire import decode_frame
 from meshcache.errors import ProtocolError
@@ -84,7 +84,7 @@ class World:
             self._trace(f"{self.now:10.6f}  {what}: {error}")
             return
         for message in messages:
-            if isinstance(message, Invalidations | Ping) or (isinstance(message, Ack) and not message.members):
+            if isinstance(message, Invalidations) or (isinstance(message, Ping | Ack) and not message.rumours):
                 continue
             fields = ", ".join(
                 f"{name}={_brief(value)}"

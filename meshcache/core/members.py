@@ -1,0 +1,182 @@
+"""The table of members: facts, the order in which they replace each other, and what follows from them.
+
+Facts merge by the maximum of a total order, so that any loss, repetition or reordering of gossip ends in the same
+table. What the incarnations mean, and who says what to whom, is told in membership.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from meshcache.core.messages import Fact
+from meshcache.core.ring import RingMember
+from meshcache.core.suspicion import Suspicion
+
+
+class State(IntEnum):
+    """Ranks by which facts of one incarnation merge: the greater wins."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    DEAD = 2
+    LEFT = 3
+
+
+_LIFE_BITS: Final = 8
+"""The lower bits of an incarnation count the suspicions refuted in one life. More than they can count begin a new
+life, which is harmless: it only means that a death in the former one is overruled."""
+
+
+def first_incarnation(wall_ms: int) -> int:
+    """Return the incarnation of a process that starts."""
+    return wall_ms << _LIFE_BITS
+
+
+def next_life(incarnation: int) -> int:
+    """Return the least incarnation that overrules a death in this one."""
+    return ((incarnation >> _LIFE_BITS) + 1) << _LIFE_BITS
+
+
+def supersedes(new: Fact, old: Fact) -> bool:
+    """Tell whether ``new`` replaces ``old``. A join: idempotent, commutative, associative."""
+    return _rank(new) > _rank(old)
+
+
+def _rank(fact: Fact) -> tuple[int, bool, int, int, int]:
+    return fact.incarnation >> _LIFE_BITS, fact.state >= State.DEAD, fact.incarnation, fact.state, fact.boot
+
+
+@dataclass(slots=True)
+class Member:
+    """A fact, and what this node itself knows beside it."""
+
+    fact: Fact
+    since: float
+    """When this node learned of the present state."""
+
+
+class MemberTable:
+    """What one node knows of all."""
+
+    def __init__(self, own: Fact, note: Callable[..., None], now: float) -> None:
+        self.own_id = own.node_id
+        self.members: dict[str, Member] = {}
+        self.suspicions: dict[str, Suspicion] = {}
+        """By id of the suspect."""
+        self.ring_changed = True
+        """The set of members that own slots changed; the node rebuilds its ring and resets this."""
+        self.changed = True
+        """Something in the table changed; the node follows it and resets this."""
+        self.died: list[str] = []
+        """Addresses of nodes newly declared dead; the node redials them and clears this."""
+        self._note = note
+        self._digest = 0
+        self._facts: list[Fact] | None = None
+        self._peers: list[Fact] | None = None
+        self.put(own, now)
+
+    @property
+    def own(self) -> Fact:
+        """What this node says of itself."""
+        return self.members[self.own_id].fact
+
+    def facts(self) -> list[Fact]:
+        """Return the whole table, in the order of node ids."""
+        if self._facts is None:
+            self._facts = [self.members[node_id].fact for node_id in sorted(self.members)]
+        return self._facts
+
+    def digest(self) -> bytes:
+        """Return eight bytes that are equal where two tables are. The gone do not count: each forgets them in time."""
+        return self._digest.to_bytes(8, "big")
+
+    def ring_members(self) -> list[RingMember]:
+        """Return who owns slots: the alive and the suspect. A suspect stays an owner until it is declared dead."""
+        return [RingMember(f.node_id, f.weight, f.host, f.zone) for f in self.owners()]
+
+    def owners(self) -> list[Fact]:
+        """Return the facts of those who own slots: not of the gone, nor of those that are leaving."""
+        return [f for f in self.facts() if f.state <= State.SUSPECT and f.weight > 0]
+
+    def count(self) -> int:
+        """Return how many members are alive or suspect, this node included."""
+        return len(self.peers()) + 1
+
+    def peers(self) -> list[Fact]:
+        """Return the facts of the other members that are alive or suspect."""
+        if self._peers is None:
+            self._peers = [f for f in self.facts() if f.state <= State.SUSPECT and f.node_id != self.own_id]
+        return self._peers
+
+    def state_of(self, node_id: str) -> State:
+        """Return what is known of a node; dead if nothing is."""
+        member = self.members.get(node_id)
+        return State(member.fact.state) if member is not None else State.DEAD
+
+    def conflict(self, newcomer: Fact) -> str | None:
+        """Say why a newcomer's id cannot be its own, or None. A restart on the same address is no conflict."""
+        held = self.members.get(newcomer.node_id)
+        if held is None or held.fact.boot == newcomer.boot:
+            return None
+        if newcomer.node_id == self.own_id:
+            return f"node id {newcomer.node_id!r} is in use by this node at {held.fact.address}"
+        if held.fact.state == State.ALIVE and held.fact.address != newcomer.address:
+            return f"node id {newcomer.node_id!r} is in use by the node at {held.fact.address}"
+        return None
+
+    def take(self, fact: Fact, now: float) -> bool:
+        """Merge a fact about another member; True if it is news."""
+        held = self.members.get(fact.node_id)
+        if held is not None and not supersedes(fact, held.fact):
+            return False
+        if held is None and fact.state >= State.DEAD:
+            return False  # nothing here to overrule, and a rumour of the dead must not live for ever
+        self.put(fact, now)
+        return True
+
+    def put(self, fact: Fact, now: float) -> None:
+        """Replace what is known of a member, and note all that follows from it."""
+        node_id = fact.node_id
+        held = self.members.get(node_id)
+        owned_before = held is not None and held.fact.state <= State.SUSPECT
+        if owned_before != (fact.state <= State.SUSPECT) or held is None or _placement(held.fact) != _placement(fact):
+            self.ring_changed = True
+        if held is None or held.fact.state != fact.state or held.fact.boot != fact.boot:
+            state = State(fact.state).name.lower()
+            self._note("member", member=node_id, state=state, address=fact.address, boot=fact.boot)
+        if owned_before and fact.state == State.DEAD:
+            self.died.append(fact.address)
+        if fact.state != State.SUSPECT:
+            self.suspicions.pop(node_id, None)
+        elif held is None or held.fact.state != State.SUSPECT or held.fact.incarnation != fact.incarnation:
+            self.suspicions[node_id] = Suspicion(now)
+        if held is not None:
+            self._digest ^= _hash(held.fact)
+        self._digest ^= _hash(fact)
+        self.members[node_id] = Member(fact, now)
+        self.changed = True
+        self._facts = self._peers = None
+
+    def forget(self, before: float) -> None:
+        """Forget the dead and those that left, where that was learned before this time."""
+        for node_id, member in list(self.members.items()):
+            if member.fact.state >= State.DEAD and member.since < before and node_id != self.own_id:
+                del self.members[node_id]
+                self._facts = None
+                self.changed = True
+
+
+def _placement(fact: Fact) -> tuple[float, str, str]:
+    return fact.weight, fact.host, fact.zone
+
+
+def _hash(fact: Fact) -> int:
+    """Return what a fact contributes to the digest of a table; the exclusive or of all is the digest."""
+    if fact.state >= State.DEAD:
+        return 0
+    text = f"{fact.node_id} {fact.boot} {fact.incarnation} {fact.state}"
+    return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8], "big")
