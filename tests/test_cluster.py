@@ -9,6 +9,7 @@ from story import DEFAULT, LOOSE, STRICT, Story
 
 from meshcache.core import messages as m
 from meshcache.core.members import State
+from meshcache.core.node import NodeCore
 from meshcache.core.record import NEVER_MS, stamp
 from meshcache.core.wire import encode_frame
 from meshcache.errors import MeshcacheError, NodeUnavailable, OperationTimeout, QuorumNotReached
@@ -320,3 +321,27 @@ def test_a_node_answers_nonsense_with_silence_and_serves_on() -> None:
     assert core.drain().replies == []
     story.set("key", "value")
     assert story.get("key") == "value"
+
+
+def test_under_the_strict_policy_never_do_both_sides_of_a_partition_serve() -> None:
+    story = Story(5, {**DEFAULT, "partition_policy": "strict"})
+    few, many = ["n1", "n2"], ["n3", "n4", "n5"]
+
+    def core(name: str) -> NodeCore:
+        found = story.node(name).core
+        assert found is not None
+        return found
+
+    story.mesh.cut(few)
+    for _ in range(500):
+        story.mesh.run(0.01)
+        served_without = any(
+            other not in [member.node_id for member in core(name).membership.ring_members()]
+            for name in many
+            for other in few
+        )
+        assert not (served_without and any(core(name).ready for name in few))
+    assert not any(core(name).ready for name in few)
+    assert all(core(name).ready for name in many)
+    story.mesh.network.heal()
+    story.mesh.settle()

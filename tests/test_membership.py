@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshcache.config import MembershipSettings
+from meshcache.core.lease import Lease
 from meshcache.core.members import State, first_incarnation, next_life, supersedes
 from meshcache.core.membership import TICK_S, WITNESSES_CALLED, Membership
 from meshcache.core.messages import Ack, Fact, Gossip, Message, Nack, Ping, PingReq, Rumour, Vouch
@@ -642,6 +643,39 @@ def test_who_leaves_tells_everybody_and_is_not_brought_back_by_rumour() -> None:
     assert sent(table) == {}, "nor does it probe"
     other.merge([fact("n1", incarnation=next_life(BORN), boot=2)], 3.0)
     assert other.state_of("n1") == State.ALIVE, "its next process is welcome"
+
+
+# The right to serve
+
+
+def test_a_lease_is_held_by_a_majority_of_answers_and_counts_from_the_questions() -> None:
+    lease = Lease(0.6, 0.0)
+    members = ["n1", "n2", "n3", "n4"]
+    assert lease.held("n1", ["n1"], 0.0)
+    for number, at in ((1, 0.1), (2, 0.2)):
+        lease.ask(number, at)
+    lease.answer("n2", 1)
+    assert not lease.held("n1", members, 0.3), "half is no majority"
+    lease.answer("n3", 2)
+    lease.answer("n3", 2)
+    assert lease.held("n1", members, 0.65)
+    assert not lease.held("n1", members, 0.75), "that of the first question is over"
+    lease.ask(3, 0.8)
+    assert lease.due(0.8)
+    lease.due(2.0)
+    lease.answer("n2", 3)
+    assert not lease.held("n1", ["n1", "n2"], 2.0), "an answer to a question long ago"
+
+
+def test_under_a_lease_everybody_is_asked_all_the_time() -> None:
+    members = [f"n{i}" for i in range(2, 12)]
+    table = membership("n1", *members)
+    table.lease = Lease(0.6, 0.0)
+    run(table, 0.0, 3.0, *members)
+    everybody = ["n1", *members]
+    assert table.lease.held("n1", everybody, 3.0)
+    run(table, 3.0, 3.8, *members[:4])
+    assert not table.lease.held("n1", everybody, 3.8)
 
 
 # Many at once

@@ -27,7 +27,7 @@ a member that some write to and others do not is worse than one that has to come
   two nodes in touch never go on disagreeing about each other.
 - A node that stalled (its ticks came late) holds no silence against others, and asks for news first.
 
-The traffic of a node in a steady cluster is therefore the same in one of 3 and in one of 500.
+The traffic of a node in a steady cluster is therefore the same in one of 3 and in one of 500; but see lease.py.
 
 Sources: SWIM (Das et al. 2002); Lifeguard (Dadgar et al. 2017); Cassandra for the boot time as generation.
 """
@@ -39,6 +39,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from meshcache.config import MembershipSettings
+from meshcache.core.lease import Lease
 from meshcache.core.members import MemberTable, State, next_life, supersedes
 from meshcache.core.messages import Ack, Fact, Gossip, Nack, Ping, PingReq, Rumour, Vouch
 from meshcache.core.outbox import Outbox
@@ -69,6 +70,8 @@ class Membership(MemberTable):
         """Tells whether the link to an address stands: no rumour is spent on one that does not."""
         self.sequence = 0
         """Number of the last ping; acks repeat it."""
+        self.lease: Lease | None = None
+        """Under the strict partition policy: whether this node may serve."""
         self.prober = Prober(config, rng, now)
         self.rumours = RumourQueue()
         self._config = config
@@ -128,6 +131,8 @@ class Membership(MemberTable):
     def on_ack(self, node_id: str, address: str, ack: Ack, now: float) -> None:
         """The node at ``address`` answered our ping. ``node_id`` is empty while nobody has introduced itself there."""
         self.heard(node_id)
+        if self.lease is not None and node_id:
+            self.lease.answer(node_id, ack.sequence)
         relay = self.prober.relays.pop(ack.sequence, None)
         if relay is not None and node_id:
             self._outbox.reply(relay.origin, Vouch(relay.sequence))
@@ -225,6 +230,8 @@ class Membership(MemberTable):
         for relay in self.prober.overdue(now):
             self._outbox.reply(relay.origin, Nack(relay.sequence))
         self._probe(now)
+        if self.lease is not None and self.lease.due(now):
+            self._ask_all(self.lease, now)
         if len(self.rumours) and now >= self._gossip_at:
             self._gossip_at = now + self._config.gossip_interval_s
             self._push()
@@ -299,6 +306,11 @@ class Membership(MemberTable):
         accused = [self._rumour(fact)] if fact.state == State.SUSPECT else []  # it must hear of it, to refute it
         rumours = self._with_news(accused)
         self._outbox.send(fact.address, Ping(self.sequence, self.own_id, self.digest(), sync, rumours))
+
+    def _ask_all(self, lease: Lease, now: float) -> None:
+        for fact in self.peers():
+            self._ping(fact)
+            lease.ask(self.sequence, now)
 
     def _some_peers(self, count: int) -> list[Fact]:
         peers = [fact for fact in self.peers() if self.linked(fact.address)]

@@ -29,6 +29,7 @@ from meshcache.core.clock import HybridClock
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
 from meshcache.core.hints import Hints
+from meshcache.core.lease import Lease
 from meshcache.core.members import State, first_incarnation
 from meshcache.core.membership import Membership
 from meshcache.core.messages import Code, Event, Fact, Message
@@ -84,6 +85,8 @@ class NodeCore:
         self.membership = Membership(config.membership, own, self.outbox, rng, now)
         self.peers = Peers(cluster.name, node.seeds, self.outbox)
         self.membership.linked = self.peers.stands
+        if cluster.partition_policy == "strict":
+            self.membership.lease = Lease(config.membership.link_dead_after_s, now)
         self.view = View(own.node_id, self._build_ring())
         self.coordinator = Coordinator(
             config, self.store, self.view, self.membership, self.peers, self.clock, self.outbox
@@ -268,19 +271,13 @@ class NodeCore:
         """Tell whether clients are served: the node has joined, is not in doubt of it, and does not leave."""
         if not self._joined or self._doubt is not None or self.membership.own.state > State.SUSPECT:
             return False
-        return self.config.cluster.partition_policy != "strict" or self._in_majority()
+        return self._in_majority()
 
     def _in_majority(self) -> bool:
-        """Tell whether this node has just heard of more than half of all members, the dead included.
-
-        A node cut off stops serving ``suspect_after_s`` after it last heard of the majority, and they count it dead
-        ``dead_after_s`` later than that: never do both sides serve.
-        """
-        recently = self._now - self.config.membership.suspect_after_s
-        members = [member for member in self.membership.members.values() if member.fact.state <= State.DEAD]
-        own_id = self.membership.own_id
-        heard = sum(member.fact.node_id == own_id or member.heard_at >= recently for member in members)
-        return 2 * heard > len(members)
+        """Tell whether more than half of all members, the dead included, have just answered this node (lease.py)."""
+        membership = self.membership
+        members = [fact.node_id for fact in membership.facts() if fact.state <= State.DEAD]
+        return membership.lease is None or membership.lease.held(membership.own_id, members, self._now)
 
     # -- time, members, background -------------------------------------------------------------------------
 
