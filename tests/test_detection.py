@@ -83,5 +83,5 @@ def test_a_busy_machine_accuses_nobody() -> None:
                 hog.kill()
                 hog.wait()
         seen = [(node_id, *change) for node_id in mesh.pids for change in changes(mesh, node_id)]
-        assert len(seen) >= 9
+        assert len(seen) >= 6
         assert [change for change in seen if change[2] != "alive"] == []

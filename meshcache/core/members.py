@@ -145,7 +145,8 @@ class MemberTable:
         owned_before = held is not None and held.fact.state <= State.SUSPECT
         if owned_before != (fact.state <= State.SUSPECT) or held is None or _placement(held.fact) != _placement(fact):
             self.ring_changed = True
-        if held is None or held.fact.state != fact.state or held.fact.boot != fact.boot:
+        known = held is not None and held.fact.state == fact.state and held.fact.boot == fact.boot
+        if not known and (held is not None or node_id != self.own_id):
             state = State(fact.state).name.lower()
             self._note("member", member=node_id, state=state, address=fact.address, boot=fact.boot)
         if owned_before and fact.state == State.DEAD:

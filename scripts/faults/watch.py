@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
 import meshcache
-from meshcache.core.membership import State
+from meshcache.core.members import State
 from meshcache.core.messages import Fact
 from meshcache.errors import MeshcacheError, OperationTimeout
 
