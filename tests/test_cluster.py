@@ -345,3 +345,65 @@ def test_under_the_strict_policy_never_do_both_sides_of_a_partition_serve() -> N
     assert all(core(name).ready for name in many)
     story.mesh.network.heal()
     story.mesh.settle()
+
+
+def ring_changes(mesh: Mesh) -> int:
+    return sum(host.core.counters.ring_changes for host in mesh.nodes.values() if host.core is not None)
+
+
+def test_clusters_that_started_apart_become_one_when_they_can_reach_each_other() -> None:
+    mesh = Mesh(nodes=6, cluster=LOOSE)
+    mesh.cut(["n1", "n3", "n4"])
+    mesh.start(settle=False)
+    mesh.wait_for(
+        lambda: all(h.core is not None and h.core.ready and h.core.membership.count() == 3 for h in mesh.nodes.values())
+    )
+    mesh.network.heal()
+    mesh.settle(within_s=5.0)
+
+
+def test_members_lost_for_a_long_time_are_found_again() -> None:
+    story = Story(5, LOOSE)
+    story.mesh.cut(["n3", "n5"])
+    story.mesh.run(120.0)
+    counts = [host.core.membership.count() for host in story.mesh.nodes.values() if host.core is not None]
+    assert counts == [3, 3, 2, 3, 2]
+    story.mesh.network.heal()
+    story.mesh.settle(within_s=5.0)
+
+
+def test_a_mesh_that_was_killed_as_a_whole_and_started_again_is_complete_soon() -> None:
+    story = Story(6)
+    for host in story.mesh.nodes.values():
+        host.crash()
+    story.mesh.run(0.3)
+    for host in story.mesh.nodes.values():
+        host.start()
+    story.mesh.settle(within_s=3.0)
+    story.mesh.run(3.0)
+    assert story.mesh.disagreements() == []
+
+
+def test_nodes_that_are_slow_all_the_time_are_not_removed() -> None:
+    story = Story(5)
+    before = ring_changes(story.mesh)
+    for host in story.mesh.nodes.values():
+        host.turn_s = 0.15
+    story.mesh.run(30.0)
+    assert ring_changes(story.mesh) == before
+
+
+def test_one_slow_node_removes_nobody_and_is_not_removed() -> None:
+    story = Story(5)
+    before = ring_changes(story.mesh)
+    story.node("n2").turn_s = 0.3
+    story.mesh.run(30.0)
+    assert ring_changes(story.mesh) == before
+
+
+def test_a_network_that_loses_a_tenth_of_all_frames_costs_no_membership() -> None:
+    story = Story(6)
+    before = ring_changes(story.mesh)
+    story.mesh.network.weather = Weather(loss=0.1)
+    story.mesh.run(60.0)
+    assert ring_changes(story.mesh) == before
