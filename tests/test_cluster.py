@@ -407,3 +407,15 @@ def test_a_network_that_loses_a_tenth_of_all_frames_costs_no_membership() -> Non
     story.mesh.network.weather = Weather(loss=0.1)
     story.mesh.run(60.0)
     assert ring_changes(story.mesh) == before
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 6])
+def test_a_killed_process_is_out_of_every_ring_within_a_second(nodes: int) -> None:
+    story = Story(nodes, LOOSE)
+    killed = story.node("n2")
+    killed.crash()
+    story.mesh.run(1.0)
+    for host in story.mesh.nodes.values():
+        if host is not killed:
+            assert host.core is not None
+            assert killed.name not in [member.node_id for member in host.core.view.ring.members]

@@ -201,7 +201,7 @@ def test_who_pings_hears_in_the_ack_what_is_held_against_it() -> None:
     for state in (State.SUSPECT, State.DEAD):
         table = membership("n1", "n2")
         table.merge([fact("n2", state=state)], 0.0)
-        while len(table.rumours):
+        for _ in range(retransmits(2)):
             table.rumours.take(2)
         ack = table.on_ping(Ping(1, "n2", b"", False, []), 0, 1.0)
         assert [rumour.fact for rumour in ack.rumours] == [fact("n2", state=state)]
@@ -513,6 +513,34 @@ def test_a_node_that_stalled_accuses_nobody_and_asks_for_news() -> None:
     assert table.state_of("n4") == State.SUSPECT, "the time in which it did not listen does not count"
 
 
+def test_a_probe_under_way_when_a_node_stalls_accuses_nobody() -> None:
+    table = membership("n1", "n2", "n3")
+    table.tick(0.05)
+    assert len(table.prober.probes) == 1
+    table.tick(5.0)
+    assert table.suspicions == {}
+
+
+def test_a_node_in_ill_health_waits_longer_for_answers() -> None:
+    table = membership("n1", "n2", "n3")
+    table.prober.judge(+3)
+    run(table, 0.0, 3 * PROBE_S)
+    assert table.suspicions == {}
+    run(table, 3 * PROBE_S, 5 * PROBE_S)
+    assert table.suspicions != {}
+
+
+def test_a_ping_tells_the_suspect_what_it_is_accused_of_again_and_again() -> None:
+    table = membership("n1", "n2")
+    table.hear([suspect("n2", "n3")], 0.0)
+    for _ in range(retransmits(2)):
+        table.rumours.take(2)
+    sent(table)
+    table.tick(0.05)
+    ((_, ping),) = of_kind(sent(table), Ping)
+    assert ping.rumours == [suspect("n2", "n3")]
+
+
 def test_failures_against_a_suspect_say_nothing_of_oneself() -> None:
     table = membership("n1", "n2")
     run(table, 0.0, 1.5)
@@ -620,6 +648,17 @@ def test_tables_that_differ_for_longer_than_rumours_take_are_exchanged() -> None
     assert synced_at is not None
     patience_s = SETTINGS.gossip_interval_s * retransmits(2)
     assert patience_s <= synced_at <= patience_s + 2 * SETTINGS.probe_interval_s
+
+
+def test_while_news_comes_in_no_whole_table_is_asked_for() -> None:
+    table = membership("n1", "n2")
+    table._sync_at = 1e9
+    for step, now in enumerate(ticks(0.0, 2.0)):
+        table.merge([fact("n2", incarnation=BORN + step + 1)], now)
+        table.tick(now)
+        for node_id, ping in of_kind(sent(table), Ping):
+            assert not ping.sync
+            table.on_ack(node_id, "n2:7101", Ack(ping.sequence, 0, b"differs!", []), now)
 
 
 # Leaving
