@@ -190,6 +190,10 @@ def status(options: Namespace) -> int:
     return 0
 
 
+_OWN_COLUMNS: Final = ("ready", "ring_digest", "changing", "slots_missing", "hints", "compared_s_ago")
+"""What each node says of itself, and no other can say of it."""
+
+
 def _own_answer(client: Client, member: dict[str, Any]) -> dict[str, Any]:
     if member["state"] in {"dead", "left"}:
         return {}
@@ -197,7 +201,7 @@ def _own_answer(client: Client, member: dict[str, Any]) -> dict[str, Any]:
         own = client.inspect("status", node=member["address"])
     except MeshcacheError as error:
         return {"error": str(error)}
-    return {name: own.get(name) for name in ("ready", "ring_digest", "changing", "slots_missing")}
+    return {name: own.get(name) for name in _OWN_COLUMNS}
 
 
 def leave(options: Namespace) -> int:

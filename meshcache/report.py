@@ -65,13 +65,22 @@ def _cell(value: Any) -> str:
 
 
 def status_text(members: Sequence[Mapping[str, Any]], paint: Paint) -> str:
-    """Show members and their health; each has its own answer in ``ready``, ``ring_digest`` and ``error``."""
-    columns = ["node_id", "address", "state", "ready", "ring_digest", "host", "zone", "weight", "error"]
-    headings = ["NODE", "ADDRESS", "STATE", "READY", "RING", "HOST", "ZONE", "WEIGHT", "PROBLEM"]
+    """Show members and their health; what each says of itself is in ``commands.status``'s own columns and ``error``."""
+    headings = ["NODE", "ADDRESS", "STATE", "READY", "RING", "PULLING", "HINTS", "COMPARED", "INCARNATION"]
+    headings += ["HOST", "ZONE", "WEIGHT", "PROBLEM"]
+    columns = ["node_id", "address", "state", "ready", "ring_digest", "slots_missing", "hints", "compared", "life"]
+    columns += ["host", "zone", "weight", "error"]
     if not any(member.get("error") for member in members):
         columns, headings = columns[:-1], headings[:-1]
-    rows = [[member.get(column) for column in columns] for member in members]
+    told = [{**member, "compared": _age(member), "life": f"{member.get('incarnation', 0):016x}"} for member in members]
+    rows = [[member.get(column) for column in columns] for member in told]
     return table(headings, rows, paint, _STATE_COLOURS) + "\n\n" + health_of(members, paint)
+
+
+def _age(member: Mapping[str, Any]) -> str | None:
+    """Return how long ago a node had compared all its slots with their other owners."""
+    seconds = member.get("compared_s_ago")
+    return None if seconds is None else f"{seconds:.0f}s"
 
 
 def health_of(members: Sequence[Mapping[str, Any]], paint: Paint) -> str:

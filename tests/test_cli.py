@@ -324,7 +324,8 @@ def test_status_asks_every_member(client: FakeClient, capsysbinary: pytest.Captu
     client.answers["inspect status 127.0.0.1:7102"] = OperationTimeout("no answer")
     out = run(capsysbinary, "status")[1].decode()
     lines = out.splitlines()
-    assert lines[0].split() == ["NODE", "ADDRESS", "STATE", "READY", "RING", "HOST", "ZONE", "WEIGHT", "PROBLEM"]
+    headings = "NODE ADDRESS STATE READY RING PULLING HINTS COMPARED INCARNATION HOST ZONE WEIGHT PROBLEM"
+    assert lines[0].split() == headings.split()
     assert lines[1].split()[:5] == ["node1", "127.0.0.1:7101", "alive", "yes", "0123456789abcdef"]
     assert lines[2].endswith("no answer")
     assert lines[-1] == "1 of 3 nodes can not be reached"

@@ -232,6 +232,7 @@ def without_chance(text: str, addresses: Mapping[str, str]) -> list[str]:
     text = substituted(text, addresses)
     for pattern, instead in (
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "TIME"),
+        (r"(\d+s|-)(?=\s+[0-9a-f]{16}\s)", "AGE"),
         (r"\b[0-9a-f]{16}\b", "HEX"),
         (r"\b5\d\.\d+\b", "50-AND-SOME"),
         (rf"\b(db1|{re.escape(platform.node() or 'localhost')})\b(?=\s+-\s+1\.00)", "HOST"),

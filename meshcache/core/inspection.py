@@ -37,6 +37,8 @@ def status(coordinator: Coordinator, *, ready: bool) -> dict[str, Any]:
         "ready": ready,
         "ring_digest": ring.digest.hex(),
         "changing": bool(coordinator.view.former),
+        "hints": sum(coordinator.background["hints"].statistics()["waiting"].values()),
+        "compared_s_ago": coordinator.background["anti_entropy"].statistics()["pass_age_s"],
         "slots_missing": sum(
             owned and not held for owned, held in zip(coordinator.view.owned, coordinator.view.held, strict=True)
         ),
