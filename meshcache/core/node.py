@@ -362,7 +362,7 @@ class NodeCore:
         for part in self.coordinator.background.values():
             part.run()
         self._follow_leave(now)
-        if self.settled and self.view.expire(now):
+        if self.view.former and self.settled and self.view.expire(now):
             self._slots_to_drop = [slot for slot, owned in enumerate(self.view.owned) if not owned]
         if now >= self._publish_at:
             self._publish_at = now + PUBLISH_IDLE_S
