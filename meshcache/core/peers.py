@@ -89,6 +89,8 @@ class Peers:
         self.on_down(address)
         self.links.pop(address, None)
         self._outbox.sends.pop(address, None)
+        if address in self._outbox.connect:  # in this very turn: a second socket would fight with it for its identity
+            self._outbox.connect.remove(address)
         self._outbox.disconnect.append(address)
 
     def stands(self, address: str) -> bool:
