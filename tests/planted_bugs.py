@@ -208,7 +208,7 @@ TRAPS: Final[dict[Plant, Trap]] = {
     older_overwrites: Trap("weather", TWO_OF_TWO, "fresh", 2),
     wall_clock_stamps: Trap("weather", TWO_OF_TWO, "fresh"),
     superseded_is_done: Trap("weather", TWO_OF_THREE, "fresh", 54),
-    former_owners_forgotten: Trap("single", TWO_OF_TWO, "fresh", 8),
+    former_owners_forgotten: Trap("single", TWO_OF_TWO, "fresh", 30),
     owner_sets_mixed: Trap("single", ONE, "fresh"),
     slots_gained_with_leftovers: Trap("single", ONE, "fresh", 39),
     no_refutation: Trap("single", TWO_OF_TWO, "fresh", 1),

@@ -13,6 +13,7 @@ from meshcache.core.node import NodeCore
 from meshcache.core.record import NEVER_MS, stamp
 from meshcache.core.wire import encode_frame
 from meshcache.errors import MeshcacheError, NodeUnavailable, OperationTimeout, QuorumNotReached
+from meshcache.simulation import network
 from meshcache.simulation.mesh import Mesh
 from meshcache.simulation.network import Weather
 
@@ -126,6 +127,20 @@ def test_a_paused_node_that_was_declared_dead_forgets_before_it_serves_again() -
     assert paused.core is not None
     assert paused.core.counters.rejoins == 1
     story.mesh.settle()
+
+
+def test_a_node_that_is_back_is_dialled_at_once_by_those_that_hear_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    story = Story(3)
+    monkeypatch.setattr(network, "RECONNECT_S", 30.0)  # as if ZeroMQ had waited longer after each try
+    for host in list(story.mesh.nodes.values()):
+        host.crash()
+        story.mesh.run(0.5)
+        host.start()
+        story.mesh.settle(within_s=3.0)
+        began = story.mesh.world.now
+        for number in range(12):
+            story.set(f"key:{number}", host.name)
+        assert story.mesh.world.now - began < 3.0
 
 
 def test_a_short_pause_costs_no_membership() -> None:

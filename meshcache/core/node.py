@@ -437,6 +437,7 @@ class NodeCore:
             return
         if hello.member is not None:
             self.membership.on_hello(hello.member, self._now)
+            self.peers.on_hello(hello.member)
         cluster, limits = self.config.cluster, self.config.limits
         settings: dict[str, int | float | str] = {
             "cluster": cluster.name,

@@ -31,6 +31,8 @@ class Link:
     node_id: str = ""
     """Who answered HELLO; empty until then."""
     boot: int = 0
+    redialled_for: int = 0
+    """The boot of the process whose HELLO had this link dialled."""
     offset_ms: int = 0
     """The peer's wall clock minus ours, never overestimated by more than its drift: the sample with the least
     delay is the greatest, and so the greatest wins. A deadline made with it may be early, by the delay, never late."""
@@ -75,11 +77,20 @@ class Peers:
             self.links[address] = Link(address)
             self._outbox.connect.append(address)
 
+    def on_hello(self, member: Fact) -> None:
+        """A process is there. If the link to it is down, dial at once: ZeroMQ waits up to a second between tries."""
+        link = self.links.get(member.address)
+        if link is not None and not link.up and link.redialled_for != member.boot:
+            self.redial(member.address)
+            self.links[member.address].redialled_for = member.boot
+
     def drop(self, address: str) -> None:
         """Close a link."""
         self.on_down(address)
         self.links.pop(address, None)
         self._outbox.sends.pop(address, None)
+        if address in self._outbox.connect:  # in this very turn: a second socket would fight with it for its identity
+            self._outbox.connect.remove(address)
         self._outbox.disconnect.append(address)
 
     def stands(self, address: str) -> bool:

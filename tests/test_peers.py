@@ -1,0 +1,58 @@
+"""The links that a node dials."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshcache.core.members import State
+from meshcache.core.messages import Fact
+from meshcache.core.outbox import Outbox
+from meshcache.core.peers import Peers
+
+
+def fact(number: int, boot: int = 1) -> Fact:
+    return Fact(f"n{number}", f"127.0.0.{number}:7101", "", "", "", "", 1.0, boot, 0, int(State.ALIVE), b"")
+
+
+OWN, OTHER = fact(1), fact(2)
+
+
+@pytest.fixture
+def outbox() -> Outbox:
+    return Outbox()
+
+
+@pytest.fixture
+def peers(outbox: Outbox) -> Peers:
+    peers = Peers("meshcache", (), outbox)
+    peers.dial(OWN, [OWN, OTHER])
+    return peers
+
+
+def test_a_member_is_dialled_once_however_often_that_is_decided_in_one_turn(peers: Peers, outbox: Outbox) -> None:
+    peers.on_hello(OTHER)
+    peers.redial(OTHER.address)
+    peers.dial(OWN, [OWN, OTHER])
+    assert outbox.connect == [OTHER.address], "two sockets would fight for one identity"
+
+
+def test_a_link_that_nobody_wants_any_more_is_not_opened(peers: Peers, outbox: Outbox) -> None:
+    peers.dial(OWN, [OWN])
+    assert (peers.links, outbox.connect) == ({}, [])
+
+
+def test_a_link_that_is_down_is_dialled_anew_once_for_each_process_that_says_hello(
+    peers: Peers, outbox: Outbox
+) -> None:
+    for boot in (1, 2):
+        outbox.clear()
+        peers.on_hello(fact(2, boot))
+        peers.on_hello(fact(2, boot))
+        assert (outbox.disconnect, outbox.connect) == ([OTHER.address], [OTHER.address])
+
+
+def test_a_link_that_stands_is_left_alone(peers: Peers, outbox: Outbox) -> None:
+    outbox.clear()
+    peers.links[OTHER.address].up = True
+    peers.on_hello(OTHER)
+    assert (outbox.disconnect, outbox.connect) == ([], [])
