@@ -437,10 +437,11 @@ def test_figures_are_made_of_what_was_measured() -> None:
         for ring, low, high in (("meshcache", 0.97, 1.03), ("plain 150", 0.87, 1.26))
     ]
     movement = [
-        {"nodes": 3, "ring": "meshcache", "primaries": [1.05, 1.1, 1.1], "build_ms": 6.8},
-        {"nodes": 3, "ring": "plain 150", "primaries": [0.99, 1.1, 1.1]},
+        {"nodes": 3, "ring": "meshcache", "primaries": [1.05, 1.1, 1.2], "build_ms": 6.8},
+        {"nodes": 3, "ring": "plain 150", "primaries": [0.99, 1.1, 1.3]},
     ]
     measured = {"command": "scripts/ring_table", "result": {"evenness": evenness, "movement": movement}}
     text = script["section_text"]("ring", json.loads(json.dumps(measured)))
     assert "Measured by `scripts/ring_table`:" in text
-    assert "| 3 | 97 % to 103 % | 87 % to 126 % | 1.05 | 0.99 | 7 ms |" in text
+    assert "| 3 nodes, meshcache | 97 % to 103 % | 1.05 | 1.20 |" in text
+    assert "| 3 nodes, plain 150 | 87 % to 126 % | 0.99 | 1.30 |" in text

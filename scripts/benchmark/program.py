@@ -167,7 +167,7 @@ def header() -> dict[str, str]:
     except ImportError:
         pass
     return {
-        "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": versions,
         "commit": f"{commit} with changes" if changed else commit,
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
