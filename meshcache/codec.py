@@ -163,10 +163,6 @@ def _translate(value: Any) -> Any:
     raise TypeError(f"no codec for {type(value).__module__}.{type(value).__qualname__}")
 
 
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
 def _zone(value: datetime | time) -> int | str | None:
     """Return an offset in microseconds, the name of a zone, or None."""
     if value.tzinfo is None:

@@ -182,8 +182,10 @@ class AntiEntropy:
             self._send(node_id, send[start : start + BATCH_KEYS])
 
     def _is_strict(self, slot: int) -> bool:
-        cluster, owners = self.coordinator.config.cluster, len(self.coordinator.view.ring.owners[slot])
-        return min(cluster.write_quorum, owners) + min(cluster.read_quorum, owners) > owners
+        coordinator = self.coordinator
+        owners = len(coordinator.view.ring.owners[slot])
+        needed = coordinator.level(m.DEFAULT_LEVEL, coordinator.config.cluster.read_quorum, owners)
+        return coordinator.holders_only(needed, m.DEFAULT_LEVEL, owners)
 
     def _read(self, keys: list[bytes]) -> None:
         """Read keys by quorum, for the sake of the read repair."""

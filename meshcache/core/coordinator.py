@@ -115,6 +115,10 @@ class Coordinator:
             return owners
         return min(configured, owners)
 
+    def holders_only(self, needed_to_read: int, write_level: int, owners: int) -> bool:
+        """Tell whether W + R > N: then absence is no vote, since a cache forgets."""
+        return needed_to_read + self.level(write_level, self.config.cluster.write_quorum, owners) > owners
+
     def group_by_owners(self, keys: list[bytes]) -> dict[tuple[Owners, tuple[Owners, ...]], list[int]]:
         """Return the indices of the keys by (owners, former owners)."""
         view = self.view

@@ -105,8 +105,7 @@ class QuorumRead:
         coordinator, cluster = self.coordinator, self.coordinator.config.cluster
         owners = len(group.owners)
         group.needed = coordinator.level(self.read_level, cluster.read_quorum, owners)
-        needed_to_write = coordinator.level(self.write_level, cluster.write_quorum, owners)
-        group.strict = group.needed + needed_to_write > owners
+        group.strict = coordinator.holders_only(group.needed, self.write_level, owners)
         if group.needed > owners:
             self._fail(group)
             return

@@ -152,9 +152,7 @@ class Requests:
     def _must_ask_others(self, write_level: int) -> bool:
         """Tell whether absence here proves nothing: there are other owners, and W + 1 > N."""
         owners = min(self._config.cluster.replicas, self._size())
-        return (
-            owners > 1 and 1 + self._coordinator.level(write_level, self._config.cluster.write_quorum, owners) > owners
-        )
+        return owners > 1 and self._coordinator.holders_only(1, write_level, owners)
 
     def _size(self) -> int:
         return len(self._view.ring.members)

@@ -170,9 +170,8 @@ class KeyUpdate:
         owners = len(coordinator.view.ring.owners[slot])
         cluster = coordinator.config.cluster
         needed = coordinator.level(request.r, cluster.read_quorum, owners)
-        needed_to_write = coordinator.level(request.w, cluster.write_quorum, owners)
         record = coordinator.store.read([self.key], coordinator.now_bytes)[0]
-        absence_may_lie = record is None and owners > 1 and needed + needed_to_write > owners
+        absence_may_lie = record is None and owners > 1 and coordinator.holders_only(needed, request.w, owners)
         if needed > 1 or absence_may_lie or coordinator.view.former_owners(slot) or not coordinator.view.held[slot]:
             updates.locked[self.key] = deque()
             QuorumRead(coordinator, [self.key], request.r, request.w, self.batch.deadline, self._on_read).start()
