@@ -1,7 +1,8 @@
 """Values to bytes and back, on the client; nodes never look inside.
 
 What a client stores is a *content*: two flag bytes and the value. The first flag byte belongs to the nodes and is
-zero here, the second is the tag that says how to read the value, whichever client wrote it::
+zero here (if the entry carries extras, record.py puts them behind the flags, and marks them in that byte); the second
+is the tag that says how to read the value, whichever client wrote it::
 
     0  bytes       as they are (bytearray and memoryview come back as bytes)
     1  str         UTF-8; lone surrogates survive
@@ -27,7 +28,7 @@ from zoneinfo import ZoneInfo
 
 import msgpack
 
-from meshcache.core.record import HEADER_BYTES
+from meshcache.core.record import EXTRAS, HEADER_BYTES, STAMP_BYTES, without_extras
 from meshcache.errors import ConfigError, SerializationError
 
 BYTES: Final = 0
@@ -72,14 +73,19 @@ class ValueCodec(Protocol):
 
 
 class Codec:
-    """What one client does with values: ``encode`` to contents, ``readers`` by tag for records."""
+    """What one client does with values: ``encode`` to contents; for records ``readers``, by both flag bytes in turn.
+
+    That the first of them chooses the table spares those without extras every question about them.
+    """
 
     __slots__ = ("_encoders", "_fallback", "readers")
 
     def __init__(self, codec: str | ValueCodec | None = None) -> None:
         """``codec``: None or "msgpack", "pickle", or an object with encode and decode, which then gets every value."""
-        self.readers: list[Callable[[bytes], Any]] = [_refuse] * 256
-        self.readers[:4] = [_read_bytes, _read_str, _read_int, _read_msgpack]
+        readers: list[Callable[[bytes], Any]] = [_refuse] * 256
+        skipping = [lambda record: readers[record[HEADER_BYTES - 1]](without_extras(record))] * 256
+        self.readers = [skipping if flags & EXTRAS else readers for flags in range(256)]
+        readers[:4] = [_read_bytes, _read_str, _read_int, _read_msgpack]
         self._encoders: dict[type, Callable[[Any], bytes]] = {
             bytes: b"\0\0".__add__,
             str: _encode_str,
@@ -92,14 +98,14 @@ class Codec:
             import pickle  # noqa: PLC0415  (asked for by name, which says that the network is trusted)
 
             self._fallback = lambda value: b"\0\4" + pickle.dumps(value, protocol=5)
-            self.readers[PICKLE] = lambda record: pickle.loads(record[HEADER_BYTES:])  # noqa: S301  (as above)
+            readers[PICKLE] = lambda record: pickle.loads(record[HEADER_BYTES:])  # noqa: S301  (as above)
         elif codec is not None and not isinstance(codec, str):
             if not isinstance(codec, ValueCodec):
                 raise ConfigError(f"codec: must have the methods encode and decode, {type(codec).__name__} has not")
             own = codec
             self._encoders = {}
             self._fallback = lambda value: b"\0\5" + own.encode(value)
-            self.readers[CUSTOM] = lambda record: own.decode(record[HEADER_BYTES:])
+            readers[CUSTOM] = lambda record: own.decode(record[HEADER_BYTES:])
         elif codec not in {None, "msgpack"}:
             raise ConfigError(f'codec: must be "msgpack", "pickle" or an object with encode and decode, is {codec!r}')
 
@@ -117,7 +123,7 @@ class Codec:
     def decode(self, record: bytes) -> Any:
         """Return the value of a live record. Raises SerializationError, and nothing else."""
         try:
-            return self.readers[record[HEADER_BYTES - 1]](record)
+            return self.readers[record[STAMP_BYTES]][record[HEADER_BYTES - 1]](record)
         except SerializationError:
             raise
         except Exception as error:

@@ -43,10 +43,11 @@ from meshcache.core.messages import (
     Update,
 )
 from meshcache.core.record import (
+    CONTENT_FLAG_BYTES,
     HEADER_BYTES,
     NEVER_MS,
+    STAMP_BYTES,
     TOMBSTONE,
-    TOMBSTONE_CONTENT,
     VERSION_BYTES,
     expires_ms_of,
     version_of,
@@ -63,9 +64,9 @@ from meshcache.link import Call, Kind, Link
 from meshcache.routing import Routing
 from meshcache.seeds import parse_seeds
 
-CONTENT_FLAG_BYTES: Final = len(TOMBSTONE_CONTENT)
-TAG_AT: Final = HEADER_BYTES - 1
-"""Where in a record the codec's tag is; the nodes' flags are before it."""
+FLAGS_AT: Final = STAMP_BYTES
+CODEC_AT: Final = STAMP_BYTES + 1
+"""Where in a record the nodes' flags are, and the codec's tag."""
 TIMEOUT_S: Final = 5.0
 SMALL_KEYS: Final = 512
 SMALL_BYTES: Final = 1 << 20
@@ -151,9 +152,9 @@ class Session:
         readers = self.options.codec.readers
         try:
             return {
-                key: readers[record[TAG_AT]](record)
+                key: readers[flags][record[CODEC_AT]](record)
                 for key, record in zip(given, records, strict=False)
-                if record is not None and not record[TAG_AT - 1] & TOMBSTONE
+                if record is not None and not (flags := record[FLAGS_AT]) & TOMBSTONE
             }
         except Exception:  # noqa: BLE001  (whatever it is, the slow way says which key and why)
             values = {key: self._value(record, MISSING, key) for key, record in zip(given, records, strict=False)}
@@ -445,7 +446,7 @@ def _is_hit(record: Any) -> bool:
     if record is None:
         return False
     if type(record) is bytes and len(record) >= HEADER_BYTES:
-        return not record[TAG_AT - 1] & TOMBSTONE
+        return not record[FLAGS_AT] & TOMBSTONE
     raise ProtocolError(f"the node answered {record!r:.80} instead of a record")
 
 

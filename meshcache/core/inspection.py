@@ -9,7 +9,7 @@ from typing import Any, Final
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.members import State
-from meshcache.core.record import HEADER_BYTES, NEVER_MS, expires_ms_of, is_tombstone, version_of
+from meshcache.core.record import HEADER_BYTES, NEVER_MS, expires_ms_of, extras_of, is_tombstone, version_of
 
 EXPLAIN_WAIT_S: Final = 1.0
 """How long an explanation waits for silent replicas before it is given without them."""
@@ -67,13 +67,14 @@ def replica(coordinator: Coordinator, key: bytes) -> dict[str, Any]:
     state = coordinator.membership.own.state
     found: dict[str, Any] = {"node_id": coordinator.own_id, "state": State(state).name.lower(), "error": None}
     if record is None:
-        return {**found, "version": None, "expires_ms": None, "tombstone": False, "value_bytes": 0}
+        return {**found, "version": None, "expires_ms": None, "tombstone": False, "value_bytes": 0, "tags": []}
     return {
         **found,
         "version": version_of(record).hex(),
         "expires_ms": None if expires_ms_of(record) == NEVER_MS else expires_ms_of(record),
         "tombstone": is_tombstone(record),
         "value_bytes": len(record) - HEADER_BYTES,
+        "tags": [tag.decode(errors="replace") for tag in extras_of(record).tags],
     }
 
 

@@ -8,6 +8,11 @@
     22      2     flags        big-endian; the low byte is the codec's tag, the high byte is ours
     24      …     value        opaque to nodes
 
+    with the flag EXTRAS:
+    24      2     length       big-endian, of the extras
+    26      …     extras       msgpack map of what the entry carries besides its value, see Extras
+    …       …     value
+
 Every field compares as bytes, so that "newer" and "expired" cost one slice and one memcmp. One object per entry
 takes half the memory of a tuple of fields, is invisible to the garbage collector, and is packed for the network
 without being looked at (``scripts/bench_store`` measures it).
@@ -17,11 +22,20 @@ and expiry, and the concatenation is the record. One stamp serves a whole batch.
 
 A tombstone is a record with the TOMBSTONE flag and no value. It is the newest version of a deleted key; its expiry
 is the end of its grace period.
+
+*Extras* are what an entry carries besides its value: its tags, when it becomes stale, what it took to compute. They
+are part of the content, so that whatever keeps the content keeps them, and a record without them has not a byte for
+them. Clients write them and skip them when they decode; of all of them nodes read the tags alone. A client's extras
+are held against the limits below when they arrive (``check_content``). A record from elsewhere is read leniently:
+what is no map of extras says nothing, and costs no one more than its own tags.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
 
 VERSION_BYTES: Final = 16
 STAMP_BYTES: Final = 22
@@ -33,7 +47,42 @@ NEVER_MS: Final = (1 << 48) - 1
 TOMBSTONE: Final = 0x01
 """Bit of the first flag byte, ``record[22]``: the key was deleted at this version."""
 
+EXTRAS: Final = 0x02
+"""Bit of the first flag byte: extras precede the value."""
+
 TOMBSTONE_CONTENT: Final = bytes((TOMBSTONE, 0))
+
+CONTENT_FLAG_BYTES: Final = len(TOMBSTONE_CONTENT)
+
+TAGS_MAX: Final = 32
+"""Tags of one entry."""
+
+TAG_BYTES_MAX: Final = 1024
+"""Of one tag, namespace included, as of a key."""
+
+EXTRAS_BYTES_MAX: Final = 4096
+"""Of all extras of one entry as they are stored: tags, and a byte or two for each."""
+
+_TAGS: Final = 1
+_SOFT_EXPIRES_MS: Final = 2
+_LOAD_MS: Final = 3
+_KINDS_MAX: Final = 16
+"""Kinds of extras in one map: three are known today; what a newer version adds is passed by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What an entry carries besides its value."""
+
+    tags: tuple[bytes, ...] = ()
+    """By each of them the entry can be dropped, together with all others that bear it."""
+    soft_expires_ms: int | None = None
+    """Wall milliseconds from which the value is stale: still served, while somebody computes a new one."""
+    load_ms: int | None = None
+    """What it took to compute the value; an early refresh goes by it."""
+
+
+NO_EXTRAS: Final = Extras()
 
 
 def expiry_bytes(expires_ms: int) -> bytes:
@@ -79,3 +128,113 @@ def is_live(record: bytes, now_bytes: bytes) -> bool:
 def is_valid(record: object) -> bool:
     """Tell whether something from the network has the shape of a record."""
     return type(record) is bytes and len(record) >= HEADER_BYTES
+
+
+# ---- extras
+
+
+def with_extras(content: bytes, extras: Extras) -> bytes:
+    """Return a content without extras as one with these. Raises ValueError that names the field and the limit."""
+    said: dict[int, Any] = {}
+    if extras.tags:
+        said[_TAGS] = extras.tags
+    if extras.soft_expires_ms is not None:
+        said[_SOFT_EXPIRES_MS] = extras.soft_expires_ms
+    if extras.load_ms is not None:
+        said[_LOAD_MS] = extras.load_ms
+    if not said:
+        return content
+    problem = _problem(said | {_TAGS: list(extras.tags)})
+    if problem is not None:
+        raise ValueError(problem)
+    packed: bytes = msgpack.packb(said)
+    _check_size(len(packed))
+    return bytes((content[0] | EXTRAS, content[1])) + len(packed).to_bytes(2, "big") + packed + content[2:]
+
+
+def split_content(content: bytes) -> tuple[bytes, bytes]:
+    """Return what precedes the value of a content, flags and extras, and the value. Raises ValueError if cut short."""
+    end = _value_at(content, 0)
+    return content[:end], content[end:]
+
+
+def without_extras(record: bytes) -> bytes:
+    """Return a record as it would be without its extras. Raises ValueError if they are cut short."""
+    return record[:STAMP_BYTES] + bytes((record[22] & ~EXTRAS, record[23])) + record[_value_at(record, STAMP_BYTES) :]
+
+
+def extras_of(record: bytes) -> Extras:
+    """Return the extras of a record; none if they make no sense, which is no matter for who reads them."""
+    if not record[22] & EXTRAS:
+        return NO_EXTRAS
+    said = _unpacked(record[HEADER_BYTES:])
+    if said is None or _problem(said) is not None:
+        return NO_EXTRAS
+    return Extras(tuple(said.get(_TAGS, ())), said.get(_SOFT_EXPIRES_MS), said.get(_LOAD_MS))
+
+
+def check_content(content: bytes) -> None:
+    """Raise ValueError that names the field and the limit, unless a client may send this content."""
+    if not content[0]:
+        return
+    if content[0] != EXTRAS:
+        raise ValueError("the first flag byte belongs to the nodes: of its bits clients may set EXTRAS only")
+    _check_size(int.from_bytes(content[2:4], "big"))
+    said = _unpacked(content[2:])
+    if said is None:
+        raise ValueError("extras: must be a map by small integers, with its length before it")
+    problem = _problem(said)
+    if problem is not None:
+        raise ValueError(problem)
+
+
+def _value_at(data: bytes, flags_at: int) -> int:
+    """Return where the value begins in a content or a record whose flags are at ``flags_at``."""
+    start = flags_at + CONTENT_FLAG_BYTES
+    if not data[flags_at] & EXTRAS:
+        return start
+    end = start + 2 + int.from_bytes(data[start : start + 2], "big")
+    if end > len(data):
+        raise ValueError("the extras are cut short")
+    return end
+
+
+def _unpacked(data: bytes) -> dict[int, Any] | None:
+    """Return the map that follows its length at the beginning of ``data``; None if there is none within the limits."""
+    length = int.from_bytes(data[:2], "big")
+    if length > EXTRAS_BYTES_MAX or len(data) < 2 + length:
+        return None
+    try:
+        said = msgpack.unpackb(
+            data[2 : 2 + length],
+            strict_map_key=False,
+            max_array_len=TAGS_MAX,
+            max_map_len=_KINDS_MAX,
+            max_bin_len=TAG_BYTES_MAX,
+            max_ext_len=0,
+        )
+    except Exception:  # noqa: BLE001  (msgpack raises ValueError, OverflowError, UnicodeDecodeError, TypeError and more)
+        return None
+    return said if type(said) is dict else None
+
+
+def _check_size(size: int) -> None:
+    if size > EXTRAS_BYTES_MAX:
+        raise ValueError(f"tags and what else an entry carries take {size:,} bytes; the limit is {EXTRAS_BYTES_MAX:,}")
+
+
+def _problem(said: dict[int, Any]) -> str | None:
+    """Return what is wrong with the extras known here, naming field and limit; None if nothing is."""
+    tags = said.get(_TAGS, [])
+    if type(tags) is not list or any(type(tag) is not bytes for tag in tags):
+        return "tags: must be a list of bytes"
+    if len(tags) > TAGS_MAX:
+        return f"tags: an entry has at most {TAGS_MAX}, not {len(tags)}"
+    for tag in tags:
+        if not 1 <= len(tag) <= TAG_BYTES_MAX:
+            return f"tags: {tag!r:.80} takes {len(tag):,} bytes with its namespace; it may take 1 to {TAG_BYTES_MAX:,}"
+    for name, key in (("soft_expires_ms", _SOFT_EXPIRES_MS), ("load_ms", _LOAD_MS)):
+        number = said.get(key, 0)
+        if type(number) is not int or not 0 <= number <= NEVER_MS:
+            return f"{name}: must be milliseconds from 0 to {NEVER_MS}, is {number!r:.80}"
+    return None

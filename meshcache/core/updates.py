@@ -9,6 +9,8 @@ At the owner an update reads, computes and stamps without a pause in between whe
 Else it reads a quorum first, and the key is locked until then. Writes of one key through its owner are therefore in
 one order; a plain ``set`` that another node coordinates at the same time is ordered before or after by its stamp.
 
+What an entry carries besides its value (tags, say) stays with ``touch`` and ``incr``; whoever stores a value says anew.
+
 An update that was passed on and whose answer was lost may have been executed: it is answered with Code.QUORUM and
 never repeated.
 """
@@ -24,7 +26,7 @@ from meshcache.core.clock import clock_of
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.messages import Change, Code, EventKind
 from meshcache.core.reads import QuorumRead
-from meshcache.core.record import content_of, expires_ms_of, is_live, version_of
+from meshcache.core.record import content_of, expires_ms_of, is_live, split_content, version_of
 from meshcache.core.writes import QuorumWrite
 
 INT_TAG: Final = 2
@@ -246,16 +248,16 @@ def _increment(change: list[Any], record: bytes | None, coordinator: Coordinator
     if record is None:
         if initial is None:
             return [int(Code.KEY_MISSING)], None, 0
-        number, expires_ms = initial + delta, coordinator.expires_ms(ttl_ms)
+        head, number, expires_ms = _INT_FLAGS, initial + delta, coordinator.expires_ms(ttl_ms)
     else:
-        content = content_of(record)
-        if content[:2] != _INT_FLAGS or len(content) > 2 + _INT_DIGITS_MAX:
-            return [int(Code.NOT_A_NUMBER), "the stored value is not an integer of at most 64 bits"], None, 0
         try:
-            number = int(content[2:]) + delta
+            head, digits = split_content(content_of(record))
+            if head[1] != INT_TAG or len(digits) > _INT_DIGITS_MAX:
+                return [int(Code.NOT_A_NUMBER), "the stored value is not an integer of at most 64 bits"], None, 0
+            number = int(digits) + delta
         except ValueError:
             return [int(Code.NOT_A_NUMBER), "the stored value is not an integer"], None, 0
         expires_ms = expires_ms_of(record)
     if number not in _INT64:
         return [int(Code.NOT_A_NUMBER), "the sum leaves the signed 64-bit range"], None, 0
-    return number, _INT_FLAGS + b"%d" % number, expires_ms
+    return number, head + b"%d" % number, expires_ms

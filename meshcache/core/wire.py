@@ -22,7 +22,7 @@ import msgpack
 
 from meshcache.core import messages as m
 from meshcache.core.messages import BATCH_OPS_MAX, KEY_BYTES_MAX, KINDS, Event, Fact, Message, Rumour
-from meshcache.core.record import HEADER_BYTES, VERSION_BYTES
+from meshcache.core.record import HEADER_BYTES, VERSION_BYTES, check_content
 from meshcache.errors import ProtocolError
 
 _TEXT_LENGTH_MAX: Final = 1024
@@ -172,7 +172,8 @@ def _contents(value: Any) -> list[bytes]:
     if value and (set(map(type, _list(value))) != {bytes} or min(map(len, value)) < 2):
         raise TypeError("must be bytes, two of flags and the value")
     if any(map(_first_byte, value)):
-        raise ValueError("the first flag byte belongs to the nodes and must be zero")
+        for content in value:
+            check_content(content)
     return value  # type: ignore[no-any-return]  # just checked
 
 
