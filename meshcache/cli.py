@@ -212,6 +212,7 @@ def _add_key_commands(subparsers: _Subparsers[_Parser]) -> None:
 def _add_mesh_commands(subparsers: _Subparsers[_Parser]) -> None:
     status = _add(subparsers, "status", commands.status, "show the members of the mesh and their health")
     stats = _add(subparsers, "stats", commands.stats, "show what each node has counted")
+    stats.add_argument("--hot", action="store_true", help="show the keys read most instead, and whether they are hot")
     ring = _add(
         subparsers, "ring", commands.ring, "show each node's share of the keys, or the owners of one key",
         "  meshcache ring\n  meshcache ring user:1",

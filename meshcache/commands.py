@@ -239,19 +239,23 @@ def stats(options: Namespace) -> int:
     """Show the counters of every node that answers."""
     from meshcache import report  # noqa: PLC0415
 
+    what = "hot" if options.hot else "stats"
     counters, problems = {}, []
     with open_client(options) as client:
         for member in _sorted(client.inspect("status")["members"]):
             if member["state"] in {"dead", "left"}:
                 continue
             try:
-                counters[member["node_id"]] = client.inspect("stats", node=member["address"])
+                told = client.inspect(what, node=member["address"])
+                for row in told["keys"] if options.hot else ():
+                    row["key"] = row["key"].decode("utf-8", "backslashreplace")
+                counters[member["node_id"]] = told
             except MeshcacheError as error:
                 problems.append(f"{member['node_id']} does not answer: {error}")
     if options.json:
         _print_json(counters)
     else:
-        print(report.stats_text(counters, _paint()))
+        print((report.hot_text if options.hot else report.stats_text)(counters, _paint()))
     for problem in problems:
         print(f"meshcache: {problem}", file=sys.stderr)
     return 0

@@ -207,6 +207,7 @@ class NearCacheSettings:
 class HotKeySettings:
     """``[hot_keys]``: which keys get copies beyond their replicas."""
 
+    enabled: bool = True
     threshold_reads: Annotated[int, _at_least(1)] = 1000
     window_s: Annotated[float, _positive] = 60.0
     copy_ttl_s: Annotated[float, _positive] = 1.0

@@ -16,6 +16,7 @@ from meshcache.core.messages import (
     Delete,
     Get,
     Hello,
+    Hot,
     Inspect,
     Leave,
     Refused,
@@ -205,6 +206,8 @@ class Link:
             elif type(message) is Reject:
                 if self._expected.pop(message.request, None) is not None:
                     found.append((message.request, self._rejected(message)))
+            elif type(message) is Hot:
+                self._routing.note_hot(message.keys)
             elif type(message) is Welcome:
                 self._wall_ms = self._routing.welcome(self.address, message, self._asked_at, self._routing.clock())
                 self._boot = message.boot

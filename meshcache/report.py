@@ -121,6 +121,14 @@ def stats_text(stats: Mapping[str, Mapping[str, Any]], paint: Paint) -> str:
     return table(["COUNTER", *by_node], rows, paint, {})
 
 
+def hot_text(hot: Mapping[str, Mapping[str, Any]], paint: Paint) -> str:
+    """Show the keys read most, at which node, and about how often in the last window."""
+    found = [(row["reads"], node_id, row) for node_id, answer in hot.items() for row in answer["keys"]]
+    found.sort(key=lambda entry: -entry[0])
+    rows = [(row["key"], node_id, reads, "hot" if row["hot"] else "") for reads, node_id, row in found]
+    return table(["KEY", "NODE", "READS", "STATE"], rows, paint, {"hot": RED}) if rows else "no reads to speak of"
+
+
 def ring_text(members: Sequence[Mapping[str, Any]], paint: Paint) -> str:
     """Show which share of the keys each node is the first owner of, and how many slots it holds in all."""
     owning = [member for member in members if member["primary_slots"] or member["copy_slots"]]

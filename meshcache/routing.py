@@ -24,6 +24,10 @@ REFRESH_MIN_S: Final = 1.0
 """And at most this often, however many answers show another view."""
 DOUBT_S: Final = 1.0
 """A node that just failed is asked after the others for this long."""
+HOT_S: Final = 10.0
+"""A key counts as hot for this long after a node last said so."""
+HOT_KEYS_MAX: Final = 4096
+"""Keys that count as hot at most; what nodes say beyond that is not heard."""
 
 
 class Settings:
@@ -85,6 +89,8 @@ class Routing:
         """By slot the address to ask first; None: look closely, a probe may be due. Its length is a power of two."""
         self.only: str | None = None
         """The address to ask first for every slot, if it is the same one: then no key needs to be hashed."""
+        self.hot: dict[bytes, float] = {}
+        """Per hot key until when it counts as such: reads of it are spread over its owners."""
         self.due = 0.0
         """When to look up from the hot path: refresh the members, let a breaker probe, end a doubt."""
         self._refresh_at = math.inf
@@ -161,7 +167,23 @@ class Routing:
                 return now * 1000 + peer.wall_offset_ms
         return None
 
+    def note_hot(self, keys: list[bytes]) -> None:
+        """A node says that these keys are read very often."""
+        now = self.clock()
+        if len(self.hot) + len(keys) > HOT_KEYS_MAX:
+            self.hot = {key: until for key, until in list(self.hot.items()) if until > now}
+        self.hot.update(dict.fromkeys(keys[: HOT_KEYS_MAX - len(self.hot)], now + HOT_S))
+
     # ---- whom to ask
+
+    def spread(self, key: bytes, now: float, chance: float) -> str | None:
+        """Return one of the owners of a hot key, any of them by ``chance`` in [0, 1); None where that can not be."""
+        if self.hot.get(key, 0.0) <= now:
+            return None
+        peers = self.peers
+        owners = [peers.get(self._addresses.get(node_id, "")) for node_id in self.ring.owners[self.slot_of(key)]]
+        usable = [peer.address for peer in owners if peer is not None and self._rank(peer, now) == 0]
+        return usable[int(chance * len(usable))] if usable else None
 
     def slot_of(self, key: bytes) -> int:
         """Return the slot of a key."""

@@ -285,6 +285,8 @@ class Session:
         address = first[crc32(key) & (len(first) - 1)] if started < routing.due else None
         tried: tuple[Call, Any] | None = None
         if address is not None:
+            if kind is Get and key in routing.hot:
+                address = routing.spread(key, started, self._rng.random()) or address
             size = len(key) + content_bytes
             if not repeatable:
                 allowance = timeout_s

@@ -76,6 +76,9 @@ class FakeClient:
             return {"node_id": "node1", "ready": True, "ring_digest": "0123456789abcdef", "members": self.members}
         if what == "stats":
             return {"store": {"hits": 1000, "misses": 2}}
+        if what == "hot":
+            rows = [(b"user:1", 5000, True), (b"\xff", 3, False)] if node == "127.0.0.1:7101" else [(b"b", 4000, False)]
+            return {"keys": [{"key": key, "reads": reads, "hot": hot} for key, reads, hot in rows]}
         return {
             "key": "user:1",
             "slot": 7,
@@ -356,6 +359,18 @@ def test_stats_has_a_column_for_each_node(client: FakeClient, capsysbinary: pyte
     exit_code, out, err = run(capsysbinary, "stats", "--json")
     assert (exit_code, json.loads(out)) == (0, {"node1": {"store": {"hits": 1000, "misses": 2}}})
     assert err == "meshcache: node2 does not answer: no answer\n"
+
+
+def test_stats_hot_shows_the_keys_read_most(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    lines = run(capsysbinary, "stats", "--hot")[1].decode().splitlines()
+    assert [line.split() for line in lines] == [
+        ["KEY", "NODE", "READS", "STATE"],
+        ["user:1", "node1", "5,000", "hot"],
+        ["b", "node2", "4,000", "-"],
+        ["\\xff", "node1", "3", "-"],
+    ]
+    found = json.loads(run(capsysbinary, "stats", "--hot", "--json")[1])
+    assert found["node2"] == {"keys": [{"key": "b", "reads": 4000, "hot": False}]}
 
 
 def test_counters_become_flat_and_may_be_missing_on_a_node() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
+from meshcache.core.hotkeys import HotKeys
 from meshcache.core.members import State
 from meshcache.core.record import HEADER_BYTES, NEVER_MS, expires_ms_of, extras_of, is_tombstone, version_of
 
@@ -78,7 +79,7 @@ def replica(coordinator: Coordinator, key: bytes) -> dict[str, Any]:
     }
 
 
-def statistics(coordinator: Coordinator, counters: Any) -> dict[str, Any]:
+def statistics(coordinator: Coordinator, counters: Any, hot: HotKeys) -> dict[str, Any]:
     """Return all counters of this node, by part."""
     return {
         "node": {"node_id": coordinator.own_id, **asdict(counters)},
@@ -89,6 +90,7 @@ def statistics(coordinator: Coordinator, counters: Any) -> dict[str, Any]:
             "repairs": coordinator.repairs,
             "restamps": coordinator.restamps,
         },
+        "hot_keys": hot.statistics(),
         **{name: part.statistics() for name, part in coordinator.background.items()},
     }
 

@@ -8,7 +8,7 @@ of many callers, one operation is a batch of one.
 ::
 
     link         = C: HELLO  S: (WELCOME / REFUSED)  *(C: request  S: answer)   ; C dials S; nodes dial each other
-    request      = client-op / replica-op / probe
+    request      = client-op / replica-op / probe                              ; HOT may come with any answer to GET
     client-op    = GET / SET / DELETE / UPDATE / CLEAR / INSPECT / LEAVE   answered by REPLY or REJECT
     replica-op   = READ / WRITE / SWEEP / PULL    answered by READ_REPLY / WRITE_REPLY / SWEEP_REPLY / PULL_REPLY
     probe        = PING / PING_REQ / GOSSIP       answered by ACK, by VOUCH or NACK, and by GOSSIP or nothing
@@ -271,8 +271,8 @@ class Clear(NamedTuple):
 class Inspect(NamedTuple):
     """Ask about the node or the mesh. Results: [a map of plain values].
 
-    ``what``: "view" ({"members": [fact, …]}), "status", "stats", "explain" (of ``key``), or "replica" (of ``key``, on
-    this node only).
+    ``what``: "view" ({"members": [fact, …]}), "status", "stats", "hot" ({"keys": [map, …]}), "explain" (of ``key``),
+    or "replica" (of ``key``, on this node only).
     """
 
     request: int
@@ -289,6 +289,16 @@ class Reply(NamedTuple):
     request: int
     view: bytes
     results: list[Any] | None
+
+
+class Hot(NamedTuple):
+    """Comes with a REPLY to a GET: these of its keys are read so often that the asker had better keep a copy.
+
+    A copy may be used for ``copy_ttl_ms``; reads of such a key may go to any of its owners. See hotkeys.py.
+    """
+
+    copy_ttl_ms: int
+    keys: list[bytes]
 
 
 class Reject(NamedTuple):
@@ -449,6 +459,7 @@ Message = (
     | ClientOp
     | Reply
     | Reject
+    | Hot
     | ReplicaOp
     | ReadReply
     | WriteReply
@@ -477,6 +488,7 @@ KINDS: Final[dict[type[Message], int]] = {
     Leave: 16,
     Reply: 20,
     Reject: 21,
+    Hot: 22,
     Read: 30,
     ReadReply: 31,
     Write: 32,

@@ -94,15 +94,7 @@ class NodeCore:
         self._sweeps = Sweeps(self.coordinator)
         self._movement = Movement(self.coordinator, self._sweeps)
         self._begin_background()
-        self._requests = Requests(
-            self.coordinator,
-            self._sweeps,
-            self.counters,
-            boot,
-            lambda: self.ready,
-            self._retire_on_request,
-            self._anti_entropy.answer,
-        )
+        self._requests = self._serve(rng)
         self._joined = not [seed for seed in node.seeds if seed != node.listen]
         self._served = self._joined
         """This node was part of a ring before: the one it knew is the former one when it changes."""
@@ -133,6 +125,18 @@ class NodeCore:
             "hints": hints,
             "anti_entropy": self._anti_entropy,
         }
+
+    def _serve(self, rng: random.Random) -> Requests:
+        return Requests(
+            self.coordinator,
+            self._sweeps,
+            self.counters,
+            self.boot,
+            rng,
+            lambda: self.ready,
+            self._retire_on_request,
+            self._anti_entropy.answer,
+        )
 
     def _handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
         return {
@@ -362,6 +366,7 @@ class NodeCore:
         for part in self.coordinator.background.values():
             part.run()
         self._follow_leave(now)
+        self._requests.hot.count(now)
         if self.view.former and self.settled and self.view.expire(now):
             self._slots_to_drop = [slot for slot, owned in enumerate(self.view.owned) if not owned]
         if now >= self._publish_at:

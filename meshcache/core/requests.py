@@ -8,6 +8,7 @@ enough) is answered here at once.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -17,6 +18,7 @@ from meshcache.core import inspection
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
+from meshcache.core.hotkeys import HotKeys
 from meshcache.core.messages import Code, EventKind
 from meshcache.core.movement import SLOTS_PER_PAGE, page_of
 from meshcache.core.reads import QuorumRead
@@ -24,6 +26,9 @@ from meshcache.core.record import HEADER_BYTES, tombstone
 from meshcache.core.sweeps import Clear, Sweeps
 from meshcache.core.updates import UpdateBatch, Updates
 from meshcache.core.writes import QuorumWrite
+
+HOT_KEYS_TOLD: Final = 100
+"""How many keys INSPECT "hot" tells of."""
 
 DEADLINE_S_MAX: Final = 60.0
 """No client can make a node keep an operation for longer."""
@@ -38,6 +43,7 @@ class Requests:
         sweeps: Sweeps,
         counters: Counters,
         boot: int,
+        rng: random.Random,
         ready: Callable[[], bool],
         retire: Callable[[], None],
         compare: Callable[[m.Compare], m.CompareReply],
@@ -53,6 +59,7 @@ class Requests:
         self._sweeps = sweeps
         self._updates = Updates(coordinator)
         self._counters = counters
+        self.hot = HotKeys(self._config.hot_keys, rng, coordinator.now)
         self._boot = boot
 
     def handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
@@ -119,6 +126,7 @@ class Requests:
         keys = get.keys
         self._counters.keys += len(keys)
         coordinator, view = self._coordinator, self._view
+        self.hot.note(keys, coordinator.now)
         if self._reads_one(get.r) and not view.former and self._holds(keys):
             # The usual read: this node holds the slots of the keys, and one holder is enough.
             records = self._store.read(keys, coordinator.now_bytes)
@@ -164,6 +172,9 @@ class Requests:
         return all([held[crc32(key) & mask] for key in keys])  # noqa: C419  (a list is faster than a generator)
 
     def _reply_records(self, origin: bytes, get: m.Get, records: list[Any]) -> None:
+        if self.hot.until and (hot := self.hot.among(get.keys)):
+            # Before the reply: who reads it knows then what to keep.
+            self._outbox.reply(origin, m.Hot(self.hot.copy_ttl_ms, hot))
         if get.meta:
             records = [r[:HEADER_BYTES] if type(r) is bytes else r for r in records]
         elif len(records) > 1:
@@ -258,12 +269,13 @@ class Requests:
         makers: dict[str, Callable[[], dict[str, Any]]] = {
             "view": lambda: inspection.view(coordinator),
             "status": lambda: inspection.status(coordinator, ready=self._ready()),
-            "stats": lambda: inspection.statistics(coordinator, self._counters),
+            "stats": lambda: inspection.statistics(coordinator, self._counters, self.hot),
+            "hot": lambda: {"keys": self.hot.top(HOT_KEYS_TOLD)},
             "replica": lambda: inspection.replica(coordinator, request.key),
         }
         make = makers.get(request.what)
         if make is None:
-            text = f"inspect knows view, status, stats, explain and replica, not {request.what!r}"
+            text = f"inspect knows view, status, stats, hot, explain and replica, not {request.what!r}"
             self._reject(origin, request, [int(Code.INVALID), text])
         else:
             self._reply(origin, request.request, [make()])
@@ -273,6 +285,7 @@ class Requests:
     def _on_read(self, origin: bytes, read: m.Read) -> None:
         if not self._admit(origin, read, from_client=False):
             return
+        self.hot.note(read.keys, self._coordinator.now)
         records = self._store.read(read.keys, self._coordinator.now_bytes)
         voteless = self._voteless(read.keys)
         view = self._view

@@ -341,6 +341,7 @@ _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.Inspect: (*_REQUEST, _TEXT, _BYTES),
     m.Reply: (*_ANSWER, _RESULTS),
     m.Reject: (*_ANSWER, _LIST),
+    m.Hot: (_INT, _KEYS_TO_READ),
     m.Read: (*_REQUEST, _KEYS_TO_READ),
     m.ReadReply: (*_ANSWER, _RECORDS_OR_NONE, _INDICES),
     m.Write: (*_REQUEST, _BOOL, _KEYS, _RECORDS),
