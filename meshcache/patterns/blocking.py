@@ -1,0 +1,156 @@
+"""The patterns for threads; each method carries out a flow. ``aio.py`` has the same for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Generic
+
+from meshcache.arguments import DEFAULT, Ttl
+from meshcache.client import Client
+from meshcache.patterns.direct import Direct, deletions
+from meshcache.patterns.fences import FENCE_TTL_S, FenceCounts, Unfenced
+from meshcache.patterns.marks import K, Missing, Name, V, Write, plain
+from meshcache.patterns.reading import Reading
+from meshcache.patterns.steps import must_not_be_coroutine, run
+
+
+class CacheAside(Generic[K, V]):
+    """The program knows of both: it says at each read how to load, and invalidates what it has written itself.
+
+    ``name`` returns what a key is called in the cache; strings, bytes and integers are their own names. Use a client
+    with a namespace to keep apart what has the same keys. ``ttl`` bounds how long an old value can be read if the
+    program dies, or cannot reach the cache, between its commit and ``invalidate``. That the database has no such key is
+    cached, too, for ``absent_ttl``, which is ``ttl`` unless given.
+    """
+
+    def __init__(self, cache: Client, *, ttl: Ttl = DEFAULT, absent_ttl: Ttl = DEFAULT, name: Name[K] = plain) -> None:
+        self._reading: Reading[K, V] = Reading(cache, name, ttl, absent_ttl)
+
+    def get(self, key: K, load: Callable[[K], V | Missing]) -> V | Missing:
+        """Return the value of a key. If the cache has none, ``load`` it; MISSING says that there is no such key."""
+        return run(self._reading.get(key, load))
+
+    def invalidate(self, *keys: K) -> None:
+        """Drop keys whose rows have changed. Call it after the commit: before, a reader may load the old row again."""
+        run(self._reading.invalidate(keys))
+
+
+class ReadThrough(Generic[K, V]):
+    """The cache knows how to load: ``load`` returns the value of a key, or MISSING. Arguments else as CacheAside."""
+
+    def __init__(
+        self,
+        cache: Client,
+        load: Callable[[K], V | Missing],
+        *,
+        ttl: Ttl = DEFAULT,
+        absent_ttl: Ttl = DEFAULT,
+        name: Name[K] = plain,
+    ) -> None:
+        must_not_be_coroutine(load=load)
+        self._load = load
+        self._reading: Reading[K, V] = Reading(cache, name, ttl, absent_ttl)
+
+    def get(self, key: K) -> V | Missing:
+        """Return the value of a key, loaded if the cache has none; MISSING if there is no such key."""
+        return run(self._reading.get(key, self._load))
+
+    def get_many(self, keys: Iterable[K]) -> dict[K, V]:
+        """Return the values of those keys that exist. The cache is asked once; what it lacks is loaded key by key."""
+        return run(self._reading.get_many(keys, self._load))
+
+    def invalidate(self, *keys: K) -> None:
+        """Drop keys whose rows somebody else has changed."""
+        run(self._reading.invalidate(keys))
+
+
+class _Direct(Generic[K, V]):
+    """What the two patterns that write straight to the database share."""
+
+    _publish: bool
+
+    def __init__(
+        self,
+        cache: Client,
+        load: Callable[[K], V | Missing],
+        store: Callable[[list[Write[K, V]]], object],
+        *,
+        ttl: Ttl = DEFAULT,
+        absent_ttl: Ttl = DEFAULT,
+        name: Name[K] = plain,
+        fence_ttl: float = FENCE_TTL_S,
+        if_unfenced: Unfenced = "raise",
+    ) -> None:
+        must_not_be_coroutine(load=load, store=store)
+        self._load = load
+        self._direct: Direct[K, V] = Direct(
+            cache,
+            store,
+            name=name,
+            ttl=ttl,
+            absent_ttl=absent_ttl,
+            fence_ttl=fence_ttl,
+            if_unfenced=if_unfenced,
+        )
+
+    @property
+    def counts(self) -> FenceCounts:
+        """What became of the fences of this object's writes."""
+        return self._direct.counts
+
+    def get(self, key: K) -> V | Missing:
+        """Return the value of a key, loaded if the cache has none; MISSING if there is no such key."""
+        return run(self._direct.reading.get(key, self._load))
+
+    def get_many(self, keys: Iterable[K]) -> dict[K, V]:
+        """Return the values of those keys that exist. The cache is asked once; what it lacks is loaded key by key."""
+        return run(self._direct.reading.get_many(keys, self._load))
+
+    def put(self, key: K, value: V) -> None:
+        """Write a value to the database, in one call of ``store``. See the class for what the cache holds then."""
+        run(self._direct.write({key: value}, publish=self._publish))
+
+    def put_many(self, items: Mapping[K, V]) -> None:
+        """Write several values, in one call of ``store``."""
+        run(self._direct.write(items, publish=self._publish))
+
+    def delete(self, *keys: K) -> None:
+        """Have ``store`` delete keys: their value is MISSING."""
+        run(self._direct.write(deletions(keys), publish=self._publish))
+
+    def invalidate(self, *keys: K) -> None:
+        """Drop keys whose rows somebody else has changed."""
+        run(self._direct.reading.invalidate(keys))
+
+
+class WriteThrough(_Direct[K, V]):
+    """Writes go to the database, then to the cache, where the new value is found at once.
+
+    ``store`` gets a list of writes and has committed them when it returns; if it raises, it may have written them or
+    not. ``put`` raises what ``store`` raises. It raises the cache's error if no fence could be put up, before anything
+    is stored; with ``if_unfenced="write"`` it stores all the same, and the old value can then outlive it by ``ttl`` if
+    the program dies. ``fence_ttl`` must be longer than ``store`` takes; readers go to the database for so long when a
+    writer has died. See ``fences.py`` for why all this is needed.
+    """
+
+    _publish = True
+
+
+class InvalidateOnWrite(_Direct[K, V]):
+    """Writes go to the database, and the cache forgets the key; the next reader loads it.
+
+    Arguments and errors are those of WriteThrough. Use this one where what is cached is not what is written: a joined,
+    rendered or aggregated value.
+    """
+
+    _publish = False
+
+    @contextmanager
+    def writing(self, *keys: K) -> Iterator[None]:
+        """Put a transaction of your own inside: in the end, committed or not, the cache has forgotten these keys."""
+        names, writer = run(self._direct.begin(keys))
+        try:
+            yield
+        finally:
+            run(self._direct.end(names, writer))

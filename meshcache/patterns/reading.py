@@ -1,0 +1,92 @@
+"""Reading a key: from the cache, and from the database when the cache has nothing to say.
+
+It is ``get_or_set``, so a missing key is loaded by one caller, and what a slow load found is not stored when the key
+was written or invalidated meanwhile. Two things come on top. That the database has no such key is an answer, too, and
+is kept (*absent*), or each look-up of a key that does not exist would reach the database. And while the key is fenced,
+because its row is being written, readers go to the database and store nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Generic
+
+from meshcache.arguments import DEFAULT, MISSING, Ttl, milliseconds
+from meshcache.errors import MeshcacheError
+from meshcache.patterns.marks import ABSENT, Cache, K, Missing, Name, V, is_mark, named, stored
+from meshcache.patterns.steps import Flow
+
+
+class Reading(Generic[K, V]):
+    """How keys are read; every pattern has one."""
+
+    def __init__(self, cache: Cache, name: Name[K], ttl: Ttl, absent_ttl: Ttl) -> None:
+        for lifetime in (ttl, absent_ttl):
+            milliseconds(lifetime)
+        self.cache = cache
+        self.name = name
+        self.ttl = ttl
+        self.absent_ttl = ttl if absent_ttl is DEFAULT else absent_ttl
+
+    def get(self, key: K, load: Callable[[K], Any]) -> Flow[V | Missing]:
+        """Return the value of a key, loaded if need be; MISSING if the database has none."""
+        name = named(self.name, key)
+        loaded_absent = False
+
+        def checked(value: Any) -> Any:
+            nonlocal loaded_absent
+            loaded_absent = value is MISSING
+            return stored(value)
+
+        def compute() -> Any:
+            value = load(key)
+            return _awaited(value, checked) if inspect.isawaitable(value) else checked(value)
+
+        found = yield lambda: self.cache.get_or_set(name, compute, ttl=self.ttl)
+        if not is_mark(found):
+            return found  # type: ignore[no-any-return]  # a value of the user
+        if found == ABSENT:
+            if loaded_absent and self.absent_ttl != self.ttl:
+                yield from self._shorten(name)
+            return MISSING
+        return (yield lambda: load(key))  # type: ignore[no-any-return]  # a value of the user
+
+    def get_many(self, keys: Iterable[K], load: Callable[[K], Any]) -> Flow[dict[K, V]]:
+        """Return the values of those keys that the database has; keys that the cache lacks are loaded one by one."""
+        names = {key: named(self.name, key) for key in keys}
+        found = yield lambda: self.cache.get_many(list(names.values()))
+        values: dict[K, V] = {}
+        for key, name in names.items():
+            value = found.get(name, MISSING)
+            if value is MISSING or (is_mark(value) and value != ABSENT):
+                value = yield from self.get(key, load)
+            if value is not MISSING and value != ABSENT:
+                values[key] = value
+        return values
+
+    def invalidate(self, keys: Iterable[K]) -> Flow[None]:
+        """Drop keys from the cache."""
+        names = [named(self.name, key) for key in keys]
+        if names:
+            yield lambda: self.cache.invalidate(*names)
+
+    def lifetime(self, value: object) -> Ttl:
+        """Return how long what was written is kept."""
+        return self.absent_ttl if value is MISSING else self.ttl
+
+    def _shorten(self, name: str | bytes) -> Flow[None]:
+        """Give an absence its own lifetime.
+
+        It was stored with that of a value, since get_or_set has to be told before it is known what is found. Should
+        another value have come by now, it gets the lifetime of an absence: a miss sooner than needed, never a wrong
+        value.
+        """
+        try:
+            yield lambda: self.cache.touch(name, self.absent_ttl)
+        except MeshcacheError:
+            return  # then it lives as long as a value would
+
+
+async def _awaited(value: Awaitable[Any], checked: Callable[[Any], Any]) -> Any:
+    return checked(await value)

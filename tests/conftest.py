@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from private_postgres import NoPostgres, private_postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A real server, for the whole run; what it yields is for psycopg.connect()."""
+    pytest.importorskip("psycopg", reason="the driver psycopg is not installed")
+    with ExitStack() as stack:
+        try:
+            connect_to = stack.enter_context(private_postgres())
+        except NoPostgres as error:
+            pytest.skip(str(error))
+        yield connect_to
