@@ -64,6 +64,8 @@ class Movement:
         """Per slot that is being pulled, the number of sources that are not through."""
         self._from_everybody = False
         self._alone = False
+        self._came = True
+        """This node has just come: it has not held all its slots yet."""
         self._present: dict[str, None] = {}
         self._boots: dict[str, int] = {}
         """The process that each peer was when it was last there."""
@@ -91,7 +93,7 @@ class Movement:
         self._alone = alone
         self._note_returns()
         progress, self._sources, self._missing = self._sources, {}, {}
-        before_us = self._ring_without_us()
+        before_us = self._ring_without_us() if self._came else None
         for slot, owns in enumerate(owned):
             if owns and (self._returned or not held[slot]):
                 self._want(slot, before_us)
@@ -131,9 +133,10 @@ class Movement:
         others = [member for member in ring.members if member.node_id != self.coordinator.own_id]
         return Ring.build(others, slots=ring.slots, vnodes=ring.vnodes, replicas=ring.replicas)
 
-    def _want(self, slot: int, before_us: Ring) -> None:
+    def _want(self, slot: int, before_us: Ring | None) -> None:
         view = self.coordinator.view
-        sets = [view.ring.owners[slot], before_us.owners[slot], *view.former_owners(slot)]
+        before = [] if before_us is None else [before_us.owners[slot]]
+        sets = [view.ring.owners[slot], *before, *view.former_owners(slot)]
         if view.held[slot]:
             holders = self._returned
         elif self._from_everybody:
@@ -212,6 +215,7 @@ class Movement:
         """Every slot is held: say so, once per ring."""
         coordinator = self.coordinator
         self._sources = {}
+        self._came = False
         coordinator.view.note_held()
         self._from_everybody = self._from_everybody and self._alone
         coordinator.membership.announce_synced(coordinator.view.digest)
