@@ -175,6 +175,8 @@ class Delivery:
     def _learn(self, call: Call, outcome: Outcome) -> None:
         now = self._routing.clock()
         if type(outcome) is list:
+            # It is there, and perhaps just waits for others that are not: the next to ask is not one of those.
+            self._routing.succeeded(call.address, call.deadline - call.allowance_s)
             members = parse_members(outcome)
             if members:
                 self._routing.learn(members, now)

@@ -22,8 +22,12 @@ REFRESH_S: Final = 30.0
 """The members are asked for at least this often, while the client is in use."""
 REFRESH_MIN_S: Final = 1.0
 """And at most this often, however many answers show another view."""
+REFRESH_FAILING_S: Final = 0.2
+"""Or this often while nodes fail: what they own is served again as soon as this client knows the new members."""
 DOUBT_S: Final = 1.0
-"""A node that just failed is asked after the others for this long."""
+"""A node that just failed is asked after the others for this long …"""
+DOUBT_S_MAX: Final = 4.0
+"""… and for twice as long each time that it fails again, up to this."""
 HOT_S: Final = 10.0
 """A key counts as hot for this long after a node last said so."""
 HOT_KEYS_MAX: Final = 4096
@@ -51,7 +55,9 @@ class Settings:
 class Peer:
     """A node as this client sees it."""
 
-    __slots__ = ("address", "boot", "breaker", "doubted_until", "node_id", "state", "wall_offset_ms")
+    __slots__ = (
+        "address", "answered_at", "boot", "breaker", "doubt_s", "doubted_until", "node_id", "state", "wall_offset_ms",
+    )  # fmt: skip
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -62,6 +68,10 @@ class Peer:
         """Its wall clock in milliseconds, minus our monotonic clock in milliseconds."""
         self.breaker = Breaker()
         self.doubted_until = 0.0
+        self.doubt_s = 0.0
+        """How long the last doubt was meant to last."""
+        self.answered_at = -math.inf
+        """When the last request was made that it answered."""
 
     def is_new_process(self, boot: int) -> None:
         """Forget what is said of a former process of this node."""
@@ -145,7 +155,10 @@ class Routing:
     def succeeded(self, address: str, asked_at: float) -> None:
         """A request was answered."""
         peer = self.peers.get(address)
-        if peer is not None and (peer.breaker.succeed(asked_at) or peer.doubted_until > asked_at):
+        if peer is None:
+            return
+        peer.answered_at = asked_at
+        if peer.breaker.succeed(asked_at) or peer.doubted_until > asked_at:
             peer.doubted_until = 0.0
             self.review(self.clock())
 
@@ -154,10 +167,13 @@ class Routing:
         peer = self.peers.get(address)
         if peer is not None:
             peer.breaker.fail(now)
-            peer.doubted_until = now + DOUBT_S
+            if now >= peer.doubted_until:  # else one of many requests that failed for the same reason
+                answered = peer.answered_at >= peer.doubted_until - peer.doubt_s
+                peer.doubt_s = DOUBT_S if answered else min(max(DOUBT_S, 2 * peer.doubt_s), DOUBT_S_MAX)
+                peer.doubted_until = now + peer.doubt_s
             if self._ask_next == address:
                 self._ask_next = ""
-            self._refresh_by(self._refreshed_at + REFRESH_MIN_S)
+            self._refresh_by(self._refreshed_at + REFRESH_FAILING_S)
             self.review(now)
 
     def wall_ms(self, now: float) -> float | None:
@@ -261,9 +277,11 @@ class Routing:
         return True
 
     def whom_to_refresh(self, now: float) -> str | None:
-        """Return who is asked for the members: who showed another view, else the best there is."""
+        """Return who is asked for the members: who showed another view, else of the best who answered last."""
         address, self._ask_next = self._ask_next, ""
-        return address or self.pick(None, set(), now)
+        if address or not self.peers:
+            return address or self.pick(None, set(), now)
+        return min(self.peers.values(), key=lambda peer: (self._rank(peer, now), -peer.answered_at)).address
 
     def _refresh_by(self, at: float) -> None:
         self._refresh_at = min(self._refresh_at, at)

@@ -210,7 +210,7 @@ TRAPS: Final[dict[Plant, Trap]] = {
     superseded_is_done: Trap("weather", TWO_OF_THREE, "fresh", 54),
     former_owners_forgotten: Trap("single", TWO_OF_TWO, "fresh", 30),
     owner_sets_mixed: Trap("single", ONE, "fresh"),
-    slots_gained_with_leftovers: Trap("single", ONE, "fresh", 39),
+    slots_gained_with_leftovers: Trap("single", ONE, "fresh", 21),
     no_refutation: Trap("single", TWO_OF_TWO, "fresh", 1),
     no_gossip: Trap("single", TWO_OF_TWO, "convergence", 7),
     nothing_moves: Trap("single", QUIET, "durable", 23),

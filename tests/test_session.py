@@ -331,6 +331,46 @@ def test_a_failure_asks_another_node_for_news_beside_the_next_operation() -> Non
     assert beside[1].address != first
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_call_outlives_a_split_network_if_its_timeout_allows(seed: int) -> None:
+    """Most nodes are silent; the others cannot do without them until they count them dead, which takes a while."""
+    world = World(5)
+    world.session._rng = random.Random(seed)
+    known_at = world.now + 2.5
+    here = {"127.0.0.1:7101", "127.0.0.1:7102"}
+
+    def answer(call: Call) -> Any:
+        if call.address not in here:
+            return NO_REPLY
+        if call.kind is Inspect:
+            states = [0, 0, *[int(world.now >= known_at) * 2] * 3]
+            return [{"members": [list(fact(i + 1, state)) for i, state in enumerate(states)]}]
+        return hits(call) if call.deadline >= known_at else NO_REPLY
+
+    world.now += 0.01
+    key = next(key for key in map(str, range(99)) if not here.intersection(world.owners(key.encode())))
+    world.run(world.session.get(key, None, None), answer)
+    assert world.now < known_at + 1.0
+
+
+def test_a_node_that_fails_again_and_again_is_doubted_for_longer_until_it_answers() -> None:
+    world = World()
+    world.now += 2
+    peer = world.routing.peers[world.owners(b"k")[0]]
+    doubts = []
+    for _ in range(4):
+        world.now = max(world.now, peer.doubted_until)
+        world.routing.failed(peer.address, world.now)
+        world.routing.failed(peer.address, world.now)  # of the same failure another call's
+        doubts.append(peer.doubted_until - world.now)
+    assert doubts == pytest.approx([1.0, 2.0, 4.0, 4.0])
+    world.routing.succeeded(peer.address, world.now)
+    assert world.routing.first[world.routing.slot_of(b"k")] == peer.address
+    world.now += 1
+    world.routing.failed(peer.address, world.now)
+    assert peer.doubted_until - world.now == pytest.approx(1.0)
+
+
 def test_when_all_nodes_fail_the_seeds_are_asked_again() -> None:
     world = World()
     world.greet(fact(2), fact(3))
