@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from meshcache.arguments import DEFAULT, Consistency, Item, Key, Sentinel, Ttl
+from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Ttl
 from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
-from meshcache.delivery import Compute, Flow, Share
+from meshcache.delivery import Compute, Computed, Flow, Parking, Share
+from meshcache.errors import MeshcacheError
 from meshcache.hub import Hub
 from meshcache.session import Session, begin
 
@@ -131,13 +134,31 @@ class AsyncClient:
         """Return the seconds that a key has left; ``math.inf``: it never expires; None: there is no such key."""
         return await self._run(self._session.ttl(key, timeout))
 
-    async def get_or_set(self, key: Key, load: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> Any:
-        """Return the value of a key; if there is none, compute and store it.
+    async def get_or_set(
+        self,
+        key: Key,
+        load: Any,
+        ttl: Ttl = DEFAULT,
+        *,
+        stale_ttl: float | timedelta | None = None,
+        early: float = 0.0,
+        timeout: float | None = None,
+    ) -> Any:
+        """Return the value of a key; if there is none, have it computed, once in the whole cluster, and stored.
 
-        ``load`` is the value, or a function of no argument that returns it; AsyncClient also takes coroutine functions.
-        Concurrent callers of this client share one call of it. ``timeout`` bounds the cache, not ``load``.
+        ``load`` is the value, or a function of no argument that returns it (in AsyncClient also a coroutine function).
+        Of all callers, in all processes, that miss the key at once, one runs its ``load``; the others wait for it, for
+        ``timeout`` at most. If that one fails or dies, the next one runs its own. What was loaded before the key was
+        deleted or written is returned to its caller, but not stored. ``timeout`` bounds the cache, not ``load``.
+
+        ``stale_ttl``: for so many seconds after ``ttl`` the value is kept, and returned at once to all callers but one,
+        which computes it anew. ``early``: above 0, one caller does so some time before the value expires, the sooner
+        the longer it takes to compute; 1 suits most.
+
+        Raises what ``load`` raises, OperationTimeout, and what ``get`` and ``set`` raise; but a value that was computed
+        and that the nodes fail to store is returned.
         """
-        return await self._run(self._session.get_or_set(key, load, ttl, timeout))
+        return await self._run(self._session.get_or_set(key, load, ttl, timeout, stale_ttl, early))
 
     async def clear(self, *, timeout: float | None = None) -> int:
         """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""
@@ -202,7 +223,7 @@ class AsyncClient:
                 step = send(answer)
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]  # what the flow returns
-            if type(step) is list:
+            if type(step) is list or type(step) is Parking:
                 post = self._hub.post
                 if len(step) == 1:
                     answer = [await post(step[0])]
@@ -213,10 +234,28 @@ class AsyncClient:
                 await asyncio.sleep(step)
                 answer = None
             elif type(step) is Compute:
-                value = step.load() if callable(step.load) else step.load
-                answer = await value if inspect.isawaitable(value) else value
+                answer = await self._compute(step)
             elif type(step) is Share:
                 answer = await self._share(step)
+
+    async def _compute(self, step: Compute) -> Computed:
+        """Run the caller's loader. Nobody joins this flight any more: see filling.py."""
+        self._hub.flights().pop(step.flight, None)
+        renewing = asyncio.create_task(self._renew(step))
+        try:
+            value = step.load() if callable(step.load) else step.load
+            return Computed(await value if inspect.isawaitable(value) else value, None)
+        except BaseException as error:  # noqa: BLE001  (the flow raises it again, when it has freed the lease)
+            return Computed(None, error)
+        finally:
+            renewing.cancel()
+
+    async def _renew(self, step: Compute) -> None:
+        keep = True
+        with contextlib.suppress(MeshcacheError, RuntimeError):  # the client was closed, say: the lease ends by itself
+            while keep:
+                await asyncio.sleep(step.every_s)
+                keep = await self._run(step.renew())
 
     async def _share(self, step: Share) -> Any:
         """Run a flow, or wait for the task that does; a caller that is cancelled does not stop it."""
@@ -224,7 +263,9 @@ class AsyncClient:
         task = flights.get(step.key)
         if task is None:
             task = flights[step.key] = asyncio.create_task(self._run(step.begin()))
-            task.add_done_callback(lambda _: flights.pop(step.key, None))
+            task.add_done_callback(lambda own: flights.get(step.key) is own and flights.pop(step.key))
+        elif step.otherwise is not MISSING:
+            return step.otherwise
         return await asyncio.shield(task)
 
     def _derive(self, session: Session) -> Self:

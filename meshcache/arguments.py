@@ -42,6 +42,8 @@ MISSING: Final = Sentinel.MISSING
 DEFAULT: Final = Sentinel.DEFAULT
 """As ``ttl``: the client's default, else the cluster's."""
 
+EARLY_MAX: Final = 100
+
 Key = str | bytes
 Ttl = float | timedelta | None | Literal[Sentinel.DEFAULT]
 Consistency = str | tuple[int, int] | None
@@ -88,6 +90,15 @@ def milliseconds(ttl: object) -> int:
     if ttl <= 0:
         raise ValueError(f"ttl must be positive, is {ttl!r}: use None for no expiry, or delete() to drop the key")
     return min(max(1, round(ttl * 1000)), NEVER_MS)
+
+
+def early_factor(early: object) -> float:
+    """Check how early values are refreshed."""
+    if isinstance(early, bool) or not isinstance(early, (int, float)):
+        raise TypeError(f"early must be a number, is {early!r}")
+    if not 0 <= early <= EARLY_MAX:
+        raise ValueError(f"early must be 0 (never) to {EARLY_MAX}, is {early!r}; 1 suits most")
+    return float(early)
 
 
 def levels(consistency: object) -> tuple[int, int]:

@@ -38,6 +38,8 @@ from meshcache.link import (
 from meshcache.seeds import endpoint
 
 CHANNELS_MAX: Final = 16
+PARKED_MAX: Final = 64
+"""Threads of one process that are parked at nodes at a time, each for a key of its own; more of them wait for these."""
 SLICE_MS: Final = 20
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -187,8 +189,11 @@ class Channel:
 class _Pool:
     """Channels of one process, and the ZeroMQ context under them."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels_max: int = CHANNELS_MAX, *, parking: _Pool | None = None) -> None:
         self.pid = os.getpid()
+        self.channels_max = channels_max
+        self.parking = parking
+        """The channels for calls that may be parked."""
         self.free: list[Channel] = []
         self.count = 0
         self.waiting = 0
@@ -200,6 +205,8 @@ class _Pool:
         """Close all that is free, and the context with the last one; others follow when they are put back."""
         if self.pid != os.getpid():
             return
+        if self.parking is not None:
+            self.parking.close()
         with self.changed:
             self.closed = True
             while self.free:
@@ -208,6 +215,10 @@ class _Pool:
             if not self.count:
                 self.context.term()
             self.changed.notify_all()
+
+
+def _pools() -> _Pool:
+    return _Pool(parking=_Pool(PARKED_MAX))
 
 
 _graveyard: list[_Pool] = []
@@ -219,15 +230,22 @@ class Channels:
 
     def __init__(self, link: Callable[[str], Link]) -> None:
         self._link = link
-        self._pool = _Pool()
+        self._pool = _pools()
         self._finalizer = weakref.finalize(self, self._pool.close)
         _everyone.add(self)
 
-    def exchange(self, calls: list[Call]) -> list[Outcome]:
-        """Carry out the calls of one step; a channel that is not free in time is a failure like any other."""
+    def exchange(self, calls: list[Call], *, parked: bool = False) -> list[Outcome]:
+        """Carry out the calls of one step; a channel that is not free in time is a failure like any other.
+
+        What may be ``parked`` has channels of its own: else those who wait for a value could take all of them, and
+        those who bring it none would be left.
+        """
         pool = self._pool
         if pool.pid != os.getpid():
             pool = self.after_fork()
+        if parked:
+            assert pool.parking is not None
+            pool = pool.parking
         try:
             channel = pool.free.pop()
         except IndexError:
@@ -252,8 +270,10 @@ class Channels:
         if old.pid != os.getpid():
             _graveyard.append(old)
             self._finalizer.detach()
-            self._pool = _Pool()
+            self._pool = _pools()
             self._pool.closed = old.closed
+            if self._pool.parking is not None:
+                self._pool.parking.closed = old.closed
             self._finalizer = weakref.finalize(self, self._pool.close)
         return self._pool
 
@@ -263,7 +283,7 @@ class Channels:
             while not pool.closed:
                 if pool.free:
                     return pool.free.pop()
-                if pool.count < CHANNELS_MAX:
+                if pool.count < pool.channels_max:
                     pool.count += 1
                     return Channel(pool.context, self._link)
                 left_s = deadline - time.monotonic()

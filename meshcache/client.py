@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from concurrent.futures import Future
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from meshcache.arguments import DEFAULT, Consistency, Item, Key, Sentinel, Ttl
+from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Ttl
 from meshcache.channels import Channels
 from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
-from meshcache.delivery import Compute, Flow, Share
+from meshcache.delivery import Compute, Computed, Flow, Parking, Share
+from meshcache.renewals import Renewals
 from meshcache.session import Session, begin
 
 T = TypeVar("T")
@@ -49,7 +51,8 @@ class Client:
             cluster=cluster,
         )
         self._channels = Channels(self._session.link)
-        self._flights: dict[tuple[int, bytes], Future[Any]] = {}
+        self._flights: dict[tuple[int, Hashable], Future[Any]] = {}
+        self._renewals = Renewals()
         self._owner = True
 
     def get(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
@@ -130,13 +133,31 @@ class Client:
         """Return the seconds that a key has left; ``math.inf``: it never expires; None: there is no such key."""
         return self._run(self._session.ttl(key, timeout))
 
-    def get_or_set(self, key: Key, load: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> Any:
-        """Return the value of a key; if there is none, compute and store it.
+    def get_or_set(
+        self,
+        key: Key,
+        load: Any,
+        ttl: Ttl = DEFAULT,
+        *,
+        stale_ttl: float | timedelta | None = None,
+        early: float = 0.0,
+        timeout: float | None = None,
+    ) -> Any:
+        """Return the value of a key; if there is none, have it computed, once in the whole cluster, and stored.
 
-        ``load`` is the value, or a function of no argument that returns it; AsyncClient also takes coroutine functions.
-        Concurrent callers of this client share one call of it. ``timeout`` bounds the cache, not ``load``.
+        ``load`` is the value, or a function of no argument that returns it (in AsyncClient also a coroutine function).
+        Of all callers, in all processes, that miss the key at once, one runs its ``load``; the others wait for it, for
+        ``timeout`` at most. If that one fails or dies, the next one runs its own. What was loaded before the key was
+        deleted or written is returned to its caller, but not stored. ``timeout`` bounds the cache, not ``load``.
+
+        ``stale_ttl``: for so many seconds after ``ttl`` the value is kept, and returned at once to all callers but one,
+        which computes it anew. ``early``: above 0, one caller does so some time before the value expires, the sooner
+        the longer it takes to compute; 1 suits most.
+
+        Raises what ``load`` raises, OperationTimeout, and what ``get`` and ``set`` raise; but a value that was computed
+        and that the nodes fail to store is returned.
         """
-        return self._run(self._session.get_or_set(key, load, ttl, timeout))
+        return self._run(self._session.get_or_set(key, load, ttl, timeout, stale_ttl, early))
 
     def clear(self, *, timeout: float | None = None) -> int:
         """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""
@@ -208,9 +229,20 @@ class Client:
                 time.sleep(step)
                 answer = None
             elif type(step) is Compute:
-                answer = step.load() if callable(step.load) else step.load
+                answer = self._compute(step)
             elif type(step) is Share:
                 answer = self._share(step)
+            elif type(step) is Parking:
+                answer = self._channels.exchange(step, parked=True)
+
+    def _compute(self, step: Compute) -> Computed:
+        """Run the caller's loader. Nobody joins this flight any more: see filling.py."""
+        self._flights.pop((os.getpid(), step.flight), None)
+        try:
+            with self._renewals.during(step, self._run):
+                return Computed(step.load() if callable(step.load) else step.load, None)
+        except BaseException as error:  # noqa: BLE001  (the flow raises it again, when it has freed the lease)
+            return Computed(None, error)
 
     def _share(self, step: Share) -> Any:
         """Run a flow, or wait for the thread that does."""
@@ -218,18 +250,22 @@ class Client:
         own: Future[Any] = Future()
         flight = self._flights.setdefault(key, own)
         if flight is not own:
-            return flight.result()
+            return flight.result() if step.otherwise is MISSING else step.otherwise
         try:
             value = self._run(step.begin())
         except BaseException as error:
-            del self._flights[key]
+            self._land(key, own)
             interrupted = RuntimeError(f"the thread that computed {step.key!r:.80} was interrupted")
             own.set_exception(error if isinstance(error, Exception) else interrupted)
             raise
         # Whoever comes from now on finds it in the cache.
-        del self._flights[key]
+        self._land(key, own)
         own.set_result(value)
         return value
+
+    def _land(self, key: tuple[int, Hashable], flight: Future[Any]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
 
     def _derive(self, session: Session) -> Self:
         other = object.__new__(type(self))

@@ -4,8 +4,9 @@ A flow is a generator that yields steps and is sent what they came to; a driver 
 
     list[Call]   requests to run in parallel    -> a list of outcomes, aligned
     float        a pause in seconds             -> None
+    Parking      the same, but the answer may be kept back until there is something to say
     Share        run a flow once for all callers -> its value
-    Compute      call the caller's function     -> its value
+    Compute      call the caller's function     -> Computed: its value, or what it raised
 
 Each round sends every pending key to the best node not yet tried, at most one call a node. Keys whose call failed are
 pending again, and that node is avoided until all were tried; then comes a short pause and all are tried again, until
@@ -15,10 +16,11 @@ the deadline. What may have been executed is only repeated if repeating is harml
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
+from meshcache.arguments import MISSING
 from meshcache.core.messages import BATCH_OPS_MAX, Code, Get, Inspect, Reject, Update
 from meshcache.errors import (
     KeyMissing,
@@ -46,11 +48,17 @@ PAUSE_MAX_S: Final = 0.1
 _EXPECTED_REPLY_BYTES: Final = 1024
 
 
-class Share(NamedTuple):
-    """Step: run a flow for a key, once for all callers of this process that want the same, and have its value."""
+class Parking(list[Call]):
+    """Step: calls whose answers may take long; they must not keep others from being sent."""
 
-    key: bytes
+
+class Share(NamedTuple):
+    """Step: run a flow, once for all callers of this process that want the same, and have its value."""
+
+    key: Hashable
     begin: Callable[[], Flow[Any]]
+    otherwise: Any = MISSING
+    """If not MISSING: the value to have instead where another caller runs it already."""
 
 
 class Compute(NamedTuple):
@@ -58,6 +66,18 @@ class Compute(NamedTuple):
 
     load: Any
     """The value, or a function of no argument that returns it."""
+    renew: Callable[[], Flow[bool]]
+    """Run this every ``every_s`` while it takes, until it says False."""
+    every_s: float
+    flight: Hashable
+    """The Share that this belongs to: from now on nobody joins it. None: go on."""
+
+
+class Computed(NamedTuple):
+    """What came of it."""
+
+    value: Any
+    error: BaseException | None
 
 
 Step = list[Call] | float | Share | Compute
@@ -92,8 +112,12 @@ class Delivery:
         repeatable: bool,
         node: str | None = None,
         name: str = "",
+        park_s: float = 0.0,
     ) -> None:
-        """Without keys: one request to any node. ``node``: to this address and no other. ``name``: for errors."""
+        """Without keys: one request to any node. ``node``: to this address and no other. ``name``: for errors.
+
+        ``park_s``: how long a node may keep its answer back.
+        """
         self.results: list[Any] = [None] * (len(keys) or 1)
         self.errors: dict[int, Exception] = {}
         self._routing = routing
@@ -106,6 +130,7 @@ class Delivery:
         self._timeout_s = timeout_s
         self._repeatable = repeatable
         self._node = node
+        self._park_s = park_s
         self._operation = name or kind.__name__.lower()
         self._pending = list(range(len(self.results)))
         self._started = deadline - timeout_s
@@ -148,7 +173,8 @@ class Delivery:
                     self._patience *= 2
                 yield self._pause(now)
                 continue
-            outcomes = yield [call for call, _ in plan] + refresh
+            calls = [call for call, _ in plan] + refresh
+            outcomes = yield Parking(calls) if self._park_s else calls
             waiting = set(self._pending).difference(*[indices for _, indices in plan])
             pending = [i for i in self._pending if i in waiting] if waiting else []
             for (call, indices), outcome in zip(plan, outcomes, strict=False):
@@ -227,7 +253,7 @@ class Delivery:
         allowance = left
         if self._repeatable:
             weight = max(size, len(picked) * _EXPECTED_REPLY_BYTES)
-            allowance = min(left, allowance_s(self._timeout_s, weight) * self._patience)
+            allowance = min(left, allowance_s(self._timeout_s, weight) * self._patience + self._park_s)
         return Call(address, self._kind, self._options, picked, contents, now + allowance, allowance, size), indices
 
     def _pause(self, now: float) -> float:
@@ -265,6 +291,7 @@ class Delivery:
         if code in {Code.OVERLOADED, Code.NOT_READY}:
             self._whys[address] = _reason(code)
             self._avoid.add(address)
+            self._last = Reject(0, b"", result)
             return False
         error = _error(result, self._name(i))
         if code == Code.QUORUM and self._repeatable:

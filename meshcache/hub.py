@@ -14,7 +14,7 @@ import asyncio
 import os
 import socket as tcp
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 import zmq
@@ -223,7 +223,7 @@ class _Mux:
         self.pid = os.getpid()
         self.link = link
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.flights: dict[bytes, asyncio.Task[Any]] = {}
+        self.flights: dict[Hashable, asyncio.Task[Any]] = {}
         self._routing = routing
         self._wires: dict[str, _Wire] = {}
         self._touched: dict[_Wire, None] = {}
@@ -306,7 +306,7 @@ class Hub:
             mux = self._bind(loop)
         return mux.post(call)
 
-    def flights(self) -> dict[bytes, asyncio.Task[Any]]:
+    def flights(self) -> dict[Hashable, asyncio.Task[Any]]:
         """Return the values that are being computed in this loop."""
         loop = asyncio.get_running_loop()
         mux = self._mux

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from meshcache.core.messages import (
     BATCH_OPS_MAX,
     PROTOCOL,
+    Change,
     Clear,
     Code,
     Delete,
@@ -111,6 +112,8 @@ class Batch:
         keys = call.keys
         if not keys or size > size_max or len(self.keys) + len(keys) > BATCH_OPS_MAX:
             return False
+        if self.kind is Update and (_may_be_parked(self.payloads) or _may_be_parked(call.payloads)):
+            return False
         unique = self._unique
         if unique is not None:
             if not unique.isdisjoint(keys):
@@ -142,6 +145,11 @@ class Batch:
             parts.append(outcome[start : start + count])
             start += count
         return parts
+
+
+def _may_be_parked(changes: list[Any] | None) -> bool:
+    """Tell whether the answer may take long, for which no other call should wait."""
+    return changes is not None and changes[0][0] == Change.LEASE
 
 
 class Link:

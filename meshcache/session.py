@@ -50,9 +50,10 @@ from meshcache.core.record import (
     TOMBSTONE,
     VERSION_BYTES,
     expires_ms_of,
+    extras_of,
     version_of,
 )
-from meshcache.delivery import Compute, Delivery, Flow, Share, allowance_s
+from meshcache.delivery import Delivery, Flow, allowance_s
 from meshcache.errors import (
     ConfigError,
     NodeUnavailable,
@@ -60,6 +61,7 @@ from meshcache.errors import (
     SerializationError,
     ValueTooLarge,
 )
+from meshcache.filling import Fill, decoded, is_stale, terms
 from meshcache.link import Call, Kind, Link
 from meshcache.routing import Routing
 from meshcache.seeds import parse_seeds
@@ -93,7 +95,7 @@ class Session:
         self.options = options
         self.cluster = cluster
         self._clock = routing.clock
-        self._rng = rng
+        self.rng = rng
         self._prefix = options.prefix
         self._timeout_s = options.timeout_s
         self._allowance_s = allowance_s(options.timeout_s, 0)
@@ -123,7 +125,7 @@ class Session:
             r=r,
             codec=old.codec if codec is None else Codec(codec),
         )
-        session = Session(self.routing, self._rng, options, self.cluster)
+        session = Session(self.routing, self.rng, options, self.cluster)
         session._check_levels()
         return session
 
@@ -139,10 +141,10 @@ class Session:
 
     def gets(self, key: Key, timeout: float | None) -> Flow[Item | None]:
         record = yield from self._one(Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
-        value = self._value(record, MISSING, key)
-        if value is MISSING:
+        if not _is_hit(record):
             return None
-        return Item(value, version_of(record), self._seconds_left(record), stale=False)
+        value = decoded(self.options.codec, record, key)
+        return Item(value, version_of(record), self._seconds_left(record), is_stale(record, self.routing))
 
     def get_many(self, keys: Iterable[Key], timeout: float | None) -> Flow[dict[Any, Any]]:
         given = key_list(keys)
@@ -154,7 +156,7 @@ class Session:
             return {
                 key: readers[flags][record[CODEC_AT]](record)
                 for key, record in zip(given, records, strict=False)
-                if record is not None and not (flags := record[FLAGS_AT]) & TOMBSTONE
+                if record is not None and (not (flags := record[FLAGS_AT]) or self._is_visible(record))
             }
         except Exception:  # noqa: BLE001  (whatever it is, the slow way says which key and why)
             values = {key: self._value(record, MISSING, key) for key, record in zip(given, records, strict=False)}
@@ -189,19 +191,19 @@ class Session:
     def add(self, key: Key, value: Any, ttl: Ttl, timeout: float | None) -> Flow[bool]:
         content = self._encode(value)
         change = [int(Change.ADD), content, self._ttl_ms(ttl)]
-        return bool((yield from self._update(key, change, len(content), timeout)))
+        return bool((yield from self.update(key, change, len(content), timeout)))
 
     def replace(self, key: Key, value: Any, ttl: Ttl, timeout: float | None) -> Flow[bool]:
         content = self._encode(value)
         change = [int(Change.REPLACE), content, self._ttl_ms(ttl)]
-        return bool((yield from self._update(key, change, len(content), timeout)))
+        return bool((yield from self.update(key, change, len(content), timeout)))
 
     def cas(self, key: Key, value: Any, version: bytes, ttl: Ttl, timeout: float | None) -> Flow[bool]:
         if type(version) is not bytes or len(version) != VERSION_BYTES:
             raise TypeError(f"version must be the .version of an Item from gets(), is {version!r}")
         content = self._encode(value)
         change = [int(Change.CAS), content, self._ttl_ms(ttl), version]
-        return bool((yield from self._update(key, change, len(content), timeout)))
+        return bool((yield from self.update(key, change, len(content), timeout)))
 
     def incr(self, key: Key, delta: int, initial: int | None, ttl: Ttl, timeout: float | None) -> Flow[int]:
         for name, number in (("delta", delta), ("initial", 0 if initial is None else initial)):
@@ -209,40 +211,37 @@ class Session:
                 raise TypeError(f"{name} must be an int, is {number!r}")
             if not -(1 << 63) <= number < 1 << 63:
                 raise ValueError(f"{name} must be within 64 bits, is {number}")
-        result = yield from self._update(key, [int(Change.INCR), delta, initial, self._ttl_ms(ttl)], 0, timeout)
+        result = yield from self.update(key, [int(Change.INCR), delta, initial, self._ttl_ms(ttl)], 0, timeout)
         if type(result) is not int:
             raise ProtocolError(f"incr: the node answered {result!r:.200}")
         return result
 
     def touch(self, key: Key, ttl: Ttl, timeout: float | None) -> Flow[bool]:
         change = [int(Change.TOUCH), self._ttl_ms(ttl)]
-        return bool((yield from self._update(key, change, 0, timeout, repeatable=True)))
+        return bool((yield from self.update(key, change, 0, timeout, repeatable=True)))
 
     def exists(self, key: Key, timeout: float | None) -> Flow[bool]:
-        return _is_hit((yield from self._one(Get, self._read_meta, raw_key(self._prefix, key), None, 0, timeout)))
+        return self._is_visible(
+            (yield from self._one(Get, self._read_meta, raw_key(self._prefix, key), None, 0, timeout))
+        )
 
     def ttl(self, key: Key, timeout: float | None) -> Flow[float | None]:
         record = yield from self._one(Get, self._read_meta, raw_key(self._prefix, key), None, 0, timeout)
-        return self._seconds_left(record) if _is_hit(record) else None
+        return self._seconds_left(record) if self._is_visible(record) else None
 
-    def get_or_set(self, key: Key, load: Any, ttl: Ttl, timeout: float | None) -> Flow[Any]:
-        self._ttl_ms(ttl)  # a mistake is told before anything is loaded
-        found = yield from self.get(key, MISSING, timeout)
-        if found is MISSING:
-            found = yield Share(raw_key(self._prefix, key), lambda: self._fill(key, load, ttl, timeout))
-        return found
+    def get_or_set(
+        self, key: Key, load: Any, ttl: Ttl, timeout: float | None, stale_ttl: Ttl = None, early: float = 0.0
+    ) -> Flow[Any]:
+        return (yield from self._fill(key, load, ttl, timeout, stale_ttl, early).run())
 
-    def _fill(self, key: Key, load: Any, ttl: Ttl, timeout: float | None) -> Flow[Any]:
-        """Compute and store a value, unless it is there by now.
+    def refresh(
+        self, key: Key, load: Any, ttl: Ttl, timeout: float | None, stale_ttl: Ttl = None, early: float = 0.0
+    ) -> Flow[Any]:
+        return (yield from self._fill(key, load, ttl, timeout, stale_ttl, early).run_anew())
 
-        Look again, for: (1) A and B miss; (2) A computes, stores and is done; (3) only now does B come here, where
-        nobody is at work any more.
-        """
-        found = yield from self.get(key, MISSING, timeout)
-        if found is MISSING:
-            found = yield Compute(load)
-            yield from self.set(key, found, ttl, timeout)
-        return found
+    def _fill(self, key: Key, load: Any, ttl: Ttl, timeout: float | None, stale_ttl: Ttl, early: float) -> Fill:
+        timeout_s = self._timeout_s if timeout is None else seconds(timeout)
+        return Fill(self, key, load, terms(self._ttl_ms(ttl), stale_ttl, early), timeout_s)
 
     def clear(self, timeout: float | None) -> Flow[int]:
         dropped = yield from self._ask(Clear, (self._prefix,), None, timeout)
@@ -286,7 +285,7 @@ class Session:
         tried: tuple[Call, Any] | None = None
         if address is not None:
             if kind is Get and key in routing.hot:
-                address = routing.spread(key, started, self._rng.random()) or address
+                address = routing.spread(key, started, self.rng.random()) or address
             size = len(key) + content_bytes
             if not repeatable:
                 allowance = timeout_s
@@ -308,9 +307,10 @@ class Session:
             raise delivery.errors[0]
         return delivery.results[0]
 
-    def _update(
+    def update(
         self, key: Key, change: list[Any], content_bytes: int, timeout: float | None, repeatable: bool = False
     ) -> Flow[Any]:
+        """Have the key's first owner run a change."""
         options = (self.options.w, self.options.r, 0)
         return self._one(Update, options, raw_key(self._prefix, key), change, content_bytes, timeout, repeatable)
 
@@ -383,10 +383,11 @@ class Session:
         repeatable: bool,
         node: str | None = None,
         name: str = "",
+        park_s: float = 0.0,
     ) -> Delivery:
         return Delivery(
             self.routing,
-            self._rng,
+            self.rng,
             kind,
             options,
             keys,
@@ -396,6 +397,7 @@ class Session:
             repeatable=repeatable,
             node=node,
             name=name,
+            park_s=park_s,
         )
 
     def _prepare(self, started: float, timeout_s: float) -> Flow[None]:
@@ -420,6 +422,23 @@ class Session:
                 raise ValueError(f"consistency: {name} level {level} is more than the cluster's {replicas} replicas")
         self._unchecked = False
 
+    def look(self, key: Key, timeout: float | None) -> Flow[tuple[Any, bytes | None]]:
+        """Return the value or MISSING, and the live record, from which the value is or which is too old for one."""
+        record = yield from self._one(Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
+        return self._value(record, MISSING, key), record if _is_hit(record) else None
+
+    def ask_parked(self, raw: bytes, change: list[Any], timeout_s: float, park_s: float) -> Flow[Any]:
+        """Have the key's first owner run a change that it may answer only after ``park_s``."""
+        started = self._clock()
+        if self._unchecked or not self.routing.known:
+            yield from self._prepare(started, timeout_s)
+        options = (self.options.w, self.options.r, 0)
+        delivery = self._delivery(Update, options, [raw], [change], started, timeout_s, repeatable=True, park_s=park_s)
+        yield from delivery.run()
+        if delivery.errors:
+            raise delivery.errors[0]
+        return delivery.results[0]
+
     # ---- keys, values, times
 
     def _ttl_ms(self, ttl: Ttl) -> int:
@@ -432,12 +451,15 @@ class Session:
         if record is None:
             return default
         try:
-            return self._decode(record) if _is_hit(record) else default
+            return self._decode(record) if self._is_visible(record) else default
         except SerializationError as error:
             raise SerializationError(f"{key!r:.80}: {error}") from error
 
+    def _is_visible(self, record: Any) -> bool:
+        return _is_hit(record) and not is_stale(record, self.routing)
+
     def _seconds_left(self, record: bytes) -> float:
-        expires_ms = expires_ms_of(record)
+        expires_ms = extras_of(record).soft_expires_ms or expires_ms_of(record)
         if expires_ms >= NEVER_MS:
             return math.inf
         wall_ms = self.routing.wall_ms(self._clock())
@@ -482,4 +504,4 @@ def begin(
         if url and not isinstance(error, ConfigError):
             raise ConfigError(f"seeds: {error}") from error
         raise
-    return Session(Routing(found.addresses, clock), random.Random(), options, cluster or url.get("cluster", ""))
+    return Session(Routing(found.addresses, clock), random.SystemRandom(), options, cluster or url.get("cluster", ""))

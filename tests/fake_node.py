@@ -63,6 +63,8 @@ class FakeNode:
         self.wall_skew_ms = 0
         self.wanted_boot: int | None = None
         self._versions = 0
+        self.leases: dict[bytes, bytes] = {}
+        """By key the token of who holds its fill lease; nobody is parked here."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._stop = threading.Event()
         self._paused = threading.Event()
@@ -216,6 +218,23 @@ class FakeNode:
                 return True
             case [Change.INCR, delta, initial, ttl_ms]:
                 return self._incr(key, record, delta, initial, ttl_ms)
+            case [Change.LEASE, _, above, token]:
+                if record is not None and record[:16] > above:
+                    return record
+                return self.leases.setdefault(key, token) == token or None
+            case [Change.FILL, content, ttl_ms, token]:
+                held = self.leases.get(key) == token
+                if held:
+                    del self.leases[key]
+                    self._put(key, content, ttl_ms)
+                return held
+            case [Change.HOLD, keep, token]:
+                held = self.leases.get(key) == token
+                if held and not keep:
+                    del self.leases[key]
+                return held
+            case [Change.DROP, version]:
+                return record is not None and record[:16] == version and self._delete(key)
             case [Change.TOUCH, ttl_ms]:
                 if record is not None:
                     self._put(key, content_of(record), ttl_ms)

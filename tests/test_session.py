@@ -84,7 +84,7 @@ class World:
         }  # fmt: skip
         self.session = begin("127.0.0.1:7101", **(arguments | options), clock=lambda: self.now)
         self.routing = self.session.routing
-        self.session._rng = random.Random(1)
+        self.session.rng = random.Random(1)
         self.steps: list[list[Call]] = []
         self.pauses: list[float] = []
         if known:
@@ -335,7 +335,7 @@ def test_a_failure_asks_another_node_for_news_beside_the_next_operation() -> Non
 def test_a_call_outlives_a_split_network_if_its_timeout_allows(seed: int) -> None:
     """Most nodes are silent; the others cannot do without them until they count them dead, which takes a while."""
     world = World(5)
-    world.session._rng = random.Random(seed)
+    world.session.rng = random.Random(seed)
     known_at = world.now + 2.5
     here = {"127.0.0.1:7101", "127.0.0.1:7102"}
 

@@ -62,6 +62,22 @@ class Background(Operation, Protocol):
         """Return what there is to tell, as plain values."""
 
 
+class FillLeases(Protocol):
+    """What others must tell and ask fills.py."""
+
+    table: dict[bytes, Any]
+    """By key; empty mostly, and then there is nothing to tell."""
+
+    def begin(self, batch: Any, index: int) -> None:
+        """Serve a change that is about leases."""
+
+    def note_written(self, keys: list[bytes], records: list[bytes]) -> None:
+        """This node was given records."""
+
+    def note_cleared(self, prefix: bytes) -> None:
+        """Every key under a prefix is being deleted."""
+
+
 class Coordinator:
     """What the pending operations of one node share, and the table that finds them again."""
 
@@ -95,6 +111,8 @@ class Coordinator:
         """By name, what the node does on its own account."""
         self.keep_hint: Callable[[str, list[bytes], list[bytes]], None] = lambda *_: None
         """Takes what a node has missed; see hints.py."""
+        self.fills: FillLeases
+        """Those of the keys that this node owns first; set by who makes the node."""
         self._waiting: dict[int, tuple[Operation, Any, str]] = {}
         self._timers: list[tuple[float, int, Operation]] = []
         self._number = 0
@@ -134,6 +152,15 @@ class Coordinator:
         for i, slot in enumerate(slots):
             groups.setdefault((owners_of[slot], view.former_owners(slot)), []).append(i)
         return groups
+
+    def answers_alone(self, key: bytes, record: bytes | None, r: int, w: int) -> bool:
+        """Tell whether this owner need ask nobody about a key: R is 1, and it holds it or absence needs no proof."""
+        slot = self.view.ring.slot_of(key)
+        owners = len(self.view.ring.owners[slot])
+        needed = self.level(r, self.config.cluster.read_quorum, owners)
+        if needed > 1 or self.view.former_owners(slot) or not self.view.held[slot]:
+            return False
+        return record is not None or owners <= 1 or not self.holders_only(needed, w, owners)
 
     # -- asking and being answered -------------------------------------------------------------------------
 
@@ -219,6 +246,8 @@ class Coordinator:
     def merge_repair(self, keys: list[bytes], records: list[bytes]) -> None:
         """Store here what a repair brings, unless this node has forgotten something as new."""
         self.store.merge(*self.store.above_floor(keys, records), self.wall_ms)
+        if self.fills.table:
+            self.fills.note_written(keys, records)
 
     def send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
         """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""

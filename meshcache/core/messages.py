@@ -80,6 +80,22 @@ class Change(IntEnum):
     """[delta, initial or None, ttl_ms] -> int: the new number; ttl_ms is for a key that was missing."""
     TOUCH = 5
     """[ttl_ms] -> bool: the expiry was set, if there was such a key."""
+    LEASE = 6
+    """[park_ms, above, token] -> the record, if there is one above that version; else True: the caller with this token
+    holds the fill lease (fills.py); or None: another holds it, and still did after so long. Travels alone."""
+    FILL = 7
+    """[content, ttl_ms, token] -> bool: stored, if the lease still stood."""
+    HOLD = 8
+    """[keep, token] -> bool: the lease stood, and was renewed (``keep`` 1) or given up (0)."""
+    DROP = 9
+    """[version] -> bool: deleted, if the key's version was this."""
+
+
+LEASE_S: Final = 2.5
+"""How long a fill lease stands without being renewed."""
+LEASE_ALWAYS: Final = b"\xff" * 16
+"""As ``above``: no version is new enough, and whoever holds the lease loses it."""
+TOKEN_BYTES: Final = 16
 
 
 class EventKind(IntEnum):

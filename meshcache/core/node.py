@@ -28,6 +28,7 @@ from meshcache.core.antientropy import AntiEntropy
 from meshcache.core.clock import HybridClock
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
+from meshcache.core.fills import Fills
 from meshcache.core.hints import Hints
 from meshcache.core.lease import Lease
 from meshcache.core.members import State, first_incarnation
@@ -117,6 +118,7 @@ class NodeCore:
         self._set_time(now)
 
     def _begin_background(self) -> None:
+        self.coordinator.fills = fills = Fills(self.coordinator)
         hints = Hints(self.coordinator)
         self.coordinator.keep_hint = hints.add
         self._anti_entropy = AntiEntropy(self.coordinator)
@@ -124,6 +126,7 @@ class NodeCore:
             "movement": self._movement,
             "hints": hints,
             "anti_entropy": self._anti_entropy,
+            "fills": fills,
         }
 
     def _serve(self, rng: random.Random) -> Requests:

@@ -163,6 +163,16 @@ def without_extras(record: bytes) -> bytes:
     return record[:STAMP_BYTES] + bytes((record[22] & ~EXTRAS, record[23])) + record[_value_at(record, STAMP_BYTES) :]
 
 
+def without_value(record: bytes) -> bytes:
+    """Return a record up to its value, with its extras."""
+    if not record[22] & EXTRAS:
+        return record[:HEADER_BYTES]
+    try:
+        return record[: _value_at(record, STAMP_BYTES)]
+    except ValueError:  # cut short: they say nothing
+        return record[:22] + bytes((record[22] & ~EXTRAS, record[23]))
+
+
 def extras_of(record: bytes) -> Extras:
     """Return the extras of a record; none if they make no sense, which is no matter for who reads them."""
     if not record[22] & EXTRAS:

@@ -22,7 +22,7 @@ from meshcache.core.hotkeys import HotKeys
 from meshcache.core.messages import Code, EventKind
 from meshcache.core.movement import SLOTS_PER_PAGE, page_of
 from meshcache.core.reads import QuorumRead
-from meshcache.core.record import HEADER_BYTES, tombstone
+from meshcache.core.record import tombstone, without_value
 from meshcache.core.sweeps import Clear, Sweeps
 from meshcache.core.updates import UpdateBatch, Updates
 from meshcache.core.writes import QuorumWrite
@@ -176,7 +176,7 @@ class Requests:
             # Before the reply: who reads it knows then what to keep.
             self._outbox.reply(origin, m.Hot(self.hot.copy_ttl_ms, hot))
         if get.meta:
-            records = [r[:HEADER_BYTES] if type(r) is bytes else r for r in records]
+            records = [without_value(r) if type(r) is bytes else r for r in records]
         elif len(records) > 1:
             records = self._within_budget(records)
         self._reply(origin, get.request, records)
@@ -319,6 +319,8 @@ class Requests:
         if write.repair:
             keys, records = self._store.above_floor(keys, records)
         newer, live = self._store.merge(keys, records, self._coordinator.wall_ms)
+        if self._coordinator.fills.table:
+            self._coordinator.fills.note_written(keys, records)
         if write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
 

@@ -53,6 +53,7 @@ class Sweeps:
         self._floors.append((prefix, version, coordinator.wall_ms + grace_ms))
         del self._floors[:-FLOORS_MAX]
         self._jobs.append(_Job(prefix, version, done))
+        coordinator.fills.note_cleared(prefix)
 
     def run(self) -> None:
         """Do one turn's share of the first sweep."""

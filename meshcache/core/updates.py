@@ -1,4 +1,4 @@
-"""Atomic updates (add, replace, cas, incr, touch): run at the key's first owner, one at a time per key.
+"""Atomic updates (add, replace, cas, incr, touch, drop): run at the key's first owner, one at a time per key.
 
 A node that is asked for a key it does not own first passes the update on, once (``hops``): a node that does not see
 itself as the first owner refuses instead of passing it on again, and who passed it on tries again until the views
@@ -10,6 +10,9 @@ Else it reads a quorum first, and the key is locked until then. Writes of one ke
 one order; a plain ``set`` that another node coordinates at the same time is ordered before or after by its stamp.
 
 What an entry carries besides its value (tags, say) stays with ``touch`` and ``incr``; whoever stores a value says anew.
+
+What is about fill leases takes the same way here, and is decided by fills.py: a caller that is parked there keeps its
+batch waiting, and so travels alone.
 
 An update that was passed on and whose answer was lost may have been executed: it is answered with Code.QUORUM and
 never repeated.
@@ -26,7 +29,7 @@ from meshcache.core.clock import clock_of
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.messages import Change, Code, EventKind
 from meshcache.core.reads import QuorumRead
-from meshcache.core.record import content_of, expires_ms_of, is_live, split_content, version_of
+from meshcache.core.record import TOMBSTONE_CONTENT, content_of, expires_ms_of, is_live, split_content, version_of
 from meshcache.core.writes import QuorumWrite
 
 INT_TAG: Final = 2
@@ -38,6 +41,7 @@ _INT64: Final = range(-(1 << 63), 1 << 63)
 _RETRY_S: Final = 0.05
 """How soon an update is offered again to an owner that does not see itself as one yet."""
 
+_LEASE_CHANGES: Final = (Change.LEASE, Change.FILL, Change.HOLD)
 Computed = tuple[Any, bytes | None, int]
 """What the update answers, the content to store (None: nothing), its expiry in ms."""
 
@@ -81,7 +85,10 @@ class UpdateBatch:
         for index in indices:
             owner = coordinator.view.ring.preference_list(request.keys[index])[0]
             if owner == coordinator.own_id:
-                KeyUpdate(self, index).start()
+                if request.changes[index][0] in _LEASE_CHANGES:
+                    coordinator.fills.begin(self, index)
+                else:
+                    KeyUpdate(self, index).start()
             elif request.hops:
                 self.settle(index, [int(Code.NOT_READY)])
             else:
@@ -168,17 +175,12 @@ class KeyUpdate:
             waiting.append(self)
             return
         coordinator, request = updates.coordinator, self.batch.request
-        slot = coordinator.view.ring.slot_of(self.key)
-        owners = len(coordinator.view.ring.owners[slot])
-        cluster = coordinator.config.cluster
-        needed = coordinator.level(request.r, cluster.read_quorum, owners)
         record = coordinator.store.read([self.key], coordinator.now_bytes)[0]
-        absence_may_lie = record is None and owners > 1 and coordinator.holders_only(needed, request.w, owners)
-        if needed > 1 or absence_may_lie or coordinator.view.former_owners(slot) or not coordinator.view.held[slot]:
+        if coordinator.answers_alone(self.key, record, request.r, request.w):
+            self._apply(record)
+        else:
             updates.locked[self.key] = deque()
             QuorumRead(coordinator, [self.key], request.r, request.w, self.batch.deadline, self._on_read).start()
-        else:
-            self._apply(record)
 
     def _on_read(self, results: list[Any]) -> None:
         coordinator = self.batch.coordinator
@@ -208,7 +210,8 @@ class KeyUpdate:
         stamp = coordinator.stamp(expires_ms)
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
-            coordinator.publish(EventKind.SET, stamp[:16], [self.key])
+            kind = EventKind.DELETE if self.change[0] == Change.DROP else EventKind.SET
+            coordinator.publish(kind, stamp[:16], [self.key])
             self.batch.settle(self.index, errors.get(0, answer))
 
         QuorumWrite(
@@ -233,6 +236,10 @@ def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -
         if record is None:
             return False, None, 0
         return True, content_of(record), coordinator.expires_ms(change[1])
+    if kind == Change.DROP:
+        dropped = record is not None and version_of(record) == change[1]
+        grace_ms = int(coordinator.config.store.tombstone_grace_s * 1000)
+        return dropped, TOMBSTONE_CONTENT if dropped else None, coordinator.wall_ms + grace_ms
     content, ttl_ms = change[1], change[2]
     if kind == Change.ADD:
         granted = record is None

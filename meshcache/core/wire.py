@@ -196,7 +196,15 @@ _CHANGE_ARGUMENTS: Final[dict[int, tuple[type | tuple[type, ...], ...]]] = {
     m.Change.CAS: (bytes, int, bytes),
     m.Change.INCR: (int, (int, type(None)), int),
     m.Change.TOUCH: (int,),
+    m.Change.LEASE: (int, bytes, bytes),
+    m.Change.FILL: (bytes, int, bytes),
+    m.Change.HOLD: (int, bytes),
+    m.Change.DROP: (bytes,),
 }
+
+
+def _is_bytes(value: object) -> bool:
+    return type(value) is bytes
 
 
 def _changes(value: Any) -> list[list[Any]]:
@@ -207,8 +215,10 @@ def _changes(value: Any) -> list[list[Any]]:
         for argument, types in zip(change[1:], expected, strict=True):
             if not isinstance(argument, types) or isinstance(argument, bool):
                 raise TypeError(f"change {change[0]}: wrong type of argument")
-        if expected[0] is bytes:
+        if expected[0] is bytes and len(expected) > 1:
             _contents([change[1]])
+        if change[0] >= m.Change.LEASE and max(map(len, filter(_is_bytes, change[2:])), default=0) > m.TOKEN_BYTES:
+            raise ValueError(f"versions and tokens take {m.TOKEN_BYTES} bytes")
     return value  # type: ignore[no-any-return]  # just checked
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from meshcache.arguments import levels
 from meshcache.codec import Codec
 from meshcache.core.messages import TTL_NEVER, Code, Get, Inspect, Welcome
-from meshcache.delivery import Flow
+from meshcache.delivery import Compute, Computed, Flow, Share
 from meshcache.errors import ProtocolError
 from meshcache.link import GREETING, LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Call, Failure, Link, Outcome
 from meshcache.routing import Routing
@@ -25,6 +25,13 @@ Report = Callable[[Any], None]
 
 CALL_SLACK_S: Final = 0.001
 """An attempt is over this long after its deadline, as with a real socket's time-out."""
+
+
+class Loader(NamedTuple):
+    """A simulated function that computes a value: it reads its source at once, and takes a while."""
+
+    read: Callable[[], Any]
+    seconds: float
 
 
 class _Waiting:
@@ -73,6 +80,8 @@ class ClientHost:
         self.session = Session(Routing(seeds, lambda: world.now), rng, options)
         self.stray = stray
         """How often a call goes to any node instead of the one that the session chose: every node must serve it."""
+        self.killed = False
+        """What it was computing never ends, and is not renewed."""
         self._seeds = seeds
         self._connections: dict[str, _Connection] = {}
 
@@ -194,6 +203,7 @@ class _Run:
         self.done = done
         self.open = False
         self.calls: list[Call] = []
+        self.loading: Compute | None = None
 
     def resume(self, outcome: Any) -> None:
         """Give the flow what its last step came to, and carry out the next."""
@@ -205,13 +215,41 @@ class _Run:
         except Exception as error:  # noqa: BLE001  (an answer of the operation, like its value)
             self.done(None, error, self.open)
             return
+        world = self.client.world
         if isinstance(step, float):
-            self.client.world.after(step, self.resume, None)
+            world.after(step, self.resume, None)
+        elif isinstance(step, Share):
+            _Run(self.client, step.begin(), self._on_shared).resume(None)
+        elif isinstance(step, Compute):
+            assert isinstance(step.load, Loader)
+            self.loading = step
+            world.after(step.load.seconds, self._on_loaded, Computed(step.load.read(), None))
+            world.after(step.every_s, self._renew, step)
         elif isinstance(step, list):
             self.calls = step
             self.client.exchange(step, self._on_outcomes)
         else:
             raise TypeError(f"a simulated client has no program that could carry out {step!r}")
+
+    def _on_shared(self, value: Any, error: Exception | None, is_open: bool) -> None:
+        self.open = self.open or is_open
+        if error is None:
+            self.resume(value)
+        else:
+            self.done(None, error, self.open)
+
+    def _on_loaded(self, computed: Computed) -> None:
+        self.loading = None
+        if not self.client.killed:
+            self.resume(computed)
+
+    def _renew(self, step: Compute) -> None:
+        def again(keep: Any, error: Exception | None, is_open: bool) -> None:  # noqa: ARG001  (nothing hangs on it)
+            if keep:
+                self.client.world.after(step.every_s, self._renew, step)
+
+        if self.loading is step and not self.client.killed:
+            _Run(self.client, step.renew(), again).resume(None)
 
     def _on_outcomes(self, outcomes: list[Any]) -> None:
         for call, outcome in zip(self.calls, outcomes, strict=True):

@@ -1,0 +1,359 @@
+"""Fill leases: of all who miss a key at once, one computes its value and the others are parked here.
+
+The table is at the key's first live owner (updates.py sees to that), and is in memory only: it is lost with the owner,
+or when another node becomes first, and then costs one more computation.
+
+::
+
+    LOOKING  -- there is a value ------>  it is the answer
+    LOOKING  -- nothing -------------->  LOADING: the first caller is granted the lease, at a new version
+    LOADING  -- FILL ----------------->  STORING: a quorum write, after which the value is the others' answer
+    LOADING  -- RELEASE, or silence -->  LOADING: the next caller is granted it
+    LOADING, STORING  -- void -------->  LOOKING
+
+Why a slow loader cannot store an old value, twice:
+
+- **The version.** What is filled is stored with the version that was stamped when the lease was granted, through the
+  usual quorum write. A delete or write stamped later is newer by itself, also where it never came by here.
+- **The owner.** A write of the key, newer than what was known at the grant, voids the lease when it arrives here, and
+  so does a clear of its prefix. The fill is then refused, and nobody who is parked gets what was loaded before. That
+  holds whatever the clocks say.
+
+"Later" is by the nodes' hybrid clocks: a delete that missed this node *and* was stamped by a node whose clock lags
+behind, can lose. A lease never lasts longer than half the time that tombstones are kept, so that the delete that
+overruled it is still there when it is filled.
+
+A lease has a holder, known by a token that the caller chose: so asking again, when the answer was lost, is harmless.
+The holder renews it while its loader runs. LEASE_S after the last sign of life it ends, and the next caller gets it (a
+*takeover*). Callers are parked for as long as they asked, at most until their
+deadline, and are then told to ask again. Limits: LEASES_MAX keys, and PARKED_MAX callers; beyond them callers are
+refused as overload.
+
+Source: leases as in Nishtala et al., Scaling Memcache at Facebook (NSDI 2013); there callers come back later, here they
+are parked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from meshcache.core.clock import clock_of
+from meshcache.core.coordinator import Coordinator
+from meshcache.core.messages import LEASE_ALWAYS, LEASE_S, Change, Code, EventKind
+from meshcache.core.reads import QuorumRead
+from meshcache.core.record import expiry_bytes, is_live, version_of
+from meshcache.core.writes import QuorumWrite
+
+if TYPE_CHECKING:
+    from meshcache.core.updates import UpdateBatch
+
+LEASES_MAX: Final = 4096
+PARKED_MAX: Final = 4096
+ANSWER_S: Final = 0.1
+"""How long before its deadline a parked caller is answered."""
+LOOK_S: Final = 0.25
+"""How long a caller that does not want to be parked waits for a quorum read."""
+
+
+class Phase(Enum):
+    """What a key in the table waits for."""
+
+    LOOKING = 1
+    """Whether there is a value."""
+    LOADING = 2
+    """The holder's loader."""
+    STORING = 3
+    """The quorum write of the fill."""
+    VOID = 4
+    """Nothing: it is looked up anew in the same turn."""
+
+
+class Caller:
+    """Who asked for a value or the lease, and was not answered yet."""
+
+    __slots__ = ("above", "batch", "index", "patient", "token", "until")
+
+    def __init__(self, batch: UpdateBatch, index: int) -> None:
+        _, park_ms, self.above, self.token = batch.request.changes[index]
+        self.batch = batch
+        self.index = index
+        self.patient = park_ms > 0
+        """It waits while another one computes the value; else only for this node to look."""
+        self.until = min(batch.coordinator.now + max(park_ms / 1000, LOOK_S), batch.deadline - ANSWER_S)
+
+    def answer(self, result: Any) -> None:
+        """Tell the caller."""
+        self.batch.settle(self.index, result)
+
+    @property
+    def waits(self) -> bool:
+        """Tell whether it can still be answered."""
+        return self.batch in self.batch.coordinator.pending
+
+
+class FillLease:
+    """One key of the table: who computes its value, and who waits for that."""
+
+    __slots__ = ("base", "ends_at", "ends_at_latest", "key", "parked", "phase", "token", "version", "void")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.phase = Phase.LOOKING
+        self.parked: deque[Caller] = deque()
+        self.token = b""
+        self.version = b""
+        """What the fill will be stored with."""
+        self.base = b""
+        """The newest version of the key that was known when the lease was granted."""
+        self.ends_at = self.ends_at_latest = 0.0
+        self.void = False
+        """Overruled while the fill is being stored."""
+
+
+class Fills:
+    """The fill leases of one node."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self.table: dict[bytes, FillLease] = {}
+        self._voided: list[FillLease] = []
+        self._parked = 0
+        """How many callers are parked, at most; counted anew with each ``run``."""
+        self._age_max_s = coordinator.config.store.tombstone_grace_s / 2
+        self._counts = dict.fromkeys(("granted", "filled", "refused", "voided", "lapsed", "overloaded"), 0)
+
+    def begin(self, batch: UpdateBatch, index: int) -> None:
+        """Serve one change that is about leases."""
+        kind = batch.request.changes[index][0]
+        if kind == Change.LEASE:
+            self._ask(batch, index)
+        elif kind == Change.FILL:
+            self._fill(batch, index)
+        else:
+            self._hold(batch, index)
+
+    # -- what callers ask --------------------------------------------------------------------------------------
+
+    def _ask(self, batch: UpdateBatch, index: int) -> None:
+        caller = Caller(batch, index)
+        key = batch.request.keys[index]
+        lease = self.table.get(key)
+        if lease is None:
+            if len(self.table) >= LEASES_MAX:
+                self._refuse(caller)
+                return
+            lease = self.table[key] = FillLease(key)
+            lease.parked.append(caller)
+            self._look(lease)
+        elif lease.phase is Phase.LOADING and caller.token == lease.token:
+            caller.answer(True)  # it was granted already, and the answer was lost
+        elif caller.above >= LEASE_ALWAYS and lease.phase is Phase.LOADING:
+            lease.parked.appendleft(caller)
+            self._void(lease)
+        elif not caller.patient and lease.phase is not Phase.LOOKING:
+            caller.answer(None)
+        elif self._parked >= PARKED_MAX:
+            self._refuse(caller)
+        else:
+            self._parked += 1
+            lease.parked.append(caller)
+
+    def _refuse(self, caller: Caller) -> None:
+        self._counts["overloaded"] += 1
+        caller.answer([int(Code.OVERLOADED)])
+
+    def _held(self, batch: UpdateBatch, index: int) -> FillLease | None:
+        """Return the lease that a change is about, if its sender still holds it."""
+        lease = self.table.get(batch.request.keys[index])
+        if lease is None or lease.phase is not Phase.LOADING or lease.token != batch.request.changes[index][-1]:
+            return None
+        return lease
+
+    def _hold(self, batch: UpdateBatch, index: int) -> None:
+        lease = self._held(batch, index)
+        if lease is not None and batch.request.changes[index][1]:
+            lease.ends_at = min(self._coordinator.now + LEASE_S, lease.ends_at_latest)
+        elif lease is not None:
+            self._grant_next(lease)
+        batch.settle(index, lease is not None)
+
+    def _fill(self, batch: UpdateBatch, index: int) -> None:
+        lease = self._held(batch, index)
+        if lease is None:
+            self._counts["refused"] += 1
+            batch.settle(index, False)
+            return
+        coordinator = self._coordinator
+        _, content, ttl_ms, _ = batch.request.changes[index]
+        record = lease.version + expiry_bytes(coordinator.expires_ms(ttl_ms)) + content
+        lease.phase, lease.void = Phase.STORING, False
+
+        def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
+            coordinator.publish(EventKind.SET, lease.version, [lease.key])
+            batch.settle(index, errors.get(0, not lease.void))
+            self._on_stored(lease, record, stored=not errors and not lease.void)
+
+        QuorumWrite(coordinator, [lease.key], [record], batch.request.w, batch.deadline, done, restamp=False).start()
+
+    def _on_stored(self, lease: FillLease, record: bytes, *, stored: bool) -> None:
+        self._counts["filled" if stored else "refused"] += 1
+        if self.table.get(lease.key) is not lease:
+            return
+        if stored:
+            lease.base = lease.version
+            self._serve(lease, record)
+            self._grant_next(lease)
+        else:
+            self._look(lease)
+
+    # -- what becomes of a lease -------------------------------------------------------------------------------
+
+    def _look(self, lease: FillLease) -> None:
+        """Find out whether there is a value; it takes a quorum where this node alone cannot tell."""
+        coordinator = self._coordinator
+        lease.phase, lease.token = Phase.LOOKING, b""
+        while lease.parked and not lease.parked[0].waits:
+            lease.parked.popleft()
+        if not lease.parked:
+            del self.table[lease.key]
+            return
+        batch = lease.parked[0].batch
+        request = batch.request
+        record = coordinator.store.read([lease.key], coordinator.now_bytes)[0]
+        if coordinator.answers_alone(lease.key, record, request.r, request.w):
+            self._decide(lease, record)
+        else:
+            QuorumRead(
+                coordinator, [lease.key], request.r, request.w, batch.deadline,
+                lambda results: self._on_found(lease, results[0]),
+            ).start()  # fmt: skip
+
+    def _on_found(self, lease: FillLease, found: Any) -> None:
+        if self.table.get(lease.key) is not lease:
+            return
+        if isinstance(found, list):
+            self._drop(lease, found)
+        else:
+            self._decide(lease, found)
+
+    def _decide(self, lease: FillLease, found: bytes | None) -> None:
+        coordinator = self._coordinator
+        held = coordinator.store.peek(lease.key)  # perhaps written here while the others were asked
+        record = max(filter(None, (found, held)), default=None)
+        lease.base = b""
+        if record is not None:
+            lease.base = version_of(record)
+            coordinator.clock.merge(clock_of(lease.base), coordinator.wall_ms)
+            if is_live(record, coordinator.now_bytes):
+                self._serve(lease, record)
+        self._grant_next(lease)
+
+    def _serve(self, lease: FillLease, record: bytes) -> None:
+        """Answer all for whom this value is new enough."""
+        version = version_of(record)
+        parked, lease.parked = lease.parked, deque()
+        for caller in parked:
+            if caller.above < version:
+                caller.answer(record)
+            else:
+                lease.parked.append(caller)
+
+    def _grant_next(self, lease: FillLease) -> None:
+        """Have the next caller compute the value; without one the lease is over."""
+        coordinator = self._coordinator
+        while lease.parked:
+            caller = lease.parked.popleft()
+            if not caller.waits:
+                continue
+            lease.phase = Phase.LOADING
+            lease.token = caller.token
+            lease.version = coordinator.clock.tick(coordinator.wall_ms)
+            lease.ends_at_latest = coordinator.now + self._age_max_s
+            lease.ends_at = min(coordinator.now + LEASE_S, lease.ends_at_latest)
+            self._counts["granted"] += 1
+            caller.answer(True)
+            self._end_waits(lease)
+            return
+        del self.table[lease.key]
+
+    def _void(self, lease: FillLease) -> None:
+        """What the holder computes may be old: it must not be stored, and nobody may be given it."""
+        if lease.phase is Phase.STORING:
+            lease.void = True
+        elif lease.phase is Phase.LOADING:
+            self._counts["voided"] += 1
+            lease.phase = Phase.VOID
+            self._voided.append(lease)
+            self._coordinator.wake(self, self._coordinator.now)
+
+    def _drop(self, lease: FillLease, error: list[Any]) -> None:
+        del self.table[lease.key]
+        for caller in lease.parked:
+            caller.answer(error)
+        lease.parked.clear()
+
+    def _end_waits(self, lease: FillLease) -> None:
+        """Answer who does not want to wait any longer."""
+        now = self._coordinator.now
+        looking = lease.phase is Phase.LOOKING
+        parked, lease.parked = lease.parked, deque()
+        for caller in parked:
+            if caller.until <= now or not (caller.patient or looking):
+                caller.answer(None)
+            else:
+                lease.parked.append(caller)
+
+    # -- what happens around -----------------------------------------------------------------------------------
+
+    def note_written(self, keys: list[bytes], records: list[bytes]) -> None:
+        """This node was given records: a lease is void if one of them is new to it."""
+        for key, record in zip(keys, records, strict=True):
+            lease = self.table.get(key)
+            if lease is not None and lease.base < version_of(record) != lease.version:
+                self._void(lease)
+
+    def note_cleared(self, prefix: bytes) -> None:
+        """Every key under a prefix is being deleted."""
+        for key, lease in self.table.items():
+            if key.startswith(prefix):
+                self._void(lease)
+
+    def replan(self) -> None:
+        """The ring changed: give up what another node decides now. Its callers ask there."""
+        coordinator = self._coordinator
+        for lease in list(self.table.values()):
+            if coordinator.view.ring.preference_list(lease.key)[:1] != (coordinator.own_id,):
+                self._drop(lease, [int(Code.NOT_READY)])
+
+    def on_timer(self) -> None:
+        """Look up what was voided in this turn."""
+        voided, self._voided = self._voided, []
+        for lease in voided:
+            if self.table.get(lease.key) is lease and lease.phase is Phase.VOID:
+                self._look(lease)
+
+    def run(self) -> None:
+        """End waits and leases whose time is over."""
+        for lease in list(self.table.values()):
+            self._end_waits(lease)
+            if lease.phase is Phase.LOADING and lease.ends_at <= self._coordinator.now:
+                self._counts["lapsed"] += 1
+                self._grant_next(lease)
+        self._parked = sum(len(lease.parked) for lease in self.table.values())
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what there is to tell, as plain values."""
+        return {"leases": len(self.table), "parked": self._parked, **self._counts}
+
+    # Of a background part, what asks others; this one does not.
+
+    def on_answer(self, group: Any, node_id: str, answer: Any) -> None:
+        """Nothing: see above."""
+
+    def on_lost(self, group: Any, node_id: str) -> None:
+        """Nothing: see above."""
+
+    def on_reject(self, group: Any, node_id: str) -> None:
+        """Nothing: see above."""

@@ -1,0 +1,234 @@
+"""``get_or_set``: one computation of a missing value in the whole cluster.
+
+A caller that misses asks the key's first owner for the value *or* the lease (core/fills.py), and is parked there while
+another one computes. With the lease it runs its loader, while the driver renews the lease, and fills. If the lease was
+voided meanwhile, by a delete say, the value is its caller's alone and is not stored.
+
+*Stale* values: an entry that is written with ``stale_ttl`` is kept that much longer than its ttl, and says in its
+extras when it becomes stale. Who misses it then tries for the lease without being parked: one caller refreshes it, and
+all others get what there is. *Early* refresh (XFetch; Vattani, Chierichetti and Lowenstein 2015): a caller that finds a
+value acts as if it were later by a random time, in proportion to what the value took to compute; so one refreshes it
+before it expires, and a popular value is never missed.
+
+Callers of one process that miss a key share one question to the owner (Share). They do until it turns out that they are
+to compute the value: who comes later may have seen a change that the computation has not, and so must ask the owner
+anew, where a lease that was voided counts no more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from meshcache.arguments import MISSING, Key, Ttl, early_factor, milliseconds, raw_key
+from meshcache.codec import Codec
+from meshcache.core.messages import LEASE_ALWAYS, LEASE_S, TOKEN_BYTES, TTL_DEFAULT, TTL_NEVER, Change
+from meshcache.core.record import (
+    EXTRAS,
+    HEADER_BYTES,
+    NEVER_MS,
+    STAMP_BYTES,
+    Extras,
+    expires_ms_of,
+    extras_of,
+    version_of,
+    with_extras,
+)
+from meshcache.delivery import Compute, Flow, Share
+from meshcache.errors import OperationError, OperationTimeout, ProtocolError, SerializationError
+from meshcache.routing import Routing
+
+if TYPE_CHECKING:
+    from meshcache.session import Session
+
+PARK_S: Final = 2.0
+"""How long one question is parked; then it is asked again, so that an owner that fell silent is noticed."""
+REASK_S: Final = 0.05
+"""How long a caller pauses that has too little time left to be parked."""
+RELEASE_S: Final = 1.0
+RENEW_S: Final = LEASE_S / 3
+FILL_S_MIN: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a value is stored and refreshed; read and checked from the arguments of a call."""
+
+    ttl_ms: int
+    """Until it is a miss, as it travels."""
+    stale_ms: int
+    """How much longer it is kept, and may be served while it is refreshed."""
+    early: float
+    """XFetch's beta: 0 never refreshes early, 1 is the optimum of the paper, more is earlier."""
+    tags: tuple[bytes, ...] = ()
+
+    @property
+    def kept_ms(self) -> int:
+        """How long the nodes keep it."""
+        return self.ttl_ms + self.stale_ms if self.ttl_ms > 0 else self.ttl_ms
+
+
+def terms(ttl_ms: int, stale_ttl: Ttl, early: float) -> Terms:
+    """Check the arguments. ``stale_ttl`` and ``early`` are counted from an expiry, so there must be one."""
+    stale_ms = 0
+    if stale_ttl is not None:
+        try:
+            stale_ms = milliseconds(stale_ttl)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"stale_{error}") from None
+    if stale_ms and ttl_ms in {TTL_DEFAULT, TTL_NEVER}:
+        raise ValueError("stale_ttl needs a ttl: give the call or the client one that is not None")
+    return Terms(ttl_ms, stale_ms, early_factor(early))
+
+
+def is_stale(record: bytes, routing: Routing) -> bool:
+    """Tell whether a live record is past the lifetime that its writer gave the value."""
+    if not record[STAMP_BYTES] & EXTRAS:
+        return False
+    soft_expires_ms = extras_of(record).soft_expires_ms
+    wall_ms = routing.wall_ms(routing.clock())
+    return soft_expires_ms is not None and wall_ms is not None and wall_ms >= soft_expires_ms
+
+
+def decoded(codec: Codec, record: bytes, key: Key) -> Any:
+    """Return the value of a live record, stale or not."""
+    try:
+        return codec.decode(record)
+    except SerializationError as error:
+        raise SerializationError(f"{key!r:.80}: {error}") from error
+
+
+class Fill:
+    """One ``get_or_set``."""
+
+    def __init__(self, session: Session, key: Key, load: Any, terms: Terms, timeout_s: float) -> None:
+        self._session = session
+        self._key = key
+        self._raw = raw_key(session.options.prefix, key)
+        self._load = load
+        self._terms = terms
+        self._timeout_s = timeout_s
+        self._now = session.routing.clock
+        self._started = self._now()
+        self._token = session.rng.randbytes(TOKEN_BYTES)
+
+    def run(self) -> Flow[Any]:
+        """Return the value: the cached one, or what one caller in the cluster computes now."""
+        value, record = yield from self._session.look(self._key, self._timeout_s)
+        if value is not MISSING and (record is None or not self._is_early(record)):
+            return value
+        if value is MISSING:
+            value = self._stale_value(record)
+        if value is MISSING:
+            return (yield Share((self._raw, "miss"), lambda: self._miss(record)))
+        assert record is not None
+        above = version_of(record)
+        return (yield Share((self._raw, "refresh"), lambda: self._refresh(above, value), otherwise=value))
+
+    def run_anew(self) -> Flow[Any]:
+        """Compute the value and store it, whatever there is: a computation under way is not stored any more."""
+        while (yield from self._ask(LEASE_ALWAYS, park=True)) is not True:
+            pass
+        return (yield from self._compute(None))
+
+    # ---- what was found
+
+    def _is_early(self, record: bytes) -> bool:
+        """Tell whether this caller is the one to refresh the value before it expires."""
+        if not self._terms.early:
+            return False
+        extras = extras_of(record)
+        expires_ms = extras.soft_expires_ms or expires_ms_of(record)
+        wall_ms = self._session.routing.wall_ms(self._now())
+        if extras.load_ms is None or expires_ms >= NEVER_MS or wall_ms is None:
+            return False
+        ahead_ms = -extras.load_ms * self._terms.early * math.log(1.0 - self._session.rng.random())
+        return wall_ms + ahead_ms >= expires_ms
+
+    def _stale_value(self, record: bytes | None) -> Any:
+        """Return the value of a record that is stale, if this caller takes it."""
+        wall_ms = self._session.routing.wall_ms(self._now())
+        if record is None or not self._terms.stale_ms or wall_ms is None:
+            return MISSING
+        soft_expires_ms = extras_of(record).soft_expires_ms
+        if soft_expires_ms is None or wall_ms >= soft_expires_ms + self._terms.stale_ms:
+            return MISSING
+        return self._value_of(record)
+
+    def _value_of(self, record: bytes) -> Any:
+        return decoded(self._session.options.codec, record, self._key)
+
+    # ---- with the owner
+
+    def _miss(self, record: bytes | None) -> Flow[Any]:
+        above = b"" if record is None else version_of(record)
+        while True:
+            answer = yield from self._ask(above, park=True)
+            if answer is True:
+                return (yield from self._compute((self._raw, "miss")))
+            if not is_stale(answer, self._session.routing):
+                return self._value_of(answer)
+            above = version_of(answer)
+
+    def _refresh(self, above: bytes, value: Any) -> Flow[Any]:
+        answer = yield from self._ask(above, park=False)
+        if answer is True:
+            return (yield from self._compute(None))
+        return value if answer is None else self._value_of(answer)
+
+    def _ask(self, above: bytes, *, park: bool) -> Flow[Any]:
+        """Return True with the lease, a record above this version, or None if another computes it (never if parked)."""
+        session = self._session
+        while True:
+            left_s = self._started + self._timeout_s - self._now()
+            if left_s <= REASK_S:  # less is not worth a question
+                waited = f"another caller has been computing it for {self._timeout_s:.3g} s"
+                raise OperationTimeout(f"get_or_set {self._raw[:64]!r}: {waited}, which is this call's timeout")
+            park_s = min(PARK_S, max(0.0, left_s - FILL_S_MIN)) if park else 0.0
+            change = [int(Change.LEASE), int(park_s * 1000), above, self._token]
+            answer = yield from session.ask_parked(self._raw, change, left_s, park_s)
+            if answer is True or (answer is None and not park):
+                return answer
+            if answer is not None:
+                if type(answer) is not bytes or len(answer) < HEADER_BYTES:
+                    raise ProtocolError(f"get_or_set: the node answered {answer!r:.80} instead of a record")
+                return answer
+            if not park_s:
+                yield min(REASK_S, left_s)
+
+    def _compute(self, flight: Any) -> Flow[Any]:
+        """Run the loader under the lease, and fill. Whatever the loader raises is raised, and frees the lease."""
+        session = self._session
+        began = self._now()
+        loaded = yield Compute(self._load, lambda: self._hold(1), RENEW_S, flight)
+        load_s = self._now() - began
+        if loaded.error is not None:
+            yield from self._hold(0)
+            raise loaded.error
+        try:
+            content = self._content(loaded.value, load_s)
+            left_s = max(FILL_S_MIN, self._started + self._timeout_s - began)
+            change = [int(Change.FILL), content, self._terms.kept_ms, self._token]
+            yield from session.update(self._key, change, len(content), left_s, repeatable=True)
+        except (ValueError, TypeError):  # too large, or nothing that can be stored
+            yield from self._hold(0)
+            raise
+        except OperationError:
+            pass  # the value is there all the same; it is not cached, or perhaps it is
+        return loaded.value
+
+    def _content(self, value: Any, load_s: float) -> bytes:
+        content = self._session.options.codec.encode(value)
+        terms, wall_ms = self._terms, self._session.routing.wall_ms(self._now())
+        soft_expires_ms = int(wall_ms) + terms.ttl_ms if terms.stale_ms and wall_ms is not None else None
+        load_ms = max(1, round(load_s * 1000)) if terms.early else None
+        return with_extras(content, Extras(terms.tags, soft_expires_ms, load_ms))
+
+    def _hold(self, keep: int) -> Flow[bool]:
+        """Renew the lease, or give it up; False if it is lost. It is no matter if that does not get through."""
+        change = [int(Change.HOLD), keep, self._token]
+        try:
+            return bool((yield from self._session.update(self._key, change, 0, RELEASE_S, repeatable=True)))
+        except OperationError:
+            return True
