@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from meshcache.arguments import DEFAULT, MISSING, Item
     from meshcache.client import Client
     from meshcache.config import Config
+    from meshcache.core.near import NearCache
     from meshcache.launcher import LocalMesh
     from meshcache.server import Node
+    from meshcache.subscription import Invalidation, InvalidationKind
 
 __version__ = "0.1.0"
 
@@ -43,11 +45,14 @@ __all__ = [
     "Config",
     "ConfigError",
     "InvalidKey",
+    "Invalidation",
+    "InvalidationKind",
     "Item",
     "KeyMissing",
     "LocalMesh",
     "LockNotOwned",
     "MeshcacheError",
+    "NearCache",
     "Node",
     "NodeUnavailable",
     "NotANumber",
@@ -67,9 +72,12 @@ _HOMES: Final = {
     "Client": "meshcache.client",
     "Config": "meshcache.config",
     "DEFAULT": "meshcache.arguments",
+    "Invalidation": "meshcache.subscription",
+    "InvalidationKind": "meshcache.subscription",
     "Item": "meshcache.arguments",
     "LocalMesh": "meshcache.launcher",
     "MISSING": "meshcache.arguments",
+    "NearCache": "meshcache.core.near",
     "Node": "meshcache.server",
 }
 """Imported when first used: a program that only wants the errors, or a node, does not pay for the rest."""

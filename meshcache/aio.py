@@ -6,18 +6,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Ttl
+from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Ttl, namespace_bytes
 from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
+from meshcache.core.near import NearCache, NearStatistics
 from meshcache.delivery import Compute, Computed, Flow, Parking, Share
 from meshcache.errors import MeshcacheError
+from meshcache.following import Following
 from meshcache.hub import Hub
+from meshcache.listening import AsyncFollower, AsyncSubscription
 from meshcache.session import Session, begin
+from meshcache.subscription import Invalidation
 
 T = TypeVar("T")
 
@@ -39,6 +44,7 @@ class AsyncClient:
         codec: str | ValueCodec | None = None,
         namespace: str | bytes = "",
         cluster: str = "",
+        near_cache: NearCache | bool | None = None,
     ) -> None:
         self._session = begin(
             seeds,
@@ -48,8 +54,10 @@ class AsyncClient:
             codec=codec,
             namespace=namespace,
             cluster=cluster,
+            near_cache=near_cache,
         )
         self._hub = Hub(self._session.link, self._session.routing)
+        self._follower = AsyncFollower(Following(self._session.routing, self._session.near), self._hub)
         self._owner = True
 
     async def get(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
@@ -57,7 +65,13 @@ class AsyncClient:
 
         Pass ``default=meshcache.MISSING`` to tell a cached None from a miss.
         """
-        return await self._run(self._session.get(key, default, timeout))
+        session = self._session
+        if session.copies is not None:
+            value = session.copies.value(key)
+            if value is not MISSING:
+                return value
+            self._follower.start()
+        return await self._run(session.get(key, default, timeout))
 
     async def gets(self, key: Key, *, timeout: float | None = None) -> Item | None:
         """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none."""
@@ -65,6 +79,8 @@ class AsyncClient:
 
     async def get_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> dict[Any, Any]:
         """Return the values of those keys that are there, under the keys as given."""
+        if self._session.copies is not None:
+            self._follower.start()
         return await self._run(self._session.get_many(keys, timeout))
 
     async def set(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> None:
@@ -158,11 +174,44 @@ class AsyncClient:
         Raises what ``load`` raises, OperationTimeout, and what ``get`` and ``set`` raise; but a value that was computed
         and that the nodes fail to store is returned.
         """
+        if self._session.copies is not None:
+            self._follower.start()
         return await self._run(self._session.get_or_set(key, load, ttl, timeout, stale_ttl, early))
 
     async def clear(self, *, timeout: float | None = None) -> int:
         """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""
         return await self._run(self._session.clear(timeout))
+
+    async def invalidate_prefix(self, prefix: Key, *, timeout: float | None = None) -> int:
+        """Drop every key of this namespace that begins with ``prefix``; returns how many copies went, on all nodes."""
+        return await self._run(self._session.clear(timeout, prefix))
+
+    def subscribe(
+        self,
+        prefix: Key = "",
+        callback: Callable[[Invalidation], object] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> AsyncSubscription:
+        """Follow what happens to the keys of this namespace that begin with ``prefix``; for ``async with``.
+
+        In its body the subscription stands: of every write that begins from then on the event arrives, or a GAP that
+        says that something may be missing. Iterate over it with ``async for``, or give ``callback``, a function or
+        coroutine function, which a task then calls with each event. Entering raises OperationTimeout if some node was
+        not heard of in time.
+        """
+        session = self._session
+
+        async def prepare() -> float:
+            await self._run(session.prepare(timeout))
+            return session.timeout_s(timeout)
+
+        return AsyncSubscription(self._follower, session.options.prefix, namespace_bytes(prefix), prepare, callback)
+
+    def near_statistics(self) -> NearStatistics | None:
+        """Return what the near cache did so far; None if there is none."""
+        near = self._session.near
+        return None if near is None else near.statistics(self._follower.following.streams.gaps, time.monotonic())
 
     async def inspect(
         self, what: str, key: Key = b"", *, node: str | None = None, timeout: float | None = None
@@ -204,6 +253,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections. On a client made by ``namespace`` or ``with_options`` it does nothing."""
         if self._owner:
+            self._follower.close()
             self._hub.close()
 
     async def __aenter__(self) -> Self:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Ttl
+from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Ttl, namespace_bytes
 from meshcache.channels import Channels
 from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
+from meshcache.core.near import NearCache, NearStatistics
 from meshcache.delivery import Compute, Computed, Flow, Parking, Share
+from meshcache.follower import Follower, Subscription
+from meshcache.following import Following
 from meshcache.renewals import Renewals
 from meshcache.session import Session, begin
+from meshcache.subscription import Invalidation
 
 T = TypeVar("T")
 
@@ -40,6 +45,7 @@ class Client:
         codec: str | ValueCodec | None = None,
         namespace: str | bytes = "",
         cluster: str = "",
+        near_cache: NearCache | bool | None = None,
     ) -> None:
         self._session = begin(
             seeds,
@@ -49,8 +55,11 @@ class Client:
             codec=codec,
             namespace=namespace,
             cluster=cluster,
+            near_cache=near_cache,
+            lock=threading.Lock(),
         )
         self._channels = Channels(self._session.link)
+        self._follower = Follower(Following(self._session.routing, self._session.near), self._channels)
         self._flights: dict[tuple[int, Hashable], Future[Any]] = {}
         self._renewals = Renewals()
         self._owner = True
@@ -60,7 +69,13 @@ class Client:
 
         Pass ``default=meshcache.MISSING`` to tell a cached None from a miss.
         """
-        return self._run(self._session.get(key, default, timeout))
+        session = self._session
+        if session.copies is not None:
+            value = session.copies.value(key)
+            if value is not MISSING:
+                return value
+            self._follower.start()
+        return self._run(session.get(key, default, timeout))
 
     def gets(self, key: Key, *, timeout: float | None = None) -> Item | None:
         """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none."""
@@ -68,6 +83,8 @@ class Client:
 
     def get_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> dict[Any, Any]:
         """Return the values of those keys that are there, under the keys as given."""
+        if self._session.copies is not None:
+            self._follower.start()
         return self._run(self._session.get_many(keys, timeout))
 
     def set(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> None:
@@ -157,11 +174,43 @@ class Client:
         Raises what ``load`` raises, OperationTimeout, and what ``get`` and ``set`` raise; but a value that was computed
         and that the nodes fail to store is returned.
         """
+        if self._session.copies is not None:
+            self._follower.start()
         return self._run(self._session.get_or_set(key, load, ttl, timeout, stale_ttl, early))
 
     def clear(self, *, timeout: float | None = None) -> int:
         """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""
         return self._run(self._session.clear(timeout))
+
+    def invalidate_prefix(self, prefix: Key, *, timeout: float | None = None) -> int:
+        """Drop every key of this namespace that begins with ``prefix``; returns how many copies went, on all nodes."""
+        return self._run(self._session.clear(timeout, prefix))
+
+    def subscribe(
+        self,
+        prefix: Key = "",
+        callback: Callable[[Invalidation], object] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Subscription:
+        """Follow what happens to the keys of this namespace that begin with ``prefix``.
+
+        When it returns the subscription stands: of every write that begins from then on the event arrives, or a GAP
+        that says that something may be missing. Iterate over it, or give ``callback``, which a thread of its own then
+        calls with each event. Use it in a ``with`` statement, or close it. Raises OperationTimeout if some node was
+        not heard of in time.
+        """
+        self._run(self._session.prepare(timeout))
+        namespace, prefix_bytes = self._session.options.prefix, namespace_bytes(prefix)
+        subscription = self._follower.subscribe(namespace, prefix_bytes, self._session.timeout_s(timeout))
+        if callback is not None:
+            subscription.call(callback)
+        return subscription
+
+    def near_statistics(self) -> NearStatistics | None:
+        """Return what the near cache did so far; None if there is none."""
+        near = self._session.near
+        return None if near is None else near.statistics(self._follower.following.streams.gaps, time.monotonic())
 
     def inspect(
         self, what: str, key: Key = b"", *, node: str | None = None, timeout: float | None = None
@@ -203,6 +252,7 @@ class Client:
     def close(self) -> None:
         """Close the connections. On a client made by ``namespace`` or ``with_options`` it does nothing."""
         if self._owner:
+            self._follower.close()
             self._channels.close()
 
     def __enter__(self) -> Self:

@@ -95,6 +95,31 @@ def pause_s(rng: random.Random, attempt: int) -> float:
     return rng.uniform(PAUSE_MIN_S / 2, min(PAUSE_MAX_S, PAUSE_MIN_S * 2**attempt))
 
 
+def look_up(routing: Routing, now: float, allowance: float) -> list[Call]:
+    """Do what is due in the routing; returns the request for the members, if one is due."""
+    if now < routing.due:
+        return []
+    due = routing.take_refresh(now)
+    routing.review(now)
+    address = routing.whom_to_refresh(now) if due else None
+    if address is None:
+        return []
+    return [Call(address, Inspect, ("view", b""), [], None, now + allowance, allowance, 0)]
+
+
+def learn(routing: Routing, call: Call, outcome: Outcome) -> None:
+    """Take in what came of a request for the members."""
+    now = routing.clock()
+    if type(outcome) is list:
+        # It is there, and perhaps just waits for others that are not: the next to ask is not one of those.
+        routing.succeeded(call.address, call.deadline - call.allowance_s)
+        members = parse_members(outcome)
+        if members:
+            routing.learn(members, now)
+    elif type(outcome) is Failure and outcome.blame:
+        routing.failed(call.address, now)
+
+
 class Delivery:
     """One operation on its way. ``results`` are aligned with its keys; ``errors`` has by index what failed for good."""
 
@@ -181,33 +206,13 @@ class Delivery:
                 pending += self._accept(call, indices, outcome)
             self._pending = pending
             if refresh:
-                self._learn(refresh[0], outcomes[-1])
+                learn(self._routing, refresh[0], outcomes[-1])
 
     # ---- a round
 
     def _look_up(self, now: float) -> list[Call]:
         """Do what is due in the routing; returns the request for the members that rides along, if one is due."""
-        routing = self._routing
-        if now < routing.due:
-            return []
-        due = routing.take_refresh(now)
-        routing.review(now)
-        address = routing.whom_to_refresh(now) if due else None
-        if address is None:
-            return []
-        allowance = min(ATTEMPT_S, self._deadline - now)
-        return [Call(address, Inspect, ("view", b""), [], None, now + allowance, allowance, 0)]
-
-    def _learn(self, call: Call, outcome: Outcome) -> None:
-        now = self._routing.clock()
-        if type(outcome) is list:
-            # It is there, and perhaps just waits for others that are not: the next to ask is not one of those.
-            self._routing.succeeded(call.address, call.deadline - call.allowance_s)
-            members = parse_members(outcome)
-            if members:
-                self._routing.learn(members, now)
-        elif type(outcome) is Failure and outcome.blame:
-            self._routing.failed(call.address, now)
+        return look_up(self._routing, now, min(ATTEMPT_S, self._deadline - now))
 
     def _plan(self, now: float) -> list[tuple[Call, list[int]]]:
         """Group the pending keys by the node to ask."""

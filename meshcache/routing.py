@@ -101,6 +101,10 @@ class Routing:
         """The address to ask first for every slot, if it is the same one: then no key needs to be hashed."""
         self.hot: dict[bytes, float] = {}
         """Per hot key until when it counts as such: reads of it are spread over its owners."""
+        self.streams: dict[str, tuple[str, int]] = {}
+        """By node id where each member publishes its invalidations, and its boot."""
+        self.on_members: Callable[[], None] = _nothing
+        """Called when members or owners changed, by whatever thread learned of it."""
         self.due = 0.0
         """When to look up from the hot path: refresh the members, let a breaker probe, end a doubt."""
         self._refresh_at = math.inf
@@ -138,10 +142,15 @@ class Routing:
             vnodes=settings.vnodes,
             replicas=settings.replicas,
         )
+        streams = {fact.node_id: (fact.publish, fact.boot) for fact in facts}
+        changed = streams != self.streams or self.digest != self.ring.digest
+        self.streams = streams
         self.digest = self.ring.digest
         self.peers = peers
         self._addresses = {fact.node_id: fact.address for fact in facts}
         self.known = True
+        if changed:
+            self.on_members()
         self._refreshed_at = now
         self._refresh_at = now + REFRESH_S
         self.review(now)
@@ -286,6 +295,10 @@ class Routing:
     def _refresh_by(self, at: float) -> None:
         self._refresh_at = min(self._refresh_at, at)
         self.due = min(self.due, self._refresh_at)
+
+
+def _nothing() -> None:
+    """Stand in for whom nobody told yet what to do."""
 
 
 def parse_members(results: list[Any]) -> list[Fact]:

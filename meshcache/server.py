@@ -204,7 +204,7 @@ class Node:
         self._xpub_inlet = Inlet(self._xpub, self._on_subscription, self._refuse)
         self._inlets.add(self._xpub_inlet)
         self._take_requests(self._core)
-        self._core.subscribers = False
+        self._core.note_subscribers(present=False)
         self._subscriptions = 0
         self._memory_check_at = time.monotonic()
         self._excess_bytes_max = EXCESS_BYTES_MAX
@@ -251,11 +251,11 @@ class Node:
         self._core.counters.malformed += 1
 
     def _on_subscription(self, frame: bytes, now: float) -> None:  # noqa: ARG002  (as every inlet calls)
-        """Count the topics subscribed to: without any, nobody reads the stream."""
+        """Count the subscriptions: without any, nobody reads the stream."""
         assert self._core is not None
         if frame:
             self._subscriptions += 1 if frame[0] else -1
-        self._core.subscribers = self._subscriptions > 0
+        self._core.note_subscribers(present=self._subscriptions > 0)
 
     def _perform(self, effects: Effects) -> None:
         core = self._core
@@ -325,6 +325,8 @@ class Node:
         if kind == zmq.ROUTER:
             bound.setsockopt(zmq.ROUTER_MANDATORY, 1)
             bound.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        else:
+            bound.setsockopt(zmq.XPUB_VERBOSER, 1)  # tell of every subscriber, not of each topic's first
         deadline = time.monotonic() + BIND_WAIT_S
         while True:
             try:

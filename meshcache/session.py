@@ -7,12 +7,14 @@ Pure: no socket and no thread here, and the time and chance that it is given. ``
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from zlib import crc32
 
 from meshcache.arguments import (
@@ -31,7 +33,9 @@ from meshcache.arguments import (
     seconds,
 )
 from meshcache.codec import Codec, ValueCodec
+from meshcache.copies import Copies, near_store
 from meshcache.core.messages import (
+    DEFAULT_LEVEL,
     Change,
     Clear,
     Delete,
@@ -42,6 +46,7 @@ from meshcache.core.messages import (
     Set,
     Update,
 )
+from meshcache.core.near import NearCache, NearStore
 from meshcache.core.record import (
     CONTENT_FLAG_BYTES,
     HEADER_BYTES,
@@ -75,6 +80,9 @@ SMALL_BYTES: Final = 1 << 20
 """Below this, size does not add to what an attempt may take."""
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How one client object works; clients derived from it differ in these."""
@@ -90,8 +98,19 @@ class Options:
 class Session:
     """The operations under one set of options. Sessions derived from each other share what they know of the mesh."""
 
-    def __init__(self, routing: Routing, rng: random.Random, options: Options, cluster: str = "") -> None:
+    def __init__(
+        self,
+        routing: Routing,
+        rng: random.Random,
+        options: Options,
+        cluster: str = "",
+        near: NearStore | None = None,
+    ) -> None:
         self.routing = routing
+        self.near = near
+        self._copies = None if near is None else Copies(near, routing, options.prefix, options.codec.decode)
+        self.copies = self._copies if options.r == DEFAULT_LEVEL else None
+        """For reads: None too where an explicit read level asks for more than a copy can promise."""
         self.options = options
         self.cluster = cluster
         self._clock = routing.clock
@@ -125,7 +144,7 @@ class Session:
             r=r,
             codec=old.codec if codec is None else Codec(codec),
         )
-        session = Session(self.routing, self.rng, options, self.cluster)
+        session = Session(self.routing, self.rng, options, self.cluster, self.near)
         session._check_levels()
         return session
 
@@ -136,6 +155,9 @@ class Session:
     # ---- operations
 
     def get(self, key: Key, default: Any, timeout: float | None) -> Flow[Any]:
+        if self.copies is not None:
+            value, _ = yield from self.look(key, timeout)
+            return default if value is MISSING else value
         record = yield from self._one(Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
         return self._value(record, default, key)
 
@@ -148,9 +170,34 @@ class Session:
 
     def get_many(self, keys: Iterable[Key], timeout: float | None) -> Flow[dict[Any, Any]]:
         given = key_list(keys)
-        records, errors = yield from self._many(Get, self._read, raw_keys(self._prefix, given), None, timeout)
+        raws = raw_keys(self._prefix, given)
+        if self.copies is not None:
+            return (yield from self._get_many_near(self.copies, given, raws, timeout))
+        return self._values(given, (yield from self._get_records(raws, timeout)))
+
+    def _get_many_near(
+        self, copies: Copies, given: list[Any], raws: list[bytes], timeout: float | None
+    ) -> Flow[dict[Any, Any]]:
+        found = {key: value for key in given if (value := copies.value(key)) is not MISSING}
+        wanted = [i for i, key in enumerate(given) if key not in found]
+        if not wanted:
+            return found
+        reading = copies.begin(len(wanted))
+        records = yield from self._get_records([raws[i] for i in wanted], timeout)
+        fetched = self._values([given[i] for i in wanted], records)
+        for i, record in zip(wanted, records, strict=True):
+            if given[i] in fetched:
+                copies.keep(raws[i], record, fetched[given[i]], reading)
+        return {key: found[key] if key in found else fetched[key] for key in given if key in found or key in fetched}
+
+    def _get_records(self, raws: list[bytes], timeout: float | None) -> Flow[list[Any]]:
+        records, errors = yield from self._many(Get, self._read, raws, None, timeout)
         if errors:
             raise next(iter(errors.values()))
+        return records
+
+    def _values(self, given: list[Any], records: list[Any]) -> dict[Any, Any]:
+        """Return the values of the hits."""
         readers = self.options.codec.readers
         try:
             return {
@@ -165,7 +212,8 @@ class Session:
     def set(self, key: Key, value: Any, ttl: Ttl, timeout: float | None) -> Flow[None]:
         raw = raw_key(self._prefix, key)
         content = self._encode(value)
-        yield from self._one(Set, (self.options.w, self._ttl_ms(ttl)), raw, content, len(content), timeout)
+        flow = self._one(Set, (self.options.w, self._ttl_ms(ttl)), raw, content, len(content), timeout)
+        yield from self._writing([raw], flow)
 
     def set_many(self, items: Mapping[Any, Any], ttl: Ttl, timeout: float | None) -> Flow[list[Any]]:
         given = list(items)
@@ -174,16 +222,20 @@ class Session:
         encode = self._encode
         contents = [encode(items[name]) for name in names]
         options = (self.options.w, self._ttl_ms(ttl))
-        _, errors = yield from self._many(Set, options, list(latest), contents, timeout)
+        raws = list(latest)
+        flow = self._many(Set, options, raws, contents, timeout)
+        _, errors = yield from self._writing(raws, flow)
         return [names[i] for i in sorted(errors)]
 
     def delete(self, key: Key, timeout: float | None) -> Flow[bool]:
-        options = (self.options.w, int(EventKind.DELETE))
-        return bool((yield from self._one(Delete, options, raw_key(self._prefix, key), None, 0, timeout)))
+        raw = raw_key(self._prefix, key)
+        flow = self._one(Delete, (self.options.w, int(EventKind.DELETE)), raw, None, 0, timeout)
+        return bool((yield from self._writing([raw], flow)))
 
     def delete_many(self, keys: Iterable[Key], timeout: float | None, kind: int = EventKind.DELETE) -> Flow[int]:
         raws = list(dict.fromkeys(raw_keys(self._prefix, key_list(keys))))
-        existed, errors = yield from self._many(Delete, (self.options.w, int(kind)), raws, None, timeout)
+        flow = self._many(Delete, (self.options.w, int(kind)), raws, None, timeout)
+        existed, errors = yield from self._writing(raws, flow)
         if errors:
             raise next(iter(errors.values()))
         return sum(map(bool, existed))
@@ -243,8 +295,10 @@ class Session:
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
         return Fill(self, key, load, terms(self._ttl_ms(ttl), stale_ttl, early), timeout_s)
 
-    def clear(self, timeout: float | None) -> Flow[int]:
-        dropped = yield from self._ask(Clear, (self._prefix,), None, timeout)
+    def clear(self, timeout: float | None, prefix: Key = b"") -> Flow[int]:
+        prefix = self._prefix + namespace_bytes(prefix)
+        with contextlib.nullcontext() if self._copies is None else self._copies.clearing(prefix):
+            dropped = yield from self._ask(Clear, (prefix,), None, timeout)
         if type(dropped) is not int:
             raise ProtocolError(f"clear: the node answered {dropped!r:.200}")
         return dropped
@@ -312,7 +366,9 @@ class Session:
     ) -> Flow[Any]:
         """Have the key's first owner run a change."""
         options = (self.options.w, self.options.r, 0)
-        return self._one(Update, options, raw_key(self._prefix, key), change, content_bytes, timeout, repeatable)
+        raw = raw_key(self._prefix, key)
+        flow = self._one(Update, options, raw, change, content_bytes, timeout, repeatable)
+        return self._writing([raw], flow)
 
     def _many(
         self,
@@ -423,9 +479,22 @@ class Session:
         self._unchecked = False
 
     def look(self, key: Key, timeout: float | None) -> Flow[tuple[Any, bytes | None]]:
-        """Return the value or MISSING, and the live record, from which the value is or which is too old for one."""
-        record = yield from self._one(Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
-        return self._value(record, MISSING, key), record if _is_hit(record) else None
+        """Return the value or MISSING, and the live record, from which the value is or which is too old for one.
+
+        A value from the near cache comes without a record.
+        """
+        copies, raw = self.copies, raw_key(self._prefix, key)
+        reading = None
+        if copies is not None:
+            value = copies.value(key)
+            if value is not MISSING:
+                return value, None
+            reading = copies.begin(1)
+        record = yield from self._one(Get, self._read, raw, None, 0, timeout)
+        value = self._value(record, MISSING, key)
+        if copies is not None and reading is not None and value is not MISSING:
+            copies.keep(raw, record, value, reading)
+        return value, record if _is_hit(record) else None
 
     def ask_parked(self, raw: bytes, change: list[Any], timeout_s: float, park_s: float) -> Flow[Any]:
         """Have the key's first owner run a change that it may answer only after ``park_s``."""
@@ -434,10 +503,23 @@ class Session:
             yield from self._prepare(started, timeout_s)
         options = (self.options.w, self.options.r, 0)
         delivery = self._delivery(Update, options, [raw], [change], started, timeout_s, repeatable=True, park_s=park_s)
-        yield from delivery.run()
+        flow = delivery.run()
+        yield from self._writing([raw], flow)
         if delivery.errors:
             raise delivery.errors[0]
         return delivery.results[0]
+
+    def _writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:
+        """Write so that this client does not read from its copies what it has overwritten."""
+        return flow if self._copies is None else self._copies.while_writing(keys, flow)
+
+    def prepare(self, timeout: float | None) -> Flow[None]:
+        """Learn who is in the mesh, if that is not known yet."""
+        yield from self._prepare(self._clock(), self.timeout_s(timeout))
+
+    def timeout_s(self, timeout: float | None) -> float:
+        """Return the total time of a call that was given this ``timeout``."""
+        return self._timeout_s if timeout is None else seconds(timeout)
 
     # ---- keys, values, times
 
@@ -483,6 +565,8 @@ def begin(
     codec: str | ValueCodec | None,
     namespace: str | bytes,
     cluster: str,
+    near_cache: NearCache | bool | None = None,
+    lock: AbstractContextManager[Any] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Session:
     """Return the session of a new client; what is given as an argument counts more than what a URL says."""
@@ -504,4 +588,5 @@ def begin(
         if url and not isinstance(error, ConfigError):
             raise ConfigError(f"seeds: {error}") from error
         raise
-    return Session(Routing(found.addresses, clock), random.SystemRandom(), options, cluster or url.get("cluster", ""))
+    routing, near = Routing(found.addresses, clock), near_store(near_cache, r, lock)
+    return Session(routing, random.SystemRandom(), options, cluster or url.get("cluster", ""), near)

@@ -504,9 +504,13 @@ def test_both_clients_have_the_same_surface() -> None:
     assert set(ours) == set(theirs)
     assert len(ours) >= 20
     for name, method in ours.items():
-        assert inspect.signature(method) == inspect.signature(theirs[name]), name
-        assert method.__doc__ == theirs[name].__doc__, name
-        stays_plain = name in {"namespace", "with_options", "__init__"}
+        signature = inspect.signature(theirs[name])
+        if name == "subscribe":  # the one that returns something of its own, to be used in another way
+            signature = signature.replace(return_annotation=signature.return_annotation.removeprefix("Async"))
+        else:
+            assert method.__doc__ == theirs[name].__doc__, name
+        assert inspect.signature(method) == signature, name
+        stays_plain = name in {"namespace", "with_options", "subscribe", "near_statistics", "__init__"}
         assert inspect.iscoroutinefunction(theirs[name]) is not stays_plain, name
 
 

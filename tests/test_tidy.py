@@ -19,7 +19,10 @@ FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 600
 
 BELOW_CORE = {"meshcache.errors", "meshcache.config", "meshcache.address"}
-PURE = ("core", "session", "delivery", "link", "filling", "routing", "breaker", "arguments", "codec", "simulation")
+PURE = (
+    "core", "session", "delivery", "link", "filling", "routing", "breaker", "arguments", "codec", "copies", "following",
+    "subscription", "simulation",
+)  # fmt: skip
 """Modules and packages that must not touch sockets, threads or processes."""
 
 IMPURE_MODULES = {"socket", "zmq", "threading", "asyncio", "subprocess", "select", "selectors", "multiprocessing"}

@@ -20,9 +20,10 @@ from meshcache.config import Config
 from meshcache.core import messages as m
 from meshcache.core.clock import HybridClock
 from meshcache.core.membership import Membership
+from meshcache.core.messages import EventKind
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
-from meshcache.core.record import NEVER_MS, expiry_bytes
+from meshcache.core.record import NEVER_MS, expiry_bytes, is_tombstone, version_of
 from meshcache.core.store import Store
 from meshcache.core.view import Owners, View
 
@@ -243,11 +244,25 @@ class Coordinator:
             return self.wall_ms + max(1, round(default_s * 1000))
         return self.wall_ms + ttl_ms if ttl_ms > 0 else NEVER_MS
 
-    def merge_repair(self, keys: list[bytes], records: list[bytes]) -> None:
-        """Store here what a repair brings, unless this node has forgotten something as new."""
-        self.store.merge(*self.store.above_floor(keys, records), self.wall_ms)
+    def merge_repair(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
+        """Store here what a repair brings, unless this node has forgotten something as new.
+
+        What it replaces is announced: a coordinator that died in the middle of a write announced nothing, and those
+        who keep copies of the old value hear of the new one when the replica does.
+        """
+        keys, records = self.store.above_floor(keys, records)
+        replaced: dict[tuple[EventKind, bytes], list[bytes]] = {}
+        for key, record in zip(keys, records, strict=True) if self.outbox.subscribed else ():
+            held = self.store.peek(key)
+            if held is not None and version_of(held) < version_of(record):
+                kind = EventKind.DELETE if is_tombstone(record) else EventKind.SET
+                replaced.setdefault((kind, version_of(record)), []).append(key)
+        for (kind, version), changed in replaced.items():
+            self.publish(kind, version, changed)
+        merged = self.store.merge(keys, records, self.wall_ms)
         if self.fills.table:
             self.fills.note_written(keys, records)
+        return merged
 
     def send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
         """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""
@@ -260,6 +275,6 @@ class Coordinator:
         """Return a new version and this expiry: what makes a content a record."""
         return self.clock.tick(self.wall_ms) + expiry_bytes(expires_ms)
 
-    def publish(self, kind: m.EventKind, version: bytes, keys: list[bytes]) -> None:
+    def publish(self, kind: EventKind, version: bytes, keys: list[bytes]) -> None:
         """Put what happened to these keys into this node's invalidation stream."""
         self.outbox.events.append(m.Event(int(kind), version, keys))

@@ -191,11 +191,12 @@ class Fills:
         lease.phase, lease.void = Phase.STORING, False
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
-            coordinator.publish(EventKind.SET, lease.version, [lease.key])
             batch.settle(index, errors.get(0, not lease.void))
             self._on_stored(lease, record, stored=not errors and not lease.void)
 
-        QuorumWrite(coordinator, [lease.key], [record], batch.request.w, batch.deadline, done, restamp=False).start()
+        QuorumWrite(
+            coordinator, [lease.key], [record], batch.request.w, batch.deadline, EventKind.SET, done, restamp=False
+        ).start()
 
     def _on_stored(self, lease: FillLease, record: bytes, *, stored: bool) -> None:
         self._counts["filled" if stored else "refused"] += 1

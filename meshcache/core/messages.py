@@ -457,6 +457,8 @@ class Invalidations(NamedTuple):
     node_id: str
     boot: int
     sequence: int
+    view: bytes
+    """Digest of the node's ring: who follows the streams of another one lacks a member, or has one too many."""
     events: list[Event]
 
 

@@ -53,6 +53,9 @@ SLOTS_DROPPED_PER_TURN: Final = 4
 HOUSEKEEPING_S: Final = 0.05
 """How often the node looks at what is not urgent to the millisecond: heartbeats, handshakes, expiry."""
 
+EVENTS_PER_FRAME: Final = m.BATCH_OPS_MAX
+"""More is not accepted at the other end."""
+
 PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
 
@@ -70,8 +73,6 @@ class NodeCore:
         self.boot = boot
         self.counters = Counters()
         self.outbox = Outbox()
-        self.subscribers = True
-        """False spares the encoding of a stream that nobody receives; its numbers go on all the same."""
         self.fatal: str | None = None
         """Why this node cannot be part of the cluster (its id is taken, say). The driver stops with this text."""
         self._started = now
@@ -244,6 +245,11 @@ class NodeCore:
         outbox.clear()
         return effects
 
+    def note_subscribers(self, present: bool) -> None:
+        """Somebody subscribed to the invalidation stream, or nobody is left. A new subscriber is told the number."""
+        self.outbox.subscribed = present
+        self.outbox.idle = self.outbox.idle or present
+
     def retire(self, now: float) -> None:
         """Hand over what this node owns, then leave; ``gone`` says when that is done."""
         if not self._leaving:
@@ -413,12 +419,18 @@ class NodeCore:
 
     def _stream(self, events: list[Event]) -> list[bytes]:
         """Return what is published of this turn."""
-        self._sequence += bool(events)
         self.counters.published += bool(events)
-        if not self.subscribers:
-            return []
-        stream = m.Invalidations(self.membership.own_id, self.boot, self._sequence, events)
-        return [encode_frame(self.clock.latest, [stream])]
+        own_id, view = self.membership.own_id, self.view.digest
+        frames = []
+        while True:
+            part = events[:EVENTS_PER_FRAME]
+            self._sequence += bool(part)
+            if self.outbox.subscribed:
+                stream = m.Invalidations(own_id, self.boot, self._sequence, view, part)
+                frames.append(encode_frame(self.clock.latest, [stream]))
+            events = events[EVENTS_PER_FRAME:]
+            if not events:
+                return frames
 
     def _parts(self, messages: list[Message]) -> list[list[Message]]:
         """Split a turn's messages for one destination so that no frame exceeds what the other side accepts."""

@@ -40,6 +40,8 @@ class Outbox:
         self.connect: list[str] = []
         self.disconnect: list[str] = []
         self.notes: list[tuple[str, dict[str, object]]] = []
+        self.subscribed = True
+        """Somebody may receive the invalidation stream. False spares its encoding; its numbers go on all the same."""
         self.idle = False
         """The number of the invalidation stream is to be repeated, though nothing happened."""
 

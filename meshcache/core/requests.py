@@ -210,14 +210,12 @@ class Requests:
             records = [stamp + content for content in contents]
         else:  # a key twice in one batch: the later content must have the greater version
             records = [coordinator.stamp(expires_ms) + content for content in contents]
-            stamp = records[-1]
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
-            coordinator.publish(EventKind.SET, stamp[:16], keys)
             results = [errors.get(i) for i in range(len(keys))] if errors else None
             self._reply(origin, request.request, results)
 
-        QuorumWrite(coordinator, keys, records, request.w, self._deadline(request), done).start()
+        QuorumWrite(coordinator, keys, records, request.w, self._deadline(request), EventKind.SET, done).start()
 
     def _on_delete(self, origin: bytes, request: m.Delete) -> None:
         if not self._admit(origin, request) or self._level_refused(origin, request, request.w):
@@ -229,11 +227,11 @@ class Requests:
         record = tombstone(version, coordinator.wall_ms + grace_ms)
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:
-            kind = EventKind.INVALIDATE if request.kind == EventKind.INVALIDATE else EventKind.DELETE
-            coordinator.publish(kind, version, keys)
             self._reply(origin, request.request, [errors.get(i, i in live) for i in range(len(keys))])
 
-        QuorumWrite(coordinator, keys, [record] * len(keys), request.w, self._deadline(request), done).start()
+        kind = EventKind.INVALIDATE if request.kind == EventKind.INVALIDATE else EventKind.DELETE
+        records = [record] * len(keys)
+        QuorumWrite(coordinator, keys, records, request.w, self._deadline(request), kind, done).start()
 
     def _on_update(self, origin: bytes, request: m.Update) -> None:
         if not self._admit(origin, request) or self._level_refused(origin, request, request.w, request.r):
@@ -317,10 +315,11 @@ class Requests:
         if self._sweeps.has_floors:
             keys, records = self._sweeps.admit(keys, records)
         if write.repair:
-            keys, records = self._store.above_floor(keys, records)
-        newer, live = self._store.merge(keys, records, self._coordinator.wall_ms)
-        if self._coordinator.fills.table:
-            self._coordinator.fills.note_written(keys, records)
+            newer, live = self._coordinator.merge_repair(keys, records)
+        else:
+            newer, live = self._store.merge(keys, records, self._coordinator.wall_ms)
+            if self._coordinator.fills.table:
+                self._coordinator.fills.note_written(keys, records)
         if write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
 

@@ -208,15 +208,15 @@ class KeyUpdate:
             self.batch.settle(self.index, answer)
             return
         stamp = coordinator.stamp(expires_ms)
+        kind = EventKind.DELETE if self.change[0] == Change.DROP else EventKind.SET
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
-            kind = EventKind.DELETE if self.change[0] == Change.DROP else EventKind.SET
-            coordinator.publish(kind, stamp[:16], [self.key])
             self.batch.settle(self.index, errors.get(0, answer))
 
         QuorumWrite(
-            coordinator, [self.key], [stamp + content], self.batch.request.w, self.batch.deadline, done, restamp=False
-        ).start()
+            coordinator, [self.key], [stamp + content], self.batch.request.w, self.batch.deadline, kind, done,
+            restamp=False,
+        ).start()  # fmt: skip
 
 
 class Updates:

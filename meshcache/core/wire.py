@@ -363,7 +363,7 @@ _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.Leave: _REQUEST,
     m.Compare: (*_REQUEST, _INDICES, _KEYS_TO_READ),
     m.CompareReply: (*_ANSWER, _INDICES, _KEYS, _VERSIONS),
-    m.Invalidations: (_TEXT, _INT, _INT, _EVENTS),
+    m.Invalidations: (_TEXT, _INT, _INT, _BYTES, _EVENTS),
 }
 
 _ALIGNED: Final = (m.Set, m.Update, m.Write, m.PullReply, m.Compare, m.CompareReply)

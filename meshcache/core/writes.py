@@ -14,8 +14,8 @@ from typing import Any, Final
 from meshcache.core import messages as m
 from meshcache.core.clock import clock_of
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.messages import Code
-from meshcache.core.record import VERSION_BYTES
+from meshcache.core.messages import Code, EventKind
+from meshcache.core.record import VERSION_BYTES, version_of
 from meshcache.core.view import Owners
 
 LINGER_S: Final = 1.0
@@ -64,6 +64,7 @@ class WriteGroup:
 class QuorumWrite:
     """Store a batch of records at W of their owners.
 
+    It is announced as ``kind`` in the invalidation stream when it is done.
     ``done(errors, live)`` is called once: ``errors`` maps indices to [Code.QUORUM, needed, received], ``live`` has the
     indices of keys of which a live record was replaced (told for tombstones only).
     """
@@ -75,6 +76,7 @@ class QuorumWrite:
         records: list[bytes],
         level: int,
         deadline: float,
+        kind: EventKind,
         done: Callable[[dict[int, list[int]], set[int]], None],
         *,
         restamp: bool = True,
@@ -82,14 +84,16 @@ class QuorumWrite:
         self.coordinator = coordinator
         self.deadline = deadline
         self.level = level
+        self.kind = kind
+        """As what the write is announced."""
         self.done = done
         self.live: set[int] = set()
         self.errors: dict[int, list[int]] = {}
         self.groups: list[WriteGroup] = []
         self._complete: list[WriteGroup] = []
         self._restamp_allowed = restamp
-        self._restamped: dict[int, None] = {}
-        """Indices of the keys that were stamped once more: each is at most once."""
+        self._restamped: dict[int, bytes] = {}
+        """By index the version of keys that were stamped once more: each is at most once."""
         self._keys = keys
         self._records = records
 
@@ -106,8 +110,7 @@ class QuorumWrite:
         if self.groups:
             coordinator.begin(self, self.deadline)
         else:
-            self.done(self.errors, self.live)
-            self._linger()
+            self._finish()
 
     def _start_group(self, group: WriteGroup) -> None:
         coordinator = self.coordinator
@@ -165,9 +168,9 @@ class QuorumWrite:
         for _, version in newer:
             coordinator.clock.merge(clock_of(version), coordinator.wall_ms)
         coordinator.restamps += len(places)
-        self._restamped.update(dict.fromkeys(indices[i] for i in places))
         # A stamp for each: a batch may have a key twice, and the later content must win again.
         records = [coordinator.clock.tick(coordinator.wall_ms) + group.records[i][VERSION_BYTES:] for i in places]
+        self._restamped.update({indices[i]: version_of(record) for i, record in zip(places, records, strict=True)})
         keys = [group.keys[i] for i in places]
         self._start_group(WriteGroup(group.owners, group.former, keys, records, [indices[i] for i in places]))
 
@@ -219,8 +222,18 @@ class QuorumWrite:
         self.groups = [group for group in self.groups if not group.complete()]
         if not self.groups and self in self.coordinator.pending:
             self.coordinator.end(self)
-            self.done(self.errors, self.live)
-            self._linger()
+            self._finish()
+
+    def _finish(self) -> None:
+        """Announce and answer. What failed is announced too: some replica may have stored it, or will by a hint."""
+        restamped = self._restamped
+        keys = [key for i, key in enumerate(self._keys) if i not in restamped] if restamped else self._keys
+        if keys:
+            self.coordinator.publish(self.kind, version_of(self._records[-1]), keys)
+        for i, version in restamped.items():
+            self.coordinator.publish(self.kind, version, [self._keys[i]])
+        self.done(self.errors, self.live)
+        self._linger()
 
     def _linger(self) -> None:
         """Answered: see to the owners that have not stored it. Those that are asked get a moment, the others a hint."""

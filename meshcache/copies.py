@@ -1,0 +1,139 @@
+"""The near cache as a session uses it: keys and values on this side, raw keys and records on the other.
+
+Pure. What may be kept and served is decided in core/near.py; here is how a value gets there and back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from types import NoneType
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from meshcache.arguments import MISSING, Key
+from meshcache.codec import PICKLE
+from meshcache.core.messages import DEFAULT_LEVEL
+from meshcache.core.near import Copy, NearCache, NearStore
+from meshcache.core.record import HEADER_BYTES, NEVER_MS, expires_ms_of, extras_of, version_of
+from meshcache.delivery import Flow
+from meshcache.errors import ConfigError
+from meshcache.routing import Routing
+
+T = TypeVar("T")
+
+_UNCHANGEABLE: Final = frozenset(
+    {bytes, str, int, float, bool, NoneType, complex, datetime, date, time, timedelta, Decimal, UUID}
+)
+"""Types of values that every reader of a copy may be given the same one of."""
+
+
+class Reading:
+    """When a read began, by both clocks that count."""
+
+    __slots__ = ("began", "ticket")
+
+    def __init__(self, began: float, ticket: int) -> None:
+        self.began = began
+        self.ticket = ticket
+
+
+class Copies:
+    """The near cache under one prefix and codec."""
+
+    __slots__ = ("_clock", "_decode", "_found", "_prefix", "_routing", "near")
+
+    def __init__(self, near: NearStore, routing: Routing, prefix: bytes, decode: Callable[[bytes], Any]) -> None:
+        self.near = near
+        self._routing = routing
+        self._clock = routing.clock
+        self._prefix = prefix
+        self._decode = decode
+        self._found: dict[Key, Copy] = {}
+        """By key as given, copies that may be void by now."""
+
+    def value(self, key: Key) -> Any:
+        """Return the value of a key, or MISSING. The hot path: everything is looked at once, and no lock is taken."""
+        try:
+            until, value, record, _, raw = self._found[key]
+            now = self._clock()
+            near = self.near
+            if now < until and now < near.live_until:
+                near.entries.move_to_end(raw)
+                near.hits += 1
+                return value if record is None else self._decode(record)
+        except (KeyError, TypeError):
+            pass  # not looked up before, voided this very moment, or no key at all
+        return self._look_up(key)
+
+    def _look_up(self, key: Key) -> Any:
+        """Find a copy by its raw key, and remember it by the key as given: that spares the way there next time."""
+        found, near = self._found, self.near
+        try:
+            raw = self._prefix + (key.encode() if isinstance(key, str) else key)
+            copy = near.entries[raw]
+            if found.get(key) is copy:
+                return MISSING
+        except (KeyError, TypeError, UnicodeEncodeError):
+            return MISSING
+        if len(found) >= near.entries_max:
+            found.clear()
+        found[key] = copy
+        return self.value(key)
+
+    def begin(self, missed: int) -> Reading:
+        """Note that a read of so many keys begins."""
+        self.near.misses += missed
+        return Reading(self._clock(), self.near.ticket())
+
+    def keep(self, raw: bytes, record: bytes, value: Any, reading: Reading) -> None:
+        """Offer the answer of a read."""
+        now = self._clock()
+        until = reading.began + self.near.ttl_s
+        expires_ms = min(expires_ms_of(record), extras_of(record).soft_expires_ms or NEVER_MS)
+        if expires_ms < NEVER_MS:
+            wall_ms = self._routing.wall_ms(now)
+            until = min(until, now + (expires_ms - wall_ms) / 1000) if wall_ms is not None else now
+        if now < until:
+            # A tag from PICKLE on means something only to clients that asked for that codec.
+            shared = type(value) in _UNCHANGEABLE and record[HEADER_BYTES - 1] < PICKLE
+            copy: Copy = [until, value if shared else None, None if shared else record, version_of(record), raw]
+            self.near.fill(raw, copy, reading.ticket, now)
+
+    def while_writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:
+        """Run a write, and void the copies of its keys before and after: also if it fails, for it may be executed."""
+        self.near.on_own_write(keys, self._clock())
+        try:
+            return (yield from flow)
+        finally:
+            self.near.on_own_write(keys, self._clock())
+
+    @contextlib.contextmanager
+    def clearing(self, prefix: bytes) -> Iterator[None]:
+        """Void the copies under a prefix, before and after."""
+        self.near.on_own_clear(prefix, self._clock())
+        try:
+            yield
+        finally:
+            self.near.on_own_clear(prefix, self._clock())
+
+
+def near_store(
+    near_cache: NearCache | bool | None, read_level: int, lock: AbstractContextManager[Any] | None
+) -> NearStore | None:
+    """Return the store for what a client was given as ``near_cache``."""
+    if near_cache is None or near_cache is False:
+        return None
+    if near_cache is True:
+        near_cache = NearCache()
+    if not isinstance(near_cache, NearCache):
+        raise TypeError(f"near_cache must be a NearCache, True or False, is {near_cache!r:.80}")
+    if read_level != DEFAULT_LEVEL:
+        raise ConfigError(
+            "near_cache: copies serve reads of the cluster's own consistency only: leave consistency out, and use"
+            " with_options(consistency=…) for reads that must ask the nodes"
+        )
+    return NearStore(near_cache, lock)

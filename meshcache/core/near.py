@@ -1,0 +1,258 @@
+"""The near cache: copies in the client's own process, voided by the invalidation streams.
+
+What is promised, and by what:
+
+- **Age.** A copy is served for ``ttl`` at most, counted from when the read that brought it *began*, and never past the
+  key's own expiry. That alone bounds staleness, whatever is lost, by a local monotonic clock: what is served was the
+  answer of a read that began at most ``ttl`` ago. Everything else makes the common case better than the bound.
+- **Announcements.** An event voids a copy with a lower version. One with the copy's own version is the announcement of
+  the very value that is held.
+- **Doubt.** After a gap (invalidation.py) every copy is dropped. While the streams are not live (some member has not
+  been heard of for 0.75 s, was never heard of, or works with another ring) nothing is served and nothing is kept:
+  a write that such a member coordinates would not be announced here.
+- **Fills.** A read takes a *ticket* before it starts. Its answer is kept only if nothing was dropped wholesale since,
+  this client wrote the key at no time since, and no greater version of the key was announced since, or within the
+  last moments: a replica that lags must not bring an old value back. What was announced is remembered for a bounded
+  number of keys; a ticket older than what had to be forgotten is void.
+- **Own writes.** The writer voids its copy before and after a write: what it reads next comes from the mesh.
+
+Misses are not kept. Copies are kept decoded where the value cannot be changed by who gets it (text, bytes, numbers,
+None), else as the record, and each reader gets a value of its own: decoding costs a fifth of ``copy.deepcopy``.
+
+Threads: a lock, given by the driver, is held for the moments in which something is kept or voided. A hit takes none:
+each of its steps on the table is atomic, and whether it comes before or after a concurrent event is open anyway. The
+counts of hits and misses may lose some when threads collide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from meshcache.core.messages import Event, EventKind
+
+ENTRIES_MAX: Final = 10_000_000
+TTL_MAX_S: Final = 86_400.0
+RECENT_MAX: Final = 8_192
+"""Keys whose latest announced version is remembered …"""
+RECENT_S: Final = 5.0
+"""… and for how long at most: a write that was announced and then failed must not keep its key out for ever."""
+CLEARS_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class NearCache:
+    """A near cache as ``Client(near_cache=…)`` takes it; True stands for ``NearCache()``.
+
+    ``max_entries``: how many copies are kept, the least recently used go first. ``ttl``: for how many seconds a copy
+    may be served, and so how stale a value can be, even if every invalidation is lost.
+    """
+
+    max_entries: int = 10_000
+    ttl: float = 1.0
+
+    def __post_init__(self) -> None:
+        count, ttl = self.max_entries, self.ttl
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise TypeError(f"near_cache: max_entries must be an int, is {count!r}")
+        if not 1 <= count <= ENTRIES_MAX:
+            raise ValueError(f"near_cache: max_entries must be 1 to {ENTRIES_MAX:,}, is {count:,}")
+        if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
+            raise TypeError(f"near_cache: ttl must be a number of seconds, is {ttl!r}")
+        if not 0 < ttl <= TTL_MAX_S:
+            raise ValueError(f"near_cache: ttl must be above 0 and at most {TTL_MAX_S:,.0f} seconds, is {ttl!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class NearStatistics:
+    """What a near cache did so far."""
+
+    hits: int
+    misses: int
+    """Reads that had to ask the mesh; those at an explicit consistency do not count."""
+    fills: int
+    refused_fills: int
+    """Answers not kept: something newer was announced, or the streams were in doubt."""
+    invalidations: int
+    """Copies voided by an announcement."""
+    gaps: int
+    """How often a number or a boot showed that announcements were missed."""
+    flushes: int
+    """How often everything was dropped."""
+    entries: int
+    live: bool
+    """All members are followed, and so copies are kept and served."""
+
+
+Copy = list[Any]
+"""Until when it may be served; the value, or instead of it the record, where a reader could change the value; the
+version; the raw key. A list, because readers keep references to it by the keys that they are given (copies.py): it is
+voided in place, in one step, and so is void for all of them."""
+
+_VERSION: Final = 3
+
+
+class _Announced(NamedTuple):
+    number: int
+    at: float
+    version: bytes
+    """The greatest announced; empty: none was."""
+    own: int
+    """The number of this client's latest write; 0: there was none."""
+
+
+class NearStore:
+    """The copies, and what must be known to keep only what may be kept. ``now`` is monotonic seconds."""
+
+    def __init__(self, options: NearCache, lock: AbstractContextManager[Any] | None = None) -> None:
+        self.ttl_s = float(options.ttl)
+        self.entries: OrderedDict[bytes, Copy] = OrderedDict()
+        """By raw key. A reader looks here by itself, and serves a copy before its time and ``live_until`` only."""
+        self.live_until = -math.inf
+        self.hits = self.misses = self.fills = self.refused = self.invalidations = self.flushes = 0
+        self.entries_max = options.max_entries
+        self._lock = nullcontext() if lock is None else lock
+        self._number = 0
+        """Counts what was announced, written and dropped: a ticket is where it stood."""
+        self._void_below = 0
+        """Tickets below this are void: everything was dropped since, or something announced since is forgotten."""
+        self._recent: OrderedDict[bytes, _Announced] = OrderedDict()
+        self._clears: OrderedDict[bytes, _Announced] = OrderedDict()
+        """As ``_recent``, by prefix."""
+
+    # Reads
+
+    def ticket(self) -> int:
+        """Return what ``fill`` wants to know: when the read began."""
+        return self._number
+
+    def fill(self, key: bytes, copy: Copy, ticket: int, now: float) -> None:
+        """Keep the answer of a read, unless it may be out of date."""
+        with self._lock:
+            if now >= self.live_until or ticket < self._void_below or not self._is_newest(key, copy[_VERSION], ticket):
+                self.refused += 1
+                return
+            entries = self.entries
+            held = entries.setdefault(key, copy)
+            if held is not copy:
+                held[:] = copy
+            entries.move_to_end(key)
+            if len(entries) > self.entries_max:
+                _void(entries.popitem(last=False)[1])
+            self.fills += 1
+
+    def _is_newest(self, key: bytes, version: bytes, ticket: int) -> bool:
+        announced = self._recent.get(key)
+        if announced is not None and (announced.version > version or announced.own > ticket):
+            return False
+        for prefix, clear in self._clears.items():
+            if (clear.version > version or clear.own > ticket) and key.startswith(prefix):
+                return False
+        held = self.entries.get(key)
+        return held is None or held[_VERSION] <= version
+
+    # Writes of this client
+
+    def on_own_write(self, keys: Iterable[bytes], now: float) -> None:
+        """Drop what this client is about to change, or has just changed."""
+        with self._lock:
+            for key in keys:
+                self._drop(key)
+                self._remember(self._recent, RECENT_MAX, key, b"", now, own=True)
+
+    def on_own_clear(self, prefix: bytes, now: float) -> None:
+        """Drop everything under a prefix that this client clears."""
+        with self._lock:
+            self._drop_prefix(prefix, None)
+            self._remember(self._clears, CLEARS_MAX, prefix, b"", now, own=True)
+
+    # What the streams say: see invalidation.Listener
+
+    def on_event(self, node_id: str, event: Event, now: float) -> None:  # noqa: ARG002  (a version is enough)
+        """Drop what is older than this event."""
+        kind, version, keys = event
+        with self._lock:
+            if kind in {EventKind.SET, EventKind.DELETE, EventKind.INVALIDATE}:
+                for key in keys:
+                    held = self.entries.get(key)
+                    if held is not None and held[_VERSION] < version:
+                        self._drop(key)
+                        self.invalidations += 1
+                    self._remember(self._recent, RECENT_MAX, key, version, now)
+            elif kind == EventKind.CLEAR:
+                for prefix in keys:
+                    self.invalidations += self._drop_prefix(prefix, version)
+                    self._remember(self._clears, CLEARS_MAX, prefix, version, now)
+            else:  # of a newer version of meshcache: whatever it concerns is gone then
+                self._drop_all()
+
+    def on_gap(self, node_id: str, now: float) -> None:  # noqa: ARG002  (it may concern any key)
+        """Drop everything, and refuse the answers of reads under way."""
+        with self._lock:
+            self._drop_all()
+
+    def suspend(self) -> None:
+        """Serve and keep nothing until the streams are live again; everything is dropped."""
+        with self._lock:
+            self.live_until = -math.inf
+            self._drop_all()
+
+    def after_fork(self, lock: AbstractContextManager[Any]) -> None:
+        """Begin anew in a child process, where nobody follows the streams yet, and nobody holds the lock."""
+        self._lock = lock
+        self.suspend()
+
+    def statistics(self, gaps: int, now: float) -> NearStatistics:
+        """Return the counts; ``gaps`` are the streams'."""
+        return NearStatistics(
+            self.hits, self.misses, self.fills, self.refused, self.invalidations, gaps, self.flushes,
+            len(self.entries), now < self.live_until,
+        )  # fmt: skip
+
+    def _drop_all(self) -> None:
+        self._number += 1
+        self._void_below = self._number
+        self.flushes += bool(self.entries)
+        for held in self.entries.values():
+            _void(held)
+        self.entries.clear()
+
+    def _drop(self, key: bytes) -> None:
+        held = self.entries.pop(key, None)
+        if held is not None:
+            _void(held)
+
+    def _drop_prefix(self, prefix: bytes, version: bytes | None) -> int:
+        """Drop the copies under a prefix, only those below ``version`` if there is one; returns their number."""
+        dropped = [
+            key
+            for key, held in self.entries.items()
+            if key.startswith(prefix) and (version is None or held[_VERSION] < version)
+        ]
+        for key in dropped:
+            self._drop(key)
+        return len(dropped)
+
+    def _remember(
+        self, memory: OrderedDict[bytes, _Announced], count_max: int, key: bytes, version: bytes, now: float,
+        own: bool = False,
+    ) -> None:  # fmt: skip
+        number = self._number = self._number + 1
+        before = memory.pop(key, None)
+        own_number = number if own else 0
+        if before is not None:
+            version = max(before.version, version)
+            own_number = max(before.own, own_number)
+        memory[key] = _Announced(number, now, version, own_number)
+        while len(memory) > count_max or next(iter(memory.values())).at < now - RECENT_S:
+            _, oldest = memory.popitem(last=False)
+            self._void_below = max(self._void_below, oldest.number)
+
+
+def _void(copy: Copy) -> None:
+    """Make a copy worthless for whoever still refers to it; one step, so that nobody finds it half done."""
+    copy[:] = (-math.inf, None, None, b"", copy[-1])

@@ -1,0 +1,300 @@
+"""The sync driver of the invalidation streams: one daemon thread for a client and all that are derived from it.
+
+It starts when a near cache is first used or something is subscribed to, and ends with the client. After a fork the
+child has no such thread: its near cache is empty and not live until it starts one of its own, and subscriptions made
+by the parent are closed in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Final, Self
+
+import zmq
+
+from meshcache.errors import OperationTimeout
+from meshcache.following import TICK_S, Following, weak_call
+from meshcache.link import Call, Outcome
+from meshcache.seeds import endpoint
+from meshcache.subscriber import Subscriber
+from meshcache.subscription import Feed, Invalidation
+
+FRAMES_PER_TURN: Final = 256
+RESOLVE_AGAIN_S: Final = 1.0
+JOIN_S: Final = 2.0
+
+_log = logging.getLogger(__name__)
+
+Ask = Callable[[list[Call]], list[Outcome]]
+
+
+class _Ear:
+    """The thread and its socket. It holds nothing that would keep the client alive."""
+
+    def __init__(self, following: Following, ask: Callable[[], Ask | None], changed: threading.Condition) -> None:
+        self.pid = os.getpid()
+        self._following = following
+        self._ask = ask
+        self._changed = changed
+        self._stopping = False
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._retry_at: dict[str, float] = {}
+        self.thread = threading.Thread(target=self._run, name="meshcache-follower", daemon=True)
+        self.thread.start()
+
+    def wake(self) -> None:
+        """Have the thread look at what changed."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wake_fd, 1)
+
+    def stop(self) -> None:
+        """End the thread, if it is of this process."""
+        if self.pid == os.getpid() and not self._stopping:
+            self._stopping = True
+            self.wake()
+            if self.thread is not threading.current_thread():
+                self.thread.join(JOIN_S)
+
+    def _run(self) -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        subscriber = Subscriber(context)
+        poller = zmq.Poller()
+        poller.register(subscriber.socket, zmq.POLLIN)
+        poller.register(self._wake_fd, zmq.POLLIN)
+        try:
+            tick_at = 0.0
+            while not self._stopping:
+                now = time.monotonic()
+                if now >= tick_at or self._following.members_changed:
+                    self._tick(subscriber, now)
+                    tick_at = now + TICK_S
+                left_ms = max(0, int((tick_at - time.monotonic()) * 1000) + 1)
+                woken = dict(poller.poll(left_ms))
+                if self._wake_fd in woken:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(self._wake_fd)
+                if subscriber.socket in woken:
+                    self._receive(subscriber.socket)
+        finally:
+            if not self._stopping:  # something unforeseen: better no events than none without a word
+                self._following.end()
+            subscriber.close()
+            context.term()
+            wake_fd, self._wake_fd = self._wake_fd, -1
+            os.close(wake_fd)
+
+    def _receive(self, socket: zmq.Socket[bytes]) -> None:
+        following = self._following
+        was_live = following.live(time.monotonic())
+        for _ in range(FRAMES_PER_TURN):
+            try:
+                frame = socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            following.receive(frame, time.monotonic())
+        if not was_live and following.live(time.monotonic()):
+            self._announce()
+
+    def _tick(self, subscriber: Subscriber, now: float) -> None:
+        following = self._following
+        calls = following.tick(now)
+        ask = self._ask() if calls else None
+        if ask is not None:
+            following.learn(calls[0], ask(calls)[0])
+        for address in following.to_redial(now):
+            subscriber.disconnect(address)
+        for address in subscriber.missing(following.addresses()):
+            if now >= self._retry_at.get(address, 0.0):
+                self._connect(subscriber, address, now)
+        self._announce()
+
+    def _connect(self, subscriber: Subscriber, address: str, now: float) -> None:
+        try:
+            found = endpoint(address)
+            assert found is not None
+            subscriber.connect(address, found)
+            self._retry_at.pop(address, None)
+        except (OSError, ValueError, zmq.ZMQError) as error:
+            self._retry_at[address] = now + RESOLVE_AGAIN_S
+            _log.warning("can not follow the invalidations at %s: %s", address, error)
+
+    def _announce(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class Follower:
+    """Starts the thread when it is needed, and waits for it."""
+
+    def __init__(self, following: Following, channels: Any) -> None:
+        self.following = following
+        self._channels = weakref.ref(channels)
+        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._ear: _Ear | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._closed = False
+        following.routing.on_members = weak_call(self._on_members)
+        _everyone.add(self)
+
+    def start(self) -> None:
+        """Start the thread if there is none in this process."""
+        ear = self._ear
+        if (ear is not None and ear.pid == os.getpid()) or self._closed:
+            return
+        with self._lock:
+            if self._ear is None or self._ear.pid != os.getpid():
+                self._ear = _Ear(self.following, _exchange_of(self._channels), self._changed)
+                self._finalizer = weakref.finalize(self, self._ear.stop)
+
+    def subscribe(self, namespace: bytes, prefix: bytes, timeout_s: float) -> Subscription:
+        """Return a subscription that stands. Raises OperationTimeout that names the nodes not heard of."""
+        if self._closed:
+            raise RuntimeError("this client is closed")
+        subscription = Subscription(self, namespace, prefix)
+        with self._lock:
+            self.following.attach(subscription.feed)
+        deadline = time.monotonic() + timeout_s
+        self.start()
+        with self._changed:
+            while not self.following.live(time.monotonic()):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._changed.wait(min(left_s, TICK_S))
+            else:
+                subscription.feed.standing = True
+        if not subscription.feed.standing:
+            silent = ", ".join(self.following.streams.not_live(time.monotonic())) or "any node"
+            self.detach(subscription.feed)
+            raise OperationTimeout(f"subscribe: not heard of {silent} within {timeout_s:.3g} s")
+        return subscription
+
+    def detach(self, feed: Feed) -> None:
+        """Feed a subscription no more; without any, and without a near cache, the thread ends."""
+        with self._lock:
+            self.following.detach(feed)
+            if not self.following.needed and self._finalizer is not None:
+                self._finalizer()
+                self._ear = None
+                self.following.begin_anew()
+
+    def close(self) -> None:
+        """End the thread and all subscriptions."""
+        self._closed = True
+        if self._finalizer is not None:
+            self._finalizer()
+        self.following.end()
+
+    def after_fork(self) -> None:
+        """Forget the parent's thread, and whatever lock another thread of the parent may have held."""
+        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        if self._ear is not None:
+            _graveyard.append(self._ear)
+        self._ear = self._finalizer = None
+        following = self.following
+        if following.near is not None:
+            following.near.after_fork(threading.Lock())
+        for feed in following.feeds:
+            feed.closed = True
+            following.detach(feed)
+        following.begin_anew()
+
+    def _on_members(self) -> None:
+        self.following.on_members()
+        ear = self._ear
+        if ear is not None:
+            ear.wake()
+
+
+class Subscription:
+    """Invalidations as they come; iterate over it, in as many threads as you like.
+
+    Iteration waits for the next one, and ends when the subscription or its client is closed.
+    """
+
+    def __init__(self, follower: Follower, namespace: bytes, prefix: bytes) -> None:
+        self._follower = follower
+        self._ready = threading.Condition()
+        self.feed = Feed(namespace, prefix, self._wake)
+
+    def wait(self, timeout: float | None = None) -> Invalidation | None:
+        """Return the next event; None if none came within ``timeout`` seconds, or the subscription is closed."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        queue = self.feed.queue
+        with self._ready:
+            while not queue:
+                left_s = None if deadline is None else deadline - time.monotonic()
+                if self.feed.closed or (left_s is not None and left_s <= 0):
+                    return None
+                self._ready.wait(left_s)
+            return queue.popleft()
+
+    def call(self, callback: Callable[[Invalidation], object]) -> None:
+        """Have every event given to a function, in a thread of its own."""
+        threading.Thread(target=self._call, args=(callback,), name="meshcache-subscription", daemon=True).start()
+
+    def close(self) -> None:
+        """End the subscription."""
+        self._follower.detach(self.feed)
+        self.feed.close()
+
+    def _wake(self) -> None:
+        with self._ready:
+            self._ready.notify()
+
+    def _call(self, callback: Callable[[Invalidation], object]) -> None:
+        for event in self:
+            try:
+                callback(event)
+            except Exception:  # noqa: BLE001  (whatever it is, the next event may fare better)
+                _log.exception("a subscription's callback failed")
+
+    def __iter__(self) -> Iterator[Invalidation]:
+        return self
+
+    def __next__(self) -> Invalidation:
+        event = self.wait()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _exchange_of(channels: weakref.ref[Any]) -> Callable[[], Ask | None]:
+    def find() -> Ask | None:
+        found = channels()
+        return None if found is None else found.exchange
+
+    return find
+
+
+_graveyard: list[_Ear] = []
+"""Inherited over a fork: their sockets are the parent's, and not ours to collect."""
+
+_everyone: weakref.WeakSet[Follower] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for follower in list(_everyone):
+        follower.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,161 @@
+"""What a client does with the invalidation streams, short of receiving them: shared by both drivers.
+
+Pure. A driver opens a SUB socket, connects it to ``addresses``, hands each frame to ``receive``, calls ``tick`` at
+least every ``TICK_S``, and carries out the calls that it returns. It does so from one thread or loop; only
+``routing.on_members`` and ``attach``/``detach`` come from others.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from typing import Final
+
+from meshcache.core.invalidation import Listener, Streams
+from meshcache.core.messages import Invalidations
+from meshcache.core.near import NearStore
+from meshcache.core.wire import Frame, decode_frame
+from meshcache.delivery import learn, look_up
+from meshcache.errors import ProtocolError
+from meshcache.link import Call, Outcome
+from meshcache.routing import Routing
+from meshcache.subscription import Feed
+
+TICK_S: Final = 0.1
+ALLOWANCE_S: Final = 0.1
+"""What asking for the members may take; who showed another ring a moment ago answers at once."""
+REDIAL_S: Final = 5.0
+"""A stream silent for so long is dialled anew, in case its connection only seems to stand."""
+
+
+class Following:
+    """The streams of all members, the near cache and the subscriptions that live on them."""
+
+    def __init__(self, routing: Routing, near: NearStore | None) -> None:
+        self.routing = routing
+        self.near = near
+        self.streams = Streams()
+        self.feeds: tuple[Feed, ...] = ()
+        self.malformed = 0
+        self.members_changed = True
+        """The member table is not what ``tick`` saw last."""
+        self._dialled_at: dict[str, float] = {}
+
+    @property
+    def needed(self) -> bool:
+        """Tell whether anyone wants to hear."""
+        return self.near is not None or bool(self.feeds)
+
+    def on_members(self) -> None:
+        """Members or owners changed: nothing may be served until all of them are followed."""
+        self.members_changed = True
+        if self.near is not None:
+            self.near.suspend()
+
+    def attach(self, feed: Feed) -> None:
+        """Have a subscription fed from now on."""
+        self.feeds = (*self.feeds, feed)
+        self._relisten()
+
+    def detach(self, feed: Feed) -> None:
+        """Feed it no more."""
+        self.feeds = tuple([other for other in self.feeds if other is not feed])
+        self._relisten()
+
+    def begin_anew(self) -> None:
+        """Nobody listens any more, or it is another process: all that was known of the streams is worth nothing."""
+        self.streams = Streams()
+        self.members_changed = True
+        if self.near is not None:
+            self.near.suspend()
+        self._relisten()
+
+    def end(self) -> None:
+        """The client is closed."""
+        if self.near is not None:
+            self.near.suspend()
+        for feed in self.feeds:
+            feed.close()
+
+    def _relisten(self) -> None:
+        listeners: list[Listener] = [] if self.near is None else [self.near]
+        self.streams.listeners = (*listeners, *self.feeds)
+
+    def addresses(self) -> list[str]:
+        """Return where to be connected; it changes only in ``tick``."""
+        return [stream.address for stream in self.streams.streams.values()]
+
+    def to_redial(self, now: float) -> list[str]:
+        """Return whose connection is to be made anew."""
+        streams = self.streams.streams.values()
+        dialled = self._dialled_at
+        self._dialled_at = {stream.address: dialled.get(stream.address, now) for stream in streams}
+        found = [
+            stream.address
+            for stream in streams
+            if now - max(stream.heard_at, self._dialled_at[stream.address]) > REDIAL_S
+        ]
+        self._dialled_at.update(dict.fromkeys(found, now))
+        return found
+
+    def receive(self, frame: Frame, now: float) -> None:
+        """Take what a node published."""
+        streams, routing = self.streams, self.routing
+        try:
+            _, messages = decode_frame(frame)
+        except ProtocolError:
+            self.malformed += 1
+            streams.lose_all(now)
+            return
+        for message in messages:
+            if isinstance(message, Invalidations):
+                streams.receive(message, now)
+                if message.view != routing.digest:
+                    routing.note_view(self._asked_for(message.node_id), message.view)
+        self._show_live()
+
+    def tick(self, now: float) -> list[Call]:
+        """Look for silence and follow the member table; returns the request for the members, if one is due."""
+        if not self.streams.listeners:
+            self._relisten()
+        if self.members_changed:
+            self.members_changed = False
+            members = {node_id: publish for node_id, (publish, _boot) in self.routing.streams.items()}
+            self.streams.follow(members, self.routing.digest, now)
+        else:
+            self.streams.review(now)
+        self._show_live()
+        return look_up(self.routing, now, ALLOWANCE_S) if self.routing.known else []
+
+    def learn(self, call: Call, outcome: Outcome) -> None:
+        """Take in what came of a request for the members."""
+        learn(self.routing, call, outcome)
+
+    def live(self, now: float) -> bool:
+        """Tell whether every member is followed, as far as the mesh tells."""
+        return not self.members_changed and now < self.streams.live_until
+
+    def _show_live(self) -> None:
+        near, live_until = self.near, self.streams.live_until
+        if near is None or self.members_changed:
+            return
+        if live_until > -math.inf:
+            near.live_until = live_until
+        elif near.live_until > -math.inf:
+            near.suspend()
+
+    def _asked_for(self, node_id: str) -> str:
+        return self.routing.address_of(node_id) or ""
+
+
+def weak_call(method: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls the method as long as its object lives."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        found = reference()
+        if found is not None:
+            found()
+
+    return call

@@ -1,0 +1,69 @@
+"""The socket under the invalidation streams: one SUB, connected to every member, for either driver.
+
+One socket for all: frames say whose they are, those of one node keep their order, and each connection has a queue of
+its own. libzmq connects again by itself after a break (and asks for the stream again as soon as its owner looks at the
+socket, which both drivers do every 0.1 s at least); what was missed shows in the numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import zmq
+
+from meshcache.address import join_address
+
+FRAME_BYTES_MAX: Final = 1 << 26
+QUEUE_FRAMES_MAX: Final = 1000
+"""For each node; what does not fit is lost and shows as a gap."""
+
+Context = zmq.Context[zmq.Socket[bytes]]
+
+
+class Subscriber:
+    """A SUB socket and the addresses that it is connected to, as given and as resolved."""
+
+    def __init__(self, context: Context) -> None:
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.SUB)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.RCVHWM, QUEUE_FRAMES_MAX),
+            (zmq.MAXMSGSIZE, FRAME_BYTES_MAX),
+            (zmq.RECONNECT_IVL, 100),
+            (zmq.RECONNECT_IVL_MAX, 1000),
+            (zmq.CONNECT_TIMEOUT, 2000),
+            (zmq.HANDSHAKE_IVL, 3000),
+            (zmq.HEARTBEAT_IVL, 0),
+            (zmq.TCP_KEEPALIVE, 1),
+            (zmq.TCP_KEEPALIVE_IDLE, 10),
+            (zmq.TCP_KEEPALIVE_INTVL, 3),
+            (zmq.TCP_KEEPALIVE_CNT, 3),
+            (zmq.IPV6, 1),
+        ):
+            self.socket.setsockopt(option, value)
+        self.socket.setsockopt(zmq.SUBSCRIBE, b"")
+        self._connected: dict[str, str] = {}
+
+    def missing(self, wanted: list[str]) -> list[str]:
+        """Disconnect what is not wanted any more; return what is wanted and not connected."""
+        for address in [address for address in self._connected if address not in wanted]:
+            self.disconnect(address)
+        return [address for address in wanted if address not in self._connected]
+
+    def connect(self, address: str, found: tuple[str, int]) -> None:
+        """Connect to an address, which was resolved to a numeric host and a port."""
+        if address not in self._connected:
+            endpoint = f"tcp://{join_address(*found)}"
+            self.socket.connect(endpoint)
+            self._connected[address] = endpoint
+
+    def disconnect(self, address: str) -> None:
+        """Drop a connection and what is queued on it."""
+        endpoint = self._connected.pop(address, None)
+        if endpoint is not None and endpoint not in self._connected.values():
+            self.socket.disconnect(endpoint)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._connected.clear()
+        self.socket.close(0)
