@@ -209,9 +209,13 @@ class AsyncClient:
         return AsyncSubscription(self._follower, session.options.prefix, namespace_bytes(prefix), prepare, callback)
 
     def near_statistics(self) -> NearStatistics | None:
-        """Return what the near cache did so far; None if there is none."""
+        """Return what the near cache did so far; None if there is none, and no key is hot."""
         near = self._session.near
-        return None if near is None else near.statistics(self._follower.following.streams.gaps, time.monotonic())
+        return (
+            None
+            if near is None or not near.used
+            else near.statistics(self._follower.following.streams.gaps, time.monotonic())
+        )
 
     async def inspect(
         self, what: str, key: Key = b"", *, node: str | None = None, timeout: float | None = None

@@ -32,7 +32,8 @@ class Client:
     ``seeds`` says where to begin: "host:port", several with commas or as a list, a URL
     "mesh://host:port,host:port/namespace?timeout=0.5&consistency=quorum", or None for the environment variable
     MESHCACHE_SEEDS, else 127.0.0.1:7101. Every ``timeout`` is the total time of a call in seconds (5 by default),
-    connecting, retries and failover included. All of it is described in README.md.
+    connecting, retries and failover included. ``near_cache`` is True or a NearCache to keep copies of what is read,
+    None to do so for keys that the nodes call hot, False for no copies at all. All of it is described in README.md.
     """
 
     def __init__(
@@ -208,9 +209,13 @@ class Client:
         return subscription
 
     def near_statistics(self) -> NearStatistics | None:
-        """Return what the near cache did so far; None if there is none."""
+        """Return what the near cache did so far; None if there is none, and no key is hot."""
         near = self._session.near
-        return None if near is None else near.statistics(self._follower.following.streams.gaps, time.monotonic())
+        return (
+            None
+            if near is None or not near.used
+            else near.statistics(self._follower.following.streams.gaps, time.monotonic())
+        )
 
     def inspect(
         self, what: str, key: Key = b"", *, node: str | None = None, timeout: float | None = None

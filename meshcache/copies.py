@@ -21,7 +21,7 @@ from meshcache.core.near import Copy, NearCache, NearStore
 from meshcache.core.record import HEADER_BYTES, NEVER_MS, expires_ms_of, extras_of, version_of
 from meshcache.delivery import Flow
 from meshcache.errors import ConfigError
-from meshcache.routing import Routing
+from meshcache.routing import HOT_KEYS_MAX, Routing
 
 T = TypeVar("T")
 
@@ -32,13 +32,14 @@ _UNCHANGEABLE: Final = frozenset(
 
 
 class Reading:
-    """When a read began, by both clocks that count."""
+    """When a read began, by both clocks that count, and of which keys copies may be kept."""
 
-    __slots__ = ("began", "ticket")
+    __slots__ = ("began", "raws", "ticket")
 
-    def __init__(self, began: float, ticket: int) -> None:
+    def __init__(self, began: float, ticket: int, raws: frozenset[bytes]) -> None:
         self.began = began
         self.ticket = ticket
+        self.raws = raws
 
 
 class Copies:
@@ -84,15 +85,25 @@ class Copies:
         found[key] = copy
         return self.value(key)
 
-    def begin(self, missed: int) -> Reading:
-        """Note that a read of so many keys begins."""
-        self.near.misses += missed
-        return Reading(self._clock(), self.near.ticket())
+    def begin(self, raws: list[bytes]) -> Reading | None:
+        """Note that a read of these keys begins; None if no copies of them are to be kept."""
+        only = self.near.only
+        if only is not None:
+            raws = [raw for raw in raws if raw in only]
+        self.near.misses += len(raws)
+        return Reading(self._clock(), self.near.ticket(), frozenset(raws)) if raws else None
 
-    def keep(self, raw: bytes, record: bytes, value: Any, reading: Reading) -> None:
+    def keep(self, raw: bytes, record: bytes, value: Any, reading: Reading | None) -> None:
         """Offer the answer of a read."""
+        if reading is None or raw not in reading.raws:
+            return
         now = self._clock()
-        until = reading.began + self.near.ttl_s
+        ttl_s = self.near.ttl_s
+        if self.near.only is not None:
+            if self._routing.hot.get(raw, 0.0) <= now:
+                return
+            ttl_s = self._routing.hot_copy_s
+        until = reading.began + ttl_s
         expires_ms = min(expires_ms_of(record), extras_of(record).soft_expires_ms or NEVER_MS)
         if expires_ms < NEVER_MS:
             wall_ms = self._routing.wall_ms(now)
@@ -122,9 +133,11 @@ class Copies:
 
 
 def near_store(
-    near_cache: NearCache | bool | None, read_level: int, lock: AbstractContextManager[Any] | None
+    near_cache: NearCache | bool | None, read_level: int, lock: AbstractContextManager[Any] | None, routing: Routing
 ) -> NearStore | None:
-    """Return the store for what a client was given as ``near_cache``."""
+    """Return the store for what a client was given as ``near_cache``; None stands for copies of hot keys."""
+    if near_cache is None and read_level == DEFAULT_LEVEL:
+        return NearStore(NearCache(HOT_KEYS_MAX), lock, only=routing.hot)
     if near_cache is None or near_cache is False:
         return None
     if near_cache is True:

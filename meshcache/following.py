@@ -45,7 +45,7 @@ class Following:
     @property
     def needed(self) -> bool:
         """Tell whether anyone wants to hear."""
-        return self.near is not None or bool(self.feeds)
+        return (self.near is not None and self.near.used) or bool(self.feeds)
 
     def on_members(self) -> None:
         """Members or owners changed: nothing may be served until all of them are followed."""

@@ -215,7 +215,7 @@ class Link:
                 if self._expected.pop(message.request, None) is not None:
                     found.append((message.request, self._rejected(message)))
             elif type(message) is Hot:
-                self._routing.note_hot(message.keys)
+                self._routing.note_hot(message.keys, message.copy_ttl_ms / 1000)
             elif type(message) is Welcome:
                 self._wall_ms = self._routing.welcome(self.address, message, self._asked_at, self._routing.clock())
                 self._boot = message.boot

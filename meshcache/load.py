@@ -101,7 +101,7 @@ async def _run(plan: Plan) -> Outcome:
     keys = [f"{prefix}{index}" for index in range(plan.keys)]
     value = random.randbytes(plan.value_bytes)
     ttl_s = plan.duration_s + _TTL_MARGIN_S
-    async with AsyncClient(plan.seeds, timeout=plan.timeout_s) as client:
+    async with AsyncClient(plan.seeds, timeout=plan.timeout_s, near_cache=False) as client:
         try:
             for start in range(0, len(keys), _BATCH):
                 await client.set_many(dict.fromkeys(keys[start : start + _BATCH], value), ttl=ttl_s)

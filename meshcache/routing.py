@@ -100,7 +100,9 @@ class Routing:
         self.only: str | None = None
         """The address to ask first for every slot, if it is the same one: then no key needs to be hashed."""
         self.hot: dict[bytes, float] = {}
-        """Per hot key until when it counts as such: reads of it are spread over its owners."""
+        """Per hot key until when it counts as such: reads of it are spread over its owners. Changed in place."""
+        self.hot_copy_s = 0.0
+        """How long a copy of a hot key may be used; 0: reads of this mesh ask several nodes, so no copy will do."""
         self.streams: dict[str, tuple[str, int]] = {}
         """By node id where each member publishes its invalidations, and its boot."""
         self.on_members: Callable[[], None] = _nothing
@@ -192,11 +194,13 @@ class Routing:
                 return now * 1000 + peer.wall_offset_ms
         return None
 
-    def note_hot(self, keys: list[bytes]) -> None:
+    def note_hot(self, keys: list[bytes], copy_s: float) -> None:
         """A node says that these keys are read very often."""
         now = self.clock()
+        self.hot_copy_s = copy_s
         if len(self.hot) + len(keys) > HOT_KEYS_MAX:
-            self.hot = {key: until for key, until in list(self.hot.items()) if until > now}
+            for key in [key for key, until in list(self.hot.items()) if until <= now]:
+                self.hot.pop(key, None)
         self.hot.update(dict.fromkeys(keys[: HOT_KEYS_MAX - len(self.hot)], now + HOT_S))
 
     # ---- whom to ask

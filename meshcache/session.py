@@ -13,14 +13,12 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from zlib import crc32
 
 from meshcache.arguments import (
     DEFAULT,
     MISSING,
-    Consistency,
     Item,
     Key,
     Ttl,
@@ -60,7 +58,6 @@ from meshcache.core.record import (
 )
 from meshcache.delivery import Delivery, Flow, allowance_s
 from meshcache.errors import (
-    ConfigError,
     NodeUnavailable,
     ProtocolError,
     SerializationError,
@@ -68,31 +65,19 @@ from meshcache.errors import (
 )
 from meshcache.filling import Fill, decoded, is_stale, terms
 from meshcache.link import Call, Kind, Link
+from meshcache.options import Options, options_of
 from meshcache.routing import Routing
 from meshcache.seeds import parse_seeds
 
 FLAGS_AT: Final = STAMP_BYTES
 CODEC_AT: Final = STAMP_BYTES + 1
 """Where in a record the nodes' flags are, and the codec's tag."""
-TIMEOUT_S: Final = 5.0
 SMALL_KEYS: Final = 512
 SMALL_BYTES: Final = 1 << 20
 """Below this, size does not add to what an attempt may take."""
 
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How one client object works; clients derived from it differ in these."""
-
-    prefix: bytes
-    timeout_s: float
-    ttl_ms: int
-    w: int
-    r: int
-    codec: Codec
 
 
 class Session:
@@ -109,8 +94,9 @@ class Session:
         self.routing = routing
         self.near = near
         self._copies = None if near is None else Copies(near, routing, options.prefix, options.codec.decode)
-        self.copies = self._copies if options.r == DEFAULT_LEVEL else None
-        """For reads: None too where an explicit read level asks for more than a copy can promise."""
+        self.copies = self._copies if options.r == DEFAULT_LEVEL and (near is None or near.only is None) else None
+        """For reads: None too where an explicit read level asks for more than a copy can promise, and until a node
+        says that some key is hot, if there are only copies of such keys."""
         self.options = options
         self.cluster = cluster
         self._clock = routing.clock
@@ -182,7 +168,7 @@ class Session:
         wanted = [i for i, key in enumerate(given) if key not in found]
         if not wanted:
             return found
-        reading = copies.begin(len(wanted))
+        reading = copies.begin([raws[i] for i in wanted])
         records = yield from self._get_records([raws[i] for i in wanted], timeout)
         fetched = self._values([given[i] for i in wanted], records)
         for i, record in zip(wanted, records, strict=True):
@@ -340,6 +326,7 @@ class Session:
         if address is not None:
             if kind is Get and key in routing.hot:
                 address = routing.spread(key, started, self.rng.random()) or address
+                self._use_copies()
             size = len(key) + content_bytes
             if not repeatable:
                 allowance = timeout_s
@@ -489,10 +476,10 @@ class Session:
             value = copies.value(key)
             if value is not MISSING:
                 return value, None
-            reading = copies.begin(1)
+            reading = copies.begin([raw])
         record = yield from self._one(Get, self._read, raw, None, 0, timeout)
         value = self._value(record, MISSING, key)
-        if copies is not None and reading is not None and value is not MISSING:
+        if copies is not None and value is not MISSING:
             copies.keep(raw, record, value, reading)
         return value, record if _is_hit(record) else None
 
@@ -511,7 +498,16 @@ class Session:
 
     def _writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:
         """Write so that this client does not read from its copies what it has overwritten."""
-        return flow if self._copies is None else self._copies.while_writing(keys, flow)
+        if self._copies is None or not self._copies.near.used:
+            return flow
+        return self._copies.while_writing(keys, flow)
+
+    def _use_copies(self) -> None:
+        """A key is hot: from now on look for copies first."""
+        wanted = self.options.r == DEFAULT_LEVEL and self.routing.hot_copy_s
+        if self.copies is None and self._copies is not None and wanted:
+            self._copies.near.used = True
+            self.copies = self._copies
 
     def prepare(self, timeout: float | None) -> Flow[None]:
         """Learn who is in the mesh, if that is not known yet."""
@@ -559,34 +555,15 @@ def _is_hit(record: Any) -> bool:
 def begin(
     seeds: str | Iterable[str] | None,
     *,
-    timeout: float | None,
-    ttl: Ttl,
-    consistency: Consistency,
-    codec: str | ValueCodec | None,
-    namespace: str | bytes,
     cluster: str,
     near_cache: NearCache | bool | None = None,
     lock: AbstractContextManager[Any] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    **arguments: Any,
 ) -> Session:
-    """Return the session of a new client; what is given as an argument counts more than what a URL says."""
+    """Return the session of a new client; ``arguments`` are those of options.py."""
     found = parse_seeds(seeds)
-    url = found.options
-    if ttl is DEFAULT:
-        ttl = url.get("ttl", DEFAULT)
-    try:
-        w, r = levels(url.get("consistency") if consistency is None else consistency)
-        options = Options(
-            prefix=namespace_bytes(namespace or found.namespace or b""),
-            timeout_s=seconds(url.get("timeout", TIMEOUT_S) if timeout is None else timeout),
-            ttl_ms=milliseconds(ttl),
-            w=w,
-            r=r,
-            codec=Codec(url.get("codec") if codec is None else codec),
-        )
-    except ValueError as error:
-        if url and not isinstance(error, ConfigError):
-            raise ConfigError(f"seeds: {error}") from error
-        raise
-    routing, near = Routing(found.addresses, clock), near_store(near_cache, r, lock)
-    return Session(routing, random.SystemRandom(), options, cluster or url.get("cluster", ""), near)
+    options = options_of(found, **arguments)
+    routing = Routing(found.addresses, clock)
+    near = near_store(near_cache, options.r, lock, routing)
+    return Session(routing, random.SystemRandom(), options, cluster or found.options.get("cluster", ""), near)

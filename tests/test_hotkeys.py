@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from story import DEFAULT, Story
 
+import meshcache
+from meshcache import LocalMesh
 from meshcache.config import HotKeySettings
 from meshcache.core.hotkeys import COUNTERS_MAX, NOTED_READS_MAX, PANES, HotKeys
 from meshcache.routing import HOT_KEYS_MAX, HOT_S
@@ -131,8 +135,8 @@ def test_what_a_node_says_of_hot_keys_is_bounded_and_forgotten() -> None:
     routing, client = story.client.session.routing, story.client
     client.run(client.session.get("k", None, None), lambda *_: None)
     story.mesh.run(0.1)
-    routing.note_hot([b"%d" % i for i in range(HOT_KEYS_MAX + 10)])
-    routing.note_hot([b"late"])
+    routing.note_hot([b"%d" % i for i in range(HOT_KEYS_MAX + 10)], 1.0)
+    routing.note_hot([b"late"], 1.0)
     assert len(routing.hot) == HOT_KEYS_MAX
     assert b"late" not in routing.hot
     now = routing.clock()
@@ -140,8 +144,53 @@ def test_what_a_node_says_of_hot_keys_is_bounded_and_forgotten() -> None:
     assert routing.spread(b"late", now, 0.5) is None
     assert routing.spread(b"1", now + HOT_S, 0.5) is None
     story.mesh.run(HOT_S + 0.1)
-    routing.note_hot([b"late"])
+    routing.note_hot([b"late"], 1.0)
     assert list(routing.hot) == [b"late"]
+
+
+@pytest.mark.process
+def test_clients_keep_copies_of_hot_keys_and_of_no_others() -> None:
+    """With real processes: the simulator's clients do not follow the streams of a hot key."""
+    with LocalMesh(nodes=3, hot_keys={"threshold_reads": 50}) as mesh, mesh.client() as reader, mesh.client() as writer:
+        writer.set_many({"hot": [1], "cold": [2]})
+        assert reader.near_statistics() is None
+        deadline = time.monotonic() + 20
+        while (found := reader.near_statistics()) is None or not found.hits:
+            assert reader.get("hot") == [1]
+            assert time.monotonic() < deadline, found
+        assert list(reader._session.near.entries) == [b"hot"]  # type: ignore[union-attr]  # just seen to be there
+        assert reader.get_many(["hot", "cold"]) == {"hot": [1], "cold": [2]}
+        assert list(reader._session.near.entries) == [b"hot"]  # type: ignore[union-attr]  # as above
+        copy = reader.get("hot")
+        copy.append("changed by who got it")
+        assert reader.get("hot") == [1]
+        writer.set("hot", [3])
+        while reader.get("hot") == [1]:
+            assert time.monotonic() < deadline
+        reader.set("hot", [4])
+        assert reader.get("hot") == [4], "a client reads its own writes"
+        with reader.with_options(consistency="quorum") as strict:
+            before = reader.near_statistics()
+            assert strict.get("hot") == [4]
+            assert reader.near_statistics().hits == before.hits  # type: ignore[union-attr]  # as above
+
+
+@pytest.mark.process
+def test_who_wants_no_copies_gets_none() -> None:
+    hot = {"threshold_reads": 20}
+    with LocalMesh(nodes=2, hot_keys=hot) as mesh, meshcache.Client(mesh.addresses, near_cache=False) as plain:
+        plain.set("hot", 1)
+        while not plain._session.routing.hot:
+            assert plain.get("hot") == 1
+        assert [plain.get("hot") for _ in range(50)] == [1] * 50
+        assert plain.near_statistics() is None
+    cluster = {"replicas": 3, "write_quorum": 2, "read_quorum": 2}
+    with LocalMesh(nodes=3, hot_keys=hot, cluster=cluster) as mesh, mesh.client() as strict:
+        strict.set("hot", 1)
+        while not strict._session.routing.hot:
+            assert strict.get("hot") == 1
+        assert [strict.get("hot") for _ in range(50)] == [1] * 50
+        assert strict.near_statistics() is None, "a mesh that reads from a quorum is not satisfied with a copy"
 
 
 def test_inspect_tells_the_keys_read_most() -> None:

@@ -289,13 +289,13 @@ def copies_at(clock: Clock, store: NearStore, prefix: bytes = b"") -> Copies:
 
 def keep(copies: Copies, key: str, value: Any, expires_ms: int = NEVER_MS) -> None:
     record = stamp(version(1), expires_ms) + Codec().encode(value)
-    copies.keep(key.encode(), record, value, copies.begin(1))
+    copies.keep(key.encode(), record, value, copies.begin([key.encode()]))
 
 
 def test_a_copy_ends_with_its_time_counted_from_the_beginning_of_the_read() -> None:
     clock = Clock()
     copies = copies_at(clock, near_store(ttl=1.0))
-    reading = copies.begin(1)
+    reading = copies.begin([b"k"])
     clock.now += 0.4
     copies.keep(b"k", stamp(version(1), NEVER_MS) + Codec().encode("v"), "v", reading)
     assert copies.value("k") == "v"
@@ -303,7 +303,7 @@ def test_a_copy_ends_with_its_time_counted_from_the_beginning_of_the_read() -> N
     assert copies.value("k") == "v"
     clock.now += 0.002
     assert copies.value("k") is MISSING
-    reading = copies.begin(1)
+    reading = copies.begin([b"k"])
     clock.now += 1.1
     copies.keep(b"k", stamp(version(1), NEVER_MS) + Codec().encode("v"), "v", reading)
     assert copies.value("k") is MISSING

@@ -21,7 +21,7 @@ FILE_LINES_MAX = 600
 BELOW_CORE = {"meshcache.errors", "meshcache.config", "meshcache.address"}
 PURE = (
     "core", "session", "delivery", "link", "filling", "routing", "breaker", "arguments", "codec", "copies", "following",
-    "subscription", "simulation",
+    "options", "subscription", "simulation",
 )  # fmt: skip
 """Modules and packages that must not touch sockets, threads or processes."""
 

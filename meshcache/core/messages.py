@@ -310,7 +310,8 @@ class Reply(NamedTuple):
 class Hot(NamedTuple):
     """Comes with a REPLY to a GET: these of its keys are read so often that the asker had better keep a copy.
 
-    A copy may be used for ``copy_ttl_ms``; reads of such a key may go to any of its owners. See hotkeys.py.
+    A copy may be used for ``copy_ttl_ms``, 0: not at all, because reads of this mesh ask several replicas. Reads of
+    such a key may go to any of its owners. See hotkeys.py.
     """
 
     copy_ttl_ms: int

@@ -16,6 +16,9 @@ What is promised, and by what:
   number of keys; a ticket older than what had to be forgotten is void.
 - **Own writes.** The writer voids its copy before and after a write: what it reads next comes from the mesh.
 
+A store may be limited to some keys (``only``): those that nodes call hot, in a client that was given no near cache.
+Of all others it takes no note, so that a mesh with many writes and a few hot keys costs it next to nothing.
+
 Misses are not kept. Copies are kept decoded where the value cannot be changed by who gets it (text, bytes, numbers,
 None), else as the record, and each reader gets a value of its own: decoding costs a fifth of ``copy.deepcopy``.
 
@@ -28,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -108,8 +111,18 @@ class _Announced(NamedTuple):
 class NearStore:
     """The copies, and what must be known to keep only what may be kept. ``now`` is monotonic seconds."""
 
-    def __init__(self, options: NearCache, lock: AbstractContextManager[Any] | None = None) -> None:
+    def __init__(
+        self,
+        options: NearCache,
+        lock: AbstractContextManager[Any] | None = None,
+        only: Container[bytes] | None = None,
+    ) -> None:
         self.ttl_s = float(options.ttl)
+        self.used = only is None
+        """Somebody reads from here, or may any moment."""
+        self.only = only
+        """The keys of which copies may be kept: a key must be among them when its read begins, and stay while it is
+        under way. None: all."""
         self.entries: OrderedDict[bytes, Copy] = OrderedDict()
         """By raw key. A reader looks here by itself, and serves a copy before its time and ``live_until`` only."""
         self.live_until = -math.inf
@@ -160,7 +173,7 @@ class NearStore:
     def on_own_write(self, keys: Iterable[bytes], now: float) -> None:
         """Drop what this client is about to change, or has just changed."""
         with self._lock:
-            for key in keys:
+            for key in keys if self.only is None else [key for key in keys if key in self.only]:
                 self._drop(key)
                 self._remember(self._recent, RECENT_MAX, key, b"", now, own=True)
 
@@ -177,7 +190,7 @@ class NearStore:
         kind, version, keys = event
         with self._lock:
             if kind in {EventKind.SET, EventKind.DELETE, EventKind.INVALIDATE}:
-                for key in keys:
+                for key in keys if self.only is None else [key for key in keys if key in self.only]:
                     held = self.entries.get(key)
                     if held is not None and held[_VERSION] < version:
                         self._drop(key)

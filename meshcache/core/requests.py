@@ -174,7 +174,8 @@ class Requests:
     def _reply_records(self, origin: bytes, get: m.Get, records: list[Any]) -> None:
         if self.hot.until and (hot := self.hot.among(get.keys)):
             # Before the reply: who reads it knows then what to keep.
-            self._outbox.reply(origin, m.Hot(self.hot.copy_ttl_ms, hot))
+            copy_ttl_ms = self.hot.copy_ttl_ms if self._config.cluster.read_quorum == 1 else 0
+            self._outbox.reply(origin, m.Hot(copy_ttl_ms, hot))
         if get.meta:
             records = [without_value(r) if type(r) is bytes else r for r in records]
         elif len(records) > 1:

@@ -16,8 +16,9 @@ from meshcache.core.messages import TTL_NEVER, Code, Get, Inspect, Welcome
 from meshcache.delivery import Compute, Computed, Flow, Share
 from meshcache.errors import ProtocolError
 from meshcache.link import GREETING, LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Call, Failure, Link, Outcome
+from meshcache.options import Options
 from meshcache.routing import Routing
-from meshcache.session import Options, Session
+from meshcache.session import Session
 from meshcache.simulation.network import Line, Network
 from meshcache.simulation.world import World
 

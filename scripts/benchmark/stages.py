@@ -18,8 +18,9 @@ from meshcache.core.messages import DEFAULT_LEVEL, TTL_DEFAULT
 from meshcache.core.node import NodeCore
 from meshcache.core.wire import decode_frame
 from meshcache.link import Batch
+from meshcache.options import Options
 from meshcache.routing import Routing
-from meshcache.session import Options, Session
+from meshcache.session import Session
 
 from .clients import values_of
 from .workload import SMALL_BYTES, batches, key_of, value_for, verify

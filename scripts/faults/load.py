@@ -219,7 +219,7 @@ class _Worker:
 
     async def run_asyncio(self, report: Any) -> None:
         """Run the lanes as tasks."""
-        async with meshcache.AsyncClient(self._seeds, **self._plan.options) as cache:
+        async with meshcache.AsyncClient(self._seeds, near_cache=False, **self._plan.options) as cache:
             for call in self._fills():
                 self._filled(call, await cache.set_many(*call.arguments))
             report()
@@ -248,7 +248,7 @@ class _Worker:
 
     def run_threads(self, report: Any) -> None:
         """Run the lanes as threads, which share one client."""
-        with meshcache.Client(self._seeds, **self._plan.options) as cache:
+        with meshcache.Client(self._seeds, near_cache=False, **self._plan.options) as cache:
             for call in self._fills():
                 self._filled(call, cache.set_many(*call.arguments))
             report()
