@@ -1,8 +1,9 @@
 """Anti-entropy: owners of a slot compare what they hold, all the time and a little at a time.
 
-Every ``INTERVAL_S`` a node sends the digests of some of its slots to another owner of them. The other answers with the
-slots that differ and, for the first of these, with all its keys and versions. Of keys that both have, what is newer
-there is fetched and what is newer here is sent. Stores merge by version, so any order and any repetition is safe.
+Now and then (``SLOTS_PER_S``) a node sends the digests of some of its slots to another owner of them. The other
+answers with the slots that differ and, for the first of these, with all its keys and versions. Of keys that both have,
+what is newer there is fetched and what is newer here is sent. Stores merge by version, so any order and any repetition
+is safe.
 
 A key that only the other has may have been evicted here, and repair must not fight that: it is taken only if nothing
 was evicted here for ``FILL_AFTER_MS``. Nor is a single owner's word enough where W + R > N: this node may have
@@ -26,7 +27,12 @@ from meshcache.core.reads import QuorumRead
 from meshcache.core.record import VERSION_BYTES, expiry_bytes
 
 INTERVAL_S: Final = 0.25
-SLOTS_PER_ROUND: Final = 64
+"""The time between two rounds, at least."""
+SLOTS_PER_S: Final = 256
+SLOTS_PER_ROUND: Final = 256
+"""So a mesh at rest has one round a second: what a round costs then is its messages."""
+CHANGED_PER_ROUND: Final = 64
+"""Slots whose digest is computed in one round at most."""
 ENTRIES_PER_ROUND: Final = 4000
 """Entries whose digest is computed in one round at most: about three milliseconds."""
 SETTLE_MS: Final = 2000
@@ -64,8 +70,10 @@ class AntiEntropy:
             self._evictions, self._evicted_ms = evictions, coordinator.wall_ms
         if coordinator.view.former or not coordinator.membership.peers():
             return
-        for node_id, slots in self._choose().items():
+        chosen = self._choose()
+        for node_id, slots in chosen.items():
             self._compare(node_id, slots)
+        self._next_at = max(self._next_at, coordinator.now + sum(map(len, chosen.values())) / SLOTS_PER_S)
 
     def statistics(self) -> dict[str, Any]:
         """Return what was compared and repaired since the start; ``pass_age_s``: since the last whole pass."""
@@ -86,19 +94,28 @@ class AntiEntropy:
     def _choose(self) -> dict[str, list[int]]:
         """Return the next slots to compare, by whom to compare them with."""
         coordinator, view = self.coordinator, self.coordinator.view
+        store, own_id = coordinator.store, coordinator.own_id
+        alive = {fact.node_id for fact in coordinator.membership.peers() if fact.state == State.ALIVE}
         chosen: dict[str, list[int]] = {}
-        count = entries = 0
-        while count < SLOTS_PER_ROUND and entries < ENTRIES_PER_ROUND and self._next_slot < view.ring.slots:
+        count = changed = entries = 0
+        while (
+            self._next_slot < view.ring.slots
+            and count < SLOTS_PER_ROUND
+            and changed < CHANGED_PER_ROUND
+            and entries < ENTRIES_PER_ROUND
+        ):
             slot = self._next_slot
             self._next_slot += 1
-            others = [node_id for node_id in view.ring.owners[slot] if node_id != coordinator.own_id]
-            if not view.owned[slot] or not view.held[slot] or not others:
+            if not view.owned[slot] or not view.held[slot]:
                 continue
-            partner = others[self._turn % len(others)]
-            if coordinator.membership.state_of(partner) == State.ALIVE:
+            others = [node_id for node_id in view.ring.owners[slot] if node_id != own_id]
+            partner = others[self._turn % len(others)] if others else ""
+            if partner in alive:
                 chosen.setdefault(partner, []).append(slot)
                 count += 1
-                entries += coordinator.store.digest_cost(slot)
+                cost = store.digest_cost(slot)
+                changed += cost > 0
+                entries += cost
         if self._next_slot >= view.ring.slots:
             self._next_slot = 0
             self._turn += 1

@@ -48,7 +48,7 @@ from meshcache.core.rumours import RumourQueue, retransmits
 from meshcache.core.suspicion import Suspicion, sync_interval_s
 
 TICK_S: Final = 0.05
-"""How often ``tick`` is expected."""
+"""How often ``tick`` is expected; half as often while all is calm."""
 
 STALL_S: Final = 0.2
 """A tick that comes so much later than expected tells that this node itself did not run."""

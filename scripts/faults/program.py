@@ -18,6 +18,7 @@ import meshcache
 from . import report
 from .changes import join_leave, rolling
 from .detection import detect
+from .idle import idle
 from .kills import kill9, kill9_default
 from .partitions import partition, partition_strict
 from .pauses import pause
@@ -33,6 +34,7 @@ SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
     "rolling": rolling,
     "partition": partition,
     "partition-strict": partition_strict,
+    "idle": idle,
 }
 EXAMPLES: Final = """\
 scenarios: {names}
