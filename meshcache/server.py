@@ -198,6 +198,7 @@ class Node:
         wall_ms = time.time_ns() // 1_000_000
         boot = wall_ms << 16 | secrets.randbits(16)
         self._core = NodeCore(self.config, boot=boot, rng=random.Random(boot), now=time.monotonic(), wall_ms=wall_ms)
+        self._core.processor_s = time.thread_time
         digest = hashlib.md5(self.config.node.node_id.encode(), usedforsecurity=False).digest()
         self._routing_id = b"\x01" + digest[:8] + boot.to_bytes(8, "big")
         self._inlets.watch(self._wake_fd)

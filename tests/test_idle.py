@@ -48,3 +48,13 @@ def test_doubt_hastens_a_node() -> None:
     story.mesh.run(0.3)
     assert {doubt for doubt, _ in seen} == {True}
     assert max(left_s for _, left_s in seen[1:]) <= HOUSEKEEPING_S + 1e-9
+
+
+def test_the_longest_work_of_a_node_is_told_by_name() -> None:
+    story = Story(3)
+    core = story.node("n1").core
+    assert core is not None
+    core.processor_s = lambda: 0.25 * (3 - len(core.view.ring.members))
+    story.node("n3").crash()
+    story.mesh.wait_for(lambda: len(core.view.ring.members) == 2)
+    assert core.counters.longest_work_ms == {"change_of_members": 250}

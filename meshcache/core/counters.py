@@ -1,8 +1,8 @@
-"""Counters of one node: plain integers, read by the statistics and by nobody else."""
+"""Counters of one node: plain numbers, read by the statistics and by nobody else."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
@@ -31,3 +31,10 @@ class Counters:
     """Times the driver closed all connections because unfinished messages filled the memory."""
     longest_turn_ms: float = 0.0
     """The longest that the driver took for one turn of its loop: how long a request may have waited behind others."""
+    longest_work_ms: dict[str, float] = field(default_factory=dict)
+    """The most processor time that work other than clients' requests took at once, by kind, if the driver can tell."""
+
+    def note_work(self, work: str, seconds: float) -> None:
+        """Note how long a piece of work took."""
+        if seconds * 1000 > self.longest_work_ms.get(work, 0.0):
+            self.longest_work_ms[work] = round(seconds * 1000, 3)

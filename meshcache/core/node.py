@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from meshcache.config import Config
@@ -75,6 +76,8 @@ class NodeCore:
         self.boot = boot
         self.counters = Counters()
         self.outbox = Outbox()
+        self.processor_s: Callable[[], float] = float
+        """Tells how much processor time the driver's thread has taken, in seconds; without a driver that knows, 0."""
         self.fatal: str | None = None
         """Why this node cannot be part of the cluster (its id is taken, say). The driver stops with this text."""
         self._started = now
@@ -145,8 +148,11 @@ class NodeCore:
         )
 
     def _handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
+        requests = self._requests.handlers()
         return {
-            **self._requests.handlers(),
+            **requests,
+            m.Pull: partial(self._timed, "page_sent", requests[m.Pull]),
+            m.Compare: partial(self._timed, "slots_compared", requests[m.Compare]),
             m.Ping: self._on_ping,
             m.PingReq: self._on_ping_req,
             m.Gossip: self._on_gossip,
@@ -182,12 +188,14 @@ class NodeCore:
                 self._on_welcome(address, message)
             elif isinstance(message, m.Refused):
                 self._on_refused(address, message)
-            elif isinstance(
-                message, m.ReadReply | m.WriteReply | m.SweepReply | m.PullReply | m.CompareReply | m.Reply | m.Reject
-            ):
+            elif isinstance(message, m.ReadReply | m.WriteReply | m.SweepReply | m.Reply | m.Reject):
                 if isinstance(message, m.Reject) and message.error[:1] == [Code.STALE_BOOT]:
                     self._link_lost(address)
                 self.coordinator.on_answer(message.request, message)
+            elif isinstance(message, m.PullReply):
+                self._timed("page_taken", self.coordinator.on_answer, message.request, message)
+            elif isinstance(message, m.CompareReply):
+                self._timed("slots_compared", self.coordinator.on_answer, message.request, message)
             else:
                 self.counters.malformed += 1
 
@@ -223,12 +231,18 @@ class NodeCore:
         self._set_time(now)
         self.coordinator.tick()
         if now >= self._housekeeping_at:
-            self._keep_house(now)
+            self._timed("housekeeping", self._keep_house, now)
             self._housekeeping_at = now + (HOUSEKEEPING_CALM_S if self._is_calm() else HOUSEKEEPING_S)
         if self.membership.changed:
-            self._follow_members(now)
+            self._timed("change_of_members", self._follow_members, now)
         if self._backlog or self._sweeps.busy:
-            self._background()
+            self._timed("expiry_and_drops", self._background)
+
+    def _timed(self, work: str, do: Callable[..., None], *arguments: Any) -> None:
+        """Do something that may take long."""
+        began_s = self.processor_s()
+        do(*arguments)
+        self.counters.note_work(work, self.processor_s() - began_s)
 
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
@@ -516,7 +530,7 @@ class NodeCore:
         news = self.peers.on_welcome(address, welcome, self.coordinator.wall_ms)
         self.membership.on_welcome(address, welcome.node_id, welcome.members, self._now)
         self._joined = True
-        self._follow_members(self._now)
+        self._timed("change_of_members", self._follow_members, self._now)
         self._served = True
         if news:
             self.coordinator.replan()

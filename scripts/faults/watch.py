@@ -11,6 +11,7 @@ import meshcache
 from meshcache.core.members import State
 from meshcache.core.messages import Fact
 from meshcache.errors import MeshcacheError, OperationTimeout
+from meshcache.report import flatten
 
 ASK_TIMEOUT_S: Final = 1.0
 LOOK_INTERVAL_S: Final = 0.02
@@ -123,12 +124,7 @@ class Watch:
                 parts = self.ask(node_id, "stats")
             except MeshcacheError:
                 continue
-            found[node_id] = {
-                f"{part}.{name}": value
-                for part, values in parts.items()
-                for name, value in values.items()
-                if isinstance(value, int | float)
-            }
+            found[node_id] = {name: value for name, value in flatten(parts).items() if isinstance(value, int | float)}
         return found
 
 
@@ -139,5 +135,7 @@ def sum_of(counters: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         "node.ring_changes", "node.router_resets", "coordinator.repairs", "coordinator.restamps", "store.evictions",
     )  # fmt: skip
     sums = {name: sum(values.get(name, 0) for values in counters.values()) for name in names}
-    longest = [values.get("node.longest_turn_ms", 0) for values in counters.values()]
-    return {**sums, "node.longest_turn_ms": max(longest, default=0)}
+    times = [name for values in counters.values() for name in values if name.startswith("node.longest_")]
+    for name in ["node.longest_turn_ms", *times]:
+        sums[name] = max((values.get(name, 0) for values in counters.values()), default=0)
+    return sums
