@@ -513,6 +513,19 @@ def test_a_node_that_stalled_accuses_nobody_and_asks_for_news() -> None:
     assert table.state_of("n4") == State.SUSPECT, "the time in which it did not listen does not count"
 
 
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_stall_gives_no_more_time_to_a_process_that_is_gone(refused: bool) -> None:
+    table = membership("n1", "n2", "n3", "n4")
+    run(table, 0.0, 0.5, "n2", "n3", "n4")
+    table.link_lost("n2:7101", 0.5)
+    if refused:
+        table.link_refused("n2:7101")
+    table.hear([suspect("n2", "n3")], 0.5)
+    table.tick(0.55)
+    table.tick(0.5 + SETTINGS.link_dead_after_s)
+    assert table.state_of("n2") == (State.DEAD if refused else State.SUSPECT)
+
+
 def test_a_probe_under_way_when_a_node_stalls_accuses_nobody() -> None:
     table = membership("n1", "n2", "n3")
     table.tick(0.05)

@@ -243,7 +243,8 @@ class Membership(MemberTable):
         self.prober.judge(+1)
         self.prober.postpone(late_s)
         for suspicion in self.suspicions.values():
-            suspicion.since += late_s
+            if not suspicion.is_gone:  # what the other machine's system said stands, however late it was heard
+                suspicion.since += late_s
         for member in self.members.values():
             if member.fact.state >= State.DEAD:
                 member.since += late_s

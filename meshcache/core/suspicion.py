@@ -79,6 +79,11 @@ class Suspicion:
         self.refused = False
         """Nobody took our call when we dialled again."""
 
+    @property
+    def is_gone(self) -> bool:
+        """Tell whether there is more than silence: the connection broke, and nobody takes another."""
+        return self.link_lost and self.refused
+
     def confirm(self, accuser: str) -> bool:
         """Add an accuser; True if it is one more, and not too many already."""
         if accuser in self.accusers or len(self.accusers) >= ACCUSERS_MAX:
@@ -91,6 +96,6 @@ class Suspicion:
         low, high = bounds_s(settings, members)
         lasts = timeout_s(max(0, len(self.accusers) - 1), confirmations_wanted(members), low, high)
         witnessed = len(self.accusers) >= WITNESSES_OF_A_BROKEN_LINK or not other_witnesses
-        if self.link_lost and self.refused and witnessed:
+        if self.is_gone and witnessed:
             return min(lasts, settings.link_dead_after_s)
         return lasts
