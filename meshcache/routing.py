@@ -134,12 +134,12 @@ class Routing:
         for fact in facts:
             peer = self.peers.get(fact.address) or Peer(fact.address)
             peer.node_id = fact.node_id
-            peer.state = fact.state
+            peer.state = fact.state if fact.weight > 0 else SUSPECT  # it is about to leave: not the one to ask first
             peer.is_new_process(fact.boot)
             peers[fact.address] = peer
         settings = self.settings
         self.ring = Ring.build(
-            [RingMember(fact.node_id, fact.weight, fact.host, fact.zone) for fact in facts],
+            [RingMember(fact.node_id, fact.weight, fact.host, fact.zone) for fact in facts if fact.weight > 0],
             slots=settings.slots,
             vnodes=settings.vnodes,
             replicas=settings.replicas,

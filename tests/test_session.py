@@ -457,6 +457,18 @@ def test_members_are_asked_for_every_thirty_seconds() -> None:
     assert [[c.kind for c in step] for step in world.steps] == [[Get], [Get, Inspect], [Get], [Get, Inspect]]
 
 
+def test_a_node_that_is_about_to_leave_owns_nothing_and_is_asked_last() -> None:
+    leaving = fact(1)._replace(weight=0.0)
+    world = World(nodes=4)
+    world.greet(leaving, fact(2), fact(3), fact(4))
+    digest = world.routing.digest
+    assert leaving.address not in world.routing.first
+    assert world.routing.pick(None, set(), world.now) != leaving.address
+    assert world.routing.address_of("n1") == leaving.address
+    world.greet(fact(2), fact(3), fact(4))
+    assert world.routing.digest == digest, "its ring is that of the nodes, from the moment on that it wants to leave"
+
+
 def test_a_garbled_answer_to_a_refresh_changes_nothing() -> None:
     world = World()
     world.now += 31
