@@ -45,6 +45,7 @@ import math
 from array import array
 from bisect import bisect_left
 from functools import lru_cache
+from heapq import nsmallest
 from operator import mul, sub
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
@@ -293,39 +294,47 @@ class _Auction:
                 ]
                 self._move(min(offers)[1], node)
 
-    def _losses(self, node: int) -> list[tuple[float, int, int]]:
-        """Return by which factor the node's price must rise to lose a slot, which, and to whom."""
+    def _losses(self, node: int) -> list[tuple[float, int]]:
+        """Return by which factor the node's price must rise to lose a slot, and which."""
+        prices, price = self.prices, self.prices[node]
         offers = []
         for slot in self.held[node]:
-            costs = list(map(mul, self.rows[slot], self.prices))
-            own = costs[node]
-            costs[node] = _NEVER
-            least = min(costs)
+            row = self.rows[slot]
+            distance = row[node]
+            row[node] = _NEVER
+            least = min(map(mul, row, prices))
+            row[node] = distance
             if least < _NEVER:
-                offers.append((least / own, slot, costs.index(least)))
+                offers.append((least / (distance * price), slot))
         return offers
 
-    def _gains(self, node: int) -> list[tuple[float, int, int]]:
-        """Return by which factor the node's price must fall to gain a slot, which, and for whom: itself."""
+    def _gains(self, node: int) -> list[tuple[float, int]]:
+        """Return by which factor the node's price must fall to gain a slot, and which."""
         rows, prices, price = self.rows, self.prices, self.prices[node]
         return [
-            (rows[slot][node] * price / (rows[slot][owner] * prices[owner]), slot, node)
-            for slot, owner in enumerate(self.owner)
-            if owner != node and rows[slot][node] < _NEVER
+            (row[node] * price / (row[owner] * prices[owner]), slot)
+            for slot, (row, owner) in enumerate(zip(rows, self.owner, strict=True))
+            if owner != node and row[node] < _NEVER
         ]
 
-    def _trade(self, node: int, offers: list[tuple[float, int, int]], count: int, *, dearer: bool) -> bool:
+    def _trade(self, node: int, offers: list[tuple[float, int]], count: int, *, dearer: bool) -> bool:
         """Change the node's price so that ``count`` slots change hands; False if none can."""
         if not offers:
             return False
-        offers.sort()
-        last = offers[min(count, len(offers)) - 1][0]
+        chosen = nsmallest(count + 1, offers)
+        last = chosen[min(count, len(chosen)) - 1][0]
         # Halfway to the next offer, so that the last one taken is no tie, which the other side would take back.
-        factor = max(_BID, (last + offers[count][0]) / 2 if count < len(offers) else last * _BID)
+        factor = max(_BID, (last + chosen[count][0]) / 2 if count < len(chosen) else last * _BID)
         self.prices[node] = self.prices[node] * factor if dearer else self.prices[node] / factor
-        for _, slot, to in offers[:count]:
-            self._move(slot, to)
+        for _, slot in chosen[:count]:
+            self._move(slot, self._next_best(slot, node) if dearer else node)
         return True
+
+    def _next_best(self, slot: int, node: int) -> int:
+        """Return who is to have a slot if this node is not."""
+        costs = list(map(mul, self.rows[slot], self.prices))
+        costs[node] = _NEVER
+        return costs.index(min(costs))
 
     def _move(self, slot: int, to: int) -> None:
         former = self.owner[slot]
