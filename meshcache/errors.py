@@ -16,7 +16,9 @@
         ├── KeyMissing (KeyError)            the operation needs a key that is there
         ├── NotANumber (TypeError)           incr or decr of something else than an integer
         ├── AuthFailed (PermissionError)     the node refused this client
-        └── LockNotOwned                     the lock was lost, or never held
+        ├── LockNotOwned                     the lock was lost, or never held
+        ├── QueueFull                        write-behind has no room; .waiting and .limit
+        └── QueueUnusable                    the file of write-behind is in use, damaged or closed
 
 A leaf also derives from the builtin that a caller would guess, so ``except TimeoutError`` works.
 A miss is no error, and an error is never reported as a miss.
@@ -108,3 +110,16 @@ class AuthFailed(OperationError, PermissionError):
 
 class LockNotOwned(OperationError):
     """The lock expired or is held by another."""
+
+
+class QueueFull(OperationError):
+    """The queue of write-behind had no room in time; the write was not accepted."""
+
+    def __init__(self, waiting: int, limit: int) -> None:
+        super().__init__(f"{waiting:,} writes wait for the database or are set aside, and the queue takes {limit:,}")
+        self.waiting = waiting
+        self.limit = limit
+
+
+class QueueUnusable(OperationError):
+    """The queue of write-behind: another process has its file open, it can not be read or written, or it is closed."""

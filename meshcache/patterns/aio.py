@@ -1,15 +1,25 @@
+# ruff: noqa: ASYNC109  (a timeout of ours is kept by the queue, and ends nothing that was accepted)
 """The patterns for asyncio: the flows of ``blocking.py``, awaited. ``load`` and ``store`` are coroutine functions."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Generic
+from types import TracebackType
+from typing import Generic, Self
 
 from meshcache.aio import AsyncClient
 from meshcache.arguments import DEFAULT, Ttl
+from meshcache.codec import ValueCodec
+from meshcache.patterns.backlog import Limits
+from meshcache.patterns.behind import Behind, SetAside, is_outage
+from meshcache.patterns.blocking import DRAIN_TIMEOUT_S, FULL_TIMEOUT_S
 from meshcache.patterns.direct import Direct, deletions
+from meshcache.patterns.durable import QueueStatistics
 from meshcache.patterns.fences import FENCE_TTL_S, FenceCounts, Unfenced
+from meshcache.patterns.journal import Sync
 from meshcache.patterns.marks import K, Missing, Name, V, Write, plain
 from meshcache.patterns.reading import Reading
 from meshcache.patterns.steps import run_async
@@ -137,3 +147,109 @@ class AsyncInvalidateOnWrite(_AsyncDirect[K, V]):
             yield
         finally:
             await run_async(self._direct.end(names, writer))
+
+
+class AsyncWriteBehind(Generic[K, V]):
+    """WriteBehind for asyncio. It stores in a task of the loop that uses it first; use it in ``async with``."""
+
+    def __init__(
+        self,
+        cache: AsyncClient,
+        path: str | os.PathLike[str],
+        load: Callable[[K], Awaitable[V | Missing]],
+        store: Callable[[list[Write[K, V]]], Awaitable[object]],
+        *,
+        ttl: Ttl = DEFAULT,
+        absent_ttl: Ttl = DEFAULT,
+        name: Name[K] = plain,
+        codec: str | ValueCodec | None = None,
+        sync: Sync = "full",
+        limits: Limits = Limits(),  # noqa: B008  (it is frozen)
+        full_timeout: float = FULL_TIMEOUT_S,
+        is_outage: Callable[[Exception], bool] = is_outage,
+    ) -> None:
+        """Open the queue. Raises QueueUnusable if another process has it open, or it can not be read."""
+        self._behind: Behind[K, V] = Behind(
+            cache,
+            path,
+            load,
+            store,
+            name=name,
+            ttl=ttl,
+            absent_ttl=absent_ttl,
+            codec=codec,
+            sync=sync,
+            limits=limits,
+            full_timeout=full_timeout,
+            is_outage=is_outage,
+        )
+        self._drain: asyncio.Task[None] | None = None
+
+    async def get(self, key: K) -> V | Missing:
+        """Return the value that waits in the queue, else that of the cache, else load it; MISSING: no such key."""
+        return await run_async(self._behind.get(key))
+
+    async def get_many(self, keys: Iterable[K]) -> dict[K, V]:
+        """Return the values of those keys that exist."""
+        return await run_async(self._behind.get_many(keys))
+
+    async def put(self, key: K, value: V, *, timeout: float | None = None) -> None:
+        """Accept a write: when this returns, it is on disk. ``timeout``: how long to wait for room in the queue."""
+        self._start()
+        await run_async(self._behind.put({key: value}, timeout))
+
+    async def put_many(self, items: Mapping[K, V], *, timeout: float | None = None) -> None:
+        """Accept several writes, all or none."""
+        self._start()
+        await run_async(self._behind.put(items, timeout))
+
+    async def delete(self, *keys: K, timeout: float | None = None) -> None:
+        """Accept deletes; ``store`` gets them as writes of MISSING."""
+        self._start()
+        await run_async(self._behind.put(deletions(keys), timeout))
+
+    async def flush(self, timeout: float = DRAIN_TIMEOUT_S) -> None:
+        """Wait until what was accepted before is in the database or set aside. Raises OperationTimeout."""
+        self._start()
+        await run_async(self._behind.flush(timeout))
+
+    def statistics(self) -> QueueStatistics:
+        """Return how the queue is doing."""
+        return self._behind.queue.statistics()
+
+    def set_aside(self) -> list[SetAside[K, V]]:
+        """Return the writes that the database refused too often."""
+        return self._behind.set_aside()
+
+    def retry(self, *sequences: int) -> None:
+        """Store writes that were set aside once more; see WriteBehind."""
+        self._behind.queue.take_back(sequences, again=True)
+
+    def discard(self, *sequences: int) -> None:
+        """Drop writes that were set aside."""
+        self._behind.queue.take_back(sequences, again=False)
+
+    async def close(self, timeout: float = DRAIN_TIMEOUT_S) -> int:
+        """Accept nothing more and store what waits, as WriteBehind does; returns how many writes are left."""
+        if timeout > 0:
+            self._start()
+        left = await run_async(self._behind.close(timeout))
+        if self._drain is not None:
+            if left:
+                self._drain.cancel()
+            await asyncio.wait([self._drain])
+        return left
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _start(self) -> None:
+        """Begin to store, once there is a loop."""
+        if self._drain is None:
+            self._drain = asyncio.get_running_loop().create_task(run_async(self._behind.drain()))

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Generic
+from types import TracebackType
+from typing import Final, Generic, Self
 
 from meshcache.arguments import DEFAULT, Ttl
 from meshcache.client import Client
+from meshcache.codec import ValueCodec
+from meshcache.patterns.backlog import Limits
+from meshcache.patterns.behind import Behind, SetAside, is_outage
 from meshcache.patterns.direct import Direct, deletions
+from meshcache.patterns.durable import QueueStatistics
 from meshcache.patterns.fences import FENCE_TTL_S, FenceCounts, Unfenced
+from meshcache.patterns.journal import Sync
 from meshcache.patterns.marks import K, Missing, Name, V, Write, plain
 from meshcache.patterns.reading import Reading
 from meshcache.patterns.steps import must_not_be_coroutine, run
+
+FULL_TIMEOUT_S: Final = 5.0
+DRAIN_TIMEOUT_S: Final = 30.0
 
 
 class CacheAside(Generic[K, V]):
@@ -154,3 +165,116 @@ class InvalidateOnWrite(_Direct[K, V]):
             yield
         finally:
             run(self._direct.end(names, writer))
+
+
+class WriteBehind(Generic[K, V]):
+    """Writes are accepted when they are in a queue on disk, and reach the database in batches, later.
+
+    ``path`` is the file of the queue, on a local disk, which one process has open at a time. What an earlier process
+    left in it is stored first. ``store`` gets a list of writes, one for each key, and has committed them all when it
+    returns. A batch can be stored twice, after a crash; ``sequence`` lets it refuse what it already has. With
+    ``sync="full"`` a write that was accepted survives the loss of power, with ``"normal"`` the end of the process.
+
+    ``limits`` says how much may wait and how it is stored. A write for which there is no room within ``full_timeout``
+    seconds raises QueueFull. What ``is_outage`` says of an error of ``store`` decides whether everything waits, or the
+    write is to blame, and is set aside after ``limits.attempts``. ``codec`` says how keys and values are kept on disk.
+    """
+
+    def __init__(
+        self,
+        cache: Client,
+        path: str | os.PathLike[str],
+        load: Callable[[K], V | Missing],
+        store: Callable[[list[Write[K, V]]], object],
+        *,
+        ttl: Ttl = DEFAULT,
+        absent_ttl: Ttl = DEFAULT,
+        name: Name[K] = plain,
+        codec: str | ValueCodec | None = None,
+        sync: Sync = "full",
+        limits: Limits = Limits(),  # noqa: B008  (it is frozen)
+        full_timeout: float = FULL_TIMEOUT_S,
+        is_outage: Callable[[Exception], bool] = is_outage,
+    ) -> None:
+        """Open the queue. Raises QueueUnusable if another process has it open, or it can not be read."""
+        must_not_be_coroutine(load=load, store=store)
+        self._behind: Behind[K, V] = Behind(
+            cache,
+            path,
+            load,
+            store,
+            name=name,
+            ttl=ttl,
+            absent_ttl=absent_ttl,
+            codec=codec,
+            sync=sync,
+            limits=limits,
+            full_timeout=full_timeout,
+            is_outage=is_outage,
+        )
+        self._drain = threading.Thread(
+            target=lambda: run(self._behind.drain()), name="meshcache-write-behind", daemon=True
+        )
+        self._drain.start()
+
+    def get(self, key: K) -> V | Missing:
+        """Return the value that waits in the queue, else that of the cache, else load it; MISSING: no such key."""
+        return run(self._behind.get(key))
+
+    def get_many(self, keys: Iterable[K]) -> dict[K, V]:
+        """Return the values of those keys that exist."""
+        return run(self._behind.get_many(keys))
+
+    def put(self, key: K, value: V, *, timeout: float | None = None) -> None:
+        """Accept a write: when this returns, it is on disk. ``timeout``: how long to wait for room in the queue."""
+        run(self._behind.put({key: value}, timeout))
+
+    def put_many(self, items: Mapping[K, V], *, timeout: float | None = None) -> None:
+        """Accept several writes, all or none."""
+        run(self._behind.put(items, timeout))
+
+    def delete(self, *keys: K, timeout: float | None = None) -> None:
+        """Accept deletes; ``store`` gets them as writes of MISSING."""
+        run(self._behind.put(deletions(keys), timeout))
+
+    def flush(self, timeout: float = DRAIN_TIMEOUT_S) -> None:
+        """Wait until what was accepted before is in the database or set aside. Raises OperationTimeout."""
+        run(self._behind.flush(timeout))
+
+    def statistics(self) -> QueueStatistics:
+        """Return how the queue is doing."""
+        return self._behind.queue.statistics()
+
+    def set_aside(self) -> list[SetAside[K, V]]:
+        """Return what the database refused too often. It takes room in the queue until it is retried or discarded."""
+        return self._behind.set_aside()
+
+    def retry(self, *sequences: int) -> None:
+        """Store writes that were set aside once more.
+
+        They keep their numbers: ``store`` has to refuse one whose key was written since.
+        """
+        self._behind.queue.take_back(sequences, again=True)
+
+    def discard(self, *sequences: int) -> None:
+        """Drop writes that were set aside."""
+        self._behind.queue.take_back(sequences, again=False)
+
+    def close(self, timeout: float = DRAIN_TIMEOUT_S) -> int:
+        """Accept nothing more and store what waits, for at most ``timeout`` seconds; 0: store nothing more.
+
+        Returns how many writes are left in the file, for whoever opens it next. A call of ``store`` that is under way
+        then is not waited for; what it stores will be stored again.
+        """
+        left = run(self._behind.close(timeout))
+        if not left:
+            self._drain.join()
+        return left
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
