@@ -268,6 +268,34 @@ def test_a_reader_between_database_and_cache_sees_the_database(cache: meshcache.
     assert names.get(1) == "new"
 
 
+@pytest.mark.parametrize("pattern", [CacheAside, InvalidateOnWrite, WriteThrough])
+def test_what_a_slow_reader_loaded_before_a_write_is_not_stored(
+    cache: meshcache.Client, users: Users, pattern: type[Any]
+) -> None:
+    users.store([Write(1, "old")])
+    loaded, go_on = threading.Event(), threading.Event()
+
+    def stall() -> None:
+        users.after_load = lambda: None
+        loaded.set()
+        assert go_on.wait(DEADLINE_S)
+
+    users.after_load = stall
+    reader = ReadThrough(cache, users.load, ttl=60)
+    seen: list[str | Missing] = []
+    slow = in_background(lambda: seen.append(reader.get(1)))
+    assert loaded.wait(DEADLINE_S)
+    if pattern is CacheAside:
+        users.store([Write(1, "new")])
+        CacheAside[int, str](cache).invalidate(1)
+    else:
+        pattern(cache, users.load, users.store, ttl=60).put(1, "new")
+    go_on.set()
+    slow.join(DEADLINE_S)
+    assert seen == ["old"], "it began before the write"
+    assert reader.get(1) == "new"
+
+
 def test_of_two_writers_at_once_none_leaves_its_value(cache: meshcache.Client, users: Users) -> None:
     """They commit in one order and come to the cache in the other."""
     first = WriteThrough(cache, users.load, users.store, ttl=60)
@@ -339,7 +367,8 @@ def test_nothing_is_written_without_the_cache_unless_asked_for(users: Users) -> 
 
 
 def test_a_cache_that_fails_after_the_commit_does_not_fail_the_write(users: Users) -> None:
-    with LocalMesh(nodes=1) as mesh, mesh.client(timeout=0.2) as cache:
+    with LocalMesh(nodes=1) as mesh, mesh.client(timeout=0.5) as cache, mesh.client() as patient:
+        patient.set("0", "warm")
         names = WriteThrough(cache, users.load, users.store, ttl=60, fence_ttl=FENCE_TTL_S)
         names.put(1, "old")
         (node,) = mesh.pids
@@ -348,7 +377,7 @@ def test_a_cache_that_fails_after_the_commit_does_not_fail_the_write(users: User
         assert users.row(1) == "new"
         assert names.counts.unsettled == 1
         mesh.resume(node)
-        assert names.get(1) == "new"
+        assert ReadThrough(patient, users.load, ttl=60).get(1) == "new"
 
 
 # ---- mistakes

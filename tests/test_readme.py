@@ -35,6 +35,8 @@ from meshcache.processes import HOST, find_base_port
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE_LANGUAGES: Final = ("py", "mermaid")
+"""Of meshcache/patterns/GUIDE.md; tests/test_guide.py looks at them."""
 BIN: Final = Path(sys.executable).parent
 NODES: Final = 3
 
@@ -48,10 +50,10 @@ class Block(NamedTuple):
     section: str
 
 
-def blocks(*languages: str) -> list[Block]:
+def blocks(*languages: str, document: str = README) -> list[Block]:
     found = []
     section = ""
-    lines = iter(enumerate(README.splitlines(), start=1))
+    lines = iter(enumerate(document.splitlines(), start=1))
     for number, line in lines:
         if line.startswith("#"):
             section = line.lstrip("# ")
@@ -62,7 +64,8 @@ def blocks(*languages: str) -> list[Block]:
                     break
                 body.append(inner)
             found.append(Block(line[3:], "\n".join(body) + "\n", number, section))
-    assert {block.language for block in found} <= {"python", "console", "sh", "toml", "ini"}, "a block nobody checks"
+    checked_here = {"python", "console", "sh", "toml", "ini", *GUIDE_LANGUAGES}
+    assert {block.language for block in found} <= checked_here, "a block nobody checks"
     return [block for block in found if block.language in languages]
 
 

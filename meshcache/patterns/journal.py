@@ -1,9 +1,10 @@
 """The file of write-behind: SQLite, opened by one process at a time.
 
 SQLite's write-ahead log is what is needed here: a commit appends to it, a process that is killed loses nothing that was
-committed, and the space of what was deleted is used again. ``scripts/bench_queue`` compares it with an append-only log
-of one's own. ``sync="full"`` waits for the disk at each commit, and so survives the loss of power; ``"normal"`` leaves
-that to the operating system, and survives the end of the process only, by kill -9 too.
+committed, and the space of what was deleted is used again. Where a commit waits for the disk, an append-only log of
+one's own is no quicker (``scripts/bench_queue``). ``sync="full"`` waits for the disk at each commit, and so survives
+the loss of power; ``"normal"`` leaves that to the operating system, and survives the end of the process only, by
+kill -9 too.
 
 The lock is SQLite's: taken when the file is opened, kept until it is closed, and gone with the process.
 """
