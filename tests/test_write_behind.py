@@ -309,6 +309,19 @@ def test_a_queue_is_full_by_bytes_and_by_writes_set_aside(queue: DurableQueue) -
         queue.append([(b"b", bytes(1000))], 0.01).done.result(DEADLINE_S)
 
 
+def test_what_is_set_aside_takes_room(path: Path) -> None:
+    queue = DurableQueue(path, "normal", Limits(max_entries=2, linger_s=0.0, attempts=1))
+    accept(queue, b"a")
+    batch = queue.next_batch().result(DEADLINE_S)
+    assert queue.refused(batch[0], ValueError("bad row"))
+    queue.returned(batch)
+    assert (queue.statistics().set_aside, queue.statistics().waiting) == (1, 0)
+    accept(queue, b"b")
+    with pytest.raises(QueueFull, match="set aside"):
+        accept(queue, b"c", timeout_s=0.01)
+    assert queue.end().result(DEADLINE_S) == 1
+
+
 def test_one_process_at_a_time(queue: DurableQueue, path: Path) -> None:
     accept(queue, b"a")
     with pytest.raises(QueueUnusable, match="another process has this queue open"):
@@ -359,6 +372,18 @@ def test_writers_at_the_same_time_share_commits(path: Path) -> None:
     assert queue.end().result(DEADLINE_S) == 320
 
 
+def count_calls(journal: Journal) -> list[int]:
+    calls = [0]
+    commit = journal.commit
+
+    def counting(*arguments: Any) -> None:
+        calls[0] += 1
+        commit(*arguments)
+
+    journal.commit = counting  # type: ignore[method-assign,assignment]  # to see that it was tried
+    return calls
+
+
 def test_a_disk_that_fails_is_told_and_nothing_is_half_accepted(queue: DurableQueue, path: Path) -> None:
     accept(queue, b"a")
     connection = queue._journal._connection
@@ -367,8 +392,10 @@ def test_a_disk_that_fails_is_told_and_nothing_is_half_accepted(queue: DurableQu
         accept(queue, b"b")
     assert queue.newest(b"b") is None
     batch = queue.next_batch().result(DEADLINE_S)
+    commits = count_calls(queue._journal)
     queue.stored(batch)
     queue.returned(batch)
+    eventually(lambda: commits[0] > 1)
     connection.execute("PRAGMA query_only = 0")
     accept(queue, b"c")
     queue.end().result(DEADLINE_S)
