@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -350,6 +351,24 @@ def test_many_writers_and_readers_agree_with_the_database_in_the_end(cache: mesh
         list(pool.map(work, range(4)))
     eventually(lambda: all(cache.get(str(key)) in {None, users.row(key)} for key in (0, 1)))
     assert [objects[0].get(key) for key in (0, 1)] == [users.row(key) for key in (0, 1)]
+
+
+def reads(names: WriteThrough[int, str], value: str) -> bool:
+    return names.get(1) == value
+
+
+def test_a_near_cache_follows(mesh: LocalMesh, users: Users) -> None:
+    with mesh.client(near_cache=True, namespace=f"near{id(users)}:") as near, mesh.client() as plain_client:
+        writer = WriteThrough(
+            plain_client.namespace(f"near{id(users)}:"), users.load, users.store, ttl=60, fence_ttl=FENCE_TTL_S
+        )
+        names = WriteThrough(near, users.load, users.store, ttl=60)
+        for number in range(5):
+            writer.put(1, f"theirs {number}")
+            eventually(partial(reads, names, f"theirs {number}"))
+            names.put(1, f"ours {number}")
+            assert names.get(1) == f"ours {number}", "its own write"
+        assert (names.counts.published, names.counts.lost) == (5, 0)
 
 
 # ---- a cache that fails

@@ -423,16 +423,19 @@ def test_a_child_after_a_fork_is_refused(queue: DurableQueue) -> None:
     accept(queue, b"a")
 
     def child(pipe: Any) -> None:
-        try:
-            queue.append([(b"b", None)], 1.0)
-        except QueueUnusable as error:
-            pipe.send(str(error))
+        for call in (lambda: queue.append([(b"b", None)], 1.0), lambda: queue.newest(b"a"), lambda: queue.flush(1.0)):
+            try:
+                call()
+            except QueueUnusable as error:
+                pipe.send(str(error))
 
     here, there = multiprocessing.get_context("fork").Pipe()
     process = multiprocessing.get_context("fork").Process(target=child, args=(there,))
-    process.start()
-    assert here.poll(DEADLINE_S)
-    assert "after a fork" in here.recv()
+    with queue._wake:  # as another thread may, just then
+        process.start()
+    for _ in range(3):
+        assert here.poll(DEADLINE_S)
+        assert "after a fork" in here.recv()
     process.join(DEADLINE_S)
 
 
@@ -683,6 +686,26 @@ def test_the_same_for_asyncio(mesh: LocalMesh, table: Table, path: Path) -> None
             assert await rows.close(timeout=0) == 1
             with pytest.raises(QueueUnusable, match="closed"):
                 await rows.put("a", "2")
+
+    asyncio.run(main())
+
+
+@pytest.mark.process
+def test_a_task_that_is_cancelled_holds_nothing_up(mesh: LocalMesh, table: Table, path: Path) -> None:
+    async def main() -> None:
+        async with (
+            meshcache.AsyncClient(mesh.addresses, namespace="cancelled:") as cache,
+            AsyncWriteBehind(cache, path, table.load_async, table.store_async, ttl=60, limits=QUICK) as rows,
+        ):
+            tasks = [asyncio.create_task(rows.put("a", str(index))) for index in range(20)]
+            await asyncio.sleep(0)
+            for task in tasks[::2]:
+                task.cancel()
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [isinstance(each, asyncio.CancelledError) for each in done] == [True, False] * 10
+            await rows.flush()
+            assert await rows.get("a") == table.load("a") == "19"
+            assert rows.statistics().waiting == 0
 
     asyncio.run(main())
 

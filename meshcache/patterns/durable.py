@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import random
-import sqlite3
 import threading
 import time
 from collections import OrderedDict, deque
@@ -141,9 +140,10 @@ class DurableQueue:
                 f"{len(entries):,} writes of {size:,} bytes at once; the queue takes "
                 f"max_entries={self._limits.max_entries:,} and max_bytes={self._limits.max_bytes:,}"
             )
+        self._check_process()
         ticket = Ticket(entries, self._clock() + timeout_s, _future())
         with self._wake:
-            self._check()
+            self._check_open()
             if len(self._line) >= self._limits.max_entries:
                 raise self._full()
             self._line.append(ticket)
@@ -162,14 +162,16 @@ class DurableQueue:
 
     def newest(self, key: bytes) -> Entry | None:
         """Return the last write of a key that is on disk and not yet in the database."""
+        self._check_process()
         with self._wake:
             return self._backlog.newest(key)
 
     def flush(self, timeout_s: float) -> Future[None]:
         """Return a future of the moment when all that is accepted by now is in the database, or set aside."""
-        flush = _Flush(self._sequence - 1, self._clock() + timeout_s, _future())
+        self._check_process()
+        flush = _Flush(0, self._clock() + timeout_s, _future())
         with self._wake:
-            self._check()
+            self._check_open()
             flush.sequence = self._sequence - 1
             self._flushes.append(flush)
             self._wake.notify()
@@ -195,8 +197,9 @@ class DurableQueue:
 
     def take_back(self, sequences: Iterable[int], *, again: bool) -> None:
         """Store writes that were set aside once more, under their old numbers, or drop them."""
+        self._check_process()
         with self._wake:
-            self._check()
+            self._check_open()
             chosen = list(dict.fromkeys(sequences))
             if unknown := [sequence for sequence in chosen if sequence not in self._set_aside]:
                 raise KeyError(f"not set aside: {', '.join(map(str, unknown))}")
@@ -378,7 +381,7 @@ class DurableQueue:
         failure: QueueUnusable | None = None
         try:
             self._journal.commit(entries, removed, refused, taken_back)
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, nobody must wait for ever)
             failure = QueueUnusable(f"{self._journal.path}: {error}")
         with self._wake:
             now = self._clock()
@@ -419,12 +422,15 @@ class DurableQueue:
     def _full(self) -> QueueFull:
         return QueueFull(len(self._backlog) + len(self._set_aside), self._limits.max_entries)
 
-    def _check(self) -> None:
+    def _check_process(self) -> None:
+        """Refuse to work after a fork: the file is the parent's, and so may be the lock. Call it without the lock."""
         if os.getpid() != self._pid:
             raise QueueUnusable(
                 f"{self._journal.path}: this queue belongs to process {self._pid}; after a fork, make another with a "
                 "file of its own"
             )
+
+    def _check_open(self) -> None:
         if not self._accepting:
             raise QueueUnusable(f"{self._journal.path}: the queue is closed")
 
