@@ -32,7 +32,7 @@ from meshcache.patterns.marks import MARK
 pytestmark = pytest.mark.process
 
 DEADLINE_S = 20.0
-FENCE_TTL_S = 0.5
+FENCE_TTL_S = 2.0
 
 
 class Connection(Protocol):
@@ -386,7 +386,7 @@ def test_nothing_is_written_without_the_cache_unless_asked_for(users: Users) -> 
 
 
 def test_a_cache_that_fails_after_the_commit_does_not_fail_the_write(users: Users) -> None:
-    with LocalMesh(nodes=1) as mesh, mesh.client(timeout=0.5) as cache, mesh.client() as patient:
+    with LocalMesh(nodes=1) as mesh, mesh.client(timeout=1.0) as cache, mesh.client() as patient:
         patient.set("0", "warm")
         names = WriteThrough(cache, users.load, users.store, ttl=60, fence_ttl=FENCE_TTL_S)
         names.put(1, "old")

@@ -631,6 +631,19 @@ def test_a_cache_that_is_away_does_not_stop_writes(table: Table, path: Path) -> 
 
 
 @pytest.mark.process
+def test_a_cache_client_that_was_closed_does_not_stop_it_either(mesh: LocalMesh, table: Table, path: Path) -> None:
+    cache = mesh.client(namespace="closed:")
+    rows = WriteBehind(cache, path, table.load, table.store, ttl=60, limits=QUICK)
+    table.gate.clear()
+    rows.put("a", "1")
+    cache.close()
+    rows.put("a", "2")
+    table.gate.set()
+    assert rows.close() == 0
+    assert table.load("a") == "2"
+
+
+@pytest.mark.process
 def test_writers_of_one_key_leave_the_same_in_queue_cache_and_database(
     cache: meshcache.Client, table: Table, path: Path
 ) -> None:

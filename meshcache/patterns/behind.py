@@ -29,7 +29,7 @@ from typing import Any, Final, Generic
 from meshcache.arguments import MISSING, Key, Ttl, seconds
 from meshcache.codec import Codec, ValueCodec
 from meshcache.core.record import HEADER_BYTES
-from meshcache.errors import MeshcacheError, OperationTimeout
+from meshcache.errors import OperationTimeout
 from meshcache.patterns.backlog import Entry, Limits
 from meshcache.patterns.durable import DurableQueue
 from meshcache.patterns.journal import Refused, Sync
@@ -179,8 +179,8 @@ class Behind(Generic[K, V]):
                 if some:
                     try:
                         failed = yield partial(self._cache.set_many, some, ttl=ttl)
-                    except MeshcacheError:
-                        continue
+                    except Exception:  # noqa: BLE001  (a client that was closed, say, must not stop what stores)
+                        failed = list(some)
                     left = {name: value for name, value in left.items() if name not in some or name in failed}
             if not left:
                 return
@@ -197,7 +197,7 @@ class Behind(Generic[K, V]):
     def _invalidate(self, names: list[Key]) -> Flow[None]:
         try:
             yield lambda: self._cache.invalidate(*names)
-        except MeshcacheError:
+        except Exception:  # noqa: BLE001  (as above)
             self.queue.unpublished()
 
     # ---- values and bytes
