@@ -83,7 +83,7 @@ def test_an_owner_that_forgot_a_key_is_no_vote() -> None:
     story.put(third, "key", "old", 1)
     story.mesh.cut([second.name])
     with pytest.raises(QuorumNotReached):
-        story.get("key", story.at(first), timeout=0.4)
+        story.get("key", story.at(first), timeout=1.0)
     story.mesh.network.heal()
     assert story.get("key", story.at(first)) == "new"
 
