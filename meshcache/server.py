@@ -5,6 +5,7 @@
     clients, peers --ROUTER (bound)--> receive_request        Effects.replies --> the same ROUTER
     peers <--DEALER per address-------  receive_answer        Effects.sends ----> that DEALER
     subscribers <--XPUB (bound)--------                       Effects.publish --> XPUB
+    other nodes' XPUB --SUB------------> receive_stream       only while Effects.follow names them: see hotcopies.py
 
 A turn: wait, drain the sockets to a budget, tick, then do what the core wants done, one frame per destination. Nothing
 blocks but the wait: sends are DONTWAIT, and what cannot be sent is counted and reported to the core.
@@ -49,6 +50,7 @@ from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.errors import ConfigError, MeshcacheError
 from meshcache.inlets import DONTWAIT, SNDMORE, Inlet, Inlets
+from meshcache.subscriber import Subscriber
 
 if TYPE_CHECKING:
     from meshcache.client import Client
@@ -113,6 +115,10 @@ class Node:
         self._dialled: dict[str, None] = {}
         """Addresses that the core wants dialled, some still being resolved."""
         self._resolved: list[tuple[str, str | None]] = []
+        self._followed: dict[str, None] = {}
+        """Addresses whose streams the core wants to hear."""
+        self._subscriber: Subscriber | None = None
+        """Made when there is one for the first time."""
         self._core: NodeCore | None = None
 
     # -- for applications ----------------------------------------------------------------------------------
@@ -191,6 +197,8 @@ class Node:
         finally:
             for address in list(self._dealers):
                 self._disconnect(address)
+            if self._subscriber is not None:
+                self._subscriber.close()
             self._inlets.close()
             context.destroy(linger=0)
 
@@ -267,6 +275,8 @@ class Node:
             self._disconnect(address)
         for address in effects.connect:
             self._connect(address)
+        if effects.follow is not None:
+            self._follow(effects.follow)
         stir = self._inlets.stir
         for address, frame in effects.sends:
             dealer = self._dealers.get(address)
@@ -347,8 +357,23 @@ class Node:
     def _connect(self, address: str) -> None:
         """Dial an address. libzmq would stall all connections while it looks a name up, so that is done in a thread."""
         self._dialled[address] = None
+        self._resolve_for(address)
+
+    def _follow(self, addresses: list[str]) -> None:
+        """Receive these streams, and no others."""
+        assert self._context is not None
+        assert self._core is not None
+        if self._subscriber is None:
+            self._subscriber = Subscriber(self._context)
+            self._inlets.add(Inlet(self._subscriber.socket, self._core.receive_stream, self._refuse))
+        self._followed = dict.fromkeys(addresses)
+        for address in self._subscriber.missing(addresses):
+            self._resolve_for(address)
+
+    def _resolve_for(self, address: str) -> None:
         if _is_numeric(split_address(address)[0]):
-            self._open(address, address)
+            self._resolved.append((address, address))
+            self._connect_resolved()
         else:
             threading.Thread(target=self._resolve_in_thread, args=(address,), daemon=True).start()
 
@@ -366,6 +391,8 @@ class Node:
             address, numeric = self._resolved.pop()
             if numeric is not None and address in self._dialled and address not in self._dealers:
                 self._open(address, numeric)
+            if numeric is not None and address in self._followed and self._subscriber is not None:
+                self._subscriber.connect(address, split_address(numeric))
 
     def _open(self, address: str, numeric: str) -> None:
         assert self._context is not None

@@ -324,3 +324,72 @@ def test_the_stream_carries_every_set_delete_and_invalidate_without_gaps(caller:
     first = seen[0][0]
     assert seen == [(first, 1, [b"a"]), (first + 1, 2, [b"a"]), (first + 2, 3, [b"b"])]
     context.destroy(linger=0)
+
+
+def test_a_node_that_does_not_own_a_hot_key_keeps_copies_of_it() -> None:
+    first = free_port()
+    tables: dict[str, Any] = {
+        "hot_keys": {"threshold_reads": 20, "copy_ttl_s": 60.0},
+        "cluster": {"replicas": 1, "write_quorum": 1},
+        "membership": {"join_wait_s": 0.3},
+    }
+    with Node(config(first, **tables)) as one, Node(config(free_port(), seeds=[first], **tables)) as two:
+        callers = [Caller(node.config.node.listen) for node in (one, two)]
+        eventually(lambda: all(len(caller.welcome.members) == 2 or refreshed(caller) for caller in callers))
+        key = next(
+            key for i in range(1000) if callers[0].set({(key := b"k%d" % i): b"v"}) and held_by(callers[1], key)
+            and not held_by(callers[0], key)
+        )  # fmt: skip
+        stranger, owner = callers
+
+        def value() -> bytes:
+            stranger.socket.send(
+                encode_frame(0, [m.Get(*stranger.head(), m.DEFAULT_LEVEL, m.DEFAULT_LEVEL, False, [key])])
+            )
+            assert stranger.socket.poll(5000)
+            reply = decode_frame(stranger.socket.recv())[1][-1]
+            assert isinstance(reply, m.Reply)
+            assert reply.results is not None
+            return bytes(reply.results[0][24:])
+
+        def copy_hits() -> int:
+            assert value() == b"v"
+            return int(of_hot_keys(stranger)["copy_hits"])
+
+        assert of_hot_keys(stranger)["streams_followed"] == 0
+        eventually(copy_hits)
+        assert of_hot_keys(stranger)["streams_followed"] == 1
+        asked = statistics_of(owner)["store"]["hits"]
+        hits = of_hot_keys(stranger)["copy_hits"]
+        for _ in range(100):
+            assert value() == b"v"
+        hits = of_hot_keys(stranger)["copy_hits"] - hits
+        assert hits > 50
+        assert statistics_of(owner)["store"]["hits"] - asked == 100 - hits
+        stranger.set({key: b"by itself"})
+        assert value() == b"by itself", "what it coordinates itself it hears of at once"
+        eventually(lambda: value() and of_hot_keys(stranger)["copies"])
+        owner.set({key: b"elsewhere"})
+        eventually(lambda: value() == b"elsewhere")
+        for caller in callers:
+            caller.close()
+
+
+def refreshed(caller: Caller) -> bool:
+    caller.welcome = caller.exchange(m.Hello(m.PROTOCOL, "", None, b""))
+    return len(caller.welcome.members) == 2
+
+
+def held_by(caller: Caller, key: bytes) -> bool:
+    reply = caller.exchange(m.Inspect(*caller.head(), "replica", key))
+    return reply.results[0]["version"] is not None
+
+
+def statistics_of(caller: Caller) -> dict[str, Any]:
+    found: dict[str, Any] = caller.exchange(m.Inspect(*caller.head(), "stats", b"")).results[0]
+    return found
+
+
+def of_hot_keys(caller: Caller) -> dict[str, Any]:
+    found: dict[str, Any] = statistics_of(caller)["hot_keys"]
+    return found

@@ -112,6 +112,8 @@ class Coordinator:
         """By name, what the node does on its own account."""
         self.keep_hint: Callable[[str, list[bytes], list[bytes]], None] = lambda *_: None
         """Takes what a node has missed; see hints.py."""
+        self.on_announced: Callable[[m.Event], None] = lambda _: None
+        """Takes what this node announces; see hotcopies.py."""
         self.fills: FillLeases
         """Those of the keys that this node owns first; set by who makes the node."""
         self._waiting: dict[int, tuple[Operation, Any, str]] = {}
@@ -277,4 +279,6 @@ class Coordinator:
 
     def publish(self, kind: EventKind, version: bytes, keys: list[bytes]) -> None:
         """Put what happened to these keys into this node's invalidation stream."""
-        self.outbox.events.append(m.Event(int(kind), version, keys))
+        event = m.Event(int(kind), version, keys)
+        self.outbox.events.append(event)
+        self.on_announced(event)

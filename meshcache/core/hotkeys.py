@@ -59,7 +59,7 @@ class HotKeys:
         self._counts: dict[bytes, int] = {}
         self._decay_at = now + self._window_s / PANES
         self.until: dict[bytes, float] = {}
-        """Per hot key the monotonic time until which it counts as hot."""
+        """Per hot key the monotonic time until which it counts as hot. Changed in place."""
         self.found = 0
         """Times that a key became hot."""
 
@@ -81,7 +81,8 @@ class HotKeys:
         while now >= self._decay_at:
             self._decay_at += self._window_s / PANES
             self._counts = {key: left for key, n in self._counts.items() if (left := n - -(-n // PANES))}
-            self.until = {key: until for key, until in self.until.items() if until > now}
+            for key in [key for key, until in self.until.items() if until <= now]:
+                del self.until[key]
             if not self._counts and not self.until:
                 self._decay_at = max(self._decay_at, now + self._window_s / PANES)
 

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.hotkeys import HotKeys
 from meshcache.core.members import State
 from meshcache.core.record import HEADER_BYTES, NEVER_MS, expires_ms_of, extras_of, is_tombstone, version_of
 
@@ -79,7 +78,7 @@ def replica(coordinator: Coordinator, key: bytes) -> dict[str, Any]:
     }
 
 
-def statistics(coordinator: Coordinator, counters: Any, hot: HotKeys) -> dict[str, Any]:
+def statistics(coordinator: Coordinator, counters: Any, hot_keys: dict[str, Any]) -> dict[str, Any]:
     """Return all counters of this node, by part."""
     return {
         "node": {"node_id": coordinator.own_id, **asdict(counters)},
@@ -90,7 +89,7 @@ def statistics(coordinator: Coordinator, counters: Any, hot: HotKeys) -> dict[st
             "repairs": coordinator.repairs,
             "restamps": coordinator.restamps,
         },
-        "hot_keys": hot.statistics(),
+        "hot_keys": hot_keys,
         **{name: part.statistics() for name, part in coordinator.background.items()},
     }
 

@@ -171,6 +171,19 @@ class NodeCore:
             else:
                 handler(origin, message)
 
+    def receive_stream(self, frame: Frame, now: float) -> None:
+        """Take a frame that another member published; see Effects.follow."""
+        self._set_time(now)
+        try:
+            _, messages = decode_frame(frame)
+        except ProtocolError:
+            self.counters.malformed += 1
+            self._requests.copies.on_lost()
+            return
+        for message in messages:
+            if isinstance(message, m.Invalidations):
+                self._requests.copies.on_stream(message)
+
     def receive_answer(self, address: str, frame: Frame, now: float) -> None:
         """Take a frame from the DEALER to ``address``."""
         self._set_time(now)
@@ -257,7 +270,7 @@ class NodeCore:
         sends = self._frames(outbox.sends) if outbox.sends else []
         replies = self._frames(outbox.replies) if outbox.replies else []
         publish = self._stream(outbox.events) if outbox.events or outbox.idle else []
-        effects = Effects(outbox.disconnect, outbox.connect, sends, replies, publish, outbox.notes)
+        effects = Effects(outbox.disconnect, outbox.connect, sends, replies, publish, outbox.notes, outbox.follow)
         outbox.clear()
         return effects
 
@@ -392,6 +405,7 @@ class NodeCore:
             part.run()
         self._follow_leave(now)
         self._requests.hot.count(now)
+        self._requests.copies.run()
         if self.view.former and self.settled and self.view.expire(now):
             self._slots_to_drop = [slot for slot, owned in enumerate(self.view.owned) if not owned]
         if now >= self._publish_at:

@@ -28,6 +28,8 @@ class Effects:
     """Frames for the PUB socket."""
     notes: list[tuple[str, dict[str, object]]] = field(default_factory=list)
     """What is worth a line in the log: an event and its fields."""
+    follow: list[str] | None = None
+    """Publish addresses whose streams this node is to receive, and no others; None: as before."""
 
 
 class Outbox:
@@ -40,6 +42,7 @@ class Outbox:
         self.connect: list[str] = []
         self.disconnect: list[str] = []
         self.notes: list[tuple[str, dict[str, object]]] = []
+        self.follow: list[str] | None = None
         self.subscribed = True
         """Somebody may receive the invalidation stream. False spares its encoding; its numbers go on all the same."""
         self.idle = False
@@ -69,3 +72,4 @@ class Outbox:
         """Begin a new turn. What was handed out in Effects is not touched."""
         self.sends, self.replies, self.events = {}, {}, []
         self.connect, self.disconnect, self.notes, self.idle = [], [], [], False
+        self.follow = None

@@ -18,6 +18,7 @@ from meshcache.core import inspection
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
+from meshcache.core.hotcopies import HotCopies
 from meshcache.core.hotkeys import HotKeys
 from meshcache.core.messages import Code, EventKind
 from meshcache.core.movement import SLOTS_PER_PAGE, page_of
@@ -32,6 +33,10 @@ HOT_KEYS_TOLD: Final = 100
 
 DEADLINE_S_MAX: Final = 60.0
 """No client can make a node keep an operation for longer."""
+
+Done = Callable[[list[Any]], None]
+"""Takes the results of an operation."""
+Wrap = Callable[[list[bytes], Done], Done]
 
 
 class Requests:
@@ -60,6 +65,8 @@ class Requests:
         self._updates = Updates(coordinator)
         self._counters = counters
         self.hot = HotKeys(self._config.hot_keys, rng, coordinator.now)
+        self.copies = HotCopies(coordinator, self.hot)
+        coordinator.on_announced = self.copies.on_announced
         self._boot = boot
 
     def handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
@@ -134,13 +141,17 @@ class Requests:
                 self._reply_records(origin, get, records)
             else:
                 self._read_absent(origin, get, records)
-        else:
+        elif (copies := self.copies.read(get)) is None:
             self._read(get, keys, partial(self._reply_records, origin, get))
+        elif None not in copies:
+            self._reply_records(origin, get, copies)
+        else:
+            self._read_absent(origin, get, copies, self.copies.keeping)
 
-    def _read(self, get: m.Get, keys: list[bytes], done: Callable[[list[Any]], None]) -> None:
+    def _read(self, get: m.Get, keys: list[bytes], done: Done) -> None:
         QuorumRead(self._coordinator, keys, get.r, get.w, self._deadline(get), done).start()
 
-    def _read_absent(self, origin: bytes, get: m.Get, records: list[Any]) -> None:
+    def _read_absent(self, origin: bytes, get: m.Get, records: list[Any], wrap: Wrap = lambda _, done: done) -> None:
         """Ask other owners for what this one lacks."""
         absent = [i for i, record in enumerate(records) if record is None]
 
@@ -149,7 +160,8 @@ class Requests:
                 records[i] = record
             self._reply_records(origin, get, records)
 
-        self._read(get, [get.keys[i] for i in absent], fill)
+        keys = [get.keys[i] for i in absent]
+        self._read(get, keys, wrap(keys, fill))
 
     def _reads_one(self, level: int) -> bool:
         configured = self._config.cluster.read_quorum
@@ -268,7 +280,9 @@ class Requests:
         makers: dict[str, Callable[[], dict[str, Any]]] = {
             "view": lambda: inspection.view(coordinator),
             "status": lambda: inspection.status(coordinator, ready=self._ready()),
-            "stats": lambda: inspection.statistics(coordinator, self._counters, self.hot),
+            "stats": lambda: inspection.statistics(
+                coordinator, self._counters, self.hot.statistics() | self.copies.statistics()
+            ),
             "hot": lambda: {"keys": self.hot.top(HOT_KEYS_TOLD)},
             "replica": lambda: inspection.replica(coordinator, request.key),
         }

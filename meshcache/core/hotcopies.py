@@ -1,0 +1,125 @@
+"""Copies of hot keys at a node that does not own them: for who asks a node that must ask others.
+
+Clients know the ring and ask owners; so this is for those that do not, and for the moments in which a client works with
+an older ring. Such a node would pass every read of a hot key on to its owners. Instead it keeps what they answered for
+``hot_keys.copy_ttl_s``, by the rules of a client's near cache (near.py): voided by the invalidation streams of all
+other members, which the node follows (invalidation.py) from the first such read on and until there was none for
+``IDLE_S``, and by what it announces itself.
+
+Only reads at the mesh's own consistency are answered from copies, and only where that is one replica.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+from meshcache.core.coordinator import Coordinator
+from meshcache.core.hotkeys import COUNTERS_MAX, HotKeys
+from meshcache.core.invalidation import Streams
+from meshcache.core.messages import DEFAULT_LEVEL, Event, Get, Invalidations
+from meshcache.core.near import TTL_MAX_S, NearCache, NearStore
+from meshcache.core.record import expires_ms_of, is_live, version_of
+
+IDLE_S: Final = 60.0
+"""The streams are followed for so long after the last read that could have used a copy."""
+
+_UNTIL: Final = 0
+_RECORD: Final = 2
+
+
+class HotCopies:
+    """The copies of one node, and the streams that void them."""
+
+    def __init__(self, coordinator: Coordinator, hot: HotKeys) -> None:
+        self._coordinator = coordinator
+        self._hot = hot
+        self._enabled = coordinator.config.cluster.read_quorum == 1
+        self._near = NearStore(NearCache(2 * COUNTERS_MAX, ttl=min(TTL_MAX_S, hot.copy_ttl_ms / 1000)), only=hot.until)
+        self._streams = Streams()
+        self._streams.listeners = (self._near,)
+        self._wanted_until = -math.inf
+        self._followed: list[str] = []
+        """Publish addresses that the driver was told to follow."""
+        self._digest = b""
+
+    def read(self, get: Get) -> list[bytes | None] | None:
+        """Return per key a copy or None; None if none of the keys is hot, or copies will not do."""
+        coordinator, hot = self._coordinator, self._hot
+        if get.r != DEFAULT_LEVEL or not self._enabled or not hot.among(get.keys):
+            return None
+        self._wanted_until = coordinator.now + IDLE_S
+        near, now = self._near, coordinator.now
+        if now >= near.live_until:
+            return [None] * len(get.keys)
+        records: list[bytes | None] = []
+        for key in get.keys:
+            copy = near.entries.get(key)
+            fresh = copy is not None and now < copy[_UNTIL] and is_live(copy[_RECORD], coordinator.now_bytes)
+            records.append(copy[_RECORD] if copy is not None and fresh else None)
+            near.hits += fresh
+        return records
+
+    def keeping(self, keys: list[bytes], done: Callable[[list[Any]], None]) -> Callable[[list[Any]], None]:
+        """Return ``done`` for a read of these keys that begins now, such that it keeps copies of what is hot."""
+        near, coordinator = self._near, self._coordinator
+        ticket, began = near.ticket(), coordinator.now
+        hot = dict.fromkeys(self._hot.among(keys))
+        near.misses += len(hot)
+
+        def keep(results: list[Any]) -> None:
+            for key, record in zip(keys, results, strict=True):
+                if key in hot and type(record) is bytes and is_live(record, coordinator.now_bytes):
+                    left_s = (expires_ms_of(record) - coordinator.wall_ms) / 1000
+                    until = min(began + near.ttl_s, coordinator.now + left_s)
+                    near.fill(key, [until, None, record, version_of(record), key], ticket, coordinator.now)
+            done(results)
+
+        return keep
+
+    def on_announced(self, event: Event) -> None:
+        """This node announces something itself."""
+        self._near.on_event(self._coordinator.own_id, event, self._coordinator.now)
+
+    def on_stream(self, message: Invalidations) -> None:
+        """Take what another member announced."""
+        self._streams.receive(message, self._coordinator.now)
+        self._show_live()
+
+    def on_lost(self) -> None:
+        """Something arrived that can not be read."""
+        self._streams.lose_all(self._coordinator.now)
+
+    def run(self) -> None:
+        """Follow the members, as long as copies are of use, and look for silence."""
+        coordinator, now = self._coordinator, self._coordinator.now
+        if now >= self._wanted_until and not self._followed:
+            return
+        members = {fact.node_id: fact.publish for fact in coordinator.membership.peers()}
+        wanted = sorted(members.values()) if now < self._wanted_until else []
+        if wanted != self._followed or coordinator.view.digest != self._digest:
+            self._followed, self._digest = wanted, coordinator.view.digest
+            self._near.suspend()
+            self._streams.follow(members if wanted else {}, self._digest, now)
+            coordinator.outbox.follow = wanted
+        self._streams.review(now)
+        self._show_live()
+
+    def statistics(self) -> dict[str, int]:
+        """Return what there is to tell, as plain values."""
+        near = self._near
+        return {
+            "copies": len(near.entries),
+            "copy_hits": near.hits,
+            "copy_misses": near.misses,
+            "copies_refused": near.refused,
+            "streams_followed": len(self._followed),
+        }
+
+    def _show_live(self) -> None:
+        near, live_until = self._near, self._streams.live_until
+        if live_until > -math.inf:
+            near.live_until = live_until
+        elif near.live_until > -math.inf:
+            near.suspend()
