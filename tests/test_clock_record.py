@@ -46,6 +46,21 @@ def test_a_version_follows_all_that_its_clock_has_seen() -> None:
     assert behind.tick(NOW_MS) > first
 
 
+@given(st.binary(min_size=8, max_size=8), st.integers(0, 2**48 - 1), st.integers(0, 2**64 - 1))
+def test_a_revision_is_newer_than_its_version_and_older_than_any_later_write(
+    clock: bytes, boot_ms: int, boot: int
+) -> None:
+    version = clock + (boot_ms << 15).to_bytes(8, "big")
+    revised = HybridClock(boot).revise(version)
+    assert revised > version
+    assert revised[:8] == clock
+    assert HybridClock(boot ^ 1).revise(version) != revised
+
+
+def test_the_greatest_version_can_be_revised() -> None:
+    assert HybridClock(7).revise(b"\xff" * 16) == b"\xff" * 16
+
+
 def test_a_clock_too_far_ahead_is_not_followed() -> None:
     clock = HybridClock(1)
     clock.tick(NOW_MS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from story import DEFAULT, STRICT, Story
+from story import DEFAULT, LOOSE, STRICT, Story
 
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
@@ -127,6 +127,39 @@ def test_an_update_whose_answer_is_lost_is_an_error_and_not_repeated() -> None:
     story.mesh.network.heal()
     story.mesh.run(0.5)
     assert story.get("n", story.at(first)) == 2
+
+
+def test_a_touch_keeps_the_value_and_sets_when_it_expires() -> None:
+    story = Story(3)
+    story.set("k", "value")
+    session = story.client.session
+    before = story.call(session.gets("k", None))
+    assert story.call(session.touch("k", 30.0, None)) is True
+    after = story.call(session.gets("k", None))
+    assert (after.value, after.version > before.version) == ("value", True)
+    assert 29 < after.ttl <= 30
+    assert story.call(session.touch("missing", 30.0, None)) is False
+
+
+@pytest.mark.parametrize("written", ["new", None], ids=["set", "delete"])
+def test_a_touch_does_not_undo_what_it_has_not_seen(written: str | None) -> None:
+    story = Story(2, LOOSE)
+    story.set("k", "old")
+    story.mesh.run(2.0)
+    first, second = story.owners("k")
+    story.mesh.cut([first.name])
+    here, there = story.at(first), story.at(second)
+    if written is None:
+        story.mesh.call(there, there.session.delete("k", None))
+    else:
+        story.set("k", written, there)
+    story.mesh.run(0.1)
+    assert story.mesh.call(here, here.session.touch("k", 100.0, None)) is True, "it sees the old value only"
+    story.mesh.network.heal()
+    story.mesh.settle()
+    story.mesh.wait_for(lambda: story.get("k", here) == written and story.get("k", there) == written)
+    story.mesh.run(3.0)
+    assert (story.get("k", here), story.get("k", there)) == (written, written)
 
 
 def test_updates_of_a_key_that_must_be_read_first_wait_for_each_other() -> None:

@@ -17,6 +17,7 @@ LEAD_MS_MAX: Final = 5_000
 """How far ahead of the local wall clock a peer's clock may be; beyond it is refused."""
 
 _COUNTER_BITS: Final = 16
+_VERSION_MAX: Final = (1 << 128) - 1
 
 
 class HybridClock:
@@ -31,6 +32,16 @@ class HybridClock:
         """Return a new version, greater than every one seen so far. A full counter carries into the milliseconds."""
         self.latest = max(self.latest + 1, wall_ms << _COUNTER_BITS)
         return self.latest.to_bytes(8, "big") + self._suffix
+
+    def revise(self, version: bytes) -> bytes:
+        """Return a version for a change that keeps the content of ``version`` and must not count as a later write.
+
+        It is greater than ``version`` and less than every version with a greater clock: whoever wrote the key
+        meanwhile, even where that was not seen, stays the last writer. The low bits of a boot id are random, so that
+        two nodes that revise one version, on the two sides of a partition, do not make the same one.
+        """
+        step = 1 + int.from_bytes(self._suffix[-2:])
+        return min(int.from_bytes(version) + step, _VERSION_MAX).to_bytes(16)
 
     def merge(self, clock: int, wall_ms: int) -> bool:
         """Take a peer's clock into account; False if it was refused for being too far ahead."""

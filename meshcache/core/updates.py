@@ -7,7 +7,10 @@ one. What a network partition can still do: each side has its own first owner, a
 
 At the owner an update reads, computes and stamps without a pause in between where the owner holds the key and R = 1.
 Else it reads a quorum first, and the key is locked until then. Writes of one key through its owner are therefore in
-one order; a plain ``set`` that another node coordinates at the same time is ordered before or after by its stamp.
+one order. A plain ``set`` or ``delete`` that another node coordinates meanwhile is ordered by its stamp: with an
+update that changes the content it is one of two concurrent writes, of which the last wins. A touch changes none, so it
+must not win: its record gets a revision of the version that was read (``HybridClock.revise``), and any such write is
+newer than that.
 
 What an entry carries besides its value (tags, say) stays with ``touch`` and ``incr``; whoever stores a value says anew.
 
@@ -29,7 +32,15 @@ from meshcache.core.clock import clock_of
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.messages import Change, Code, EventKind
 from meshcache.core.reads import QuorumRead
-from meshcache.core.record import TOMBSTONE_CONTENT, content_of, expires_ms_of, is_live, split_content, version_of
+from meshcache.core.record import (
+    TOMBSTONE_CONTENT,
+    content_of,
+    expires_ms_of,
+    expiry_bytes,
+    is_live,
+    split_content,
+    version_of,
+)
 from meshcache.core.writes import QuorumWrite
 
 INT_TAG: Final = 2
@@ -207,7 +218,10 @@ class KeyUpdate:
         if content is None:
             self.batch.settle(self.index, answer)
             return
-        stamp = coordinator.stamp(expires_ms)
+        if record is not None and self.change[0] == Change.TOUCH:
+            stamp = coordinator.clock.revise(version_of(record)) + expiry_bytes(expires_ms)
+        else:
+            stamp = coordinator.stamp(expires_ms)
         kind = EventKind.DELETE if self.change[0] == Change.DROP else EventKind.SET
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
