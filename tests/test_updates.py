@@ -162,6 +162,21 @@ def test_a_touch_does_not_undo_what_it_has_not_seen(written: str | None) -> None
     assert (story.get("k", here), story.get("k", there)) == (written, written)
 
 
+def test_when_all_nodes_are_leaving_nothing_is_acknowledged_that_nobody_keeps() -> None:
+    story = Story(2)
+    story.set("k", "old")
+    session = story.client.session
+    ends: list[Any] = []
+    for host in story.mesh.nodes.values():
+        host.retire()
+    story.mesh.run(0.01)
+    assert all(host.core is not None and not host.core.gone for host in story.mesh.nodes.values())
+    for flow in (session.incr("n", 1, 0, None, 0.3), session.set("k", "new", None, 0.3), session.get("k", None, 0.3)):
+        story.client.run(flow, lambda result, error, _: ends.append(error or result))
+    story.mesh.wait_for(lambda: len(ends) == 3)
+    assert all(isinstance(end, MeshcacheError) for end in ends), ends
+
+
 def test_updates_of_a_key_that_must_be_read_first_wait_for_each_other() -> None:
     story = Story(4, STRICT)
     client = story.at(story.owners("n")[0])

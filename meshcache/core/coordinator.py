@@ -125,16 +125,17 @@ class Coordinator:
     # -- levels and owners ---------------------------------------------------------------------------------
 
     def level(self, asked: int, configured: int, owners: int) -> int:
-        """Return how many owners a level means. An explicit number stands as it is; names adapt to who is there."""
+        """Return how many owners a level means. An explicit number stands as it is; names adapt to who is there.
+
+        It is one at least: where all nodes are leaving nobody owns anything, and nothing can be done.
+        """
         if asked > 0:
             return asked
         if asked == m.LEVEL_ONE:
-            return min(1, owners)
+            return 1
         if asked == m.LEVEL_QUORUM:
             return owners // 2 + 1
-        if asked == m.LEVEL_ALL:
-            return owners
-        return min(configured, owners)
+        return max(1, owners if asked == m.LEVEL_ALL else min(configured, owners))
 
     def holders_only(self, needed_to_read: int, write_level: int, owners: int) -> bool:
         """Tell whether W + R > N: then absence is no vote, since a cache forgets."""

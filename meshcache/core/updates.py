@@ -94,8 +94,10 @@ class UpdateBatch:
         coordinator, request = self.coordinator, self.request
         elsewhere: dict[str, list[int]] = {}
         for index in indices:
-            owner = coordinator.view.ring.preference_list(request.keys[index])[0]
-            if owner == coordinator.own_id:
+            owner = next(iter(coordinator.view.ring.preference_list(request.keys[index])), None)
+            if owner is None:  # all nodes are leaving
+                self._unsent.append(index)
+            elif owner == coordinator.own_id:
                 if request.changes[index][0] in _LEASE_CHANGES:
                     coordinator.fills.begin(self, index)
                 else:
