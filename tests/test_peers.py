@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshcache.core.members import State
-from meshcache.core.messages import Fact
+from meshcache.core.messages import Fact, Welcome
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
 
@@ -56,3 +56,14 @@ def test_a_link_that_stands_is_left_alone(peers: Peers, outbox: Outbox) -> None:
     peers.links[OTHER.address].up = True
     peers.on_hello(OTHER)
     assert (outbox.disconnect, outbox.connect) == ([], [])
+
+
+def test_of_two_processes_with_one_id_the_other_is_found_when_one_is_gone(peers: Peers) -> None:
+    impostor = OTHER._replace(address="127.0.1.1:7101", boot=2)
+    peers.dial(OWN, [OWN, OTHER, impostor])
+    peers.on_welcome(OTHER.address, Welcome(1, 0, "n2", {}, []), 0)
+    peers.on_welcome(impostor.address, Welcome(2, 0, "n2", {}, []), 0)
+    peers.drop(impostor.address)
+    assert peers.by_node["n2"].address == OTHER.address
+    peers.drop(OTHER.address)
+    assert "n2" not in peers.by_node

@@ -117,6 +117,9 @@ class Peers:
         node_id, link.node_id, link.up = link.node_id, "", False
         if node_id and self.by_node.get(node_id) is link:
             del self.by_node[node_id]
+            for other in self.links.values():  # two processes had this id, or it has moved
+                if other.node_id == node_id:
+                    self.by_node[node_id] = other
         return node_id
 
     def on_welcome(self, address: str, welcome: Welcome, wall_ms: int) -> bool:
