@@ -46,6 +46,7 @@ import zmq
 
 from meshcache.address import join_address, split_address
 from meshcache.config import Config
+from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.errors import ConfigError, MeshcacheError
@@ -203,9 +204,11 @@ class Node:
             context.destroy(linger=0)
 
     def _start_core(self) -> None:
-        wall_ms = time.time_ns() // 1_000_000
+        now, wall = time.monotonic(), time.time()
+        wall_ms = int(wall * 1000)
         boot = wall_ms << 16 | secrets.randbits(16)
-        self._core = NodeCore(self.config, boot=boot, rng=random.Random(boot), now=time.monotonic(), wall_ms=wall_ms)
+        self._clock = LocalClock(now, wall)
+        self._core = NodeCore(self.config, boot=boot, rng=random.Random(boot), now=now, wall_ms=wall_ms)
         self._core.processor_s = time.thread_time
         digest = hashlib.md5(self.config.node.node_id.encode(), usedforsecurity=False).digest()
         self._routing_id = b"\x01" + digest[:8] + boot.to_bytes(8, "big")
@@ -225,10 +228,10 @@ class Node:
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core = self._core
         assert core is not None
-        inlets = self._inlets
+        inlets, clock = self._inlets, self._clock
         while not self._stopping.is_set() and not core.gone:
-            woken = inlets.wait(core.next_deadline() - time.monotonic())
-            began = time.monotonic()
+            woken = inlets.wait(core.next_deadline() - clock.stood_still_s - time.monotonic())
+            began = clock.read(time.monotonic(), time.time())
             for inlet in woken:
                 if inlet.drain(began):
                     inlets.stir(inlet)
@@ -243,7 +246,7 @@ class Node:
                 on_ready = None
             if core.fatal is not None:
                 raise ConfigError(core.fatal)
-            ended = time.monotonic()
+            ended = time.monotonic() + clock.stood_still_s
             core.counters.longest_turn_ms = max(core.counters.longest_turn_ms, (ended - began) * 1000)
             inlets.recheck(ended)
             if ended >= self._memory_check_at:
@@ -286,7 +289,7 @@ class Node:
                 dealer.socket.send(frame, DONTWAIT)
                 stir(dealer.inlet)
             except zmq.Again:
-                core.undeliverable(address, time.monotonic())
+                core.undeliverable(address, time.monotonic() + self._clock.stood_still_s)
         send = self._router.send
         for origin, frame in effects.replies:
             try:
@@ -305,7 +308,7 @@ class Node:
         core = self._core
         assert core is not None
         if not core.gone:
-            core.leave(time.monotonic())
+            core.leave(time.monotonic() + self._clock.stood_still_s)
         effects = core.drain()
         for address, frame in effects.sends:
             dealer = self._dealers.get(address)

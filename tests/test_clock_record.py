@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshcache.core.clock import LEAD_MS_MAX, HybridClock, clock_of, wall_ms_of
+from meshcache.core.clock import LEAD_MS_MAX, SUSPENDED_S, HybridClock, LocalClock, clock_of, wall_ms_of
 from meshcache.core.record import (
     HEADER_BYTES,
     NEVER_MS,
@@ -117,3 +117,31 @@ def test_what_is_too_short_or_no_bytes_is_no_record() -> None:
     assert not is_valid(bytes(HEADER_BYTES - 1))
     assert not is_valid([1])
     assert not is_valid(None)
+
+
+def test_the_time_for_which_a_machine_stood_still_has_passed() -> None:
+    clock = LocalClock(100.0, 5000.0)
+    assert clock.read(101.0, 5001.0) == 101.0
+    assert clock.read(102.0, 5012.0) == 112.0
+    assert clock.read(103.0, 5013.0) == 113.0
+    assert clock.read(104.0, 5044.0) == 144.0
+
+
+def test_a_wall_clock_that_is_adjusted_or_set_back_changes_nothing() -> None:
+    clock = LocalClock(100.0, 5000.0)
+    assert clock.read(101.0, 5001.0 + SUSPENDED_S / 2) == 101.0
+    assert clock.read(102.0, 4000.0) == 102.0
+    assert clock.read(103.0, 5003.0) == 103.0
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(-100, 100)), max_size=20))
+def test_steady_time_never_goes_back(steps: list[tuple[float, float]]) -> None:
+    monotonic, wall = 10.0, 1000.0
+    clock = LocalClock(monotonic, wall)
+    before = monotonic
+    for passed_s, gained_s in steps:
+        monotonic += passed_s
+        wall += passed_s + gained_s
+        now = clock.read(monotonic, wall)
+        assert now >= before
+        before = now

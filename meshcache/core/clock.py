@@ -16,6 +16,9 @@ from typing import Final
 LEAD_MS_MAX: Final = 5_000
 """How far ahead of the local wall clock a peer's clock may be; beyond it is refused."""
 
+SUSPENDED_S: Final = 0.25
+"""A wall clock that gains less on the monotonic one is being adjusted."""
+
 _COUNTER_BITS: Final = 16
 _VERSION_MAX: Final = (1 << 128) - 1
 
@@ -51,6 +54,32 @@ class HybridClock:
             return False
         self.latest = clock
         return True
+
+
+class LocalClock:
+    """A node's steady time: the monotonic clock, and the time for which the machine under it stood still.
+
+    A suspended machine's monotonic clock does not show it (a paused virtual machine's cannot), and the node would go on
+    as if nothing had happened: with a wall clock that is behind for good, as a member that the others have long
+    declared dead. So where the system's wall clock has gained on the monotonic one, that time has passed, too, and the
+    node finds that it was stalled. A wall clock that is set back changes nothing.
+    """
+
+    __slots__ = ("_ahead_s", "_ahead_s_max", "stood_still_s")
+
+    def __init__(self, monotonic: float, wall: float) -> None:
+        self._ahead_s = wall - monotonic
+        self._ahead_s_max = self._ahead_s + SUSPENDED_S
+        self.stood_still_s = 0.0
+        """What to add to the monotonic clock."""
+
+    def read(self, monotonic: float, wall: float) -> float:
+        """Return the steady time, given what both clocks show, in seconds. Called every turn: 0.1 µs."""
+        now = monotonic + self.stood_still_s
+        if wall - now > self._ahead_s_max:
+            self.stood_still_s = wall - self._ahead_s - monotonic
+            return monotonic + self.stood_still_s
+        return now
 
 
 def clock_of(version: bytes) -> int:

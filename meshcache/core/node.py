@@ -9,8 +9,8 @@ A driver (server.py with ZeroMQ, simulator.py with a virtual network) calls, in 
     drain() -> Effects                     what is to be done outside, once a turn
 
 None of them blocks, and none raises whatever the network sent: a peer's mistake is a counter and a dropped message.
-``now`` is monotonic; the node's wall clock is the one it was started with, carried on by ``now``, so that it never
-jumps while the node runs.
+``now`` is steady (clock.LocalClock); the node's wall clock is the one it was started with, carried on by ``now``, so
+that it never goes back while the node runs.
 
 The path of a GET: session.py of the client, then ``receive_request`` here, then requests.py, and reads.py if this
 node alone cannot answer.
