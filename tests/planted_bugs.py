@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from meshcache.core import antientropy, membership, reads, requests, store, updates, writes
+from meshcache.core import antientropy, hints, members, membership, reads, requests, store, updates, writes
 from meshcache.core import messages as m
-from meshcache.core.clock import HybridClock
+from meshcache.core.clock import HybridClock, LocalClock, wall_ms_of
+from meshcache.core.node import NodeCore
 from meshcache.core.record import HEADER_BYTES, is_tombstone
 from meshcache.core.view import View
 from meshcache.simulation.network import Weather
@@ -177,16 +178,78 @@ def deletes_leave_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(store.Store, "merge", forget)
 
 
+def touch_counts_as_a_write(patch: pytest.MonkeyPatch) -> None:
+    """A touched record gets a new version, as if its content were new."""
+    patch.setattr(HybridClock, "revise", lambda self, version: self.tick(wall_ms_of(version)))
+
+
+def cas_compares_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A compare-and-set replaces whatever is there."""
+    compute = updates.compute
+
+    def careless(change: list[Any], record: bytes | None, coordinator: Any) -> Any:
+        if change[0] == m.Change.CAS and record is not None:
+            change = [*change[:3], record[:16]]
+        return compute(change, record, coordinator)
+
+    patch.setattr(updates, "compute", careless)
+
+
+def add_and_replace_look_at_nothing(patch: pytest.MonkeyPatch) -> None:
+    """What is to be stored only if the key is there is stored, and so is what is to be stored only if it is not."""
+    compute = updates.compute
+
+    def careless(change: list[Any], record: bytes | None, coordinator: Any) -> Any:
+        if change[0] in {m.Change.ADD, m.Change.REPLACE}:
+            return True, change[1], coordinator.expires_ms(change[2])
+        return compute(change, record, coordinator)
+
+    patch.setattr(updates, "compute", careless)
+
+
+def one_id_for_two(patch: pytest.MonkeyPatch) -> None:
+    """A process with the id of a member that is alive is let in."""
+    patch.setattr(members.MemberTable, "conflict", lambda self, newcomer: None)
+
+
+def gone_before_all_is_handed_over(patch: pytest.MonkeyPatch) -> None:
+    """A node that retires does not wait until the others have what it holds."""
+    patch.setattr(NodeCore, "settled", True)
+
+
+def suspension_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    """For a machine that was suspended, no time has passed."""
+    patch.setattr(LocalClock, "read", lambda self, monotonic, wall: monotonic)
+
+
+def missed_writes_stay_missed(patch: pytest.MonkeyPatch) -> None:
+    """No hint is kept for an owner that missed a write, and owners do not compare what they hold."""
+    patch.setattr(hints.Hints, "add", lambda self, node_id, keys, records: None)
+    patch.setattr(antientropy.AntiEntropy, "run", lambda self: None)
+
+
 HARSH: Final = Weather(delay_s=0.01, loss=0.05, duplication=0.5, in_order=False, stale=0.5)
 HOT: Final = Mix(values=2, counters=1, guards=1, think_s=0.02, short_lived=0.0)
 SHORT_LIVED: Final = {"skew_ms": 0, "mix": Mix(values=2, think_s=0.3, short_lived=1.0)}
-BUSY: Final = {"weather": HARSH, "mix": HOT, "skew_ms": 2000, "clients": 4, "lanes": 2, "stray": 0.5}
+BUSY: Final = {
+    "weather": HARSH, "mix": HOT, "skew_ms": 2000, "drift": 5e-4, "clients": 4, "lanes": 2, "stray": 0.5, "spares": 0,
+    "strikes": ("crash", "crash", "pause", "leave"), "clogs": 0.0,
+}  # fmt: skip
 TWO_OF_TWO: Final = {**BUSY, "nodes": 4, "replicas": 2, "write_quorum": 2, "read_quorum": 1}
 TWO_OF_THREE: Final = {**BUSY, "nodes": 4, "replicas": 3, "write_quorum": 2, "read_quorum": 2}
 ONE: Final = {**BUSY, "nodes": 4, "replicas": 1, "write_quorum": 1, "read_quorum": 1}
 QUIET: Final = {
     **TWO_OF_TWO, "weather": Weather(), "clients": 1, "lanes": 2, "strikes": ("crash",), "transition_s": 2.0,
-    "mix": Mix(values=12, think_s=0.3, short_lived=0.0, weights=(0.2, 0, 1, 0, 0, 0, 0, 0, 0, 0)),
+    "mix": Mix(values=12, think_s=0.3, short_lived=0.0, operations=("get", "set"), weights=(0.2, 1)),
+}  # fmt: skip
+UPDATES: Final = {
+    **TWO_OF_THREE, "mix": Mix(values=1, counters=1, guards=1, think_s=0.02, short_lived=0.0, operations=("get", "set",
+    "delete", "touch", "add", "replace", "gets_cas", "drop", "put"), weights=(2, 2, 1, 2, 2, 2, 2, 2, 1)),
+}  # fmt: skip
+ALONE: Final = {"replicas": 1, "write_quorum": 1, "read_quorum": 1, "slots": 256, "weather": Weather(delay_s=0.1)}
+SELDOM: Final = {
+    **BUSY, "nodes": 4, "replicas": 3, "write_quorum": 2, "read_quorum": 1, "mix":
+    Mix(values=1, counters=100, guards=1, think_s=0.1, operations=("incr",), weights=(1,)),
 }  # fmt: skip
 FULL: Final = {**TWO_OF_TWO, "max_entries": 2, "max_bytes": 800}
 
@@ -209,7 +272,7 @@ TRAPS: Final[dict[Plant, Trap]] = {
     wall_clock_stamps: Trap("weather", TWO_OF_TWO, "fresh"),
     superseded_is_done: Trap("weather", TWO_OF_THREE, "fresh", 54),
     former_owners_forgotten: Trap("single", TWO_OF_TWO, "fresh", 30),
-    owner_sets_mixed: Trap("single", ONE, "fresh"),
+    owner_sets_mixed: Trap("single", ONE, "fresh", 4),
     slots_gained_with_leftovers: Trap("single", ONE, "fresh", 21),
     no_refutation: Trap("single", TWO_OF_TWO, "fresh", 1),
     no_gossip: Trap("single", TWO_OF_TWO, "convergence", 7),
@@ -221,4 +284,11 @@ TRAPS: Final[dict[Plant, Trap]] = {
     limits_ignored: Trap("chaos", FULL, "memory"),
     deadline_forgotten: Trap("weather", TWO_OF_TWO, "deadline"),
     deletes_leave_nothing: Trap("weather", TWO_OF_THREE, "fresh", 8),
+    touch_counts_as_a_write: Trap("weather", UPDATES, "fresh"),
+    cas_compares_nothing: Trap("weather", UPDATES, "atomic"),
+    add_and_replace_look_at_nothing: Trap("weather", UPDATES, "atomic"),
+    one_id_for_two: Trap("single", {**QUIET, "strikes": ("impostor",)}, "identity"),
+    gone_before_all_is_handed_over: Trap("single", {**QUIET, **ALONE, "strikes": ("retire",)}, "durable"),
+    suspension_unnoticed: Trap("single", {**TWO_OF_TWO, "skew_ms": 0, "strikes": ("suspend",)}, "fresh"),
+    missed_writes_stay_missed: Trap("weather", SELDOM, "agreement"),
 }

@@ -3,12 +3,14 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from planted_bugs import TRAPS, Plant
 
+from meshcache.simulation.faults import CHAOS, FAULTS, ONCE
 from meshcache.simulation.history import History, Operation, Violation
 from meshcache.simulation.simulator import Plan, Simulation
 
@@ -16,19 +18,46 @@ SEEDS = 28
 """How many seeds each run of the tests simulates; scripts/simulate does thousands."""
 
 SEEDS_FOR_A_BUG = 16
+SEEDS_FOR_A_FAULT = 300
+
+
+@cache
+def faults_of(seed: int) -> dict[str, int]:
+    """Simulate a seed, once; return how often each fault happened."""
+    simulation = Simulation(Plan.draw(seed))
+    try:
+        simulation.run()
+    except Violation as violation:
+        pytest.fail(f"{violation}\nreplay: scripts/simulate --seed {seed} --trace")
+    history = simulation.history
+    assert history.hits > 0
+    assert len(history.operations) > history.errors
+    return simulation.world.faults
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, 4))
 def test_no_promise_is_broken_whatever_a_seed_draws(first: int) -> None:
     for seed in range(first, first + 4):
-        simulation = Simulation(Plan.draw(seed))
-        try:
-            simulation.run()
-        except Violation as violation:
-            pytest.fail(f"{violation}\nreplay: scripts/simulate --seed {seed} --trace")
-        history = simulation.history
-        assert history.hits > 0
-        assert len(history.operations) > history.errors
+        faults_of(seed)
+
+
+def test_every_fault_happens_in_a_batch_of_seeds() -> None:
+    missing = dict.fromkeys(FAULTS)
+    for seed in range(SEEDS_FOR_A_FAULT):
+        if seed < SEEDS or any(fault in missing for fault in Plan.draw(seed).events):
+            happened = faults_of(seed)
+            assert happened.keys() <= FAULTS.keys()
+            missing = {fault: None for fault in missing if not happened.get(fault)}
+        if not missing:
+            return
+    pytest.fail(f"none of {SEEDS_FOR_A_FAULT} seeds has {', '.join(missing)}")
+
+
+def test_every_event_is_in_the_list_of_faults_and_is_drawn() -> None:
+    plans = [Plan.draw(seed) for seed in range(SEEDS_FOR_A_FAULT)]
+    drawn = {event for plan in plans for event in plan.events}
+    assert {*ONCE, *CHAOS} <= drawn
+    assert drawn - {"restore"} <= FAULTS.keys()
 
 
 def test_seeds_draw_every_kind_of_faults_and_both_levels_of_promise() -> None:
@@ -194,12 +223,13 @@ def test_the_command_reports_failing_seeds_and_how_to_replay_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulate = _command()
-    good = simulate.Outcome(1, "", 20.0, 1000, 100, 50)
+    good = simulate.Outcome(1, "", 20.0, 1000, 100, 50, {"crash": 2})
     assert simulate.search(iter([good, good._replace(seed=2, problem="fresh: …")]), 2) == 1
     printed = capsys.readouterr()
     assert "seed 2 failed: fresh: …" in printed.out
     assert "scripts/simulate --seed 2 --trace" in printed.out
     assert "2/2 seeds, 1 failed" in printed.err
+    assert "4 crash" in printed.err
 
     def fail(simulation: Simulation) -> None:
         raise Violation("fresh: planted")

@@ -74,7 +74,8 @@ class ClientHost:
         self.world = world
         self.network = network
         self.name = name
-        self.routing_id = b"\x02" + name.encode()
+        self.routing_id = b""
+        """Of the line opened last: every socket has an id of its own."""
         rng = random.Random(world.rng.getrandbits(32))
         w, r = levels(consistency)
         options = Options(prefix=b"", timeout_s=timeout_s, ttl_ms=TTL_NEVER, w=w, r=r, codec=Codec())
@@ -85,12 +86,24 @@ class ClientHost:
         """What it was computing never ends, and is not renewed."""
         self._seeds = seeds
         self._connections: dict[str, _Connection] = {}
+        self._sockets = 0
+        self.lives = 0
+        """Counts how often all that it had under way was given up."""
 
     # Flows
 
     def run(self, flow: Flow[Any], done: Callable[[Any, Exception | None, bool], None]) -> None:
         """Run a flow; ``done`` gets its result, its error, and whether a failed attempt may have been executed."""
         _Run(self, flow, done).resume(None)
+
+    def abandon(self) -> None:
+        """Give up all that is under way, as a process does that ends: nobody waits for it, or hears of it."""
+        self.lives += 1
+        connections, self._connections = list(self._connections.values()), {}
+        for connection in connections:
+            connection.line.close()
+            for waiting in [*connection.to_send, *connection.sent.values()]:
+                waiting.done = True
 
     def exchange(self, calls: list[Call], done: Callable[[list[Any]], None]) -> None:
         """Carry out the calls of one step."""
@@ -119,6 +132,8 @@ class ClientHost:
         address = waiting.call.address
         connection = self._connections.get(address)
         if connection is None:
+            self._sockets += 1
+            self.routing_id = b"\x02%b %d" % (self.name.encode(), self._sockets)
             connection = _Connection(self.network.dial(self, address), self.session.link(address))
             self._connections[address] = connection
         elif not connection.link.ready and connection.line.up and not connection.to_send:
@@ -205,9 +220,14 @@ class _Run:
         self.open = False
         self.calls: list[Call] = []
         self.loading: Compute | None = None
+        self.life = client.lives
+        self.failed = False
+        """An attempt brought no answer."""
 
     def resume(self, outcome: Any) -> None:
         """Give the flow what its last step came to, and carry out the next."""
+        if self.life != self.client.lives:
+            return
         try:
             step = self.flow.send(outcome)
         except StopIteration as stop:
@@ -227,6 +247,8 @@ class _Run:
             world.after(step.load.seconds, self._on_loaded, Computed(step.load.read(), None))
             world.after(step.every_s, self._renew, step)
         elif isinstance(step, list):
+            if self.failed:
+                world.tally("retry")
             self.calls = step
             self.client.exchange(step, self._on_outcomes)
         else:
@@ -253,6 +275,7 @@ class _Run:
             _Run(self.client, step.renew(), again).resume(None)
 
     def _on_outcomes(self, outcomes: list[Any]) -> None:
+        self.failed = any(isinstance(outcome, Failure) for outcome in outcomes)
         for call, outcome in zip(self.calls, outcomes, strict=True):
             if call.kind not in {Get, Inspect} and _may_be_executed(outcome):
                 self.open = True

@@ -15,15 +15,21 @@ Always:
 - no read returns what was overwritten or deleted by a write that was acknowledged before the read began. The order of
   two writes is only known if one ended before the other began; so this never accuses wrongly. Not for keys of which
   some write had a time to live: its expiry is forgotten, and what a former owner still holds may show for a while
+- no touch, replace or cas finds a key that was deleted before it began
+- no cas replaces a value that was overwritten by a write that was acknowledged before the cas began
 
-``durable`` (as ``fresh``, and W - 1 >= R, so that a lost process leaves R copies of what was acknowledged):
+``durable`` (as ``fresh``, and W >= R, or W - 1 >= R where a process is lost, so that R copies of what was acknowledged
+are left):
 
-- a key whose last write was acknowledged, and no other write may have overtaken, is no miss
+- a key whose last write was acknowledged, and no other write may have overtaken, is no miss; nor does touch or replace
+  find nothing there
 
 ``atomic`` (as ``fresh``, and no process is lost or paused):
 
 - the results of incr are unique for a key, and grow from one that ended to one that began later
 - of two adds that succeeded on one key there was a delete between; no version is replaced by cas twice
+- no add succeeds after a write that was acknowledged before it began, without a delete after it (W >= R, else fewer
+  than R nodes may hold what was written)
 
 Else a miss is always allowed: a cache may forget.
 """
@@ -46,6 +52,10 @@ class Violation(AssertionError):
     """The mesh broke a promise."""
 
 
+class Abandoned(Exception):
+    """The caller went away."""
+
+
 @dataclass(slots=True, eq=False)
 class Operation:
     """One call of a client."""
@@ -61,6 +71,8 @@ class Operation:
     ttl_s: float = math.inf
     expected: bytes = b""
     """The version that a cas replaces."""
+    replaced: Any = None
+    """The value that a cas replaces."""
     end: float = math.inf
     open: bool = False
     """It may have been executed though that was not answered."""
@@ -76,6 +88,11 @@ class Operation:
     def settled(self) -> float:
         """From when on it can have no further effect."""
         return math.inf if self.open else self.end
+
+    @property
+    def stores(self) -> bool:
+        """It is to leave a value behind: no read, no delete, and no touch."""
+        return self.written is not None
 
     def __str__(self) -> str:
         outcome = f"{type(self.error).__name__}: {self.error}" if self.error is not None else repr(self.result)
@@ -109,8 +126,12 @@ class _Ended:
 class History:
     """All operations of one simulation, held against the promises."""
 
-    def __init__(self, *, fresh: bool, atomic: bool, durable: bool = False, skew_s: float = 0.0) -> None:
+    def __init__(
+        self, *, fresh: bool, atomic: bool, durable: bool = False, holds: bool = False, skew_s: float = 0.0
+    ) -> None:
         self.fresh = fresh
+        self.holds = holds
+        """Who wrote to W nodes is found by who reads R: W >= R."""
         self.durable = durable
         self.atomic = atomic
         self.operations: list[Operation] = []
@@ -129,6 +150,7 @@ class History:
         self._counts: dict[tuple[str, int], Operation] = {}
         self._adds: dict[str, list[Operation]] = {}
         self._deletes: dict[str, list[Operation]] = {}
+        self._touches: dict[str, list[Operation]] = {}
         self._replaced: dict[tuple[str, bytes], Operation] = {}
 
     def begin(self, operation: Operation) -> None:
@@ -147,6 +169,8 @@ class History:
         if operation.name == "delete":
             for key in operation.keys:
                 self._deletes.setdefault(key, []).append(operation)
+        if operation.name == "touch":
+            self._touches.setdefault(operation.keys[0], []).append(operation)
 
     def end(self, operation: Operation, now: float, result: Any, error: Exception | None, is_open: bool) -> None:
         """An operation ended: hold it against what is known."""
@@ -159,6 +183,12 @@ class History:
             return
         check = getattr(self, f"_end_{operation.name}")
         check(operation)
+
+    def abandon(self, operation: Operation, now: float) -> None:
+        """Nobody waits for an operation any more: it may be executed, now or later."""
+        del self.pending[operation]
+        operation.end, operation.error, operation.open = now, Abandoned(), True
+        self.errors += 1
 
     def finish(self) -> None:
         """The simulation is over: nothing may be pending."""
@@ -184,16 +214,52 @@ class History:
             operation.open = True  # this may be the answer to a copy that came after it had succeeded
         else:
             (key,) = operation.keys
-            for other in self._adds.get(key, ()) if self.atomic else ():
-                between = [
-                    delete
-                    for delete in self._deletes.get(key, ())
-                    if delete.start < operation.end and delete.settled > other.start
-                ]
-                if not between:
-                    raise Violation(f"atomic: two adds without a delete between:\n  {other}\n  {operation}")
+            if self.atomic:
+                self._check_added(operation, key)
             self._adds.setdefault(key, []).append(operation)
             self._end_set(operation)
+
+    def _check_added(self, add: Operation, key: str) -> None:
+        for other in self._adds.get(key, ()):
+            if not self._deleted_between(key, other, add):
+                raise Violation(f"atomic: two adds without a delete between:\n  {other}\n  {add}")
+        newest = self._newest(key, add.start) if self.holds else None
+        if newest is not None and newest.stores and not self._deleted_between(key, newest, add):
+            raise Violation(f"atomic: {add}\n  added what was there:\n  {newest}")
+
+    def _deleted_between(self, key: str, first: Operation, second: Operation) -> bool:
+        deletes = self._deletes.get(key, ())
+        return any(delete.start < second.end and delete.settled > first.start for delete in deletes)
+
+    def _newest(self, key: str, before: float) -> Operation | None:
+        """Return the acknowledged write that began last of those that ended before a time."""
+        ended = self._writes.get(key)
+        newest = ended.greatest_before(before) if ended is not None else None
+        return None if newest is None else newest[1]
+
+    def _end_replace(self, operation: Operation) -> None:
+        if not operation.result:
+            operation.open = True  # as above
+            self._check_miss(operation, operation.keys[0])
+        else:
+            self._check_found(operation)
+            self._end_set(operation)
+
+    def _end_touch(self, operation: Operation) -> None:
+        if operation.result:
+            self._check_found(operation)
+        else:
+            self._check_miss(operation, operation.keys[0])
+
+    def _check_found(self, update: Operation) -> None:
+        """An update found the key: it must not have been deleted for certain."""
+        (key,) = update.keys
+        newest = self._newest(key, update.start) if self.fresh else None
+        if newest is None or newest.stores or key in self._short_lived:
+            return
+        attempts = [other for other in self._attempts[key] if other is not update]
+        if not any(other.stores and other.settled > newest.start for other in attempts):
+            raise Violation(f"fresh: {update}\n  found what was deleted: {newest}")
 
     def _end_cas(self, operation: Operation) -> None:
         if not operation.result:
@@ -203,6 +269,11 @@ class History:
             other = self._replaced.setdefault((key, operation.expected), operation)
             if other is not operation and self.atomic:
                 raise Violation(f"atomic: two cas replaced one version:\n  {other}\n  {operation}")
+            self._check_found(operation)
+            former = self._writers.get(operation.replaced)
+            newest = self._newest(key, operation.start) if self.fresh else None
+            if newest is not None and former is not None and former.settled < newest.start:
+                raise Violation(f"fresh: {operation}\n  replaced what {former} wrote,\n  but there was {newest}")
             self._end_set(operation)
 
     def _end_incr(self, operation: Operation) -> None:
@@ -257,18 +328,27 @@ class History:
             raise Violation(f"integrity: {key} holds {value!r}, which nobody wrote there: {read}")
         if writer.end < math.inf and not writer.acknowledged and not writer.open:
             raise Violation(f"integrity: {read} shows what was refused:\n  {writer}")
-        if read.start > writer.settled + writer.ttl_s + EXPIRY_SLACK_S + self._skew_s:
+        if read.start > self._expires(writer, key) + EXPIRY_SLACK_S + self._skew_s:
             raise Violation(f"lifetime: {read} shows what had expired:\n  {writer} ttl {writer.ttl_s}")
         ended = self._writes.get(key) if self.fresh and key not in self._short_lived else None
         newest = ended.greatest_before(read.start) if ended is not None else None
         if newest is not None and writer.settled < newest[0]:
             raise Violation(f"fresh: {read}\n  shows what {writer} wrote,\n  but before it there was {newest[1]}")
 
+    def _expires(self, writer: Operation, key: str) -> float:
+        """Return when a value has expired for certain: a touch that may have come in time sets that anew."""
+        expires = writer.settled + writer.ttl_s
+        for touch in self._touches.get(key, ()):
+            if touch.start <= expires + EXPIRY_SLACK_S + self._skew_s:
+                expires = max(expires, touch.settled + touch.ttl_s)
+        return expires
+
     def _check_miss(self, read: Operation, key: str) -> None:
         ended = self._writes.get(key) if self.durable and key not in self._short_lived else None
         newest = ended.greatest_before(read.start) if ended is not None else None
         if newest is None or newest[1].written is None or newest[1].open:
             return
-        rivals = [other for other in self._attempts[key] if other is not newest[1] and other.settled > newest[0]]
+        own = (newest[1], read)
+        rivals = [other for other in self._attempts[key] if other not in own and other.settled > newest[0]]
         if not rivals:
             raise Violation(f"durable: {read}\n  missed {key}, though there was {newest[1]}")

@@ -2,9 +2,12 @@
 
 What arrives waits until the process has its next *turn*: then all of it is handled, the core ticks, and its effects
 are carried out. A slow process has its turns late, and so more to do in each; a paused one (SIGSTOP) has none, its
-connections stand, and it finds the whole backlog when it goes on. A crash (SIGKILL) loses everything in memory.
+connections stand, and it finds the whole backlog when it goes on. A crash (SIGKILL) loses everything in memory. An
+*ambush* is a crash in the midst of something: in the first turn, or one of the next, in which the core is at it, and
+after a part only of what that turn sends is under way.
 
-Each host has clocks of its own: monotonic time that runs a little fast or slow, and wall time that is off.
+Each host has clocks of its own: monotonic time that runs a little fast or slow, and wall time that is off. While a
+machine is suspended its monotonic time stands still, and its wall time is right again afterwards.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from meshcache.config import Config
+from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
 from meshcache.core.wire import decode_frame
 from meshcache.simulation.network import Line, Network
@@ -20,6 +24,14 @@ from meshcache.simulation.world import World
 
 EPOCH_MS: Final = 1_800_000_000_000
 """The wall time at which simulations begin."""
+
+_CLOCK_START: Final = 1000.0
+
+LONG_PAUSE_S: Final = 3.0
+"""A process that was stopped for longer is certainly thought dead, with the default settings."""
+
+RESTART_S: Final = 1.0
+"""When a process that was refused is started again."""
 
 LEAVE_S: Final = 0.3
 """How long a leaving process goes on, so that others hear of it."""
@@ -32,7 +44,7 @@ class NodeHost:
 
     def __init__(
         self, world: World, network: Network, config: Config, *,
-        wall_offset_ms: int = 0, rate: float = 1.0, turn_s: float = 0.0002,
+        wall_offset_ms: int = 0, rate: float = 1.0, turn_s: float = 0.0002, impostor: bool = False,
     ) -> None:  # fmt: skip
         self.world = world
         self.network = network
@@ -46,12 +58,21 @@ class NodeHost:
         self.rate = rate
         self.turn_s = turn_s
         """How long what arrives waits for a turn."""
+        self.impostor = impostor
+        """Its id belongs to another node: it is to be refused."""
+        self.refused = 0
         self.starts = 0
         self.on_turn: Callable[[NodeHost], None] | None = None
         """Called after each turn: for checkers."""
         self.lines: dict[str, Line] = {}
         self._inbox: list[tuple[Any, ...]] = []
         self._turn_at: float | None = None
+        self._paused_at = 0.0
+        self._stood_still_s = 0.0
+        """For how long the machine was suspended so far."""
+        self._clock = LocalClock(0.0, 0.0)
+        self._suspended_at: float | None = None
+        self._ambush: tuple[str, Callable[[NodeCore], bool], int] | None = None
 
     @property
     def running(self) -> bool:
@@ -59,8 +80,19 @@ class NodeHost:
         return self.core is not None and not self.paused
 
     def clock(self) -> float:
-        """Return this host's monotonic time."""
-        return 1000.0 + self.world.now * self.rate
+        """Return this process's steady time."""
+        return self._clock.read(self._monotonic(), self.wall_s())
+
+    def _monotonic(self) -> float:
+        return _CLOCK_START + self.world.now * self.rate - self._stood_still_s
+
+    def wall_s(self) -> float:
+        """Return what this host takes for the time of the day."""
+        return (EPOCH_MS + self.wall_offset_ms) / 1000 + self.world.now * self.rate
+
+    def _world_time(self, clock: float) -> float:
+        """Return when this host's clock will show a time."""
+        return (clock - self._clock.stood_still_s + self._stood_still_s - _CLOCK_START) / self.rate
 
     # What happens to the process
 
@@ -68,9 +100,10 @@ class NodeHost:
         """Start a process, with an empty memory and a new boot id."""
         assert self.core is None
         self.starts += 1
-        wall_ms = EPOCH_MS + self.wall_offset_ms + int(self.world.now * self.rate * 1000)
+        wall_ms = int(self.wall_s() * 1000)
         boot = wall_ms << 16 | self.world.rng.getrandbits(16)
         rng = type(self.world.rng)(boot)
+        self._clock = LocalClock(self._monotonic(), self.wall_s())
         self.routing_id = b"\x01%b %d" % (self.name.encode(), boot)
         self.core = NodeCore(self.config, boot=boot, rng=rng, now=self.clock(), wall_ms=wall_ms)
         self.paused = False
@@ -85,6 +118,7 @@ class NodeHost:
         self.world.note(f"{self.name} crashes")
         self.core = None
         self.paused = False
+        self._suspended_at = self._ambush = None
         self._turn_at = None
         lines = list(self.lines.values())
         self.lines = {}
@@ -94,17 +128,43 @@ class NodeHost:
         """Stop the process without killing it."""
         self.world.note(f"{self.name} is paused")
         self.paused = True
+        self._paused_at = self.world.now
         self._turn_at = None
 
     def resume(self) -> None:
         """Let a paused process go on; all that arrived meanwhile is there at once."""
         if self.paused:
             self.world.note(f"{self.name} goes on")
+            if self.world.now - self._paused_at > LONG_PAUSE_S:
+                self.world.tally("long pause")
+            if self._suspended_at is not None:
+                self._stood_still_s += (self.world.now - self._suspended_at) * self.rate
+                self._suspended_at = None
             self.paused = False
             self._plan_turn(self.world.now)
 
+    def suspend(self) -> None:
+        """Pause the whole machine: for the process, no time will have passed."""
+        self.pause()
+        self._suspended_at = self.world.now
+
+    def ambush(self, fault: str, at_it: Callable[[NodeCore], bool], turns: int) -> None:
+        """Have the process crash in a turn in which the core is at something: not the first such one, but the next."""
+        self._ambush = fault, at_it, turns
+
+    def call_off(self) -> None:
+        """Let an ambush be."""
+        self._ambush = None
+
+    def retire(self) -> None:
+        """Have the process hand over what it holds, leave, and end."""
+        assert self.core is not None
+        self.world.note(f"{self.name} retires")
+        self.core.retire(self.clock())
+        self._plan_turn(self.world.now)
+
     def leave(self) -> None:
-        """Have the process leave the mesh on purpose, and end."""
+        """Have the process leave the mesh at once, and end; nothing is handed over."""
         assert self.core is not None
         self.world.note(f"{self.name} leaves")
         self.core.leave(self.clock())
@@ -161,16 +221,50 @@ class NodeHost:
             if name in {"link_down", "link_refused", "receive_answer"} and arguments[0] not in self.lines:
                 continue  # the socket was closed in the meantime
             getattr(core, name)(*arguments, now)
+        was_gone = core.gone
         core.tick(now)
+        if self._is_ambushed(core):
+            self._perform(core, now, partly=True)
+            self.crash()
+            return
         self._perform(core, now)
         if core.fatal is not None:
-            raise AssertionError(f"{self.name} refuses to run: {core.fatal}")
+            self._end_refused(core.fatal)
+            return
+        if core.gone and not was_gone:
+            self.world.after(LEAVE_S, self._end, core)
         if self.on_turn is not None:
             self.on_turn(self)
-        self._plan_turn(max(self.world.now + self.turn_s, (core.next_deadline() - 1000.0) / self.rate))
+        self._plan_turn(max(self.world.now + self.turn_s, self._world_time(core.next_deadline())))
 
-    def _perform(self, core: NodeCore, now: float) -> None:
+    def _is_ambushed(self, core: NodeCore) -> bool:
+        if self._ambush is None:
+            return False
+        fault, at_it, turns = self._ambush
+        if not at_it(core):
+            return False
+        self._ambush = fault, at_it, turns - 1
+        if not turns:
+            self.world.strike(fault, self.name)
+        return not turns
+
+    def _end_refused(self, reason: str) -> None:
+        """The process ends by itself, since its id is taken. What is no impostor is started again by a supervisor."""
+        self.world.note(f"{self.name} refuses to run: {reason}")
+        self.refused += 1
+        self.crash()
+        if not self.impostor:
+            self.world.after(RESTART_S, self._start_again, self.starts)
+
+    def _start_again(self, starts: int) -> None:
+        if self.core is None and self.starts == starts:
+            self.start()
+
+    def _perform(self, core: NodeCore, now: float, *, partly: bool = False) -> None:
         effects = core.drain()
+        if partly:
+            del effects.sends[self.world.rng.randint(0, len(effects.sends)) :]
+            del effects.replies[self.world.rng.randint(0, len(effects.replies)) :]
         for address in effects.disconnect:
             line = self.lines.pop(address, None)
             if line is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from meshcache.config import Config
 from meshcache.delivery import Flow
@@ -11,6 +11,9 @@ from meshcache.simulation.clients import ClientHost
 from meshcache.simulation.hosts import NodeHost
 from meshcache.simulation.network import CALM, Network, Weather
 from meshcache.simulation.world import World
+
+SEED_NUMBERS: Final = (1, 2)
+"""The nodes that every other one calls when it starts."""
 
 
 class Mesh:
@@ -24,6 +27,8 @@ class Mesh:
         self.network = Network(self.world)
         self.network.weather = weather
         self.nodes: dict[str, NodeHost] = {}
+        self.clients: list[ClientHost] = []
+        self.impostors = 0
         self._tables = tables
         for _ in range(nodes):
             self.add()
@@ -31,12 +36,28 @@ class Mesh:
     def add(self, **options: Any) -> NodeHost:
         """Make one more node host, and do not start it yet."""
         number = len(self.nodes) + 1
-        seeds = [f"127.0.0.{i}:7101" for i in (1, 2) if i != number]
-        own = {"id": f"n{number}", "listen": f"127.0.0.{number}:7101", "host": f"h{number}", "seeds": seeds}
-        config = Config.from_tables(**{**self._tables, "node": own})
+        config = self._config(number, f"127.0.0.{number}:7101")
         host = NodeHost(self.world, self.network, config, **options)
         self.nodes[host.name] = host
         return host
+
+    def impostor(self, host: NodeHost) -> NodeHost:
+        """Make a host with the id of another one, at an address of its own."""
+        self.impostors += 1
+        config = self._config(list(self.nodes).index(host.name) + 1, f"127.0.1.{self.impostors}:7101")
+        return NodeHost(self.world, self.network, config, impostor=True)
+
+    def move(self, host: NodeHost) -> None:
+        """Have a host that does not run start at another address the next time."""
+        number = list(self.nodes).index(host.name) + 1
+        port = int(host.address.rpartition(":")[2]) + 1
+        host.config = self._config(number, f"127.0.0.{number}:{port}")
+        host.address = host.config.node.listen
+
+    def _config(self, number: int, address: str) -> Config:
+        seeds = [f"127.0.0.{i}:7101" for i in SEED_NUMBERS if i != number]
+        own = {"id": f"n{number}", "listen": address, "host": f"h{number}", "seeds": seeds}
+        return Config.from_tables(**{**self._tables, "node": own})
 
     def start(self, *, settle: bool = True) -> Mesh:
         """Start every node that does not run; wait until all know each other."""
@@ -84,6 +105,22 @@ class Mesh:
                 found.append(f"{name} still works with a former ring")
         return found
 
+    def differences(self) -> list[str]:
+        """Say which running owners hold different versions of a key. Whoever holds nothing may have forgotten it."""
+        cores = {host.name: host.core for host in self.nodes.values() if host.core is not None and not host.paused}
+        versions: dict[bytes, dict[str, bytes]] = {}
+        for name, core in cores.items():
+            for slot, owned in enumerate(core.view.owned):
+                for key in core.store.keys_of_slot(slot) if owned else ():
+                    record = core.store.peek(key)
+                    if record is not None and record[16:22] > core.coordinator.now_bytes:
+                        versions.setdefault(key, {})[name] = record[:22]
+        return [
+            f"{key.decode()}: " + ", ".join(f"{name} has {version.hex()}" for name, version in held.items())
+            for key, held in versions.items()
+            if len(dict.fromkeys(held.values())) > 1
+        ]
+
     def cut(self, side: Iterable[str], *, one_way: bool = False) -> None:
         """Cut these hosts off from all other nodes: both ways, or only what they say."""
         inside = dict.fromkeys(side)
@@ -97,7 +134,9 @@ class Mesh:
     def client(self, name: str = "c1", **options: Any) -> ClientHost:
         """Return a new client that knows all nodes by address."""
         seeds = tuple(host.address for host in self.nodes.values())
-        return ClientHost(self.world, self.network, name, seeds, **options)
+        client = ClientHost(self.world, self.network, name, seeds, **options)
+        self.clients.append(client)
+        return client
 
     def call(self, client: ClientHost, flow: Flow[Any], *, within_s: float = 60.0) -> Any:
         """Run one operation to its end, as a caller of the sync client would; raises what that would raise."""

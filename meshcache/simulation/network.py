@@ -5,7 +5,14 @@ frame while it is not connected, and tells when it comes up and goes down. Answe
 request, found by the dialler's routing id. When a line goes down all frames on it are lost.
 
 TCP neither loses nor doubles nor reorders within a connection; here a *weather* may do so to any frame, so that the
-protocol cannot come to rely on it. Cuts are directed: one side may be heard while it hears nothing.
+protocol cannot come to rely on it. Cuts are directed: one side may be heard while it hears nothing. What goes through
+a *clog* arrives, but not before it is over.
+
+A line takes so many frames that are still under way and no more, as ZeroMQ's high-water marks have it: a dialler is
+told that its frame was refused, and a listener's answer is dropped.
+
+In the trace a frame ``->`` arrives, ``=>`` as a copy, ``~>`` at the next process at that address, ``-x`` is lost,
+and ``-|`` finds the pipe full.
 """
 
 from __future__ import annotations
@@ -36,6 +43,8 @@ class Weather:
     """Each line keeps the order of its frames."""
     stale: float = 0.0
     """How often a frame that was under way when its line broke is given to the next process at that address."""
+    pipe_frames: int = 0
+    """How many frames can be under way on a line, each way; 0: any number."""
 
 
 CALM: Final = Weather()
@@ -78,6 +87,7 @@ class Line:
         self.network = network
         self.dialler = dialler
         self.address = address
+        self.routing_id = dialler.routing_id
         self.listener: Listener | None = None
         self.up = False
         self.closed = False
@@ -85,12 +95,18 @@ class Line:
         """Counts the connections: a frame of a former one is lost."""
         self.ready_at = [0.0, 0.0]
         """When the last frame of each direction arrives."""
+        self.under_way = [0, 0]
+        """Frames of each direction that have not arrived yet."""
 
     def send(self, frame: bytes) -> bool:
-        """Send a frame to the listener; False if the line is not connected."""
+        """Send a frame to the listener; False if the line is not connected, or full."""
         if not self.up:
             return False
         assert self.listener is not None
+        if self.network.is_full(self, 0):
+            self.network.world.tally("pipe full")
+            self.network.world.note_frame(f"{self.dialler.name} -| {self.listener.name}", frame)
+            return False
         self.network.transmit(self, 0, self.dialler.name, self.listener.name, frame)
         return True
 
@@ -125,6 +141,8 @@ class Network:
         self._lines: dict[tuple[str, bytes], Line] = {}
         """Connected lines by (address, routing id)."""
         self._cuts: dict[tuple[str, str], None] = {}
+        self._clogs: dict[tuple[str, str], float] = {}
+        """By (from, to) until when nothing arrives."""
 
     # Listeners
 
@@ -169,26 +187,31 @@ class Network:
         elif listener.paused or self.is_cut(name, listener.name) or self.is_cut(listener.name, name):
             self.redial(line)
         else:
-            key = (line.address, line.dialler.routing_id)
+            key = (line.address, line.routing_id)
             former = self._lines.get(key)
             if former is not None:
                 former.break_down()  # ROUTER_HANDOVER
             self._lines[key] = line
             line.listener, line.up = listener, True
             line.ready_at = [0.0, 0.0]
+            line.under_way = [0, 0]
             self.world.note(f"{name} -> {listener.name} connected")
             line.dialler.on_up(line.address)
 
     def forget(self, line: Line) -> None:
         """A line is connected no more."""
-        key = (line.address, line.dialler.routing_id)
+        key = (line.address, line.routing_id)
         if self._lines.get(key) is line:
             del self._lines[key]
 
     def reply(self, address: str, origin: bytes, frame: bytes) -> bool:
-        """Send a frame back to who dialled; False if its line is gone."""
+        """Send a frame back to who dialled; False if its line is gone, or full."""
         line = self._lines.get((address, origin))
         if line is None or line.listener is None:
+            return False
+        if self.is_full(line, 1):
+            self.world.tally("answer dropped")
+            self.world.note_frame(f"{line.listener.name} -| {line.dialler.name}", frame)
             return False
         self.transmit(line, 1, line.listener.name, line.dialler.name, frame)
         return True
@@ -199,9 +222,23 @@ class Network:
         """Lose all that one host sends to another."""
         self._cuts[source, target] = None
 
+    def mend(self, source: str, target: str) -> None:
+        """Undo one cut."""
+        self._cuts.pop((source, target), None)
+
+    def clog(self, source: str, target: str, for_s: float) -> None:
+        """Hold back what one host sends to another."""
+        until = self.world.now + for_s
+        self._clogs[source, target] = max(until, self._clogs.get((source, target), 0.0))
+
     def heal(self) -> None:
-        """Undo all cuts."""
+        """Undo all cuts, and hold nothing back any more that is sent from now on."""
         self._cuts.clear()
+        self._clogs.clear()
+
+    def is_full(self, line: Line, direction: int) -> bool:
+        """Tell whether a line takes no more frames this way."""
+        return 0 < self.weather.pipe_frames <= line.under_way[direction]
 
     def is_cut(self, source: str, target: str) -> bool:
         """Tell whether frames from one host to another are lost."""
@@ -218,28 +255,43 @@ class Network:
         world, weather = self.world, self.weather
         rng = world.rng
         self.frames += 1
-        if (self._cuts and (source, target) in self._cuts) or (weather.loss and rng.random() < weather.loss):
+        if self._cuts and (source, target) in self._cuts:
             world.note_frame(f"{source} -x {target}", frame)
             return
-        copies = 1
+        if weather.loss and rng.random() < weather.loss:
+            world.tally("drop")
+            world.note_frame(f"{source} -x {target}", frame)
+            return
+        self._schedule(line, direction, (source, "->", target), frame)
         if weather.duplication and line.dialler.between_nodes and rng.random() < weather.duplication:
-            copies = 2
-        for _ in range(copies):
-            arrives = world.now + self._delay_s()
-            if weather.in_order:
-                arrives = line.ready_at[direction] = max(arrives, line.ready_at[direction])
-            world.at(arrives, self._deliver, line, line.epoch, direction, source, target, frame)
+            world.tally("duplicate")
+            self._schedule(line, direction, (source, "=>", target), frame)
 
-    def _deliver(self, line: Line, epoch: int, direction: int, source: str, target: str, frame: bytes) -> None:
+    def _schedule(self, line: Line, direction: int, way: tuple[str, str, str], frame: bytes) -> None:
+        arrives = self.world.now + self._delay_s()
+        if self._clogs:
+            arrives = max(arrives, self._clogs.get((way[0], way[2]), 0.0))
+        if arrives >= line.ready_at[direction]:
+            line.ready_at[direction] = arrives
+        elif self.weather.in_order:
+            arrives = line.ready_at[direction]
+        else:
+            self.world.tally("reorder")
+        line.under_way[direction] += 1
+        self.world.at(arrives, self._deliver, line, line.epoch, direction, way, frame)
+
+    def _deliver(self, line: Line, epoch: int, direction: int, way: tuple[str, str, str], frame: bytes) -> None:
         world = self.world
         if line.epoch == epoch:
-            world.note_frame(f"{source} -> {target}", frame)
+            line.under_way[direction] -= 1
+            world.note_frame(" ".join(way), frame)
             if direction:
                 line.dialler.on_answer(line.address, frame)
             elif line.listener is not None:
-                line.listener.on_request(line.dialler.routing_id, frame)
+                line.listener.on_request(line.routing_id, frame)
         elif self.weather.stale and not direction and world.rng.random() < self.weather.stale:
             listener = self._listeners.get(line.address)
             if listener is not None:
-                world.note_frame(f"{source} ~> {target}", frame)
-                listener.on_request(line.dialler.routing_id, frame)
+                world.tally("stale delivery")
+                world.note_frame(f"{way[0]} ~> {way[2]}", frame)
+                listener.on_request(line.routing_id, frame)

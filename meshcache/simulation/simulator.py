@@ -3,21 +3,28 @@
 A seed draws a *plan*: the size of the mesh, N, W and R, the weather, what clients do, and one of three kinds of
 faults, of which each allows for other promises to be checked:
 
-- ``weather``: frames are late, lost, doubled, overtake each other; no process is lost. Everything is checked.
-- ``single``: also one process after the other crashes, pauses or leaves; the next only after the mesh has recovered
-  and every key was read. All but the atomic operations are checked: a counter that is lost begins anew.
-- ``chaos``: anything at any time: cuts, one-way cuts, several crashes at once, slow nodes, stores too small.
+- ``weather``: frames are late, lost, doubled, held back, overtake each other; no process is lost. All is checked.
+- ``single``: also one process after the other crashes, pauses, leaves, moves (faults.ONCE); the next only after the
+  mesh has recovered and every key was read. All but the atomic operations are checked: a counter that is lost begins
+  anew.
+- ``chaos``: anything at any time (faults.CHAOS): cuts of any shape, several crashes at once, storms, wrong clocks,
+  stores too small.
 
-First anything goes; then the faults stop, and within RECOVERY_S the mesh must agree and serve every operation.
+First anything goes; then the faults stop, and within RECOVERY_S the mesh must agree on its members and its ring, and
+serve every operation. When the clients have stopped, owners that hold a key must agree on its version within AGREED_S.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Final
 
+from meshcache.core.members import State
+from meshcache.core.node import NodeCore
+from meshcache.simulation.clients import ClientHost
+from meshcache.simulation.faults import BETWEEN, CHAOS, LOSSLESS, ONCE, Faults
 from meshcache.simulation.history import History, Violation
 from meshcache.simulation.hosts import NodeHost
 from meshcache.simulation.mesh import Mesh
@@ -27,8 +34,24 @@ from meshcache.simulation.workload import Mix, Workload
 RECOVERY_S: Final = 10.0
 """In how much simulated time the mesh must have recovered when the faults have stopped."""
 
+AGREED_S: Final = 15.0
+"""In how much simulated time, after the last operation, no two owners hold different versions of a key: a few passes of
+anti-entropy, once writes count as settled."""
+
+LEAVE_TIMEOUT_S: Final = 8.0
+"""How long a node that cannot hand everything over tries; shorter than in production, since nobody acts meanwhile."""
+
+ID_CHECK_S: Final = 5.0
+"""How soon a second process with the id of a node must have ended."""
+
+CLOG_S_MAX: Final = 0.2
+"""For how long ``weather`` holds a link back: nobody is declared dead for that."""
+
 FAULTS_S: Final = 14.0
 """How long anything goes."""
+
+SIMULATED_S_MAX: Final = 120.0
+"""About how long a simulation lasts at most, for what drifting clocks come to differ."""
 
 PROOF_S: Final = 1.5
 """How long every operation must succeed after the recovery."""
@@ -51,20 +74,42 @@ class Plan:
     weather: Weather = CALM
     skew_ms: int = 0
     """How far a node's wall clock may be off, either way."""
+    drift: float = 5e-4
+    """How much faster or slower than the others a node's clocks may run."""
     turn_s: float = 0.0002
     clients: int = 3
     lanes: int = 1
     """Operations that one client has under way."""
     stray: float = 0.0
     """How often a client asks any node instead of an owner."""
+    spares: int = 0
+    """Nodes that join later."""
     strikes: tuple[str, ...] = ("crash", "crash", "pause", "leave")
-    """What happens to processes under ``single``."""
+    """What happens under ``single``, again and again, one of these at a time."""
+    menu: tuple[str, ...] = CHAOS
+    """What happens under ``chaos``."""
+    pace: float = 1.0
+    """How many events a second there are in chaos."""
+    clogs: float = 0.0
+    """How many links a second are held back for a moment under ``weather`` and ``single``."""
     timeout_s: float = 2.0
     transition_s: float = 3.0
     tombstone_grace_s: float = 600.0
     max_entries: int = 10_000
     max_bytes: int = 100_000_000
     mix: Mix = field(default_factory=Mix)
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """The faults that this plan may have, those of frames and callers not counted."""
+        happens = {"single": self.strikes, "chaos": self.menu}.get(self.kind, ())
+        small = ("eviction", "tombstone overflow") if self.max_bytes < 1_000_000 else ()
+        return (*happens, *small, *(("flood",) if self.mix.floods else ()))
+
+    @property
+    def losses(self) -> int:
+        """How many processes, at most, are lost at a time with what they hold; for chaos no number can be told."""
+        return int(self.kind != "weather" and not all(strike in LOSSLESS for strike in self.strikes))
 
     @property
     def strict(self) -> bool:
@@ -80,7 +125,7 @@ class Plan:
         loose = kind == "chaos" and rng.random() < 0.5
         n, w, r = rng.choice(_LOOSE_LEVELS if loose else _LEVELS)
         small = kind == "chaos" and rng.random() < 0.3
-        return cls(
+        plan = cls(
             seed=seed,
             kind=kind,
             nodes=rng.randint(max(3, n), 6),
@@ -107,6 +152,33 @@ class Plan:
                 padding=rng.choice((0, 0, 100)),
             ),
         )
+        return plan._with_more(rng, small=small)
+
+    def _with_more(self, rng: random.Random, *, small: bool) -> Plan:
+        """Draw what a plan may have beside the basics; each thing for itself, and often not at all."""
+        tight = self.kind == "chaos" and rng.random() < 0.3
+        mix = replace(
+            self.mix,
+            hot=rng.choice((0.0, 0.0, 0.9)),
+            hasty=rng.choice((0.0, 0.0, 0.05, 0.3)),
+            abandoned=rng.choice((0.0, 0.0, 0.02, 0.1)),
+            floods=rng.choice((0.0, 0.02)) if small or tight else 0.0,
+        )
+        usual = ("crash", "crash", "pause", "leave")
+        strikes = tuple(rng.sample(ONCE, rng.randint(2, 5))) if rng.random() < 0.8 else usual
+        menu = (*rng.sample(CHAOS, rng.randint(4, 12)), "restore", "heal")
+        return replace(
+            self,
+            weather=replace(self.weather, pipe_frames=rng.choice((0, 0, 0, 4, 16))),
+            drift=rng.choice((0.0, 5e-4, 5e-3)),
+            spares=rng.choice((0, 1, 2)),
+            strikes=strikes,
+            menu=menu if rng.random() < 0.9 else CHAOS,
+            pace=rng.choice((0.5, 1.0, 1.0, 3.0)),
+            clogs=rng.choice((0.0, 0.0, 0.5, 3.0)),
+            max_bytes=rng.choice((2_000, 10_000)) if tight else self.max_bytes,
+            mix=mix,
+        )
 
 
 def _draw_weather(rng: random.Random, kind: str) -> Weather:
@@ -131,39 +203,55 @@ class Simulation:
                 "replicas": plan.replicas, "write_quorum": plan.write_quorum, "read_quorum": plan.read_quorum,
                 "slots": plan.slots, "vnodes": 8,
             },
-            membership={"transition_s": plan.transition_s},
+            membership={"transition_s": plan.transition_s, "leave_timeout_s": LEAVE_TIMEOUT_S},
             store={
                 "max_entries": plan.max_entries, "max_bytes": plan.max_bytes,
-                "tombstone_grace_s": plan.tombstone_grace_s,
+                # A tombstone's grace ends by the clock of whoever holds it: it must outlast what clocks differ.
+                "tombstone_grace_s": plan.tombstone_grace_s + 2 * plan.skew_ms / 1000,
             },
         )  # fmt: skip
         self.world = self.mesh.world
-        rng = self.world.rng
-        for _ in range(plan.nodes):
-            skew_ms = rng.randint(-plan.skew_ms, plan.skew_ms)
-            host = self.mesh.add(wall_offset_ms=skew_ms, rate=1 + rng.uniform(-5e-4, 5e-4), turn_s=plan.turn_s)
-            host.on_turn = self._check_memory
+        self.faults = Faults(self.mesh, skew_ms=plan.skew_ms, turn_s=plan.turn_s, replicas=plan.replicas)
+        self._forgotten: dict[str, tuple[int, int]] = {}
+        """Per host the evictions, and the tombstones dropped, that were counted of its process."""
+        for number in range(plan.nodes + plan.spares):
+            host = self._add_host()
+            if number >= plan.nodes:
+                self.faults.spares[host.name] = None
         fresh = plan.strict and plan.kind != "chaos"
         self.history = History(
             fresh=fresh,
             atomic=fresh and plan.kind == "weather",
-            durable=fresh and plan.write_quorum - 1 >= plan.read_quorum,
-            skew_s=2 * plan.skew_ms / 1000 + 0.05,
+            durable=fresh and plan.write_quorum - plan.losses >= plan.read_quorum,
+            holds=plan.write_quorum >= plan.read_quorum,
+            skew_s=2 * plan.skew_ms / 1000 + 0.05 + 2 * plan.drift * SIMULATED_S_MAX,
         )
-        self.workload = Workload(self.world, self.history, plan.mix)
+        self.workload = Workload(self.world, self.history, plan.mix, plan.timeout_s)
+
+    def _add_host(self) -> NodeHost:
+        plan, rng = self.plan, self.world.rng
+        skew_ms = rng.randint(-plan.skew_ms, plan.skew_ms)
+        rate = 1 + rng.uniform(-plan.drift, plan.drift)
+        host = self.mesh.add(wall_offset_ms=skew_ms, rate=rate, turn_s=plan.turn_s)
+        host.on_turn = self._check_memory
+        for fault, applies in (("skew", skew_ms), ("drift", plan.drift)):
+            if applies:
+                self.world.strike(fault, f"{host.name}: {skew_ms} ms off, rate {rate:.6f}")
+        return host
 
     def run(self) -> Simulation:
         """Run it to its end. Raises Violation where a promise was broken."""
         plan, mesh, world = self.plan, self.mesh, self.world
         for host in mesh.nodes.values():
-            world.at(world.rng.uniform(0, 0.5), host.start)
+            if host.name not in self.faults.spares:
+                world.at(world.rng.uniform(0, 0.5), host.start)
         world.run_until(0.5)
         self._converge("at the start")
         mesh.network.weather = plan.weather
         clients = [mesh.client(f"c{i + 1}", timeout_s=plan.timeout_s, stray=plan.stray) for i in range(plan.clients)]
         for client in clients:
             for _ in range(plan.lanes):
-                self.workload.drive(client, plan.timeout_s)
+                self.workload.drive(client)
         getattr(self, f"_{plan.kind}")()
         self._heal()
         self._converge("after the faults stopped")
@@ -172,26 +260,39 @@ class Simulation:
         world.run_until(world.now + plan.timeout_s + 0.2)
         self.history.finish()
         self._check_rest()
+        self._agree()
         return self
 
     # The kinds of faults
 
     def _weather(self) -> None:
+        self._clog_now_and_then()
         self.world.run_until(self.world.now + FAULTS_S)
+
+    def _clog_now_and_then(self) -> None:
+        if self.plan.clogs and not self.faults.over:
+            rng = self.world.rng
+            self.world.after(rng.expovariate(self.plan.clogs), self._clog_now_and_then)
+            self.faults.clog_shortly(rng.random() * CLOG_S_MAX)
 
     def _single(self) -> None:
         world, mesh = self.world, self.mesh
         end = world.now + FAULTS_S
         reader = mesh.client("reader", timeout_s=5.0)
+        self._clog_now_and_then()
         while world.now < end:
             world.run_until(world.now + world.rng.uniform(0.2, 2.0))
-            host = world.rng.choice(list(mesh.nodes.values()))
+            host = world.rng.choice([host for host in mesh.nodes.values() if host.core is not None])
             what = world.rng.choice(self.plan.strikes)
-            self._strike(host, what)
+            hosts = self.faults.strike(what, host)
             world.run_until(world.now + world.rng.choice((0.05, 0.5, 1.5, 3.0, 6.0)))
-            self._restore(host)
+            mesh.network.heal()
+            if what == "impostor":
+                self._expect_refusal()
+            for struck in hosts:
+                self._restore(struck)
             self._converge(f"after a {what} of {host.name}", transitions=True)
-            self.workload.reread(reader, 5.0)
+            self.workload.reread(reader)
             world.run_until_true(lambda: not any(op.client == "reader" for op in self.history.pending), within_s=6.0)
 
     def _chaos(self) -> None:
@@ -200,50 +301,34 @@ class Simulation:
         end = world.now + FAULTS_S
         hosts = list(mesh.nodes.values())
         while world.now < end:
-            world.run_until(world.now + rng.expovariate(1.0))
-            what = rng.choice(("crash", "pause", "leave", "cut", "one way", "heal", "slow", "restore", "reset"))
+            world.run_until(world.now + rng.expovariate(self.plan.pace))
+            what = rng.choice(self.plan.menu)
             host = rng.choice(hosts)
-            if what in {"crash", "pause", "leave"}:
-                self._strike(host, what)
-            elif what in {"cut", "one way"}:
-                side = rng.sample(list(mesh.nodes), rng.randint(1, len(hosts) - 1))
-                world.note(f"{what}: {' '.join(side)}")
-                mesh.cut(side, one_way=what == "one way")
-            elif what == "heal":
-                mesh.network.heal()
-            elif what == "slow":
-                host.turn_s = rng.choice((self.plan.turn_s, 0.05, 0.3))
-            elif what == "reset":
-                for line in list(host.lines.values()):
-                    line.break_down()
-            else:
+            if what == "restore":
                 self._restore(host)
-
-    def _strike(self, host: NodeHost, what: str) -> None:
-        if host.core is None:
-            return
-        if what == "leave" and not host.paused:
-            host.leave()
-        elif what == "pause":
-            host.pause()
-        else:
-            host.crash()
+            elif what in BETWEEN:
+                self.faults.disturb(what, host)
+            else:
+                self.faults.strike(what, host)
 
     def _restore(self, host: NodeHost) -> None:
-        if host.core is not None and not host.paused and not host.core.ready:
-            self.world.run_until(self.world.now + 0.5)  # it is leaving: its process ends first
-        if host.core is None:
-            host.start()
-        elif host.paused:
-            host.resume()
+        """Have a host run well; if it is leaving, once its process has ended."""
+        core = host.core
+        if core is not None and not host.paused and self._leaves(core):
+            self.world.run_until_true(lambda: host.core is not core, within_s=LEAVE_TIMEOUT_S + 1.0)
+        self.faults.restore(host)
+
+    @staticmethod
+    def _leaves(core: NodeCore) -> bool:
+        own = core.membership.own
+        return own.weight == 0 or own.state == State.LEFT
 
     def _heal(self) -> None:
         self.world.note("the faults stop")
-        self.mesh.network.heal()
+        self.faults.end()
+        self.workload.patient = True
         self.mesh.network.weather = Weather(delay_s=min(self.plan.weather.delay_s, 0.005))
-        self.world.run_until(self.world.now + 0.4)  # who is leaving has left
         for host in self.mesh.nodes.values():
-            host.turn_s = self.plan.turn_s
             self._restore(host)
 
     # What must hold
@@ -257,12 +342,17 @@ class Simulation:
             reasons = "; ".join(mesh.disagreements(transitions=transitions))
             raise Violation(f"convergence: not {when} within {within_s} s: {reasons}")
 
-    def _prove_service(self, clients: list[Any]) -> None:
+    def _expect_refusal(self) -> None:
+        for impostor in self.faults.impostors:
+            if not self.world.run_until_true(lambda: impostor.core is None, within_s=ID_CHECK_S):  # noqa: B023  (now)
+                raise Violation(f"identity: a second {impostor.name} runs at {impostor.address}")
+
+    def _prove_service(self, clients: list[ClientHost]) -> None:
         world, history = self.world, self.history
         world.run_until(world.now + self.plan.timeout_s)  # what began during the faults is over, and so are doubts
         begun = len(history.operations)
         for client in clients:
-            self.workload.reread(client, self.plan.timeout_s)
+            self.workload.reread(client)
         world.run_until(world.now + PROOF_S)
         for operation in history.operations[begun:]:
             if operation.error is not None:
@@ -274,12 +364,35 @@ class Simulation:
         held = store.statistics()
         if held.bytes > store.max_bytes or held.entries > store.max_entries:
             raise Violation(f"memory: {host.name} holds {held.entries} entries and {held.bytes} bytes")
+        forgotten = held.evictions, held.tombstones_dropped
+        if forgotten != self._forgotten.get(host.name, (0, 0)):
+            known = self._forgotten.get(host.name, (0, 0))
+            self._forgotten[host.name] = forgotten
+            for fault, count, before in zip(("eviction", "tombstone overflow"), forgotten, known, strict=True):
+                if count > before:
+                    self.world.strike(fault, f"{host.name} drops {count - before}")
+
+    def _agree(self) -> None:
+        """The clients have stopped: owners come to hold the same versions."""
+        if not self.world.run_until_true(lambda: not self.mesh.differences(), within_s=AGREED_S, step_s=0.25):
+            raise Violation(f"agreement: not within {AGREED_S} s: {'; '.join(self.mesh.differences())}")
 
     def _check_rest(self) -> None:
-        """When nobody asks any more, no node may be left with unfinished work."""
-        for host in self.mesh.nodes.values():
-            if host.core is not None and host.core.coordinator.pending:
-                raise Violation(f"deadline: {host.name} still has {list(host.core.coordinator.pending)}")
+        """When nobody asks any more, no node may be left with unfinished work; and none was refused without cause."""
+        if not {"impostor", "move"}.intersection(self.plan.events):
+            for host in self.mesh.nodes.values():
+                if host.refused:
+                    raise Violation(f"identity: {host.name} was refused, though nobody else has its id")
+        hosts = [host for host in self.mesh.nodes.values() if host.core is not None]
+
+        def busy() -> list[NodeHost]:
+            return [host for host in hosts if host.core is not None and host.core.coordinator.pending]
+
+        if self.world.run_until_true(lambda: not busy(), within_s=3.0):  # owners may just be comparing what they hold
+            return
+        for host in busy():
+            assert host.core is not None
+            raise Violation(f"deadline: {host.name} still has {list(host.core.coordinator.pending)}")
 
 
 def simulate(seed: int, trace: Callable[[str], None] | None = None) -> Simulation:

@@ -26,6 +26,8 @@ class World:
         self.now = 0.0
         self.rng = random.Random(seed)
         self.events = 0
+        self.faults: dict[str, int] = {}
+        """How often each fault has happened, by its name in faults.py."""
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self._digest = hashlib.sha256()
@@ -68,6 +70,15 @@ class World:
         self._digest.update(f"{self.now:.7f} {text}\n".encode())
         if self._trace is not None:
             self._trace(f"{self.now:10.6f}  {text}")
+
+    def tally(self, fault: str) -> None:
+        """Count a fault that the trace shows already, by the mark on a frame or by what a host says."""
+        self.faults[fault] = self.faults.get(fault, 0) + 1
+
+    def strike(self, fault: str, text: str = "") -> None:
+        """Count a fault, and make it part of the trace."""
+        self.tally(fault)
+        self.note(f"fault: {fault} {text}".rstrip())
 
     def note_frame(self, what: str, frame: bytes) -> None:
         """Make a frame on its way part of the trace."""
