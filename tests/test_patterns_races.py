@@ -29,14 +29,14 @@ class Memory:
 
     def __init__(self) -> None:
         self.value: Any = MISSING
-        self.short = False
+        self.ttl = LONG_S
         self.version = 0
         self.down: Callable[[str], bool] = lambda operation: False
 
     def _change(self, value: Any, ttl: Any = None) -> None:
         self.version += 1
         self.value = value
-        self.short = ttl is not None and ttl < LONG_S
+        self.ttl = LONG_S if ttl is None else ttl
 
     def _check(self, operation: str) -> None:
         if self.down(operation):
@@ -46,7 +46,7 @@ class Memory:
         self._check("gets")
         if self.value is MISSING:
             return None
-        return Item(self.value, str(self.version).encode(), LONG_S, stale=False)
+        return Item(self.value, str(self.version).encode(), self.ttl, stale=False)
 
     def add(self, key: str, value: Any, ttl: Any) -> bool:
         self._check("add")
@@ -72,7 +72,13 @@ class Memory:
 
     def expire(self) -> None:
         """Let time pass: what was to live shortly is gone."""
-        if self.short:
+        if self.ttl < LONG_S:
+            self._change(MISSING)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let some time pass."""
+        self.ttl -= seconds
+        if self.ttl <= 0:
             self._change(MISSING)
 
 
@@ -208,7 +214,7 @@ def test_a_single_writer_publishes_its_value() -> None:
 def test_writers_at_the_same_time_publish_nothing() -> None:
     world = World()
     play([world.writer("one"), world.writer("two")], [0, 1] * 9)
-    assert Fence.of(world.cache.value) == Fence((), "spent")
+    assert Fence.of(world.cache.value, 0.001) == Fence((), "spent")
     assert sum(counts.published for counts in world.counts) == 0
     assert sum(counts.dropped for counts in world.counts) == 2
 
@@ -236,7 +242,7 @@ def test_a_cache_that_fails_after_the_commit_leaves_the_fence() -> None:
     world.cache.down = lambda name: world.row == "new"
     play([world.writer("new")], ())
     assert world.row == "new"
-    assert Fence.of(world.cache.value) is not None
+    assert Fence.of(world.cache.value, 1.0) is not None
     assert world.counts[0].unsettled == 1
     world.check()
 
@@ -273,18 +279,51 @@ def test_a_fence_that_changes_all_the_time_is_overwritten_by_one_that_nobody_end
 
     world.cache.cas = contested  # type: ignore[method-assign]  # others are quicker, each time
     play([world.writer("new"), world.writer("newer")], [0] * 40)
-    assert Fence.of(world.cache.value) == Fence((), "untracked")
+    assert Fence.of(world.cache.value, world.cache.ttl) == Fence((), "untracked", 5000)
     world.check()
 
 
+def test_a_writer_that_died_is_forgotten_however_often_others_write() -> None:
+    world = World()
+    dead = world.writer("dead")
+    answers: dict[int, Any] = {}
+    for _ in range(4):
+        advance(dead, answers)
+    for number in range(4):
+        world.cache.pass_time(1.0)
+        run(world.writer(f"v{number}"))
+        assert is_mark(world.cache.value), "it may still be at it"
+    world.cache.pass_time(0.5)
+    run(world.writer("before"))
+    world.cache.pass_time(0.5)
+    run(world.writer("after"))
+    assert world.cache.value == "after", "five seconds are over"
+
+
+def test_the_fence_of_a_dead_writer_is_not_prolonged_by_those_who_leave() -> None:
+    world = World()
+    dead = world.writer("dead")
+    answers: dict[int, Any] = {}
+    for _ in range(4):
+        advance(dead, answers)
+    world.cache.pass_time(4.0)
+    run(world.writer("new"))
+    assert is_mark(world.cache.value)
+    world.cache.pass_time(1.0)
+    assert world.cache.value is MISSING
+
+
 def test_fences_are_bounded_and_survive_the_codec() -> None:
-    fence = Fence(("a",))
+    fence = Fence((("a", 500),))
     for index in range(WRITERS_MAX - 1):
-        fence = fence.joined(f"w{index}")
-        assert Fence.of(str(fence)) == fence
+        fence = fence.joined(f"w{index}", 1000)
+        assert Fence.of(str(fence), 1.0) == fence
     assert len(fence.writers) == WRITERS_MAX
-    assert fence.joined("one more") == Fence((), "untracked")
-    assert fence.joined("one more").left("a").state == "untracked"
-    assert Fence((), "spent").joined("b") == Fence(("b",))
-    assert Fence.of("a string of the user") is None
-    assert Fence.of(ABSENT) is None
+    full = fence.joined("one more", 2000)
+    assert full == Fence((), "untracked", 2000) == Fence.of(str(full), 2.0)
+    assert full.left("a") is full
+    assert full.joined("b", 100).ttl_ms == 2000
+    assert Fence((), "spent").joined("b", 100) == Fence((("b", 100),))
+    assert Fence.of(str(fence), 0.5) == Fence(tuple((name, 500) for name, _ in fence.writers[1:]))
+    for other in ("a string of the user", ABSENT, str(fence).replace("plain", "plain x"), str(fence) + " b"):
+        assert Fence.of(other, 1.0) is None

@@ -11,8 +11,9 @@ database and stores nothing. After the commit the writer replaces the fence by t
 says whether anything happened to the key in between. What follows, in the order of the dangers:
 
 1. the fence of a writer that died expires after ``fence_ttl``; then the key is missing, and is loaded;
-2. the fence lists its writers. One that was not alone from beginning to end can not know whose write the database
-   applied last. It leaves the fence *contended*, and nobody publishes a value: the last to leave ends the fence;
+2. the fence lists its writers, each with what is left of its ``fence_ttl``. One that was not alone from beginning to
+   end can not know whose write the database applied last. It leaves the fence *contended*, and nobody publishes a
+   value: the last to leave ends the fence;
 3. a reader's lease is voided by the fence, so what it loaded before is refused.
 
 Fences change by compare-and-set, so none of several writers is forgotten. There is no compare-and-delete: a fence ends
@@ -25,6 +26,7 @@ writer dies before it has invalidated the key, the old value stays for its lifet
 
 from __future__ import annotations
 
+import math
 import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -38,8 +40,6 @@ from meshcache.patterns.marks import SPENT, UNTRACKED, Cache, Fence, stored
 from meshcache.patterns.steps import Flow
 
 FENCE_TTL_S: Final = 5.0
-SPENT_TTL_S: Final = 0.001
-"""Of a fence without writers, which is there only until it is gone."""
 EXCHANGES_MAX: Final = 8
 """So often a fence is changed by compare-and-set; then it is overwritten by one that nobody may end."""
 SETTLE_ATTEMPTS: Final = 4
@@ -71,7 +71,7 @@ class Fences:
             raise ValueError(f'if_unfenced must be "raise" or "write", is {if_unfenced!r}')
         self.counts = FenceCounts()
         self._cache = cache
-        self._ttl_s = seconds(fence_ttl)
+        self._ttl_ms = math.ceil(1000 * seconds(fence_ttl))
         self._unfenced = if_unfenced
         self._rng = rng or random.Random()
 
@@ -105,7 +105,7 @@ class Fences:
         raised: list[Key] = []
         for name in dict.fromkeys(names):
             try:
-                yield from self._exchange(name, lambda fence: fence.joined(writer), Fence((writer,)))
+                yield from self._join(name, writer)
             except MeshcacheError:
                 if self._unfenced == "raise":
                     yield from self.drop(raised, writer)
@@ -134,41 +134,41 @@ class Fences:
     def _end(self, name: Key, writer: str, value: Any, ttl: Ttl, *, publish: bool) -> Flow[None]:
         for _ in range(EXCHANGES_MAX):
             item: Item | None = yield lambda: self._cache.gets(name)
-            fence = Fence.of(item.value) if item is not None else None
+            fence = Fence.of(item.value, item.ttl) if item is not None else None
             if item is None or fence is None:
                 # Evicted, expired, or invalidated by others; what is there now may have been loaded before the commit.
                 yield lambda: self._cache.invalidate(name)
                 self.counts.lost += 1
                 return
-            alone = fence == Fence((writer,))
-            if alone and publish:
+            published = publish and fence.is_only(writer)
+            if published:
                 ended = yield partial(self._cache.cas, name, stored(value), item.version, ttl=ttl)
             else:
                 rest = fence.left(writer)
-                if rest == fence:
+                if rest is fence:
                     return  # it goes by itself
-                rest_ttl = SPENT_TTL_S if rest.state == SPENT else self._ttl_s
-                ended = yield partial(self._cache.cas, name, str(rest), item.version, ttl=rest_ttl)
+                ended = yield partial(self._cache.cas, name, str(rest), item.version, ttl=rest.ttl_ms / 1000)
             if ended:
-                self.counts.published += alone and publish
-                self.counts.dropped += not (alone and publish)
+                self.counts.published += published
+                self.counts.dropped += not published
                 return
         yield from self._give_up(name)
 
-    def _exchange(self, name: Key, change: Callable[[Fence], Fence], first: Fence) -> Flow[None]:
-        """Put up a fence, or change the one that is there."""
+    def _join(self, name: Key, writer: str) -> Flow[None]:
+        """Put up a fence, or join the one that is there."""
         for _ in range(EXCHANGES_MAX):
             item: Item | None = yield lambda: self._cache.gets(name)
+            fence = Fence.of(item.value, item.ttl) if item is not None else None
+            joined = (fence or Fence((), SPENT)).joined(writer, self._ttl_ms)
+            ttl_s = joined.ttl_ms / 1000
             if item is None:
-                done = yield lambda: self._cache.add(name, str(first), ttl=self._ttl_s)
+                done = yield partial(self._cache.add, name, str(joined), ttl=ttl_s)
             else:
-                fence = Fence.of(item.value)
-                changed = first if fence is None else change(fence)
-                done = yield partial(self._cache.cas, name, str(changed), item.version, ttl=self._ttl_s)
+                done = yield partial(self._cache.cas, name, str(joined), item.version, ttl=ttl_s)
             if done:
                 return
         yield from self._give_up(name)
 
     def _give_up(self, name: Key) -> Flow[None]:
         """Too many write this key at once: leave a fence that nobody may replace by a value, and that expires."""
-        yield lambda: self._cache.set(name, str(Fence((), UNTRACKED)), ttl=self._ttl_s)
+        yield lambda: self._cache.set(name, str(Fence((), UNTRACKED, self._ttl_ms)), ttl=self._ttl_ms / 1000)

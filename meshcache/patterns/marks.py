@@ -9,6 +9,7 @@ codec that takes strings will do:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, Self, TypeVar
@@ -32,6 +33,7 @@ WRITERS_MAX: Final = 16
 PLAIN: Final = "plain"
 CONTENDED: Final = "contended"
 """Several were at it at the same time, so nobody knows which write was the last; none may publish its value."""
+LASTING_MAX_S: Final = 1e9
 UNTRACKED: Final = "untracked"
 """So many that they are not listed; nobody may end this fence, it expires."""
 SPENT: Final = "spent"
@@ -51,37 +53,61 @@ class Write(Generic[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Who is writing a key to the database at the moment."""
+    """Who is writing a key to the database at the moment, and for how many milliseconds each has a claim to be.
 
-    writers: tuple[str, ...]
+    A writer that died is forgotten when its time is over, however often others write meanwhile. Time is told by what is
+    left of the fence's own lifetime, which is the nodes' to measure; so the clocks of the writers do not matter.
+    """
+
+    writers: tuple[tuple[str, int], ...]
     state: str = PLAIN
+    untracked_ms: int = 0
 
     @classmethod
-    def of(cls, value: object) -> Self | None:
-        """Return the fence that a value of the cache is, if it is one."""
+    def of(cls, value: object, seconds_left: float) -> Self | None:
+        """Return the fence that a value of the cache is, as of now, if it is one."""
         if type(value) is not str or not value.startswith(_FENCE):
             return None
-        _, state, *writers = value[len(MARK) :].split(" ")
-        return cls(tuple(writers), state)
+        try:
+            _, state, lasting, *writers = value[len(MARK) :].split(" ")
+            elapsed_ms = max(0, int(lasting) - math.ceil(1000 * min(seconds_left, LASTING_MAX_S)))
+            pairs = [(writer, int(left) - elapsed_ms) for writer, left in (each.split(":") for each in writers)]
+        except ValueError:
+            return None
+        alive = tuple(pair for pair in pairs if pair[1] > 0)
+        if state == UNTRACKED:
+            return cls((), UNTRACKED, int(lasting) - elapsed_ms)
+        return cls(alive, state) if alive else cls((), SPENT)
 
-    def joined(self, writer: str) -> Self:
+    @property
+    def ttl_ms(self) -> int:
+        """How long the fence is to be there."""
+        if self.state == UNTRACKED:
+            return self.untracked_ms
+        return max((left for _, left in self.writers), default=1)
+
+    def is_only(self, writer: str) -> bool:
+        """Tell whether nobody else was at it since the writer began."""
+        return self.state == PLAIN and [name for name, _ in self.writers] == [writer]
+
+    def joined(self, writer: str, ttl_ms: int) -> Self:
         """Return the fence with one writer more."""
         if self.state == SPENT:
-            return type(self)((writer,))
+            return type(self)(((writer, ttl_ms),))
         if self.state == UNTRACKED or len(self.writers) >= WRITERS_MAX:
-            return type(self)((), UNTRACKED)
-        return type(self)((*self.writers, writer), self.state)
+            return type(self)((), UNTRACKED, max(ttl_ms, self.ttl_ms))
+        return type(self)((*self.writers, (writer, ttl_ms)), self.state)
 
     def left(self, writer: str) -> Self:
         """Return the fence when a writer is done who does not publish."""
         if self.state in {UNTRACKED, SPENT}:
             return self
-        if self.writers == (writer,):
-            return type(self)((), SPENT)
-        return type(self)(tuple(other for other in self.writers if other != writer), CONTENDED)
+        rest = tuple(each for each in self.writers if each[0] != writer)
+        return type(self)(rest, CONTENDED) if rest else type(self)((), SPENT)
 
     def __str__(self) -> str:
-        return " ".join((_FENCE, self.state, *self.writers))
+        writers = (f"{writer}:{left}" for writer, left in self.writers)
+        return " ".join((_FENCE, self.state, str(self.ttl_ms), *writers))
 
 
 def is_mark(value: object) -> bool:
