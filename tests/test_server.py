@@ -333,13 +333,14 @@ def test_a_node_that_does_not_own_a_hot_key_keeps_copies_of_it() -> None:
         "cluster": {"replicas": 1, "write_quorum": 1},
         "membership": {"join_wait_s": 0.3},
     }
-    with Node(config(first, **tables)) as one, Node(config(free_port(), seeds=[first], **tables)) as two:
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(Node(config(first, **tables)))
+        two = stack.enter_context(Node(config(free_port(), seeds=[first], **tables)))
         callers = [Caller(node.config.node.listen) for node in (one, two)]
-        eventually(lambda: all(len(caller.welcome.members) == 2 or refreshed(caller) for caller in callers))
-        key = next(
-            key for i in range(1000) if callers[0].set({(key := b"k%d" % i): b"v"}) and held_by(callers[1], key)
-            and not held_by(callers[0], key)
-        )  # fmt: skip
+        for caller in callers:
+            stack.callback(caller.close)
+        eventually(lambda: all(map(settled_in_two, callers)))
+        key = next(key for i in range(1000) if stored_at_second_only(callers, key := b"k%d" % i))
         stranger, owner = callers
 
         def value() -> bytes:
@@ -371,13 +372,16 @@ def test_a_node_that_does_not_own_a_hot_key_keeps_copies_of_it() -> None:
         eventually(lambda: value() and of_hot_keys(stranger)["copies"])
         owner.set({key: b"elsewhere"})
         eventually(lambda: value() == b"elsewhere")
-        for caller in callers:
-            caller.close()
 
 
-def refreshed(caller: Caller) -> bool:
-    caller.welcome = caller.exchange(m.Hello(m.PROTOCOL, "", None, b""))
-    return len(caller.welcome.members) == 2
+def settled_in_two(caller: Caller) -> bool:
+    told = caller.exchange(m.Inspect(*caller.head(), "status", b"")).results[0]
+    return len(told["members"]) == 2 and not told["changing"] and not told["slots_missing"]
+
+
+def stored_at_second_only(callers: list[Caller], key: bytes) -> bool:
+    callers[0].set({key: b"v"})
+    return held_by(callers[1], key) and not held_by(callers[0], key)
 
 
 def held_by(caller: Caller, key: bytes) -> bool:
