@@ -29,6 +29,7 @@ from meshcache.core.record import (
     HEADER_BYTES,
     NEVER_MS,
     STAMP_BYTES,
+    VERSION_BYTES,
     Extras,
     expires_ms_of,
     extras_of,
@@ -99,6 +100,10 @@ def decoded(codec: Codec, record: bytes, key: Key) -> Any:
         raise SerializationError(f"{key!r:.80}: {error}") from error
 
 
+def _is_lease(answer: bytes) -> bool:
+    return len(answer) == VERSION_BYTES
+
+
 class Fill:
     """One ``get_or_set``."""
 
@@ -128,9 +133,8 @@ class Fill:
 
     def run_anew(self) -> Flow[Any]:
         """Compute the value and store it, whatever there is: a computation under way is not stored any more."""
-        while (yield from self._ask(LEASE_ALWAYS, park=True)) is not True:
-            pass
-        return (yield from self._compute(None))
+        lease = yield from self._ask(LEASE_ALWAYS, park=True)
+        return (yield from self._compute(lease, None))
 
     # ---- what was found
 
@@ -165,20 +169,20 @@ class Fill:
         above = b"" if record is None else version_of(record)
         while True:
             answer = yield from self._ask(above, park=True)
-            if answer is True:
-                return (yield from self._compute((self._raw, "miss")))
+            if _is_lease(answer):
+                return (yield from self._compute(answer, (self._raw, "miss")))
             if not is_stale(answer, self._session.routing):
                 return self._value_of(answer)
             above = version_of(answer)
 
     def _refresh(self, above: bytes, value: Any) -> Flow[Any]:
         answer = yield from self._ask(above, park=False)
-        if answer is True:
-            return (yield from self._compute(None))
+        if answer is not None and _is_lease(answer):
+            return (yield from self._compute(answer, None))
         return value if answer is None else self._value_of(answer)
 
     def _ask(self, above: bytes, *, park: bool) -> Flow[Any]:
-        """Return True with the lease, a record above this version, or None if another computes it (never if parked)."""
+        """Return the lease, a record above this version, or None if another computes it (never if parked)."""
         session = self._session
         while True:
             left_s = self._started + self._timeout_s - self._now()
@@ -188,31 +192,31 @@ class Fill:
             park_s = min(PARK_S, max(0.0, left_s - FILL_S_MIN)) if park else 0.0
             change = [int(Change.LEASE), int(park_s * 1000), above, self._token]
             answer = yield from session.ask_parked(self._raw, change, left_s, park_s)
-            if answer is True or (answer is None and not park):
-                return answer
             if answer is not None:
-                if type(answer) is not bytes or len(answer) < HEADER_BYTES:
+                if type(answer) is not bytes or not (_is_lease(answer) or len(answer) >= HEADER_BYTES):
                     raise ProtocolError(f"get_or_set: the node answered {answer!r:.80} instead of a record")
                 return answer
+            if not park:
+                return None
             if not park_s:
                 yield min(REASK_S, left_s)
 
-    def _compute(self, flight: Any) -> Flow[Any]:
+    def _compute(self, lease: bytes, flight: Any) -> Flow[Any]:
         """Run the loader under the lease, and fill. Whatever the loader raises is raised, and frees the lease."""
         session = self._session
         began = self._now()
-        loaded = yield Compute(self._load, lambda: self._hold(1), RENEW_S, flight)
+        loaded = yield Compute(self._load, lambda: self._hold(1, lease), RENEW_S, flight)
         load_s = self._now() - began
         if loaded.error is not None:
-            yield from self._hold(0)
+            yield from self._hold(0, lease)
             raise loaded.error
         try:
             content = self._content(loaded.value, load_s)
             left_s = max(FILL_S_MIN, self._started + self._timeout_s - began)
-            change = [int(Change.FILL), content, self._terms.kept_ms, self._token]
+            change = [int(Change.FILL), content, self._terms.kept_ms, lease]
             yield from session.update(self._key, change, len(content), left_s, repeatable=True)
         except (ValueError, TypeError):  # too large, or nothing that can be stored
-            yield from self._hold(0)
+            yield from self._hold(0, lease)
             raise
         except OperationError:
             pass  # the value is there all the same; it is not cached, or perhaps it is
@@ -225,9 +229,9 @@ class Fill:
         load_ms = max(1, round(load_s * 1000)) if terms.early else None
         return with_extras(content, Extras(terms.tags, soft_expires_ms, load_ms))
 
-    def _hold(self, keep: int) -> Flow[bool]:
+    def _hold(self, keep: int, lease: bytes) -> Flow[bool]:
         """Renew the lease, or give it up; False if it is lost. It is no matter if that does not get through."""
-        change = [int(Change.HOLD), keep, self._token]
+        change = [int(Change.HOLD), keep, lease]
         try:
             return bool((yield from self._session.update(self._key, change, 0, RELEASE_S, repeatable=True)))
         except OperationError:

@@ -64,7 +64,7 @@ class FakeNode:
         self.wanted_boot: int | None = None
         self._versions = 0
         self.leases: dict[bytes, bytes] = {}
-        """By key the token of who holds its fill lease; nobody is parked here."""
+        """By key the name of its fill lease, for which the holder's token does; nobody is parked here."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._stop = threading.Event()
         self._paused = threading.Event()
@@ -189,15 +189,17 @@ class FakeNode:
         return record if record is not None and is_live(record, expiry_bytes(self.wall_ms())) else None
 
     def _put(self, key: bytes, content: bytes, ttl_ms: int) -> None:
-        self._versions += 1
         ttl_ms = DEFAULT_TTL_MS if ttl_ms == -1 else ttl_ms
         expires_ms = self.wall_ms() + ttl_ms if ttl_ms else (1 << 48) - 1
-        self.data[key] = stamp(self._versions.to_bytes(16, "big"), expires_ms) + content
+        self.data[key] = stamp(self._version(), expires_ms) + content
+
+    def _version(self) -> bytes:
+        self._versions += 1
+        return self._versions.to_bytes(8, "big") + bytes(8)
 
     def _delete(self, key: bytes) -> bool:
         was_there = self._live(key) is not None
-        self._versions += 1
-        self.data[key] = tombstone(self._versions.to_bytes(16, "big"), self.wall_ms() + 60_000)
+        self.data[key] = tombstone(self._version(), self.wall_ms() + 60_000)
         return was_there
 
     def _change(self, key: bytes, change: list[Any]) -> Any:
@@ -221,7 +223,7 @@ class FakeNode:
             case [Change.LEASE, _, above, token]:
                 if record is not None and record[:16] > above:
                     return record
-                return self.leases.setdefault(key, token) == token or None
+                return token if self.leases.setdefault(key, token) == token else None
             case [Change.FILL, content, ttl_ms, token]:
                 held = self.leases.get(key) == token
                 if held:

@@ -116,7 +116,7 @@ def test_a_loader_that_fails_frees_the_lease_at_once() -> None:
     story.mesh.run(0.1)
     owner = story.owners("key")[0]
     lease = table(owner)[b"key"]
-    story.call(session.update("key", [8, 0, lease.token], 0, 1.0, repeatable=True))  # what a failed loader leads to
+    story.call(session.update("key", [8, 0, lease.version], 0, 1.0, repeatable=True))  # what a failed loader leads to
     source.wait(2)
     assert source.results == ["v1"] * 2
     assert len(source.loads) == 1

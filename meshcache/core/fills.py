@@ -23,11 +23,12 @@ Why a slow loader cannot store an old value, twice:
 behind, can lose. A lease never lasts longer than half the time that tombstones are kept, so that the delete that
 overruled it is still there when it is filled.
 
-A lease has a holder, known by a token that the caller chose: so asking again, when the answer was lost, is harmless.
+A caller has a token: so asking again, when the answer was lost, is harmless. A lease is named by its version and not by
+its holder, who could be granted a second one by a question that came late, while still computing under the first.
+
 The holder renews it while its loader runs. LEASE_S after the last sign of life it ends, and the next caller gets it (a
-*takeover*). Callers are parked for as long as they asked, at most until their
-deadline, and are then told to ask again. Limits: LEASES_MAX keys, and PARKED_MAX callers; beyond them callers are
-refused as overload.
+*takeover*). Callers are parked for as long as they asked, at most until their deadline, and are then told to ask again.
+Limits: LEASES_MAX keys, and PARKED_MAX callers; beyond them callers are refused as overload.
 
 Source: leases as in Nishtala et al., Scaling Memcache at Facebook (NSDI 2013); there callers come back later, here they
 are parked.
@@ -103,8 +104,9 @@ class FillLease:
         self.phase = Phase.LOOKING
         self.parked: deque[Caller] = deque()
         self.token = b""
+        """Of the holder; empty: there is none."""
         self.version = b""
-        """What the fill will be stored with."""
+        """What the fill will be stored with; the lease is named by it."""
         self.base = b""
         """The newest version of the key that was known when the lease was granted."""
         self.ends_at = self.ends_at_latest = 0.0
@@ -148,7 +150,7 @@ class Fills:
             lease.parked.append(caller)
             self._look(lease)
         elif lease.phase is Phase.LOADING and caller.token == lease.token:
-            caller.answer(True)  # it was granted already, and the answer was lost
+            caller.answer(lease.version)  # it was granted already, and the answer was lost
         elif caller.above >= LEASE_ALWAYS and lease.phase is Phase.LOADING:
             lease.parked.appendleft(caller)
             self._void(lease)
@@ -167,7 +169,7 @@ class Fills:
     def _held(self, batch: UpdateBatch, index: int) -> FillLease | None:
         """Return the lease that a change is about, if its sender still holds it."""
         lease = self.table.get(batch.request.keys[index])
-        if lease is None or lease.phase is not Phase.LOADING or lease.token != batch.request.changes[index][-1]:
+        if lease is None or lease.phase is not Phase.LOADING or lease.version != batch.request.changes[index][-1]:
             return None
         return lease
 
@@ -274,7 +276,7 @@ class Fills:
             lease.ends_at_latest = coordinator.now + self._age_max_s
             lease.ends_at = min(coordinator.now + LEASE_S, lease.ends_at_latest)
             self._counts["granted"] += 1
-            caller.answer(True)
+            caller.answer(lease.version)
             self._end_waits(lease)
             return
         del self.table[lease.key]
@@ -301,7 +303,9 @@ class Fills:
         looking = lease.phase is Phase.LOOKING
         parked, lease.parked = lease.parked, deque()
         for caller in parked:
-            if caller.until <= now or not (caller.patient or looking):
+            if caller.token == lease.token:
+                caller.answer(lease.version)  # the same caller, who asked again
+            elif caller.until <= now or not (caller.patient or looking):
                 caller.answer(None)
             else:
                 lease.parked.append(caller)

@@ -81,12 +81,12 @@ class Change(IntEnum):
     TOUCH = 5
     """[ttl_ms] -> bool: the expiry was set, if there was such a key."""
     LEASE = 6
-    """[park_ms, above, token] -> the record, if there is one above that version; else True: the caller with this token
-    holds the fill lease (fills.py); or None: another holds it, and still did after so long. Travels alone."""
+    """[park_ms, above, token] -> the record, if there is one above that version; or a version: it names the fill lease
+    (fills.py) that the caller holds now; or None: another one holds it, and still did after so long. Travels alone."""
     FILL = 7
-    """[content, ttl_ms, token] -> bool: stored, if the lease still stood."""
+    """[content, ttl_ms, lease] -> bool: stored, if the lease still stood."""
     HOLD = 8
-    """[keep, token] -> bool: the lease stood, and was renewed (``keep`` 1) or given up (0)."""
+    """[keep, lease] -> bool: the lease stood, and was renewed (``keep`` 1) or given up (0)."""
     DROP = 9
     """[version] -> bool: deleted, if the key's version was this."""
 
