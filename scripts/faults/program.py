@@ -23,6 +23,7 @@ from .kills import kill9, kill9_default
 from .partitions import partition, partition_strict
 from .pauses import pause
 from .scenario import Options, Result
+from .stampede import stampede
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
@@ -35,6 +36,7 @@ SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
     "partition": partition,
     "partition-strict": partition_strict,
     "idle": idle,
+    "stampede": stampede,
 }
 EXAMPLES: Final = """\
 scenarios: {names}
