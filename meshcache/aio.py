@@ -16,11 +16,13 @@ from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentin
 from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
 from meshcache.core.near import NearCache, NearStatistics
+from meshcache.decorator import AsyncCachedBy as CachedBy
 from meshcache.delivery import Compute, Computed, Flow, Parking, Share
 from meshcache.errors import MeshcacheError
 from meshcache.following import Following
 from meshcache.hub import Hub
 from meshcache.listening import AsyncFollower, AsyncSubscription
+from meshcache.locks import AsyncLock as Lock
 from meshcache.session import Session, begin
 from meshcache.subscription import Invalidation
 
@@ -177,6 +179,51 @@ class AsyncClient:
         if self._session.copies is not None:
             self._follower.start()
         return await self._run(self._session.get_or_set(key, load, ttl, timeout, stale_ttl, early))
+
+    async def refresh(
+        self,
+        key: Key,
+        load: Any,
+        ttl: Ttl = DEFAULT,
+        *,
+        stale_ttl: float | timedelta | None = None,
+        early: float = 0.0,
+        timeout: float | None = None,
+    ) -> Any:
+        """Compute the value of a key now, store it and return it; what is said of ``get_or_set`` holds otherwise.
+
+        A computation that is under way somewhere is not stored any more.
+        """
+        return await self._run(self._session.refresh(key, load, ttl, timeout, stale_ttl, early))
+
+    def cached(
+        self,
+        ttl: Ttl = DEFAULT,
+        *,
+        stale_ttl: float | timedelta | None = None,
+        early: float = 0.0,
+        key: Callable[..., Key] | None = None,
+        timeout: float | None = None,
+    ) -> CachedBy:
+        """Return a decorator for functions whose results are to be kept here, as by ``get_or_set``.
+
+        Client takes plain functions, AsyncClient coroutine functions; both take methods, whose ``self`` is no part of
+        the key. ``key``: a function of the same arguments that returns what tells calls apart, as str or bytes; without
+        it they are told apart by their arguments: see meshcache/decorator.py for what these may be. The function has
+        ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments.
+        """
+        self._session.check_terms(ttl, stale_ttl, early)
+        options = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "timeout": timeout}
+        return CachedBy(self, key, options)
+
+    def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: float | None = None) -> Lock:
+        """Return a lock: a context manager with ``acquire``, ``extend``, ``release`` and the fencing number ``token``.
+
+        It is lost ``ttl`` seconds after it was acquired or extended. ``timeout`` is how long to wait for it; then the
+        context manager raises OperationTimeout. Who finds that it was lost raises LockNotOwned. In a network partition
+        two can hold it: see meshcache/locks.py.
+        """
+        return Lock(self._run, self._session, name, ttl, timeout)
 
     async def clear(self, *, timeout: float | None = None) -> int:
         """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""

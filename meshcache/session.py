@@ -281,6 +281,9 @@ class Session:
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
         return Fill(self, key, load, terms(self._ttl_ms(ttl), stale_ttl, early), timeout_s)
 
+    def check_terms(self, ttl: Ttl, stale_ttl: Ttl, early: float) -> None:
+        terms(self._ttl_ms(ttl), stale_ttl, early)
+
     def clear(self, timeout: float | None, prefix: Key = b"") -> Flow[int]:
         prefix = self._prefix + namespace_bytes(prefix)
         with contextlib.nullcontext() if self._copies is None else self._copies.clearing(prefix):

@@ -510,7 +510,15 @@ def test_both_clients_have_the_same_surface() -> None:
         else:
             assert method.__doc__ == theirs[name].__doc__, name
         assert inspect.signature(method) == signature, name
-        stays_plain = name in {"namespace", "with_options", "subscribe", "near_statistics", "__init__"}
+        stays_plain = name in {
+            "namespace",
+            "with_options",
+            "cached",
+            "lock",
+            "subscribe",
+            "near_statistics",
+            "__init__",
+        }
         assert inspect.iscoroutinefunction(theirs[name]) is not stays_plain, name
 
 
