@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from meshcache.arguments import levels
 from meshcache.codec import Codec
 from meshcache.core.messages import TTL_NEVER, Code, Get, Inspect, Welcome
+from meshcache.core.near import NearCache, NearStore
 from meshcache.delivery import Compute, Computed, Flow, Share
 from meshcache.errors import ProtocolError
+from meshcache.following import TICK_S, Following
 from meshcache.link import GREETING, LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Call, Failure, Link, Outcome
 from meshcache.options import Options
 from meshcache.routing import Routing
@@ -69,7 +72,7 @@ class ClientHost:
 
     def __init__(
         self, world: World, network: Network, name: str, seeds: tuple[str, ...], *,
-        timeout_s: float = 2.0, consistency: Any = None, stray: float = 0.0,
+        timeout_s: float = 2.0, consistency: Any = None, stray: float = 0.0, near_cache: NearCache | None = None,
     ) -> None:  # fmt: skip
         self.world = world
         self.network = network
@@ -79,7 +82,8 @@ class ClientHost:
         rng = random.Random(world.rng.getrandbits(32))
         w, r = levels(consistency)
         options = Options(prefix=b"", timeout_s=timeout_s, ttl_ms=TTL_NEVER, w=w, r=r, codec=Codec())
-        self.session = Session(Routing(seeds, lambda: world.now), rng, options)
+        near = None if near_cache is None else NearStore(near_cache)
+        self.session = Session(Routing(seeds, lambda: world.now), rng, options, near=near)
         self.stray = stray
         """How often a call goes to any node instead of the one that the session chose: every node must serve it."""
         self.killed = False
@@ -89,6 +93,25 @@ class ClientHost:
         self._sockets = 0
         self.lives = 0
         """Counts how often all that it had under way was given up."""
+        self.following: Following | None = None
+        if near is not None:
+            self.following = Following(self.session.routing, near)
+            self.session.routing.on_members = self.following.on_members
+            self._follow(self.following)
+
+    # The invalidation streams
+
+    def on_stream(self, frame: bytes) -> None:
+        """See network.Subscriber."""
+        assert self.following is not None
+        self.following.receive(frame, self.world.now)
+
+    def _follow(self, following: Following) -> None:
+        """Do what is due, and again after a moment."""
+        for call in following.tick(self.world.now):
+            self._post(_Waiting(call, partial(following.learn, call)))
+        self.network.subscribe(self, following.addresses())
+        self.world.after(TICK_S, self._follow, following)
 
     # Flows
 

@@ -18,6 +18,10 @@ Always:
 - no touch, replace or cas finds a key that was deleted before it began
 - no cas replaces a value that was overwritten by a write that was acknowledged before the cas began
 
+With ``stale_s`` above 0 instead, for clients with near caches (``near_staleness``):
+
+- no read returns what was overwritten or deleted more than that long before the read began
+
 ``durable`` (as ``fresh``, and W >= R, or W - 1 >= R where a process is lost, so that R copies of what was acknowledged
 are left):
 
@@ -37,8 +41,9 @@ Else a miss is always allowed: a cache may forget.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final
 
 DEADLINE_SLACK_S: Final = 0.05
@@ -122,16 +127,26 @@ class _Ended:
         place = bisect_left(self.ends, when)
         return self.maxima[place - 1] if place else None
 
+    def first_above(self, number: float) -> Operation | None:
+        """Return the operation that ended first of those with a greater number."""
+        place = bisect_right(self.maxima, number, key=itemgetter(0))
+        return self.maxima[place][1] if place < len(self.maxima) else None
+
 
 class History:
     """All operations of one simulation, held against the promises."""
 
     def __init__(
-        self, *, fresh: bool, atomic: bool, durable: bool = False, holds: bool = False, skew_s: float = 0.0
-    ) -> None:
+        self, *, fresh: bool, atomic: bool, durable: bool = False, holds: bool = False, skew_s: float = 0.0,
+        stale_s: float = 0.0,
+    ) -> None:  # fmt: skip
         self.fresh = fresh
         self.holds = holds
         """Who wrote to W nodes is found by who reads R: W >= R."""
+        self.stale_s = stale_s
+        """How old a value may be that a near cache serves."""
+        self.stalest_s = 0.0
+        """The greatest age seen: how long before a read its value was overwritten for certain."""
         self.durable = durable
         self.atomic = atomic
         self.operations: list[Operation] = []
@@ -331,6 +346,9 @@ class History:
         if read.start > self._expires(writer, key) + EXPIRY_SLACK_S + self._skew_s:
             raise Violation(f"lifetime: {read} shows what had expired:\n  {writer} ttl {writer.ttl_s}")
         ended = self._writes.get(key) if self.fresh and key not in self._short_lived else None
+        if ended is not None and self.stale_s:
+            self._check_age(read, writer, ended)
+            return
         newest = ended.greatest_before(read.start) if ended is not None else None
         if newest is not None and writer.settled < newest[0]:
             raise Violation(f"fresh: {read}\n  shows what {writer} wrote,\n  but before it there was {newest[1]}")
@@ -342,6 +360,18 @@ class History:
             if touch.start <= expires + EXPIRY_SLACK_S + self._skew_s:
                 expires = max(expires, touch.settled + touch.ttl_s)
         return expires
+
+    def _check_age(self, read: Operation, writer: Operation, ended: _Ended) -> None:
+        overwritten = ended.first_above(writer.settled)
+        if overwritten is None or overwritten.end >= read.start:
+            return
+        age_s = read.start - overwritten.end
+        self.stalest_s = max(self.stalest_s, age_s)
+        if age_s > self.stale_s:
+            raise Violation(
+                f"near_staleness: {read}\n  shows what {writer} wrote,\n  {age_s:.3f} s after {overwritten} was done;"
+                f" {self.stale_s:.3f} s is the bound"
+            )
 
     def _check_miss(self, read: Operation, key: str) -> None:
         ended = self._writes.get(key) if self.durable and key not in self._short_lived else None

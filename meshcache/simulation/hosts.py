@@ -279,4 +279,5 @@ class NodeHost:
             if not self.network.reply(self.address, origin, frame):
                 core.counters.undeliverable += 1
         for frame in effects.publish:
-            decode_frame(frame)  # nobody subscribes here, but it must be well formed
+            decode_frame(frame)  # must be well formed, whether anybody subscribes or not
+            self.network.publish(self.config.node.publish_address, self.name, frame)

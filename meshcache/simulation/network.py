@@ -29,6 +29,10 @@ RESET_S: Final = 0.005
 """At most how long it takes until a dialler learns that the process at the other end is gone."""
 
 
+STREAM: Final = " stream"
+"""Behind the name of a node: what it publishes, which can be cut off by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weather:
     """What happens to frames: all rates per frame."""
@@ -68,6 +72,15 @@ class Dialler(Protocol):
 
     def on_answer(self, address: str, frame: bytes) -> None:
         """A frame arrived on the line."""
+
+
+class Subscriber(Protocol):
+    """Who follows invalidation streams."""
+
+    name: str
+
+    def on_stream(self, frame: bytes) -> None:
+        """A node has published a frame."""
 
 
 class Listener(Protocol):
@@ -143,6 +156,10 @@ class Network:
         self._cuts: dict[tuple[str, str], None] = {}
         self._clogs: dict[tuple[str, str], float] = {}
         """By (from, to) until when nothing arrives."""
+        self.stream_loss = 0.0
+        """How often a published frame does not reach a subscriber; PUB tells nobody."""
+        self._audiences: dict[str, dict[Subscriber, float]] = {}
+        """By publish address, who follows it, and when the last frame arrives there."""
 
     # Listeners
 
@@ -215,6 +232,32 @@ class Network:
             return False
         self.transmit(line, 1, line.listener.name, line.dialler.name, frame)
         return True
+
+    # Streams
+
+    def subscribe(self, subscriber: Subscriber, addresses: list[str]) -> None:
+        """Have somebody receive what is published at these addresses, and at no others."""
+        for address, audience in self._audiences.items():
+            if address not in addresses:
+                audience.pop(subscriber, None)
+        for address in addresses:
+            self._audiences.setdefault(address, {}).setdefault(subscriber, 0.0)
+
+    def publish(self, address: str, source: str, frame: bytes) -> None:
+        """Send a frame to all who follow this address: in order, or not at all."""
+        world = self.world
+        audience = self._audiences.get(address, {})
+        for subscriber, ready_at in audience.items():
+            self.frames += 1
+            if world.rng.random() < self.stream_loss or self.is_cut(source + STREAM, subscriber.name):
+                world.note_frame(f"{source} -x {subscriber.name}", frame)
+                continue
+            audience[subscriber] = arrives = max(ready_at, world.now + self._delay_s())
+            world.at(arrives, self._deliver_published, subscriber, source, frame)
+
+    def _deliver_published(self, subscriber: Subscriber, source: str, frame: bytes) -> None:
+        self.world.note_frame(f"{source} => {subscriber.name}", frame)
+        subscriber.on_stream(frame)
 
     # Cuts
 

@@ -62,7 +62,7 @@ class Mix:
 class Workload:
     """Clients that go on until they are stopped."""
 
-    def __init__(self, world: World, history: History, mix: Mix, timeout_s: float) -> None:
+    def __init__(self, world: World, history: History, mix: Mix, timeout_s: float, first_number: int = 0) -> None:
         self.world = world
         self.history = history
         self.mix = mix
@@ -73,7 +73,7 @@ class Workload:
         self._value_keys = [f"v{i}" for i in range(mix.values)]
         self._counter_keys = [f"c{i}" for i in range(mix.counters)]
         self._guard_keys = [f"g{i}" for i in range(mix.guards)]
-        self._number = 0
+        self._number = first_number
 
     def drive(self, client: ClientHost) -> None:
         """Have a client do one operation after the other."""

@@ -1,0 +1,149 @@
+"""Clients with near caches against the worst: streams that lose frames, and nodes that are killed, paused and cut off.
+
+Eight readers with near caches read a few keys all the time; two writers, without, write them. W + R > N, and one node
+is struck at a time, so that what the nodes answer is fresh and all staleness is the near caches'. Its bound
+(``near_staleness`` in history.py):
+
+- ``ttl``, if that is less than what follows, whatever happens
+- with a longer ttl: with the acknowledgement of a write its coordinator publishes the event, and then repeats its
+  number. Whatever is lost of that: either a later frame arrives and shows the gap, or none does, and SILENCE_S after
+  the last one that arrived nothing is served any more. That one was published before the event: so the bound is
+  SILENCE_S, and what a frame may be under way.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from meshcache.core.invalidation import SILENCE_S
+from meshcache.core.near import NearCache
+from meshcache.options import TIMEOUT_S
+from meshcache.simulation.history import History, Violation
+from meshcache.simulation.hosts import NodeHost
+from meshcache.simulation.mesh import Mesh
+from meshcache.simulation.network import STREAM, Weather
+from meshcache.simulation.workload import Mix, Workload
+
+READERS: Final = 8
+WRITERS: Final = 2
+FAULTS_S: Final = 8.0
+RECOVERY_S: Final = 15.0
+UNDER_WAY_S: Final = 0.1
+"""No frame is under way for longer in this weather; the turns of the processes included."""
+
+_READS: Final = {"get": 8.0, "get_many": 1.0}
+_WRITES: Final = {"set": 6.0, "set_many": 1.0, "delete": 1.0}
+
+
+def _mix(keys: int, operations: dict[str, float], think_s: float) -> Mix:
+    return Mix(keys, operations=tuple(operations), weights=tuple(operations.values()), short_lived=0.0, think_s=think_s)
+
+
+@dataclass(frozen=True, slots=True)
+class NearPlan:
+    """What a seed means."""
+
+    seed: int
+    nodes: int
+    levels: tuple[int, int, int]
+    """N, W and R."""
+    ttl_s: float
+    stream_loss: float
+    delay_s: float
+    keys: int
+    write_pause_s: float
+    """Mean time between two writes of a writer: the rarer a key is written, the longer an old copy could stay."""
+    strikes: tuple[str, ...] = ("crash", "pause", "deaf", "leave")
+
+    @property
+    def bound_s(self) -> float:
+        """Return how stale a read may be."""
+        return min(self.ttl_s, SILENCE_S + UNDER_WAY_S)
+
+    @classmethod
+    def draw(cls, seed: int) -> NearPlan:
+        """Draw a plan."""
+        rng = random.Random(f"near {seed}")
+        return cls(
+            seed=seed,
+            nodes=rng.randint(3, 5),
+            levels=rng.choice(((2, 2, 1), (3, 2, 2), (3, 3, 1))),
+            ttl_s=rng.choice((0.3, 1.0, 60.0, 60.0)),
+            stream_loss=rng.choice((0.0, 0.01, 0.1, 0.4)),
+            delay_s=rng.choice((0.0002, 0.002)),
+            keys=rng.randint(1, 6),
+            write_pause_s=rng.choice((0.05, 0.3)),
+        )
+
+
+class NearSimulation:
+    """One run of a plan."""
+
+    def __init__(self, plan: NearPlan, trace: Callable[[str], None] | None = None) -> None:
+        self.plan = plan
+        n, w, r = plan.levels
+        self.mesh = Mesh(
+            nodes=plan.nodes, seed=plan.seed, weather=Weather(delay_s=plan.delay_s), trace=trace,
+            cluster={"replicas": n, "write_quorum": w, "read_quorum": r, "slots": 16, "vnodes": 8},
+            membership={"transition_s": 0.5},
+        )  # fmt: skip
+        self.world = self.mesh.world
+        self.history = History(fresh=True, atomic=False, stale_s=plan.bound_s)
+
+    def run(self) -> NearSimulation:
+        """Run it to its end. Raises Violation where the bound was broken."""
+        mesh, world = self.mesh, self.world
+        mesh.start()
+        mesh.network.stream_loss = self.plan.stream_loss
+        keys = self.plan.keys
+        workloads = [
+            Workload(world, self.history, _mix(keys, _READS, 0.01), TIMEOUT_S),
+            Workload(world, self.history, _mix(keys, _WRITES, self.plan.write_pause_s), TIMEOUT_S, 1_000_000),
+        ]
+        near_cache = NearCache(ttl=self.plan.ttl_s)
+        self.readers = [mesh.client(f"r{i + 1}", near_cache=near_cache) for i in range(READERS)]
+        for reader in self.readers:
+            workloads[0].drive(reader)
+        for i in range(WRITERS):
+            writer = mesh.client(f"w{i + 1}", stray=0.2)
+            workloads[1].drive(writer)
+        end = world.now + FAULTS_S
+        while world.now < end:
+            self._strike()
+        for workload in workloads:
+            workload.stopped = True
+        world.run_until(world.now + 2.5)
+        self.history.finish()
+        return self
+
+    def _strike(self) -> None:
+        """Let something happen to one node, and wait until all is well again."""
+        world, mesh = self.world, self.mesh
+        world.run_until(world.now + world.rng.uniform(0.3, 2.0))
+        host = world.rng.choice(list(mesh.nodes.values()))
+        what = world.rng.choice(self.plan.strikes)
+        if what == "deaf":  # its stream does not reach some, while all else goes on
+            for reader in world.rng.sample(self.readers, READERS // 2):
+                mesh.network.cut(host.name + STREAM, reader.name)
+        elif what == "pause":
+            host.pause()
+        elif what == "leave":
+            host.leave()
+        else:
+            host.crash()
+        world.run_until(world.now + world.rng.choice((0.1, 0.6, 1.5, 4.0)))
+        self._restore(host)
+        if not world.run_until_true(lambda: not mesh.disagreements(transitions=True), within_s=RECOVERY_S, step_s=0.1):
+            raise Violation(f"convergence: not after a {what} of {host.name}: {mesh.disagreements(transitions=True)}")
+
+    def _restore(self, host: NodeHost) -> None:
+        self.mesh.network.heal()
+        if host.core is not None and not host.paused and not host.core.ready:
+            self.world.run_until(self.world.now + 0.5)  # it is leaving: its process ends first
+        if host.core is None:
+            host.start()
+        elif host.paused:
+            host.resume()
