@@ -183,7 +183,11 @@ def _add_key_commands(subparsers: _Subparsers[_Parser]) -> None:
     )  # fmt: skip
     touch = _add(subparsers, "touch", commands.touch, "give a key a new lifetime; exit 1 if there is no such key")
     ttl = _add(subparsers, "ttl", commands.ttl, "print the seconds that a key has left, or never")
-    invalidate = _add(subparsers, "invalidate", commands.invalidate, "delete keys whose source has changed")
+    invalidate = _add(
+        subparsers, "invalidate", commands.invalidate, "drop keys whose source has changed, also from near caches",
+        "  meshcache invalidate user:1 user:2\n  meshcache invalidate --prefix user:",
+    )  # fmt: skip
+    invalidate.add_argument("--prefix", metavar="P", help="drop every key that begins so, instead of single keys")
     for parser in (get, store, add, incr, touch, ttl):
         parser.add_argument("key", metavar="KEY")
     for parser in (store, add):
@@ -191,8 +195,8 @@ def _add_key_commands(subparsers: _Subparsers[_Parser]) -> None:
         parser.add_argument(
             "--as", dest="kind", choices=["str", "int", "float", "json"], default="str", help="what VALUE is (str)"
         )
-    for parser in (delete, invalidate):
-        parser.add_argument("keys", metavar="KEY", nargs="+")
+    delete.add_argument("keys", metavar="KEY", nargs="+")
+    invalidate.add_argument("keys", metavar="KEY", nargs="*")
     for parser in (store, add, incr, touch):
         parser.add_argument(
             "--ttl",
@@ -232,13 +236,20 @@ def _add_mesh_commands(subparsers: _Subparsers[_Parser]) -> None:
     bench.add_argument(
         "--reads", type=_share, default=0.9, metavar="SHARE", help="share of gets, the rest is sets (0.9)"
     )
+    watch = _add(
+        subparsers, "watch", commands.watch, "show changes of keys as they happen, until Ctrl-C",
+        "  meshcache watch\n  meshcache watch user: --json\n\n"
+        "A line \"gap\" says that something may have been missed: a node died or joined, or the stream was broken.",
+    )  # fmt: skip
+    watch.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="only keys that begin so")
+    watch.add_argument("--count", type=_count, default=0, metavar="N", help="stop after so many lines")
     leave = _add(
         subparsers, "leave", commands.leave, "have a node hand over what it owns, and stop",
         "  meshcache leave node2\n\nWaits until the others hold its keys. SIGTERM to the node does the same.",
     )  # fmt: skip
     leave.add_argument("node", metavar="NODE", help="its id or HOST:PORT")
     leave.add_argument("--wait", type=_seconds, default=60.0, metavar="S", help="seconds to wait for it (60)")
-    for parser in (status, stats, ring, explain, bench, leave):
+    for parser in (status, stats, ring, explain, bench, watch, leave):
         _add_mesh_options(parser)
 
 

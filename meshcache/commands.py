@@ -170,10 +170,39 @@ def ttl(options: Namespace) -> int:
 
 
 def invalidate(options: Namespace) -> int:
-    """Delete keys whose source has changed."""
+    """Drop keys whose source has changed, or all under a prefix."""
+    if bool(options.keys) == (options.prefix is not None):
+        raise ValueError("give keys, or --prefix and no keys")
     with open_client(options) as client:
-        client.invalidate(*map(_argument, options.keys))
-    return _done(options, invalidated=len(options.keys))
+        if options.prefix is None:
+            client.invalidate(*map(_argument, options.keys))
+            return _done(options, invalidated=len(options.keys))
+        dropped = client.invalidate_prefix(_argument(options.prefix))
+    if options.json:
+        _print_json({"prefix": options.prefix, "dropped_copies": dropped})
+    return 0
+
+
+def watch(options: Namespace) -> int:
+    """Show invalidations as they pass, until Ctrl-C."""
+    from meshcache import report  # noqa: PLC0415
+
+    paint, left = _paint(), options.count
+    try:
+        with open_client(options) as client, client.subscribe(_argument(options.prefix)) as events:
+            for event in events:
+                key = os.fsdecode(event.key)
+                if options.json:
+                    line = {"key": key, "kind": event.kind, "version": event.version.hex(), "node": event.node}
+                    print(json.dumps({"at": round(time.time(), 3)} | line), flush=True)
+                else:
+                    print(report.event_text(event, key, time.time(), paint), flush=True)
+                left -= 1
+                if left == 0:
+                    break
+    except KeyboardInterrupt:
+        pass  # how it ends when all is well
+    return 0
 
 
 def status(options: Namespace) -> int:

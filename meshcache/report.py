@@ -7,11 +7,19 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from meshcache.core.record import NEVER_MS
+from meshcache.subscription import Invalidation, InvalidationKind
 
 RED: Final = 31
 GREEN: Final = 32
 YELLOW: Final = 33
 _STATE_COLOURS: Final = {"alive": GREEN, "suspect": YELLOW, "dead": RED}
+_KIND_COLOURS: Final = {
+    InvalidationKind.SET: GREEN,
+    InvalidationKind.DELETE: RED,
+    InvalidationKind.INVALIDATE: RED,
+    InvalidationKind.CLEAR: RED,
+    InvalidationKind.GAP: YELLOW,
+}
 _BAR_WIDTH: Final = 30
 
 
@@ -152,6 +160,18 @@ def preference_text(explained: Mapping[str, Any], paint: Paint) -> str:
     roles = ["primary", *["copy"] * len(explained["owners"])]
     rows = [(role, owner) for role, owner in zip(roles, explained["owners"], strict=False)]
     return f"slot {explained['slot']}\n" + table(["ROLE", "NODE"], rows, paint, {"primary": GREEN})
+
+
+def event_text(event: Invalidation, key: str, now_s: float, paint: Paint) -> str:
+    """Show one invalidation in a line."""
+    at = datetime.fromtimestamp(now_s, UTC).strftime("%H:%M:%S.%f")[:-3]
+    if event.kind is InvalidationKind.GAP:
+        key = "something may be missing here"
+    elif event.kind is InvalidationKind.CLEAR:
+        key += "*"
+    kind = paint(event.kind.ljust(10), _KIND_COLOURS.get(event.kind))
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in key)
+    return f"{at}  {kind}  {event.node or '-':<10}  {shown}"
 
 
 def explain_text(key: str, explained: Mapping[str, Any], now_s: float, paint: Paint) -> str:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from meshcache.client import Client
+from meshcache.core.near import NearCache, NearStatistics
 from meshcache.errors import MeshcacheError
 from meshcache.launcher import LocalMesh
 
@@ -108,6 +109,34 @@ def rejoin(mesh: LocalMesh, cache: Client) -> None:
     expect(holds=len(alive) == 3, what=f"alive: {', '.join(sorted(alive))}")
 
 
+def near_cache(mesh: LocalMesh, cache: Client) -> None:
+    """A near cache in a second client hears of what the first one writes."""
+    with mesh.client(near_cache=NearCache(ttl=60.0)) as second:
+        wait_until(lambda: second.get("user:0") is not None and near(second).live, "every node is followed", 5.0)
+        second.get("user:0")
+        begin = time.perf_counter()
+        for _ in range(1000):
+            second.get("user:0")
+        hit_us = 1000 * (time.perf_counter() - begin)
+        hits = near(second).hits
+        expect(
+            holds=hits >= 1000, what=f"{hits} reads of user:0 came from its own process, {hit_us:.1f} µs each"
+        )
+        begin = time.perf_counter()
+        cache.set("user:0", {"name": "user 0", "visits": -2}, ttl=PROFILE_TTL_S)
+        while second.get("user:0")["visits"] != -2 and time.perf_counter() - begin < 1:
+            time.sleep(0)
+        took_ms = 1000 * (time.perf_counter() - begin)
+        expect(holds=took_ms < 1000, what=f"it reads the new value {took_ms:.1f} ms after the write was begun")
+
+
+def near(client: Client) -> NearStatistics:
+    """Return what a near cache did so far."""
+    found = client.near_statistics()
+    assert found is not None
+    return found
+
+
 STEPS: list[Callable[[LocalMesh, Client], None]] = [
     set_and_get,
     batch,
@@ -115,6 +144,7 @@ STEPS: list[Callable[[LocalMesh, Client], None]] = [
     crash,
     write_while_down,
     rejoin,
+    near_cache,
 ]
 
 

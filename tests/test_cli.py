@@ -24,7 +24,8 @@ from meshcache.errors import (
     QuorumNotReached,
 )
 from meshcache.load import Outcome
-from meshcache.report import Paint, explain_text, flatten, health_of, ring_text, stats_text, status_text
+from meshcache.report import Paint, event_text, explain_text, flatten, health_of, ring_text, stats_text, status_text
+from meshcache.subscription import Invalidation, InvalidationKind
 
 PLAIN = Paint(enabled=False)
 
@@ -173,6 +174,7 @@ def test_a_miss_exits_1_with_nothing_on_stdout(
         (["incr", "k", "-3", "--initial", "9"], ("incr", ("k", -3), {"initial": 9})),
         (["touch", "k", "--ttl", "9"], ("touch", ("k",), {"ttl": 9.0})),
         (["invalidate", "a", "b"], ("invalidate", ("a", "b"), {})),
+        (["invalidate", "--prefix", "u:"], ("invalidate_prefix", ("u:",), {})),
     ],
 )
 def test_what_is_asked_of_the_client(client: FakeClient, arguments: list[str], call: tuple[Any, ...]) -> None:
@@ -193,6 +195,65 @@ def test_ttl_prints_seconds_or_never(client: FakeClient, capsysbinary: pytest.Ca
     client.answers["ttl"] = math.inf
     assert run(capsysbinary, "ttl", "k") == (0, b"never\n", "")
     assert json.loads(run(capsysbinary, "ttl", "k", "--json")[1]) == {"key": "k", "ttl_s": None}
+
+
+def test_invalidate_takes_keys_or_a_prefix(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    for arguments in ([], ["a", "--prefix", "u:"]):
+        code, out, error = run(capsysbinary, "invalidate", *arguments)
+        assert (code, out) == (2, b"")
+        assert "--prefix" in error
+    client.answers["invalidate_prefix"] = 6
+    assert json.loads(run(capsysbinary, "invalidate", "--prefix", "u:", "--json")[1]) == {
+        "prefix": "u:", "dropped_copies": 6,
+    }  # fmt: skip
+
+
+EVENTS = [
+    Invalidation("user:1", InvalidationKind.SET, bytes(15) + b"\x07", "node1"),
+    Invalidation(b"\xff\n", InvalidationKind.DELETE, bytes(16), "node2"),
+    Invalidation("u:", InvalidationKind.CLEAR, bytes(16), "node1"),
+    Invalidation("", InvalidationKind.GAP, b"", ""),
+]
+
+
+class FakeSubscription(list[Invalidation]):
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.clear()
+
+
+def test_watch_prints_a_line_for_each_event(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    client.answers["subscribe"] = FakeSubscription(EVENTS)
+    code, out, error = run(capsysbinary, "watch", "u")
+    assert (code, error) == (0, "")
+    assert client.calls[0] == ("subscribe", ("u",), {})
+    lines = [line.split(maxsplit=3)[1:] for line in out.decode().splitlines()]
+    assert lines == [
+        ["set", "node1", "user:1"], ["delete", "node2", "\\udcff\\n"], ["clear", "node1", "u:*"],
+        ["gap", "-", "something may be missing here"],
+    ]  # fmt: skip
+    client.answers["subscribe"] = FakeSubscription(EVENTS)
+    out = run(capsysbinary, "watch", "--json", "--count", "2")[1]
+    first, second = [json.loads(line) for line in out.splitlines()]
+    del first["at"]
+    assert first == {"key": "user:1", "kind": "set", "version": "00" * 15 + "07", "node": "node1"}
+    assert second["key"] == "\udcff\n"
+
+
+def test_watch_ends_well_with_ctrl_c(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    class Interrupted(FakeSubscription):
+        def __iter__(self) -> Any:
+            yield self[0]
+            raise KeyboardInterrupt
+
+    client.answers["subscribe"] = Interrupted(EVENTS)
+    code, out, error = run(capsysbinary, "watch")
+    assert (code, error) == (0, "")
+    assert b"user:1" in out
+    assert client.calls[-1][0] == "close"
+    assert "\x1b[33mgap" in event_text(EVENTS[3], "", 0.0, Paint(enabled=True))
 
 
 def test_incr_prints_the_sum(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
