@@ -119,9 +119,7 @@ def near_cache(mesh: LocalMesh, cache: Client) -> None:
             second.get("user:0")
         hit_us = 1000 * (time.perf_counter() - begin)
         hits = near(second).hits
-        expect(
-            holds=hits >= 1000, what=f"{hits} reads of user:0 came from its own process, {hit_us:.1f} µs each"
-        )
+        expect(holds=hits >= 1000, what=f"{hits} reads of user:0 came from its own process, {hit_us:.1f} µs each")
         begin = time.perf_counter()
         cache.set("user:0", {"name": "user 0", "visits": -2}, ttl=PROFILE_TTL_S)
         while second.get("user:0")["visits"] != -2 and time.perf_counter() - begin < 1:
