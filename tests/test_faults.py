@@ -44,6 +44,23 @@ def test_under_load_no_answer_is_wrong_and_no_call_fails(name: str) -> None:
     assert result["calls"] > 200
 
 
+def test_near_caches_stay_within_their_bound_when_announcements_are_lost() -> None:
+    finished = subprocess.run(
+        [sys.executable, str(CHAOS), "near", "--quick", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert finished.stdout, finished.stderr
+    (result,) = json.loads(finished.stdout)["results"]
+    seen = {check["name"]: check["value"] for check in result["checks"]}
+    assert result["passed"], finished.stderr
+    assert seen["of them from near caches"] > 10
+    assert seen["gaps noticed"] > 10
+    assert seen["greatest age of a value read, ttl 60 s"] > 0  # or else the reading of it is broken
+
+
 def test_calls_end_by_their_deadline_when_every_node_is_paused(mesh: meshcache.LocalMesh) -> None:
     with mesh.client(timeout=0.5) as cache:
         cache.set("k", 1)

@@ -29,7 +29,7 @@ def test_no_copy_is_older_than_the_bound(seed: int) -> None:
 
 
 def test_seeds_draw_lost_frames_and_both_kinds_of_bound() -> None:
-    plans = [NearPlan.draw(seed) for seed in range(SEEDS)]
+    plans = [NearPlan.draw(seed) for seed in range(20)]
     assert max(plan.stream_loss for plan in plans) > 0.1
     assert {plan.ttl_s < plan.bound_s + 1e-9 for plan in plans} == {True, False}
 

@@ -21,6 +21,7 @@ from typing import Final
 from meshcache.core.invalidation import SILENCE_S
 from meshcache.core.near import NearCache
 from meshcache.options import TIMEOUT_S
+from meshcache.simulation.clients import ClientHost
 from meshcache.simulation.history import History, Violation
 from meshcache.simulation.hosts import NodeHost
 from meshcache.simulation.mesh import Mesh
@@ -92,6 +93,7 @@ class NearSimulation:
         )  # fmt: skip
         self.world = self.mesh.world
         self.history = History(fresh=True, atomic=False, stale_s=plan.bound_s)
+        self.readers: list[ClientHost] = []
 
     def run(self) -> NearSimulation:
         """Run it to its end. Raises Violation where the bound was broken."""

@@ -20,6 +20,7 @@ from .changes import join_leave, rolling
 from .detection import detect
 from .idle import idle
 from .kills import kill9, kill9_default
+from .near import near
 from .partitions import partition, partition_strict
 from .pauses import pause
 from .scenario import Options, Result
@@ -33,6 +34,7 @@ SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
     "pause": pause,
     "join-leave": join_leave,
     "rolling": rolling,
+    "near": near,
     "partition": partition,
     "partition-strict": partition_strict,
     "idle": idle,
