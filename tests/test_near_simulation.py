@@ -80,7 +80,7 @@ def answers_are_kept_for_ever(patch: pytest.MonkeyPatch) -> None:
         (silence_is_overlooked, {"ttl_s": 60.0, "strikes": ("deaf",)}),
         (
             answers_are_kept_whatever_was_announced_meanwhile,
-            {"ttl_s": 60.0, "delay_s": 0.002, "keys": 6, "write_pause_s": 0.3},
+            {"ttl_s": 60.0, "delay_s": 0.01, "keys": 12, "write_pause_s": 0.3, "levels": (3, 2, 2)},
         ),
         (events_are_overlooked, {"ttl_s": 60.0}),
         (answers_are_kept_for_ever, {"ttl_s": 0.3, "stream_loss": 0.0}),
