@@ -14,7 +14,7 @@ from meshcache.core import near as near_module
 from meshcache.core.invalidation import SILENCE_S, Streams
 from meshcache.core.messages import BATCH_OPS_MAX, Event, EventKind, Fact, Invalidations
 from meshcache.core.near import CLEARS_MAX, RECENT_S, NearCache, NearStore
-from meshcache.core.record import NEVER_MS, stamp
+from meshcache.core.record import NEVER_MS, NO_EXTRAS, Extras, stamp, with_extras
 from meshcache.core.wire import encode_frame
 from meshcache.following import REDIAL_S, Following
 from meshcache.routing import Routing
@@ -287,8 +287,8 @@ def copies_at(clock: Clock, store: NearStore, prefix: bytes = b"") -> Copies:
     return Copies(store, routing, prefix, Codec().decode)
 
 
-def keep(copies: Copies, key: str, value: Any, expires_ms: int = NEVER_MS) -> None:
-    record = stamp(version(1), expires_ms) + Codec().encode(value)
+def keep(copies: Copies, key: str, value: Any, expires_ms: int = NEVER_MS, extras: Extras = NO_EXTRAS) -> None:
+    record = stamp(version(1), expires_ms) + with_extras(Codec().encode(value), extras)
     copies.keep(key.encode(), record, value, copies.begin([key.encode()]))
 
 
@@ -309,10 +309,15 @@ def test_a_copy_ends_with_its_time_counted_from_the_beginning_of_the_read() -> N
     assert copies.value("k") is MISSING
 
 
-def test_a_copy_never_outlives_its_key() -> None:
+@pytest.mark.parametrize("stale_after", [False, True])
+def test_a_copy_never_outlives_its_key_nor_the_time_when_its_value_is_stale(stale_after: bool) -> None:
     clock = Clock()
     copies = copies_at(clock, near_store(ttl=60.0))
-    keep(copies, "k", "v", expires_ms=int(clock.now * 1000) + 250)
+    ends_ms = int(clock.now * 1000) + 250
+    if stale_after:
+        keep(copies, "k", "v", extras=Extras(soft_expires_ms=ends_ms))
+    else:
+        keep(copies, "k", "v", expires_ms=ends_ms)
     clock.now += 0.249
     assert copies.value("k") == "v"
     clock.now += 0.002
