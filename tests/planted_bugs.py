@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from meshcache.core import antientropy, hints, members, membership, reads, requests, store, updates, writes
+from meshcache.core import antientropy, fills, hints, members, membership, reads, requests, store, updates, writes
 from meshcache.core import messages as m
 from meshcache.core.clock import HybridClock, LocalClock, wall_ms_of
 from meshcache.core.node import NodeCore
@@ -228,6 +228,11 @@ def missed_writes_stay_missed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(antientropy.AntiEntropy, "run", lambda self: None)
 
 
+def lease_not_voided(patch: pytest.MonkeyPatch) -> None:
+    """The owner does not mind writes that come while a lease stands."""
+    patch.setattr(fills.Fills, "note_written", lambda self, keys, records: None)
+
+
 HARSH: Final = Weather(delay_s=0.01, loss=0.05, duplication=0.5, in_order=False, stale=0.5)
 HOT: Final = Mix(values=2, counters=1, guards=1, think_s=0.02, short_lived=0.0)
 SHORT_LIVED: Final = {"skew_ms": 0, "mix": Mix(values=2, think_s=0.3, short_lived=1.0)}
@@ -250,6 +255,10 @@ ALONE: Final = {"replicas": 1, "write_quorum": 1, "read_quorum": 1, "slots": 256
 SELDOM: Final = {
     **BUSY, "nodes": 4, "replicas": 3, "write_quorum": 2, "read_quorum": 1, "mix":
     Mix(values=1, counters=100, guards=1, think_s=0.1, operations=("incr",), weights=(1,)),
+}  # fmt: skip
+LOADS: Final = {
+    **TWO_OF_THREE, "weather": Weather(delay_s=0.001, loss=0.1), "skew_ms": 0, "lanes": 1, "timeout_s": 2.0,
+    "stray": 1.0, "mix": Mix(values=1, counters=1, guards=1, think_s=0.01), "loaded": 1, "load_s": 0.1,
 }  # fmt: skip
 FULL: Final = {**TWO_OF_TWO, "max_entries": 2, "max_bytes": 800}
 
@@ -283,6 +292,7 @@ TRAPS: Final[dict[Plant, Trap]] = {
     expiry_ignored: Trap("weather", SHORT_LIVED, "lifetime", 1),
     limits_ignored: Trap("chaos", FULL, "memory"),
     deadline_forgotten: Trap("weather", TWO_OF_TWO, "deadline"),
+    lease_not_voided: Trap("weather", LOADS, "fresh"),
     deletes_leave_nothing: Trap("weather", TWO_OF_THREE, "fresh", 8),
     touch_counts_as_a_write: Trap("weather", UPDATES, "fresh"),
     cas_compares_nothing: Trap("weather", UPDATES, "atomic"),

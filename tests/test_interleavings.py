@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from interleavings import OLD, Case, Explorer
+from planted_bugs import Plant, lease_not_voided
 
 from meshcache.core.fills import Fills
 from meshcache.core.messages import Change
@@ -51,11 +51,6 @@ def fill_stamped_late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Fills, "_held", late)
 
 
-def lease_not_voided(patch: pytest.MonkeyPatch) -> None:
-    """The owner does not mind writes that come while a lease stands."""
-    patch.setattr(Fills, "note_written", lambda self, keys, records: None)
-
-
 @pytest.mark.parametrize(
     ("plant", "case"),
     [
@@ -64,9 +59,7 @@ def lease_not_voided(patch: pytest.MonkeyPatch) -> None:
     ],
     ids=["lease_not_voided", "fill_stamped_late"],
 )
-def test_a_planted_bug_is_found(
-    plant: Callable[[pytest.MonkeyPatch], None], case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_planted_bug_is_found(plant: Plant, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     explorer = Explorer(case)
     assert any(explorer.problem(path) for path in explorer.explore())

@@ -15,6 +15,8 @@ Always:
 - no read returns what was overwritten or deleted by a write that was acknowledged before the read began. The order of
   two writes is only known if one ended before the other began; so this never accuses wrongly. Not for keys of which
   some write had a time to live: its expiry is forgotten, and what a former owner still holds may show for a while
+- no read, and no other caller of get_or_set, returns what a loader read before a delete that was acknowledged before
+  the read began, however long the loader took: for that there are fill leases
 - no touch, replace or cas finds a key that was deleted before it began
 - no cas replaces a value that was overwritten by a write that was acknowledged before the cas began
 
@@ -74,6 +76,8 @@ class Operation:
     written: Any = None
     """What a write writes; None for a delete."""
     ttl_s: float = math.inf
+    load_s: float = 0.0
+    """What it may take beyond its time-out, because it computes a value."""
     expected: bytes = b""
     """The version that a cas replaces."""
     replaced: Any = None
@@ -187,11 +191,17 @@ class History:
         if operation.name == "touch":
             self._touches.setdefault(operation.keys[0], []).append(operation)
 
+    def load(self, operation: Operation, value: str, now: float) -> None:
+        """The loader of a get_or_set reads its source: from now on the value may be in the cache, as of now."""
+        loaded = Operation(operation.number, operation.client, "load", operation.keys, now, 0.0, value)
+        loaded.end = now
+        self._writers[value] = loaded
+
     def end(self, operation: Operation, now: float, result: Any, error: Exception | None, is_open: bool) -> None:
         """An operation ended: hold it against what is known."""
         del self.pending[operation]
         operation.end, operation.result, operation.error, operation.open = now, result, error, is_open
-        if now > operation.start + operation.timeout_s + DEADLINE_SLACK_S:
+        if now > operation.start + operation.timeout_s + operation.load_s + DEADLINE_SLACK_S:
             raise Violation(f"deadline: {operation} took {now - operation.start:.3f} s of {operation.timeout_s} s")
         if error is not None:
             self.errors += 1
@@ -311,6 +321,8 @@ class History:
 
     def _end_get(self, operation: Operation) -> None:
         self._check_value(operation, operation.keys[0], operation.result)
+
+    _end_get_or_set = _end_get
 
     def _end_gets(self, operation: Operation) -> None:
         item = operation.result

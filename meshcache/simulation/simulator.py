@@ -27,6 +27,7 @@ from meshcache.simulation.clients import ClientHost
 from meshcache.simulation.faults import BETWEEN, CHAOS, LOSSLESS, ONCE, Faults
 from meshcache.simulation.history import History, Violation
 from meshcache.simulation.hosts import NodeHost
+from meshcache.simulation.loads import WAIT_S, Loads
 from meshcache.simulation.mesh import Mesh
 from meshcache.simulation.network import CALM, Weather
 from meshcache.simulation.workload import Mix, Workload
@@ -98,6 +99,9 @@ class Plan:
     max_entries: int = 10_000
     max_bytes: int = 100_000_000
     mix: Mix = field(default_factory=Mix)
+    loaded: int = 0
+    """Keys whose values are computed from a source."""
+    load_s: float = 0.05
 
     @property
     def events(self) -> tuple[str, ...]:
@@ -178,6 +182,8 @@ class Plan:
             clogs=rng.choice((0.0, 0.0, 0.5, 3.0)),
             max_bytes=rng.choice((2_000, 10_000)) if tight else self.max_bytes,
             mix=mix,
+            loaded=rng.choice((0, 0, 1, 2)),
+            load_s=rng.choice((0.01, 0.1, 1.0)),
         )
 
 
@@ -227,6 +233,10 @@ class Simulation:
             skew_s=2 * plan.skew_ms / 1000 + 0.05 + 2 * plan.drift * SIMULATED_S_MAX,
         )
         self.workload = Workload(self.world, self.history, plan.mix, plan.timeout_s)
+        self.loads = Loads(
+            self.world, self.history, keys=plan.loaded, load_s=plan.load_s, think_s=plan.mix.think_s,
+            timeout_s=plan.timeout_s,
+        )  # fmt: skip
 
     def _add_host(self) -> NodeHost:
         plan, rng = self.plan, self.world.rng
@@ -252,12 +262,16 @@ class Simulation:
         for client in clients:
             for _ in range(plan.lanes):
                 self.workload.drive(client)
+        for i in range(plan.clients if plan.loaded else 0):
+            self.loads.drive(mesh.client(f"l{i + 1}", timeout_s=plan.timeout_s, stray=plan.stray))
         getattr(self, f"_{plan.kind}")()
         self._heal()
         self._converge("after the faults stopped")
         self._prove_service(clients)
-        self.workload.stopped = True
+        self.workload.stopped = self.loads.stopped = True
         world.run_until(world.now + plan.timeout_s + 0.2)
+        world.run_until_true(lambda: not self.history.pending, within_s=2 * (plan.timeout_s + WAIT_S))
+        world.run_until(world.now + 0.2)
         self.history.finish()
         self._check_rest()
         self._agree()

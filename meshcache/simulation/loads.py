@@ -1,0 +1,87 @@
+"""Values that are computed from a source, by who misses them, and deleted by who changes the source.
+
+Each value tells which change of the source it is from. So a read tells whether what it got was read from the source
+before a change whose delete was acknowledged before the read began; however slow the loader was, that must not be.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from meshcache.delivery import Flow
+from meshcache.simulation.clients import ClientHost, Loader
+from meshcache.simulation.history import History, Operation
+from meshcache.simulation.world import World
+
+WAIT_S: Final = 8.0
+"""How much longer than for other operations a client waits for a value that others compute."""
+OPERATIONS: Final = ("change", "get_or_set", "get")
+WEIGHTS: Final = (1, 3, 1)
+NUMBERS_FROM: Final = 1_000_000
+"""The operations here are told from the workload's by their numbers."""
+
+
+class Loads:
+    """Clients that load, read and change until they are stopped."""
+
+    def __init__(
+        self, world: World, history: History, *, keys: int, load_s: float, think_s: float, timeout_s: float
+    ) -> None:
+        self.world = world
+        self.history = history
+        self.load_s = load_s
+        """Mean time that a loader takes."""
+        self.think_s = think_s
+        self.timeout_s = timeout_s
+        self.stopped = False
+        self._keys = [f"s{i}" for i in range(keys)]
+        self._source = dict.fromkeys(self._keys, "")
+        self._number = NUMBERS_FROM
+
+    def drive(self, client: ClientHost) -> None:
+        """Have a client do one operation after the other."""
+        self.world.after(self.world.rng.expovariate(1.0) * self.think_s, self._next, client)
+
+    def _next(self, client: ClientHost) -> None:
+        if not self.stopped:
+            rng = self.world.rng
+            getattr(self, f"_begin_{rng.choices(OPERATIONS, WEIGHTS)[0]}")(client, rng.choice(self._keys))
+
+    def _operation(self, client: ClientHost, name: str, key: str) -> Operation:
+        self._number += 1
+        return Operation(self._number, client.name, name, (key,), self.world.now, self.timeout_s)
+
+    def _run(self, client: ClientHost, operation: Operation, flow: Flow[Any]) -> None:
+        self.world.note(f"begin {operation.number} {operation.client} {operation.name} {operation.keys[0]}")
+        self.history.begin(operation)
+
+        def done(result: Any, error: Exception | None, is_open: bool) -> None:
+            outcome = type(error).__name__ if error is not None else repr(result)
+            self.world.note(f"end {operation.number} {outcome}{' open' if is_open else ''}")
+            self.history.end(operation, self.world.now, result, error, is_open)
+            self.drive(client)
+
+        client.run(flow, done)
+
+    # One method for each of the operations
+
+    def _begin_get(self, client: ClientHost, key: str) -> None:
+        self._run(client, self._operation(client, "get", key), client.session.get(key, None, self.timeout_s))
+
+    def _begin_change(self, client: ClientHost, key: str) -> None:
+        operation = self._operation(client, "delete", key)
+        self._source[key] = f"{key}={operation.number}"
+        self._run(client, operation, client.session.delete(key, self.timeout_s))
+
+    def _begin_get_or_set(self, client: ClientHost, key: str) -> None:
+        operation = self._operation(client, "get_or_set", key)
+        load_s = min(self.world.rng.expovariate(1.0), 3.0) * self.load_s
+        operation.load_s = load_s + WAIT_S + self.timeout_s  # others compute, the loader, and the fill
+
+        def read() -> str:
+            self._source[key] = self._source[key] or f"{key}={operation.number}"
+            self.history.load(operation, self._source[key], self.world.now)
+            return self._source[key]
+
+        flow = client.session.get_or_set(key, Loader(read, load_s), None, self.timeout_s + WAIT_S)
+        self._run(client, operation, flow)
