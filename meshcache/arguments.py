@@ -18,7 +18,7 @@ from meshcache.core.messages import (
     TTL_DEFAULT,
     TTL_NEVER,
 )
-from meshcache.core.record import NEVER_MS
+from meshcache.core.record import NEVER_MS, TAG_BYTES_MAX
 from meshcache.errors import InvalidKey
 
 
@@ -45,6 +45,7 @@ DEFAULT: Final = Sentinel.DEFAULT
 EARLY_MAX: Final = 100
 
 Key = str | bytes
+Tags = Iterable[str | bytes]
 Ttl = float | timedelta | None | Literal[Sentinel.DEFAULT]
 Consistency = str | tuple[int, int] | None
 
@@ -166,3 +167,28 @@ def key_list(keys: object) -> list[Any]:
     if not isinstance(keys, Iterable):
         raise TypeError(f"keys must be an iterable of keys, is {type(keys).__name__}")
     return list(keys)
+
+
+def raw_tags(prefix: bytes, tags: object) -> tuple[bytes, ...]:
+    """Return tags as nodes see them, each once: a namespace is put before a tag as it is before a key."""
+    if isinstance(tags, (str, bytes)):
+        raise TypeError(f"tags must be an iterable of tags, is the single tag {tags!r:.80}")
+    if not isinstance(tags, Iterable):
+        raise TypeError(f"tags must be an iterable of tags, is {type(tags).__name__}")
+    return tuple(dict.fromkeys([_raw_tag(prefix, tag) for tag in tags]))
+
+
+def _raw_tag(prefix: bytes, tag: object) -> bytes:
+    if not isinstance(tag, (str, bytes)):
+        raise TypeError(f"a tag must be str or bytes, is {type(tag).__name__}")
+    try:
+        raw = prefix + (tag.encode() if isinstance(tag, str) else tag)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the tag {tag!r:.80} is no valid text: {error}") from None
+    if not tag:
+        raise ValueError(f"a tag must not be empty; it takes 1 to {TAG_BYTES_MAX:,} bytes")
+    if len(raw) > TAG_BYTES_MAX:
+        raise ValueError(
+            f"the tag {tag!r:.80} takes {len(raw):,} bytes with its namespace; the limit is {TAG_BYTES_MAX:,}"
+        )
+    return raw

@@ -173,6 +173,7 @@ def _add_key_commands(subparsers: _Subparsers[_Parser]) -> None:
         subparsers, "set", commands.store, "store a value",
         "  meshcache set greeting hello --ttl 60\n"
         "  meshcache set visits 5 --as int\n"
+        "  meshcache set user:1 ada --tag user:1 --tag team:7\n"
         "  meshcache set page - < page.html        bytes, exactly as they are read",
     )  # fmt: skip
     add = _add(subparsers, "add", commands.add, "store a value if there is no such key; else exit 1")
@@ -185,7 +186,9 @@ def _add_key_commands(subparsers: _Subparsers[_Parser]) -> None:
     ttl = _add(subparsers, "ttl", commands.ttl, "print the seconds that a key has left, or never")
     invalidate = _add(
         subparsers, "invalidate", commands.invalidate, "drop keys whose source has changed, also from near caches",
-        "  meshcache invalidate user:1 user:2\n  meshcache invalidate --prefix user:",
+        "  meshcache invalidate user:1 user:2\n"
+        "  meshcache invalidate --prefix user:\n"
+        "  meshcache invalidate --tag team:7",
     )  # fmt: skip
     invalidate.add_argument("--prefix", metavar="P", help="drop every key that begins so, instead of single keys")
     for parser in (get, store, add, incr, touch, ttl):
@@ -197,6 +200,8 @@ def _add_key_commands(subparsers: _Subparsers[_Parser]) -> None:
         )
     delete.add_argument("keys", metavar="KEY", nargs="+")
     invalidate.add_argument("keys", metavar="KEY", nargs="*")
+    for parser, what in ((store, "a tag"), (add, "a tag"), (invalidate, "all with this tag")):
+        parser.add_argument("--tag", metavar="TAG", action="append", default=[], help=f"{what}; may be repeated")
     for parser in (store, add, incr, touch):
         parser.add_argument(
             "--ttl",

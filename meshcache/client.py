@@ -11,7 +11,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Ttl, namespace_bytes
+from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Tags, Ttl, namespace_bytes, raw_tags
 from meshcache.channels import Channels
 from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
@@ -90,17 +90,19 @@ class Client:
             self._follower.start()
         return self._run(self._session.get_many(keys, timeout))
 
-    def set(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> None:
+    def set(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None) -> None:
         """Store a value.
 
         ``ttl`` is in seconds (int, float, timedelta); None: it never expires; left out: the client's default, else the
-        cluster's.
+        cluster's. By each of its ``tags`` (str or bytes, at most 32) ``invalidate_tags`` finds it.
         """
-        self._run(self._session.set(key, value, ttl, timeout))
+        self._run(self._session.set(key, value, ttl, timeout, tags))
 
-    def set_many(self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> list[Any]:
-        """Store several values; returns the keys for which that failed."""
-        return self._run(self._session.set_many(items, ttl, timeout))
+    def set_many(
+        self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None
+    ) -> list[Any]:
+        """Store several values, all with the same ``tags``; returns the keys for which that failed."""
+        return self._run(self._session.set_many(items, ttl, timeout, tags))
 
     def delete(self, key: Key, *, timeout: float | None = None) -> bool:
         """Delete a key; True if it was there."""
@@ -114,17 +116,36 @@ class Client:
         """Drop keys because their source changed; returns how many were there."""
         return self._run(self._session.delete_many(keys, timeout, EventKind.INVALIDATE))
 
-    def add(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+    def invalidate_tags(self, *tags: str | bytes, timeout: float | None = None) -> int:
+        """Drop every key stored with one of these tags; returns how many copies went, on all nodes.
+
+        Tags belong to their namespace as keys do. A value counts by the tags it was stored with last; ``incr`` and
+        ``touch`` keep them. When it returns, no node holds any of them, and no late copy is taken in again.
+        """
+        return self._run(self._session.invalidate_tags(tags, timeout))
+
+    def add(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None) -> bool:
         """Store a value if the key has none; True if it was stored."""
-        return self._run(self._session.add(key, value, ttl, timeout))
+        return self._run(self._session.add(key, value, ttl, timeout, tags))
 
-    def replace(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+    def replace(
+        self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None
+    ) -> bool:
         """Store a value if the key has one; True if it was stored."""
-        return self._run(self._session.replace(key, value, ttl, timeout))
+        return self._run(self._session.replace(key, value, ttl, timeout, tags))
 
-    def cas(self, key: Key, value: Any, version: bytes, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+    def cas(
+        self,
+        key: Key,
+        value: Any,
+        version: bytes,
+        ttl: Ttl = DEFAULT,
+        *,
+        tags: Tags = (),
+        timeout: float | None = None,
+    ) -> bool:
         """Store a value if the key's version is still the one that ``gets`` returned; True if it was stored."""
-        return self._run(self._session.cas(key, value, version, ttl, timeout))
+        return self._run(self._session.cas(key, value, version, ttl, timeout, tags))
 
     def incr(
         self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: float | None = None
@@ -161,6 +182,7 @@ class Client:
         *,
         stale_ttl: float | timedelta | None = None,
         early: float = 0.0,
+        tags: Tags = (),
         timeout: float | None = None,
     ) -> Any:
         """Return the value of a key; if there is none, have it computed, once in the whole cluster, and stored.
@@ -172,14 +194,15 @@ class Client:
 
         ``stale_ttl``: for so many seconds after ``ttl`` the value is kept, and returned at once to all callers but one,
         which computes it anew. ``early``: above 0, one caller does so some time before the value expires, the sooner
-        the longer it takes to compute; 1 suits most.
+        the longer it takes to compute; 1 suits most. ``tags`` are as for ``set``; what was loaded
+        before one of them was invalidated is not stored.
 
         Raises what ``load`` raises, OperationTimeout, and what ``get`` and ``set`` raise; but a value that was computed
         and that the nodes fail to store is returned.
         """
         if self._session.copies is not None:
             self._follower.start()
-        return self._run(self._session.get_or_set(key, load, ttl, timeout, stale_ttl, early))
+        return self._run(self._session.get_or_set(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags))
 
     def refresh(
         self,
@@ -189,13 +212,14 @@ class Client:
         *,
         stale_ttl: float | timedelta | None = None,
         early: float = 0.0,
+        tags: Tags = (),
         timeout: float | None = None,
     ) -> Any:
         """Compute the value of a key now, store it and return it; what is said of ``get_or_set`` holds otherwise.
 
         A computation that is under way somewhere is not stored any more.
         """
-        return self._run(self._session.refresh(key, load, ttl, timeout, stale_ttl, early))
+        return self._run(self._session.refresh(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags))
 
     def cached(
         self,
@@ -204,6 +228,7 @@ class Client:
         stale_ttl: float | timedelta | None = None,
         early: float = 0.0,
         key: Callable[..., Key] | None = None,
+        tags: Tags = (),
         timeout: float | None = None,
     ) -> CachedBy:
         """Return a decorator for functions whose results are to be kept here, as by ``get_or_set``.
@@ -213,8 +238,9 @@ class Client:
         it they are told apart by their arguments: see meshcache/decorator.py for what these may be. The function has
         ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments.
         """
-        self._session.check_terms(ttl, stale_ttl, early)
-        options = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "timeout": timeout}
+        tags = raw_tags(b"", tags)  # an iterator would serve one call only
+        self._session.check_terms(ttl, stale_ttl, early, tags)
+        options = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags, "timeout": timeout}
         return CachedBy(self, key, options)
 
     def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: float | None = None) -> Lock:

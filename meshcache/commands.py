@@ -117,14 +117,14 @@ def _json_value(value: Any) -> dict[str, Any]:
 def store(options: Namespace) -> int:
     """Set a key."""
     with open_client(options) as client:
-        client.set(_argument(options.key), _value(options), **_ttl(options))
+        client.set(_argument(options.key), _value(options), **_ttl(options), **_tags(options))
     return _done(options, stored=True)
 
 
 def add(options: Namespace) -> int:
     """Set a key that is not there yet."""
     with open_client(options) as client:
-        stored = client.add(_argument(options.key), _value(options), **_ttl(options))
+        stored = client.add(_argument(options.key), _value(options), **_ttl(options), **_tags(options))
     return _done(options, stored=True) if stored else MISS
 
 
@@ -170,16 +170,19 @@ def ttl(options: Namespace) -> int:
 
 
 def invalidate(options: Namespace) -> int:
-    """Drop keys whose source has changed, or all under a prefix."""
-    if bool(options.keys) == (options.prefix is not None):
-        raise ValueError("give keys, or --prefix and no keys")
+    """Drop keys whose source has changed, all under a prefix, or all that bear a tag."""
+    if sum(map(bool, (options.keys, options.prefix is not None, options.tag))) != 1:
+        raise ValueError("give keys, or --prefix, or --tag, and only one of these")
     with open_client(options) as client:
-        if options.prefix is None:
+        if options.keys:
             client.invalidate(*map(_argument, options.keys))
             return _done(options, invalidated=len(options.keys))
-        dropped = client.invalidate_prefix(_argument(options.prefix))
+        if options.tag:
+            outcome = {"tags": options.tag, "dropped_copies": client.invalidate_tags(*map(_argument, options.tag))}
+        else:
+            outcome = {"prefix": options.prefix, "dropped_copies": client.invalidate_prefix(_argument(options.prefix))}
     if options.json:
-        _print_json({"prefix": options.prefix, "dropped_copies": dropped})
+        _print_json(outcome)
     return 0
 
 
@@ -369,9 +372,14 @@ def _value(options: Namespace) -> Any:
         raise ValueError(f"VALUE is no {options.kind}: {error}") from None
 
 
-def _ttl(options: Namespace) -> dict[str, float | None]:
+def _ttl(options: Namespace) -> dict[str, Any]:
     """Return the lifetime as an argument, if one was given: None is one."""
     return {"ttl": options.ttl} if hasattr(options, "ttl") else {}
+
+
+def _tags(options: Namespace) -> dict[str, Any]:
+    """Return the tags as an argument, if any were given."""
+    return {"tags": [_argument(tag) for tag in options.tag]} if options.tag else {}
 
 
 def _done(options: Namespace, **outcome: Any) -> int:

@@ -104,7 +104,8 @@ class Copies:
                 return
             ttl_s = self._routing.hot_copy_s
         until = reading.began + ttl_s
-        expires_ms = min(expires_ms_of(record), extras_of(record).soft_expires_ms or NEVER_MS)
+        extras = extras_of(record)
+        expires_ms = min(expires_ms_of(record), extras.soft_expires_ms or NEVER_MS)
         if expires_ms < NEVER_MS:
             wall_ms = self._routing.wall_ms(now)
             until = min(until, now + (expires_ms - wall_ms) / 1000) if wall_ms is not None else now
@@ -112,7 +113,7 @@ class Copies:
             # A tag from PICKLE on means something only to clients that asked for that codec.
             shared = type(value) in _UNCHANGEABLE and record[HEADER_BYTES - 1] < PICKLE
             copy: Copy = [until, value if shared else None, None if shared else record, version_of(record), raw]
-            self.near.fill(raw, copy, reading.ticket, now)
+            self.near.fill(raw, copy, reading.ticket, now, extras.tags)
 
     def while_writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:
         """Run a write, and void the copies of its keys before and after: also if it fails, for it may be executed."""
@@ -130,6 +131,15 @@ class Copies:
             yield
         finally:
             self.near.on_own_clear(prefix, self._clock())
+
+    @contextlib.contextmanager
+    def invalidating(self, tags: tuple[bytes, ...]) -> Iterator[None]:
+        """Void the copies with one of these tags, before and after."""
+        self.near.on_own_invalidation(tags, self._clock())
+        try:
+            yield
+        finally:
+            self.near.on_own_invalidation(tags, self._clock())
 
 
 def near_store(

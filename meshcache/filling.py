@@ -70,7 +70,7 @@ class Terms:
         return self.ttl_ms + self.stale_ms if self.ttl_ms > 0 else self.ttl_ms
 
 
-def terms(ttl_ms: int, stale_ttl: Ttl, early: float) -> Terms:
+def terms(ttl_ms: int, stale_ttl: Ttl, early: float, tags: tuple[bytes, ...]) -> Terms:
     """Check the arguments. ``stale_ttl`` and ``early`` are counted from an expiry, so there must be one."""
     stale_ms = 0
     if stale_ttl is not None:
@@ -80,7 +80,8 @@ def terms(ttl_ms: int, stale_ttl: Ttl, early: float) -> Terms:
             raise type(error)(f"stale_{error}") from None
     if stale_ms and ttl_ms in {TTL_DEFAULT, TTL_NEVER}:
         raise ValueError("stale_ttl needs a ttl: give the call or the client one that is not None")
-    return Terms(ttl_ms, stale_ms, early_factor(early))
+    with_extras(b"\0\0", Extras(tags, NEVER_MS, NEVER_MS))  # raises now what it would raise when all is computed
+    return Terms(ttl_ms, stale_ms, early_factor(early), tags)
 
 
 def is_stale(record: bytes, routing: Routing) -> bool:

@@ -12,14 +12,11 @@ from meshcache.core.messages import (
     BATCH_OPS_MAX,
     PROTOCOL,
     Change,
-    Clear,
+    ClientOp,
     Code,
-    Delete,
     Get,
     Hello,
     Hot,
-    Inspect,
-    Leave,
     Refused,
     Reject,
     Reply,
@@ -31,7 +28,7 @@ from meshcache.core.wire import Frame, decode_frame, encode_frame
 from meshcache.errors import ProtocolError
 from meshcache.routing import Routing
 
-Kind = type[Get] | type[Set] | type[Delete] | type[Update] | type[Clear] | type[Inspect] | type[Leave]
+Kind = type[ClientOp]
 
 GREETING: Final = 0
 """The number under which the answer to HELLO is reported; requests count from 1."""

@@ -21,6 +21,7 @@ from meshcache.arguments import (
     MISSING,
     Item,
     Key,
+    Tags,
     Ttl,
     key_list,
     levels,
@@ -28,11 +29,13 @@ from meshcache.arguments import (
     namespace_bytes,
     raw_key,
     raw_keys,
+    raw_tags,
     seconds,
 )
 from meshcache.codec import Codec, ValueCodec
 from meshcache.copies import Copies, near_store
 from meshcache.core.messages import (
+    BATCH_OPS_MAX,
     DEFAULT_LEVEL,
     Change,
     Clear,
@@ -40,6 +43,7 @@ from meshcache.core.messages import (
     EventKind,
     Get,
     Inspect,
+    InvalidateTags,
     Leave,
     Set,
     Update,
@@ -52,9 +56,11 @@ from meshcache.core.record import (
     STAMP_BYTES,
     TOMBSTONE,
     VERSION_BYTES,
+    Extras,
     expires_ms_of,
     extras_of,
     version_of,
+    with_extras,
 )
 from meshcache.delivery import Delivery, Flow, allowance_s
 from meshcache.errors import (
@@ -195,18 +201,21 @@ class Session:
             values = {key: self._value(record, MISSING, key) for key, record in zip(given, records, strict=False)}
             return {key: value for key, value in values.items() if value is not MISSING}
 
-    def set(self, key: Key, value: Any, ttl: Ttl, timeout: float | None) -> Flow[None]:
+    def set(self, key: Key, value: Any, ttl: Ttl, timeout: float | None, tags: Tags = ()) -> Flow[None]:
         raw = raw_key(self._prefix, key)
-        content = self._encode(value)
+        content = self._tagged(self._encode(value), tags) if tags else self._encode(value)
         flow = self._one(Set, (self.options.w, self._ttl_ms(ttl)), raw, content, len(content), timeout)
         yield from self._writing([raw], flow)
 
-    def set_many(self, items: Mapping[Any, Any], ttl: Ttl, timeout: float | None) -> Flow[list[Any]]:
+    def set_many(self, items: Mapping[Any, Any], ttl: Ttl, timeout: float | None, tags: Tags = ()) -> Flow[list[Any]]:
         given = list(items)
         latest = dict(zip(raw_keys(self._prefix, given), given, strict=True))
         names = list(latest.values())
         encode = self._encode
         contents = [encode(items[name]) for name in names]
+        if tags:
+            said = Extras(raw_tags(self._prefix, tags))
+            contents = [with_extras(content, said) for content in contents]
         options = (self.options.w, self._ttl_ms(ttl))
         raws = list(latest)
         flow = self._many(Set, options, raws, contents, timeout)
@@ -226,20 +235,20 @@ class Session:
             raise next(iter(errors.values()))
         return sum(map(bool, existed))
 
-    def add(self, key: Key, value: Any, ttl: Ttl, timeout: float | None) -> Flow[bool]:
-        content = self._encode(value)
+    def add(self, key: Key, value: Any, ttl: Ttl, timeout: float | None, tags: Tags = ()) -> Flow[bool]:
+        content = self._tagged(self._encode(value), tags)
         change = [int(Change.ADD), content, self._ttl_ms(ttl)]
         return bool((yield from self.update(key, change, len(content), timeout)))
 
-    def replace(self, key: Key, value: Any, ttl: Ttl, timeout: float | None) -> Flow[bool]:
-        content = self._encode(value)
+    def replace(self, key: Key, value: Any, ttl: Ttl, timeout: float | None, tags: Tags = ()) -> Flow[bool]:
+        content = self._tagged(self._encode(value), tags)
         change = [int(Change.REPLACE), content, self._ttl_ms(ttl)]
         return bool((yield from self.update(key, change, len(content), timeout)))
 
-    def cas(self, key: Key, value: Any, version: bytes, ttl: Ttl, timeout: float | None) -> Flow[bool]:
+    def cas(self, key: Key, value: Any, version: bytes, ttl: Ttl, timeout: float | None, tags: Tags = ()) -> Flow[bool]:
         if type(version) is not bytes or len(version) != VERSION_BYTES:
             raise TypeError(f"version must be the .version of an Item from gets(), is {version!r}")
-        content = self._encode(value)
+        content = self._tagged(self._encode(value), tags)
         change = [int(Change.CAS), content, self._ttl_ms(ttl), version]
         return bool((yield from self.update(key, change, len(content), timeout)))
 
@@ -267,22 +276,21 @@ class Session:
         record = yield from self._one(Get, self._read_meta, raw_key(self._prefix, key), None, 0, timeout)
         return self._seconds_left(record) if self._is_visible(record) else None
 
-    def get_or_set(
-        self, key: Key, load: Any, ttl: Ttl, timeout: float | None, stale_ttl: Ttl = None, early: float = 0.0
-    ) -> Flow[Any]:
-        return (yield from self._fill(key, load, ttl, timeout, stale_ttl, early).run())
+    def get_or_set(self, key: Key, load: Any, ttl: Ttl, timeout: float | None, **how: Any) -> Flow[Any]:
+        return (yield from self._fill(key, load, ttl, timeout, **how).run())
 
-    def refresh(
-        self, key: Key, load: Any, ttl: Ttl, timeout: float | None, stale_ttl: Ttl = None, early: float = 0.0
-    ) -> Flow[Any]:
-        return (yield from self._fill(key, load, ttl, timeout, stale_ttl, early).run_anew())
+    def refresh(self, key: Key, load: Any, ttl: Ttl, timeout: float | None, **how: Any) -> Flow[Any]:
+        return (yield from self._fill(key, load, ttl, timeout, **how).run_anew())
 
-    def _fill(self, key: Key, load: Any, ttl: Ttl, timeout: float | None, stale_ttl: Ttl, early: float) -> Fill:
-        timeout_s = self._timeout_s if timeout is None else seconds(timeout)
-        return Fill(self, key, load, terms(self._ttl_ms(ttl), stale_ttl, early), timeout_s)
+    def _fill(
+        self, key: Key, load: Any, ttl: Ttl, timeout: float | None,
+        *, stale_ttl: Ttl = None, early: float = 0.0, tags: Tags = (),
+    ) -> Fill:  # fmt: skip
+        kept = terms(self._ttl_ms(ttl), stale_ttl, early, raw_tags(self._prefix, tags))
+        return Fill(self, key, load, kept, self.timeout_s(timeout))
 
-    def check_terms(self, ttl: Ttl, stale_ttl: Ttl, early: float) -> None:
-        terms(self._ttl_ms(ttl), stale_ttl, early)
+    def check_terms(self, ttl: Ttl, stale_ttl: Ttl, early: float, tags: Tags) -> None:
+        terms(self._ttl_ms(ttl), stale_ttl, early, raw_tags(self._prefix, tags))
 
     def clear(self, timeout: float | None, prefix: Key = b"") -> Flow[int]:
         prefix = self._prefix + namespace_bytes(prefix)
@@ -290,6 +298,18 @@ class Session:
             dropped = yield from self._ask(Clear, (prefix,), None, timeout)
         if type(dropped) is not int:
             raise ProtocolError(f"clear: the node answered {dropped!r:.200}")
+        return dropped
+
+    def invalidate_tags(self, tags: Tags, timeout: float | None) -> Flow[int]:
+        raws = raw_tags(self._prefix, tags)
+        if not raws:
+            return 0
+        if len(raws) > BATCH_OPS_MAX:
+            raise ValueError(f"tags: one call invalidates at most {BATCH_OPS_MAX:,}, not {len(raws):,}")
+        with contextlib.nullcontext() if self._copies is None else self._copies.invalidating(raws):
+            dropped = yield from self._ask(InvalidateTags, (raws,), None, timeout)
+        if type(dropped) is not int:
+            raise ProtocolError(f"invalidate_tags: the node answered {dropped!r:.200}")
         return dropped
 
     def inspect(self, what: str, key: Key, node: str | None, timeout: float | None) -> Flow[dict[str, Any]]:
@@ -521,6 +541,10 @@ class Session:
         return self._timeout_s if timeout is None else seconds(timeout)
 
     # ---- keys, values, times
+
+    def _tagged(self, content: bytes, tags: Tags) -> bytes:
+        """Return a content that carries these tags. Raises TypeError and ValueError on tags that make no sense."""
+        return with_extras(content, Extras(raw_tags(self._prefix, tags)))
 
     def _ttl_ms(self, ttl: Ttl) -> int:
         if ttl is DEFAULT:

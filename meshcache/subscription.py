@@ -28,6 +28,8 @@ class InvalidationKind(StrEnum):
     """It was dropped because its source changed."""
     CLEAR = "clear"
     """Every key that begins with ``key`` was dropped; "" stands for all."""
+    TAG = "tag"
+    """Every key that bears the tag ``key`` was dropped. Told of every tag of the namespace, whatever prefix of keys."""
     GAP = "gap"
     """Something may have been missed here: take everything that you derived from earlier events for void."""
 
@@ -40,7 +42,7 @@ class Invalidation(NamedTuple):
     """
 
     key: Key
-    """Without the client's namespace; str where it is valid UTF-8, else bytes. Of a GAP it is ""."""
+    """Without the client's namespace; str where it is valid UTF-8, else bytes. Of a TAG it is the tag, of a GAP ""."""
     kind: InvalidationKind
     version: bytes
     """16 bytes that compare as bytes. Of a GAP it is empty."""
@@ -53,6 +55,7 @@ _KINDS: Final = {
     int(EventKind.DELETE): InvalidationKind.DELETE,
     int(EventKind.INVALIDATE): InvalidationKind.INVALIDATE,
     int(EventKind.CLEAR): InvalidationKind.CLEAR,
+    int(EventKind.TAG): InvalidationKind.TAG,
 }
 
 
@@ -70,12 +73,14 @@ class Feed:
         self._full = False
 
     def on_event(self, node_id: str, event: Event, now: float) -> None:
-        """Queue what of this event is under the prefix."""
+        """Queue what of this event is under the prefix, or of a tag that keys under it may bear."""
         kind = _KINDS.get(event.kind)
         if kind is None:
             self.on_gap(node_id, now)  # of a newer version of meshcache: something happened, to who knows what
             return
         prefix = self._prefix
+        if kind is InvalidationKind.TAG:
+            prefix = prefix[: self._namespace_bytes]  # a tag is borne by keys of any name
         for key in event.keys:
             if key.startswith(prefix) or (kind is InvalidationKind.CLEAR and prefix.startswith(key)):
                 self._put(Invalidation(_readable(key[self._namespace_bytes :]), kind, event.version, node_id))

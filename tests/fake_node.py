@@ -20,6 +20,7 @@ from meshcache.core.messages import (
     Get,
     Hello,
     Inspect,
+    InvalidateTags,
     Message,
     Refused,
     Reject,
@@ -28,7 +29,16 @@ from meshcache.core.messages import (
     Update,
     Welcome,
 )
-from meshcache.core.record import HEADER_BYTES, content_of, expires_ms_of, expiry_bytes, is_live, stamp, tombstone
+from meshcache.core.record import (
+    HEADER_BYTES,
+    content_of,
+    expires_ms_of,
+    expiry_bytes,
+    is_live,
+    stamp,
+    tags_of,
+    tombstone,
+)
 from meshcache.core.ring import Ring, RingMember
 from meshcache.core.wire import decode_frame, encode_frame
 
@@ -161,6 +171,12 @@ class FakeNode:
                 return [self._change(key, change) for key, change in zip(message.keys, message.changes, strict=True)]
             case Clear():
                 gone = [key for key in self.data if key.startswith(message.prefix) and self._live(key) is not None]
+                for key in gone:
+                    del self.data[key]
+                return [len(gone)]
+            case InvalidateTags():
+                tagged = [key for key, record in self.data.items() if not set(tags_of(record)).isdisjoint(message.tags)]
+                gone = [key for key in tagged if self._live(key) is not None]
                 for key in gone:
                     del self.data[key]
                 return [len(gone)]

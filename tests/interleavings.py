@@ -23,6 +23,7 @@ from typing import Any
 from story import Story
 
 from meshcache.core import messages as m
+from meshcache.core.floors import Floors
 from meshcache.core.messages import Change, EventKind
 from meshcache.core.node import NodeCore
 from meshcache.core.record import VERSION_BYTES, is_live
@@ -245,7 +246,7 @@ class Explorer:
         for core in self.cores.values():
             assert not core.coordinator.pending
             core.coordinator.fills.table.clear()
-            core._sweeps._floors.clear()
+            core.coordinator.floors = Floors(core.coordinator.floors.grace_ms)
             core.coordinator.background["hints"].__init__(core.coordinator)  # type: ignore[misc]  # and forget the hints
 
     # ---- the actors

@@ -285,7 +285,7 @@ TRAPS: Final[dict[Plant, Trap]] = {
     slots_gained_with_leftovers: Trap("single", ONE, "fresh", 21),
     no_refutation: Trap("single", TWO_OF_TWO, "fresh", 1),
     no_gossip: Trap("single", TWO_OF_TWO, "convergence", 7),
-    nothing_moves: Trap("single", QUIET, "durable", 23),
+    nothing_moves: Trap("single", QUIET, "durable", 17),
     updates_anywhere: Trap("weather", TWO_OF_TWO, "atomic"),
     updates_unlocked: Trap("weather", TWO_OF_THREE, "atomic"),
     answers_mixed_up: Trap("weather", TWO_OF_TWO, "integrity"),

@@ -75,6 +75,14 @@ def test_the_same_operations_awaited(node: FakeNode) -> None:
             await users.close()
             assert await cache.get("users:a") == 1
             assert await users.clear() == 1
+            await users.set("tagged", 1, tags=["t"])
+            await users.set_many({"a": 1, "b": 2}, tags=["t", "u"])
+            assert await cache.invalidate_tags("t") == 0
+            assert await users.invalidate_tags("u") == 2
+            assert await users.get_many(["a", "b", "tagged"]) == {"tagged": 1}
+            assert await users.add("added", 1, tags=["t"])
+            assert await users.replace("added", 2, tags=["t", "v"])
+            assert await users.invalidate_tags("t", "v") == 2
             with pytest.raises(meshcache.KeyMissing):
                 await cache.incr("absent", initial=None)
 

@@ -175,6 +175,9 @@ def test_a_miss_exits_1_with_nothing_on_stdout(
         (["touch", "k", "--ttl", "9"], ("touch", ("k",), {"ttl": 9.0})),
         (["invalidate", "a", "b"], ("invalidate", ("a", "b"), {})),
         (["invalidate", "--prefix", "u:"], ("invalidate_prefix", ("u:",), {})),
+        (["invalidate", "--tag", "t", "--tag", "u"], ("invalidate_tags", ("t", "u"), {})),
+        (["set", "k", "v", "--tag", "t", "--tag", "u"], ("set", ("k", "v"), {"tags": ["t", "u"]})),
+        (["add", "k", "v", "--tag", "t"], ("add", ("k", "v"), {"tags": ["t"]})),
     ],
 )
 def test_what_is_asked_of_the_client(client: FakeClient, arguments: list[str], call: tuple[Any, ...]) -> None:
@@ -197,8 +200,8 @@ def test_ttl_prints_seconds_or_never(client: FakeClient, capsysbinary: pytest.Ca
     assert json.loads(run(capsysbinary, "ttl", "k", "--json")[1]) == {"key": "k", "ttl_s": None}
 
 
-def test_invalidate_takes_keys_or_a_prefix(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    for arguments in ([], ["a", "--prefix", "u:"]):
+def test_invalidate_takes_keys_a_prefix_or_tags(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    for arguments in ([], ["a", "--prefix", "u:"], ["a", "--tag", "t"], ["--prefix", "u:", "--tag", "t"]):
         code, out, error = run(capsysbinary, "invalidate", *arguments)
         assert (code, out) == (2, b"")
         assert "--prefix" in error
@@ -206,6 +209,11 @@ def test_invalidate_takes_keys_or_a_prefix(client: FakeClient, capsysbinary: pyt
     assert json.loads(run(capsysbinary, "invalidate", "--prefix", "u:", "--json")[1]) == {
         "prefix": "u:", "dropped_copies": 6,
     }  # fmt: skip
+    client.answers["invalidate_tags"] = 7
+    assert json.loads(run(capsysbinary, "invalidate", "--tag", "t", "--json")[1]) == {
+        "tags": ["t"],
+        "dropped_copies": 7,
+    }
 
 
 EVENTS = [

@@ -131,6 +131,14 @@ def test_namespaces_and_options_share_connections(client: Client, node: FakeNode
     client.set("a", 2)
     assert client.get("users:a") == 1
     assert users.clear() == 1
+    users.set("tagged", 1, tags=["t"])
+    users.set_many({"a": 1, "b": 2}, tags=["t", "u"])
+    assert client.invalidate_tags("t") == 0
+    assert users.invalidate_tags("u") == 2
+    assert users.get_many(["a", "b", "tagged"]) == {"tagged": 1}
+    assert users.add("added", 1, tags=["t"])
+    assert users.replace("added", 2, tags=["t", "v"])
+    assert users.invalidate_tags("t", "v") == 2
     assert client.get("a") == 2
     with client.with_options(consistency="quorum", timeout=0.5) as strict:
         assert strict.get("a") == 2

@@ -40,7 +40,10 @@ FULL = Extras((b"user:1", b"team:2"), 1_799_999_999_000, 250)
 
 milliseconds = st.none() | st.integers(0, NEVER_MS)
 extras = st.builds(
-    Extras, st.lists(st.binary(min_size=1, max_size=100), max_size=TAGS_MAX).map(tuple), milliseconds, milliseconds
+    Extras,
+    st.lists(st.binary(min_size=1, max_size=100), max_size=TAGS_MAX, unique=True).map(tuple),
+    milliseconds,
+    milliseconds,
 )
 contents = st.builds(bytes.__add__, st.sampled_from([b"\0\0", b"\0\1", b"\0\2", b"\0\3"]), st.binary(max_size=50))
 

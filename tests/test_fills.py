@@ -262,7 +262,7 @@ def test_a_stale_value_is_refreshed_by_one_caller_and_the_others_get_it_at_once(
     story = Story(3)
     source = Source(story)
     store = story.client.session
-    story.call(store.get_or_set("key", Loader(lambda: "v1", 0.0), 1.0, None, 5.0))
+    story.call(store.get_or_set("key", Loader(lambda: "v1", 0.0), 1.0, None, stale_ttl=5.0))
     assert story.get("key") == "v1"
     story.mesh.run(1.1)
     assert story.get("key") is None, "a plain read holds to the ttl"
@@ -281,7 +281,7 @@ def test_a_stale_value_is_refreshed_by_one_caller_and_the_others_get_it_at_once(
             source.loads.append(client.name)
             return source.value
 
-        flow = client.session.get_or_set("key", Loader(read, 1.0), 1.0, 5.0, 5.0)
+        flow = client.session.get_or_set("key", Loader(read, 1.0), 1.0, 5.0, stale_ttl=5.0)
 
         def done(value: Any, error: Any, _: bool) -> None:
             source.results.append(value if error is None else error)
@@ -298,7 +298,7 @@ def test_a_stale_value_is_refreshed_by_one_caller_and_the_others_get_it_at_once(
 
 def test_who_does_not_take_stale_values_waits_for_the_new_one() -> None:
     story = Story(3)
-    story.call(story.client.session.get_or_set("key", Loader(lambda: "v1", 0.0), 1.0, None, 5.0))
+    story.call(story.client.session.get_or_set("key", Loader(lambda: "v1", 0.0), 1.0, None, stale_ttl=5.0))
     story.mesh.run(1.1)
     source = Source(story)
     source.value = "v2"
@@ -320,9 +320,49 @@ def test_an_early_refresh_comes_the_sooner_the_longer_the_value_took() -> None:
             return "v"
 
         while len(loads) < 20:
-            story.call(session.get_or_set("key", Loader(read, seconds), 3.0, None, None, 1.0))
+            story.call(session.get_or_set("key", Loader(read, seconds), 3.0, None, early=1.0))
             story.mesh.run(0.02)
         lives = [after - before for before, after in pairwise(loads)]
         refreshed[seconds] = sum(lives) / len(lives)
     assert refreshed[1.0] < 3.5
     assert refreshed[0.01] > 2.8
+
+
+# ---- tags
+
+
+@pytest.mark.parametrize("owner_is_asked", [True, False])
+def test_what_was_loaded_before_its_tag_was_invalidated_is_not_stored_and_given_to_nobody_else(
+    owner_is_asked: bool,
+) -> None:
+    story = Story(3)
+    source = Source(story)
+    source.crowd(3, seconds=1.0, tags=["t"])
+    story.mesh.wait_for(lambda: bool(source.loads))
+    source.value = "v2"
+    owner = story.owners("key")[0]
+    other = next(host for host in story.mesh.nodes.values() if host is not owner)
+    teller = story.at(owner if owner_is_asked else other)
+    assert story.mesh.call(teller, teller.session.invalidate_tags(["t"], None)) == 0
+    source.wait(3)
+    assert source.results == ["v1", "v2", "v2"]
+    assert len(source.loads) == 2
+    assert story.get("key") == "v2"
+
+
+def test_what_is_filled_bears_its_tags() -> None:
+    story = Story(3)
+    source = Source(story)
+    source.crowd(1, tags=["t"])
+    source.wait(1)
+    assert story.get("key") == "v1"
+    assert story.call(story.client.session.invalidate_tags(["t"], None)) == 2
+    assert story.get("key") is None
+
+
+def test_tags_beyond_a_limit_are_told_before_anything_is_computed() -> None:
+    story = Story(1, {**DEFAULT, "write_quorum": 1})
+    source = Source(story)
+    flow = story.client.session.get_or_set("key", Loader(source.loads.pop, 0.1), None, 1.0, tags=map(str, range(33)))
+    with pytest.raises(ValueError, match="at most 32"):
+        story.call(flow)

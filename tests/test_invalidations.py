@@ -104,6 +104,10 @@ def test_a_copy_is_served_and_voided_by_every_way_to_change_a_key(writer: Client
         (writer.clear, None),
         (lambda: writer.set("k", 9), 9),
         (lambda: writer.invalidate_prefix("k"), None),
+        (lambda: writer.set("k", 10, tags=["t"]), 10),
+        (lambda: writer.invalidate_tags("t"), None),
+        (lambda: writer.set("k", 11, tags=["u"]), 11),
+        (lambda: near.invalidate_tags("u"), None),
     ]
     writer.set("k", 1)
     assert cached(near, "k", 1)

@@ -145,11 +145,13 @@ def near_store(**options: Any) -> NearStore:
     return store
 
 
-def fill(store: NearStore, key: str, number: int, *, ticket: int | None = None, now: float = 0.0) -> bool:
+def fill(
+    store: NearStore, key: str, number: int, *, ticket: int | None = None, now: float = 0.0, tags: str = ""
+) -> bool:
     raw = key.encode()
     refused = store.refused
     copy = [now + 1.0, number, None, version(number), raw]
-    store.fill(raw, copy, store.ticket() if ticket is None else ticket, now)
+    store.fill(raw, copy, store.ticket() if ticket is None else ticket, now, tuple(tag.encode() for tag in tags))
     return store.refused == refused
 
 
@@ -186,6 +188,48 @@ def test_a_clear_voids_what_is_older_under_its_prefix() -> None:
     assert list(store.entries) == [b"u:b", b"v:a"]
     assert not fill(store, "u:c", 4)
     assert fill(store, "u:c", 6)
+
+
+def test_a_tag_voids_what_bears_it_and_is_older() -> None:
+    store = near_store()
+    for key, number, tags in (("a", 4, "t"), ("b", 5, "t"), ("c", 6, "tu"), ("d", 4, "u"), ("e", 4, "")):
+        fill(store, key, number, tags=tags)
+    old = store.entries[b"a"]
+    store.on_event("n", event(EventKind.TAG, 5, "t", "none"), 0.0)
+    assert list(store.entries) == [b"b", b"c", b"d", b"e"]
+    assert old[0] == -math.inf
+    assert store.invalidations == 1
+    assert not fill(store, "f", 4, tags="ut")
+    assert fill(store, "f", 4, tags="u")
+    assert fill(store, "f", 5, tags="t")
+    store.on_event("n", event(EventKind.TAG, 9, "t", "u"), 0.0)
+    assert list(store.entries) == [b"e"]
+
+
+def test_an_answer_that_bears_a_tag_which_this_client_invalidates_is_refused() -> None:
+    store = near_store()
+    fill(store, "a", 4, tags="t")
+    ticket = store.ticket()
+    store.on_own_invalidation([b"t"], 0.0)
+    assert not store.entries
+    assert not fill(store, "a", 9, tags="t", ticket=ticket)
+    assert fill(store, "a", 9, tags="u", ticket=ticket)
+    assert fill(store, "a", 9, tags="t")
+
+
+def test_tags_are_known_of_the_copies_that_are_held_and_of_no_others() -> None:
+    store = near_store(max_entries=2)
+    for key, tags in (("a", "t"), ("b", "t"), ("b", "u"), ("c", "tu"), ("d", ""), ("c", "u")):
+        fill(store, key, 1, tags=tags)
+    assert store._tags == {b"c": (b"u",)}
+    assert store._bearers == {b"u": {b"c": None}}
+    store.on_event("n", event(EventKind.SET, 2, "c"), 0.0)
+    assert not store._tags
+    assert not store._bearers
+    fill(store, "a", 1, tags="t")
+    store.on_gap("n", 0.0)
+    assert not store._tags
+    assert not store._bearers
 
 
 def test_an_unknown_kind_of_event_voids_everything() -> None:
@@ -381,10 +425,12 @@ def test_a_feed_has_what_is_under_its_prefix_without_the_namespace() -> None:
     feed.on_event("n", event(EventKind.CLEAR, 8, ""), 0.0)
     feed.on_event("n", event(EventKind.CLEAR, 9, "ns:user"), 0.0)
     feed.on_event("n", event(EventKind.CLEAR, 9, "ns:v"), 0.0)
+    feed.on_event("n", event(EventKind.TAG, 10, "ns:team", "team"), 0.0)
     kind = InvalidationKind
     assert list(feed.queue) == [
         ("u1", kind.SET, version(5), "n"), (b"u\xff", kind.DELETE, version(6), "n"), ("", kind.CLEAR, version(7), "n"),
         ("", kind.CLEAR, version(8), "n"), ("user", kind.CLEAR, version(9), "n"),
+        ("team", kind.TAG, version(10), "n"),
     ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from meshcache.core.messages import (
     Fact,
     Get,
     Inspect,
+    InvalidateTags,
     Message,
     Refused,
     Reject,
@@ -30,7 +31,7 @@ from meshcache.core.messages import (
     Update,
     Welcome,
 )
-from meshcache.core.record import NEVER_MS, stamp, tombstone
+from meshcache.core.record import NEVER_MS, Extras, extras_of, stamp, tombstone, with_extras
 from meshcache.core.wire import decode_frame, encode_frame
 from meshcache.errors import (
     ConfigError,
@@ -913,3 +914,59 @@ def test_the_real_clock_is_monotonic_by_default() -> None:
     assert isinstance(session.routing, Routing)
     assert session.routing.clock is time.monotonic
     assert isinstance(session.options.codec, Codec)
+
+
+# ---- tags
+
+
+@pytest.mark.parametrize(
+    ("tags", "error", "text"),
+    [
+        ("user:1", TypeError, "tags must be an iterable of tags, is the single tag"),
+        (7, TypeError, "tags must be an iterable of tags, is int"),
+        ([7], TypeError, "a tag must be str or bytes, is int"),
+        ([""], ValueError, "a tag must not be empty"),
+        (["\ud800"], ValueError, "no valid text"),
+        (["t" * 1018], ValueError, "takes 1,025 bytes with its namespace; the limit is 1,024"),
+        ([str(i) for i in range(33)], ValueError, "tags: an entry has at most 32, not 33"),
+        (["x" * 1000 + str(i) for i in range(5)], ValueError, "the limit is 4,096"),
+    ],
+)
+def test_tags_that_make_no_sense_are_refused_before_anything_is_sent(
+    tags: Any, error: type[Exception], text: str
+) -> None:
+    world = World()
+    session = world.session.derive(prefix="users:7")
+    for flow in (
+        session.set("k", "v", None, None, tags),
+        session.set_many({"k": "v"}, None, None, tags),
+        session.add("k", "v", None, None, tags),
+        session.replace("k", "v", None, None, tags),
+        session.cas("k", "v", bytes(16), None, None, tags),
+    ):
+        with pytest.raises(error, match=text):
+            world.run(flow, lambda call: [None])
+    assert not [call for call in world.calls if call.kind is not Inspect]
+
+
+def test_a_namespace_is_put_before_tags_as_before_keys_and_each_is_sent_once() -> None:
+    world = World()
+    session = world.session.derive(prefix="users:")
+    world.run(session.set("k", "v", None, None, ["b", b"a", "b"]), lambda call: [None])
+    (content,) = world.calls[-1].payloads or []
+    assert extras_of(bytes(22) + content).tags == (b"users:b", b"users:a")
+    assert world.run(session.invalidate_tags(iter(["b", "b"]), None), lambda call: [3]) == 3
+    assert (world.calls[-1].kind, world.calls[-1].options) == (InvalidateTags, ((b"users:b",),))
+    with pytest.raises(ProtocolError, match="invalidate_tags"):
+        world.run(session.invalidate_tags(["b"], None), lambda call: ["x"])
+    with pytest.raises(ValueError, match="at most 4,096, not 4,097"):
+        world.run(session.invalidate_tags(map(str, range(4097)), None), lambda call: [0])
+
+
+def test_values_with_tags_are_read_as_they_were_written_alone_and_in_a_batch() -> None:
+    world = World(1)
+    bodies = [with_extras(Codec().encode(value), Extras((b"t",))) for value in ("a", 7, [None])]
+    stored = dict(zip([b"x", b"y", b"z"], map(record, bodies), strict=True))
+    assert world.run(world.session.get("y", None, None), lambda call: [stored[key] for key in call.keys]) == 7
+    found = world.run(world.session.get_many(["x", "y", "z"], None), lambda call: [stored[key] for key in call.keys])
+    assert found == {"x": "a", "y": 7, "z": [None]}

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from meshcache.core.record import (
     HEADER_BYTES,
     NEVER_MS,
+    Extras,
     expires_ms_of,
     expiry_bytes,
     is_tombstone,
     stamp,
+    tags_of,
     tombstone,
     version_of,
+    with_extras,
 )
 from meshcache.core.store import (
     BUCKET_MS,
@@ -27,6 +30,7 @@ from meshcache.core.store import (
     StoreStatistics,
     entry_bytes,
 )
+from meshcache.core.tags import TAG_OVERHEAD_BYTES
 
 NOW_MS = 1_700_000_000_000
 ROOMY = 10**9
@@ -90,7 +94,25 @@ def check_books(store: Store) -> StoreStatistics:
     assert statistics.bytes <= store.max_bytes
     assert statistics.bookings == sum(map(len, store._calendar.values()))
     assert sorted(store._due) == sorted(store._calendar)
+    check_index(store)
     return statistics
+
+
+def check_index(store: Store) -> None:
+    """The index has what a look at every record finds, and nothing else."""
+    found: dict[tuple[int, bytes], set[int]] = {}
+    for slot, table in enumerate(store._tables):
+        for index in table.values():
+            for tag in tags_of(store._records[index]):
+                found.setdefault((slot, tag), set()).add(index)
+    listed = {
+        (slot, tag): set(store._tags.bearers_of(slot, tag))
+        for slot, table in enumerate(store._tags._tables)
+        for tag in table
+    }
+    assert listed == found
+    assert store._tags.bearers == sum(map(len, found.values()))
+    assert store.has_tags is bool(found)
 
 
 @dataclass
@@ -189,6 +211,7 @@ STEPS = st.lists(
                     LIFETIMES_MS,
                     st.sampled_from([0, 5, 60, 200, 600]),
                     st.sampled_from([False, False, False, True]),
+                    st.sampled_from([(), (), (b"t",), (b"t", b"u"), (b"u", b"v" * 40), (b"t", b"t")]),
                 ),
                 max_size=4,
             ),
@@ -207,9 +230,15 @@ STEPS = st.lists(
 COUNTERS = ("hits", "misses", "evictions", "expirations", "tombstones_reaped", "tombstones_dropped", "refused")
 
 
-def make_record(number: int, lifetime_ms: int | None, size: int, now_ms: int, *, dead: bool) -> bytes:
+def make_record(
+    number: int, lifetime_ms: int | None, size: int, now_ms: int, *, dead: bool, tags: tuple[bytes, ...] = ()
+) -> bytes:
     expires_ms = NEVER_MS if lifetime_ms is None else now_ms + lifetime_ms
-    return tombstone(version(number), expires_ms) if dead else value(number, expires_ms, size)
+    return tombstone(version(number), expires_ms) if dead else tagged(value(number, expires_ms, size), *tags)
+
+
+def tagged(record: bytes, *tags: bytes) -> bytes:
+    return record[:22] + with_extras(record[22:], Extras(tags))
 
 
 def step_both(store: Store, model: Model, name: str, argument: object, now_ms: int) -> None:
@@ -218,7 +247,9 @@ def step_both(store: Store, model: Model, name: str, argument: object, now_ms: i
             assert store.read(keys, expiry_bytes(now_ms)) == [model.read(key, now_ms) for key in keys]
         case "merge", list(writes):
             keys = [key for key, *_ in writes]
-            records = [make_record(n, ttl, size, now_ms, dead=dead) for _, n, ttl, size, dead in writes]
+            records = [
+                make_record(n, ttl, size, now_ms, dead=dead, tags=tags) for _, n, ttl, size, dead, tags in writes
+            ]
             newer, live = store.merge(keys, records, now_ms)
             answers = [model.merge(key, record, now_ms) for key, record in zip(keys, records, strict=True)]
             assert newer == [[i, greater] for i, (greater, _) in enumerate(answers) if greater is not None]
@@ -652,3 +683,62 @@ def test_a_repair_is_not_taken_below_what_was_evicted() -> None:
     assert store.above_floor([b"b"], [old]) == ([b"b"], [old])  # held: merge decides
     store.drop_slot(0)
     assert store.above_floor([b"evicted"], [old]) == ([b"evicted"], [old])
+
+
+# Tags
+
+
+def test_the_bearers_of_a_tag_are_listed_by_version_and_up_to_a_limit() -> None:
+    store = make_store(slots=1)
+    keys = [b"a", b"b", b"c", b"d"]
+    records = [tagged(value(1), b"t"), tagged(value(2), b"t", b"u"), tagged(value(3), b"t"), value(1)]
+    store.merge(keys, records, NOW_MS)
+    assert store.bearers(0, b"t", version(3), 10) == [b"a", b"b"]
+    assert store.bearers(0, b"t", version(9), 2) == [b"a", b"b"]
+    assert store.bearers(0, b"u", version(9), 10) == [b"b"]
+    assert store.bearers(0, b"none", version(9), 10) == []
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda store: store.merge([b"k"], [value(9)], NOW_MS),
+        lambda store: store.merge([b"k"], [tagged(value(9), b"other")], NOW_MS),
+        lambda store: store.merge([b"k"], [tombstone(version(9), NEVER_MS)], NOW_MS),
+        lambda store: store.merge([b"k"], [tagged(value(9, NOW_MS - 1), b"t")], NOW_MS),
+        lambda store: store.merge([b"k"], [value(9, size=200_000)], NOW_MS),
+        lambda store: store.merge([b"1", b"2", b"3"], [value(1)] * 3, NOW_MS),
+        lambda store: store.expire(NOW_MS + 5000, 10),
+        lambda store: store.read([b"k"], expiry_bytes(NOW_MS + 5000)),
+        lambda store: store.drop_slot(0),
+        lambda store: store.drop_key(b"k"),
+        lambda store: store.sweep(0, b"k", version(9)),
+        lambda store: store.clear(),
+    ],
+)
+def test_a_tag_is_forgotten_with_the_entry_that_bore_it_whatever_the_reason(leave: Callable[[Store], object]) -> None:
+    store = make_store(slots=1, max_entries=3, max_bytes=100_000)
+    store.merge([b"k"], [tagged(value(1, NOW_MS + 1000), b"t")], NOW_MS)
+    assert store.bearers(0, b"t", version(9), 10) == [b"k"]
+    leave(store)
+    assert store.bearers(0, b"t", version(10), 10) == []
+    check_books(store)
+
+
+def test_an_entry_is_charged_for_its_tags() -> None:
+    store = make_store(slots=1)
+    store.merge([b"a"], [value(1)], NOW_MS)
+    plain = store.statistics().bytes
+    store.merge([b"a"], [tagged(value(2), b"t" * 100, b"u")], NOW_MS)
+    assert store.statistics().bytes >= plain + 2 * TAG_OVERHEAD_BYTES + 101
+    store.merge([b"a"], [value(3)], NOW_MS)
+    assert store.statistics().bytes == plain
+
+
+def test_a_hostile_record_with_broken_extras_is_an_entry_like_any_other() -> None:
+    store = make_store(slots=1)
+    records = [value(1)[:22] + bytes((flags, 0)) + b"\xff\xff" for flags in (2, 3, 0xFE, 0xFF)]
+    store.merge([b"a", b"b", b"c", b"d"], records, NOW_MS)
+    check_books(store)
+    assert store.drop_slot(0) == 4
+    check_books(store)

@@ -60,6 +60,9 @@ FIELDS: dict[wire._Field, st.SearchStrategy[Any]] = {
     wire._FACTS: st.lists(facts, max_size=3),
     wire._RUMOURS: st.lists(st.builds(m.Rumour, facts, st.lists(texts, max_size=3)), max_size=3),
     wire._EVENTS: st.lists(st.builds(Event, integers, versions, st.lists(keys, max_size=3)), max_size=3),
+    wire._FLOORS: st.lists(
+        st.builds(m.Floor, st.sampled_from([0, 4, 5]), st.binary(max_size=40), versions), max_size=5
+    ),
     wire._RESULTS: st.none() | st.lists(anything, max_size=5),
     wire._INDICES: st.lists(integers, max_size=5),
     wire._NEWER: st.lists(st.tuples(integers, versions).map(list), max_size=5),

@@ -18,12 +18,13 @@ from zlib import crc32
 
 from meshcache.config import Config
 from meshcache.core import messages as m
-from meshcache.core.clock import HybridClock
+from meshcache.core.clock import HybridClock, wall_ms_of
+from meshcache.core.floors import Floors
 from meshcache.core.membership import Membership
 from meshcache.core.messages import EventKind
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
-from meshcache.core.record import NEVER_MS, expiry_bytes, is_tombstone, version_of
+from meshcache.core.record import NEVER_MS, expiry_bytes, is_tombstone, tombstone, version_of
 from meshcache.core.store import Store
 from meshcache.core.view import Owners, View
 
@@ -100,6 +101,7 @@ class Coordinator:
         self.peers = peers
         self.clock = clock
         self.outbox = outbox
+        self.floors = Floors(int(config.store.tombstone_grace_s * 1000))
         self.now = 0.0
         """Monotonic seconds; set once per event, so that all decisions in it see one instant."""
         self.wall_ms = 0
@@ -247,6 +249,44 @@ class Coordinator:
             return self.wall_ms + max(1, round(default_s * 1000))
         return self.wall_ms + ttl_ms if ttl_ms > 0 else NEVER_MS
 
+    def merge(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
+        """Store records here, each if nothing newer is held and no clear or tag invalidation has overruled it.
+
+        Everything that comes to this node is stored by way of this. It returns what ``Store.merge`` does; the version
+        of the drop stands for the greater one held.
+        """
+        overruled = self.floors.overruled(keys, records, self.wall_ms) if self.floors else None
+        if overruled:
+            return self._merge_what_is_left(keys, records, overruled)
+        outcome = self.store.merge(keys, records, self.wall_ms)
+        if self.fills.table:
+            self.fills.note_written(keys, records)
+        return outcome
+
+    def _merge_what_is_left(
+        self, keys: list[bytes], records: list[bytes], overruled: dict[int, bytes]
+    ) -> tuple[list[list[int | bytes]], list[int]]:
+        """Merge a batch of which some records are overruled, by index, by the drop of a version.
+
+        What an overruled record would have replaced goes with it: a newer version was written and dropped, so no older
+        one must stay.
+        """
+        admitted, kept = list(records), []
+        for i, record in enumerate(records):
+            if i in overruled:
+                admitted[i] = tombstone(overruled[i], wall_ms_of(overruled[i]) + self.floors.grace_ms)
+                held = self.store.peek(keys[i])
+                if held is None or version_of(held) >= version_of(record):
+                    continue
+            kept.append(i)
+        newer, live = self.store.merge([keys[i] for i in kept], [admitted[i] for i in kept], self.wall_ms)
+        if self.fills.table:
+            self.fills.note_written(keys, admitted)
+        greater: list[list[int | bytes]] = [[kept[int(place)], version] for place, version in newer]
+        told = {place for place, _ in greater}
+        greater += [[i, floor] for i, floor in overruled.items() if i not in told]
+        return greater, [kept[place] for place in live]
+
     def merge_repair(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
         """Store here what a repair brings, unless this node has forgotten something as new.
 
@@ -262,10 +302,7 @@ class Coordinator:
                 replaced.setdefault((kind, version_of(record)), []).append(key)
         for (kind, version), changed in replaced.items():
             self.publish(kind, version, changed)
-        merged = self.store.merge(keys, records, self.wall_ms)
-        if self.fills.table:
-            self.fills.note_written(keys, records)
-        return merged
+        return self.merge(keys, records)
 
     def send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
         """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""

@@ -9,8 +9,8 @@ of many callers, one operation is a batch of one.
 
     link         = C: HELLO  S: (WELCOME / REFUSED)  *(C: request  S: answer)   ; C dials S; nodes dial each other
     request      = client-op / replica-op / probe                              ; HOT may come with any answer to GET
-    client-op    = GET / SET / DELETE / UPDATE / CLEAR / INSPECT / LEAVE   answered by REPLY or REJECT
-    replica-op   = READ / WRITE / SWEEP / PULL    answered by READ_REPLY / WRITE_REPLY / SWEEP_REPLY / PULL_REPLY
+    client-op    = GET / SET / DELETE / UPDATE / CLEAR / INVALIDATE_TAGS / INSPECT / LEAVE   answered by REPLY or REJECT
+    replica-op   = READ / WRITE / SWEEP / SWEEP_TAGS / PULL / FLOORS / COMPARE    each answered by its reply
     probe        = PING / PING_REQ / GOSSIP       answered by ACK, by VOUCH or NACK, and by GOSSIP or nothing
 
 - Answers travel back on the link of the request, and carry its ``request`` number: replies are matched by number and
@@ -106,6 +106,8 @@ class EventKind(IntEnum):
     INVALIDATE = 3
     CLEAR = 4
     """The key is a prefix."""
+    TAG = 5
+    """The keys are tags."""
 
 
 class Fact(NamedTuple):
@@ -284,6 +286,16 @@ class Clear(NamedTuple):
     prefix: bytes
 
 
+class InvalidateTags(NamedTuple):
+    """Delete every key that bears one of these tags. Results: [number of entries dropped]."""
+
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    tags: list[bytes]
+
+
 class Inspect(NamedTuple):
     """Ask about the node or the mesh. Results: [a map of plain values].
 
@@ -384,12 +396,27 @@ class Sweep(NamedTuple):
     prefix: bytes
 
 
+class SweepTags(NamedTuple):
+    """Have a node drop every key with one of these tags and a version below ``version`` (a step of INVALIDATE_TAGS)."""
+
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    version: bytes
+    tags: list[bytes]
+
+
 class SweepReply(NamedTuple):
-    """The sweep is complete on this node."""
+    """The sweep is complete on this node. Also answers SWEEP_TAGS.
+
+    ``ahead``: this node's clock was past the version, and so perhaps what it held was, too.
+    """
 
     request: int
     view: bytes
     dropped: int
+    ahead: bool
 
 
 class Pull(NamedTuple):
@@ -412,6 +439,37 @@ class PullReply(NamedTuple):
     cursor: bytes
     keys: list[bytes]
     records: list[bytes]
+
+
+COARSE_TAGS: Final = 0
+"""As the kind of a floor: the name is the number of a bucket of tags."""
+
+
+class Floor(NamedTuple):
+    """What was dropped by name, and at which version: EventKind.CLEAR and a prefix, TAG and a tag, or COARSE_TAGS."""
+
+    kind: int
+    name: bytes
+    version: bytes
+
+
+class Floors(NamedTuple):
+    """A node that is about to pull asks what was dropped, from ``cursor`` on."""
+
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    cursor: bytes
+
+
+class FloorsReply(NamedTuple):
+    """One page, and the cursor for the next; without floors it is the end."""
+
+    request: int
+    view: bytes
+    cursor: bytes
+    floors: list[Floor]
 
 
 class Compare(NamedTuple):
@@ -463,8 +521,8 @@ class Invalidations(NamedTuple):
     events: list[Event]
 
 
-ClientOp = Get | Set | Delete | Update | Clear | Inspect | Leave
-ReplicaOp = Read | Write | Sweep | Pull | Compare
+ClientOp = Get | Set | Delete | Update | Clear | InvalidateTags | Inspect | Leave
+ReplicaOp = Read | Write | Sweep | SweepTags | Pull | Floors | Compare
 Message = (
     Hello
     | Welcome
@@ -484,6 +542,7 @@ Message = (
     | WriteReply
     | SweepReply
     | PullReply
+    | FloorsReply
     | CompareReply
     | Invalidations
 )
@@ -505,6 +564,7 @@ KINDS: Final[dict[type[Message], int]] = {
     Clear: 14,
     Inspect: 15,
     Leave: 16,
+    InvalidateTags: 18,
     Reply: 20,
     Reject: 21,
     Hot: 22,
@@ -519,5 +579,8 @@ KINDS: Final[dict[type[Message], int]] = {
     Compare: 38,
     CompareReply: 39,
     Invalidations: 40,
+    SweepTags: 44,
+    Floors: 45,
+    FloorsReply: 46,
 }
 """The number of each message on the wire."""

@@ -15,6 +15,9 @@ be given up at any time.
 A peer that was counted dead and is back as the same process may have served clients meanwhile, on its side of a split
 network. So all that it has of this node's slots is pulled, too, those that are held included; these keep their vote.
 
+Before its pages each source is asked for its floors (floors.py): what was cleared, and which tags were invalidated,
+while this node was not there. Else it could bring back, or let in later, what the others have dropped.
+
 At most one page per source is under way, and ``BYTES_PER_S_MAX`` limits them all, so that the load is not disturbed.
 
 Sources: Infinispan's rebalance phases (read old, write all, then switch); Cassandra's bootstrap for the pull.
@@ -48,6 +51,8 @@ class _Source:
     slots: deque[int] = field(default_factory=deque)
     cursor: bytes = b""
     """The last key received of the first slot."""
+    floors_from: bytes | None = b""
+    """Where to go on asking for what was dropped; None: all is known."""
     asked_at: float | None = None
 
 
@@ -99,6 +104,8 @@ class Movement:
                 self._want(slot, before_us)
         for source in self._sources.values():
             old = progress.get(source.node_id)
+            if old is not None:
+                source.floors_from = old.floors_from
             if old is not None and old.slots and source.slots and old.slots[0] in source.slots:
                 source.slots.remove(old.slots[0])  # go on where the page before ended
                 source.slots.appendleft(old.slots[0])
@@ -167,6 +174,17 @@ class Movement:
                 self._ask(source)
 
     def _ask(self, source: _Source) -> None:
+        if source.floors_from is None:
+            self._ask_for_page(source)
+            return
+        begin = source.floors_from
+        if self.coordinator.ask(
+            self, (source, [], begin), source.node_id, self.coordinator.now + PAGE_DEADLINE_S,
+            lambda request, boot, deadline_ms, view: m.Floors(request, boot, deadline_ms, view, begin),
+        ):  # fmt: skip
+            source.asked_at = self.coordinator.now
+
+    def _ask_for_page(self, source: _Source) -> None:
         slots = [source.slots[i] for i in range(min(SLOTS_PER_PAGE, len(source.slots)))]
         cursor = source.cursor
         if self.coordinator.ask(
@@ -175,13 +193,26 @@ class Movement:
         ):  # fmt: skip
             source.asked_at = self.coordinator.now
 
-    def on_answer(self, group: tuple[_Source, list[int], bytes], node_id: str, answer: m.PullReply) -> None:
+    def _on_floors(self, asked: _Source, answer: m.FloorsReply) -> None:
+        """Drop here what was dropped there, and ask on: for more of it, or then for the first page."""
+        self._sweeps.learn(answer.floors)
+        if self._sources.get(asked.node_id) is asked and asked.asked_at is not None:
+            asked.asked_at = None
+            asked.floors_from = answer.cursor if answer.floors else None
+            self._ask(asked)
+
+    def on_answer(
+        self, group: tuple[_Source, list[int], bytes], node_id: str, answer: m.PullReply | m.FloorsReply
+    ) -> None:
         """Merge a page, and ask for the next."""
         asked, slots, cursor = group
+        if isinstance(answer, m.FloorsReply):
+            self._on_floors(asked, answer)
+            return
         source = self._sources.get(node_id)
-        keys, records = self._sweeps.admit(answer.keys, answer.records)
+        keys, records = answer.keys, answer.records
         coordinator = self.coordinator
-        coordinator.store.merge(keys, records, coordinator.wall_ms)
+        coordinator.merge(keys, records)
         size = sum(map(len, records))
         self.pulled_keys += len(keys)
         self.pulled_bytes += size

@@ -5,15 +5,15 @@ What is promised, and by what:
 - **Age.** A copy is served for ``ttl`` at most, counted from when the read that brought it *began*, and never past the
   key's own expiry. That alone bounds staleness, whatever is lost, by a local monotonic clock: what is served was the
   answer of a read that began at most ``ttl`` ago. Everything else makes the common case better than the bound.
-- **Announcements.** An event voids a copy with a lower version. One with the copy's own version is the announcement of
-  the very value that is held.
+- **Announcements.** An event voids a copy with a lower version; that of a tag, the copies that bear it. One with the
+  copy's own version is the announcement of the very value that is held.
 - **Doubt.** After a gap (invalidation.py) every copy is dropped. While the streams are not live (some member has not
   been heard of for 0.75 s, was never heard of, or works with another ring) nothing is served and nothing is kept:
   a write that such a member coordinates would not be announced here.
 - **Fills.** A read takes a *ticket* before it starts. Its answer is kept only if nothing was dropped wholesale since,
-  this client wrote the key at no time since, and no greater version of the key was announced since, or within the
-  last moments: a replica that lags must not bring an old value back. What was announced is remembered for a bounded
-  number of keys; a ticket older than what had to be forgotten is void.
+  this client wrote the key at no time since, and no greater version of it, or of a tag that it bears, was announced
+  since, or within the last moments: a replica that lags must not bring an old value back. What was announced is
+  remembered for a bounded number of keys and tags; a ticket older than what had to be forgotten is void.
 - **Own writes.** The writer voids its copy before and after a write: what it reads next comes from the mesh.
 
 A store may be limited to some keys (``only``): those that nodes call hot, in a client that was given no near cache.
@@ -136,6 +136,12 @@ class NearStore:
         self._recent: OrderedDict[bytes, _Announced] = OrderedDict()
         self._clears: OrderedDict[bytes, _Announced] = OrderedDict()
         """As ``_recent``, by prefix."""
+        self._invalidated: OrderedDict[bytes, _Announced] = OrderedDict()
+        """As ``_recent``, by tag."""
+        self._tags: dict[bytes, tuple[bytes, ...]] = {}
+        """By raw key the tags of the copies that have any."""
+        self._bearers: dict[bytes, dict[bytes, None]] = {}
+        """By tag the raw keys of the copies that bear it."""
 
     # Reads
 
@@ -143,19 +149,29 @@ class NearStore:
         """Return what ``fill`` wants to know: when the read began."""
         return self._number
 
-    def fill(self, key: bytes, copy: Copy, ticket: int, now: float) -> None:
+    def fill(self, key: bytes, copy: Copy, ticket: int, now: float, tags: tuple[bytes, ...] = ()) -> None:
         """Keep the answer of a read, unless it may be out of date."""
         with self._lock:
-            if now >= self.live_until or ticket < self._void_below or not self._is_newest(key, copy[_VERSION], ticket):
+            if (
+                now >= self.live_until
+                or ticket < self._void_below
+                or not self._is_newest(key, copy[_VERSION], ticket)
+                or not self._are_current(tags, copy[_VERSION], ticket)
+            ):
                 self.refused += 1
                 return
+            if tags or key in self._tags:
+                self._note_tags(key, tags)
             entries = self.entries
             held = entries.setdefault(key, copy)
             if held is not copy:
                 held[:] = copy
             entries.move_to_end(key)
             if len(entries) > self.entries_max:
-                _void(entries.popitem(last=False)[1])
+                oldest, held = entries.popitem(last=False)
+                _void(held)
+                if oldest in self._tags:
+                    self._note_tags(oldest, ())
             self.fills += 1
 
     def _is_newest(self, key: bytes, version: bytes, ticket: int) -> bool:
@@ -167,6 +183,25 @@ class NearStore:
                 return False
         held = self.entries.get(key)
         return held is None or held[_VERSION] <= version
+
+    def _are_current(self, tags: tuple[bytes, ...], version: bytes, ticket: int) -> bool:
+        for tag in tags:
+            announced = self._invalidated.get(tag)
+            if announced is not None and (announced.version > version or announced.own > ticket):
+                return False
+        return True
+
+    def _note_tags(self, key: bytes, tags: tuple[bytes, ...]) -> None:
+        """The copy of a key bears these tags now."""
+        for tag in self._tags.pop(key, ()):
+            bearers = self._bearers[tag]
+            del bearers[key]
+            if not bearers:
+                del self._bearers[tag]
+        if tags:
+            self._tags[key] = tags
+            for tag in tags:
+                self._bearers.setdefault(tag, {})[key] = None
 
     # Writes of this client
 
@@ -182,6 +217,13 @@ class NearStore:
         with self._lock:
             self._drop_prefix(prefix, None)
             self._remember(self._clears, CLEARS_MAX, prefix, b"", now, own=True)
+
+    def on_own_invalidation(self, tags: Iterable[bytes], now: float) -> None:
+        """Drop everything with one of the tags that this client invalidates."""
+        with self._lock:
+            for tag in tags:
+                self._drop_bearers(tag, None)
+                self._remember(self._invalidated, RECENT_MAX, tag, b"", now, own=True)
 
     # What the streams say: see invalidation.Listener
 
@@ -200,6 +242,10 @@ class NearStore:
                 for prefix in keys:
                     self.invalidations += self._drop_prefix(prefix, version)
                     self._remember(self._clears, CLEARS_MAX, prefix, version, now)
+            elif kind == EventKind.TAG:
+                for tag in keys:
+                    self.invalidations += self._drop_bearers(tag, version)
+                    self._remember(self._invalidated, RECENT_MAX, tag, version, now)
             else:  # of a newer version of meshcache: whatever it concerns is gone then
                 self._drop_all()
 
@@ -233,11 +279,23 @@ class NearStore:
         for held in self.entries.values():
             _void(held)
         self.entries.clear()
+        self._tags.clear()
+        self._bearers.clear()
 
     def _drop(self, key: bytes) -> None:
         held = self.entries.pop(key, None)
         if held is not None:
             _void(held)
+            if key in self._tags:
+                self._note_tags(key, ())
+
+    def _drop_bearers(self, tag: bytes, version: bytes | None) -> int:
+        """Drop the copies with a tag, only those below ``version`` if there is one; returns their number."""
+        bearers = self._bearers.get(tag, {})
+        dropped = [key for key in bearers if version is None or self.entries[key][_VERSION] < version]
+        for key in dropped:
+            self._drop(key)
+        return len(dropped)
 
     def _drop_prefix(self, prefix: bytes, version: bytes | None) -> int:
         """Drop the copies under a prefix, only those below ``version`` if there is one; returns their number."""

@@ -201,7 +201,7 @@ class NodeCore:
                 self._on_welcome(address, message)
             elif isinstance(message, m.Refused):
                 self._on_refused(address, message)
-            elif isinstance(message, m.ReadReply | m.WriteReply | m.SweepReply | m.Reply | m.Reject):
+            elif isinstance(message, m.ReadReply | m.WriteReply | m.SweepReply | m.FloorsReply | m.Reply | m.Reject):
                 if isinstance(message, m.Reject) and message.error[:1] == [Code.STALE_BOOT]:
                     self._link_lost(address)
                 self.coordinator.on_answer(message.request, message)
@@ -562,7 +562,9 @@ class NodeCore:
         self.outbox.reply(origin, self.membership.on_ping(ping, self.coordinator.wall_ms, self._now))
 
     def _on_ack(self, address: str, ack: m.Ack) -> None:
-        link = self.peers.links[address]
+        link = self.peers.links.get(address)
+        if link is None:
+            return  # what came before it in the frame told that nobody is to be found there
         link.sample_offset(ack.wall_ms, self.coordinator.wall_ms)
         self.membership.on_ack(link.node_id, address, ack, self._now)
         if self._doubt is not None and ack.sequence > self._doubt:
@@ -582,6 +584,8 @@ def _weight(message: Message) -> int:
     """Return about how many bytes a message takes, where it can be many."""
     if isinstance(message, m.Write | m.ReadReply | m.PullReply):
         return _FRAME_OVERHEAD + sum([len(record) + 32 for record in message.records if isinstance(record, bytes)])
+    if isinstance(message, m.FloorsReply):
+        return _FRAME_OVERHEAD + sum([len(floor.name) + 32 for floor in message.floors])
     if isinstance(message, m.Reply) and message.results is not None:
         return _FRAME_OVERHEAD + sum([len(record) + 8 for record in message.results if type(record) is bytes])
     return _FRAME_OVERHEAD

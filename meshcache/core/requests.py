@@ -16,6 +16,7 @@ from zlib import crc32
 
 from meshcache.core import inspection
 from meshcache.core import messages as m
+from meshcache.core.clock import clock_of
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
 from meshcache.core.hotcopies import HotCopies
@@ -24,7 +25,7 @@ from meshcache.core.messages import Code, EventKind
 from meshcache.core.movement import SLOTS_PER_PAGE, page_of
 from meshcache.core.reads import QuorumRead
 from meshcache.core.record import tombstone, without_value
-from meshcache.core.sweeps import Clear, Sweeps
+from meshcache.core.sweeps import Drop, Sweeps
 from meshcache.core.updates import UpdateBatch, Updates
 from meshcache.core.writes import QuorumWrite
 
@@ -77,11 +78,14 @@ class Requests:
             m.Delete: self._on_delete,
             m.Update: self._on_update,
             m.Clear: self._on_clear,
+            m.InvalidateTags: self._on_invalidate_tags,
             m.Inspect: self._on_inspect,
             m.Read: self._on_read,
             m.Write: self._on_write,
             m.Sweep: self._on_sweep,
+            m.SweepTags: self._on_sweep_tags,
             m.Pull: self._on_pull,
+            m.Floors: self._on_floors,
             m.Compare: self._on_compare,
             m.Leave: self._on_leave,
         }
@@ -262,10 +266,17 @@ class Requests:
 
     def _on_clear(self, origin: bytes, request: m.Clear) -> None:
         if self._admit(origin, request):
-            Clear(
-                self._coordinator, self._sweeps, request.prefix, self._deadline(request),
-                lambda results: self._reply(origin, request.request, results),
-            ).start()  # fmt: skip
+            self._drop(origin, request, EventKind.CLEAR, [request.prefix])
+
+    def _on_invalidate_tags(self, origin: bytes, request: m.InvalidateTags) -> None:
+        if self._admit(origin, request):
+            self._drop(origin, request, EventKind.TAG, list(dict.fromkeys(request.tags)))
+
+    def _drop(self, origin: bytes, request: m.Clear | m.InvalidateTags, kind: EventKind, names: list[bytes]) -> None:
+        Drop(
+            self._coordinator, self._sweeps, kind, names, self._deadline(request),
+            lambda results: self._reply(origin, request.request, results),
+        ).start()  # fmt: skip
 
     def _on_inspect(self, origin: bytes, request: m.Inspect) -> None:
         if not self._admit(origin, request, from_client=False):
@@ -327,23 +338,33 @@ class Requests:
         if not self._admit(origin, write, from_client=False):
             return
         keys, records = write.keys, write.records
-        if self._sweeps.has_floors:
-            keys, records = self._sweeps.admit(keys, records)
         if write.repair:
             newer, live = self._coordinator.merge_repair(keys, records)
         else:
-            newer, live = self._store.merge(keys, records, self._coordinator.wall_ms)
-            if self._coordinator.fills.table:
-                self._coordinator.fills.note_written(keys, records)
+            newer, live = self._coordinator.merge(keys, records)
         if write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
 
     def _on_sweep(self, origin: bytes, sweep: m.Sweep) -> None:
         if self._admit(origin, sweep, from_client=False):
-            self._sweeps.begin(
-                sweep.prefix, sweep.version,
-                lambda dropped: self._outbox.reply(origin, m.SweepReply(sweep.request, self._view.digest, dropped)),
-            )  # fmt: skip
+            self._sweep(origin, sweep, EventKind.CLEAR, [sweep.prefix])
+
+    def _on_sweep_tags(self, origin: bytes, sweep: m.SweepTags) -> None:
+        if self._admit(origin, sweep, from_client=False):
+            self._sweep(origin, sweep, EventKind.TAG, sweep.tags)
+
+    def _sweep(self, origin: bytes, sweep: m.Sweep | m.SweepTags, kind: EventKind, names: list[bytes]) -> None:
+        ahead = self._coordinator.clock.latest > clock_of(sweep.version)
+
+        def done(dropped: int) -> None:
+            self._outbox.reply(origin, m.SweepReply(sweep.request, self._view.digest, dropped, ahead))
+
+        self._sweeps.begin(kind, names, sweep.version, done)
+
+    def _on_floors(self, origin: bytes, request: m.Floors) -> None:
+        if self._admit(origin, request, from_client=False):
+            cursor, floors = self._coordinator.floors.page(request.cursor)
+            self._outbox.reply(origin, m.FloorsReply(request.request, self._view.digest, cursor, floors))
 
     def _on_pull(self, origin: bytes, pull: m.Pull) -> None:
         if self._admit(origin, pull, from_client=False):

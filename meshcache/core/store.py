@@ -18,7 +18,8 @@ it next. So neither overwriting nor churn makes the calendar grow. Only an expir
 booking behind, which is recognised when it fires, within ``HORIZON_MS``.
 
 Bytes. An entry is charged what the allocator takes for its key and record, plus ``ENTRY_OVERHEAD_BYTES``, calibrated
-against the resident memory of a process by ``scripts/bench_store``.
+against the resident memory of a process by ``scripts/bench_store``. One with tags is charged for those, too (tags.py).
+The flags of a record are zero in all but tombstones and records with extras: one look spares the others any question.
 """
 
 from __future__ import annotations
@@ -27,10 +28,22 @@ import hashlib
 from array import array
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Any, Final
 from zlib import crc32
 
-from meshcache.core.record import HEADER_BYTES, NEVER_MS, TOMBSTONE, VERSION_BYTES, expires_ms_of, expiry_bytes
+from meshcache.core.record import (
+    EXTRAS,
+    HEADER_BYTES,
+    NEVER_MS,
+    TOMBSTONE,
+    VERSION_BYTES,
+    expires_ms_of,
+    expiry_bytes,
+    same_extras,
+    tags_of,
+)
+from meshcache.core.tags import TagIndex, tag_bytes
 
 BUCKET_MS: Final = 250
 """Width of a calendar bucket: how long an expired entry may stay, besides the time between two turns."""
@@ -63,7 +76,8 @@ def entry_bytes(key: bytes, record: bytes) -> int:
 
     Above 512 bytes malloc adds a header of eight bytes, and above 128 kB it may round to pages: under 3 %, not charged.
     """
-    return ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+    size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+    return size + tag_bytes(tags_of(record)) if record[22] & EXTRAS else size
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +138,7 @@ class Store:
         self._after = array("I")
         self._booked = array("Q")
         self._free: list[int] = []
+        self._tags = TagIndex(slots)
         self._noted: list[int] = []
         self._calendar: dict[int, array[int]] = {}
         self._due: list[int] = []
@@ -142,6 +157,7 @@ class Store:
             ring[:] = array("I", (_LIVE, _DEAD))
         self._booked[:] = array("Q", (0, 0))
         self._free.clear()
+        self._tags.clear()
         self._noted.clear()
         self._calendar.clear()
         self._due.clear()
@@ -257,15 +273,16 @@ class Store:
                 if held[:VERSION_BYTES] > version:
                     newer.append([position, held[:VERSION_BYTES]])
                 continue
-            ring, ring_held = record[22] & TOMBSTONE, held[22] & TOMBSTONE
-            if ring and not ring_held and held[16:22] > now_bytes:
+            flags, flags_held = record[22], held[22]
+            ring = flags & TOMBSTONE
+            if ring and not flags_held & TOMBSTONE and held[16:22] > now_bytes:
                 live.append(position)
             if expiry <= now_bytes:
                 self._remove(index)
                 continue
-            if ring or ring_held:
-                self._charge(ring_held, -1, -entry_bytes(key, held))
-                self._charge(ring, 1, entry_bytes(key, record))
+            if (flags or flags_held) and not same_extras(record, held):
+                self._uncount(slot, index, key, held)
+                self._count(slot, index, key, record)
             elif len(record) != len(held):
                 self._bytes += ((len(record) + 48) & -16) - ((len(held) + 48) & -16)
             held_records[index] = record
@@ -286,7 +303,8 @@ class Store:
     def _insert(self, slot: int, key: bytes, record: bytes) -> None:
         before, after = self._before, self._after
         table = self._tables[slot]
-        ring = record[22] & TOMBSTONE
+        flags = record[22]
+        ring = flags & TOMBSTONE
         last = before[ring]
         if self._free:
             index = self._free.pop()
@@ -305,13 +323,11 @@ class Store:
             after.append(ring)
             self._booked.append(0)
         after[last] = before[ring] = index
-        size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
-        if ring:
-            self._tombstones += 1
-            self._tombstone_bytes += size
+        if flags:
+            self._count(slot, index, key, record)
         else:
             self._entries += 1
-        self._bytes += size
+            self._bytes += ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
         if record[16:22] != _NEVER:
             self._book(index, record)
         if self._bytes > self.max_bytes or self._entries > self.max_entries:
@@ -338,13 +354,29 @@ class Store:
             table.update(fresh)
         self._table_bytes[slot] = table.__sizeof__()
 
-    def _charge(self, ring: int, count: int, size: int) -> None:
+    def _count(self, slot: int, index: int, key: bytes, record: bytes) -> None:
+        """Account for a record that has taken its place."""
+        size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+        if record[22] & EXTRAS:
+            size += self._tags.add(slot, index, record)
         self._bytes += size
-        if ring:
-            self._tombstones += count
+        if record[22] & TOMBSTONE:
+            self._tombstones += 1
             self._tombstone_bytes += size
         else:
-            self._entries += count
+            self._entries += 1
+
+    def _uncount(self, slot: int, index: int, key: bytes, record: bytes) -> None:
+        """Account for a record that leaves its place."""
+        size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+        if record[22] & EXTRAS:
+            size += self._tags.remove(slot, index, record)
+        self._bytes -= size
+        if record[22] & TOMBSTONE:
+            self._tombstones -= 1
+            self._tombstone_bytes -= size
+        else:
+            self._entries -= 1
 
     # Dropping
 
@@ -381,6 +413,21 @@ class Store:
             self._remove(index)
         return len(doomed)
 
+    def bearers(self, slot: int, tag: bytes, version: bytes, limit: int) -> list[bytes]:
+        """Return the keys of at most ``limit`` live entries of a slot with this tag and a version below ``version``."""
+        records, keys = self._records, self._keys
+        indices = self._tags.bearers_of(slot, tag)
+        return list(islice((keys[i] for i in indices if records[i][:VERSION_BYTES] < version), limit))
+
+    def tags_in(self, slot: int) -> list[bytes]:
+        """Return the tags that entries of a slot bear."""
+        return self._tags.tags_in(slot)
+
+    @property
+    def has_tags(self) -> bool:
+        """Tell whether any entry bears a tag."""
+        return self._tags.bearers > 0
+
     def clear(self) -> None:
         """Drop everything at once. It takes as long as there are entries; ``drop_slot`` does it in small steps."""
         for table in self._tables:
@@ -397,13 +444,11 @@ class Store:
         slot = crc32(key) & self._mask
         del self._tables[slot][key]
         self._changed[slot] = 1
-        size = entry_bytes(key, record)
-        self._bytes -= size
-        if record[22] & TOMBSTONE:
-            self._tombstones -= 1
-            self._tombstone_bytes -= size
+        if record[22]:
+            self._uncount(slot, index, key, record)
         else:
             self._entries -= 1
+            self._bytes -= ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
         self._keys[index] = self._records[index] = b""
         self._free.append(index)
 

@@ -21,7 +21,18 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from meshcache.core import messages as m
-from meshcache.core.messages import BATCH_OPS_MAX, KEY_BYTES_MAX, KINDS, Event, Fact, Message, Rumour
+from meshcache.core.messages import (
+    BATCH_OPS_MAX,
+    COARSE_TAGS,
+    KEY_BYTES_MAX,
+    KINDS,
+    Event,
+    EventKind,
+    Fact,
+    Floor,
+    Message,
+    Rumour,
+)
 from meshcache.core.record import HEADER_BYTES, VERSION_BYTES, check_content
 from meshcache.errors import ProtocolError
 
@@ -274,6 +285,16 @@ def _events(value: Any) -> list[Event]:
     return events
 
 
+def _floors(value: Any) -> list[Floor]:
+    floors = []
+    for item in _list(value):
+        kind, name, version = item
+        if kind not in (COARSE_TAGS, EventKind.CLEAR, EventKind.TAG) or len(_bytes(name)) > KEY_BYTES_MAX:
+            raise ValueError("a floor is of a prefix, a tag, or a bucket of tags")
+        floors.append(Floor(_int(kind), name, _version(version)))
+    return floors
+
+
 def _indices(value: Any) -> list[int]:
     return [_int(item) for item in _list(value)]
 
@@ -326,6 +347,7 @@ _CHANGES: Final = _Field((list,), _changes)
 _RECORDS_OR_NONE: Final = _Field((list,), _records_or_none)
 _NEWER: Final = _Field((list,), _newer)
 _EVENTS: Final = _Field((list,), _events)
+_FLOORS: Final = _Field((list,), _floors)
 
 _REQUEST: Final = (_INT, _INT, _INT, _BYTES)
 """request, boot, deadline_ms, view: how every request begins."""
@@ -348,6 +370,7 @@ _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.Delete: (*_REQUEST, _INT, _INT, _KEYS),
     m.Update: (*_REQUEST, _INT, _INT, _INT, _KEYS, _CHANGES),
     m.Clear: (*_REQUEST, _BYTES),
+    m.InvalidateTags: (*_REQUEST, _KEYS),
     m.Inspect: (*_REQUEST, _TEXT, _BYTES),
     m.Reply: (*_ANSWER, _RESULTS),
     m.Reject: (*_ANSWER, _LIST),
@@ -357,9 +380,12 @@ _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.Write: (*_REQUEST, _BOOL, _KEYS, _RECORDS),
     m.WriteReply: (*_ANSWER, _NEWER, _INDICES),
     m.Sweep: (*_REQUEST, _VERSION, _BYTES),
-    m.SweepReply: (*_ANSWER, _INT),
+    m.SweepTags: (*_REQUEST, _VERSION, _KEYS),
+    m.SweepReply: (*_ANSWER, _INT, _BOOL),
     m.Pull: (*_REQUEST, _INDICES, _BYTES),
     m.PullReply: (*_ANSWER, _INT, _BYTES, _KEYS, _RECORDS),
+    m.Floors: (*_REQUEST, _BYTES),
+    m.FloorsReply: (*_ANSWER, _BYTES, _FLOORS),
     m.Leave: _REQUEST,
     m.Compare: (*_REQUEST, _INDICES, _KEYS_TO_READ),
     m.CompareReply: (*_ANSWER, _INDICES, _KEYS, _VERSIONS),

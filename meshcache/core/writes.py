@@ -121,9 +121,7 @@ class QuorumWrite:
             return
         targets = group.targets()
         if coordinator.own_id in targets:
-            newer, live = coordinator.store.merge(group.keys, group.records, coordinator.wall_ms)
-            if coordinator.fills.table:
-                coordinator.fills.note_written(group.keys, group.records)
+            newer, live = coordinator.merge(group.keys, group.records)
             self._note_ack(group, coordinator.own_id, newer, live)
         self._ask_missing(group)
         (self._complete if group.complete() else self.groups).append(group)

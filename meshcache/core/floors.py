@@ -1,0 +1,130 @@
+"""What clears and tag invalidations leave behind on a node: versions that records of their reach must exceed.
+
+Who drops many keys at once does not know them, least of all those that are still on their way here: in a write that
+was stamped before, a hint, a repair, a page of a slot that moves. So what was dropped is remembered not by key but by
+its name, a prefix or a tag, with the version of the drop. From then on a record under that name is taken only if it is
+newer, for as long as an older one could turn up (the tombstone grace, counted from the drop itself, so that it is the
+same time wherever the floor is handed on to).
+
+Bounded: of prefixes the oldest is forgotten first. Of tags there may be many, so the oldest are not forgotten but made
+coarse: tags that fall into one of ``BUCKETS`` share the greatest version of these. That can only refuse more than it
+should, of old records on the move, and so costs misses and never a stale read.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+from zlib import crc32
+
+from meshcache.core.clock import LEAD_MS_MAX, wall_ms_of
+from meshcache.core.messages import COARSE_TAGS, EventKind, Floor
+from meshcache.core.record import EXTRAS, VERSION_BYTES, tags_of
+
+PREFIXES_MAX: Final = 1024
+TAGS_MAX: Final = 16_384
+"""Tags remembered by name: about 4 MB."""
+BUCKETS: Final = 16_384
+PAGE_FLOORS: Final = 1024
+"""Floors in one message to a node that joins."""
+
+
+class Floors:
+    """The floors of one node. ``grace_ms``: how long each holds. It reads no clock: the wall time is an argument."""
+
+    def __init__(self, grace_ms: int) -> None:
+        self.grace_ms = grace_ms
+        self._prefixes: dict[bytes, bytes] = {}
+        self._tags: dict[bytes, bytes] = {}
+        self._coarse: dict[bytes, bytes] = {}
+        """Name to version, each in about the order of the versions."""
+        self._greatest = b""
+        """No floor is above it: mostly, one look at a new record is enough."""
+
+    def __bool__(self) -> bool:
+        """Tell whether there are any."""
+        return bool(self._greatest)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._prefixes) + len(self._tags) + len(self._coarse)
+
+    def set(self, kind: int, name: bytes, version: bytes, now_ms: int) -> bool:
+        """Note a drop; False if that says nothing new: it is known, or over, or from too far in the future."""
+        held = self._of(kind)
+        age_ms = now_ms - wall_ms_of(version)
+        if held.get(name, b"") >= version or not -LEAD_MS_MAX <= age_ms < self.grace_ms:
+            return False
+        held.pop(name, None)
+        held[name] = version
+        self._greatest = max(self._greatest, version)
+        if len(self._prefixes) > PREFIXES_MAX:
+            del self._prefixes[next(iter(self._prefixes))]
+        if len(self._tags) > TAGS_MAX:
+            oldest = next(iter(self._tags))
+            bucket = bucket_of(oldest)
+            greater = max(self._coarse.pop(bucket, b""), self._tags.pop(oldest))
+            self._coarse[bucket] = greater
+        return True
+
+    def _of(self, kind: int) -> dict[bytes, bytes]:
+        if kind == EventKind.CLEAR:
+            return self._prefixes
+        return self._tags if kind == EventKind.TAG else self._coarse
+
+    def overruled(self, keys: list[bytes], records: list[bytes], now_ms: int) -> dict[int, bytes]:
+        """Return, by index, the version of the drop that is not older than a record under its name."""
+        greatest = self._greatest
+        old = [i for i, record in enumerate(records) if record[:VERSION_BYTES] <= greatest]
+        if not old:
+            return {}
+        self._forget(now_ms)
+        found: dict[int, bytes] = {}
+        prefixes = tuple(self._prefixes)
+        for i in old:
+            key, record = keys[i], records[i]
+            above = [b""]
+            if prefixes and key.startswith(prefixes):
+                above += [version for prefix, version in self._prefixes.items() if key.startswith(prefix)]
+            if record[22] & EXTRAS and (self._tags or self._coarse):
+                for tag in tags_of(record):
+                    above.append(self._tags.get(tag, b""))
+                    above.append(self._coarse.get(bucket_of(tag), b""))
+            floor = max(above)
+            if floor >= record[:VERSION_BYTES]:
+                found[i] = floor
+        return found
+
+    def _forget(self, now_ms: int) -> None:
+        """Forget what has lasted long enough."""
+        for held in (self._prefixes, self._tags, self._coarse):
+            while held:
+                oldest = next(iter(held))
+                if now_ms - wall_ms_of(held[oldest]) < self.grace_ms:
+                    break
+                del held[oldest]
+        if not len(self):
+            self._greatest = b""
+
+    def page(self, cursor: bytes) -> tuple[bytes, list[Floor]]:
+        """Return the floors whose place in a fixed order is after ``cursor``, up to a page, and the last one's place.
+
+        An empty page is the end.
+        """
+        places = [place for place in self._places() if place > cursor]
+        chosen = heapq.nsmallest(PAGE_FLOORS, places) if len(places) > PAGE_FLOORS else sorted(places)
+        page = [Floor(place[0], place[1:], self._of(place[0])[place[1:]]) for place in islice(chosen, PAGE_FLOORS)]
+        return (chosen[-1] if chosen else cursor), page
+
+    def _places(self) -> Iterator[bytes]:
+        for kind in (COARSE_TAGS, int(EventKind.CLEAR), int(EventKind.TAG)):
+            front = bytes((kind,))
+            for name in self._of(kind):
+                yield front + name
+
+
+def bucket_of(tag: bytes) -> bytes:
+    """Return the number of a tag's bucket, as floors name it."""
+    return (crc32(tag) % BUCKETS).to_bytes(2, "big")
