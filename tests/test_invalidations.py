@@ -282,28 +282,29 @@ def test_a_forked_child_follows_the_streams_for_itself(near: Client, writer: Cli
     assert cached(near, "k", 2)
 
 
-def test_many_threads_share_a_near_cache(writer: Client, near: Client) -> None:
-    """Each key's value only grows: no thread may see it fall."""
-    writer.set_many({f"k{i}": 0 for i in range(5)})
+def test_threads_that_share_a_near_cache_see_what_one_of_them_has_written(near: Client) -> None:
+    near.set_many({f"k{i}": 0 for i in range(5)})
+    written = [0] * 5
     stop = threading.Event()
 
     def read() -> int:
-        seen = [0] * 5
+        reads = 0
         while not stop.is_set():
             for i in range(5):
-                value = near.get(f"k{i}")
-                assert value >= seen[i]
-                seen[i] = value
-        return sum(seen)
+                least = written[i]
+                assert near.get(f"k{i}") >= least
+                reads += 1
+        return reads
 
     with ThreadPoolExecutor(4) as pool:
         readers = [pool.submit(read) for _ in range(4)]
-        for n in range(1, 50):
-            (writer if n % 2 else near).set(f"k{n % 5}", n)
-        until(lambda: near.get("k4") == 49)
-        stop.set()
-        for reader in readers:
-            reader.result()
+        try:
+            for n in range(1, 50):
+                near.set(f"k{n % 5}", n)
+                written[n % 5] = n
+        finally:
+            stop.set()
+        assert all(reader.result() > 0 for reader in readers)
 
 
 # ---- subscriptions
@@ -321,15 +322,18 @@ def test_events_come_in_order_with_key_kind_and_version(writer: Client) -> None:
         writer.delete("u:1")
         writer.invalidate("u:1", b"u:\xff")
         writer.invalidate_prefix("u:")
-        found = take(events, 5)
+        came = take(events, 5)
         assert events.wait(0.0) is None
+    for node_id in ("node1", "node2", "node3"):
+        of_node = [event.version for event in came if event.node == node_id]
+        assert of_node == sorted(of_node)
+    found = sorted(came, key=lambda event: event.version)  # streams of two nodes may overtake each other
     assert item is not None
     assert found[0] == Invalidation("u:1", InvalidationKind.SET, item.version, found[0].node)
     assert {"node1", "node2", "node3"} >= {event.node for event in found}
     assert [event.kind for event in found[:2]] == ["set", "delete"]
     assert {event.key for event in found[2:4]} == {"u:1", b"u:\xff"}
     assert found[4][:2] == ("u:", "clear")
-    assert sorted(event.version for event in found) == [event.version for event in found]
     assert list(events) == []
 
 
