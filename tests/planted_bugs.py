@@ -11,7 +11,19 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from meshcache.core import antientropy, fills, hints, members, membership, reads, requests, store, updates, writes
+from meshcache.core import (
+    antientropy,
+    fills,
+    hints,
+    members,
+    membership,
+    reads,
+    requests,
+    store,
+    sweeps,
+    updates,
+    writes,
+)
 from meshcache.core import messages as m
 from meshcache.core.clock import HybridClock, LocalClock, wall_ms_of
 from meshcache.core.node import NodeCore
@@ -233,6 +245,21 @@ def lease_not_voided(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fills.Fills, "note_written", lambda self, keys, records: None)
 
 
+def invalidated_here_only(patch: pytest.MonkeyPatch) -> None:
+    """Whoever is asked to invalidate a tag drops its bearers, and nobody else does."""
+
+    def replan(self: Any) -> None:
+        self._through |= {member.node_id: self.coordinator.view.digest for member in self.coordinator.view.ring.members}
+        self._through.pop(self.coordinator.own_id)
+
+    patch.setattr(sweeps.Drop, "replan", replan)
+
+
+def dropped_below_the_clock_of_others(patch: pytest.MonkeyPatch) -> None:
+    """Nobody tells who invalidates a tag that its clock lags behind what is to be dropped."""
+    patch.setattr(requests, "clock_of", lambda version: 1 << 64)
+
+
 HARSH: Final = Weather(delay_s=0.01, loss=0.05, duplication=0.5, in_order=False, stale=0.5)
 HOT: Final = Mix(values=2, counters=1, guards=1, think_s=0.02, short_lived=0.0)
 SHORT_LIVED: Final = {"skew_ms": 0, "mix": Mix(values=2, think_s=0.3, short_lived=1.0)}
@@ -259,6 +286,10 @@ SELDOM: Final = {
 LOADS: Final = {
     **TWO_OF_THREE, "weather": Weather(delay_s=0.001, loss=0.1), "skew_ms": 0, "lanes": 1, "timeout_s": 2.0,
     "stray": 1.0, "mix": Mix(values=1, counters=1, guards=1, think_s=0.01), "loaded": 1, "load_s": 0.1,
+}  # fmt: skip
+TAGGED: Final = {
+    **TWO_OF_TWO, "mix": Mix(values=2, think_s=0.02, short_lived=0.0, operations=("get", "set"), weights=(4, 3),
+    tagged=0.7, invalidations=0.1),
 }  # fmt: skip
 FULL: Final = {**TWO_OF_TWO, "max_entries": 2, "max_bytes": 800}
 
@@ -294,6 +325,8 @@ TRAPS: Final[dict[Plant, Trap]] = {
     deadline_forgotten: Trap("weather", TWO_OF_TWO, "deadline"),
     lease_not_voided: Trap("weather", LOADS, "fresh"),
     deletes_leave_nothing: Trap("weather", TWO_OF_THREE, "fresh", 8),
+    invalidated_here_only: Trap("weather", TAGGED, "tags"),
+    dropped_below_the_clock_of_others: Trap("weather", TAGGED, "tags"),
     touch_counts_as_a_write: Trap("weather", UPDATES, "fresh"),
     cas_compares_nothing: Trap("weather", UPDATES, "atomic"),
     add_and_replace_look_at_nothing: Trap("weather", UPDATES, "atomic"),

@@ -97,10 +97,12 @@ class Told:
     def tell(
         self, name: str, key: str, start: float, end: float, *, written: object = None, result: object = None,
         error: Exception | None = None, is_open: bool = False, ttl_s: float | None = None, expected: bytes = b"",
+        tags: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.number += 1
         operation = Operation(self.number, "c", name, (key,), start, 1.0, written)
         operation.expected = expected
+        operation.tags = tags
         if ttl_s is not None:
             operation.ttl_s = ttl_s
         self.history.begin(operation)
@@ -115,6 +117,30 @@ def test_a_read_may_miss_but_not_return_what_was_overwritten_before_it() -> None
     told.tell("get", "v", 0.4, 0.5, result="v=2")
     with pytest.raises(Violation, match="fresh"):
         told.tell("get", "v", 0.4, 0.5, result="v=1")
+
+
+def test_what_bears_a_tag_must_not_show_after_the_tag_was_invalidated() -> None:
+    told = Told(durable=True)
+    told.tell("set", "v", 0.0, 0.1, written="v=1", tags=("t",))
+    told.tell("set", "w", 0.0, 0.1, written="w=2", tags=("u",))
+    told.tell("set", "x", 0.0, 0.3, written="x=3", tags=("t",))
+    told.tell("invalidate", "", 0.2, 0.4, tags=("t",))
+    told.tell("get", "v", 0.35, 0.5, result="v=1")
+    told.tell("get", "v", 0.5, 0.6)
+    told.tell("get", "w", 0.5, 0.6, result="w=2")
+    told.tell("get", "x", 0.5, 0.6, result="x=3")
+    with pytest.raises(Violation, match="tags"):
+        told.tell("get", "v", 0.5, 0.6, result="v=1")
+    with pytest.raises(Violation, match="durable"):
+        told.tell("get", "w", 0.5, 0.6)
+
+
+def test_an_invalidation_that_failed_promises_nothing() -> None:
+    told = Told(durable=True)
+    told.tell("set", "v", 0.0, 0.1, written="v=1", tags=("t",))
+    told.tell("invalidate", "", 0.2, 0.4, tags=("t",), error=TimeoutError(), is_open=True)
+    told.tell("get", "v", 0.5, 0.6, result="v=1")
+    told.tell("get", "v", 0.5, 0.6)
 
 
 def test_a_deleted_value_must_not_come_back() -> None:

@@ -19,6 +19,8 @@ Always:
   the read began, however long the loader took: for that there are fill leases
 - no touch, replace or cas finds a key that was deleted before it began
 - no cas replaces a value that was overwritten by a write that was acknowledged before the cas began
+- no read returns a value that bears a tag, if it was written before an invalidation of the tag began that was
+  acknowledged before the read began
 
 With ``stale_s`` above 0 instead, for clients with near caches (``near_staleness``):
 
@@ -82,6 +84,8 @@ class Operation:
     """The version that a cas replaces."""
     replaced: Any = None
     """The value that a cas replaces."""
+    tags: tuple[str, ...] = ()
+    """What a set's value bears, and what an invalidation is of."""
     end: float = math.inf
     open: bool = False
     """It may have been executed though that was not answered."""
@@ -165,6 +169,10 @@ class History:
         """Keys that some write let expire."""
         self._attempts: dict[str, list[Operation]] = {}
         """By key all that would write it, whatever became of it."""
+        self._invalidations: dict[str, _Ended] = {}
+        """By tag the acknowledged ones, with their start as number."""
+        self._tries: dict[str, list[Operation]] = {}
+        """By tag all invalidations, whatever became of them."""
         self._increments: dict[str, _Ended] = {}
         self._counts: dict[tuple[str, int], Operation] = {}
         self._adds: dict[str, list[Operation]] = {}
@@ -185,6 +193,9 @@ class History:
         if operation.written is not None or operation.name == "delete":
             for key in operation.keys:
                 self._attempts.setdefault(key, []).append(operation)
+        if operation.name == "invalidate":
+            for tag in operation.tags:
+                self._tries.setdefault(tag, []).append(operation)
         if operation.name == "delete":
             for key in operation.keys:
                 self._deletes.setdefault(key, []).append(operation)
@@ -227,6 +238,10 @@ class History:
             self._writes.setdefault(key, _Ended()).add(operation, operation.start)
 
     _end_delete = _end_set
+
+    def _end_invalidate(self, operation: Operation) -> None:
+        for tag in operation.tags:
+            self._invalidations.setdefault(tag, _Ended()).add(operation, operation.start)
 
     def _end_set_many(self, operation: Operation) -> None:
         if not operation.result:  # else some keys failed: as a whole it was not acknowledged
@@ -357,6 +372,10 @@ class History:
             raise Violation(f"integrity: {read} shows what was refused:\n  {writer}")
         if read.start > self._expires(writer, key) + EXPIRY_SLACK_S + self._skew_s:
             raise Violation(f"lifetime: {read} shows what had expired:\n  {writer} ttl {writer.ttl_s}")
+        for tag in writer.tags if self.fresh and not self.stale_s else ():
+            latest = self._invalidations.get(tag, _Ended()).greatest_before(read.start)
+            if latest is not None and writer.settled < latest[0]:
+                raise Violation(f"tags: {read}\n  shows what {writer} wrote,\n  but of {tag} there was {latest[1]}")
         ended = self._writes.get(key) if self.fresh and key not in self._short_lived else None
         if ended is not None and self.stale_s:
             self._check_age(read, writer, ended)
@@ -391,6 +410,7 @@ class History:
         if newest is None or newest[1].written is None or newest[1].open:
             return
         own = (newest[1], read)
-        rivals = [other for other in self._attempts[key] if other not in own and other.settled > newest[0]]
+        others = self._attempts[key] + [other for tag in newest[1].tags for other in self._tries.get(tag, ())]
+        rivals = [other for other in others if other not in own and other.settled > newest[0]]
         if not rivals:
             raise Violation(f"durable: {read}\n  missed {key}, though there was {newest[1]}")

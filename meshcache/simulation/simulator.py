@@ -171,7 +171,7 @@ class Plan:
         usual = ("crash", "crash", "pause", "leave")
         strikes = tuple(rng.sample(ONCE, rng.randint(2, 5))) if rng.random() < 0.8 else usual
         menu = (*rng.sample(CHAOS, rng.randint(4, 12)), "restore", "heal")
-        return replace(
+        plan = replace(
             self,
             weather=replace(self.weather, pipe_frames=rng.choice((0, 0, 0, 4, 16))),
             drift=rng.choice((0.0, 5e-4, 5e-3)),
@@ -185,6 +185,10 @@ class Plan:
             loaded=rng.choice((0, 0, 1, 2)),
             load_s=rng.choice((0.01, 0.1, 1.0)),
         )
+        if rng.random() < 0.5:
+            return plan
+        tagged, invalidations = rng.choice((0.3, 1.0)), rng.choice((0.01, 0.05))
+        return replace(plan, mix=replace(mix, tagged=tagged, invalidations=invalidations))
 
 
 def _draw_weather(rng: random.Random, kind: str) -> Weather:

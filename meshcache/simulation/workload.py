@@ -1,7 +1,8 @@
 """What the clients of a simulation do: endless operations on a few hot keys, drawn at random.
 
 There are three kinds of keys, so that each can be checked: *values* (set, delete, touch, reads, batches), *counters*
-(incr and reads), and *guards* (add, replace, cas, set, delete, touch, reads).
+(incr and reads), and *guards* (add, replace, cas, set, delete, touch, reads). Values may bear tags, which are then
+invalidated now and then.
 
 Some callers are bad ones: in a hurry, with a deadline that can hardly be met; or gone before they are answered, with
 all that they had under way. And sometimes one stores many keys at once, which a small store has to make room for.
@@ -32,6 +33,8 @@ ABANDONED_S: Final = 0.005
 
 FLOOD_KEYS: Final = 40
 
+TAGS: Final = ("t1", "t2")
+
 
 @dataclass(frozen=True, slots=True)
 class Mix:
@@ -57,6 +60,10 @@ class Mix:
     """How often the caller goes away while an operation is under way."""
     floods: float = 0.0
     """How often FLOOD_KEYS keys are stored at once."""
+    tagged: float = 0.0
+    """How many sets of values bear one of TAGS."""
+    invalidations: float = 0.0
+    """How many operations invalidate one of them."""
 
 
 class Workload:
@@ -97,6 +104,9 @@ class Workload:
             if mix.hasty and rng.random() < mix.hasty:
                 self.world.tally("hasty call")
                 timeout_s = rng.choice(HASTE_S)
+        if mix.invalidations and rng.random() < mix.invalidations:
+            self._invalidate(client, timeout_s)
+            return
         name = rng.choices(mix.operations, mix.weights)[0]
         getattr(self, f"_begin_{name}")(client, timeout_s)
 
@@ -161,7 +171,14 @@ class Workload:
         operation = self._operation(client, "set", [key], timeout_s)
         operation.written = self._value(key)
         ttl_s = self._short_life(operation, self.mix.short_lived)
-        self._run(client, operation, client.session.set(key, operation.written, ttl_s, timeout_s))
+        if self.mix.tagged and self.world.rng.random() < self.mix.tagged:
+            operation.tags = (self.world.rng.choice(TAGS),)
+        self._run(client, operation, client.session.set(key, operation.written, ttl_s, timeout_s, operation.tags))
+
+    def _invalidate(self, client: ClientHost, timeout_s: float) -> None:
+        operation = self._operation(client, "invalidate", [], timeout_s)
+        operation.tags = (self.world.rng.choice(TAGS),)
+        self._run(client, operation, client.session.invalidate_tags(operation.tags, timeout_s))
 
     def _short_life(self, operation: Operation, often: float) -> float | None:
         """Draw how long the key is to live: not for ever, if it is the last of several value keys."""
