@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 import pytest
 
@@ -68,13 +69,21 @@ def oldest_wins(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reads.QuorumRead, "_judge", oldest)
 
 
+def drop_key(held: store.Store, key: bytes) -> None:
+    """Have a store forget one key, whatever it holds of it."""
+    held._replay()
+    index = held._tables[crc32(key) & held._mask].get(key)
+    if index is not None:
+        held._remove(index)
+
+
 def older_overwrites(patch: pytest.MonkeyPatch) -> None:
     """A store takes what arrives last, whatever its version."""
     merge = store.Store.merge
 
     def overwrite(self: Any, keys: list[bytes], records: list[bytes], now_ms: int) -> Any:
         for key in keys:
-            self.drop_key(key)
+            drop_key(self, key)
         return merge(self, keys, records, now_ms)
 
     patch.setattr(store.Store, "merge", overwrite)
@@ -111,6 +120,23 @@ def slots_gained_with_leftovers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(View, "gained", lambda self, ring: [])
 
 
+def slots_outlive_their_owners(patch: pytest.MonkeyPatch) -> None:
+    """Who is left of a slot's owners counts, though all that acknowledged the last write may be gone."""
+    patch.setattr(View, "lose", lambda self, node_ids, write_quorum, read_quorum: [])
+
+
+def minority_removes(patch: pytest.MonkeyPatch) -> None:
+    """Under the strict policy, too, whoever misses members long enough declares them dead."""
+    age = membership.Membership._age
+
+    def age_all(self: Any, now: float) -> None:
+        with pytest.MonkeyPatch.context() as for_now:
+            for_now.setattr(self, "lease", None)
+            age(self, now)
+
+    patch.setattr(membership.Membership, "_age", age_all)
+
+
 def no_refutation(patch: pytest.MonkeyPatch) -> None:
     """A node does not contradict what is said of it."""
     patch.setattr(membership.Membership, "_refute", lambda self, said, now: False)
@@ -124,7 +150,7 @@ def no_gossip(patch: pytest.MonkeyPatch) -> None:
 
 def nothing_moves(patch: pytest.MonkeyPatch) -> None:
     """A node that gains slots is given nothing of what is in them, and no owner brings up later what another lacks."""
-    patch.setattr(requests, "page_of", lambda held, slots, cursor: (len(slots), b"", [], []))
+    patch.setattr(requests, "page_of", lambda held, slots, cursor, left_over: (len(slots), b"", [], []))
     patch.setattr(antientropy.AntiEntropy, "run", lambda self: None)
 
 
@@ -184,7 +210,7 @@ def deletes_leave_nothing(patch: pytest.MonkeyPatch) -> None:
         outcome = merge(self, keys, records, now_ms)
         for key, record in zip(keys, records, strict=True):
             if len(record) == HEADER_BYTES and is_tombstone(record):
-                self.drop_key(key)
+                drop_key(self, key)
         return outcome
 
     patch.setattr(store.Store, "merge", forget)
@@ -283,6 +309,13 @@ SELDOM: Final = {
     **BUSY, "nodes": 4, "replicas": 3, "write_quorum": 2, "read_quorum": 1, "mix":
     Mix(values=1, counters=100, guards=1, think_s=0.1, operations=("incr",), weights=(1,)),
 }  # fmt: skip
+PARTED: Final = {
+    "nodes": 5, "replicas": 3, "write_quorum": 2, "read_quorum": 2, "slots": 16, "weather": Weather(), "skew_ms": 0,
+    "clients": 3, "lanes": 2, "stray": 0.5, "timeout_s": 0.5,
+    "mix": Mix(
+        values=60, think_s=0.02, short_lived=0.0, operations=("get", "get_many", "set", "delete"), weights=(8, 6, 3, 1)
+    ),
+}  # fmt: skip
 LOADS: Final = {
     **TWO_OF_THREE, "weather": Weather(delay_s=0.001, loss=0.1), "skew_ms": 0, "lanes": 1, "timeout_s": 2.0,
     "stray": 1.0, "mix": Mix(values=1, counters=1, guards=1, think_s=0.01), "loaded": 1, "load_s": 0.1,
@@ -311,9 +344,11 @@ TRAPS: Final[dict[Plant, Trap]] = {
     older_overwrites: Trap("weather", TWO_OF_TWO, "fresh", 2),
     wall_clock_stamps: Trap("weather", TWO_OF_TWO, "fresh"),
     superseded_is_done: Trap("weather", TWO_OF_THREE, "fresh", 54),
-    former_owners_forgotten: Trap("single", TWO_OF_TWO, "fresh", 30),
+    former_owners_forgotten: Trap("single", ONE, "fresh", 5),
     owner_sets_mixed: Trap("single", ONE, "fresh", 4),
     slots_gained_with_leftovers: Trap("single", ONE, "fresh", 21),
+    slots_outlive_their_owners: Trap("split", PARTED, "fresh", 2),
+    minority_removes: Trap("split", PARTED, "fresh", 2),
     no_refutation: Trap("single", TWO_OF_TWO, "fresh", 1),
     no_gossip: Trap("single", TWO_OF_TWO, "convergence", 7),
     nothing_moves: Trap("single", QUIET, "durable", 17),

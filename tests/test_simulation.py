@@ -62,7 +62,7 @@ def test_every_event_is_in_the_list_of_faults_and_is_drawn() -> None:
 
 def test_seeds_draw_every_kind_of_faults_and_both_levels_of_promise() -> None:
     plans = [Plan.draw(seed) for seed in range(SEEDS)]
-    assert {plan.kind for plan in plans} == {"weather", "single", "chaos"}
+    assert {plan.kind for plan in plans} == {"weather", "single", "split", "chaos"}
     assert {plan.strict for plan in plans} == {True, False}
     assert len({(plan.replicas, plan.write_quorum, plan.read_quorum) for plan in plans}) > 5
 
@@ -149,6 +149,15 @@ def test_a_deleted_value_must_not_come_back() -> None:
     told.tell("delete", "v", 0.2, 0.3)
     with pytest.raises(Violation, match="fresh"):
         told.tell("get", "v", 0.4, 0.5, result="v=1")
+
+
+def test_an_expired_value_hides_what_was_there_before_it() -> None:
+    told = Told()
+    told.tell("set", "v", 0.0, 0.1, written="v=1")
+    told.tell("set", "v", 0.2, 0.3, written="v=2", ttl_s=0.5)
+    told.tell("get", "v", 2.0, 2.1)
+    with pytest.raises(Violation, match="fresh"):
+        told.tell("get", "v", 2.2, 2.3, result="v=1")
 
 
 def test_what_was_acknowledged_is_no_miss_unless_something_may_have_overtaken_it() -> None:

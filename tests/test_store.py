@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshcache.core.counters import StoreStatistics
 from meshcache.core.record import (
     HEADER_BYTES,
     NEVER_MS,
@@ -27,7 +28,6 @@ from meshcache.core.store import (
     NOTED_READS_MAX,
     TOMBSTONE_SHARE,
     Store,
-    StoreStatistics,
     entry_bytes,
 )
 from meshcache.core.tags import TAG_OVERHEAD_BYTES
@@ -222,11 +222,17 @@ STEPS = st.lists(
         st.tuples(
             st.just("sweep"), st.tuples(st.integers(0, 1), st.sampled_from([b"", b"d", b"a"]), st.integers(0, 30))
         ),
-        st.tuples(st.just("drop_key"), st.sampled_from(KEYS)),
         st.tuples(st.just("clear"), st.none()),
     ),
     max_size=60,
 )
+
+
+def next_expiry_ms(store: Store) -> int | None:
+    """Return the wall time at which ``expire`` will find something to do; None: never, as things are."""
+    return (store._due[0] + 1) * BUCKET_MS if store._due else None
+
+
 COUNTERS = ("hits", "misses", "evictions", "expirations", "tombstones_reaped", "tombstones_dropped", "refused")
 
 
@@ -271,9 +277,6 @@ def step_both(store: Store, model: Model, name: str, argument: object, now_ms: i
             assert store.sweep(slot, prefix, version(number)) == len(doomed)
             for key in doomed:
                 model.drop(key)
-        case "drop_key", bytes(key):
-            assert store.drop_key(key) is (model.of(key) is not None)
-            model.drop(key)
         case "clear", _:
             store.clear()
             model.live.clear()
@@ -339,7 +342,6 @@ def test_noted_reads_are_bounded() -> None:
 @pytest.mark.parametrize(
     "remove",
     [
-        lambda store: store.drop_key(b"gone"),
         lambda store: store.drop_slot(slot_of(store, b"gone")),
         lambda store: store.sweep(slot_of(store, b"gone"), b"gone", version(9)),
         lambda store: store.expire(NOW_MS + 500, 10),
@@ -430,11 +432,11 @@ def test_nothing_expired_lingers_and_the_next_expiry_is_known(writes: list[tuple
     for number, (key, lifetime_ms) in enumerate(writes):
         put(store, key, value(number + 1, NOW_MS + lifetime_ms))
     last_ms = 0
-    while (next_ms := store.next_expiry_ms()) is not None:
+    while (next_ms := next_expiry_ms(store)) is not None:
         assert last_ms < next_ms
         last_ms = next_ms
         assert store.expire(next_ms - 1, 1000) is False
-        assert store.next_expiry_ms() == next_ms
+        assert next_expiry_ms(store) == next_ms
         assert store.expire(next_ms, 1000) is False
         expiries = [expires_ms_of(record) for key in held(store) if (record := store.peek(key)) is not None]
         assert all(expires_ms > next_ms - BUCKET_MS for expires_ms in expiries)
@@ -445,12 +447,12 @@ def test_nothing_expired_lingers_and_the_next_expiry_is_known(writes: list[tuple
 def test_what_never_expires_is_in_no_calendar() -> None:
     store = make_store()
     put(store, b"k", value(1))
-    assert store.next_expiry_ms() is None
+    assert next_expiry_ms(store) is None
     put(store, b"k", value(2, NOW_MS + 100))
     put(store, b"k", value(3))
     assert store.expire(NOW_MS + 10_000, 10) is False
     assert read(store, b"k", NOW_MS + 10_000) == value(3)
-    assert store.next_expiry_ms() is None
+    assert next_expiry_ms(store) is None
 
 
 def test_the_calendar_does_not_grow_by_overwrites_or_churn() -> None:
@@ -482,7 +484,7 @@ def test_an_expiry_beyond_the_horizon_is_honoured() -> None:
     expires_ms = NOW_MS + 5 * HORIZON_MS + 123
     put(store, b"k", value(1, expires_ms))
     turns_ms = []
-    while (next_ms := store.next_expiry_ms()) is not None:
+    while (next_ms := next_expiry_ms(store)) is not None:
         assert store.peek(b"k") is not None
         turns_ms.append(next_ms)
         store.expire(next_ms, 10)
@@ -649,7 +651,7 @@ def test_slots_are_made_compact_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch)
     assert 1 <= sum(size > 0 for size in store._table_bytes) <= 10
     assert held(store) == set(keys[640:])
     for number in range(2, 2000):
-        store.drop_key(keys[-1])
+        store.sweep(slot_of(store, keys[-1]), keys[-1], version(number))
         put(store, keys[-1], value(number))
         put(store, b"more:%d" % number, value(1))
     assert sum(size > 0 for size in store._table_bytes) == 64
@@ -658,8 +660,7 @@ def test_slots_are_made_compact_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch)
 def test_a_removed_entry_lets_go_of_its_bytes() -> None:
     store = make_store()
     put(store, b"k", value(1, size=1000))
-    store.drop_key(b"k")
-    assert store.drop_key(b"k") is False
+    store.drop_slot(slot_of(store, b"k"))
     assert store._records[2:] == [b""]
     assert store._keys[2:] == [b""]
     put(store, b"j", value(1))
@@ -699,6 +700,20 @@ def test_the_bearers_of_a_tag_are_listed_by_version_and_up_to_a_limit() -> None:
     assert store.bearers(0, b"none", version(9), 10) == []
 
 
+def test_the_trace_of_a_value_bears_no_tags() -> None:
+    store = make_store(slots=1)
+    recent = (NOW_MS << 16).to_bytes(8, "big") + bytes(8)
+    store.merge([b"k"], [tagged(stamp(recent, NOW_MS + 1000) + b"\0\1v", b"t")], NOW_MS)
+    assert store.tags_in(0) == [b"t"]
+    store.expire(NOW_MS + 2000, 10)
+    assert store.tags_in(0) == []
+    trace = store.peek(b"k")
+    assert trace is not None
+    assert is_tombstone(trace)
+    figures = store.statistics()
+    assert (figures.entries, figures.tombstones, figures.bytes) == (0, 1, entry_bytes(b"k", trace))
+
+
 @pytest.mark.parametrize(
     "leave",
     [
@@ -711,7 +726,6 @@ def test_the_bearers_of_a_tag_are_listed_by_version_and_up_to_a_limit() -> None:
         lambda store: store.expire(NOW_MS + 5000, 10),
         lambda store: store.read([b"k"], expiry_bytes(NOW_MS + 5000)),
         lambda store: store.drop_slot(0),
-        lambda store: store.drop_key(b"k"),
         lambda store: store.sweep(0, b"k", version(9)),
         lambda store: store.clear(),
     ],

@@ -25,6 +25,8 @@ class Counters:
     rejoins: int = 0
     """Times this node learned that it had been declared dead, and forgot its data."""
     ring_changes: int = 0
+    slots_voided: int = 0
+    """Under the strict policy: slots dropped because too many of their owners were lost at the same time."""
     published: int = 0
     """Turns of the invalidation stream."""
     router_resets: int = 0
@@ -38,3 +40,31 @@ class Counters:
         """Note how long a piece of work took."""
         if seconds * 1000 > self.longest_work_ms.get(work, 0.0):
             self.longest_work_ms[work] = round(seconds * 1000, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """What a store holds, and what has happened since it was made."""
+
+    entries: int
+    """Records that are no tombstones; those that expired within the last moments included."""
+    tombstones: int
+    bytes: int
+    """Accounted bytes, tombstones included."""
+    tombstone_bytes: int
+    hits: int
+    """Live records that reads returned."""
+    misses: int
+    """Keys that reads found absent, expired or deleted."""
+    evictions: int
+    """Live entries dropped for a limit."""
+    expirations: int
+    """Entries freed because their lifetime was over, found by a read or by the calendar."""
+    tombstones_reaped: int
+    """Tombstones freed at the end of their grace period."""
+    tombstones_dropped: int
+    """Tombstones dropped for the byte limit, before the end of their grace period."""
+    refused: int
+    """Records larger than the whole byte limit."""
+    bookings: int
+    """Length of the expiry calendar."""

@@ -41,6 +41,19 @@ def next_life(incarnation: int) -> int:
     return ((incarnation >> _LIFE_BITS) + 1) << _LIFE_BITS
 
 
+def keeps(fact: Fact | None, before: Fact) -> bool:
+    """Tell whether a member still has what it had when ``before`` was said of it, or others have all of that.
+
+    A process that starts begins a life with nothing, and so does one, under the strict policy, that was counted dead;
+    it has taken over again when it is in sync. Who hands over before it leaves says so by its weight.
+    """
+    if fact is None or fact.state == State.DEAD:
+        return False
+    if fact.state == State.LEFT:
+        return not fact.weight
+    return bool(fact.synced) or fact.incarnation >> _LIFE_BITS == before.incarnation >> _LIFE_BITS
+
+
 def supersedes(new: Fact, old: Fact) -> bool:
     """Tell whether ``new`` replaces ``old``. A join: idempotent, commutative, associative."""
     return _rank(new) > _rank(old)

@@ -25,6 +25,8 @@ a member that some write to and others do not is worse than one that has to come
   rumours take, and every ``sync_interval_s`` with some member, whole tables are exchanged.
 - Who is thought suspect or dead is told so as soon as it speaks to us, and who speaks of our past hears our present:
   two nodes in touch never go on disagreeing about each other.
+- Under the strict partition policy only who has a majority declares others dead: else both sides of a partition would
+  call each other so when it heals, and the majority would lose its members to the gossip of the rest.
 - A node that stalled (its ticks came late) holds no silence against others, and asks for news first.
 
 The traffic of a node in a steady cluster is therefore the same in one of 3 and in one of 500; but see lease.py.
@@ -197,9 +199,9 @@ class Membership(MemberTable):
 
     # -- what this node says of itself ---------------------------------------------------------------------
 
-    def leave(self, now: float) -> None:
-        """Tell everybody that this node goes away on purpose."""
-        self._say(now, state=int(State.LEFT))
+    def leave(self, now: float, *, handed_over: bool = False) -> None:
+        """Tell everybody that this node goes away on purpose; by its weight, whether others have all that it held."""
+        self._say(now, state=int(State.LEFT), weight=0.0 if handed_over else self.own.weight or 1.0)
         for fact in self.peers():
             self._outbox.send(fact.address, Gossip([self._rumour(self.own)]))
 
@@ -270,7 +272,20 @@ class Membership(MemberTable):
                 self._ping(self.members[target].fact)
                 prober.begin(self.sequence, target, now)
 
+    def in_majority(self, now: float) -> bool:
+        """Tell whether more than half of all members, the dead included, have just answered this node (lease.py).
+
+        Always, where the partition policy does not ask for it.
+        """
+        if self.lease is None:
+            return True
+        members = [fact.node_id for fact in self.facts() if fact.state <= State.DEAD]
+        return self.lease.held(self.own_id, members, now)
+
     def _age(self, now: float) -> None:
+        if self.suspicions and not self.in_majority(now):  # a minority removes nobody, and forgives the silence
+            for suspicion in self.suspicions.values():
+                suspicion.since = now
         for node_id, suspicion in list(self.suspicions.items()):
             others = any(fact.state == State.ALIVE and fact.node_id != node_id for fact in self.peers())
             if now - suspicion.since >= suspicion.timeout_s(self._config, self.count(), other_witnesses=others):
@@ -395,7 +410,8 @@ class Membership(MemberTable):
             return False
         if said.state >= State.DEAD:
             self.removed = self.removed or said.boot == own.boot
-            self.put(own._replace(incarnation=next_life(said.incarnation)), now)
+            # It has missed writes: until it has pulled them it is in sync with no ring.
+            self.put(own._replace(incarnation=next_life(said.incarnation), synced=b""), now)
         else:
             self.put(own._replace(incarnation=said.incarnation + 1), now)
         self.prober.judge(+1)

@@ -122,7 +122,7 @@ class Fact(NamedTuple):
     host: str
     zone: str
     weight: float
-    """Its share of the slots; 0: it owns none, because it is leaving."""
+    """Its share of the slots; 0: it owns none, because it is leaving, or has left when others had all it held."""
     boot: int
     """Names the process: wall milliseconds at its start << 16 | random bits."""
     incarnation: int

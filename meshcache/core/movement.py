@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -98,7 +99,7 @@ class Movement:
         self._alone = alone
         self._note_returns()
         progress, self._sources, self._missing = self._sources, {}, {}
-        before_us = self._ring_without_us() if self._came else None
+        before_us = coordinator.view.without_us(coordinator.view.ring) if self._came else None
         for slot, owns in enumerate(owned):
             if owns and (self._returned or not held[slot]):
                 self._want(slot, before_us)
@@ -129,16 +130,8 @@ class Movement:
 
         The others may have been apart as well, each side with rings of its own, so everybody is asked.
         """
-        view = self.coordinator.view
-        view.held[:] = bytes(len(view.held))
-        view.note_held()
+        self.coordinator.view.distrust()
         self._from_everybody = True
-
-    def _ring_without_us(self) -> Ring:
-        """Return the ring as it was before we came: after a restart that nobody noticed, its owners hold our slots."""
-        ring = self.coordinator.view.ring
-        others = [member for member in ring.members if member.node_id != self.coordinator.own_id]
-        return Ring.build(others, slots=ring.slots, vnodes=ring.vnodes, replicas=ring.replicas)
 
     def _want(self, slot: int, before_us: Ring | None) -> None:
         view = self.coordinator.view
@@ -212,6 +205,9 @@ class Movement:
         source = self._sources.get(node_id)
         keys, records = answer.keys, answer.records
         coordinator = self.coordinator
+        if coordinator.view.void:
+            counted = [pair for pair in zip(keys, records, strict=True) if coordinator.view.counts(*pair)]
+            keys, records = [key for key, _ in counted], [record for _, record in counted]
         coordinator.merge(keys, records)
         size = sum(map(len, records))
         self.pulled_keys += len(keys)
@@ -265,13 +261,18 @@ class Movement:
         self.run()
 
 
-def page_of(store: Store, slots: list[int], cursor: bytes) -> tuple[int, bytes, list[bytes], list[bytes]]:
-    """Return one page of these slots, from ``cursor`` on in the first: (finished, cursor, keys, records)."""
+def page_of(
+    store: Store, slots: list[int], cursor: bytes, left_over: Callable[[int], bool]
+) -> tuple[int, bytes, list[bytes], list[bytes]]:
+    """Return one page of these slots, from ``cursor`` on in the first: (finished, cursor, keys, records).
+
+    Nothing of a slot that is ``left_over``: it may be old.
+    """
     keys: list[bytes] = []
     records: list[bytes] = []
     size = 0
     for number, slot in enumerate(slots):
-        held = store.keys_of_slot(slot)
+        held = [] if left_over(slot) else store.keys_of_slot(slot)
         rest = held if not cursor else [key for key in held if key > cursor]
         for key in heapq.nsmallest(m.BATCH_OPS_MAX, rest) if len(rest) > m.BATCH_OPS_MAX else sorted(rest):
             record = store.peek(key)

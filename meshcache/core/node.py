@@ -32,6 +32,7 @@ from meshcache.core.counters import Counters
 from meshcache.core.fills import Fills
 from meshcache.core.hints import Hints
 from meshcache.core.lease import Lease
+from meshcache.core.losses import Losses
 from meshcache.core.members import State, first_incarnation
 from meshcache.core.membership import Membership
 from meshcache.core.messages import Code, Event, Fact, Message
@@ -44,7 +45,7 @@ from meshcache.core.ring import Ring
 from meshcache.core.store import Store
 from meshcache.core.sweeps import Sweeps
 from meshcache.core.view import View
-from meshcache.core.wire import Frame, decode_frame, encode_frame
+from meshcache.core.wire import Frame, decode_frame, encode_frame, weight_of
 from meshcache.errors import ProtocolError
 
 EXPIRATIONS_PER_TURN: Final = 256
@@ -62,7 +63,6 @@ EVENTS_PER_FRAME: Final = m.BATCH_OPS_MAX
 PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
 
-_FRAME_OVERHEAD: Final = 64
 _To = TypeVar("_To")
 """A destination: an address, or the routing id of who asked."""
 
@@ -88,7 +88,10 @@ class NodeCore:
             node.weight, boot, first_incarnation(wall_ms), int(State.ALIVE), b"",
         )  # fmt: skip
         self.clock = HybridClock(boot)
-        self.store = Store(slots=cluster.slots, max_entries=config.store.max_entries, max_bytes=config.store.max_bytes)
+        self.store = Store(
+            slots=cluster.slots, max_entries=config.store.max_entries, max_bytes=config.store.max_bytes,
+            grace_ms=int(config.store.tombstone_grace_s * 1000),
+        )  # fmt: skip
         self.membership = Membership(config.membership, own, self.outbox, rng, now)
         self.peers = Peers(cluster.name, node.seeds, self.outbox)
         self.membership.linked = self.peers.stands
@@ -106,6 +109,9 @@ class NodeCore:
         self._served = self._joined
         """This node was part of a ring before: the one it knew is the former one when it changes."""
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
+        self._returning = False
+        """This node was counted dead and is back, and not everybody is in sync with that."""
+        self._losses = Losses(self.coordinator)
         self._in_touch_at = now
         """When last no member was missing, as far as this node knows: if it was cut off, then not for longer."""
         self._leaving = False
@@ -143,6 +149,7 @@ class NodeCore:
             self.boot,
             rng,
             lambda: self.ready,
+            lambda: self.membership.in_majority(self._now),
             self._retire_on_request,
             self._anti_entropy.answer,
         )
@@ -301,7 +308,7 @@ class NodeCore:
         if self._leaving and not self.gone and (self.settled or now >= self._leave_by):
             self.gone = True
             self.outbox.note("left", handed_over=self.settled)
-            self.membership.leave(now)
+            self.membership.leave(now, handed_over=self.settled)
 
     def leave(self, now: float) -> None:
         """Tell the others that this node goes away on purpose, and take no more requests."""
@@ -313,13 +320,9 @@ class NodeCore:
         """Tell whether clients are served: the node has joined, is not in doubt of it, and does not leave."""
         if not self._joined or self._doubt is not None or self.membership.own.state > State.SUSPECT:
             return False
-        return self._in_majority()
-
-    def _in_majority(self) -> bool:
-        """Tell whether more than half of all members, the dead included, have just answered this node (lease.py)."""
-        membership = self.membership
-        members = [fact.node_id for fact in membership.facts() if fact.state <= State.DEAD]
-        return membership.lease is None or membership.lease.held(membership.own_id, members, self._now)
+        if self.membership.removed:  # it has yet to forget what it must
+            return False
+        return self.membership.in_majority(self._now)
 
     # -- time, members, background -------------------------------------------------------------------------
 
@@ -347,46 +350,54 @@ class NodeCore:
         membership = self.membership
         membership.changed = False
         if membership.removed:
-            membership.removed = False
             self.counters.rejoins += 1
             self._rejoin(now)
         for address in membership.died:
             self.peers.redial(address)
         membership.died.clear()
         self.peers.dial(membership.own, [fact for fact in membership.facts() if fact.state <= State.DEAD])
+        doomed = self._losses.note() if membership.lease is not None else []
         self.view.note_present([fact.node_id for fact in membership.facts() if fact.state <= State.SUSPECT])
-        if membership.ring_changed:
-            membership.ring_changed = False
-            ring = self._build_ring()
-            if ring.digest != self.view.digest:
-                self.counters.ring_changes += 1
-                for slot in self.view.gained(ring):
-                    self.store.drop_slot(slot)
-                    self.view.held[slot] = 0
-                self.view.change(ring, self._ring_before(ring), now + self.config.membership.transition_s)
-                self.outbox.note("ring", members=[member.node_id for member in ring.members])
-                self.coordinator.replan()
+        if membership.ring_changed or membership.removed:
+            self._change_ring(now)
+        membership.ring_changed = membership.removed = False
+        if doomed:
+            self.counters.slots_voided += len(doomed)
+            self._losses.void(doomed)
         followed = (self.view.digest, tuple(fact.node_id for fact in membership.peers()))
         if self._joined and followed != self._followed:
             self._followed = followed
             self._movement.on_view(alone=not followed[1])
 
+    def _change_ring(self, now: float) -> None:
+        """Work with the ring of the present members, and reckon with those who do not know of it yet."""
+        ring, view = self._build_ring(), self.view
+        keep_until = now + self.config.membership.transition_s
+        if ring.digest != view.digest:
+            self.counters.ring_changes += 1
+            early = self._requests.written_early(ring.digest)
+            for slot in view.gained(ring):
+                self.store.drop_slot(slot)
+                view.held[slot] = 0
+            self.store.merge([key for key, _ in early], [record for _, record in early], self.coordinator.wall_ms)
+            view.change(ring, view.without_us(ring) if not self._served else view.ring, keep_until)
+            self.outbox.note("ring", members=[member.node_id for member in ring.members])
+        if self._returning:
+            view.keep(view.without_us(ring), keep_until)
+        self.coordinator.replan()
+
     def _rejoin(self, now: float) -> None:
         """While this node was counted dead it missed writes, and after the grace also that there were deletes."""
+        self._returning = True
         away_s = now - self._in_touch_at
-        empty = away_s > self.config.store.tombstone_grace_s
+        # Under the strict policy the others may have had to forget what it holds: it comes back with nothing.
+        empty = self.membership.lease is not None or away_s > self.config.store.tombstone_grace_s
         if empty:
             self.store.clear()
+            self._losses.start_anew()
         self.outbox.note("rejoined", away_s=round(away_s, 1), empty=empty)
         self._movement.distrust()
         self._followed = None
-
-    def _ring_before(self, ring: Ring) -> Ring:
-        """Return the ring that others may still work with: to a node that joins, the one without itself."""
-        if self._served:
-            return self.view.ring
-        others = [member for member in ring.members if member.node_id != self.membership.own_id]
-        return Ring.build(others, slots=ring.slots, vnodes=ring.vnodes, replicas=ring.replicas)
 
     def _keep_house(self, now: float) -> None:
         self.membership.tick(now)
@@ -406,7 +417,8 @@ class NodeCore:
         self._follow_leave(now)
         self._requests.hot.count(now)
         self._requests.copies.run()
-        if self.view.former and self.settled and self.view.expire(now):
+        if self.view.settling and self.settled and self.view.expire(now):
+            self._returning = False
             self._slots_to_drop = [slot for slot, owned in enumerate(self.view.owned) if not owned]
         if now >= self._publish_at:
             self._publish_at = now + PUBLISH_IDLE_S
@@ -484,7 +496,7 @@ class NodeCore:
         parts: list[list[Message]] = [[]]
         size = 0
         for message in messages:
-            weight = _weight(message)
+            weight = weight_of(message)
             if size + weight > limit and parts[-1]:
                 parts.append([])
                 size = 0
@@ -578,14 +590,3 @@ class NodeCore:
         told = self.membership.on_gossip(gossip, self._now)
         if told:
             self.outbox.reply(origin, m.Gossip(told))
-
-
-def _weight(message: Message) -> int:
-    """Return about how many bytes a message takes, where it can be many."""
-    if isinstance(message, m.Write | m.ReadReply | m.PullReply):
-        return _FRAME_OVERHEAD + sum([len(record) + 32 for record in message.records if isinstance(record, bytes)])
-    if isinstance(message, m.FloorsReply):
-        return _FRAME_OVERHEAD + sum([len(floor.name) + 32 for floor in message.floors])
-    if isinstance(message, m.Reply) and message.results is not None:
-        return _FRAME_OVERHEAD + sum([len(record) + 8 for record in message.results if type(record) is bytes])
-    return _FRAME_OVERHEAD

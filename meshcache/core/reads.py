@@ -176,6 +176,7 @@ class QuorumRead:
     def _judge(self, group: ReadGroup, key: bytes) -> tuple[bool, bytes | None]:
         """Tell whether enough is known of a key, and if so the winning record or None."""
         certain, reached_anywhere, voteless_anywhere = True, False, False
+        void = self.coordinator.view.void
         winner: bytes | None = None
         for owners in group.sets():
             answered = voters = holders = 0
@@ -184,6 +185,8 @@ class QuorumRead:
                 if records is None or key not in records:
                     continue
                 record = records[key]
+                if void and not self.coordinator.view.counts(key, record):
+                    record = None
                 answered += 1
                 if record is not None and (winner is None or record > winner):
                     winner = record

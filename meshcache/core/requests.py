@@ -9,6 +9,7 @@ enough) is answered here at once.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -38,6 +39,8 @@ DEADLINE_S_MAX: Final = 60.0
 Done = Callable[[list[Any]], None]
 """Takes the results of an operation."""
 Wrap = Callable[[list[bytes], Done], Done]
+EARLY_MAX: Final = 4096
+"""Keys remembered of writes that came before the news of a ring; more only means more misses."""
 
 
 class Requests:
@@ -51,10 +54,14 @@ class Requests:
         boot: int,
         rng: random.Random,
         ready: Callable[[], bool],
+        in_majority: Callable[[], bool],
         retire: Callable[[], None],
         compare: Callable[[m.Compare], m.CompareReply],
     ) -> None:
         self._ready = ready
+        self._in_majority = in_majority
+        self._early: deque[tuple[bytes, bytes]] = deque(maxlen=EARLY_MAX)
+        """Keys that were written by somebody who works with another ring, and the digest of that."""
         self._retire = retire
         self._compare = compare
         self._coordinator = coordinator
@@ -116,6 +123,13 @@ class Requests:
     def _reply(self, origin: bytes, request: int, results: list[Any] | None) -> None:
         self._outbox.reply(origin, m.Reply(request, self._view.digest, results))
 
+    def _certain(self, results: list[Any] | None, keys: list[bytes]) -> list[Any] | None:
+        """Return what is said of a change that took its time: on the losing side of a partition, that it may be lost.
+
+        The majority may have gone on without those who stored it, while they got there.
+        """
+        return results if self._in_majority() else [[int(Code.QUORUM), 1, 0]] * len(keys)
+
     def _deadline(self, request: Any) -> float:
         remaining_s: float = (request.deadline_ms - self._coordinator.wall_ms) / 1000
         return self._coordinator.now + min(remaining_s, DEADLINE_S_MAX)
@@ -146,14 +160,20 @@ class Requests:
             else:
                 self._read_absent(origin, get, records)
         elif (copies := self.copies.read(get)) is None:
-            self._read(get, keys, partial(self._reply_records, origin, get))
+            self._read(origin, get, keys, partial(self._reply_records, origin, get))
         elif None not in copies:
             self._reply_records(origin, get, copies)
         else:
             self._read_absent(origin, get, copies, self.copies.keeping)
 
-    def _read(self, get: m.Get, keys: list[bytes], done: Done) -> None:
-        QuorumRead(self._coordinator, keys, get.r, get.w, self._deadline(get), done).start()
+    def _read(self, origin: bytes, get: m.Get, keys: list[bytes], done: Done) -> None:
+        def checked(results: list[Any]) -> None:
+            if self._in_majority():
+                done(results)
+            else:  # by now the majority may have newer values
+                self._reject(origin, get, [int(Code.NOT_READY)])
+
+        QuorumRead(self._coordinator, keys, get.r, get.w, self._deadline(get), checked).start()
 
     def _read_absent(self, origin: bytes, get: m.Get, records: list[Any], wrap: Wrap = lambda _, done: done) -> None:
         """Ask other owners for what this one lacks."""
@@ -165,7 +185,7 @@ class Requests:
             self._reply_records(origin, get, records)
 
         keys = [get.keys[i] for i in absent]
-        self._read(get, keys, wrap(keys, fill))
+        self._read(origin, get, keys, wrap(keys, fill))
 
     def _reads_one(self, level: int) -> bool:
         configured = self._config.cluster.read_quorum
@@ -230,7 +250,7 @@ class Requests:
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
             results = [errors.get(i) for i in range(len(keys))] if errors else None
-            self._reply(origin, request.request, results)
+            self._reply(origin, request.request, self._certain(results, keys))
 
         QuorumWrite(coordinator, keys, records, request.w, self._deadline(request), EventKind.SET, done).start()
 
@@ -244,7 +264,8 @@ class Requests:
         record = tombstone(version, coordinator.wall_ms + grace_ms)
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:
-            self._reply(origin, request.request, [errors.get(i, i in live) for i in range(len(keys))])
+            results = [errors.get(i, i in live) for i in range(len(keys))]
+            self._reply(origin, request.request, self._certain(results, keys))
 
         kind = EventKind.INVALIDATE if request.kind == EventKind.INVALIDATE else EventKind.DELETE
         records = [record] * len(keys)
@@ -261,7 +282,7 @@ class Requests:
         self._counters.keys += len(request.keys)
         UpdateBatch(
             self._updates, request, self._deadline(request),
-            lambda results: self._reply(origin, request.request, results),
+            lambda results: self._reply(origin, request.request, self._certain(results, request.keys)),
         ).start()  # fmt: skip
 
     def _on_clear(self, origin: bytes, request: m.Clear) -> None:
@@ -315,8 +336,8 @@ class Requests:
         view = self._view
         for i in voteless:
             slot = view.ring.slot_of(read.keys[i])
-            if not view.owned[slot] and not view.held[slot]:
-                records[i] = None  # what is left of a slot that others own now: it may be old
+            if view.left_over(slot):
+                records[i] = None
         budget, count = self._config.limits.reply_bytes_max, 0
         for record in records:
             budget -= len(record) if record is not None else 0
@@ -338,12 +359,23 @@ class Requests:
         if not self._admit(origin, write, from_client=False):
             return
         keys, records = write.keys, write.records
+        if write.view != self._view.digest and not write.repair:
+            self._early.extend([(write.view, key) for key in keys])
         if write.repair:
             newer, live = self._coordinator.merge_repair(keys, records)
         else:
             newer, live = self._coordinator.merge(keys, records)
         if write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
+
+    def written_early(self, digest: bytes) -> list[tuple[bytes, bytes]]:
+        """Return what is held of keys that were written by who worked with this ring already, when it is new here.
+
+        They are not left over from another time, as all else in slots that this node gains is: they may have been
+        acknowledged because this node has them.
+        """
+        keys = [key for view, key in self._early if view == digest]
+        return [(key, record) for key in keys if (record := self._store.peek(key)) is not None]
 
     def _on_sweep(self, origin: bytes, sweep: m.Sweep) -> None:
         if self._admit(origin, sweep, from_client=False):
@@ -369,11 +401,7 @@ class Requests:
     def _on_pull(self, origin: bytes, pull: m.Pull) -> None:
         if self._admit(origin, pull, from_client=False):
             slots = [slot for slot in pull.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
-            if not self._view.former:  # what is not owned now is only left over: writes pass it by
-                for slot in slots:
-                    if not self._view.owned[slot]:
-                        self._store.drop_slot(slot)
-            page = page_of(self._store, slots, pull.cursor)
+            page = page_of(self._store, slots, pull.cursor, self._view.left_over)
             self._outbox.reply(origin, m.PullReply(pull.request, self._view.digest, *page))
 
     def _on_compare(self, origin: bytes, compare: m.Compare) -> None:

@@ -17,6 +17,11 @@ with a later expiry, and is booked anew when that fires; an index that becomes f
 it next. So neither overwriting nor churn makes the calendar grow. Only an expiry earlier than the one booked leaves a
 booking behind, which is recognised when it fires, within ``HORIZON_MS``.
 
+Traces. When a value expires, an older one with a longer life may still be on its way here, or lie at a copy that
+missed the newer one; it must not come back. So what expires leaves a tombstone at its version, a *trace*, where that
+can be: until ``SETTLE_MS`` after the write, and as long as what it covered would have lived, but no longer than a
+delete is remembered. A value that outlives both leaves none: the usual case.
+
 Bytes. An entry is charged what the allocator takes for its key and record, plus ``ENTRY_OVERHEAD_BYTES``, calibrated
 against the resident memory of a process by ``scripts/bench_store``. One with tags is charged for those, too (tags.py).
 The flags of a record are zero in all but tombstones and records with extras: one look spares the others any question.
@@ -26,12 +31,13 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import islice
 from typing import Any, Final
 from zlib import crc32
 
+from meshcache.core.clock import wall_ms_of
+from meshcache.core.counters import StoreStatistics
 from meshcache.core.record import (
     EXTRAS,
     HEADER_BYTES,
@@ -42,6 +48,8 @@ from meshcache.core.record import (
     expiry_bytes,
     same_extras,
     tags_of,
+    tombstone,
+    version_of,
 )
 from meshcache.core.tags import TagIndex, tag_bytes
 
@@ -56,6 +64,9 @@ TOMBSTONE_SHARE: Final = 0.05
 
 HORIZON_MS: Final = 600_000
 """How far ahead an entry is booked at most; one that lives longer is looked at once in this time."""
+
+SETTLE_MS: Final = 10_000
+"""For so long after a write, older ones of its key may still arrive: late ones, hints, repairs."""
 
 NOTED_READS_MAX: Final = 4096
 """Reads noted before they are replayed; bounds the replay to about a millisecond."""
@@ -80,44 +91,18 @@ def entry_bytes(key: bytes, record: bytes) -> int:
     return size + tag_bytes(tags_of(record)) if record[22] & EXTRAS else size
 
 
-@dataclass(frozen=True, slots=True)
-class StoreStatistics:
-    """What a store holds, and what has happened since it was made."""
-
-    entries: int
-    """Records that are no tombstones; those that expired within the last moments included."""
-    tombstones: int
-    bytes: int
-    """Accounted bytes, tombstones included."""
-    tombstone_bytes: int
-    hits: int
-    """Live records that reads returned."""
-    misses: int
-    """Keys that reads found absent, expired or deleted."""
-    evictions: int
-    """Live entries dropped for a limit."""
-    expirations: int
-    """Entries freed because their lifetime was over, found by a read or by the calendar."""
-    tombstones_reaped: int
-    """Tombstones freed at the end of their grace period."""
-    tombstones_dropped: int
-    """Tombstones dropped for the byte limit, before the end of their grace period."""
-    refused: int
-    """Records larger than the whole byte limit."""
-    bookings: int
-    """Length of the expiry calendar."""
-
-
 class Store:
     """The records of one node. It reads no clock: the wall time, in milliseconds, is an argument."""
 
-    def __init__(self, *, slots: int, max_entries: int, max_bytes: int) -> None:
+    def __init__(self, *, slots: int, max_entries: int, max_bytes: int, grace_ms: int = 0) -> None:
         if slots < 1 or slots & (slots - 1):
             raise ValueError(f"slots is {slots}; it must be a power of two")
         if max_entries < 1 or max_bytes < 1:
             raise ValueError(f"max_entries is {max_entries} and max_bytes {max_bytes}; both must be positive")
         self.max_entries = max_entries
         self.max_bytes = max_bytes
+        self._grace_ms = grace_ms
+        """How long after a write any copy may still hold what was there before it."""
         self._mask = slots - 1
         self._tombstone_bytes_max = int(max_bytes * TOMBSTONE_SHARE)
         self._tables: list[dict[bytes, int]] = [{} for _ in range(slots)]
@@ -137,6 +122,8 @@ class Store:
         self._before = array("I")
         self._after = array("I")
         self._booked = array("Q")
+        self._covers: dict[int, int] = {}
+        """By index, until when (ms) something older would live, where that is longer than the record itself."""
         self._free: list[int] = []
         self._tags = TagIndex(slots)
         self._noted: list[int] = []
@@ -159,6 +146,7 @@ class Store:
         self._free.clear()
         self._tags.clear()
         self._noted.clear()
+        self._covers.clear()
         self._calendar.clear()
         self._due.clear()
         self._entries = self._tombstones = self._bytes = self._tombstone_bytes = self._bookings = 0
@@ -196,8 +184,9 @@ class Store:
                 hits.append(index)
         if overdue:
             self._replay()
+            now_ms = int.from_bytes(now_bytes, "big")
             for index in overdue:
-                self._free_expired(index)
+                self._free_expired(index, now_ms, expiry_bytes(max(0, now_ms - SETTLE_MS)))
         return hits
 
     def peek(self, key: bytes) -> bytes | None:
@@ -263,11 +252,10 @@ class Store:
             changed[slot] = 1
             index = tables[slot].get(key)
             expiry = record[16:22]
-            if index is None:
-                if expiry > now_bytes:
-                    self._insert(slot, key, record)
+            if index is None and expiry > now_bytes:
+                self._insert(slot, key, record)
                 continue
-            held = held_records[index]
+            held = _SENTINEL_RECORD if index is None else held_records[index]
             version = record[:VERSION_BYTES]
             if not held[:VERSION_BYTES] < version:
                 if held[:VERSION_BYTES] > version:
@@ -277,8 +265,8 @@ class Store:
             ring = flags & TOMBSTONE
             if ring and not flags_held & TOMBSTONE and held[16:22] > now_bytes:
                 live.append(position)
-            if expiry <= now_bytes:
-                self._remove(index)
+            if index is None or expiry <= now_bytes:
+                self._merge_expired(key, record, index, now_ms)
                 continue
             if (flags or flags_held) and not same_extras(record, held):
                 self._uncount(slot, index, key, held)
@@ -296,9 +284,20 @@ class Store:
             # A later expiry keeps the booking of the earlier one.
             if expiry < held[16:22]:
                 self._book(index, record)
+                if not ring:
+                    self._covers[index] = max(self._covers.get(index, 0), self._covered_until(record, held))
             if self._bytes > self.max_bytes or self._entries > self.max_entries:
                 self._make_room(index)
         return newer, live
+
+    def _merge_expired(self, key: bytes, record: bytes, index: int | None, now_ms: int) -> None:
+        """Drop what a record supersedes that comes when its time is over, and leave its trace."""
+        until_ms = wall_ms_of(record) + SETTLE_MS
+        if index is not None:
+            until_ms = max(until_ms, self._covered_until(record, self._records[index]))
+            self._remove(index)
+        if until_ms > now_ms and not record[22] & TOMBSTONE:
+            self._insert(crc32(key) & self._mask, key, tombstone(version_of(record), until_ms))
 
     def _insert(self, slot: int, key: bytes, record: bytes) -> None:
         before, after = self._before, self._after
@@ -389,14 +388,11 @@ class Store:
         self._floors[slot] = b""
         return len(indices)
 
-    def drop_key(self, key: bytes) -> bool:
-        """Drop the record of one key, whatever its state; tell whether there was one."""
-        index = self._tables[crc32(key) & self._mask].get(key)
-        if index is None:
-            return False
-        self._replay()
-        self._remove(index)
-        return True
+    def void_slot(self, slot: int, version: bytes) -> int:
+        """Drop all that one slot holds, and take nothing of it from repairs that is not newer than this version."""
+        dropped = self.drop_slot(slot)
+        self._floors[slot] = version
+        return dropped
 
     def sweep(self, slot: int, prefix: bytes, version: bytes) -> int:
         """Drop a slot's entries with this prefix and no greater version; return their number. Tombstones stay."""
@@ -440,6 +436,8 @@ class Store:
         previous, following = before[index], after[index]
         after[previous] = following
         before[following] = previous
+        if self._covers:
+            self._covers.pop(index, None)
         key, record = self._keys[index], self._records[index]
         slot = crc32(key) & self._mask
         del self._tables[slot][key]
@@ -505,6 +503,7 @@ class Store:
     def expire(self, now_ms: int, budget: int) -> bool:
         """Free entries that have expired, looking at ``budget`` of them at most; tell whether more are due."""
         calendar, due, booked = self._calendar, self._due, self._booked
+        settled = expiry_bytes(max(0, now_ms - SETTLE_MS))
         self._replay()
         now_bytes = expiry_bytes(now_ms)
         self._horizon = (now_ms + HORIZON_MS) // BUCKET_MS
@@ -524,16 +523,12 @@ class Store:
                 if not record:
                     continue
                 if record[16:22] <= now_bytes:
-                    self._free_expired(index)
+                    self._free_expired(index, now_ms, settled)
                 elif record[16:22] != _NEVER:
                     self._book(index, record)
             heappop(due)
             del calendar[bucket]
         return False
-
-    def next_expiry_ms(self) -> int | None:
-        """Return the wall time at which ``expire`` will find something to do; None: never, as things are."""
-        return (self._due[0] + 1) * BUCKET_MS if self._due else None
 
     def _book(self, index: int, record: bytes) -> None:
         if record[16:22] != self._expiry:
@@ -551,12 +546,38 @@ class Store:
             heappush(self._due, bucket)
         booking.append(index)
 
-    def _free_expired(self, index: int) -> None:
-        if self._records[index][22] & TOMBSTONE:
+    def _free_expired(self, index: int, now_ms: int, settled: bytes) -> None:
+        """``settled``: when something was written at the latest that leaves no trace unless it covered something."""
+        record = self._records[index]
+        if record[22] & TOMBSTONE:
             self._tombstones_reaped += 1
-        else:
-            self._expirations += 1
+            self._remove(index)
+            return
+        self._expirations += 1
+        if record[:6] > settled or index in self._covers:
+            until_ms = max(wall_ms_of(record) + SETTLE_MS, self._covers.get(index, 0))
+            if until_ms > now_ms:
+                self._leave_trace(index, tombstone(version_of(record), until_ms))
+                return
         self._remove(index)
+
+    def _leave_trace(self, index: int, trace: bytes) -> None:
+        key, before, after = self._keys[index], self._before, self._after
+        slot = crc32(key) & self._mask
+        self._uncount(slot, index, key, self._records[index])
+        self._count(slot, index, key, trace)
+        self._records[index] = trace
+        self._covers.pop(index, None)
+        previous, following = before[index], after[index]
+        after[previous], before[following] = following, previous
+        last = before[_DEAD]
+        before[index], after[index] = last, _DEAD
+        after[last] = before[_DEAD] = index
+        self._book(index, trace)
+
+    def _covered_until(self, record: bytes, held: bytes) -> int:
+        """Return until when some copy may show what was held here, if it missed this record."""
+        return min(expires_ms_of(held), wall_ms_of(record) + self._grace_ms)
 
     def statistics(self) -> StoreStatistics:
         """Return the counters as they are now."""

@@ -407,3 +407,17 @@ def _schema(cls: type[Message]) -> _Schema:
 
 
 _SCHEMAS: Final[dict[int, _Schema]] = {kind: _schema(cls) for cls, kind in KINDS.items()}
+
+
+_MESSAGE_OVERHEAD: Final = 64
+
+
+def weight_of(message: Message) -> int:
+    """Return about how many bytes a message takes, where it can be many."""
+    if isinstance(message, m.Write | m.ReadReply | m.PullReply):
+        return _MESSAGE_OVERHEAD + sum([len(record) + 32 for record in message.records if isinstance(record, bytes)])
+    if isinstance(message, m.FloorsReply):
+        return _MESSAGE_OVERHEAD + sum([len(floor.name) + 32 for floor in message.floors])
+    if isinstance(message, m.Reply) and message.results is not None:
+        return _MESSAGE_OVERHEAD + sum([len(record) + 8 for record in message.results if type(record) is bytes])
+    return _MESSAGE_OVERHEAD

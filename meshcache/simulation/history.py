@@ -13,8 +13,8 @@ Always:
 ``fresh`` (W + R > N, 2 W > N, stores that need not evict, at most one process lost at a time):
 
 - no read returns what was overwritten or deleted by a write that was acknowledged before the read began. The order of
-  two writes is only known if one ended before the other began; so this never accuses wrongly. Not for keys of which
-  some write had a time to live: its expiry is forgotten, and what a former owner still holds may show for a while
+  two writes is only known if one ended before the other began; so this never accuses wrongly. A value that expired
+  hides what was there before it like one that did not
 - no read, and no other caller of get_or_set, returns what a loader read before a delete that was acknowledged before
   the read began, however long the loader took: for that there are fill leases
 - no touch, replace or cas finds a key that was deleted before it began
@@ -164,7 +164,7 @@ class History:
         self._writers: dict[str, Operation] = {}
         """By value."""
         self._writes: dict[str, _Ended] = {}
-        """By key the acknowledged writes that do not expire, with their start as number."""
+        """By key the acknowledged writes, with their start as number."""
         self._short_lived: dict[str, None] = {}
         """Keys that some write let expire."""
         self._attempts: dict[str, list[Operation]] = {}
@@ -376,7 +376,7 @@ class History:
             latest = self._invalidations.get(tag, _Ended()).greatest_before(read.start)
             if latest is not None and writer.settled < latest[0]:
                 raise Violation(f"tags: {read}\n  shows what {writer} wrote,\n  but of {tag} there was {latest[1]}")
-        ended = self._writes.get(key) if self.fresh and key not in self._short_lived else None
+        ended = self._writes.get(key) if self.fresh else None
         if ended is not None and self.stale_s:
             self._check_age(read, writer, ended)
             return

@@ -1,12 +1,14 @@
 """One simulation from one seed: everything is drawn, then it runs, and the checkers look on.
 
-A seed draws a *plan*: the size of the mesh, N, W and R, the weather, what clients do, and one of three kinds of
+A seed draws a *plan*: the size of the mesh, N, W and R, the weather, what clients do, and one of four kinds of
 faults, of which each allows for other promises to be checked:
 
 - ``weather``: frames are late, lost, doubled, held back, overtake each other; no process is lost. All is checked.
 - ``single``: also one process after the other crashes, pauses, leaves, moves (faults.ONCE); the next only after the
   mesh has recovered and every key was read. All but the atomic operations are checked: a counter that is lost begins
   anew.
+- ``split``: under the strict partition policy, cuts through the mesh and lost processes, several at a time. Reads must
+  be fresh all the time, whomever a client asks.
 - ``chaos``: anything at any time (faults.CHAOS): cuts of any shape, several crashes at once, storms, wrong clocks,
   stores too small.
 
@@ -56,6 +58,9 @@ SIMULATED_S_MAX: Final = 120.0
 
 PROOF_S: Final = 1.5
 """How long every operation must succeed after the recovery."""
+
+SPLIT: Final = 0.25
+"""How many of the seeds of kind ``single`` become ``split``."""
 
 _LEVELS: Final = ((1, 1, 1), (2, 2, 1), (2, 2, 2), (3, 2, 2), (3, 3, 1), (3, 3, 2), (3, 2, 3))
 _LOOSE_LEVELS: Final = ((2, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 1, 3), (2, 1, 2))
@@ -129,6 +134,8 @@ class Plan:
         loose = kind == "chaos" and rng.random() < 0.5
         n, w, r = rng.choice(_LOOSE_LEVELS if loose else _LEVELS)
         small = kind == "chaos" and rng.random() < 0.3
+        if kind == "single" and random.Random(f"split {seed}").random() < SPLIT:
+            kind = "split"
         plan = cls(
             seed=seed,
             kind=kind,
@@ -211,7 +218,7 @@ class Simulation:
             nodes=0, seed=plan.seed, trace=trace,
             cluster={
                 "replicas": plan.replicas, "write_quorum": plan.write_quorum, "read_quorum": plan.read_quorum,
-                "slots": plan.slots, "vnodes": 8,
+                "slots": plan.slots, "vnodes": 8, "partition_policy": "strict" if plan.kind == "split" else "available",
             },
             membership={"transition_s": plan.transition_s, "leave_timeout_s": LEAVE_TIMEOUT_S},
             store={
@@ -232,7 +239,7 @@ class Simulation:
         self.history = History(
             fresh=fresh,
             atomic=fresh and plan.kind == "weather",
-            durable=fresh and plan.write_quorum - plan.losses >= plan.read_quorum,
+            durable=fresh and plan.kind != "split" and plan.write_quorum - plan.losses >= plan.read_quorum,
             holds=plan.write_quorum >= plan.read_quorum,
             skew_s=2 * plan.skew_ms / 1000 + 0.05 + 2 * plan.drift * SIMULATED_S_MAX,
         )
@@ -310,6 +317,30 @@ class Simulation:
             for struck in hosts:
                 self._restore(struck)
             self._converge(f"after a {what} of {host.name}", transitions=True)
+            self.workload.reread(reader)
+            world.run_until_true(lambda: not any(op.client == "reader" for op in self.history.pending), within_s=6.0)
+
+    def _split(self) -> None:
+        world, mesh = self.world, self.mesh
+        rng = world.rng
+        end = world.now + FAULTS_S
+        reader = mesh.client("reader", timeout_s=5.0)
+        while world.now < end:
+            world.run_until(world.now + rng.uniform(0.2, 2.0))
+            side = rng.sample(list(mesh.nodes), rng.randint(1, len(mesh.nodes) - 1))
+            struck: list[NodeHost] = []
+            if rng.random() < 0.7:
+                world.note(f"cut: {' '.join(side)}")
+                mesh.cut(side)
+            while rng.random() < 0.4:
+                world.run_until(world.now + rng.choice((0.0, 0.05, 1.0)))
+                running = [host for host in mesh.nodes.values() if host.core is not None]
+                struck += self.faults.strike(rng.choice(("crash", "pause")), rng.choice(running)) if running else []
+            world.run_until(world.now + rng.choice((0.2, 1.0, 2.5, 5.0)))
+            mesh.network.heal()
+            for host in struck:
+                self._restore(host)
+            self._converge(f"after a cut of {' '.join(side)}", transitions=True)
             self.workload.reread(reader)
             world.run_until_true(lambda: not any(op.client == "reader" for op in self.history.pending), within_s=6.0)
 
