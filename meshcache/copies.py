@@ -34,12 +34,13 @@ _UNCHANGEABLE: Final = frozenset(
 class Reading:
     """When a read began, by both clocks that count, and of which keys copies may be kept."""
 
-    __slots__ = ("began", "raws", "ticket")
+    __slots__ = ("began", "raws", "strange_views", "ticket")
 
-    def __init__(self, began: float, ticket: int, raws: frozenset[bytes]) -> None:
+    def __init__(self, began: float, ticket: int, raws: frozenset[bytes], strange_views: int) -> None:
         self.began = began
         self.ticket = ticket
         self.raws = raws
+        self.strange_views = strange_views
 
 
 class Copies:
@@ -91,12 +92,16 @@ class Copies:
         if only is not None:
             raws = [raw for raw in raws if raw in only]
         self.near.misses += len(raws)
-        return Reading(self._clock(), self.near.ticket(), frozenset(raws)) if raws else None
+        if not raws:
+            return None
+        return Reading(self._clock(), self.near.ticket(), frozenset(raws), self._routing.strange_views)
 
     def keep(self, raw: bytes, record: bytes, value: Any, reading: Reading | None) -> None:
         """Offer the answer of a read."""
         if reading is None or raw not in reading.raws:
             return
+        if reading.strange_views != self._routing.strange_views:
+            return  # perhaps from a node that does not own the key, and answered from a copy of its own: hotcopies.py
         now = self._clock()
         ttl_s = self.near.ttl_s
         if self.near.only is not None:

@@ -93,6 +93,8 @@ class Routing:
         """A node has answered: settings and ring are the cluster's."""
         self.ring = Ring.build([], slots=1, vnodes=1, replicas=1)
         self.digest = b""
+        self.strange_views = 0
+        """How many answers came from nodes that work with another ring."""
         self.peers: dict[str, Peer] = {}
         """By address, the members of the ring."""
         self.first: list[str | None] = [None]
@@ -160,6 +162,7 @@ class Routing:
     def note_view(self, address: str, digest: bytes) -> None:
         """An answer carried this view: if it differs from ours, ask that node soon."""
         if digest != self.digest and digest:
+            self.strange_views += 1
             self._ask_next = address
             self._refresh_by(self._refreshed_at + REFRESH_MIN_S)
 

@@ -103,11 +103,11 @@ def test_extending_keeps_the_number_and_gives_more_time(cache: meshcache.Client)
         lock.extend(50)
         left = cache.ttl("lock:job")
         assert left is not None
-        assert 40 < left <= 50
+        assert 40 < left < 50.5  # by the node's clock, as far as the client knows it
         lock.extend()
         left = cache.ttl("lock:job")
         assert left is not None
-        assert left <= 5
+        assert left < 5.5
         assert lock.token == token
     assert not cache.exists("lock:job")
 

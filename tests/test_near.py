@@ -353,6 +353,17 @@ def test_a_copy_ends_with_its_time_counted_from_the_beginning_of_the_read() -> N
     assert copies.value("k") is MISSING
 
 
+def test_no_copy_is_kept_of_what_came_while_a_node_showed_another_ring() -> None:
+    clock = Clock()
+    copies = copies_at(clock, near_store(ttl=1.0))
+    reading = copies.begin([b"k"])
+    copies._routing.note_view("a:1", b"another!")
+    copies.keep(b"k", stamp(version(1), NEVER_MS) + Codec().encode("v"), "v", reading)
+    assert copies.value("k") is MISSING
+    keep(copies, "k", "v")
+    assert copies.value("k") == "v"
+
+
 @pytest.mark.parametrize("stale_after", [False, True])
 def test_a_copy_never_outlives_its_key_nor_the_time_when_its_value_is_stale(stale_after: bool) -> None:
     clock = Clock()

@@ -67,7 +67,7 @@ def answers_are_kept_for_ever(patch: pytest.MonkeyPatch) -> None:
     keep = Copies.keep
 
     def for_ever(self: Copies, raw: bytes, record: bytes, value: Any, reading: Reading) -> None:
-        keep(self, raw, record, value, Reading(1e9, reading.ticket, reading.raws))
+        keep(self, raw, record, value, Reading(1e9, reading.ticket, reading.raws, reading.strange_views))
 
     patch.setattr(Copies, "keep", for_ever)
     patch.setattr(NearStore, "on_event", lambda self, node_id, event, now: None)

@@ -367,6 +367,13 @@ def test_a_node_that_does_not_own_a_hot_key_keeps_copies_of_it() -> None:
         hits = of_hot_keys(stranger)["copy_hits"] - hits
         assert hits > 50
         assert statistics_of(owner)["store"]["hits"] - asked == 100 - hits
+        known = stranger.exchange(m.Inspect(*stranger.head(), "status", b"")).results[0]["ring_digest"]
+        hits = of_hot_keys(stranger)["copy_hits"]
+        for _ in range(5):
+            stranger.exchange(
+                m.Get(*stranger.head()[:3], bytes.fromhex(known), m.DEFAULT_LEVEL, m.DEFAULT_LEVEL, False, [key])
+            )
+        assert of_hot_keys(stranger)["copy_hits"] == hits, "who works with the same ring may keep a copy of its own"
         stranger.set({key: b"by itself"})
         assert value() == b"by itself", "what it coordinates itself it hears of at once"
         eventually(lambda: value() and of_hot_keys(stranger)["copies"])

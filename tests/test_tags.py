@@ -11,12 +11,12 @@ from story import DEFAULT, LOOSE, STRICT, Story
 
 from meshcache.core import floors, sweeps
 from meshcache.core import messages as m
-from meshcache.core.clock import LEAD_MS_MAX
+from meshcache.core.clock import LEAD_MS_MAX, clock_of
 from meshcache.core.floors import Floors, bucket_of
 from meshcache.core.messages import COARSE_TAGS, EventKind
 from meshcache.core.movement import _Source
 from meshcache.core.node import NodeCore
-from meshcache.core.record import NEVER_MS, Extras, is_tombstone, stamp, tombstone, with_extras
+from meshcache.core.record import NEVER_MS, Extras, is_tombstone, stamp, tombstone, version_of, with_extras
 from meshcache.core.wire import decode_frame
 from meshcache.core.writes import QuorumWrite
 from meshcache.errors import OperationTimeout, QuorumNotReached
@@ -287,6 +287,22 @@ def test_an_older_value_without_the_tag_does_not_come_back_from_a_replica_that_m
     story.mesh.run(10.0)
     for host in (first, second):
         assert story.get("key", story.at(host)) is None
+
+
+def test_a_drop_overrules_what_a_node_with_the_same_clock_stamped_before() -> None:
+    story = Story(2, {"replicas": 1, "write_quorum": 1, "slots": 16, "vnodes": 8})
+    lesser, greater = sorted(story.mesh.nodes.values(), key=lambda host: host.core.boot if host.core else 0)
+    assert lesser.core is not None
+    assert greater.core is not None
+    key = next(f"k{i}" for i in range(100) if story.owners(f"k{i}") == [greater])
+    ahead = (greater.core.coordinator.wall_ms + 1000) << 16
+    greater.core.clock.latest = ahead
+    put(story, key, "before", "t", at=greater)
+    record = greater.core.store.peek(key.encode())
+    assert record is not None
+    lesser.core.clock.latest = clock_of(version_of(record)) - 1  # it has not heard of that write
+    assert invalidate(story, "t", at=lesser) == 1
+    assert story.get(key) is None
 
 
 def test_a_member_that_does_not_answer_is_waited_for_and_its_silence_is_no_success() -> None:

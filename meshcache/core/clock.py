@@ -36,6 +36,14 @@ class HybridClock:
         self.latest = max(self.latest + 1, wall_ms << _COUNTER_BITS)
         return self.latest.to_bytes(8, "big") + self._suffix
 
+    def tick_past(self, wall_ms: int) -> bytes:
+        """Return a version greater than every one seen so far, and than all others that have its clock value.
+
+        Two nodes whose clocks have come to the same value stamp versions that only their boot ids tell apart. What
+        overrules all that was written before must not lose to one of them.
+        """
+        return self.tick(wall_ms)[:8] + b"\xff" * 8
+
     def revise(self, version: bytes) -> bytes:
         """Return a version for a change that keeps the content of ``version`` and must not count as a later write.
 

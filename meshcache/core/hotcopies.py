@@ -6,7 +6,9 @@ an older ring. Such a node would pass every read of a hot key on to its owners. 
 other members, which the node follows (invalidation.py) from the first such read on and until there was none for
 ``IDLE_S``, and by what it announces itself.
 
-Only reads at the mesh's own consistency are answered from copies, and only where that is one replica.
+Only reads at the mesh's own consistency are answered from copies, and only where that is one replica. And only of who
+works with another ring than this node: its near cache keeps nothing of such an answer (copies.py), for a copy of a copy
+could be twice as old as either may be.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ class HotCopies:
         """Return per key a copy or None; None if none of the keys is hot, or copies will not do."""
         coordinator, hot = self._coordinator, self._hot
         if get.r != DEFAULT_LEVEL or not self._enabled or not hot.among(get.keys):
+            return None
+        if get.view == coordinator.view.digest:
             return None
         self._wanted_until = coordinator.now + IDLE_S
         near, now = self._near, coordinator.now

@@ -157,7 +157,7 @@ class Drop:
         self.names = names
         self.deadline = deadline
         self.done = done
-        self.version = coordinator.clock.tick(coordinator.wall_ms)
+        self.version = coordinator.clock.tick_past(coordinator.wall_ms)
         self.dropped = 0
         self._through: dict[str, bytes] = {}
         """Per node that has answered, the view under which it did."""
@@ -236,7 +236,7 @@ class Drop:
             return
         if self._behind and not self._restamped:
             self._restamped = True
-            self.version = self.coordinator.clock.tick(self.coordinator.wall_ms)
+            self.version = self.coordinator.clock.tick_past(self.coordinator.wall_ms)
             self._sweep()
         else:
             self._finish([self.dropped])

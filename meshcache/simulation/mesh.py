@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from meshcache.config import Config
+from meshcache.core.record import is_tombstone
 from meshcache.delivery import Flow
 from meshcache.simulation.clients import ClientHost
 from meshcache.simulation.hosts import NodeHost
@@ -114,7 +115,8 @@ class Mesh:
                 for key in core.store.keys_of_slot(slot) if owned else ():
                     record = core.store.peek(key)
                     if record is not None and record[16:22] > core.coordinator.now_bytes:
-                        versions.setdefault(key, {})[name] = record[:22]
+                        # When a tombstone may go is each node's own affair: a trace depends on what it covered there.
+                        versions.setdefault(key, {})[name] = record[:16] if is_tombstone(record) else record[:22]
         return [
             f"{key.decode()}: " + ", ".join(f"{name} has {version.hex()}" for name, version in held.items())
             for key, held in versions.items()
