@@ -7,7 +7,6 @@ least every ``TICK_S``, and carries out the calls that it returns. It does so fr
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable
 from typing import Final
@@ -137,13 +136,8 @@ class Following:
         return not self.members_changed and now < self.streams.live_until
 
     def _show_live(self) -> None:
-        near, live_until = self.near, self.streams.live_until
-        if near is None or self.members_changed:
-            return
-        if live_until > -math.inf:
-            near.live_until = live_until
-        elif near.live_until > -math.inf:
-            near.suspend()
+        if self.near is not None and not self.members_changed:
+            self.near.follow(self.streams.live_until)
 
     def _asked_for(self, node_id: str) -> str:
         return self.routing.address_of(node_id) or ""

@@ -83,13 +83,14 @@ class HotCopies:
         return keep
 
     def on_announced(self, event: Event) -> None:
-        """This node announces something itself."""
-        self._near.on_event(self._coordinator.own_id, event, self._coordinator.now)
+        """This node announces something itself. While it follows nobody it has no copy, and takes note of nothing."""
+        if self._followed:
+            self._near.on_event(self._coordinator.own_id, event, self._coordinator.now)
 
     def on_stream(self, message: Invalidations) -> None:
         """Take what another member announced."""
         self._streams.receive(message, self._coordinator.now)
-        self._show_live()
+        self._near.follow(self._streams.live_until)
 
     def on_lost(self) -> None:
         """Something arrived that can not be read."""
@@ -108,7 +109,7 @@ class HotCopies:
             self._streams.follow(members if wanted else {}, self._digest, now)
             coordinator.outbox.follow = wanted
         self._streams.review(now)
-        self._show_live()
+        self._near.follow(self._streams.live_until)
 
     def statistics(self) -> dict[str, int]:
         """Return what there is to tell, as plain values."""
@@ -120,10 +121,3 @@ class HotCopies:
             "copies_refused": near.refused,
             "streams_followed": len(self._followed),
         }
-
-    def _show_live(self) -> None:
-        near, live_until = self._near, self._streams.live_until
-        if live_until > -math.inf:
-            near.live_until = live_until
-        elif near.live_until > -math.inf:
-            near.suspend()

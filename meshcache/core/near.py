@@ -254,6 +254,13 @@ class NearStore:
         with self._lock:
             self._drop_all()
 
+    def follow(self, live_until: float) -> None:
+        """Keep and serve until then; -inf: the streams are in doubt."""
+        if live_until > -math.inf:
+            self.live_until = live_until
+        elif self.live_until > -math.inf:
+            self.suspend()
+
     def suspend(self) -> None:
         """Serve and keep nothing until the streams are live again; everything is dropped."""
         with self._lock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import statistics
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+def say(text: str) -> None:
+    """Tell a person, who may have asked for JSON on the standard output."""
+    print(text, file=sys.stderr if "--json" in sys.argv else sys.stdout, flush=True)
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
