@@ -17,7 +17,7 @@ from meshcache.core.near import CLEARS_MAX, RECENT_S, NearCache, NearStore
 from meshcache.core.record import NEVER_MS, NO_EXTRAS, Extras, stamp, with_extras
 from meshcache.core.wire import encode_frame
 from meshcache.following import REDIAL_S, Following
-from meshcache.routing import Routing
+from meshcache.routing import HOT_S, Routing
 from meshcache.subscription import QUEUE_EVENTS_MAX, Feed, Invalidation, InvalidationKind
 
 RING = b"ring"
@@ -351,6 +351,28 @@ def test_a_copy_ends_with_its_time_counted_from_the_beginning_of_the_read() -> N
     clock.now += 1.1
     copies.keep(b"k", stamp(version(1), NEVER_MS) + Codec().encode("v"), "v", reading)
     assert copies.value("k") is MISSING
+
+
+def test_a_copy_of_a_hot_key_is_kept_if_it_was_hot_when_its_read_began_and_still_is() -> None:
+    clock = Clock()
+    store = near_store(ttl=1.0)
+    copies = copies_at(clock, store)
+    store.only = copies._routing.hot
+    record = stamp(version(1), NEVER_MS) + Codec().encode("v")
+    began_before = copies.begin([b"k"])
+    copies._routing.note_hot([b"k"], 60.0)
+    copies.keep(b"k", record, "v", began_before)
+    assert copies.value("k") is MISSING, "own writes took no note of it when the read began"
+    reading = copies.begin([b"k", b"cold"])
+    copies.keep(b"cold", record, "v", reading)
+    assert copies.value("cold") is MISSING
+    copies.keep(b"k", record, "v", reading)
+    assert copies.value("k") == "v"
+    clock.now += HOT_S + 0.1
+    store.suspend()
+    store.live_until = math.inf
+    copies.keep(b"k", record, "v", copies.begin([b"k"]))
+    assert copies.value("k") is MISSING, "no node has called it hot for a while"
 
 
 def test_no_copy_is_kept_of_what_came_while_a_node_showed_another_ring() -> None:
