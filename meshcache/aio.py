@@ -307,6 +307,10 @@ class AsyncClient:
         """Have a node, given by id or address, hand over what it owns and stop. Returns when it has begun to."""
         await self._run(self._session.leave(node, timeout))
 
+    async def forget(self, node: str, *, timeout: float | None = None) -> None:
+        """Have the mesh forget a node, as Client.forget does."""
+        await self._run(self._session.forget(node, timeout))
+
     def namespace(self, prefix: str | bytes) -> Self:
         """Return the same client for keys that begin with ``prefix``, which it puts there itself.
 

@@ -303,6 +303,14 @@ class Client:
         """Have a node, given by id or address, hand over what it owns and stop. Returns when it has begun to."""
         self._run(self._session.leave(node, timeout))
 
+    def forget(self, node: str, *, timeout: float | None = None) -> None:
+        """Have the mesh forget a node, given by id or address, that is dead or has left: show it and dial it no longer.
+
+        Should it come back it joins as new. Raises ValueError if it is up, or not known. Under the strict partition
+        policy a forgotten node no longer counts for the majority: do not forget one that is only cut off.
+        """
+        self._run(self._session.forget(node, timeout))
+
     def namespace(self, prefix: str | bytes) -> Self:
         """Return the same client for keys that begin with ``prefix``, which it puts there itself.
 

@@ -41,6 +41,7 @@ from meshcache.core.messages import (
     Clear,
     Delete,
     EventKind,
+    Forget,
     Get,
     Inspect,
     InvalidateTags,
@@ -320,6 +321,9 @@ class Session:
 
     def leave(self, node: str, timeout: float | None) -> Flow[None]:
         yield from self._ask(Leave, (), node, timeout)
+
+    def forget(self, node: str, timeout: float | None) -> Flow[None]:
+        yield from self._ask(Forget, (node,), None, timeout)
 
     # ---- ways to nodes
 

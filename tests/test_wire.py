@@ -261,7 +261,7 @@ def test_unknown_changes_are_refused(change: Any) -> None:
         {"weight": float("inf")},
         {"weight": -1.0},
         {"weight": "1"},
-        {"state": 4},
+        {"state": 5},
         {"state": -1},
         {"boot": -1},
         {"incarnation": -1},

@@ -57,6 +57,7 @@ def status(coordinator: Coordinator, *, ready: bool) -> dict[str, Any]:
                 "copy_slots": copies.get(fact.node_id, 0),
             }
             for fact in coordinator.membership.facts()
+            if fact.state != State.FORGOTTEN
         ],
     }
 

@@ -24,6 +24,9 @@ class State(IntEnum):
     SUSPECT = 1
     DEAD = 2
     LEFT = 3
+    FORGOTTEN = 4
+    """An operator said that it will not come back. Kept like the others that are gone, so that no late rumour revives
+    it; but it is shown to nobody, not dialled, and does not count for a majority."""
 
 
 _LIFE_BITS: Final = 8
@@ -47,7 +50,7 @@ def keeps(fact: Fact | None, before: Fact) -> bool:
     A process that starts begins a life with nothing, and so does one, under the strict policy, that was counted dead;
     it has taken over again when it is in sync. Who hands over before it leaves says so by its weight.
     """
-    if fact is None or fact.state == State.DEAD:
+    if fact is None or fact.state in {State.DEAD, State.FORGOTTEN}:
         return False
     if fact.state == State.LEFT:
         return not fact.weight
@@ -129,6 +132,21 @@ class MemberTable:
         """Return what is known of a node; dead if nothing is."""
         member = self.members.get(node_id)
         return State(member.fact.state) if member is not None else State.DEAD
+
+    def gone(self, node: str) -> list[Fact]:
+        """Return those that are dead or have left by this id or, if nobody has it, at this address.
+
+        Raises ValueError, which says what to do, where there are none.
+        """
+        found = [f for f in self.facts() if f.node_id == node] or [f for f in self.facts() if f.address == node]
+        if not found:
+            shown = ", ".join(f.node_id for f in self.facts() if f.state != State.FORGOTTEN)
+            raise ValueError(f"there is no node {node!r}; the mesh has {shown}")
+        if gone := [f for f in found if f.state >= State.DEAD]:
+            return gone
+        if found[0].state == State.SUSPECT:
+            raise ValueError(f"{node} is silent, but not declared dead: see `meshcache status`, and try again then")
+        raise ValueError(f"{node} is alive: have it leave first, with `meshcache leave {node}`")
 
     def conflict(self, newcomer: Fact) -> str | None:
         """Say why a newcomer's id cannot be its own, or None. A restart on the same address is no conflict."""

@@ -16,6 +16,7 @@ a member that some write to and others do not is worse than one that has to come
     alive --a probe failed, a link broke, others say so--> suspect --nobody refutes it in time--> dead
       ^-- a greater incarnation, from the member itself ------' <----------------------------------'
     any --the member says so--> left                                          (from dead: in a new life)
+    dead or left --an operator says so--> forgotten
 
 - Each ``probe_interval_s`` one member is probed, directly and then through others (probing.py). Of those who hear of a
   suspicion, a few probe the suspect next, so that it is soon confirmed or refuted.
@@ -208,6 +209,16 @@ class Membership(MemberTable):
     def retire(self, now: float) -> None:
         """Tell everybody that this node wants to own nothing any more, so that it can leave."""
         self._say(now, weight=0.0)
+
+    def dismiss(self, node: str, now: float) -> None:
+        """Count no longer on who is gone by this id or address, and tell everybody. ValueError says why not.
+
+        It is told to each, since digests do not show whom the rumour missed.
+        """
+        facts = [fact._replace(state=int(State.FORGOTTEN)) for fact in self.gone(node)]
+        self.merge(facts, now)
+        for peer in self.peers():
+            self._outbox.send(peer.address, Gossip([self._rumour(fact) for fact in facts]))
 
     def announce_synced(self, digest: bytes) -> None:
         """Tell everybody that this node holds all its slots of the ring with this digest."""

@@ -9,7 +9,7 @@ of many callers, one operation is a batch of one.
 
     link         = C: HELLO  S: (WELCOME / REFUSED)  *(C: request  S: answer)   ; C dials S; nodes dial each other
     request      = client-op / replica-op / probe                              ; HOT may come with any answer to GET
-    client-op    = GET / SET / DELETE / UPDATE / CLEAR / INVALIDATE_TAGS / INSPECT / LEAVE   answered by REPLY or REJECT
+    client-op    = GET / SET / DELETE / UPDATE / CLEAR / INVALIDATE_TAGS / INSPECT / LEAVE / FORGET   -> REPLY or REJECT
     replica-op   = READ / WRITE / SWEEP / SWEEP_TAGS / PULL / FLOORS / COMPARE    each answered by its reply
     probe        = PING / PING_REQ / GOSSIP       answered by ACK, by VOUCH or NACK, and by GOSSIP or nothing
 
@@ -128,7 +128,7 @@ class Fact(NamedTuple):
     incarnation: int
     """Raised only by the member itself, to refute."""
     state: int
-    """0 alive, 1 suspect, 2 dead, 3 left."""
+    """0 alive, 1 suspect, 2 dead, 3 left, 4 forgotten."""
     synced: bytes = b""
     """Digest of the ring of which this member holds all its slots: it has pulled what it gained, see movement.py."""
 
@@ -502,6 +502,16 @@ class Leave(NamedTuple):
     view: bytes
 
 
+class Forget(NamedTuple):
+    """Show no longer, and dial no longer, a member that is dead or has left, by id or address. Results: [None]."""
+
+    request: int
+    boot: int
+    deadline_ms: int
+    view: bytes
+    node: str
+
+
 class Event(NamedTuple):
     """One part of the invalidation stream: what happened to these keys at this version."""
 
@@ -521,7 +531,7 @@ class Invalidations(NamedTuple):
     events: list[Event]
 
 
-ClientOp = Get | Set | Delete | Update | Clear | InvalidateTags | Inspect | Leave
+ClientOp = Get | Set | Delete | Update | Clear | InvalidateTags | Inspect | Leave | Forget
 ReplicaOp = Read | Write | Sweep | SweepTags | Pull | Floors | Compare
 Message = (
     Hello
@@ -564,6 +574,7 @@ KINDS: Final[dict[type[Message], int]] = {
     Clear: 14,
     Inspect: 15,
     Leave: 16,
+    Forget: 17,
     InvalidateTags: 18,
     Reply: 20,
     Reject: 21,

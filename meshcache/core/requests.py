@@ -95,6 +95,7 @@ class Requests:
             m.Floors: self._on_floors,
             m.Compare: self._on_compare,
             m.Leave: self._on_leave,
+            m.Forget: self._on_forget,
         }
 
     def _admit(self, origin: bytes, request: Any, *, from_client: bool = True) -> bool:
@@ -412,3 +413,14 @@ class Requests:
         if self._admit(origin, leave):
             self._reply(origin, leave.request, [None])
             self._retire()
+
+    def _on_forget(self, origin: bytes, forget: m.Forget) -> None:
+        if not self._admit(origin, forget, from_client=False):
+            return
+        coordinator = self._coordinator
+        try:
+            coordinator.membership.dismiss(forget.node, coordinator.now)
+        except ValueError as problem:
+            self._reject(origin, forget, [int(Code.INVALID), str(problem)])
+        else:
+            self._reply(origin, forget.request, [None])

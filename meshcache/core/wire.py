@@ -252,7 +252,7 @@ def _fact(value: Any) -> Fact:
     if type(value) is not list or len(value) != len(_FACT_CHECKS):
         raise TypeError(f"a fact has {len(_FACT_CHECKS)} fields")
     fact = Fact(*[check(field) for check, field in zip(_FACT_CHECKS, value, strict=True)])
-    if not fact.node_id or not fact.address or not 0 <= fact.state <= 3 or not 0 <= fact.weight <= 1000:
+    if not fact.node_id or not fact.address or not 0 <= fact.state <= 4 or not 0 <= fact.weight <= 1000:
         raise ValueError("node id, address, state or weight is out of range")
     if fact.boot < 0 or fact.incarnation < 0:
         raise ValueError("boot and incarnation are not negative")
@@ -387,6 +387,7 @@ _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.Floors: (*_REQUEST, _BYTES),
     m.FloorsReply: (*_ANSWER, _BYTES, _FLOORS),
     m.Leave: _REQUEST,
+    m.Forget: (*_REQUEST, _TEXT),
     m.Compare: (*_REQUEST, _INDICES, _KEYS_TO_READ),
     m.CompareReply: (*_ANSWER, _INDICES, _KEYS, _VERSIONS),
     m.Invalidations: (_TEXT, _INT, _INT, _BYTES, _EVENTS),
