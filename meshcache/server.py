@@ -71,8 +71,16 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _DONTWAIT_MORE: Final = DONTWAIT | SNDMORE
 _MONITORED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
-_DETAILS: Final = frozenset({"link_up", "link_down"})
-"""Events of interest only to who looks for a fault."""
+_LEVELS: Final = {
+    "link_up": logging.DEBUG,
+    "link_down": logging.DEBUG,
+    "declared_dead": logging.WARNING,
+    "evicting": logging.WARNING,
+    "refused": logging.WARNING,
+    "stalled": logging.WARNING,
+    "too_few_nodes": logging.WARNING,
+}
+"""Of the events that the core notes; all others are for information."""
 
 # Silent until the application configures logging: a library must not write to stdout.
 logging.getLogger("meshcache").addHandler(logging.NullHandler())
@@ -273,7 +281,7 @@ class Node:
         core = self._core
         assert core is not None
         for event, fields in effects.notes:
-            (_log.debug if event in _DETAILS else _log.info)(event, node_id=core.membership.own_id, **fields)
+            _log.log(_LEVELS.get(event, logging.INFO), event, node_id=core.membership.own_id, **fields)
         for address in effects.disconnect:
             self._disconnect(address)
         for address in effects.connect:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.members import State
+from meshcache.core.notices import Notices
 from meshcache.core.record import HEADER_BYTES, NEVER_MS, expires_ms_of, extras_of, is_tombstone, version_of
 
 EXPLAIN_WAIT_S: Final = 1.0
@@ -20,7 +21,7 @@ def view(coordinator: Coordinator) -> dict[str, Any]:
     return {"members": coordinator.membership.facts()}
 
 
-def status(coordinator: Coordinator, *, ready: bool) -> dict[str, Any]:
+def status(coordinator: Coordinator, notices: Notices, *, ready: bool) -> dict[str, Any]:
     """Return the members and their health, as this node sees them."""
     ring = coordinator.view.ring
     primaries: dict[str, int] = {}
@@ -30,7 +31,10 @@ def status(coordinator: Coordinator, *, ready: bool) -> dict[str, Any]:
             primaries[node_id] = primaries.get(node_id, 0) + (rank == 0)
             copies[node_id] = copies.get(node_id, 0) + 1
     own = coordinator.membership.own
+    held, settings = coordinator.store.statistics(), coordinator.config.store
     return {
+        "cluster": coordinator.config.cluster.name,
+        "replicas": coordinator.config.cluster.replicas,
         "node_id": own.node_id,
         "address": own.address,
         "boot": own.boot,
@@ -42,6 +46,14 @@ def status(coordinator: Coordinator, *, ready: bool) -> dict[str, Any]:
         "slots_missing": sum(
             owned and not held for owned, held in zip(coordinator.view.owned, coordinator.view.held, strict=True)
         ),
+        "store": {
+            "entries": held.entries,
+            "max_entries": settings.max_entries,
+            "bytes": held.bytes,
+            "max_bytes": settings.max_bytes,
+            "evictions": held.evictions + held.refused,
+            "evicted_s_ago": notices.evicted_s_ago,
+        },
         "members": [
             {
                 "node_id": fact.node_id,

@@ -417,6 +417,7 @@ class NodeCore:
         self._follow_leave(now)
         self._requests.hot.count(now)
         self._requests.copies.run()
+        self._requests.notices.run()
         if self.view.settling and self.settled and self.view.expire(now):
             self._returning = False
             self._slots_to_drop = [slot for slot, owned in enumerate(self.view.owned) if not owned]

@@ -24,6 +24,7 @@ from meshcache.core.hotcopies import HotCopies
 from meshcache.core.hotkeys import HotKeys
 from meshcache.core.messages import Code, EventKind
 from meshcache.core.movement import SLOTS_PER_PAGE, page_of
+from meshcache.core.notices import Notices
 from meshcache.core.reads import QuorumRead
 from meshcache.core.record import tombstone, without_value
 from meshcache.core.sweeps import Drop, Sweeps
@@ -75,6 +76,7 @@ class Requests:
         self.hot = HotKeys(self._config.hot_keys, rng, coordinator.now)
         self.copies = HotCopies(coordinator, self.hot)
         coordinator.on_announced = self.copies.on_announced
+        self.notices = Notices(coordinator)
         self._boot = boot
 
     def handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
@@ -312,7 +314,7 @@ class Requests:
             return
         makers: dict[str, Callable[[], dict[str, Any]]] = {
             "view": lambda: inspection.view(coordinator),
-            "status": lambda: inspection.status(coordinator, ready=self._ready()),
+            "status": lambda: inspection.status(coordinator, self.notices, ready=self._ready()),
             "stats": lambda: inspection.statistics(
                 coordinator, self._counters, self.hot.statistics() | self.copies.statistics()
             ),

@@ -1,0 +1,86 @@
+"""What whoever runs a node must hear of: that entries go for a limit, and that the mesh is too small for N.
+
+Neither is an error, and callers see none: a write is acknowledged, and later the key is a miss. So the node says it in
+its log and in its status. A cache that is full evicts all the time; the log hears of the first eviction at once, and
+then once a minute of how many there were. That there are fewer nodes than copies is told when it has lasted: while
+nodes start one after the other it is how things are.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshcache.core.coordinator import Coordinator
+
+TELL_AGAIN_S: Final = 60.0
+"""Between two lines in the log about evictions."""
+
+TOO_FEW_AFTER_S: Final = 5.0
+"""How long the ring must have been as it is before its size is worth a line."""
+
+
+class Notices:
+    """What one node tells whoever runs it."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._lost = 0
+        """Entries that went for a limit since the start, as of the last look."""
+        self._lost_at: float | None = None
+        self._told = 0
+        """How many of them the log has heard of."""
+        self._refused = 0
+        """How many of those were larger than the whole store."""
+        self._tell_at = coordinator.now
+        self._ring = b""
+        self._ring_since = coordinator.now
+        self._too_few = False
+        """The log was told that there are too few nodes."""
+
+    @property
+    def evicted_s_ago(self) -> float | None:
+        """How long ago an entry went for a limit, in seconds; None: never."""
+        return None if self._lost_at is None else round(self._coordinator.now - self._lost_at, 1)
+
+    def run(self) -> None:
+        """Look whether there is something to tell."""
+        self._look_at_store()
+        self._look_at_ring()
+
+    def _look_at_store(self) -> None:
+        coordinator = self._coordinator
+        held, now = coordinator.store.statistics(), coordinator.now
+        lost = held.evictions + held.refused
+        if lost > self._lost:
+            self._lost, self._lost_at = lost, now
+        if lost > self._told and now >= self._tell_at:
+            settings = coordinator.config.store
+            too_large = held.refused > self._refused  # for the whole store
+            by_entries = not too_large and held.entries / settings.max_entries >= held.bytes / settings.max_bytes
+            coordinator.outbox.note(
+                "evicting",
+                entries=lost - self._told,
+                limit="store.max_entries" if by_entries else "store.max_bytes",
+                limit_is=settings.max_entries if by_entries else settings.max_bytes,
+                advice="raise it, add nodes, or give keys shorter lifetimes",
+            )
+            self._told, self._refused, self._tell_at = lost, held.refused, now + TELL_AGAIN_S
+
+    def _look_at_ring(self) -> None:
+        coordinator = self._coordinator
+        ring, replicas, now = coordinator.view.ring, coordinator.config.cluster.replicas, coordinator.now
+        if ring.digest != self._ring:
+            self._ring, self._ring_since = ring.digest, now
+        too_few = len(ring.members) < replicas
+        if too_few == self._too_few or (too_few and now - self._ring_since < TOO_FEW_AFTER_S):
+            return
+        self._too_few = too_few
+        if too_few:
+            coordinator.outbox.note(
+                "too_few_nodes",
+                nodes=len(ring.members),
+                replicas=replicas,
+                advice="a key has only as many copies as there are nodes: add nodes, or lower cluster.replicas",
+            )
+        else:
+            coordinator.outbox.note("enough_nodes", nodes=len(ring.members), replicas=replicas)
