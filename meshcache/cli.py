@@ -11,10 +11,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import meshcache
 from meshcache import commands
+from meshcache.durations import seconds_of
 from meshcache.errors import (
     ConfigError,
     MeshcacheError,
@@ -40,12 +41,13 @@ _ADVICE: Final[tuple[tuple[type[MeshcacheError], str], ...]] = (
 _EPILOG: Final = """\
 examples:
   meshcache up                              three nodes on this machine, until Ctrl-C
-  meshcache set greeting hello --ttl 60     store a string for a minute
+  meshcache set greeting hello --ttl 5m     store a string for five minutes
   meshcache get greeting                    print it; exit code 1 if there is no such key
   meshcache status                          who is in the mesh, and is it well?
   meshcache explain greeting                where does this key live, and what does each replica hold?
 
 A mesh is named by --at, or else by MESHCACHE_SEEDS, or else it is 127.0.0.1:7101.
+A TIME is a number of seconds, or has units: 250ms, 90s, 5m, 1h30m, 2d.
 Exit codes: 0 done, 1 a miss, 2 an error, 130 interrupted. `meshcache COMMAND --help` tells more.
 """
 
@@ -110,7 +112,7 @@ def _add_mesh_options(parser: argparse.ArgumentParser, *, top: bool = False) -> 
     seeds = os.environ.get("MESHCACHE_SEEDS") or commands.DEFAULT_SEEDS
     group.add_argument("--at", metavar="HOST:PORT[,…]", default=default(seeds), help="some nodes of the mesh")
     group.add_argument(
-        "--timeout", metavar="S", type=_seconds, default=default(5.0), help="seconds for the whole call (5)"
+        "--timeout", metavar="TIME", type=_seconds, default=default(5.0), help="for the whole call (5: seconds)"
     )
     group.add_argument("--json", action="store_true", default=default(False), help="print JSON, for programs")
 
@@ -140,10 +142,10 @@ def _add_launch_commands(subparsers: _Subparsers[_Parser]) -> None:
         "  meshcache up --config configs/local.toml --base-port 7501\n\n"
         "Prints `ready` when every node sees every other. A node that dies is started again. Ctrl-C stops all nodes.",
     )  # fmt: skip
-    up.add_argument("--nodes", type=int, default=3, metavar="N", help="how many (3)")
+    up.add_argument("--nodes", type=_whole, default=3, metavar="N", help="how many (3)")
     up.add_argument(
         "--base-port",
-        type=int,
+        type=_whole,
         default=7101,
         metavar="PORT",
         help="the first node's port; the next has the next (7101)",
@@ -157,7 +159,7 @@ def _add_launch_commands(subparsers: _Subparsers[_Parser]) -> None:
     node.add_argument("--id", metavar="ID", help="the node's id, unique in the mesh and the same after each restart")
     node.add_argument("--listen", metavar="HOST:PORT", help="where clients and other nodes dial it")
     node.add_argument("--seed", metavar="HOST:PORT", action="append", help="a node to join; may be repeated")
-    node.add_argument("--parent-pid", type=int, metavar="PID", help="stop when this process, the parent, has ended")
+    node.add_argument("--parent-pid", type=_count, metavar="PID", help="stop when this process, the parent, has ended")
     for parser in (up, node):
         parser.add_argument("--config", metavar="FILE", help="a TOML file; see configs/default.toml for every setting")
         parser.add_argument(
@@ -207,12 +209,12 @@ def _add_key_commands(subparsers: _Subparsers[_Parser]) -> None:
             "--ttl",
             type=_lifetime,
             default=argparse.SUPPRESS,
-            metavar="S",
-            help="seconds, or never (the mesh's default)",
+            metavar="TIME",
+            help="how long it lives: 90 (seconds), 5m, 1h30m, or never (the mesh's default)",
         )
-    incr.add_argument("delta", metavar="DELTA", type=int, nargs="?", default=1, help="how much to add (1)")
+    incr.add_argument("delta", metavar="DELTA", type=_whole, nargs="?", default=1, help="how much to add (1)")
     first = incr.add_mutually_exclusive_group()
-    first.add_argument("--initial", type=int, default=0, metavar="N", help="what a missing key counts from (0)")
+    first.add_argument("--initial", type=_whole, default=0, metavar="N", help="what a missing key counts from (0)")
     first.add_argument("--must-exist", action="store_true", help="exit 1 if there is no such key")
     for parser in (get, store, add, delete, incr, touch, ttl, invalidate):
         _add_mesh_options(parser)
@@ -234,7 +236,7 @@ def _add_mesh_commands(subparsers: _Subparsers[_Parser]) -> None:
         "  meshcache bench --duration 10 --concurrency 200 --value-bytes 1000 --reads 0.5\n\n"
         "Uses keys of its own, which it deletes in the end.",
     )  # fmt: skip
-    bench.add_argument("--duration", type=_seconds, default=5.0, metavar="S", help="seconds of load (5)")
+    bench.add_argument("--duration", type=_seconds, default=5.0, metavar="TIME", help="of the load (5: seconds)")
     bench.add_argument("--concurrency", type=_count, default=50, metavar="N", help="operations under way (50)")
     bench.add_argument("--value-bytes", type=_count, default=100, metavar="N", help="size of a value (100)")
     bench.add_argument("--keys", type=_count, default=1000, metavar="N", help="different keys (1000)")
@@ -253,31 +255,69 @@ def _add_mesh_commands(subparsers: _Subparsers[_Parser]) -> None:
         "  meshcache leave node2\n\nWaits until the others hold its keys. SIGTERM to the node does the same.",
     )  # fmt: skip
     leave.add_argument("node", metavar="NODE", help="its id or HOST:PORT")
-    leave.add_argument("--wait", type=_seconds, default=60.0, metavar="S", help="seconds to wait for it (60)")
+    leave.add_argument(
+        "--wait", type=_seconds, default=60.0, metavar="TIME", help="how long to wait for it (60: seconds)"
+    )
     for parser in (status, stats, ring, explain, bench, watch, leave):
         _add_mesh_options(parser)
 
 
+T = TypeVar("T")
+
+
+def _in_words(read: Callable[[str], T]) -> Callable[[str], T]:
+    """Have argparse say what ``read`` says of a text that it refuses, instead of the name of a function."""
+
+    def reader(text: str) -> T:
+        try:
+            return read(text)
+        except ValueError as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from None
+
+    return reader
+
+
+@_in_words
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds greater than 0, is {text}")
-    return value
+    seconds = seconds_of(text)
+    if seconds <= 0:
+        raise ValueError(f"must be longer than 0, is {text!r}")
+    return seconds
 
 
+@_in_words
 def _lifetime(text: str) -> float | None:
-    return None if text == "never" else _seconds(text)
+    if text == "never":
+        return None
+    seconds = seconds_of(text)
+    if seconds <= 0:
+        raise ValueError(f"must be longer than 0, is {text!r}: write never for a key that never expires")
+    return seconds
 
 
+def _number(kind: Callable[[str], T], what: str, text: str) -> T:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"must be {what}, is {text!r:.60}") from None
+
+
+@_in_words
+def _whole(text: str) -> int:
+    return _number(int, "a whole number", text)
+
+
+@_in_words
 def _count(text: str) -> int:
-    value = int(text)
+    value = _number(int, "a whole number of at least 1", text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, is {text}")
+        raise ValueError(f"must be at least 1, is {text!r}")
     return value
 
 
+@_in_words
 def _share(text: str) -> float:
-    value = float(text)
+    value = _number(float, "a number from 0 to 1", text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1, is {text}")
+        raise ValueError(f"must be from 0 to 1, is {text!r}")
     return value

@@ -365,11 +365,18 @@ def _value(options: Namespace) -> Any:
     raw = sys.stdin.buffer.read() if options.value == "-" else _argument(options.value)
     if options.kind == "str":
         return raw
-    readers: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "json": json.loads}
+    readers: dict[str, tuple[Callable[[Any], Any], str]] = {
+        "int": (int, "a whole number"),
+        "float": (float, "a number"),
+        "json": (json.loads, "JSON"),
+    }
+    read, what = readers[options.kind]
     try:
-        return readers[options.kind](raw)
-    except ValueError as error:
-        raise ValueError(f"VALUE is no {options.kind}: {error}") from None
+        return read(raw)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"VALUE must be {what}, is {raw!r:.60}: {error}") from None
+    except ValueError:
+        raise ValueError(f"VALUE must be {what}, is {raw!r:.60}") from None
 
 
 def _ttl(options: Namespace) -> dict[str, Any]:

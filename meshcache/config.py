@@ -13,6 +13,7 @@ All durations are in seconds and end in ``_s``; all sizes are in bytes.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import math
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 from meshcache.address import is_loopback, join_address, split_address
+from meshcache.durations import seconds_of
 from meshcache.errors import ConfigError
 
 PUBLISH_PORT_OFFSET: Final = 100
@@ -372,9 +374,12 @@ def _checked(setting: _Setting, value: Any) -> Any:
     return typed
 
 
-def _parsed(kind: Any, text: str) -> Any:
+def _parsed(path: str, kind: Any, text: str) -> Any:
     """Return the value that ``text``, from outside a TOML file, stands for; unreadable text is returned as it is."""
     text = text.strip()
+    if kind is float and path.endswith("_s"):
+        with contextlib.suppress(ValueError):
+            return seconds_of(text)
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     if kind in {int, float}:
@@ -413,7 +418,7 @@ class _Draft:
         for name in sorted(environ):
             if name in names:
                 path = names[name]
-                self._give(path, _parsed(_settings()[path].kind, environ[name]), f" (from {name})")
+                self._give(path, _parsed(path, _settings()[path].kind, environ[name]), f" (from {name})")
             elif name.startswith(_ENVIRONMENT_PREFIX) and not _ENVIRONMENT_OTHERS.fullmatch(name):
                 self._problems.append(f"{name}: no such setting in the environment{_suggestion(name, names)}")
 
@@ -426,7 +431,7 @@ class _Draft:
                 self._problems.append(f"{override}: an override must be table.key=value")
                 continue
             setting = _settings().get(path)
-            self._give(path, _parsed(setting.kind, text) if setting else text, " (from --set)")
+            self._give(path, _parsed(path, setting.kind, text) if setting else text, " (from --set)")
 
     def _give(self, path: str, value: Any, origin: str) -> None:
         if path not in _settings():
@@ -478,25 +483,49 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     return problems + _address_problems(values)
 
 
+_WILDCARDS: Final = frozenset({"0.0.0.0", "::", "0"})  # noqa: S104 - this refuses them
+
+
 def _address_problems(values: Mapping[str, Any]) -> list[str]:
-    host, port = split_address(values["node.listen"])
+    """Return what is wrong with the addresses. What follows from ``listen`` is not held against the user again."""
+    listen = values["node.listen"]
+    given = {key: values[f"node.{key}"] for key in ("listen", "publish", "http") if values[f"node.{key}"]}
+    host, port = split_address(listen)
     problems = []
+    offsets = {"publish": PUBLISH_PORT_OFFSET, "http": HTTP_PORT_OFFSET}
+    beyond = [key for key, offset in offsets.items() if key not in given and port + offset > 65535]
+    if len(beyond) == 1:
+        key = beyond[0]
+        problems.append(f"node.{key}: is node.listen's port + {offsets[key]} by default, which is above 65535: set it")
+    elif beyond:
+        problems.append(
+            f"node.listen: port {port} leaves no room for node.publish and node.http, which are at this port + "
+            f"{PUBLISH_PORT_OFFSET} and + {HTTP_PORT_OFFSET} by default: set those, or choose a lower port"
+        )
     used = {("listen", host, port)}
-    for key, offset in (("publish", PUBLISH_PORT_OFFSET), ("http", HTTP_PORT_OFFSET)):
-        given = values[f"node.{key}"]
-        address = split_address(given) if given else (host, port + offset)
-        if address[1] > 65535:
-            problems.append(f"node.{key}: is node.listen's port + {offset} by default, which is above 65535: set it")
+    for key, offset in offsets.items():
+        address = split_address(given[key]) if key in given else (host, port + offset)
         problems += [
             f"node.{key}: is the same address as node.{other}" for other, *taken in sorted(used) if (*taken,) == address
         ]
         used.add((key, *address))
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - this refuses it
-        problems.append("node.listen: must be the very address that other nodes dial, not a wildcard")
-    for key, address_host, _ in sorted(used):
-        if not values["security.insecure"] and not is_loopback(address_host):
-            problems.append(
-                f"node.{key}: {address_host} can be reached from other machines, where there is no encryption and no "
-                "authentication yet: set security.insecure = true if every machine of that network is trusted"
-            )
-    return problems
+    return problems + _exposed(given, insecure=values["security.insecure"])
+
+
+def _exposed(given: Mapping[str, str], *, insecure: bool) -> list[str]:
+    """Return what is wrong with the reach of addresses: nobody can dial a wildcard, and all can dial some others."""
+    hosts = {key: split_address(address)[0] for key, address in given.items()}
+    problems = [
+        f"node.{key}: must be the very address that other nodes dial, not a wildcard"
+        for key, host in hosts.items()
+        if host in _WILDCARDS
+    ]
+    exposed: dict[str, list[str]] = {}
+    for key, host in hosts.items():
+        if not insecure and host not in _WILDCARDS and not is_loopback(host):
+            exposed.setdefault(host, []).append(f"node.{key}")
+    return problems + [
+        f"{', '.join(names)}: {host} can be reached from other machines, where there is no encryption and no "
+        "authentication yet: set security.insecure = true if every machine of that network is trusted"
+        for host, names in exposed.items()
+    ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -165,6 +167,9 @@ def test_a_miss_exits_1_with_nothing_on_stdout(
         (["set", "k", "v"], ("set", ("k", "v"), {})),
         (["set", "k", "v", "--ttl", "0.5"], ("set", ("k", "v"), {"ttl": 0.5})),
         (["set", "k", "v", "--ttl", "never"], ("set", ("k", "v"), {"ttl": None})),
+        (["set", "k", "v", "--ttl", "5m"], ("set", ("k", "v"), {"ttl": 300.0})),
+        (["touch", "k", "--ttl", "1h30m"], ("touch", ("k",), {"ttl": 5400.0})),
+        (["incr", "k", "--ttl", "250ms"], ("incr", ("k", 1), {"initial": 0, "ttl": 0.25})),
         (["set", "k", "5", "--as", "int"], ("set", ("k", 5), {})),
         (["set", "k", "[1]", "--as", "json"], ("set", ("k", [1]), {})),
         (["set", "\udcff", "v"], ("set", (b"\xff", "v"), {})),
@@ -332,13 +337,83 @@ def test_usage_errors_exit_2_in_one_line(capsys: pytest.CaptureFixture[str], arg
     assert "--help" in err
 
 
-def test_a_value_that_is_not_what_it_is_said_to_be(
-    client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the one line that refuses a command line."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out, err.count("\n")) == (2, "", 1), err
+    return err
+
+
+def typed_arguments() -> Iterator[tuple[str, argparse.Action]]:
+    """Every argument of every command that is read as something else than text."""
+    (commands_of,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for command, parser in commands_of.choices.items():
+        for action in parser._actions:
+            if action.type is not None:
+                yield command, action
+
+
+BARE = {"node", "up", "status", "stats", "ring", "bench", "watch", "clear"}
+"""Commands that can do without positional arguments."""
+
+
+@pytest.mark.parametrize("wrong", ["abc", "", "1.2.3", "1,000", "0x10", "nan"])
+def test_no_wrong_number_is_refused_in_the_words_of_a_program(capsys: pytest.CaptureFixture[str], wrong: str) -> None:
+    tried = 0
+    for command, action in typed_arguments():
+        words = [] if command in BARE else ["k", "v"] if command in {"set", "add"} else ["k"]
+        if action.option_strings:
+            line = refused(capsys, command, *words, f"{action.option_strings[0]}={wrong}")
+            assert f"argument {action.option_strings[0]}: must be " in line
+        else:
+            line = refused(capsys, command, *words, wrong)
+            assert f"argument {action.metavar}: must be " in line
+        assert repr(wrong) in line
+        assert "invalid _" not in line
+        assert "invalid int" not in line
+        assert f"see `meshcache {command} --help`" in line
+        tried += 1
+    assert tried > 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["set", "k", "v", "--ttl", "0"],
+            "--ttl: must be longer than 0, is '0': write never for a key",
+        ),
+        (["set", "k", "v", "--ttl", "-5"], "--ttl: must be longer than 0, is '-5'"),
+        (["set", "k", "v", "--ttl", "inf"], "--ttl: must be a duration, such as 30 (seconds), 250ms, 5m or 1h30m"),
+        (["get", "k", "--timeout", "0s"], "--timeout: must be longer than 0, is '0s'"),
+        (["bench", "--keys", "0"], "--keys: must be at least 1, is '0'"),
+        (["bench", "--keys", "many"], "--keys: must be a whole number of at least 1, is 'many'"),
+        (["bench", "--reads", "90"], "--reads: must be from 0 to 1, is '90'"),
+        (["up", "--nodes", "three"], "--nodes: must be a whole number, is 'three'"),
+        (["incr", "k", "1.5"], "DELTA: must be a whole number, is '1.5'"),
+        (["incr", "k", "9" * 5000], "DELTA: must be a whole number, is '9999"),
+    ],
+)
+def test_a_wrong_number_is_refused_with_what_it_may_be(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
-    exit_code, out, err = run(capsysbinary, "set", "k", "five", "--as", "int")
+    line = refused(capsys, *arguments)
+    assert says in line
+    assert len(line) < 250
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [("int", "a whole number"), ("float", "a number"), ("json", "JSON")], ids=lambda text: text[:5]
+)
+def test_a_value_that_is_not_what_it_is_said_to_be(
+    client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes], kind: str, says: str
+) -> None:
+    exit_code, out, err = run(capsysbinary, "set", "k", "five", "--as", kind)
     assert (exit_code, out) == (2, b"")
-    assert err.startswith("meshcache: VALUE is no int")
-    assert ("set", ("k", "five"), {}) not in client.calls
+    assert err.startswith(f"meshcache: VALUE must be {says}, is 'five'")
+    assert not client.calls or client.calls[0][0] != "set"
 
 
 def test_the_mesh_is_named_by_option_or_variable_or_default(monkeypatch: pytest.MonkeyPatch) -> None:

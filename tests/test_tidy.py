@@ -18,7 +18,7 @@ PROGRAMS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file(
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 600
 
-BELOW_CORE = {"meshcache.errors", "meshcache.config", "meshcache.address"}
+BELOW_CORE = {"meshcache.errors", "meshcache.config", "meshcache.address", "meshcache.durations"}
 PURE = (
     "core", "session", "delivery", "link", "filling", "routing", "breaker", "arguments", "codec", "copies", "following",
     "options", "subscription", "simulation",
@@ -63,7 +63,9 @@ def test_core_imports_nothing_from_above_and_nothing_that_acts(path: Path) -> No
             assert module in BELOW_CORE or module.startswith("meshcache.core"), f"{path}:{line} imports {module}"
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.stem in {"errors", "config", "address"}], ids=names)
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.stem in {"errors", "config", "address", "durations"}], ids=names
+)
 def test_the_lowest_layer_imports_itself_only(path: Path) -> None:
     for module, line in imports(tree_of(path)):
         assert not module.startswith("meshcache") or module in BELOW_CORE, f"{path}:{line} imports {module}"
