@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 import meshcache
-from meshcache import commands
+from meshcache import commands, mesh_commands
 from meshcache.durations import seconds_of
 from meshcache.errors import (
     ConfigError,
@@ -40,16 +42,28 @@ _ADVICE: Final[tuple[tuple[type[MeshcacheError], str], ...]] = (
 
 _EPILOG: Final = """\
 examples:
-  meshcache up                              three nodes on this machine, until Ctrl-C
-  meshcache set greeting hello --ttl 5m     store a string for five minutes
-  meshcache get greeting                    print it; exit code 1 if there is no such key
-  meshcache status                          who is in the mesh, and is it well?
-  meshcache explain greeting                where does this key live, and what does each replica hold?
+  meshcache up                           three nodes on this machine
+  meshcache set greeting hello --ttl 5m  store a string for five minutes
+  meshcache get greeting                 print it; exit code 1 if there is none
+  meshcache status                       who is in the mesh, and is it well?
+  meshcache explain greeting             where it lives, and who holds what
 
-A mesh is named by --at, or else by MESHCACHE_SEEDS, or else it is 127.0.0.1:7101.
+A mesh is named by --at, or by MESHCACHE_SEEDS, or else it is 127.0.0.1:7101.
 A TIME is a number of seconds, or has units: 250ms, 90s, 5m, 1h30m, 2d.
-Exit codes: 0 done, 1 a miss, 2 an error, 130 interrupted. `meshcache COMMAND --help` tells more.
+Exit codes: 0 done, 1 a miss, 2 an error, 130 interrupted; `status` exits with 1
+if something is wrong. `meshcache COMMAND --help` tells more.
 """
+
+_WRONG: Final = """\
+Wrong are: a node that is dead or silent, or does not serve; nodes that do not agree on the ring; copies that are not
+yet where they belong. A node that has left is not wrong. Nor is what is shown as a warning: that a node is full and
+drops entries, and that there are fewer nodes than cluster.replicas."""
+
+_STATUS: Final = """\
+ENTRIES and BYTES are what a node holds, beside what it may hold; PULLING counts the slots that it owns and has not
+copied yet. --wide also shows EVICTED, entries dropped for a limit; HINTS, writes kept for other nodes; COMPARED, how
+long ago it had compared all its slots with their other owners; RING, equal where nodes agree on who owns what; and
+INCARNATION, which grows when a node refutes what is said of it. What is too wide for the terminal is folded."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_launch_commands(subparsers)
     _add_key_commands(subparsers)
     _add_mesh_commands(subparsers)
+    _add_running_commands(subparsers)
     return parser
 
 
@@ -126,8 +141,13 @@ def _add(
     run: Callable[[argparse.Namespace], int],
     summary: str,
     examples: str = "",
+    *notes: str,
 ) -> argparse.ArgumentParser:
-    epilog = f"examples:\n{examples}" if examples else None
+    """Add a command. ``notes`` are paragraphs of its help, wrapped to the terminal's width; ``examples`` are not."""
+    width = max(40, shutil.get_terminal_size().columns - 2)
+    paragraphs = [f"examples:\n{examples}"] if examples else []
+    paragraphs += [textwrap.fill(note, width) for note in notes]
+    epilog = "\n\n".join(paragraphs) or None
     parser = subparsers.add_parser(
         name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=epilog
     )
@@ -139,7 +159,7 @@ def _add_launch_commands(subparsers: _Subparsers[_Parser]) -> None:
     up = _add(
         subparsers, "up", commands.up, "run a mesh of several nodes on this machine",
         "  meshcache up --nodes 5 --set cluster.replicas=3\n"
-        "  meshcache up --config configs/local.toml --base-port 7501\n\n"
+        "  meshcache up --config configs/local.toml --base-port 7501",
         "Prints `ready` when every node sees every other. A node that dies is started again. Ctrl-C stops all nodes.",
     )  # fmt: skip
     up.add_argument("--nodes", type=_whole, default=3, metavar="N", help="how many (3)")
@@ -153,7 +173,8 @@ def _add_launch_commands(subparsers: _Subparsers[_Parser]) -> None:
     up.add_argument("--data-dir", metavar="DIR", help="where nodes keep what outlives them, in a directory each")
     node = _add(
         subparsers, "node", commands.node, "run one node in the foreground",
-        "  meshcache node --config configs/production.toml --listen 10.0.0.11:7101 --seed 10.0.0.12:7101\n\n"
+        "  meshcache node --config configs/production.toml \\\n"
+        "      --listen 10.0.0.11:7101 --seed 10.0.0.12:7101",
         "Prints `ready` when the node serves. SIGTERM has it hand over what it owns first; Ctrl-C stops it at once.",
     )  # fmt: skip
     node.add_argument("--id", metavar="ID", help="the node's id, unique in the mesh and the same after each restart")
@@ -193,6 +214,12 @@ def _add_key_commands(subparsers: _Subparsers[_Parser]) -> None:
         "  meshcache invalidate --tag team:7",
     )  # fmt: skip
     invalidate.add_argument("--prefix", metavar="P", help="drop every key that begins so, instead of single keys")
+    clear = _add(
+        subparsers, "clear", commands.clear, "drop every key, or all that begin with a prefix",
+        "  meshcache clear user:\n  meshcache clear --yes       everything, without being asked",
+    )  # fmt: skip
+    clear.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="only keys that begin so")
+    clear.add_argument("--yes", action="store_true", help="do not ask before everything is dropped")
     for parser in (get, store, add, incr, touch, ttl):
         parser.add_argument("key", metavar="KEY")
     for parser in (store, add):
@@ -216,24 +243,53 @@ def _add_key_commands(subparsers: _Subparsers[_Parser]) -> None:
     first = incr.add_mutually_exclusive_group()
     first.add_argument("--initial", type=_whole, default=0, metavar="N", help="what a missing key counts from (0)")
     first.add_argument("--must-exist", action="store_true", help="exit 1 if there is no such key")
-    for parser in (get, store, add, delete, incr, touch, ttl, invalidate):
+    for parser in (get, store, add, delete, incr, touch, ttl, invalidate, clear):
         _add_mesh_options(parser)
 
 
 def _add_mesh_commands(subparsers: _Subparsers[_Parser]) -> None:
-    status = _add(subparsers, "status", commands.status, "show the members of the mesh and their health")
-    stats = _add(subparsers, "stats", commands.stats, "show what each node has counted")
+    status = _add(
+        subparsers, "status", mesh_commands.status, "show the members of the mesh, and what is wrong with it",
+        "  meshcache status\n  until meshcache status >/dev/null; do sleep 1; done    wait until all is well",
+        "Exit codes: 0 if all is well, 1 if something is wrong, 2 if the mesh can not be asked.", _WRONG, _STATUS,
+    )  # fmt: skip
+    status.add_argument("--wide", action="store_true", help="show every column")
+    stats = _add(subparsers, "stats", mesh_commands.stats, "show what each node has counted")
     stats.add_argument("--hot", action="store_true", help="show the keys read most instead, and whether they are hot")
+    stats.add_argument("--limit", type=_count, metavar="N", help="with --hot: how many keys (20)")
     ring = _add(
-        subparsers, "ring", commands.ring, "show each node's share of the keys, or the owners of one key",
+        subparsers, "ring", mesh_commands.ring, "show each node's share of the keys, or the owners of one key",
         "  meshcache ring\n  meshcache ring user:1",
     )  # fmt: skip
     ring.add_argument("key", metavar="KEY", nargs="?")
-    explain = _add(subparsers, "explain", commands.explain, "show where a key lives and what each replica holds of it")
+    explain = _add(
+        subparsers, "explain", mesh_commands.explain, "show where a key lives and what each replica holds of it"
+    )
     explain.add_argument("key", metavar="KEY")
+    leave = _add(
+        subparsers, "leave", mesh_commands.leave, "have a node hand over what it owns, and stop",
+        "  meshcache leave node2", "Waits until the others hold its keys. SIGTERM to the node does the same.",
+    )  # fmt: skip
+    forget = _add(
+        subparsers, "forget", mesh_commands.forget, "have the mesh forget a node that is dead or has left",
+        "  meshcache forget node4",
+        "No node shows it or dials it any longer. Should it come back, it joins as new. A node that is up is refused. "
+        "Under the strict partition policy it counts for no majority any more: do not forget one that is only cut off.",
+    )  # fmt: skip
+    for parser in (leave, forget):
+        parser.add_argument("node", metavar="NODE", help="its id or HOST:PORT")
+    leave.add_argument(
+        "--wait", type=_seconds, default=60.0, metavar="TIME", help="how long to wait for it (60: seconds)"
+    )
+    for parser in (status, stats, ring, explain, leave, forget):
+        _add_mesh_options(parser)
+
+
+def _add_running_commands(subparsers: _Subparsers[_Parser]) -> None:
+    """Add the commands that go on for a while."""
     bench = _add(
-        subparsers, "bench", commands.bench, "put a quick load on a running mesh",
-        "  meshcache bench --duration 10 --concurrency 200 --value-bytes 1000 --reads 0.5\n\n"
+        subparsers, "bench", mesh_commands.bench, "put a quick load on a running mesh",
+        "  meshcache bench --duration 10 --concurrency 200 --value-bytes 1000 --reads 0.5",
         "Uses keys of its own, which it deletes in the end.",
     )  # fmt: skip
     bench.add_argument("--duration", type=_seconds, default=5.0, metavar="TIME", help="of the load (5: seconds)")
@@ -245,20 +301,12 @@ def _add_mesh_commands(subparsers: _Subparsers[_Parser]) -> None:
     )
     watch = _add(
         subparsers, "watch", commands.watch, "show changes of keys as they happen, until Ctrl-C",
-        "  meshcache watch\n  meshcache watch user: --json\n\n"
+        "  meshcache watch\n  meshcache watch user: --json",
         "A line \"gap\" says that something may have been missed: a node died or joined, or the stream was broken.",
     )  # fmt: skip
     watch.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="only keys that begin so")
     watch.add_argument("--count", type=_count, default=0, metavar="N", help="stop after so many lines")
-    leave = _add(
-        subparsers, "leave", commands.leave, "have a node hand over what it owns, and stop",
-        "  meshcache leave node2\n\nWaits until the others hold its keys. SIGTERM to the node does the same.",
-    )  # fmt: skip
-    leave.add_argument("node", metavar="NODE", help="its id or HOST:PORT")
-    leave.add_argument(
-        "--wait", type=_seconds, default=60.0, metavar="TIME", help="how long to wait for it (60: seconds)"
-    )
-    for parser in (status, stats, ring, explain, bench, watch, leave):
+    for parser in (bench, watch):
         _add_mesh_options(parser)
 
 

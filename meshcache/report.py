@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from meshcache.core.record import NEVER_MS
+from meshcache.health import health_of
 from meshcache.subscription import Invalidation, InvalidationKind
 
 RED: Final = 31
@@ -21,6 +23,9 @@ _KIND_COLOURS: Final = {
     InvalidationKind.GAP: YELLOW,
 }
 _BAR_WIDTH: Final = 30
+_BAR_WIDTH_MIN: Final = 8
+_CUT_MIN: Final = 12
+"""No column of a table is cut to less than this."""
 
 
 class Paint:
@@ -38,28 +43,73 @@ class Paint:
         return self(text, 1)
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], paint: Paint, colour_of: Mapping[str, int]) -> str:
-    """Align columns: numbers to the right, text to the left. ``colour_of`` colours cells by their text."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    numeric = [
-        bool(cells)
-        and all(row[i].replace(",", "").replace(".", "").rstrip("%").isdigit() or row[i] == "-" for row in cells)
-        for i in range(len(headings))
-    ]
-    widths = [max(len(heading), *(len(row[i]) for row in cells), 0) for i, heading in enumerate(headings)]
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    paint: Paint,
+    colour_of: Mapping[str, int],
+    *,
+    width: int | None = None,
+    gives_way: int | None = None,
+) -> str:
+    """Align columns: numbers to the right, text to the left. ``colour_of`` colours cells by their text.
 
-    def line(row: Sequence[str], colours: Sequence[int | None]) -> str:
+    Where the lines would be longer than ``width``, column ``gives_way`` is cut first. What is still too wide is folded:
+    further columns follow below, beside the first one again.
+    """
+    cells = [[_cell(value) for value in row] for row in rows]
+    numeric = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(headings))]
+    widths = [max(len(heading), *(len(row[i]) for row in cells), 0) for i, heading in enumerate(headings)]
+    folds = [list(range(len(headings)))]
+    if width is not None and gives_way is not None:
+        widths[gives_way] -= min(max(0, _length(widths) - width), max(0, widths[gives_way] - _CUT_MIN))
+    if width is not None and _length(widths) > width:
+        first = min(widths[0], max(_CUT_MIN, width // 2))
+        widths = [first, *[min(each, max(_CUT_MIN, width - first - 2)) for each in widths[1:]]]
+        folds = _folds(widths, width)
+
+    def line(row: Sequence[str], colours: Sequence[int | None], columns: Sequence[int]) -> str:
         aligned = [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
+            _cut(row[i], widths[i]).rjust(widths[i]) if numeric[i] else _cut(row[i], widths[i]).ljust(widths[i])
+            for i in columns
         ]
         aligned[-1] = aligned[-1].rstrip()
-        return "  ".join(paint(cell, colour) for cell, colour in zip(aligned, colours, strict=True))
+        return "  ".join(paint(cell, colours[i]) for cell, i in zip(aligned, columns, strict=True))
 
-    return "\n".join(
-        [line(list(headings), [1] * len(headings))]
-        + [line(row, [colour_of.get(cell) for cell in row]) for row in cells]
-    )
+    blocks = [
+        "\n".join(
+            [line(headings, [1] * len(headings), columns)]
+            + [line(row, [colour_of.get(cell) for cell in row], columns) for row in cells]
+        )
+        for columns in folds
+    ]
+    return "\n\n".join(blocks)
+
+
+def _length(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _folds(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Share columns out among blocks that are narrow enough; each begins with the first column."""
+    folds: list[list[int]] = [[0]]
+    for i in range(1, len(widths)):
+        if len(folds[-1]) > 1 and _length([widths[j] for j in [*folds[-1], i]]) > width:
+            folds.append([0])
+        folds[-1].append(i)
+    return folds
+
+
+def _cut(text: str, width: int) -> str:
+    """Take something out of the middle of what is too long: ends tell more."""
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(",", "").replace(".", "").rstrip("%").isdigit() or cell == "-"
 
 
 def _cell(value: Any) -> str:
@@ -72,39 +122,80 @@ def _cell(value: Any) -> str:
     return f"{value:,.2f}" if isinstance(value, float) else str(value)
 
 
-def status_text(members: Sequence[Mapping[str, Any]], paint: Paint) -> str:
-    """Show members and their health; what each says of itself is in ``commands.status``'s own columns and ``error``."""
-    headings = ["NODE", "ADDRESS", "STATE", "READY", "RING", "PULLING", "HINTS", "COMPARED", "INCARNATION"]
-    headings += ["HOST", "ZONE", "WEIGHT", "PROBLEM"]
-    columns = ["node_id", "address", "state", "ready", "ring_digest", "slots_missing", "hints", "compared", "life"]
-    columns += ["host", "zone", "weight", "error"]
-    if not any(member.get("error") for member in members):
-        columns, headings = columns[:-1], headings[:-1]
-    told = [{**member, "compared": _age(member), "life": f"{member.get('incarnation', 0):016x}"} for member in members]
-    rows = [[member.get(column) for column in columns] for member in told]
-    return table(headings, rows, paint, _STATE_COLOURS) + "\n\n" + health_of(members, paint)
+def quantity(number: float) -> str:
+    """Return a number in at most six characters: exact while it is small, else in thousands, millions and so on."""
+    if number < 100_000 and number == int(number) and number % 1000:
+        return f"{number:,.0f}"
+    for unit in ("", "k", "M", "G"):
+        if number < 999.5:
+            return f"{number:.0f}{unit}" if number >= 99.5 or number == int(number) else f"{number:.1f}{unit}"
+        number /= 1000
+    return f"{number:,.0f}T"
 
 
-def _age(member: Mapping[str, Any]) -> str | None:
+def status_text(
+    members: Sequence[Mapping[str, Any]], paint: Paint, width: int | None = None, *, everything: bool = False
+) -> str:
+    """Show members and their health; what each says of itself is in ``mesh_commands``' own columns and ``error``."""
+    columns = _STATUS_COLUMNS + (_MORE_STATUS_COLUMNS if everything else ())
+    rows = [[value(member) for _, value in columns] for member in members]
+    text = table([name for name, _ in columns], rows, paint, _STATE_COLOURS, width=width)
+    return f"{text}\n\n{health_text(members, paint, width)}"
+
+
+def _share(part: str) -> Callable[[Mapping[str, Any]], str | None]:
+    """Return what tells how much a node holds, and how much it may hold."""
+
+    def shown(member: Mapping[str, Any]) -> str | None:
+        store = member.get("store")
+        return f"{quantity(store[part])}/{quantity(store[f'max_{part}'])}" if store else None
+
+    return shown
+
+
+def _compared(member: Mapping[str, Any]) -> str | None:
     """Return how long ago a node had compared all its slots with their other owners."""
     seconds = member.get("compared_s_ago")
     return None if seconds is None else f"{seconds:.0f}s"
 
 
-def health_of(members: Sequence[Mapping[str, Any]], paint: Paint) -> str:
-    """Sum up in a sentence."""
-    alive = [member for member in members if member["state"] == "alive"]
-    expected = [member for member in members if member["state"] != "left"]
-    if len(alive) < len(expected):
-        return paint(f"{len(expected) - len(alive)} of {len(expected)} nodes can not be reached", RED)
-    if any(not member.get("ready") for member in alive):
-        return paint("some nodes do not serve yet", YELLOW)
-    if len({member.get("ring_digest") for member in alive}) > 1:
-        return paint("the nodes do not agree on the ring yet", YELLOW)
-    moving = sum(member.get("slots_missing") or 0 for member in alive)
-    if moving:
-        return paint(f"all {len(alive)} nodes serve; copies are on the move, {moving:,} slots to go", YELLOW)
-    return paint(f"all {len(alive)} nodes serve, agree on the ring and hold what they own", GREEN)
+_Column = tuple[str, Callable[[Mapping[str, Any]], Any]]
+_STATUS_COLUMNS: Final[tuple[_Column, ...]] = (
+    ("NODE", lambda member: member["node_id"]),
+    ("ADDRESS", lambda member: member["address"]),
+    ("STATE", lambda member: member["state"]),
+    ("READY", lambda member: member.get("ready")),
+    ("ENTRIES", _share("entries")),
+    ("BYTES", _share("bytes")),
+    ("PULLING", lambda member: member.get("slots_missing")),
+)
+_MORE_STATUS_COLUMNS: Final[tuple[_Column, ...]] = (
+    ("EVICTED", lambda member: (member.get("store") or {}).get("evictions")),
+    ("HINTS", lambda member: member.get("hints")),
+    ("COMPARED", _compared),
+    ("RING", lambda member: member.get("ring_digest")),
+    ("INCARNATION", lambda member: f"{member.get('incarnation', 0):016x}"),
+    ("HOST", lambda member: member.get("host")),
+    ("ZONE", lambda member: member.get("zone")),
+    ("WEIGHT", lambda member: member.get("weight")),
+)
+
+
+def health_text(members: Sequence[Mapping[str, Any]], paint: Paint, width: int | None = None) -> str:
+    """Say whether a mesh is well, and what is wrong if it is not."""
+    health = health_of(members)
+    up = sum(member["state"] == "alive" for member in members)
+    said = [(problem, RED) for problem in health.problems]
+    said = said or [(f"all {up} nodes serve, agree on the ring and hold what they own", GREEN)]
+    said += [(f"warning: {warning}", YELLOW) for warning in health.warnings]
+    return "\n".join(paint(wrapped(text, width), colour) for text, colour in said)
+
+
+def wrapped(text: str, width: int | None) -> str:
+    """Break a sentence into lines."""
+    if width is None:
+        return text
+    return textwrap.fill(text, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def flatten(counters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -118,7 +209,7 @@ def flatten(counters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def stats_text(stats: Mapping[str, Mapping[str, Any]], paint: Paint) -> str:
+def stats_text(stats: Mapping[str, Mapping[str, Any]], paint: Paint, width: int | None = None) -> str:
     """Show counters by name, one column for each node."""
     by_node = {
         node_id: {name: value for name, value in flatten(counters).items() if isinstance(value, int | float)}
@@ -126,40 +217,52 @@ def stats_text(stats: Mapping[str, Mapping[str, Any]], paint: Paint) -> str:
     }
     names = list(dict.fromkeys(name for counters in by_node.values() for name in counters))
     rows = [[name, *(counters.get(name) for counters in by_node.values())] for name in names]
-    return table(["COUNTER", *by_node], rows, paint, {})
+    return table(["COUNTER", *by_node], rows, paint, {}, width=width)
 
 
-def hot_text(hot: Mapping[str, Mapping[str, Any]], paint: Paint) -> str:
-    """Show the keys read most, at which node, and about how often in the last window."""
+def hot_text(hot: Mapping[str, Mapping[str, Any]], paint: Paint, limit: int, width: int | None = None) -> str:
+    """Show the ``limit`` keys read most, at which node, and about how often in the last window."""
     found = [(row["reads"], node_id, row) for node_id, answer in hot.items() for row in answer["keys"]]
     found.sort(key=lambda entry: -entry[0])
-    rows = [(row["key"], node_id, reads, "hot" if row["hot"] else "") for reads, node_id, row in found]
-    return table(["KEY", "NODE", "READS", "STATE"], rows, paint, {"hot": RED}) if rows else "no reads to speak of"
+    if not found:
+        return "no reads to speak of"
+    rows = [
+        (printable(row["key"]), node_id, reads, "hot" if row["hot"] else "") for reads, node_id, row in found[:limit]
+    ]
+    text = table(["KEY", "NODE", "READS", "STATE"], rows, paint, {"hot": RED}, width=width, gives_way=0)
+    more = len(found) - len(rows)
+    return f"{text}\n\n{more:,} more are shown with --limit {len(found)}" if more > 0 else text
 
 
-def ring_text(members: Sequence[Mapping[str, Any]], paint: Paint) -> str:
+def ring_text(members: Sequence[Mapping[str, Any]], paint: Paint, width: int | None = None) -> str:
     """Show which share of the keys each node is the first owner of, and how many slots it holds in all."""
     owning = [member for member in members if member["primary_slots"] or member["copy_slots"]]
     slots = sum(member["primary_slots"] for member in owning) or 1
     widest = max((member["primary_slots"] for member in owning), default=0) or 1
+    bar_width = _BAR_WIDTH
+    if width is not None:
+        besides = len("  PRIMARY SLOTS  100.0%  HOLDS  ") + max(
+            [len(member["node_id"]) for member in owning], default=0
+        )
+        bar_width = max(_BAR_WIDTH_MIN, min(_BAR_WIDTH, width - besides))
     rows = [
         (
             member["node_id"],
             member["primary_slots"],
             f"{100 * member['primary_slots'] / slots:.1f}%",
             member["copy_slots"],
-            "█" * max(1, round(_BAR_WIDTH * member["primary_slots"] / widest)),
+            "█" * max(1, round(bar_width * member["primary_slots"] / widest)),
         )
         for member in owning
     ]
-    return table(["NODE", "PRIMARY SLOTS", "SHARE", "HOLDS", ""], rows, paint, {})
+    return table(["NODE", "PRIMARY SLOTS", "SHARE", "HOLDS", ""], rows, paint, {}, width=width)
 
 
-def preference_text(explained: Mapping[str, Any], paint: Paint) -> str:
+def preference_text(explained: Mapping[str, Any], paint: Paint, width: int | None = None) -> str:
     """Show the owners of a key in the order of preference."""
     roles = ["primary", *["copy"] * len(explained["owners"])]
     rows = [(role, owner) for role, owner in zip(roles, explained["owners"], strict=False)]
-    return f"slot {explained['slot']}\n" + table(["ROLE", "NODE"], rows, paint, {"primary": GREEN})
+    return f"slot {explained['slot']}\n" + table(["ROLE", "NODE"], rows, paint, {"primary": GREEN}, width=width)
 
 
 def event_text(event: Invalidation, key: str, now_s: float, paint: Paint) -> str:
@@ -170,11 +273,15 @@ def event_text(event: Invalidation, key: str, now_s: float, paint: Paint) -> str
     elif event.kind is InvalidationKind.CLEAR:
         key += "*"
     kind = paint(event.kind.ljust(10), _KIND_COLOURS.get(event.kind))
-    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in key)
-    return f"{at}  {kind}  {event.node or '-':<10}  {shown}"
+    return f"{at}  {kind}  {event.node or '-':<10}  {printable(key)}"
 
 
-def explain_text(key: str, explained: Mapping[str, Any], now_s: float, paint: Paint) -> str:
+def printable(key: str) -> str:
+    """Return a key with escapes in place of what would move the cursor or change colours."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in key)
+
+
+def explain_text(key: str, explained: Mapping[str, Any], now_s: float, paint: Paint, width: int | None = None) -> str:
     """Show what each replica of a key holds of it."""
     rows = []
     for replica in explained["replicas"]:
@@ -185,8 +292,8 @@ def explain_text(key: str, explained: Mapping[str, Any], now_s: float, paint: Pa
         else:
             held = "a delete" if replica["tombstone"] else f"{replica['value_bytes']:,} bytes"
         rows.append((replica["node_id"], replica["state"], held, *_when(replica, now_s)))
-    text = table(["NODE", "STATE", "HOLDS", "WRITTEN", "EXPIRES", "VERSION"], rows, paint, _STATE_COLOURS)
-    return f"{key}: slot {explained['slot']}, owners {', '.join(explained['owners']) or 'none'}\n\n{text}"
+    text = table(["NODE", "STATE", "HOLDS", "WRITTEN", "EXPIRES", "VERSION"], rows, paint, _STATE_COLOURS, width=width)
+    return f"{printable(key)}: slot {explained['slot']}, owners {', '.join(explained['owners']) or 'none'}\n\n{text}"
 
 
 def _when(replica: Mapping[str, Any], now_s: float) -> tuple[str, str, str]:

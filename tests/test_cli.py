@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
+from fake_client import FakeClient, member
 
 from meshcache import cli, commands
-from meshcache.core.record import NEVER_MS
 from meshcache.errors import (
     ConfigError,
     KeyMissing,
@@ -26,78 +26,10 @@ from meshcache.errors import (
     QuorumNotReached,
 )
 from meshcache.load import Outcome
-from meshcache.report import Paint, event_text, explain_text, flatten, health_of, ring_text, stats_text, status_text
+from meshcache.report import Paint, event_text, status_text
 from meshcache.subscription import Invalidation, InvalidationKind
 
 PLAIN = Paint(enabled=False)
-
-
-def member(node_id: str, **fields: Any) -> dict[str, Any]:
-    return {
-        "node_id": node_id,
-        "address": f"127.0.0.1:710{node_id[-1]}",
-        "state": "alive",
-        "incarnation": 0,
-        "boot": 1,
-        "host": "h",
-        "zone": "",
-        "weight": 1.0,
-        "primary_slots": 512,
-        "copy_slots": 256,
-    } | fields
-
-
-class FakeClient:
-    """Answers from what the test has put in ``answers``, and notes what it was asked."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Any] = {}
-        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-        self.members = [member("node1"), member("node2")]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self.calls.append(("close", (), {}))
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            self.calls.append((name, arguments, options))
-            answer = self.answers.get(name)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        return call
-
-    def inspect(self, what: str, key: bytes = b"", node: str | None = None) -> dict[str, Any]:
-        self.calls.append(("inspect", (what, key, node), {}))
-        if isinstance(answer := self.answers.get(f"inspect {what} {node}"), Exception):
-            raise answer
-        if what == "status":
-            return {"node_id": "node1", "ready": True, "ring_digest": "0123456789abcdef", "members": self.members}
-        if what == "stats":
-            return {"store": {"hits": 1000, "misses": 2}}
-        if what == "hot":
-            rows = [(b"user:1", 5000, True), (b"\xff", 3, False)] if node == "127.0.0.1:7101" else [(b"b", 4000, False)]
-            return {"keys": [{"key": key, "reads": reads, "hot": hot} for key, reads, hot in rows]}
-        return {
-            "key": "user:1",
-            "slot": 7,
-            "owners": ["node2", "node1"],
-            "replicas": [
-                {
-                    "node_id": "node2",
-                    "state": "alive",
-                    "version": "018bcfe568000001" + "00" * 8,
-                    "expires_ms": None,
-                    "tombstone": False,
-                    "value_bytes": 5000,
-                    "error": None,
-                }
-            ],
-        }
 
 
 @pytest.fixture
@@ -219,6 +151,55 @@ def test_invalidate_takes_keys_a_prefix_or_tags(client: FakeClient, capsysbinary
         "tags": ["t"],
         "dropped_copies": 7,
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (["clear", "user:"], ("invalidate_prefix", ("user:",), {})),
+        (["clear", "user:", "--yes"], ("invalidate_prefix", ("user:",), {})),
+        (["clear", "--yes"], ("clear", (), {})),
+        (["clear", "", "--yes"], ("clear", (), {})),
+        (["clear", "\udcff"], ("invalidate_prefix", (b"\xff",), {})),
+    ],
+)
+def test_clear_says_how_many_copies_went(
+    client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes], arguments: list[str], call: tuple[Any, ...]
+) -> None:
+    client.answers |= {"clear": 1234, "invalidate_prefix": 1234}
+    assert run(capsysbinary, *arguments) == (0, b"1,234 copies went, on all nodes together\n", "")
+    assert client.calls[0] == call
+    told = json.loads(run(capsysbinary, *arguments, "--json")[1])
+    assert told == {"prefix": arguments[1].replace("--yes", ""), "dropped_copies": 1234}
+
+
+@pytest.mark.parametrize(("answer", "cleared"), [("y", True), ("YES", True), ("", False), ("n", False), ("all", False)])
+def test_clear_asks_before_everything_goes(
+    client: FakeClient,
+    capsysbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    cleared: bool,
+) -> None:
+    client.answers["clear"] = 1
+    terminal = SimpleNamespace(isatty=lambda: True, readline=lambda: answer + "\n")
+    monkeypatch.setattr(sys, "stdin", terminal)
+    code, out, error = run(capsysbinary, "clear", "--at", "h:1")
+    assert error.startswith("Drop every key of the mesh at h:1? [y/N] ")
+    assert (code, out) == ((0, b"1 copy went, on all nodes together\n") if cleared else (1, b""))
+    assert (("clear", (), {}) in client.calls) == cleared
+
+
+def test_clear_without_a_terminal_wants_to_be_told_that_everything_is_meant(
+    client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    for arguments in (["clear"], ["clear", ""]):
+        code, out, error = run(capsysbinary, *arguments)
+        assert (code, out) == (2, b"")
+        assert "--yes" in error
+        assert error.count("\n") == 1
+    assert client.calls == []
 
 
 EVENTS = [
@@ -433,7 +414,16 @@ def test_the_mesh_is_named_by_option_or_variable_or_default(monkeypatch: pytest.
     assert named == [("127.0.0.1:7101", 5.0), ("a:1,b:2", 5.0), ("c:3", 0.5), ("d:4", 5.0)]
 
 
-@pytest.mark.parametrize("command", ["", "up", "node", "set", "bench"])
+def test_every_help_fits_eighty_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    (commands_of,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for command in ["", *commands_of.choices]:
+        with pytest.raises(SystemExit):
+            cli.main([*command.split(), "--help"])
+        assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("command", ["", "up", "node", "set", "bench", "clear", "status", "forget"])
 def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([*command.split(), "--help"])
@@ -466,119 +456,14 @@ def test_node_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (config.store.max_entries, parent_pid) == (7, 5)
 
 
-def test_status_asks_every_member(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    client.members.append(member("node3", state="dead"))
-    client.answers["inspect status 127.0.0.1:7102"] = OperationTimeout("no answer")
-    out = run(capsysbinary, "status")[1].decode()
-    lines = out.splitlines()
-    headings = "NODE ADDRESS STATE READY RING PULLING HINTS COMPARED INCARNATION HOST ZONE WEIGHT PROBLEM"
-    assert lines[0].split() == headings.split()
-    assert lines[1].split()[:5] == ["node1", "127.0.0.1:7101", "alive", "yes", "0123456789abcdef"]
-    assert lines[2].endswith("no answer")
-    assert lines[-1] == "1 of 3 nodes can not be reached"
-    members = json.loads(run(capsysbinary, "status", "--json")[1])["members"]
-    assert [(each["node_id"], each.get("ready")) for each in members] == [
-        ("node1", True),
-        ("node2", None),
-        ("node3", None),
-    ]
-
-
-def test_health_in_a_sentence() -> None:
-    well = member("node1", ready=True, ring_digest="aa")
-    fine = "all 1 nodes serve, agree on the ring and hold what they own"
-    assert health_of([well], PLAIN) == fine
-    assert health_of([well, member("node2", state="left")], PLAIN) == fine
-    assert health_of([well, member("node2", ready=False)], PLAIN) == "some nodes do not serve yet"
-    pulling = member("node2", ready=True, ring_digest="aa", slots_missing=1200)
-    assert health_of([well, pulling], PLAIN) == "all 2 nodes serve; copies are on the move, 1,200 slots to go"
-    other_ring = member("node2", ready=True, ring_digest="bb")
-    assert health_of([well, other_ring], PLAIN) == "the nodes do not agree on the ring yet"
-
-
-def test_stats_has_a_column_for_each_node(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    lines = run(capsysbinary, "stats")[1].decode().splitlines()
-    assert lines == ["COUNTER       node1  node2", "store.hits    1,000  1,000", "store.misses      2      2"]
-    client.answers["inspect stats 127.0.0.1:7102"] = OperationTimeout("no answer")
-    exit_code, out, err = run(capsysbinary, "stats", "--json")
-    assert (exit_code, json.loads(out)) == (0, {"node1": {"store": {"hits": 1000, "misses": 2}}})
-    assert err == "meshcache: node2 does not answer: no answer\n"
-
-
-def test_stats_hot_shows_the_keys_read_most(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    lines = run(capsysbinary, "stats", "--hot")[1].decode().splitlines()
-    assert [line.split() for line in lines] == [
-        ["KEY", "NODE", "READS", "STATE"],
-        ["user:1", "node1", "5,000", "hot"],
-        ["b", "node2", "4,000", "-"],
-        ["\\xff", "node1", "3", "-"],
-    ]
-    found = json.loads(run(capsysbinary, "stats", "--hot", "--json")[1])
-    assert found["node2"] == {"keys": [{"key": "b", "reads": 4000, "hot": False}]}
-
-
-def test_counters_become_flat_and_may_be_missing_on_a_node() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": 2}, "e": 3}) == {"a.b.c": 1, "a.d": 2, "e": 3}
-    assert stats_text({"n1": {"a": 1, "id": "n1"}, "n2": {"b": 2}}, PLAIN).splitlines()[1:] == [
-        "a         1   -",
-        "b         -   2",
-    ]
-
-
-def test_ring_shows_shares_as_bars() -> None:
-    lines = ring_text([member("node1", primary_slots=600), member("node2", primary_slots=300)], PLAIN).splitlines()
-    assert [line.split()[2] for line in lines[1:]] == ["66.7%", "33.3%"]
-    assert [line.count("█") for line in lines[1:]] == [30, 15]
-
-
-def test_ring_of_a_key_is_its_preference_list(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    lines = run(capsysbinary, "ring", "user:1")[1].decode().splitlines()
-    assert [line.split() for line in lines] == [
-        ["slot", "7"],
-        ["ROLE", "NODE"],
-        ["primary", "node2"],
-        ["copy", "node1"],
-    ]
-    out = run(capsysbinary, "ring", "user:1", "--json")[1]
-    assert json.loads(out) == {"key": "user:1", "slot": 7, "owners": ["node2", "node1"]}
-    assert ("inspect", ("explain", b"user:1", None), {}) in client.calls
-
-
-def test_explain_tells_what_each_replica_holds() -> None:
-    def replica(node_id: str, **fields: Any) -> dict[str, Any]:
-        nothing = {"version": None, "expires_ms": None, "tombstone": False, "value_bytes": 0, "error": None}
-        return {"node_id": node_id, "state": "alive"} | nothing | fields
-
-    version = f"{1_700_000_000_000:012x}0001" + "00" * 8
-    explained = {
-        "slot": 7,
-        "owners": ["n1", "n2"],
-        "replicas": [
-            replica("n1", version=version, value_bytes=5000, expires_ms=1_700_000_060_000),
-            replica("n2", version=version, tombstone=True, expires_ms=NEVER_MS),
-            replica("n3"),
-            replica("n4", state="suspect", error="timed out"),
-        ],
-    }
-    lines = explain_text("user:1", explained, 1_700_000_050.0, PLAIN).splitlines()
-    assert lines[0] == "user:1: slot 7, owners n1, n2"
-    assert "5,000 bytes" in lines[3]
-    assert "2023-11-14 22:13:20 UTC" in lines[3]
-    assert "in 10.0 s" in lines[3]
-    assert "a delete" in lines[4]
-    assert "never" in lines[4]
-    assert "nothing" in lines[5]
-    assert "no answer: timed out" in lines[6]
-
-
 def test_colour_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[32malive" in status_text([member("node1")], Paint(enabled=True))
     assert "\x1b" not in status_text([member("node1")], PLAIN)
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert commands._paint()("x", 31) == "\x1b[31mx\x1b[0m"
+    assert commands.paint()("x", 31) == "\x1b[31mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert commands._paint()("x", 31) == "x"
+    assert commands.paint()("x", 31) == "x"
 
 
 def test_the_figures_of_a_load() -> None:

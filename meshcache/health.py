@@ -1,0 +1,103 @@
+"""Whether a mesh is well, from what its nodes say of themselves: what is wrong, and what is worth knowing.
+
+*Wrong* is what keeps the mesh from doing all that its configuration says, or what somebody has to look at: a node that
+is dead or silent, one that does not serve, nodes that do not agree, copies that are not yet where they belong. A node
+that has left is none of that. A *warning* is no fault of the mesh: it does as it was told, and that may not be what
+was meant. Entries that go because a node is full are one, and more copies wanted than there are nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from meshcache.durations import text_of
+
+RECENT_S: Final = 60.0
+"""A node that has evicted within this time does so now."""
+
+Member = Mapping[str, Any]
+"""What is known of a member, with what it says of itself, or ``error``: why it does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What is to be said of a mesh, in sentences."""
+
+    problems: list[str]
+    """Nothing is wrong where there are none."""
+    warnings: list[str]
+
+
+def health_of(members: Sequence[Member]) -> Health:
+    """Return what is wrong with a mesh, and what is worth knowing of it."""
+    up = [member for member in members if member["state"] == "alive"]
+    return Health(_lost(members) + _unfinished(up), _too_few(up) + _evicting(up) + _have_evicted(up))
+
+
+def _lost(members: Sequence[Member]) -> list[str]:
+    said = []
+    for member in members:
+        name, state = member["node_id"], member["state"]
+        if state == "dead":
+            said.append(f"{name} is dead: start it again, or give it up with `meshcache forget {name}`")
+        elif state == "suspect":
+            said.append(f"{name} is silent: unless it is heard of soon, the others declare it dead")
+        elif state == "alive" and member.get("error"):
+            said.append(f"{name} does not answer: {member['error']}")
+    return said
+
+
+def _unfinished(up: Sequence[Member]) -> list[str]:
+    answering = [member for member in up if not member.get("error")]
+    said = [f"{member['node_id']} does not serve yet" for member in answering if not member.get("ready")]
+    if len({member.get("ring_digest") for member in answering}) > 1:
+        said.append("the nodes do not agree on the ring yet")
+    moving = sum(member.get("slots_missing") or 0 for member in answering)
+    if moving:
+        said.append(f"copies are on the move, {moving:,} slots to go")
+    return said
+
+
+def _too_few(up: Sequence[Member]) -> list[str]:
+    owners = sum(member.get("weight") != 0 for member in up)
+    replicas = max((member.get("replicas") or 0 for member in up), default=0)
+    if owners >= replicas:
+        return []
+    copies = "1 copy" if owners == 1 else f"{owners} copies"
+    have = f"cluster.replicas is {replicas}, but the mesh has {owners} node{'s' if owners != 1 else ''} to hold them"
+    return [f"{have}: each key has {copies}. Add nodes, or lower it"]
+
+
+def _evicting(up: Sequence[Member]) -> list[str]:
+    full = [member for member in up if (ago_s := _evicted_s_ago(member)) is not None and ago_s <= RECENT_S]
+    if not full:
+        return []
+    limits = dict.fromkeys(_limit_reached(member["store"]) for member in full)
+    count = sum(member["store"]["evictions"] for member in full)
+    names = f"{', '.join(str(member['node_id']) for member in full)} {'is' if len(full) == 1 else 'are'}"
+    advice = f"Raise {' and '.join(limits)}, add nodes, or give keys shorter lifetimes"
+    return [f"{names} full and dropped {count:,} entries so far, those not used for longest. {advice}"]
+
+
+def _have_evicted(up: Sequence[Member]) -> list[str]:
+    said = []
+    for member in up:
+        ago_s = _evicted_s_ago(member)
+        if ago_s is not None and ago_s > RECENT_S:
+            count = member["store"]["evictions"]
+            said.append(f"{member['node_id']} has dropped {count:,} entries for a limit, the last {text_of(ago_s)} ago")
+    return said
+
+
+def _evicted_s_ago(member: Member) -> float | None:
+    found: float | None = (member.get("store") or {}).get("evicted_s_ago")
+    return found
+
+
+def _limit_reached(store: Mapping[str, Any]) -> str:
+    """Name the limit that a full store is at: the one of which it uses the greater part."""
+    share = {name: store[name.removeprefix("max_")] / store[name] for name in ("max_entries", "max_bytes")}
+    name = max(share, key=lambda name: share[name])
+    return f"store.{name} (now {store[name]:,})"

@@ -1,0 +1,236 @@
+"""What the commands about a mesh do, as against those about keys: look into it, put load on it, let nodes go."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from argparse import Namespace
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from meshcache import commands
+from meshcache.commands import print_json
+from meshcache.errors import MeshcacheError, NodeUnavailable, OperationTimeout
+
+if TYPE_CHECKING:
+    from meshcache.client import Client
+
+NOT_WELL: Final = 1
+HOT_KEYS_SHOWN: Final = 20
+
+_OWN_COLUMNS: Final = (
+    "ready", "ring_digest", "changing", "slots_missing", "hints", "compared_s_ago", "cluster", "replicas", "store",
+)  # fmt: skip
+"""What each node says of itself, and no other can say of it."""
+
+
+def status(options: Namespace) -> int:
+    """Show the members, what each says of itself, and what is wrong; say by the exit code whether anything is."""
+    from meshcache import health, report  # noqa: PLC0415
+
+    with commands.open_client(options) as client:
+        seen = client.inspect("status")
+        members = [member | _own_answer(client, member) for member in _sorted(seen["members"])]
+    found = health.health_of(members)
+    if options.json:
+        well = {"well": not found.problems, "problems": found.problems, "warnings": found.warnings}
+        print_json({"asked": seen["node_id"], **well, "members": members})
+    else:
+        print(report.status_text(members, commands.paint(), commands.width(), everything=options.wide))
+    return NOT_WELL if found.problems else 0
+
+
+def _own_answer(client: Client, member: dict[str, Any]) -> dict[str, Any]:
+    if member["state"] != "alive":
+        return {}
+    try:
+        own = client.inspect("status", node=member["address"])
+    except MeshcacheError as error:
+        return {"error": str(error)}
+    return {name: own.get(name) for name in _OWN_COLUMNS}
+
+
+def leave(options: Namespace) -> int:
+    """Have a node hand its slots over and go; show how far it is."""
+    with commands.open_client(options) as client:
+        if _must_be_asked(client, options.node):
+            _ask_to_leave(client, options.node)
+            handed_over = _follow_leave(client, options.node, options.wait)
+            if handed_over is None:
+                text = f"{options.node} has not left after {options.wait:g} s; it goes on handing over"
+                print(f"meshcache: {text}", file=sys.stderr)
+                return 2
+        else:
+            handed_over = True
+    if options.json:
+        print_json({"node": options.node, "left": True, "handed_over": handed_over})
+    elif handed_over:
+        print(f"{options.node} has handed its slots over and left")
+    else:
+        print(f"{options.node} has left; the others had not pulled all of its slots when its time was over")
+    return 0
+
+
+def _must_be_asked(client: Client, node: str) -> bool:
+    """Tell whether a node has yet to leave. MeshcacheError says what is so of one that can not."""
+    members = client.inspect("status")["members"]
+    member = _find(members, node)
+    if member is None:
+        known = ", ".join(f"{each['node_id']} ({each['address']})" for each in _sorted(members))
+        raise MeshcacheError(f"there is no node {node!r}; the mesh has {known}")
+    if member["state"] == "dead":
+        raise MeshcacheError(
+            f"{node} is dead: it can hand nothing over, and the others have taken over what they hold copies of. Start "
+            f"it again, or give it up with `meshcache forget {node}`"
+        )
+    return bool(member["state"] != "left")
+
+
+def _ask_to_leave(client: Client, node: str) -> None:
+    try:
+        client.leave(node)
+    except (NodeUnavailable, OperationTimeout) as error:
+        raise MeshcacheError(
+            f"{node} does not answer, so it can not be asked to leave ({error}). If it is gone, the others declare it "
+            f"dead within seconds; then `meshcache forget {node}`"
+        ) from None
+
+
+def _follow_leave(client: Client, node: str, wait_s: float) -> bool | None:
+    """Return whether a node that leaves had handed all over when it left; None if it has not left in time."""
+    before, deadline = None, time.monotonic() + wait_s
+    pause = threading.Event()
+    while time.monotonic() < deadline:
+        waiting, member = _handover(client, node)
+        if member is None or member["state"] == "left":
+            return member is None or not member["weight"]
+        if member["state"] == "dead":
+            raise MeshcacheError(f"{node} died before it had handed over what it owns: see `meshcache status`")
+        if waiting != before:
+            print(f"{node} is leaving: the others have {waiting:,} slots to pull", file=sys.stderr)
+            before = waiting
+        pause.wait(0.2)
+    return None
+
+
+def _handover(client: Client, node: str) -> tuple[int, dict[str, Any] | None]:
+    """Return how many slots the others still have to pull, and what they say of the node that leaves."""
+    members = client.inspect("status")["members"]
+    seen, waiting = _find(members, node), 0
+    for member in members:
+        if member is not seen and member["state"] == "alive":
+            with suppress(MeshcacheError):
+                waiting += client.inspect("status", node=member["address"])["slots_missing"]
+    return waiting, seen
+
+
+def _find(members: list[dict[str, Any]], node: str) -> dict[str, Any] | None:
+    """Return the member with this id, else the one at this address: who is there now, if it has had several."""
+    ranks = ("alive", "suspect", "left", "dead")
+    found = [member for member in members if member["node_id"] == node]
+    found += sorted([m for m in members if m["address"] == node], key=lambda member: ranks.index(member["state"]))
+    return found[0] if found else None
+
+
+def forget(options: Namespace) -> int:
+    """Have the mesh show and dial no longer a node that is gone."""
+    with commands.open_client(options) as client:
+        client.forget(options.node)
+    if options.json:
+        print_json({"node": options.node, "forgotten": True})
+    else:
+        print(f"{options.node} is forgotten; should it come back, it joins as new")
+    return 0
+
+
+def stats(options: Namespace) -> int:
+    """Show the counters of every node that answers."""
+    from meshcache import report  # noqa: PLC0415
+
+    what = "hot" if options.hot else "stats"
+    counters, problems = {}, []
+    with commands.open_client(options) as client:
+        for member in _sorted(client.inspect("status")["members"]):
+            if member["state"] in {"dead", "left"}:
+                continue
+            try:
+                told = client.inspect(what, node=member["address"])
+                for row in told["keys"] if options.hot else ():
+                    row["key"] = row["key"].decode("utf-8", "backslashreplace")
+                counters[member["node_id"]] = told
+            except MeshcacheError as error:
+                problems.append(f"{member['node_id']} does not answer: {error}")
+    if options.json:
+        print_json(_hottest(counters, options.limit) if options.hot and options.limit else counters)
+    elif options.hot:
+        print(report.hot_text(counters, commands.paint(), options.limit or HOT_KEYS_SHOWN, commands.width()))
+    else:
+        print(report.stats_text(counters, commands.paint(), commands.width()))
+    for problem in problems:
+        print(f"meshcache: {problem}", file=sys.stderr)
+    return 0
+
+
+def _hottest(hot: dict[str, dict[str, Any]], limit: int) -> dict[str, dict[str, Any]]:
+    """Return the keys read most of each node; nodes tell them in that order."""
+    return {node_id: {"keys": told["keys"][:limit]} for node_id, told in hot.items()}
+
+
+def ring(options: Namespace) -> int:
+    """Show the shares of all nodes, or the owners of one key."""
+    from meshcache import report  # noqa: PLC0415
+
+    with commands.open_client(options) as client:
+        if options.key is not None:
+            explained = client.inspect("explain", key=commands.key_bytes(options.key))
+            found: Any = {"key": options.key, "slot": explained["slot"], "owners": explained["owners"]}
+            text = report.preference_text(explained, commands.paint(), commands.width())
+        else:
+            members = _sorted(client.inspect("status")["members"])
+            columns = ("node_id", "primary_slots", "copy_slots")
+            found = [{column: member[column] for column in columns} for member in members]
+            text = report.ring_text(members, commands.paint(), commands.width())
+    if options.json:
+        print_json(found)
+    else:
+        print(text)
+    return 0
+
+
+def explain(options: Namespace) -> int:
+    """Show what each replica holds of a key."""
+    from meshcache import report  # noqa: PLC0415
+
+    with commands.open_client(options) as client:
+        explained = client.inspect("explain", key=commands.key_bytes(options.key))
+    if options.json:
+        print_json({**explained, "key": options.key})
+    else:
+        print(report.explain_text(options.key, explained, time.time(), commands.paint(), commands.width()))
+    return 0
+
+
+def bench(options: Namespace) -> int:
+    """Put load on a mesh and show how it did."""
+    from meshcache import load  # noqa: PLC0415
+
+    plan = load.Plan(
+        seeds=options.at,
+        timeout_s=options.timeout,
+        duration_s=options.duration,
+        concurrency=options.concurrency,
+        keys=options.keys,
+        value_bytes=options.value_bytes,
+        read_share=options.reads,
+    )
+    outcome = load.run(plan)
+    if options.json:
+        print_json(outcome.as_dict())
+    else:
+        print(outcome.as_text(commands.paint()))
+    return 0 if outcome.succeeded else 2
+
+
+def _sorted(members: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(members, key=lambda member: str(member["node_id"]))
