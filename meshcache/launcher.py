@@ -16,12 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from meshcache.banner import banner, typed_command
 from meshcache.config import Config, overrides_of
 from meshcache.errors import ConfigError, MeshcacheError, NodeUnavailable, OperationTimeout
+from meshcache.loglines import LogLines
+from meshcache.occupied import why_taken
 from meshcache.processes import (
     ASK_INTERVAL_S,
     EXIT_CONFIG,
-    HOST,
     NODES_MAX,
     STOP_GRACE_S,
     NodeProcess,
@@ -60,29 +62,22 @@ def up(
     config = Config.load(config_path, overrides=overrides)
     taken = [port for index in range(nodes) for port in ports_of(base_port + index) if not is_free(port)]
     if taken:
-        ports = ", ".join(map(str, taken))
-        raise ConfigError(f"in use by another program: port {ports} of {HOST}; stop it or choose another --base-port")
+        raise ConfigError(why_taken(taken, nodes, base_port, typed_command()))
     options = ["--config", config_path] if config_path else []
     options += [part for override in overrides for part in ("--set", override)]
-    if config.log.format == "auto":  # what our nodes write is a pipe to them
-        options += ["--set", f"log.format={'console' if sys.stderr.isatty() else 'json'}"]
+    options += ["--set", "log.format=json"]  # into our pipe; what we write of it is another matter
     launched = []
     for index in range(nodes):
         node_id = f"node{index + 1}"
         own = ["--set", f"node.data_dir={Path(data_dir) / node_id}"] if data_dir else []
         launched.append(NodeProcess(node_id, base_port + index, options + own))
-    return Supervisor(launched, out=sys.stdout, log=sys.stderr, advice=_advice(launched)).run()
-
-
-def _advice(nodes: Sequence[NodeProcess]) -> str:
-    at = "" if nodes[0].port == DEFAULT_BASE_PORT else f" --at {nodes[0].address}"
-    return (
-        f"{len(nodes)} nodes at {', '.join(node.address for node in nodes)}. Try, in another terminal:\n"
-        f"    meshcache set{at} greeting hello\n"
-        f"    meshcache get{at} greeting\n"
-        f"    meshcache status{at}\n"
-        "Ctrl-C stops all nodes."
+    on_terminal = sys.stderr.isatty()
+    lines = LogLines(
+        readable=config.log.format == "console" or (config.log.format == "auto" and on_terminal),
+        coloured=on_terminal and not os.environ.get("NO_COLOR"),
     )
+    advice = banner([node.address for node in launched], config)
+    return Supervisor(launched, out=sys.stdout, log=sys.stderr, lines=lines, advice=advice).run()
 
 
 class LocalMesh:

@@ -40,7 +40,7 @@ ASK_INTERVAL_S: Final = 0.05
 
 _ASK_TIMEOUT_S: Final = 1.0
 _SEEDS_MAX: Final = 8
-_EPHEMERAL_PORTS_FROM: Final = 32_768
+EPHEMERAL_PORTS_FROM: Final = 32_768
 """Above, a client's own end of a connection may sit on a port that a node needs."""
 _RANDOM_PORTS_FROM: Final = 10_000
 
@@ -63,7 +63,7 @@ def is_free(port: int) -> bool:
 
 def find_base_port(nodes: int) -> int:
     """Return a port from which on ``nodes`` nodes find all their ports free; another process may still be quicker."""
-    top = _EPHEMERAL_PORTS_FROM - HTTP_PORT_OFFSET - NODES_MAX
+    top = EPHEMERAL_PORTS_FROM - HTTP_PORT_OFFSET - NODES_MAX
     for _ in range(100):
         base = random.randrange(_RANDOM_PORTS_FROM, top)
         if all(is_free(port) for index in range(nodes) for port in ports_of(base + index)):

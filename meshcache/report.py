@@ -34,7 +34,7 @@ class Paint:
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
 
-    def __call__(self, text: str, colour: int | None) -> str:
+    def __call__(self, text: str, colour: int | str | None) -> str:
         """Return ``text`` in a colour of the terminal."""
         return f"\x1b[{colour}m{text}\x1b[0m" if self._enabled and colour is not None else text
 

@@ -1,4 +1,4 @@
-"""Keeps nodes running: passes on what they print, and starts again those that die.
+"""Keeps nodes running: passes on what they print, as loglines.py writes it, and starts again those that die.
 
 It is a loop around one selector: signals, the nodes' output, and deadlines. A node that died is started again at once,
 since libzmq aborts rather than raises on some of its own mistakes; one that keeps dying, after a growing wait.
@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Final, TextIO
 
+from meshcache.loglines import LogLines
 from meshcache.processes import (
     ASK_INTERVAL_S,
     EXIT_CONFIG,
@@ -31,8 +32,6 @@ QUICK_DEATH_S: Final = 10.0
 RESTART_DELAY_MIN_S: Final = 0.1
 RESTART_DELAY_MAX_S: Final = 30.0
 
-_COLOURS: Final = (36, 33, 35, 32, 34, 31)
-
 
 def restart_delay_s(quick_deaths: int) -> float:
     """Return the wait before a restart, doubling with each quick death in a row; the first restart is prompt."""
@@ -44,7 +43,6 @@ class _Supervised:
     """What the supervisor keeps of one node."""
 
     node: NodeProcess
-    colour: int
     output: IO[bytes] | None = None
     partial_line: bytes = b""
     started_at: float = 0.0
@@ -57,12 +55,13 @@ class _Supervised:
 class Supervisor:
     """Runs nodes until a signal comes: passes on what they print, and starts again those that die."""
 
-    def __init__(self, nodes: Sequence[NodeProcess], *, out: TextIO, log: TextIO, advice: str) -> None:
+    def __init__(self, nodes: Sequence[NodeProcess], *, out: TextIO, log: TextIO, lines: LogLines, advice: str) -> None:
         """``out`` gets the line ``ready``; ``log`` the nodes' output, what happens to them, and then ``advice``."""
-        self._supervised = [_Supervised(node, _COLOURS[i % len(_COLOURS)]) for i, node in enumerate(nodes)]
+        self._supervised = [_Supervised(node) for node in nodes]
         self._addresses = [node.address for node in nodes]
         self._out = out
         self._log = log
+        self._lines = lines
         self._advice = advice
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -140,18 +139,22 @@ class Supervisor:
             return
         self._close_output(supervised)
         if node.returncode == EXIT_CONFIG and not self._settled.is_set():
-            self._say(f"{node.node_id} can not start, for the reason above; stopping all nodes")
+            self._say("can not start, for the reason above; stopping all nodes", node, "error")
             self._exit_code = EXIT_CONFIG
             return
         if node.returncode == 0 and self._settled.is_set():
-            self._say(f"{node.node_id} has left the mesh")
+            self._say("has left the mesh", node)
             supervised.left = True
+            if all(each.left for each in self._supervised):
+                self._say("all nodes have left")
+                self._exit_code = 0
             return
         lived_s = now - supervised.started_at
         supervised.quick_deaths = supervised.quick_deaths + 1 if lived_s < QUICK_DEATH_S else 0
         delay_s = restart_delay_s(supervised.quick_deaths)
         supervised.restart_at = now + delay_s
-        self._say(f"{node.node_id} (pid {node.pid}) {ending_of(node.returncode)}; starting it again in {delay_s:.1f} s")
+        ending = f"(pid {node.pid}) {ending_of(node.returncode)}; starting it again in {delay_s:.1f} s"
+        self._say(ending, node, "error")
 
     def _pass_on(self, supervised: _Supervised) -> bool:
         """Print the lines that a node has written; False at the end of its output."""
@@ -168,11 +171,9 @@ class Supervisor:
         *lines, supervised.partial_line = (supervised.partial_line + data).split(b"\n")
         if not data and supervised.partial_line:
             lines, supervised.partial_line = [supervised.partial_line], b""
-        prefix = f"{supervised.node.node_id} | "
-        if self._log.isatty() and "NO_COLOR" not in os.environ:
-            prefix = f"\x1b[{supervised.colour}m{prefix}\x1b[0m"
         for line in lines:
-            self._write(self._log, prefix + line.decode("utf-8", "backslashreplace"))
+            text = line.decode("utf-8", "backslashreplace")
+            self._write(self._log, self._lines.of_node(supervised.node.node_id, text))
         return bool(data)
 
     def _close_output(self, supervised: _Supervised) -> None:
@@ -197,7 +198,7 @@ class Supervisor:
                     self._pass_on(key.data)
         for supervised in self._supervised:
             if not supervised.node.wait(0):
-                self._say(f"{supervised.node.node_id} did not stop within {STOP_GRACE_S:.0f} s and was killed")
+                self._say(f"did not stop within {STOP_GRACE_S:.0f} s and was killed", supervised.node, "error")
             self._close_output(supervised)
 
     def _ask_until_settled(self) -> None:
@@ -213,10 +214,15 @@ class Supervisor:
     def _announce(self) -> None:
         self._announced = True
         self._write(self._out, "ready")
-        self._say(self._advice)
+        self._write(self._log, self._advice)
 
-    def _say(self, text: str) -> None:
-        self._write(self._log, f"meshcache: {text}")
+    def _say(self, text: str, node: NodeProcess | None = None, level: str = "info") -> None:
+        """Say something of our own, perhaps of a node."""
+        if node is None:
+            self._write(self._log, self._lines.of_launcher(text))
+        else:
+            line = self._lines.of_launcher(f"{node.node_id} {text}", node_id=node.node_id, level=level)
+            self._write(self._log, line)
 
     def _write(self, stream: TextIO, text: str) -> None:
         """Write a line. Whoever reads it may be gone, which is no reason to leave the nodes alone."""
