@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from meshcache.durations import text_of
 
-RECENT_S: Final = 60.0
-"""A node that has evicted within this time does so now."""
+RECENT_S: Final = 86_400.0
+"""What a node has evicted is worth a word for so long."""
 
 Member = Mapping[str, Any]
 """What is known of a member, with what it says of itself, or ``error``: why it does not answer."""
@@ -33,7 +33,7 @@ class Health:
 def health_of(members: Sequence[Member]) -> Health:
     """Return what is wrong with a mesh, and what is worth knowing of it."""
     up = [member for member in members if member["state"] == "alive"]
-    return Health(_lost(members) + _unfinished(up), _too_few(up) + _evicting(up) + _have_evicted(up))
+    return Health(_lost(members) + _unfinished(up), _too_few(up) + _evicting(up))
 
 
 def _lost(members: Sequence[Member]) -> list[str]:
@@ -76,19 +76,10 @@ def _evicting(up: Sequence[Member]) -> list[str]:
         return []
     limits = dict.fromkeys(_limit_reached(member["store"]) for member in full)
     count = sum(member["store"]["evictions"] for member in full)
-    names = f"{', '.join(str(member['node_id']) for member in full)} {'is' if len(full) == 1 else 'are'}"
-    advice = f"Raise {' and '.join(limits)}, add nodes, or give keys shorter lifetimes"
-    return [f"{names} full and dropped {count:,} entries so far, those not used for longest. {advice}"]
-
-
-def _have_evicted(up: Sequence[Member]) -> list[str]:
-    said = []
-    for member in up:
-        ago_s = _evicted_s_ago(member)
-        if ago_s is not None and ago_s > RECENT_S:
-            count = member["store"]["evictions"]
-            said.append(f"{member['node_id']} has dropped {count:,} entries for a limit, the last {text_of(ago_s)} ago")
-    return said
+    last = text_of(min(_evicted_s_ago(member) or 0.0 for member in full))
+    names = f"{', '.join(str(member['node_id']) for member in full)} {'has' if len(full) == 1 else 'have'}"
+    what = f"{names} dropped {count:,} entries for want of room, the last {last} ago: those not used for longest go"
+    return [f"{what}. Raise {' and '.join(limits)}, add nodes, or give keys shorter lifetimes"]
 
 
 def _evicted_s_ago(member: Member) -> float | None:

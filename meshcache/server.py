@@ -23,6 +23,7 @@ which frees what hostile connections have piled up; honest ones connect again by
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -133,10 +134,14 @@ class Node:
     # -- for applications ----------------------------------------------------------------------------------
 
     def start(self, *, timeout_s: float = 10.0) -> Node:
-        """Run in a thread; return when the node serves, after ``timeout_s`` at the latest."""
+        """Run in a thread; return when the node serves, after ``timeout_s`` at the latest.
+
+        A program that ends while its node runs has it leave the mesh as ``stop`` does.
+        """
         self._thread = threading.Thread(target=self._run_guarded, name=f"meshcache-{self.config.node.node_id}")
         self._thread.daemon = True
         self._thread.start()
+        atexit.register(self.stop)  # else the others would miss it, and call it dead
         self._ready.wait(timeout_s)
         if self._failure is not None:
             self._thread.join(timeout_s)
@@ -192,6 +197,7 @@ class Node:
                 _log.exception("node_failed")
         finally:
             self._ready.set()
+            atexit.unregister(self.stop)
 
     def _run(self, on_ready: Callable[[], None] | None) -> None:
         self._context = context = zmq.Context()

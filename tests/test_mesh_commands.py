@@ -123,18 +123,22 @@ def test_a_node_that_evicts_is_a_warning_that_says_what_to_set() -> None:
     found = health_of([well("node1", store=full), well("node2", store=full), well("node3", store=store())])
     assert found.problems == []
     (warning,) = found.warnings
-    assert warning.startswith("node1, node2 are full and dropped 24,690 entries so far, those not used for longest.")
+    assert warning.startswith(
+        "node1, node2 have dropped 24,690 entries for want of room, the last 2s ago: those not used"
+    )
     assert "Raise store.max_entries (now 10,000), add nodes" in warning
     heavy = store(bytes=99_000, evictions=1, evicted_s_ago=0.0)
     (warning,) = health_of([well("node1", store=heavy), well("node2")]).warnings
-    assert warning.startswith("node1 is full")
+    assert warning.startswith("node1 has dropped 1 entries for want of room, the last 0s ago")
     assert "Raise store.max_bytes (now 100,000)" in warning
 
 
 def test_evictions_of_a_while_ago_are_told_as_such() -> None:
     once = store(evictions=500, evicted_s_ago=7300.0)
     (warning,) = health_of([well("node1", store=once), well("node2")]).warnings
-    assert warning == "node1 has dropped 500 entries for a limit, the last 2h ago"
+    assert warning.startswith("node1 has dropped 500 entries for want of room, the last 2h ago")
+    long_ago = store(evictions=500, evicted_s_ago=2 * 86_400.0)
+    assert health_of([well("node1", store=long_ago), well("node2")]).warnings == []
 
 
 LARGE = {

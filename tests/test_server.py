@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -304,6 +306,28 @@ def test_a_node_that_stops_leaves_the_others_ring_at_once() -> None:
             m.Inspect(*caller.head(), "status", b"")).results[0]["members"]]  # fmt: skip
         assert sorted(states) == ["alive", "left"]
         caller.close()
+
+
+def test_a_program_that_ends_with_its_node_running_has_it_leave() -> None:
+    first, second = free_port(), free_port()
+    program = (
+        "import meshcache\nconfig = meshcache.Config.from_tables(node={"
+        f"'id': 'app', 'listen': '127.0.0.1:{second}', 'seeds': ['127.0.0.1:{first}']" + "})\n"
+        "node = meshcache.Node(config).start()\ncache = node.client()\ncache.set('k', 'v')\n"
+    )
+    with Node(config(first)) as stays, stays.client() as client:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+        def state() -> str | None:
+            members = {m["node_id"]: m["state"] for m in client.inspect("status")["members"]}
+            return members.get("app") if members.get("app") != "alive" else None
+
+        assert eventually(state) == "left"
+        client.forget("app")
+        assert len(client.inspect("status")["members"]) == 1
+        with pytest.raises(ValueError, match=r"forget: n\d+ is alive: have it leave first"):
+            client.forget(stays.config.node.node_id)
 
 
 def test_the_stream_carries_every_set_delete_and_invalidate_without_gaps(caller: Caller, node: Node) -> None:
