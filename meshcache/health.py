@@ -55,7 +55,7 @@ def _unfinished(up: Sequence[Member]) -> list[str]:
     if len({member.get("ring_digest") for member in answering}) > 1:
         said.append("the nodes do not agree on the ring yet")
     moving = sum(member.get("slots_missing") or 0 for member in answering)
-    if moving:
+    if moving or not all(member.get("synced", True) for member in answering):
         said.append(f"copies are on the move, {moving:,} slots to go")
     return said
 

@@ -87,6 +87,7 @@ def well(node_id: str, **fields: Any) -> dict[str, Any]:
         ({"ready": False}, "node2 does not serve yet"),
         ({"ring_digest": "bb"}, "the nodes do not agree on the ring yet"),
         ({"slots_missing": 1200}, "copies are on the move, 1,200 slots to go"),
+        ({"synced": False}, "copies are on the move, 0 slots to go"),
     ],
 )
 def test_what_is_wrong(fields: dict[str, Any], says: str) -> None:
