@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from meshcache.address import join_address, split_address
+from meshcache.durations import seconds_of
 from meshcache.errors import ConfigError
 
 DEFAULT_PORT: Final = 7101
@@ -87,10 +88,7 @@ def _parse_url(url: str, name: str) -> Seeds:
 
 def _option(key: str, text: str) -> Any:
     if key == "timeout" or (key == "ttl" and text != "never"):
-        try:
-            return float(text)
-        except ValueError:
-            raise ValueError(f"must be a number of seconds, is {text!r}") from None
+        return seconds_of(text)
     if key == "ttl":
         return None
     if key == "consistency" and "," in text:

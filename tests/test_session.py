@@ -228,6 +228,16 @@ def test_seeds_from_the_environment_and_from_a_url(monkeypatch: pytest.MonkeyPat
     assert session.routing.seeds == ("h1:1", "h2:7101")
     assert (session.options.prefix, session.options.timeout_s, session.options.ttl_ms) == (b"shop", 0.5, 0)
     assert (session.options.w, session.options.r, session.cluster) == (2, 1, "c")
+    units = begin(
+        "mesh://h?timeout=500ms&ttl=1h30m",
+        timeout=None,
+        ttl=DEFAULT,
+        consistency=None,
+        codec=None,
+        namespace="",
+        cluster="",
+    )
+    assert (units.options.timeout_s, units.options.ttl_ms) == (0.5, 5_400_000)
     session = begin(None, timeout=2, ttl=3, consistency="one", codec=None, namespace="n", cluster="d")
     assert (session.options.prefix, session.options.timeout_s, session.options.ttl_ms) == (b"n", 2.0, 3000)
 
@@ -242,7 +252,7 @@ def test_seeds_from_the_environment_and_from_a_url(monkeypatch: pytest.MonkeyPat
         ([5], "5"),
         ("http://h:1", "mesh://"),
         ("mesh://h:1?speed=9", "speed"),
-        ("mesh://h:1?timeout=fast", "fast"),
+        ("mesh://h:1?timeout=fast", "timeout: must be a duration, such as .* is 'fast'"),
         ("mesh://h:1?timeout=-1", "timeout"),
         ("mesh://h:1?consistency=most", "consistency"),
     ],
