@@ -205,8 +205,8 @@ def clear(options: Namespace) -> int:
 def _confirmed(options: Namespace) -> bool:
     """Ask whoever sits at the terminal; ValueError where nobody does."""
     if not sys.stdin.isatty():
-        raise ValueError("clear without a PREFIX drops every key of the mesh: say --yes if that is what you want")
-    print(f"Drop every key of the mesh at {options.at}? [y/N] ", end="", file=sys.stderr, flush=True)
+        raise ValueError("clear without a PREFIX drops every key: say --yes if that is what you want")
+    print(f"Drop every key at {options.at}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 

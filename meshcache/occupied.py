@@ -15,8 +15,8 @@ from meshcache.config import HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
 from meshcache.errors import MeshcacheError
 from meshcache.processes import EPHEMERAL_PORTS_FROM, HOST, find_base_port, is_free, ports_of
 
-_ASK_TIMEOUT_S: Final = 1.0
-_ASKED_MAX: Final = 4
+_ASK_TIMEOUT_S: Final = 3.0
+_ASKED_MAX: Final = 3
 """Ports asked at most: a program that takes a call and says nothing costs the whole timeout."""
 _STEP: Final = HTTP_PORT_OFFSET + PUBLISH_PORT_OFFSET
 _LISTENING: Final = "0A"

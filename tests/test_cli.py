@@ -185,7 +185,7 @@ def test_clear_asks_before_everything_goes(
     terminal = SimpleNamespace(isatty=lambda: True, readline=lambda: answer + "\n")
     monkeypatch.setattr(sys, "stdin", terminal)
     code, out, error = run(capsysbinary, "clear", "--at", "h:1")
-    assert error.startswith("Drop every key of the mesh at h:1? [y/N] ")
+    assert error.startswith("Drop every key at h:1? [y/N] ")
     assert (code, out) == ((0, b"1 copy went, on all nodes together\n") if cleared else (1, b""))
     assert (("clear", (), {}) in client.calls) == cleared
 

@@ -116,8 +116,9 @@ def test_lines_of_nodes_get_their_names(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_for_programs_all_but_the_advice_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
     die = "import sys; print('last words'); sys.exit(3)"
+    wanted = ("advice", "here", "exited with code 3")
     exit_code, out, log = supervise(
-        monkeypatch, [FOREVER, die], lambda text: "advice" in text and "code 3" in text, settled=True, readable=False
+        monkeypatch, [FOREVER, die], lambda text: all(word in text for word in wanted), settled=True, readable=False
     )
     assert (exit_code, out) == (0, "ready\n")
     told = [json.loads(line) for line in log.splitlines() if line != "advice"]
