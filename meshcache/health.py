@@ -33,7 +33,7 @@ class Health:
 def health_of(members: Sequence[Member]) -> Health:
     """Return what is wrong with a mesh, and what is worth knowing of it."""
     up = [member for member in members if member["state"] == "alive"]
-    return Health(_lost(members) + _unfinished(up), _too_few(up) + _evicting(up))
+    return Health(_lost(members) + _unfinished(up), _too_few(members) + _evicting(up))
 
 
 def _lost(members: Sequence[Member]) -> list[str]:
@@ -60,9 +60,9 @@ def _unfinished(up: Sequence[Member]) -> list[str]:
     return said
 
 
-def _too_few(up: Sequence[Member]) -> list[str]:
-    owners = sum(member.get("weight") != 0 for member in up)
-    replicas = max((member.get("replicas") or 0 for member in up), default=0)
+def _too_few(members: Sequence[Member]) -> list[str]:
+    owners = sum(member["state"] in {"alive", "suspect"} and member["weight"] != 0 for member in members)
+    replicas = max((member.get("replicas") or 0 for member in members), default=0)
     if owners >= replicas:
         return []
     copies = "1 copy" if owners == 1 else f"{owners} copies"

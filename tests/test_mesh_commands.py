@@ -107,6 +107,7 @@ def test_fewer_nodes_than_copies_are_a_warning() -> None:
     assert warning.startswith("cluster.replicas is 3, but the mesh has 2 nodes to hold them: each key has 2 copies")
     (warning,) = health_of([well("node1")]).warnings
     assert "1 node to hold them: each key has 1 copy." in warning
+    assert health_of([well("node1"), member("node2", state="suspect")]).warnings == [], "it may be back in a moment"
     leaving = well("node2", weight=0.0)
     assert health_of([well("node1"), leaving]).warnings, "who is leaving holds nothing"
     assert health_of([well("node1"), well("node2")]).warnings == []
