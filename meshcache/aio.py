@@ -23,6 +23,7 @@ from meshcache.following import Following
 from meshcache.hub import Hub
 from meshcache.listening import AsyncFollower, AsyncSubscription
 from meshcache.locks import AsyncLock as Lock
+from meshcache.naming import Names
 from meshcache.session import Session, begin
 from meshcache.subscription import Invalidation
 
@@ -60,6 +61,7 @@ class AsyncClient:
         )
         self._hub = Hub(self._session.link, self._session.routing)
         self._follower = AsyncFollower(Following(self._session.routing, self._session.near), self._hub)
+        self._names = Names()
         self._owner = True
 
     async def get(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
@@ -244,7 +246,7 @@ class AsyncClient:
         tags = raw_tags(b"", tags)  # an iterator would serve one call only
         self._session.check_terms(ttl, stale_ttl, early, tags)
         options = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags, "timeout": timeout}
-        return CachedBy(self, key, options)
+        return CachedBy(self, key, options, self._names, self._session.options.prefix)
 
     def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: float | None = None) -> Lock:
         """Return a lock: a context manager with ``acquire``, ``extend``, ``release`` and the fencing number ``token``.

@@ -21,6 +21,7 @@ from meshcache.delivery import Compute, Computed, Flow, Parking, Share
 from meshcache.follower import Follower, Subscription
 from meshcache.following import Following
 from meshcache.locks import Lock
+from meshcache.naming import Names
 from meshcache.renewals import Renewals
 from meshcache.session import Session, begin
 from meshcache.subscription import Invalidation
@@ -65,6 +66,7 @@ class Client:
         self._follower = Follower(Following(self._session.routing, self._session.near), self._channels)
         self._flights: dict[tuple[int, Hashable], Future[Any]] = {}
         self._renewals = Renewals()
+        self._names = Names()
         self._owner = True
 
     def get(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
@@ -241,7 +243,7 @@ class Client:
         tags = raw_tags(b"", tags)  # an iterator would serve one call only
         self._session.check_terms(ttl, stale_ttl, early, tags)
         options = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags, "timeout": timeout}
-        return CachedBy(self, key, options)
+        return CachedBy(self, key, options, self._names, self._session.options.prefix)
 
     def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: float | None = None) -> Lock:
         """Return a lock: a context manager with ``acquire``, ``extend``, ``release`` and the fencing number ``token``.

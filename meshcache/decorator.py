@@ -5,13 +5,20 @@ The key is made of the function's name and its arguments, so that processes that
     module.function:(argument,argument,…)    in the order of the signature
 
 Arguments are brought into one form first: by position or by name, given or left to their default, the same call has the
-same key. Text, numbers, truth values, None, and tuples, lists, sets and dicts of these stand as they are, each type for
-itself (1, 1.0, True and "1" differ). Dates, Decimals, UUIDs and enums are told by type and value. Anything else has no
-form that other processes would agree on, and is refused; ``key=`` says how to make one. What would be longer than
-READABLE_MAX ends in a hash of the whole.
+same key. And no other call has it: whatever goes into a key is told by a text that stands for it alone, the same one in
+every process. Text, numbers, truth values, None, dates, times, Decimals, UUIDs, enums and classes have such a text, and
+so have tuples, lists, sets and dicts of these, each type for itself (1, 1.0, True and "1" differ). Anything else, a
+subclass of these or a time zone of one's own too, is refused with a TypeError; ``key=`` says how to make a key of it.
+forms.py has the texts. naming.py has the names: of methods, of lambdas, of functions that functions make; where a name
+could be another function's, it is refused, too.
 
-The first argument of a method, named ``self`` or ``cls``, is left out: two instances share their results. A method
-whose result depends on its instance says so with ``key=``, which is given all arguments.
+``self``, the first argument of a method, counts by its value where it has a text (a member of an enum, say). Where it
+has none it counts by its class: the instances of one class share their results, those of a subclass have their own. A
+method whose result depends on its instance says so with ``key=``, which is given all arguments; and an object that
+says itself what it is equal to (``__eq__``) can not do without. ``cls`` is a class like any other argument.
+
+A key that would be longer than READABLE_MAX, or that is not printable, ends in a hash of the whole. One that ``key=``
+makes is as long as a key may be before it does.
 """
 
 from __future__ import annotations
@@ -19,25 +26,32 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from enum import Enum
-from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar, overload
-from uuid import UUID
+import pickle
+import types
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from meshcache.arguments import Key
+from meshcache.core.messages import KEY_BYTES_MAX
+from meshcache.forms import form
+from meshcache.naming import Names, is_method, located
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
-C = TypeVar("C")
-"""What ``invalidate`` returns: a number, or an awaitable of one."""
+S = TypeVar("S")
+F_co = TypeVar("F_co", covariant=True)
+"""Cached or AsyncCached."""
 
 READABLE_MAX: Final = 200
 """Bytes of a key that is written out; a longer one ends in a hash."""
 HASH_BYTES: Final = 16
-NESTED_MAX: Final = 16
-_OWN_NAMES: Final = ("self", "cls")
+_ANY_ARGUMENTS: Final = inspect.Signature(
+    [
+        inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+        inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
+    ]
+)
 
 
 class Cache(Protocol):
@@ -56,40 +70,36 @@ class Cache(Protocol):
         """See Client."""
 
 
-class Cached(Generic[P, R, C]):
-    """A function with its results in the cache; also as a method."""
+class _Function(Generic[P]):
+    """A function with its results in the cache; a method when it is looked up in an object, or a class method."""
 
     __name__: str
+    __qualname__: str
 
-    def __init__(
-        self, cache: Cache, function: Callable[P, R], key: Callable[P, Key] | None, options: dict[str, Any]
-    ) -> None:
-        functools.update_wrapper(self, function)
-        self._cache = cache
-        self._function = function
-        self._own_key = key
-        self._options = options
-        self._signature = inspect.signature(function)
-        names = list(self._signature.parameters)
-        self._skipped = names[0] if names and names[0] in _OWN_NAMES else None
-        self._name = f"{function.__module__}.{function.__qualname__}".replace(".<locals>", "")
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return the cached result, or have it computed."""
-        key = self.cache_key(*args, **kwargs)
-        result: R = self._cache.get_or_set(key, lambda: self._function(*args, **kwargs), **self._options)
-        return result
-
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> C:
-        """Drop the result of this call from the cache, everywhere; returns how many there were, 0 or 1."""
-        dropped: C = self._cache.invalidate(self.cache_key(*args, **kwargs))
-        return dropped
-
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Compute the result of this call now, store it, and return it."""
-        key = self.cache_key(*args, **kwargs)
-        result: R = self._cache.refresh(key, lambda: self._function(*args, **kwargs), **self._options)
-        return result
+    def __init__(self, by: _Decorator, function: Any) -> None:
+        self._binds_class = isinstance(function, classmethod)
+        self._binds = isinstance(function, types.FunctionType) or self._binds_class
+        if isinstance(function, (classmethod, staticmethod)):
+            function = function.__func__
+        itself: Any = self  # which gets a __call__ where its kind is known
+        functools.update_wrapper(itself, function)
+        self.cache = by.cache
+        self.function = function
+        self._own_key = by.key
+        self._options = by.options
+        self._names = by.names
+        self._key_bytes_max = KEY_BYTES_MAX - len(by.namespace)
+        self._bound: tuple[Any, ...] = ()
+        """The object or class whose method this is."""
+        self._name = by.names.of_function(by.namespace, function, alone=by.key is None)
+        self.__name__ = getattr(function, "__name__", self._name)
+        self.__qualname__ = getattr(function, "__qualname__", self._name)
+        try:
+            self._signature = inspect.signature(function)
+        except ValueError:  # written in C, and says nothing of it: a call is known by what is written in it
+            self._signature = _ANY_ARGUMENTS
+        first = next(iter(self._signature.parameters), "")
+        self._object_name = first if first in {"self", "cls"} and is_method(function) else ""
 
     def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> Key:
         """Return the key of this call, without the client's namespace.
@@ -97,109 +107,254 @@ class Cached(Generic[P, R, C]):
         Raises TypeError where the arguments do not fit the function, or one has no form that can be part of a key.
         """
         if self._own_key is not None:
-            key = self._own_key(*args, **kwargs)
-            if not isinstance(key, (str, bytes)):
-                raise TypeError(f"{self._name}: key= must return str or bytes, returned {key!r:.80}")
-            return f"{self._name}:{key}" if isinstance(key, str) else f"{self._name}:".encode() + key
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
+            return self._made_key(self._own_key(*self._bound, *args, **kwargs))
+        call = self._signature.bind(*self._bound, *args, **kwargs)
+        call.apply_defaults()
+        class_name = self._names.of_class
         try:
-            parts = [_form(value, 0) for name, value in bound.arguments.items() if name != self._skipped]
+            parts = [
+                self._object(value) if name == self._object_name else form(value, class_name)
+                for name, value in call.arguments.items()
+            ]
         except TypeError as error:
             raise TypeError(f"{self._name}: {error}; give cached() a key= that makes one") from None
-        return _bounded(f"{self._name}:({','.join(parts)})")
+        key = f"{self._name}:({','.join(parts)})"
+        raw = key.encode("utf-8", "surrogatepass")
+        limit = min(READABLE_MAX, self._key_bytes_max)
+        return key if len(raw) <= limit and key.isprintable() else _hashed(raw, limit).decode()
 
+    def _load(self, args: Any, kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(self.function, *self._bound, *args, **kwargs)
+
+    def _made_key(self, key: Any) -> Key:
+        """Return what ``key=`` has made, behind the function's name."""
+        if not isinstance(key, (str, bytes)):
+            raise TypeError(f"{self._name}: key= must return str or bytes, returned {key!r:.80}")
+        name = f"{self._name}:"
+        whole = name + key if isinstance(key, str) else name.encode() + key
+        raw = whole.encode("utf-8", "surrogatepass") if isinstance(whole, str) else whole
+        if len(raw) <= self._key_bytes_max and not _ends_in_hash(raw):
+            return whole
+        return _hashed(raw, self._key_bytes_max)
+
+    def _object(self, value: Any) -> str:
+        """Return the text of a method's object or class."""
+        is_class = isinstance(value, type)
+        if self._object_name == "cls" and not is_class:
+            raise TypeError("cls is no class (where Python looks class methods up so, put cached() over @classmethod)")
+        try:
+            return form(value, self._names.of_class)
+        except TypeError:
+            kind: Any = type(value)
+            if is_class or kind.__eq__ is not object.__eq__:
+                raise
+            return f"{self._names.of_class(kind)}()"
+
+    def _method(self, instance: Any, owner: type | None) -> Any:
+        """Return what is found in an object or class: the object, or of a class method the class, is bound to it."""
+        first = (type(instance) if owner is None else owner) if self._binds_class else instance
+        if first is None or not self._binds or self._bound:
+            return self
+        method = object.__new__(type(self))
+        method.__dict__.update(self.__dict__, _bound=(first,), __wrapped__=types.MethodType(self.function, first))
+        return method
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Be pickled as functions and methods are: by name."""
+        if self._bound:
+            (first,) = self._bound
+            found: Any = getattr(first, self.__name__, None)
+            if isinstance(found, _Function) and found.function is self.function:
+                return getattr, (first, self.__name__)
+        elif located(self.__module__, self.__qualname__) is self:
+            return str(self.__qualname__)
+        raise pickle.PicklingError(
+            f"can not pickle the cached function {self.__module__}.{self.__qualname__}: it is not found under this "
+            "name. Define it at the top of a module or in a class there, and put cached() over all other decorators"
+        )
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<cached {self._name}>"
+
+
+class Cached(_Function[P], Generic[P, R]):
+    """A function with its results in the cache."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the cached result, or have it computed."""
+        key = self.cache_key(*args, **kwargs)
+        result: R = self.cache.get_or_set(key, self._load(args, kwargs), **self._options)
+        return result
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Drop the result of this call from the cache, everywhere; returns how many there were, 0 or 1."""
+        dropped: int = self.cache.invalidate(self.cache_key(*args, **kwargs))
+        return dropped
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute the result of this call now, store it, and return it."""
+        key = self.cache_key(*args, **kwargs)
+        result: R = self.cache.refresh(key, self._load(args, kwargs), **self._options)
+        return result
+
+    @overload
+    def __get__(  # type: ignore[misc]  # mypy takes the type of self for too narrow, but finds the right overload
+        self: Callable[Concatenate[type[S], Q], R], instance: object, owner: type[S]
+    ) -> Cached[Q, R]: ...
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, instance: object, owner: type | None = None) -> CachedMethod[R, C]: ...
-    def __get__(self, instance: object, owner: type | None = None) -> Self | CachedMethod[R, C]:
-        """Be a method: the instance becomes the first argument."""
-        return self if instance is None else CachedMethod(self, instance)
+    def __get__(self: Callable[Concatenate[S, Q], R], instance: S, owner: type | None = None) -> Cached[Q, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Self: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Be a method: the object, or of a class method the class, becomes the first argument."""
+        return self._method(instance, owner)
 
 
-class CachedMethod(Generic[R, C]):
-    """A cached method with its instance. What it takes is checked when it is called: ``Cached`` keeps the signature."""
+class AsyncCached(_Function[P], Generic[P, R]):
+    """A coroutine function with its results in the cache; to whoever asks, it is a coroutine function, too."""
 
-    def __init__(self, cached: Cached[..., R, C], instance: object) -> None:
-        functools.update_wrapper(self, cached)
-        self._cached = cached
-        self._instance = instance
-
-    def __call__(self, *args: Any, **kwargs: Any) -> R:
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """See Cached."""
-        return self._cached(self._instance, *args, **kwargs)
+        key = self.cache_key(*args, **kwargs)
+        result: R = await self.cache.get_or_set(key, self._load(args, kwargs), **self._options)
+        return result
 
-    def invalidate(self, *args: Any, **kwargs: Any) -> C:
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
         """See Cached."""
-        return self._cached.invalidate(self._instance, *args, **kwargs)
+        dropped: int = await self.cache.invalidate(self.cache_key(*args, **kwargs))
+        return dropped
 
-    def refresh(self, *args: Any, **kwargs: Any) -> R:
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """See Cached."""
-        return self._cached.refresh(self._instance, *args, **kwargs)
+        key = self.cache_key(*args, **kwargs)
+        result: R = await self.cache.refresh(key, self._load(args, kwargs), **self._options)
+        return result
 
-    def cache_key(self, *args: Any, **kwargs: Any) -> Key:
+    # What inspect.iscoroutinefunction() looks at in objects that are not functions.
+    __code__ = __call__.__code__
+    __defaults__ = None
+    __kwdefaults__ = None
+
+    @overload
+    def __get__(  # type: ignore[misc]  # as above
+        self: Callable[Concatenate[type[S], Q], Coroutine[Any, Any, R]], instance: object, owner: type[S]
+    ) -> AsyncCached[Q, R]: ...
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(
+        self: Callable[Concatenate[S, Q], Coroutine[Any, Any, R]], instance: S, owner: type | None = None
+    ) -> AsyncCached[Q, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Self: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """See Cached."""
-        return self._cached.cache_key(self._instance, *args, **kwargs)
+        return self._method(instance, owner)
 
 
-class CachedBy:
+class InClass(Protocol[F_co]):
+    """How type checkers see a cached class method or static method where it is defined."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> F_co:
+        """Return the cached function, which takes no class any more."""
+
+
+class _Decorator:
+    """What both decorators are made of."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        key: Callable[..., Key] | None,
+        options: dict[str, Any],
+        names: Names | None = None,
+        namespace: bytes = b"",
+    ) -> None:
+        self.cache = cache
+        self.key = key
+        self.options = options
+        self.names = Names() if names is None else names
+        self.namespace = namespace
+
+    def _check(self, function: Any) -> str:
+        """Refuse what can not be cached; returns the function's name."""
+        function = getattr(function, "__func__", function)
+        name = getattr(function, "__qualname__", None) or repr(function)
+        if not callable(function):
+            hint = "; put @property over it" if isinstance(function, (property, functools.cached_property)) else ""
+            raise TypeError(f"cached() is for functions, and {name} is a {type(function).__name__}{hint}")
+        if any(is_one(what) for is_one in _GENERATORS for what in (function, _call_of(function))):
+            raise TypeError(f"{name} is a generator function: what it yields is not kept; return a list or a tuple")
+        if isinstance(function, _Function) and function.cache is self.cache:
+            raise TypeError(f"{name} is cached already")
+        return name
+
+
+class CachedBy(_Decorator):
     """What ``Client.cached`` returns: put it before a plain function."""
 
-    def __init__(self, cache: Cache, key: Callable[..., Key] | None, options: dict[str, Any]) -> None:
-        self._cache = cache
-        self._key = key
-        self._options = options
-
-    def __call__(self, function: Callable[P, R]) -> Cached[P, R, int]:
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a static method is a callable, too
+        self, function: classmethod[Any, P, R] | staticmethod[P, R]
+    ) -> InClass[Cached[P, R]]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Cached[P, R]: ...
+    def __call__(self, function: Any) -> Any:
         """Return the function with its results in the cache."""
-        if inspect.iscoroutinefunction(function):
-            raise TypeError(f"{function.__qualname__} is a coroutine function: it needs an AsyncClient's cached()")
-        return Cached(self._cache, function, self._key, self._options)
+        name = self._check(function)
+        if is_coroutine_function(function):
+            raise TypeError(f"{name} is a coroutine function: it needs an AsyncClient's cached()")
+        return Cached(self, function)
 
 
-class AsyncCachedBy:
+class AsyncCachedBy(_Decorator):
     """What ``AsyncClient.cached`` returns: put it before a coroutine function."""
 
-    def __init__(self, cache: Cache, key: Callable[..., Key] | None, options: dict[str, Any]) -> None:
-        self._cache = cache
-        self._key = key
-        self._options = options
-
-    def __call__(self, function: Callable[P, Awaitable[R]]) -> Cached[P, Awaitable[R], Awaitable[int]]:
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # as above
+        self, function: classmethod[Any, P, Awaitable[R]] | staticmethod[P, Awaitable[R]]
+    ) -> InClass[AsyncCached[P, R]]: ...
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> AsyncCached[P, R]: ...
+    def __call__(self, function: Any) -> Any:
         """Return the function with its results in the cache."""
-        if not inspect.iscoroutinefunction(function):
-            name = getattr(function, "__qualname__", repr(function))
+        name = self._check(function)
+        if not is_coroutine_function(function):
             raise TypeError(f"{name} is no coroutine function: it needs a Client's cached()")
-        return Cached(self._cache, function, self._key, self._options)
+        return AsyncCached(self, function)
 
 
-def _bounded(key: str) -> str:
-    raw = key.encode("utf-8", "surrogatepass")
-    if len(raw) <= READABLE_MAX and key.isprintable():
-        return key
+def is_coroutine_function(function: Any) -> bool:
+    """Tell whether a call returns a coroutine, also of an object with ``async def __call__``."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_call_of(function))
+
+
+_GENERATORS: Final = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
+def _call_of(function: Any) -> Any:
+    """Return the function that is run when an object is called; None for functions and classes themselves."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return None if isinstance(function, type) else getattr(type(function), "__call__", None)  # noqa: B004  (it is run)
+
+
+def _hashed(raw: bytes, limit: int) -> bytes:
+    """Return a key of ``limit`` bytes that begins with a longer one and ends in a hash of it."""
     digest = hashlib.blake2b(raw, digest_size=HASH_BYTES).hexdigest()
-    return raw[: READABLE_MAX - 1 - len(digest)].decode("utf-8", "ignore") + "#" + digest
+    begin = raw[: max(0, limit - 1 - len(digest))].decode("utf-8", "ignore")
+    return f"{begin}#{digest}".encode()
 
 
-def _form(value: Any, depth: int) -> str:  # noqa: PLR0911  (a table in the form of a function)
-    """Return a text that stands for a value, and for no other."""
-    if depth > NESTED_MAX:
-        raise TypeError(f"an argument is nested deeper than {NESTED_MAX} levels")
-    kind = type(value)
-    if value is None or kind in {bool, int, float, str, bytes}:
-        return repr(value)
-    if kind is tuple:
-        return "(" + "".join(_form(item, depth + 1) + "," for item in value) + ")"
-    if kind is list:
-        return "[" + ",".join(_form(item, depth + 1) for item in value) + "]"
-    if kind in {set, frozenset}:
-        return kind.__name__ + "{" + ",".join(sorted(_form(item, depth + 1) for item in value)) + "}"
-    if isinstance(value, Mapping):
-        items = [f"{_form(name, depth + 1)}:{_form(item, depth + 1)}" for name, item in value.items()]
-        return "{" + ",".join(sorted(items)) + "}"
-    if isinstance(value, Enum):
-        return f"{kind.__module__}.{kind.__qualname__}.{value.name}"
-    if kind in {datetime, date, time, timedelta, Decimal, UUID}:
-        return repr(value)
-    raise TypeError(f"an argument of type {kind.__qualname__} has no form that can be part of a key")
+def _ends_in_hash(raw: bytes) -> bool:
+    """Tell whether a key could be taken for a longer one's."""
+    tail = raw[-2 * HASH_BYTES :]
+    return raw[-2 * HASH_BYTES - 1 : -2 * HASH_BYTES] == b"#" and all(letter in b"0123456789abcdef" for letter in tail)

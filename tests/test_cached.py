@@ -17,7 +17,8 @@ import pytest
 from fake_node import FakeNode, fake_mesh
 
 import meshcache
-from meshcache.decorator import NESTED_MAX, READABLE_MAX, CachedBy
+from meshcache.decorator import READABLE_MAX, CachedBy
+from meshcache.forms import NESTED_MAX
 
 
 class Colour(Enum):

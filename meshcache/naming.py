@@ -1,0 +1,259 @@
+"""How functions and classes are called in keys: by names that the next process gives them, too.
+
+A function that is defined in a module is known by ``module.function``, a method by ``module.Class.method``. Where such
+a name does not say which function it is, more is added:
+
+- In the program itself, ``__main__``, the path of its file stands for the module, or what ``python -m`` was told.
+- A lambda, a function called ``_``, and one that was typed in or made by ``exec``: a hash of what it does.
+- What belongs to a function beside its code, if it has a text (forms.py): variables of the function around it, the
+  arguments that ``functools.partial`` holds, the object of a bound method. As it is when the function is decorated.
+
+What belongs to a function and has no text, or can change, is known in this process only. So the names are *taken*: the
+first function has the name, and a second one to which other objects belong is refused, as is another local function of
+that name. A function at the top of a module may be defined anew, since a module can be reloaded: that is a warning.
+Classes are named like functions: one that cannot be found by its name, because a function made it, takes it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, Final
+
+from meshcache.forms import form, is_fixed
+
+NAMES_MAX: Final = 10_000
+"""Names that one client remembers as taken; the oldest are forgotten first."""
+_INNER_MAX: Final = 4
+"""How deep functions that belong to functions are looked into."""
+_MAINS: Final = {"__main__", "__mp_main__"}
+_LOCAL: Final = "<locals>"
+_NAMELESS: Final = {"<lambda>", "_"}
+_HASH_BYTES: Final = 8
+_UNKNOWN: Final = object()
+"""Stands for a variable that has no value yet; it is never the same twice."""
+
+
+class NameTaken(TypeError):
+    """A name is that of another function or class."""
+
+
+@dataclass(slots=True)
+class _Origin:
+    """What a callable is made of."""
+
+    name: str
+    code: CodeType | None = None
+    local: bool = False
+    belongings: list[Any] = field(default_factory=list)
+    """What belongs to it beside its code."""
+
+
+class Names:
+    """The names taken in the keys of one client and those derived from it."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, Callable[[], Any]] = {}
+        self._codes: dict[tuple[bytes, str], str] = {}
+        self._objects: dict[tuple[bytes, str], list[Callable[[], Any]]] = {}
+
+    def of_class(self, cls: type) -> str:
+        """Return the name of a class. Raises TypeError if another class has the name, and neither is found by it."""
+        name = _dotted(_module_name(cls.__module__), cls.__qualname__)
+        if located(cls.__module__, cls.__qualname__) is cls:
+            return name
+        if _take(self._classes, name, _reference(cls))() is not cls:
+            raise NameTaken(f"there are several classes with the name {name}")
+        return name
+
+    def of_function(self, namespace: bytes, function: Any, *, alone: bool) -> str:
+        """Return the name of what is decorated, taken in this namespace.
+
+        ``alone``: with what belongs to it; else a ``key=`` tells functions of one name apart. Raises TypeError if the
+        name is another function's.
+        """
+        origin = _origin(function)
+        if not alone:
+            return origin.name
+        self._check_code(namespace, origin)
+        loose: list[Any] = []
+        name = origin.name + self._belongings(origin, loose, 0)
+        if loose:
+            own = list(map(_reference, loose))
+            taken = _take(self._objects, (namespace, name), own)
+            if taken is not own and any(
+                one() is not other or other is _UNKNOWN for one, other in zip(taken, loose, strict=True)
+            ):
+                raise NameTaken(_other(origin.name))
+        return name
+
+    def _check_code(self, namespace: bytes, origin: _Origin) -> None:
+        """Say so where a function of this name does something else."""
+        name = (namespace, origin.name)
+        own = "" if origin.code is None else fingerprint(origin.code)
+        if _take(self._codes, name, own) == own:
+            return
+        if origin.local:
+            raise NameTaken(_other(origin.name))
+        self._codes[name] = own
+        warnings.warn(f"{_other(origin.name)}, or they have each other's results", stacklevel=5)
+
+    def _belongings(self, origin: _Origin, loose: list[Any], depth: int) -> str:
+        """Return a text for what belongs to a function; what the text does not tell for ever is put into ``loose``."""
+        texts = [self._belonging(value, loose, depth) for value in origin.belongings]
+        return f"[{','.join(texts)}]" if texts else ""
+
+    def _belonging(self, value: Any, loose: list[Any], depth: int) -> str:
+        if isinstance(value, ModuleType):
+            return f"<{value.__name__}>"
+        if _is_function(value) and depth < _INNER_MAX:
+            inner = _origin(value)
+            return f"<{inner.name}{self._belongings(inner, loose, depth + 1)}>"
+        try:
+            text = form(value, self.of_class)
+        except NameTaken:
+            raise
+        except TypeError:
+            loose.append(value)
+            return "?"
+        if not is_fixed(value):
+            loose.append(value)
+        return text
+
+
+def located(module: str, qualname: str) -> Any:
+    """Return what is found under this name; None if there is nothing."""
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def is_method(function: Any) -> bool:
+    """Tell whether a function was defined in the body of a class."""
+    around = getattr(function, "__qualname__", "").rpartition(".")[0]
+    return bool(around) and not around.endswith(_LOCAL)
+
+
+def fingerprint(code: CodeType) -> str:
+    """Return a hash of what a function does: of its code without lines, file and name."""
+    return hashlib.blake2b(_code_text(code).encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).hexdigest()
+
+
+def _code_text(code: CodeType) -> str:
+    constants = [_code_text(one) if isinstance(one, CodeType) else form(one, str) for one in code.co_consts]
+    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    return repr((code.co_code, code.co_flags, code.co_argcount, code.co_kwonlyargcount, constants, names))
+
+
+def _other(name: str) -> str:
+    return f"{name}: another function is cached under this name; give cached() a key= that tells their calls apart"
+
+
+def _take(table: dict[Any, Any], name: Any, value: Any) -> Any:
+    """Return what has the name: the value, unless it was taken before."""
+    if name not in table and len(table) >= NAMES_MAX:
+        table.pop(next(iter(table)), None)
+    return table.setdefault(name, value)
+
+
+def _reference(value: Any) -> Callable[[], Any]:
+    """Return a function that returns this object; a weak one, if the object can do without being kept."""
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return lambda: value
+
+
+# ---- what a callable is made of
+
+
+def _is_function(value: Any) -> bool:
+    """Tell whether a value is a function or method, of whatever kind: no class, no object with ``__call__``."""
+    named = hasattr(value, "__qualname__") or isinstance(value, functools.partial)
+    return callable(value) and named and not isinstance(value, type)
+
+
+def _origin(function: Any) -> _Origin:
+    if isinstance(function, functools.partial):
+        origin = _origin(function.func)
+        held = [part for item in sorted(function.keywords.items()) for part in item]
+        origin.belongings += [len(function.args), *function.args, *held]
+        return origin
+    if isinstance(function, MethodType):
+        origin = _origin(function.__func__)
+        origin.belongings.append(function.__self__)
+        return origin
+    if isinstance(function, FunctionType):
+        return _of_function(function)
+    if "__wrapped__" in getattr(function, "__dict__", ()):
+        return _origin(function.__wrapped__)
+    if isinstance(function, type) or hasattr(function, "__qualname__"):
+        return _of_builtin(function)
+    origin = _origin(type(function).__call__)
+    origin.belongings.append(function)
+    return origin
+
+
+def _of_builtin(function: Any) -> _Origin:
+    """Describe a class, or a function or method that is written in C."""
+    home = getattr(function, "__objclass__", function)
+    owner = getattr(function, "__self__", None) if isinstance(function, BuiltinFunctionType) else None
+    name = _dotted(_module_name(home.__module__ or "builtins"), function.__qualname__)
+    return _Origin(name, belongings=[] if owner is None or isinstance(owner, ModuleType) else [owner])
+
+
+def _of_function(function: FunctionType) -> _Origin:
+    qualname = function.__qualname__
+    nameless = qualname.rpartition(".")[2] in _NAMELESS
+    code, module = function.__code__, function.__module__ or "builtins"
+    digest = fingerprint(code) if nameless or not _is_shared(module) else ""
+    name = _dotted(_module_name(module), qualname, digest)
+    return _Origin(name, code, _LOCAL in code.co_qualname, list(_variables(function)))
+
+
+def _is_shared(module: str) -> bool:
+    """Tell whether this is a module that other processes have, too: no prompt, no notebook, no ``exec``."""
+    if module in _MAINS:
+        return _module_name(module) not in _MAINS
+    return module in sys.modules and module != "builtins"
+
+
+def _variables(function: FunctionType) -> Iterator[Any]:
+    """Yield the variables of the functions around it, but for itself and the class of ``super()``."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if name not in {function.__name__, "__class__"}:
+            try:
+                yield cell.cell_contents
+            except ValueError:  # it has no value yet
+                yield _UNKNOWN
+
+
+def _module_name(module: str) -> str:
+    """Return the name of a module: of the program, what another process that imports it, or runs it, calls it."""
+    if module not in _MAINS:
+        return module
+    main = sys.modules.get("__main__")
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None and spec.name not in _MAINS:
+        return str(spec.name)
+    return module if file is None or file.startswith("<") else _real_path(file)
+
+
+@functools.lru_cache(maxsize=8)
+def _real_path(file: str) -> str:
+    return os.path.realpath(file)
+
+
+def _dotted(module: str, qualname: str, digest: str = "") -> str:
+    """Join a name; one that other texts could be taken for stands in quotes."""
+    name = f"{module}{digest and '#'}{digest}.{qualname}"
+    parts = f"{module}.{qualname}".split(".")
+    return name if all(part.isidentifier() or part in {_LOCAL, "<lambda>"} for part in parts) else repr(name)
