@@ -28,7 +28,7 @@ from meshcache.errors import (
 
 if TYPE_CHECKING:
     from meshcache.aio import AsyncClient
-    from meshcache.arguments import DEFAULT, MISSING, Item
+    from meshcache.arguments import DEFAULT, DO_NOT_CACHE, MISSING, Item
     from meshcache.client import Client
     from meshcache.config import Config
     from meshcache.core.near import NearCache
@@ -40,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT",
+    "DO_NOT_CACHE",
     "MISSING",
     "AsyncClient",
     "AuthFailed",
@@ -76,6 +77,7 @@ _HOMES: Final = {
     "Client": "meshcache.client",
     "Config": "meshcache.config",
     "DEFAULT": "meshcache.arguments",
+    "DO_NOT_CACHE": "meshcache.arguments",
     "Invalidation": "meshcache.subscription",
     "InvalidationKind": "meshcache.subscription",
     "Item": "meshcache.arguments",
@@ -97,4 +99,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted([*__all__, "__version__"])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar, cast
 
 from meshcache.core.messages import (
     DEFAULT_LEVEL,
@@ -41,6 +41,46 @@ MISSING: Final = Sentinel.MISSING
 """Pass it as ``default`` to tell a miss from a cached None."""
 DEFAULT: Final = Sentinel.DEFAULT
 """As ``ttl``: the client's default, else the cluster's."""
+
+T = TypeVar("T")
+
+
+class NotKept:
+    """What a loader returned, if the cache is not to keep it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _DoNotCache:
+    """The type of DO_NOT_CACHE."""
+
+    def __call__(self, value: T) -> T:
+        """Return what a loader is to return. To type checkers it is the value, since that is what its caller gets."""
+        return cast(T, NotKept(value))
+
+    def __repr__(self) -> str:
+        return "meshcache.DO_NOT_CACHE"
+
+
+DO_NOT_CACHE: Final = _DoNotCache()
+"""``return DO_NOT_CACHE(value)`` in the loader of ``get_or_set``, or in a cached function: its caller gets the value,
+which is not stored, and the next one computes it again. Alone it stands for ``DO_NOT_CACHE(None)``."""
+
+
+def bare(loaded: Any) -> Any:
+    """Return the value that a loader returned, kept or not."""
+    if loaded is DO_NOT_CACHE:
+        return None
+    return loaded.value if type(loaded) is NotKept else loaded
+
+
+def is_kept(loaded: Any) -> bool:
+    """Tell whether the cache may keep what a loader returned."""
+    return type(loaded) is not NotKept and loaded is not DO_NOT_CACHE
+
 
 EARLY_MAX: Final = 100
 

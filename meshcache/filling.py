@@ -17,11 +17,12 @@ anew, where a lease that was voided counts no more.
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from meshcache.arguments import MISSING, Key, Ttl, early_factor, milliseconds, raw_key
+from meshcache.arguments import MISSING, Key, Ttl, bare, early_factor, is_kept, milliseconds, raw_key
 from meshcache.codec import Codec
 from meshcache.core.messages import LEASE_ALWAYS, LEASE_S, TOKEN_BYTES, TTL_DEFAULT, TTL_NEVER, Change
 from meshcache.core.record import (
@@ -99,6 +100,18 @@ def decoded(codec: Codec, record: bytes, key: Key) -> Any:
         return codec.decode(record)
     except SerializationError as error:
         raise SerializationError(f"{key!r:.80}: {error}") from error
+
+
+def refuse_awaitable(value: Any) -> None:
+    """Refuse a result that is still to be awaited: it was never run, and can not be stored."""
+    if not inspect.isawaitable(value):
+        return
+    if inspect.iscoroutine(value):
+        value.close()  # or Python would warn that nobody awaited it
+    raise TypeError(
+        f"the loader returned something to be awaited ({type(value).__qualname__}), not a value: "
+        "a coroutine function needs an AsyncClient, and has to await what it returns"
+    )
 
 
 def _is_lease(answer: bytes) -> bool:
@@ -211,7 +224,11 @@ class Fill:
         if loaded.error is not None:
             yield from self._hold(0, lease)
             raise loaded.error
+        if not is_kept(loaded.value):
+            yield from self._hold(0, lease)
+            return bare(loaded.value)
         try:
+            refuse_awaitable(loaded.value)
             content = self._content(loaded.value, load_s)
             left_s = max(FILL_S_MIN, self._started + self._timeout_s - began)
             change = [int(Change.FILL), content, self._terms.kept_ms, lease]

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic
 
-from meshcache.arguments import DEFAULT, MISSING, Ttl, milliseconds
+from meshcache.arguments import DEFAULT, MISSING, Ttl, bare, milliseconds
 from meshcache.errors import MeshcacheError
 from meshcache.patterns.marks import ABSENT, Cache, K, Missing, Name, V, is_mark, named, stored
 from meshcache.patterns.steps import Flow
@@ -50,7 +50,7 @@ class Reading(Generic[K, V]):
             if loaded_absent and self.absent_ttl != self.ttl:
                 yield from self._shorten(name)
             return MISSING
-        return (yield lambda: load(key))  # type: ignore[no-any-return]  # a value of the user
+        return bare((yield lambda: load(key)))  # type: ignore[no-any-return]  # a value of the user
 
     def get_many(self, keys: Iterable[K], load: Callable[[K], Any]) -> Flow[dict[K, V]]:
         """Return the values of those keys that the database has; keys that the cache lacks are loaded one by one."""
