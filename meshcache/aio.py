@@ -17,6 +17,7 @@ from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
 from meshcache.core.near import NearCache, NearStatistics
 from meshcache.decorator import AsyncCachedBy as CachedBy
+from meshcache.decorator import refuse_function
 from meshcache.delivery import Compute, Computed, Flow, Parking, Share
 from meshcache.errors import MeshcacheError
 from meshcache.following import Following
@@ -191,15 +192,16 @@ class AsyncClient:
         ``load`` is the value, or a function of no argument that returns it (in AsyncClient also a coroutine function).
         Of all callers, in all processes, that miss the key at once, one runs its ``load``; the others wait for it, for
         ``timeout`` at most. If that one fails or dies, the next one runs its own. What was loaded before the key was
-        deleted or written is returned to its caller, but not stored. ``timeout`` bounds the cache, not ``load``.
+        deleted or written is returned to its caller, but not stored; nor is what ``load`` returns as
+        ``DO_NOT_CACHE(value)``. ``timeout`` bounds the cache, not ``load``.
 
         ``stale_ttl``: for so many seconds after ``ttl`` the value is kept, and returned at once to all callers but one,
         which computes it anew. ``early``: above 0, one caller does so some time before the value expires, the sooner
         the longer it takes to compute; 1 suits most. ``tags`` are as for ``set``; what was loaded
         before one of them was invalidated is not stored.
 
-        Raises what ``load`` raises, OperationTimeout, and what ``get`` and ``set`` raise; but a value that was computed
-        and that the nodes fail to store is returned.
+        Raises what ``load`` raises, TypeError if it returns something that is still to be awaited, OperationTimeout,
+        and what ``get`` and ``set`` raise; but a value that was computed and that the nodes fail to store is returned.
         """
         if self._session.copies is not None:
             self._follower.start()
@@ -238,13 +240,16 @@ class AsyncClient:
     ) -> CachedBy:
         """Return a decorator for functions whose results are to be kept here, as by ``get_or_set``.
 
-        Client takes plain functions, AsyncClient coroutine functions; both take methods, whose ``self`` is no part of
-        the key. ``key``: a function of the same arguments that returns what tells calls apart, as str or bytes; without
+        Client takes plain functions, AsyncClient coroutine functions; both take methods, whose ``self`` counts by its
+        class. ``key``: a function of the same arguments that returns what tells calls apart, as str or bytes; without
         it they are told apart by their arguments: see meshcache/decorator.py for what these may be. The function has
-        ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments.
+        ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments. Raises TypeError if it is given
+        a function: it is written with parentheses, ``@cache.cached()``.
         """
+        refuse_function(ttl)
         tags = raw_tags(b"", tags)  # an iterator would serve one call only
         self._session.check_terms(ttl, stale_ttl, early, tags)
+        self._session.timeout_s(timeout)
         options = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags, "timeout": timeout}
         return CachedBy(self, key, options, self._names, self._session.options.prefix)
 

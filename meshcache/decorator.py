@@ -121,7 +121,7 @@ class _Function(Generic[P]):
         key = f"{self._name}:({','.join(parts)})"
         raw = key.encode("utf-8", "surrogatepass")
         limit = min(READABLE_MAX, self._key_bytes_max)
-        return key if len(raw) <= limit and key.isprintable() else _hashed(raw, limit).decode()
+        return key if len(raw) <= limit and key.isprintable() else _hashed(raw, limit)
 
     def _load(self, args: Any, kwargs: Any) -> Callable[[], Any]:
         return functools.partial(self.function, *self._bound, *args, **kwargs)
@@ -133,9 +133,8 @@ class _Function(Generic[P]):
         name = f"{self._name}:"
         whole = name + key if isinstance(key, str) else name.encode() + key
         raw = whole.encode("utf-8", "surrogatepass") if isinstance(whole, str) else whole
-        if len(raw) <= self._key_bytes_max and not _ends_in_hash(raw):
-            return whole
-        return _hashed(raw, self._key_bytes_max)
+        fits = len(raw) <= self._key_bytes_max and not _ends_in_hash(raw)
+        return whole if fits and not _has_surrogates(key) else _hashed(raw, self._key_bytes_max)
 
     def _object(self, value: Any) -> str:
         """Return the text of a method's object or class."""
@@ -332,6 +331,12 @@ class AsyncCachedBy(_Decorator):
         return AsyncCached(self, function)
 
 
+def refuse_function(ttl: object) -> None:
+    """Say what to do where the decorator was written without parentheses."""
+    if callable(ttl) or isinstance(ttl, (classmethod, staticmethod)):
+        raise TypeError("cached() takes a ttl, not the function: write @cache.cached() with parentheses")
+
+
 def is_coroutine_function(function: Any) -> bool:
     """Tell whether a call returns a coroutine, also of an object with ``async def __call__``."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_call_of(function))
@@ -347,11 +352,16 @@ def _call_of(function: Any) -> Any:
     return None if isinstance(function, type) else getattr(type(function), "__call__", None)  # noqa: B004  (it is run)
 
 
-def _hashed(raw: bytes, limit: int) -> bytes:
+def _hashed(raw: bytes, limit: int) -> str:
     """Return a key of ``limit`` bytes that begins with a longer one and ends in a hash of it."""
     digest = hashlib.blake2b(raw, digest_size=HASH_BYTES).hexdigest()
     begin = raw[: max(0, limit - 1 - len(digest))].decode("utf-8", "ignore")
-    return f"{begin}#{digest}".encode()
+    return f"{begin}#{digest}"
+
+
+def _has_surrogates(key: Key) -> bool:
+    """Tell whether a key is text that UTF-8 lacks."""
+    return isinstance(key, str) and not key.isascii() and any("\ud800" <= letter <= "\udfff" for letter in key)
 
 
 def _ends_in_hash(raw: bytes) -> bool:
