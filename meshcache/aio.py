@@ -12,7 +12,19 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Tags, Ttl, namespace_bytes, raw_tags
+from meshcache.arguments import (
+    DEFAULT,
+    MISSING,
+    Consistency,
+    Item,
+    Key,
+    Sentinel,
+    Tags,
+    Timeout,
+    Ttl,
+    namespace_bytes,
+    raw_tags,
+)
 from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
 from meshcache.core.near import NearCache, NearStatistics
@@ -42,7 +54,7 @@ class AsyncClient:
         self,
         seeds: str | Iterable[str] | None = None,
         *,
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         consistency: Consistency = None,
         codec: str | ValueCodec | None = None,
@@ -65,7 +77,7 @@ class AsyncClient:
         self._names = Names()
         self._owner = True
 
-    async def get(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
+    async def get(self, key: Key, default: Any = None, *, timeout: Timeout | None = None) -> Any:
         """Return the value of a key, or ``default`` if there is none.
 
         Pass ``default=meshcache.MISSING`` to tell a cached None from a miss.
@@ -78,18 +90,18 @@ class AsyncClient:
             self._follower.start()
         return await self._run(session.get(key, default, timeout))
 
-    async def gets(self, key: Key, *, timeout: float | None = None) -> Item | None:
+    async def gets(self, key: Key, *, timeout: Timeout | None = None) -> Item | None:
         """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none."""
         return await self._run(self._session.gets(key, timeout))
 
-    async def get_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> dict[Any, Any]:
+    async def get_many(self, keys: Iterable[Key], *, timeout: Timeout | None = None) -> dict[Any, Any]:
         """Return the values of those keys that are there, under the keys as given."""
         if self._session.copies is not None:
             self._follower.start()
         return await self._run(self._session.get_many(keys, timeout))
 
     async def set(
-        self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None
+        self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
     ) -> None:
         """Store a value.
 
@@ -99,24 +111,24 @@ class AsyncClient:
         await self._run(self._session.set(key, value, ttl, timeout, tags))
 
     async def set_many(
-        self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None
+        self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
     ) -> list[Any]:
         """Store several values, all with the same ``tags``; returns the keys for which that failed."""
         return await self._run(self._session.set_many(items, ttl, timeout, tags))
 
-    async def delete(self, key: Key, *, timeout: float | None = None) -> bool:
+    async def delete(self, key: Key, *, timeout: Timeout | None = None) -> bool:
         """Delete a key; True if it was there."""
         return await self._run(self._session.delete(key, timeout))
 
-    async def delete_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> int:
+    async def delete_many(self, keys: Iterable[Key], *, timeout: Timeout | None = None) -> int:
         """Delete several keys; returns how many were there."""
         return await self._run(self._session.delete_many(keys, timeout))
 
-    async def invalidate(self, *keys: Key, timeout: float | None = None) -> int:
+    async def invalidate(self, *keys: Key, timeout: Timeout | None = None) -> int:
         """Drop keys because their source changed; returns how many were there."""
         return await self._run(self._session.delete_many(keys, timeout, EventKind.INVALIDATE))
 
-    async def invalidate_tags(self, *tags: str | bytes, timeout: float | None = None) -> int:
+    async def invalidate_tags(self, *tags: str | bytes, timeout: Timeout | None = None) -> int:
         """Drop every key stored with one of these tags; returns how many copies went, on all nodes.
 
         Tags belong to their namespace as keys do. A value counts by the tags it was stored with last; ``incr`` and
@@ -125,13 +137,13 @@ class AsyncClient:
         return await self._run(self._session.invalidate_tags(tags, timeout))
 
     async def add(
-        self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None
+        self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
     ) -> bool:
         """Store a value if the key has none; True if it was stored."""
         return await self._run(self._session.add(key, value, ttl, timeout, tags))
 
     async def replace(
-        self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None
+        self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
     ) -> bool:
         """Store a value if the key has one; True if it was stored."""
         return await self._run(self._session.replace(key, value, ttl, timeout, tags))
@@ -144,13 +156,13 @@ class AsyncClient:
         ttl: Ttl = DEFAULT,
         *,
         tags: Tags = (),
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
     ) -> bool:
         """Store a value if the key's version is still the one that ``gets`` returned; True if it was stored."""
         return await self._run(self._session.cas(key, value, version, ttl, timeout, tags))
 
     async def incr(
-        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: float | None = None
+        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: Timeout | None = None
     ) -> int:
         """Add to a number and return the new one; not repeated when it is not known to have been applied.
 
@@ -159,20 +171,20 @@ class AsyncClient:
         return await self._run(self._session.incr(key, delta, initial, ttl, timeout))
 
     async def decr(
-        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: float | None = None
+        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: Timeout | None = None
     ) -> int:
         """Subtract from a number and return the new one; otherwise as ``incr``."""
         return await self._run(self._session.incr(key, -delta, initial, ttl, timeout))
 
-    async def touch(self, key: Key, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+    async def touch(self, key: Key, ttl: Ttl = DEFAULT, *, timeout: Timeout | None = None) -> bool:
         """Set a key's lifetime anew, counted from now; True if it was there."""
         return await self._run(self._session.touch(key, ttl, timeout))
 
-    async def exists(self, key: Key, *, timeout: float | None = None) -> bool:
+    async def exists(self, key: Key, *, timeout: Timeout | None = None) -> bool:
         """Tell whether a key has a value, without fetching it."""
         return await self._run(self._session.exists(key, timeout))
 
-    async def ttl(self, key: Key, *, timeout: float | None = None) -> float | None:
+    async def ttl(self, key: Key, *, timeout: Timeout | None = None) -> float | None:
         """Return the seconds that a key has left; ``math.inf``: it never expires; None: there is no such key."""
         return await self._run(self._session.ttl(key, timeout))
 
@@ -185,7 +197,7 @@ class AsyncClient:
         stale_ttl: float | timedelta | None = None,
         early: float = 0.0,
         tags: Tags = (),
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
     ) -> Any:
         """Return the value of a key; if there is none, have it computed, once in the whole cluster, and stored.
 
@@ -218,7 +230,7 @@ class AsyncClient:
         stale_ttl: float | timedelta | None = None,
         early: float = 0.0,
         tags: Tags = (),
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
     ) -> Any:
         """Compute the value of a key now, store it and return it; what is said of ``get_or_set`` holds otherwise.
 
@@ -236,7 +248,7 @@ class AsyncClient:
         early: float = 0.0,
         key: Callable[..., Key] | None = None,
         tags: Tags = (),
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
     ) -> CachedBy:
         """Return a decorator for functions whose results are to be kept here, as by ``get_or_set``.
 
@@ -253,7 +265,7 @@ class AsyncClient:
         options = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags, "timeout": timeout}
         return CachedBy(self, key, options, self._names, self._session.options.prefix)
 
-    def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: float | None = None) -> Lock:
+    def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: Timeout | None = None) -> Lock:
         """Return a lock: a context manager with ``acquire``, ``extend``, ``release`` and the fencing number ``token``.
 
         It is lost ``ttl`` seconds after it was acquired or extended. ``timeout`` is how long to wait for it; then the
@@ -262,11 +274,11 @@ class AsyncClient:
         """
         return Lock(self._run, self._session, name, ttl, timeout)
 
-    async def clear(self, *, timeout: float | None = None) -> int:
+    async def clear(self, *, timeout: Timeout | None = None) -> int:
         """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""
         return await self._run(self._session.clear(timeout))
 
-    async def invalidate_prefix(self, prefix: Key, *, timeout: float | None = None) -> int:
+    async def invalidate_prefix(self, prefix: Key, *, timeout: Timeout | None = None) -> int:
         """Drop every key of this namespace that begins with ``prefix``; returns how many copies went, on all nodes."""
         return await self._run(self._session.clear(timeout, prefix))
 
@@ -275,7 +287,7 @@ class AsyncClient:
         prefix: Key = "",
         callback: Callable[[Invalidation], object] | None = None,
         *,
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
     ) -> AsyncSubscription:
         """Follow what happens to the keys of this namespace that begin with ``prefix``; for ``async with``.
 
@@ -302,7 +314,7 @@ class AsyncClient:
         )
 
     async def inspect(
-        self, what: str, key: Key = b"", *, node: str | None = None, timeout: float | None = None
+        self, what: str, key: Key = b"", *, node: str | None = None, timeout: Timeout | None = None
     ) -> dict[str, Any]:
         """Ask a node about itself or the mesh: "view", "status", "stats", "explain" or "replica" (of ``key``).
 
@@ -310,7 +322,7 @@ class AsyncClient:
         """
         return await self._run(self._session.inspect(what, key, node, timeout))
 
-    async def leave(self, node: str, *, timeout: float | None = None) -> None:
+    async def leave(self, node: str, *, timeout: Timeout | None = None) -> None:
         """Have a node, given by id or address, hand over what it owns and stop. Returns when it has begun to."""
         await self._run(self._session.leave(node, timeout))
 
@@ -329,7 +341,7 @@ class AsyncClient:
         self,
         *,
         consistency: Consistency | Literal[Sentinel.DEFAULT] = DEFAULT,
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
     ) -> Self:

@@ -86,6 +86,8 @@ EARLY_MAX: Final = 100
 
 Key = str | bytes
 Tags = Iterable[str | bytes]
+Timeout = float | timedelta
+"""In seconds, if it is a number."""
 Ttl = float | timedelta | None | Literal[Sentinel.DEFAULT]
 Consistency = str | tuple[int, int] | None
 
@@ -105,10 +107,14 @@ class Item:
     """Past its lifetime, and served because a new value is being computed."""
 
 
+def in_seconds(duration: Any) -> Any:
+    """Return a duration as a number, if it is one."""
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration
+
+
 def seconds(timeout: object) -> float:
     """Check a timeout."""
-    if isinstance(timeout, timedelta):
-        timeout = timeout.total_seconds()
+    timeout = in_seconds(timeout)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds, is {timeout!r}")
     if not 0 < timeout < math.inf:
@@ -122,8 +128,7 @@ def milliseconds(ttl: object) -> int:
         return TTL_NEVER
     if ttl is DEFAULT:
         return TTL_DEFAULT
-    if isinstance(ttl, timedelta):
-        ttl = ttl.total_seconds()
+    ttl = in_seconds(ttl)
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
         raise TypeError(f"ttl must be seconds as int, float or timedelta, None or DEFAULT, is {ttl!r}")
     if not -math.inf < ttl < math.inf:

@@ -11,7 +11,19 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Tags, Ttl, namespace_bytes, raw_tags
+from meshcache.arguments import (
+    DEFAULT,
+    MISSING,
+    Consistency,
+    Item,
+    Key,
+    Sentinel,
+    Tags,
+    Timeout,
+    Ttl,
+    namespace_bytes,
+    raw_tags,
+)
 from meshcache.channels import Channels
 from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
@@ -43,7 +55,7 @@ class Client:
         self,
         seeds: str | Iterable[str] | None = None,
         *,
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         consistency: Consistency = None,
         codec: str | ValueCodec | None = None,
@@ -69,7 +81,7 @@ class Client:
         self._names = Names()
         self._owner = True
 
-    def get(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
+    def get(self, key: Key, default: Any = None, *, timeout: Timeout | None = None) -> Any:
         """Return the value of a key, or ``default`` if there is none.
 
         Pass ``default=meshcache.MISSING`` to tell a cached None from a miss.
@@ -82,17 +94,17 @@ class Client:
             self._follower.start()
         return self._run(session.get(key, default, timeout))
 
-    def gets(self, key: Key, *, timeout: float | None = None) -> Item | None:
+    def gets(self, key: Key, *, timeout: Timeout | None = None) -> Item | None:
         """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none."""
         return self._run(self._session.gets(key, timeout))
 
-    def get_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> dict[Any, Any]:
+    def get_many(self, keys: Iterable[Key], *, timeout: Timeout | None = None) -> dict[Any, Any]:
         """Return the values of those keys that are there, under the keys as given."""
         if self._session.copies is not None:
             self._follower.start()
         return self._run(self._session.get_many(keys, timeout))
 
-    def set(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None) -> None:
+    def set(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None) -> None:
         """Store a value.
 
         ``ttl`` is in seconds (int, float, timedelta); None: it never expires; left out: the client's default, else the
@@ -101,24 +113,24 @@ class Client:
         self._run(self._session.set(key, value, ttl, timeout, tags))
 
     def set_many(
-        self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None
+        self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
     ) -> list[Any]:
         """Store several values, all with the same ``tags``; returns the keys for which that failed."""
         return self._run(self._session.set_many(items, ttl, timeout, tags))
 
-    def delete(self, key: Key, *, timeout: float | None = None) -> bool:
+    def delete(self, key: Key, *, timeout: Timeout | None = None) -> bool:
         """Delete a key; True if it was there."""
         return self._run(self._session.delete(key, timeout))
 
-    def delete_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> int:
+    def delete_many(self, keys: Iterable[Key], *, timeout: Timeout | None = None) -> int:
         """Delete several keys; returns how many were there."""
         return self._run(self._session.delete_many(keys, timeout))
 
-    def invalidate(self, *keys: Key, timeout: float | None = None) -> int:
+    def invalidate(self, *keys: Key, timeout: Timeout | None = None) -> int:
         """Drop keys because their source changed; returns how many were there."""
         return self._run(self._session.delete_many(keys, timeout, EventKind.INVALIDATE))
 
-    def invalidate_tags(self, *tags: str | bytes, timeout: float | None = None) -> int:
+    def invalidate_tags(self, *tags: str | bytes, timeout: Timeout | None = None) -> int:
         """Drop every key stored with one of these tags; returns how many copies went, on all nodes.
 
         Tags belong to their namespace as keys do. A value counts by the tags it was stored with last; ``incr`` and
@@ -126,12 +138,12 @@ class Client:
         """
         return self._run(self._session.invalidate_tags(tags, timeout))
 
-    def add(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None) -> bool:
+    def add(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None) -> bool:
         """Store a value if the key has none; True if it was stored."""
         return self._run(self._session.add(key, value, ttl, timeout, tags))
 
     def replace(
-        self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: float | None = None
+        self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
     ) -> bool:
         """Store a value if the key has one; True if it was stored."""
         return self._run(self._session.replace(key, value, ttl, timeout, tags))
@@ -144,13 +156,13 @@ class Client:
         ttl: Ttl = DEFAULT,
         *,
         tags: Tags = (),
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
     ) -> bool:
         """Store a value if the key's version is still the one that ``gets`` returned; True if it was stored."""
         return self._run(self._session.cas(key, value, version, ttl, timeout, tags))
 
     def incr(
-        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: float | None = None
+        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: Timeout | None = None
     ) -> int:
         """Add to a number and return the new one; not repeated when it is not known to have been applied.
 
@@ -159,20 +171,20 @@ class Client:
         return self._run(self._session.incr(key, delta, initial, ttl, timeout))
 
     def decr(
-        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: float | None = None
+        self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: Timeout | None = None
     ) -> int:
         """Subtract from a number and return the new one; otherwise as ``incr``."""
         return self._run(self._session.incr(key, -delta, initial, ttl, timeout))
 
-    def touch(self, key: Key, ttl: Ttl = DEFAULT, *, timeout: float | None = None) -> bool:
+    def touch(self, key: Key, ttl: Ttl = DEFAULT, *, timeout: Timeout | None = None) -> bool:
         """Set a key's lifetime anew, counted from now; True if it was there."""
         return self._run(self._session.touch(key, ttl, timeout))
 
-    def exists(self, key: Key, *, timeout: float | None = None) -> bool:
+    def exists(self, key: Key, *, timeout: Timeout | None = None) -> bool:
         """Tell whether a key has a value, without fetching it."""
         return self._run(self._session.exists(key, timeout))
 
-    def ttl(self, key: Key, *, timeout: float | None = None) -> float | None:
+    def ttl(self, key: Key, *, timeout: Timeout | None = None) -> float | None:
         """Return the seconds that a key has left; ``math.inf``: it never expires; None: there is no such key."""
         return self._run(self._session.ttl(key, timeout))
 
@@ -185,7 +197,7 @@ class Client:
         stale_ttl: float | timedelta | None = None,
         early: float = 0.0,
         tags: Tags = (),
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
     ) -> Any:
         """Return the value of a key; if there is none, have it computed, once in the whole cluster, and stored.
 
@@ -216,7 +228,7 @@ class Client:
         stale_ttl: float | timedelta | None = None,
         early: float = 0.0,
         tags: Tags = (),
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
     ) -> Any:
         """Compute the value of a key now, store it and return it; what is said of ``get_or_set`` holds otherwise.
 
@@ -232,7 +244,7 @@ class Client:
         early: float = 0.0,
         key: Callable[..., Key] | None = None,
         tags: Tags = (),
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
     ) -> CachedBy:
         """Return a decorator for functions whose results are to be kept here, as by ``get_or_set``.
 
@@ -249,7 +261,7 @@ class Client:
         options = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags, "timeout": timeout}
         return CachedBy(self, key, options, self._names, self._session.options.prefix)
 
-    def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: float | None = None) -> Lock:
+    def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: Timeout | None = None) -> Lock:
         """Return a lock: a context manager with ``acquire``, ``extend``, ``release`` and the fencing number ``token``.
 
         It is lost ``ttl`` seconds after it was acquired or extended. ``timeout`` is how long to wait for it; then the
@@ -258,11 +270,11 @@ class Client:
         """
         return Lock(self._run, self._session, name, ttl, timeout)
 
-    def clear(self, *, timeout: float | None = None) -> int:
+    def clear(self, *, timeout: Timeout | None = None) -> int:
         """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""
         return self._run(self._session.clear(timeout))
 
-    def invalidate_prefix(self, prefix: Key, *, timeout: float | None = None) -> int:
+    def invalidate_prefix(self, prefix: Key, *, timeout: Timeout | None = None) -> int:
         """Drop every key of this namespace that begins with ``prefix``; returns how many copies went, on all nodes."""
         return self._run(self._session.clear(timeout, prefix))
 
@@ -271,7 +283,7 @@ class Client:
         prefix: Key = "",
         callback: Callable[[Invalidation], object] | None = None,
         *,
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
     ) -> Subscription:
         """Follow what happens to the keys of this namespace that begin with ``prefix``.
 
@@ -297,7 +309,7 @@ class Client:
         )
 
     def inspect(
-        self, what: str, key: Key = b"", *, node: str | None = None, timeout: float | None = None
+        self, what: str, key: Key = b"", *, node: str | None = None, timeout: Timeout | None = None
     ) -> dict[str, Any]:
         """Ask a node about itself or the mesh: "view", "status", "stats", "explain" or "replica" (of ``key``).
 
@@ -305,7 +317,7 @@ class Client:
         """
         return self._run(self._session.inspect(what, key, node, timeout))
 
-    def leave(self, node: str, *, timeout: float | None = None) -> None:
+    def leave(self, node: str, *, timeout: Timeout | None = None) -> None:
         """Have a node, given by id or address, hand over what it owns and stop. Returns when it has begun to."""
         self._run(self._session.leave(node, timeout))
 
@@ -328,7 +340,7 @@ class Client:
         self,
         *,
         consistency: Consistency | Literal[Sentinel.DEFAULT] = DEFAULT,
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
     ) -> Self:

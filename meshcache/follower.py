@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 import zmq
 
+from meshcache.arguments import Timeout, in_seconds
 from meshcache.errors import OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
 from meshcache.link import Call, Outcome
@@ -228,9 +229,9 @@ class Subscription:
         self._ready = threading.Condition()
         self.feed = Feed(namespace, prefix, self._wake)
 
-    def wait(self, timeout: float | None = None) -> Invalidation | None:
+    def wait(self, timeout: Timeout | None = None) -> Invalidation | None:
         """Return the next event; None if none came within ``timeout`` seconds, or the subscription is closed."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + in_seconds(timeout)
         queue = self.feed.queue
         with self._ready:
             while not queue:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from meshcache.arguments import Timeout, in_seconds
 from meshcache.banner import banner, typed_command
 from meshcache.config import Config, overrides_of
 from meshcache.errors import ConfigError, MeshcacheError, NodeUnavailable, OperationTimeout
@@ -207,7 +208,7 @@ class LocalMesh:
         self.start(node.node_id)
         return node.node_id
 
-    def wait_ready(self, timeout: float = 30.0) -> None:
+    def wait_ready(self, timeout: Timeout = 30.0) -> None:
         """Return when every running node sees every other, and counts on none that is down; paused ones do not matter.
 
         OperationTimeout says what was still missing; NodeUnavailable quotes the log of a node that ended by itself.
@@ -219,14 +220,15 @@ class LocalMesh:
         }
         if not present:
             return
-        deadline = time.monotonic() + timeout
+        timeout_s = in_seconds(timeout)
+        deadline = time.monotonic() + timeout_s
         pause = threading.Event()
         with Survey() as survey:
             while missing := why_unsettled(survey, present, self._down):
                 for node_id in present:
                     self._raise_if_ended(self._nodes[node_id])
                 if time.monotonic() > deadline:
-                    raise OperationTimeout(f"the mesh was not ready after {timeout:g} s: {missing}")
+                    raise OperationTimeout(f"the mesh was not ready after {timeout_s:g} s: {missing}")
                 pause.wait(ASK_INTERVAL_S)
 
     def close(self) -> None:

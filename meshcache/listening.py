@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 
 import zmq
 
+from meshcache.arguments import Timeout, in_seconds
 from meshcache.dealer import state_of
 from meshcache.errors import OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
@@ -239,11 +240,11 @@ class AsyncSubscription:
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def wait(self, timeout: float | None = None) -> Invalidation | None:  # noqa: ASYNC109  (as of every call)
+    async def wait(self, timeout: Timeout | None = None) -> Invalidation | None:  # noqa: ASYNC109  (as of every call)
         """Return the next event; None if none came within ``timeout`` seconds, or the subscription is closed."""
         queue = self.feed.queue
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(in_seconds(timeout)):
                 while not queue:
                     if self.feed.closed:
                         return None

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
-from meshcache.arguments import Item, Ttl, milliseconds, seconds
+from meshcache.arguments import Item, Timeout, Ttl, milliseconds, seconds
 from meshcache.core.clock import clock_of
 from meshcache.core.messages import TOKEN_BYTES, TTL_NEVER, Change
 from meshcache.delivery import Flow
@@ -40,7 +40,7 @@ PREFIX: Final = "lock:"
 class _Held:
     """A lock's state at one caller, and its flows."""
 
-    def __init__(self, session: Session, name: str, ttl: Ttl, timeout: float | None) -> None:
+    def __init__(self, session: Session, name: str, ttl: Ttl, timeout: Timeout | None) -> None:
         if not isinstance(name, str):
             raise TypeError(f"a lock's name must be str, is {name!r:.80}")
         self.name = name
@@ -125,7 +125,7 @@ class Lock(_Held):
     """A lock for threads and processes: ``with cache.lock("job") as lock:``. An object is for one caller."""
 
     def __init__(
-        self, run: Callable[[Flow[Any]], Any], session: Session, name: str, ttl: Ttl, timeout: float | None
+        self, run: Callable[[Flow[Any]], Any], session: Session, name: str, ttl: Ttl, timeout: Timeout | None
     ) -> None:
         super().__init__(session, name, ttl, timeout)
         self._run = run
@@ -161,7 +161,7 @@ class AsyncLock(_Held):
     """A lock for tasks and processes: ``async with cache.lock("job") as lock:``. An object is for one caller."""
 
     def __init__(
-        self, run: Callable[[Flow[Any]], Awaitable[Any]], session: Session, name: str, ttl: Ttl, timeout: float | None
+        self, run: Callable[[Flow[Any]], Awaitable[Any]], session: Session, name: str, ttl: Ttl, timeout: Timeout | None
     ) -> None:
         super().__init__(session, name, ttl, timeout)
         self._run = run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from meshcache.arguments import DEFAULT, Consistency, Ttl, levels, milliseconds, namespace_bytes, seconds
+from meshcache.arguments import DEFAULT, Consistency, Timeout, Ttl, levels, milliseconds, namespace_bytes, seconds
 from meshcache.codec import Codec, ValueCodec
 from meshcache.errors import ConfigError
 from meshcache.seeds import Seeds
@@ -28,7 +28,7 @@ class Options:
 def options_of(
     found: Seeds,
     *,
-    timeout: float | None,
+    timeout: Timeout | None,
     ttl: Ttl,
     consistency: Consistency,
     codec: str | ValueCodec | None,

@@ -22,6 +22,7 @@ from meshcache.arguments import (
     Item,
     Key,
     Tags,
+    Timeout,
     Ttl,
     key_list,
     levels,
@@ -122,7 +123,7 @@ class Session:
         *,
         prefix: str | bytes | None = None,
         consistency: object = DEFAULT,
-        timeout: float | None = None,
+        timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
     ) -> Session:
@@ -147,21 +148,21 @@ class Session:
 
     # ---- operations
 
-    def get(self, key: Key, default: Any, timeout: float | None) -> Flow[Any]:
+    def get(self, key: Key, default: Any, timeout: Timeout | None) -> Flow[Any]:
         if self.copies is not None:
             value, _ = yield from self.look(key, timeout)
             return default if value is MISSING else value
         record = yield from self._one(Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
         return self._value(record, default, key)
 
-    def gets(self, key: Key, timeout: float | None) -> Flow[Item | None]:
+    def gets(self, key: Key, timeout: Timeout | None) -> Flow[Item | None]:
         record = yield from self._one(Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
         if not _is_hit(record):
             return None
         value = decoded(self.options.codec, record, key)
         return Item(value, version_of(record), self._seconds_left(record), is_stale(record, self.routing))
 
-    def get_many(self, keys: Iterable[Key], timeout: float | None) -> Flow[dict[Any, Any]]:
+    def get_many(self, keys: Iterable[Key], timeout: Timeout | None) -> Flow[dict[Any, Any]]:
         given = key_list(keys)
         raws = raw_keys(self._prefix, given)
         if self.copies is not None:
@@ -169,7 +170,7 @@ class Session:
         return self._values(given, (yield from self._get_records(raws, timeout)))
 
     def _get_many_near(
-        self, copies: Copies, given: list[Any], raws: list[bytes], timeout: float | None
+        self, copies: Copies, given: list[Any], raws: list[bytes], timeout: Timeout | None
     ) -> Flow[dict[Any, Any]]:
         found = {key: value for key in given if (value := copies.value(key)) is not MISSING}
         wanted = [i for i, key in enumerate(given) if key not in found]
@@ -183,7 +184,7 @@ class Session:
                 copies.keep(raws[i], record, fetched[given[i]], reading)
         return {key: found[key] if key in found else fetched[key] for key in given if key in found or key in fetched}
 
-    def _get_records(self, raws: list[bytes], timeout: float | None) -> Flow[list[Any]]:
+    def _get_records(self, raws: list[bytes], timeout: Timeout | None) -> Flow[list[Any]]:
         records, errors = yield from self._many(Get, self._read, raws, None, timeout)
         if errors:
             raise next(iter(errors.values()))
@@ -202,13 +203,13 @@ class Session:
             values = {key: self._value(record, MISSING, key) for key, record in zip(given, records, strict=False)}
             return {key: value for key, value in values.items() if value is not MISSING}
 
-    def set(self, key: Key, value: Any, ttl: Ttl, timeout: float | None, tags: Tags = ()) -> Flow[None]:
+    def set(self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[None]:
         raw = raw_key(self._prefix, key)
         content = self._tagged(self._encode(value), tags) if tags else self._encode(value)
         flow = self._one(Set, (self.options.w, self._ttl_ms(ttl)), raw, content, len(content), timeout)
         yield from self._writing([raw], flow)
 
-    def set_many(self, items: Mapping[Any, Any], ttl: Ttl, timeout: float | None, tags: Tags = ()) -> Flow[list[Any]]:
+    def set_many(self, items: Mapping[Any, Any], ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[list[Any]]:
         given = list(items)
         latest = dict(zip(raw_keys(self._prefix, given), given, strict=True))
         names = list(latest.values())
@@ -223,12 +224,12 @@ class Session:
         _, errors = yield from self._writing(raws, flow)
         return [names[i] for i in sorted(errors)]
 
-    def delete(self, key: Key, timeout: float | None) -> Flow[bool]:
+    def delete(self, key: Key, timeout: Timeout | None) -> Flow[bool]:
         raw = raw_key(self._prefix, key)
         flow = self._one(Delete, (self.options.w, int(EventKind.DELETE)), raw, None, 0, timeout)
         return bool((yield from self._writing([raw], flow)))
 
-    def delete_many(self, keys: Iterable[Key], timeout: float | None, kind: int = EventKind.DELETE) -> Flow[int]:
+    def delete_many(self, keys: Iterable[Key], timeout: Timeout | None, kind: int = EventKind.DELETE) -> Flow[int]:
         raws = list(dict.fromkeys(raw_keys(self._prefix, key_list(keys))))
         flow = self._many(Delete, (self.options.w, int(kind)), raws, None, timeout)
         existed, errors = yield from self._writing(raws, flow)
@@ -236,24 +237,26 @@ class Session:
             raise next(iter(errors.values()))
         return sum(map(bool, existed))
 
-    def add(self, key: Key, value: Any, ttl: Ttl, timeout: float | None, tags: Tags = ()) -> Flow[bool]:
+    def add(self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[bool]:
         content = self._tagged(self._encode(value), tags)
         change = [int(Change.ADD), content, self._ttl_ms(ttl)]
         return bool((yield from self.update(key, change, len(content), timeout)))
 
-    def replace(self, key: Key, value: Any, ttl: Ttl, timeout: float | None, tags: Tags = ()) -> Flow[bool]:
+    def replace(self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[bool]:
         content = self._tagged(self._encode(value), tags)
         change = [int(Change.REPLACE), content, self._ttl_ms(ttl)]
         return bool((yield from self.update(key, change, len(content), timeout)))
 
-    def cas(self, key: Key, value: Any, version: bytes, ttl: Ttl, timeout: float | None, tags: Tags = ()) -> Flow[bool]:
+    def cas(
+        self, key: Key, value: Any, version: bytes, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()
+    ) -> Flow[bool]:
         if type(version) is not bytes or len(version) != VERSION_BYTES:
             raise TypeError(f"version must be the .version of an Item from gets(), is {version!r}")
         content = self._tagged(self._encode(value), tags)
         change = [int(Change.CAS), content, self._ttl_ms(ttl), version]
         return bool((yield from self.update(key, change, len(content), timeout)))
 
-    def incr(self, key: Key, delta: int, initial: int | None, ttl: Ttl, timeout: float | None) -> Flow[int]:
+    def incr(self, key: Key, delta: int, initial: int | None, ttl: Ttl, timeout: Timeout | None) -> Flow[int]:
         for name, number in (("delta", delta), ("initial", 0 if initial is None else initial)):
             if type(number) is not int:
                 raise TypeError(f"{name} must be an int, is {number!r}")
@@ -264,27 +267,27 @@ class Session:
             raise ProtocolError(f"incr: the node answered {result!r:.200}")
         return result
 
-    def touch(self, key: Key, ttl: Ttl, timeout: float | None) -> Flow[bool]:
+    def touch(self, key: Key, ttl: Ttl, timeout: Timeout | None) -> Flow[bool]:
         change = [int(Change.TOUCH), self._ttl_ms(ttl)]
         return bool((yield from self.update(key, change, 0, timeout, repeatable=True)))
 
-    def exists(self, key: Key, timeout: float | None) -> Flow[bool]:
+    def exists(self, key: Key, timeout: Timeout | None) -> Flow[bool]:
         return self._is_visible(
             (yield from self._one(Get, self._read_meta, raw_key(self._prefix, key), None, 0, timeout))
         )
 
-    def ttl(self, key: Key, timeout: float | None) -> Flow[float | None]:
+    def ttl(self, key: Key, timeout: Timeout | None) -> Flow[float | None]:
         record = yield from self._one(Get, self._read_meta, raw_key(self._prefix, key), None, 0, timeout)
         return self._seconds_left(record) if self._is_visible(record) else None
 
-    def get_or_set(self, key: Key, load: Any, ttl: Ttl, timeout: float | None, **how: Any) -> Flow[Any]:
+    def get_or_set(self, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None, **how: Any) -> Flow[Any]:
         return (yield from self._fill(key, load, ttl, timeout, **how).run())
 
-    def refresh(self, key: Key, load: Any, ttl: Ttl, timeout: float | None, **how: Any) -> Flow[Any]:
+    def refresh(self, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None, **how: Any) -> Flow[Any]:
         return (yield from self._fill(key, load, ttl, timeout, **how).run_anew())
 
     def _fill(
-        self, key: Key, load: Any, ttl: Ttl, timeout: float | None,
+        self, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None,
         *, stale_ttl: Ttl = None, early: float = 0.0, tags: Tags = (),
     ) -> Fill:  # fmt: skip
         kept = terms(self._ttl_ms(ttl), stale_ttl, early, raw_tags(self._prefix, tags))
@@ -293,7 +296,7 @@ class Session:
     def check_terms(self, ttl: Ttl, stale_ttl: Ttl, early: float, tags: Tags) -> None:
         terms(self._ttl_ms(ttl), stale_ttl, early, raw_tags(self._prefix, tags))
 
-    def clear(self, timeout: float | None, prefix: Key = b"") -> Flow[int]:
+    def clear(self, timeout: Timeout | None, prefix: Key = b"") -> Flow[int]:
         prefix = self._prefix + namespace_bytes(prefix)
         with contextlib.nullcontext() if self._copies is None else self._copies.clearing(prefix):
             dropped = yield from self._ask(Clear, (prefix,), None, timeout)
@@ -301,7 +304,7 @@ class Session:
             raise ProtocolError(f"clear: the node answered {dropped!r:.200}")
         return dropped
 
-    def invalidate_tags(self, tags: Tags, timeout: float | None) -> Flow[int]:
+    def invalidate_tags(self, tags: Tags, timeout: Timeout | None) -> Flow[int]:
         raws = raw_tags(self._prefix, tags)
         if not raws:
             return 0
@@ -313,13 +316,13 @@ class Session:
             raise ProtocolError(f"invalidate_tags: the node answered {dropped!r:.200}")
         return dropped
 
-    def inspect(self, what: str, key: Key, node: str | None, timeout: float | None) -> Flow[dict[str, Any]]:
+    def inspect(self, what: str, key: Key, node: str | None, timeout: Timeout | None) -> Flow[dict[str, Any]]:
         answer = yield from self._ask(Inspect, (what, raw_key(self._prefix, key) if key else b""), node, timeout)
         if not isinstance(answer, dict):
             raise ProtocolError(f"inspect {what}: the node answered {answer!r:.200}")
         return answer
 
-    def leave(self, node: str, timeout: float | None) -> Flow[None]:
+    def leave(self, node: str, timeout: Timeout | None) -> Flow[None]:
         yield from self._ask(Leave, (), node, timeout)
 
     def forget(self, node: str, timeout: float | None) -> Flow[None]:
@@ -334,7 +337,7 @@ class Session:
         key: bytes,
         payload: Any,
         content_bytes: int,
-        timeout: float | None,
+        timeout: Timeout | None,
         repeatable: bool = True,
     ) -> Flow[Any]:
         """Deliver one key: straight to its owner, and by the long way only if anything is unusual."""
@@ -376,7 +379,7 @@ class Session:
         return delivery.results[0]
 
     def update(
-        self, key: Key, change: list[Any], content_bytes: int, timeout: float | None, repeatable: bool = False
+        self, key: Key, change: list[Any], content_bytes: int, timeout: Timeout | None, repeatable: bool = False
     ) -> Flow[Any]:
         """Have the key's first owner run a change."""
         options = (self.options.w, self.options.r, 0)
@@ -390,7 +393,7 @@ class Session:
         options: tuple[Any, ...],
         keys: list[bytes],
         payloads: list[Any] | None,
-        timeout: float | None,
+        timeout: Timeout | None,
     ) -> Flow[tuple[list[Any], dict[int, Exception]]]:
         """Deliver many keys, all of which may be asked for again; returns their results, and by index what failed."""
         if not keys:
@@ -424,7 +427,7 @@ class Session:
         yield from delivery.run()
         return delivery.results, delivery.errors
 
-    def _ask(self, kind: Kind, options: tuple[Any, ...], node: str | None, timeout: float | None) -> Flow[Any]:
+    def _ask(self, kind: Kind, options: tuple[Any, ...], node: str | None, timeout: Timeout | None) -> Flow[Any]:
         """Ask something that is of no one key: any node, or the one named by id or address."""
         started = self._clock()
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
@@ -492,7 +495,7 @@ class Session:
                 raise ValueError(f"consistency: {name} level {level} is more than the cluster's {replicas} replicas")
         self._unchecked = False
 
-    def look(self, key: Key, timeout: float | None) -> Flow[tuple[Any, bytes | None]]:
+    def look(self, key: Key, timeout: Timeout | None) -> Flow[tuple[Any, bytes | None]]:
         """Return the value or MISSING, and the live record, from which the value is or which is too old for one.
 
         A value from the near cache comes without a record.
@@ -536,11 +539,11 @@ class Session:
             self._copies.near.used = True
             self.copies = self._copies
 
-    def prepare(self, timeout: float | None) -> Flow[None]:
+    def prepare(self, timeout: Timeout | None) -> Flow[None]:
         """Learn who is in the mesh, if that is not known yet."""
         yield from self._prepare(self._clock(), self.timeout_s(timeout))
 
-    def timeout_s(self, timeout: float | None) -> float:
+    def timeout_s(self, timeout: Timeout | None) -> float:
         """Return the total time of a call that was given this ``timeout``."""
         return self._timeout_s if timeout is None else seconds(timeout)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Generic, Self
 
 from meshcache.aio import AsyncClient
-from meshcache.arguments import DEFAULT, Ttl
+from meshcache.arguments import DEFAULT, Timeout, Ttl, in_seconds
 from meshcache.codec import ValueCodec
 from meshcache.patterns.backlog import Limits
 from meshcache.patterns.behind import Behind, SetAside, is_outage
@@ -84,7 +84,7 @@ class _AsyncDirect(Generic[K, V]):
         ttl: Ttl = DEFAULT,
         absent_ttl: Ttl = DEFAULT,
         name: Name[K] = plain,
-        fence_ttl: float = FENCE_TTL_S,
+        fence_ttl: Timeout = FENCE_TTL_S,
         if_unfenced: Unfenced = "raise",
     ) -> None:
         self._load = load
@@ -165,7 +165,7 @@ class AsyncWriteBehind(Generic[K, V]):
         codec: str | ValueCodec | None = None,
         sync: Sync = "full",
         limits: Limits = Limits(),  # noqa: B008  (it is frozen)
-        full_timeout: float = FULL_TIMEOUT_S,
+        full_timeout: Timeout = FULL_TIMEOUT_S,
         is_outage: Callable[[Exception], bool] = is_outage,
     ) -> None:
         """Open the queue. Raises QueueUnusable if another process has it open, or it can not be read."""
@@ -193,22 +193,22 @@ class AsyncWriteBehind(Generic[K, V]):
         """Return the values of those keys that exist."""
         return await run_async(self._behind.get_many(keys))
 
-    async def put(self, key: K, value: V, *, timeout: float | None = None) -> None:
+    async def put(self, key: K, value: V, *, timeout: Timeout | None = None) -> None:
         """Accept a write: when this returns, it is on disk. ``timeout``: how long to wait for room in the queue."""
         self._start()
         await run_async(self._behind.put({key: value}, timeout))
 
-    async def put_many(self, items: Mapping[K, V], *, timeout: float | None = None) -> None:
+    async def put_many(self, items: Mapping[K, V], *, timeout: Timeout | None = None) -> None:
         """Accept several writes, all or none."""
         self._start()
         await run_async(self._behind.put(items, timeout))
 
-    async def delete(self, *keys: K, timeout: float | None = None) -> None:
+    async def delete(self, *keys: K, timeout: Timeout | None = None) -> None:
         """Accept deletes; ``store`` gets them as writes of MISSING."""
         self._start()
         await run_async(self._behind.put(deletions(keys), timeout))
 
-    async def flush(self, timeout: float = DRAIN_TIMEOUT_S) -> None:
+    async def flush(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> None:
         """Wait until what was accepted before is in the database or set aside. Raises OperationTimeout."""
         self._start()
         await run_async(self._behind.flush(timeout))
@@ -229,9 +229,9 @@ class AsyncWriteBehind(Generic[K, V]):
         """Drop writes that were set aside."""
         self._behind.queue.take_back(sequences, again=False)
 
-    async def close(self, timeout: float = DRAIN_TIMEOUT_S) -> int:
+    async def close(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> int:
         """Accept nothing more and store what waits, as WriteBehind does; returns how many writes are left."""
-        if timeout > 0:
+        if in_seconds(timeout) > 0:
             self._start()
         left = await run_async(self._behind.close(timeout))
         if self._drain is not None:

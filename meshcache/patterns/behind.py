@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic
 
-from meshcache.arguments import MISSING, Key, Ttl, seconds
+from meshcache.arguments import MISSING, Key, Timeout, Ttl, in_seconds, seconds
 from meshcache.codec import Codec, ValueCodec
 from meshcache.core.record import HEADER_BYTES
 from meshcache.errors import OperationTimeout
@@ -79,7 +79,7 @@ class Behind(Generic[K, V]):
         codec: str | ValueCodec | None,
         sync: Sync,
         limits: Limits,
-        full_timeout: float,
+        full_timeout: Timeout,
         is_outage: Callable[[Exception], bool],
     ) -> None:
         self.reading: Reading[K, V] = Reading(cache, name, ttl, absent_ttl)
@@ -92,7 +92,7 @@ class Behind(Generic[K, V]):
         self._rng = random.Random()
         self.queue = DurableQueue(path, sync, limits)
 
-    def put(self, items: Mapping[K, V | Missing], timeout: float | None) -> Flow[None]:
+    def put(self, items: Mapping[K, V | Missing], timeout: Timeout | None) -> Flow[None]:
         """Accept writes; returns when they are on disk and the cache was told."""
         values = {named(self.reading.name, key): value for key, value in items.items()}
         writes = [(self._codec.encode(key), self._content(value)) for key, value in items.items()]
@@ -130,13 +130,13 @@ class Behind(Generic[K, V]):
             finally:
                 self.queue.returned(batch)
 
-    def flush(self, timeout: float) -> Flow[None]:
+    def flush(self, timeout: Timeout) -> Flow[None]:
         """Wait until what is accepted by now is stored or set aside."""
         yield self.queue.flush(seconds(timeout))
 
-    def close(self, timeout: float) -> Flow[int]:
+    def close(self, timeout: Timeout) -> Flow[int]:
         """Accept nothing more, store what can be stored in time, and close the file; returns what is left in it."""
-        if timeout > 0 and self.queue.accepting:
+        if in_seconds(timeout) > 0 and self.queue.accepting:
             flushed = self.queue.flush(seconds(timeout))
             self.queue.stop_accepting()
             with suppress(OperationTimeout):  # the number that is returned says so

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Generic, Self
 
-from meshcache.arguments import DEFAULT, Ttl
+from meshcache.arguments import DEFAULT, Timeout, Ttl
 from meshcache.client import Client
 from meshcache.codec import ValueCodec
 from meshcache.patterns.backlog import Limits
@@ -90,7 +90,7 @@ class _Direct(Generic[K, V]):
         ttl: Ttl = DEFAULT,
         absent_ttl: Ttl = DEFAULT,
         name: Name[K] = plain,
-        fence_ttl: float = FENCE_TTL_S,
+        fence_ttl: Timeout = FENCE_TTL_S,
         if_unfenced: Unfenced = "raise",
     ) -> None:
         must_not_be_coroutine(load=load, store=store)
@@ -193,7 +193,7 @@ class WriteBehind(Generic[K, V]):
         codec: str | ValueCodec | None = None,
         sync: Sync = "full",
         limits: Limits = Limits(),  # noqa: B008  (it is frozen)
-        full_timeout: float = FULL_TIMEOUT_S,
+        full_timeout: Timeout = FULL_TIMEOUT_S,
         is_outage: Callable[[Exception], bool] = is_outage,
     ) -> None:
         """Open the queue. Raises QueueUnusable if another process has it open, or it can not be read."""
@@ -225,19 +225,19 @@ class WriteBehind(Generic[K, V]):
         """Return the values of those keys that exist."""
         return run(self._behind.get_many(keys))
 
-    def put(self, key: K, value: V, *, timeout: float | None = None) -> None:
+    def put(self, key: K, value: V, *, timeout: Timeout | None = None) -> None:
         """Accept a write: when this returns, it is on disk. ``timeout``: how long to wait for room in the queue."""
         run(self._behind.put({key: value}, timeout))
 
-    def put_many(self, items: Mapping[K, V], *, timeout: float | None = None) -> None:
+    def put_many(self, items: Mapping[K, V], *, timeout: Timeout | None = None) -> None:
         """Accept several writes, all or none."""
         run(self._behind.put(items, timeout))
 
-    def delete(self, *keys: K, timeout: float | None = None) -> None:
+    def delete(self, *keys: K, timeout: Timeout | None = None) -> None:
         """Accept deletes; ``store`` gets them as writes of MISSING."""
         run(self._behind.put(deletions(keys), timeout))
 
-    def flush(self, timeout: float = DRAIN_TIMEOUT_S) -> None:
+    def flush(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> None:
         """Wait until what was accepted before is in the database or set aside. Raises OperationTimeout."""
         run(self._behind.flush(timeout))
 
@@ -260,7 +260,7 @@ class WriteBehind(Generic[K, V]):
         """Drop writes that were set aside."""
         self._behind.queue.take_back(sequences, again=False)
 
-    def close(self, timeout: float = DRAIN_TIMEOUT_S) -> int:
+    def close(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> int:
         """Accept nothing more and store what waits, for at most ``timeout`` seconds; 0: store nothing more.
 
         Returns how many writes are left in the file, for whoever opens it next. A call of ``store`` that is under way

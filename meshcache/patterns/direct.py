@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic
 
-from meshcache.arguments import MISSING, Key, Ttl
+from meshcache.arguments import MISSING, Key, Timeout, Ttl
 from meshcache.patterns.fences import FenceCounts, Fences, Unfenced
 from meshcache.patterns.marks import Cache, K, Missing, Name, V, Write, named
 from meshcache.patterns.reading import Reading
@@ -23,7 +23,7 @@ class Direct(Generic[K, V]):
         name: Name[K],
         ttl: Ttl,
         absent_ttl: Ttl,
-        fence_ttl: float,
+        fence_ttl: Timeout,
         if_unfenced: Unfenced,
     ) -> None:
         self.reading: Reading[K, V] = Reading(cache, name, ttl, absent_ttl)

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
 
-from meshcache.arguments import MISSING, Item, Key, Ttl, seconds
+from meshcache.arguments import MISSING, Item, Key, Timeout, Ttl, seconds
 from meshcache.errors import MeshcacheError
 from meshcache.patterns.marks import SPENT, UNTRACKED, Cache, Fence, stored
 from meshcache.patterns.steps import Flow
@@ -66,7 +66,9 @@ class FenceCounts:
 class Fences:
     """The fences of one pattern's writes."""
 
-    def __init__(self, cache: Cache, fence_ttl: float, if_unfenced: Unfenced, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, cache: Cache, fence_ttl: Timeout, if_unfenced: Unfenced, rng: random.Random | None = None
+    ) -> None:
         if if_unfenced not in {"raise", "write"}:
             raise ValueError(f'if_unfenced must be "raise" or "write", is {if_unfenced!r}')
         self.counts = FenceCounts()

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from meshcache.arguments import seconds
+from meshcache.arguments import Timeout, seconds
 from meshcache.client import Client
 
 CHANNEL: Final = "meshcache"
@@ -122,7 +122,7 @@ class NotifyWorker:
     """
 
     def __init__(
-        self, cache: Client, connect: Callable[[], Connection], channel: str = CHANNEL, *, idle: float = IDLE_S
+        self, cache: Client, connect: Callable[[], Connection], channel: str = CHANNEL, *, idle: Timeout = IDLE_S
     ) -> None:
         """``idle``: after so many seconds without a notification the connection is tried."""
         self.counts = WorkerCounts()
