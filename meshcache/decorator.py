@@ -283,18 +283,19 @@ class _Decorator:
         self.names = Names() if names is None else names
         self.namespace = namespace
 
-    def _check(self, function: Any) -> str:
-        """Refuse what can not be cached; returns the function's name."""
+    def check(self, function: Any) -> tuple[str, bool]:
+        """Refuse what can not be cached; returns the function's name, and whether it is a coroutine function."""
         function = getattr(function, "__func__", function)
         name = getattr(function, "__qualname__", None) or repr(function)
         if not callable(function):
             hint = "; put @property over it" if isinstance(function, (property, functools.cached_property)) else ""
             raise TypeError(f"cached() is for functions, and {name} is a {type(function).__name__}{hint}")
-        if any(is_one(what) for is_one in _GENERATORS for what in (function, _call_of(function))):
+        ways = (function, _call_of(function))
+        if any(map(inspect.isgeneratorfunction, ways)) or any(map(inspect.isasyncgenfunction, ways)):
             raise TypeError(f"{name} is a generator function: what it yields is not kept; return a list or a tuple")
         if isinstance(function, _Function) and function.cache is self.cache:
             raise TypeError(f"{name} is cached already")
-        return name
+        return name, any(map(inspect.iscoroutinefunction, ways))
 
 
 class CachedBy(_Decorator):
@@ -308,8 +309,8 @@ class CachedBy(_Decorator):
     def __call__(self, function: Callable[P, R]) -> Cached[P, R]: ...
     def __call__(self, function: Any) -> Any:
         """Return the function with its results in the cache."""
-        name = self._check(function)
-        if is_coroutine_function(function):
+        name, is_coroutine_function = self.check(function)
+        if is_coroutine_function:
             raise TypeError(f"{name} is a coroutine function: it needs an AsyncClient's cached()")
         return Cached(self, function)
 
@@ -325,8 +326,8 @@ class AsyncCachedBy(_Decorator):
     def __call__(self, function: Callable[P, Awaitable[R]]) -> AsyncCached[P, R]: ...
     def __call__(self, function: Any) -> Any:
         """Return the function with its results in the cache."""
-        name = self._check(function)
-        if not is_coroutine_function(function):
+        name, is_coroutine_function = self.check(function)
+        if not is_coroutine_function:
             raise TypeError(f"{name} is no coroutine function: it needs a Client's cached()")
         return AsyncCached(self, function)
 
@@ -335,14 +336,6 @@ def refuse_function(ttl: object) -> None:
     """Say what to do where the decorator was written without parentheses."""
     if callable(ttl) or isinstance(ttl, (classmethod, staticmethod)):
         raise TypeError("cached() takes a ttl, not the function: write @cache.cached() with parentheses")
-
-
-def is_coroutine_function(function: Any) -> bool:
-    """Tell whether a call returns a coroutine, also of an object with ``async def __call__``."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_call_of(function))
-
-
-_GENERATORS: Final = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 
 def _call_of(function: Any) -> Any:

@@ -240,7 +240,7 @@ def _module_name(module: str) -> str:
     """Return the name of a module: of the program, what another process that imports it, or runs it, calls it."""
     if module not in _MAINS:
         return module
-    main = sys.modules.get("__main__")
+    main = sys.modules.get(module)  # in a child of multiprocessing: what it runs as __mp_main__
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None and spec.name not in _MAINS:
         return str(spec.name)

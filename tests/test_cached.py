@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +18,7 @@ from uuid import UUID
 
 import pytest
 from fake_node import FakeNode, fake_mesh
+from starlette.background import BackgroundTask
 
 import meshcache
 from meshcache.decorator import READABLE_MAX, CachedBy
@@ -436,6 +438,73 @@ def test_a_result_that_is_not_to_be_kept_is_computed_again(cache: meshcache.Clie
             assert calls == [5, 5]
 
     asyncio.run(run())
+
+
+def test_cached_coroutine_functions_are_coroutine_functions(node: FakeNode) -> None:
+    ran: list[Any] = []
+
+    async def run() -> None:
+        async with meshcache.AsyncClient(node.address) as cache:
+
+            @cache.cached(ttl=60)
+            async def profile(number: int) -> int:
+                ran.append(number)
+                return number
+
+            class Shop:
+                @cache.cached(ttl=60)
+                async def price(self, number: int) -> int:
+                    ran.append(number)
+                    return number
+
+                @classmethod
+                @cache.cached(ttl=60)
+                async def inner(cls, number: int) -> int:
+                    ran.append(number)
+                    return number
+
+                @cache.cached(ttl=60)
+                @classmethod
+                async def outer(cls, number: int) -> int:
+                    ran.append(number)
+                    return number
+
+                async def __call__(self, number: int) -> int:
+                    ran.append(number)
+                    return number
+
+            shop = Shop()
+            held: Any = cache.cached(ttl=60)(functools.partial(profile.function, 9))
+            called = cache.cached(ttl=60)(shop)
+            bound = cache.cached(ttl=60)(Shop.__call__.__get__(shop))
+            functions: list[Any] = [profile, shop.price, shop.inner, Shop.inner, shop.outer, Shop.outer, called, bound]
+            for number, function in enumerate(functions):
+                for each in (function, function.refresh, function.invalidate, functools.partial(function, number)):
+                    assert inspect.iscoroutinefunction(each), each
+                    assert asyncio.iscoroutinefunction(each), each
+                    has_all = isinstance(each, functools.partial)
+                    task: BackgroundTask = BackgroundTask(each, *(() if has_all else (number,)))
+                    assert task.is_async, each
+                    await task()
+                assert ran == [number] * 3, "once, refreshed, and once again after it was invalidated"
+                ran.clear()
+            assert inspect.iscoroutinefunction(held)
+            assert await held() == 9
+            assert not inspect.iscoroutinefunction(profile.cache_key)
+            assert list(inspect.signature(profile).parameters) == ["number"]
+            assert list(inspect.signature(shop.price).parameters) == ["number"]
+            assert list(inspect.signature(Shop.outer).parameters) == ["number"]
+            wrapped: list[Any] = [len, functools.partial(len), Yielding, lambda: profile(1)]
+            for function in wrapped:
+                with pytest.raises(TypeError, match="is no coroutine function: it needs a Client"):
+                    cache.cached()(function)
+
+    asyncio.run(run())
+    with meshcache.Client(node.address) as cache:
+        plain = cache.cached(ttl=60)(ran.append)
+        assert not inspect.iscoroutinefunction(plain)
+        assert not inspect.iscoroutinefunction(plain.refresh)
+        assert not BackgroundTask(plain, 1).is_async
 
 
 def test_no_coroutine_is_stored_and_it_is_said_what_to_do(cache: meshcache.Client) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import meshcache
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "meshcache"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -21,7 +23,7 @@ FILE_LINES_MAX = 600
 BELOW_CORE = {"meshcache.errors", "meshcache.config", "meshcache.address", "meshcache.durations"}
 PURE = (
     "core", "session", "delivery", "link", "filling", "routing", "breaker", "arguments", "codec", "copies", "following",
-    "options", "subscription", "simulation",
+    "forms", "options", "subscription", "simulation",
 )  # fmt: skip
 """Modules and packages that must not touch sockets, threads or processes."""
 
@@ -52,6 +54,12 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
 def test_there_is_something_to_look_at() -> None:
     assert len(MODULES) > 20
     assert len(CORE) > 10
+
+
+def test_the_package_shows_its_public_names_and_no_others() -> None:
+    assert dir(meshcache) == sorted(["__version__", *meshcache.__all__])
+    for name in dir(meshcache):
+        assert getattr(meshcache, name) is not None
 
 
 @pytest.mark.parametrize("path", CORE, ids=names)
