@@ -12,10 +12,10 @@ subclass of these or a time zone of one's own too, is refused with a TypeError; 
 forms.py has the texts. naming.py has the names: of methods, of lambdas, of functions that functions make; where a name
 could be another function's, it is refused, too.
 
-``self``, the first argument of a method, counts by its value where it has a text (a member of an enum, say). Where it
-has none it counts by its class: the instances of one class share their results, those of a subclass have their own. A
-method whose result depends on its instance says so with ``key=``, which is given all arguments; and an object that
-says itself what it is equal to (``__eq__``) can not do without. ``cls`` is a class like any other argument.
+``self``, the first argument of a method, counts by its class: the instances of one class share their results, those of
+a subclass have their own. A method whose result depends on its instance says so with ``key=``, which is given all
+arguments. A member of an enum, and an object that says itself what it is equal to (``__eq__``), counts by its value; if
+that has no text, the method can not do without ``key=``. ``cls`` is a class like any other argument.
 
 A key that would be longer than READABLE_MAX, or that is not printable, ends in a hash of the whole. One that ``key=``
 makes is as long as a key may be before it does.
@@ -29,6 +29,7 @@ import inspect
 import pickle
 import types
 from collections.abc import Awaitable, Callable, Coroutine
+from enum import Enum
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from meshcache.arguments import Key
@@ -138,16 +139,12 @@ class _Function(Generic[P]):
 
     def _object(self, value: Any) -> str:
         """Return the text of a method's object or class."""
-        is_class = isinstance(value, type)
-        if self._object_name == "cls" and not is_class:
+        kind: Any = type(value)
+        if self._object_name == "cls" and not isinstance(value, type):
             raise TypeError("cls is no class (where Python looks class methods up so, put cached() over @classmethod)")
-        try:
+        if isinstance(value, (type, Enum)) or kind.__eq__ is not object.__eq__:
             return form(value, self._names.of_class)
-        except TypeError:
-            kind: Any = type(value)
-            if is_class or kind.__eq__ is not object.__eq__:
-                raise
-            return f"{self._names.of_class(kind)}()"
+        return f"{self._names.of_class(kind)}()"
 
     def _method(self, instance: Any, owner: type | None) -> Any:
         """Return what is found in an object or class: the object, or of a class method the class, is bound to it."""

@@ -61,16 +61,19 @@ class Names:
 
     def __init__(self) -> None:
         self._classes: dict[str, Callable[[], Any]] = {}
+        self._named: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
         self._codes: dict[tuple[bytes, str], str] = {}
         self._objects: dict[tuple[bytes, str], list[Callable[[], Any]]] = {}
 
     def of_class(self, cls: type) -> str:
         """Return the name of a class. Raises TypeError if another class has the name, and neither is found by it."""
-        name = _dotted(_module_name(cls.__module__), cls.__qualname__)
-        if located(cls.__module__, cls.__qualname__) is cls:
-            return name
-        if _take(self._classes, name, _reference(cls))() is not cls:
-            raise NameTaken(f"there are several classes with the name {name}")
+        name = self._named.get(cls)
+        if name is None:
+            name = _dotted(_module_name(cls.__module__), cls.__qualname__)
+            is_found = located(cls.__module__, cls.__qualname__) is cls
+            if not is_found and _take(self._classes, name, _reference(cls))() is not cls:
+                raise NameTaken(f"there are several classes with the name {name}")
+            self._named[cls] = name
         return name
 
     def of_function(self, namespace: bytes, function: Any, *, alone: bool) -> str:

@@ -18,7 +18,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import meshcache
@@ -224,6 +224,8 @@ def test_classes_that_a_function_makes_are_told_apart_or_refused() -> None:
         form(two, names.of_class)
 
 
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-2, 2), st.integers(), st.floats(width=64),
     st.sampled_from(["", "1", "a", ","]),
@@ -234,8 +236,16 @@ SCALARS = st.one_of(
     st.times(), st.uuids(), st.complex_numbers(), st.sampled_from(list(Colour) + list(Size) + list(Kind)),
     st.builds(Right, st.integers(0, 20)), st.builds(Status, st.integers(0, 3)), st.sampled_from([int, str, Colour]),
 )  # fmt: skip
+
+
+@st.composite
+def scalars(draw: st.DrawFn) -> Any:
+    """One of these, with a short name: hypothesis writes out of what a strategy is made."""
+    return draw(SCALARS)
+
+
 HASHABLE = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3)
+    scalars(), lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3), max_leaves=4
 )
 VALUES = st.recursive(
     HASHABLE,
@@ -274,11 +284,13 @@ def exact(value: Any) -> Any:
     return kind, value._value_ if isinstance(value, Enum) else value
 
 
+@PATIENT
 @given(VALUES, VALUES)
 def test_two_values_have_one_text_only_if_they_are_the_same(one: Any, other: Any) -> None:
     assert (text(one) == text(other)) == (exact(one) == exact(other))
 
 
+@PATIENT
 @given(st.data())
 def test_values_of_the_same_parts_have_one_text_only_if_they_are_the_same(data: st.DataObject) -> None:
     """Of few parts, arranged in many ways, many pairs are nearly the same."""
