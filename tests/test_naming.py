@@ -326,8 +326,9 @@ def test_a_module_that_is_loaded_anew_warns_where_a_function_has_changed(
     assert not recwarn
     keys.of(module.same, 1)
     assert not recwarn, "it does the same, further down"
-    with pytest.warns(UserWarning, match=rf"reloaded_module.load: {OTHER}; give cached\(\) a key="):
+    with pytest.warns(UserWarning, match=rf"reloaded_module.load: {OTHER}; give cached\(\) a key=") as warned:
         keys.of(module.load, 1)
+    assert warned[0].filename == __file__, "where it is decorated"
     keys.of(module.load, 1)
     assert not recwarn
 
