@@ -27,6 +27,7 @@ from meshcache.errors import (
 )
 
 if TYPE_CHECKING:
+    from meshcache import codec
     from meshcache.aio import AsyncClient
     from meshcache.arguments import DEFAULT, DO_NOT_CACHE, MISSING, Item
     from meshcache.client import Client
@@ -68,6 +69,7 @@ __all__ = [
     "QuorumNotReached",
     "SerializationError",
     "ValueTooLarge",
+    "codec",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
@@ -90,6 +92,8 @@ _HOMES: Final = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "codec":
+        return importlib.import_module("meshcache.codec")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

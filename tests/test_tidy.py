@@ -23,7 +23,7 @@ FILE_LINES_MAX = 600
 BELOW_CORE = {"meshcache.errors", "meshcache.config", "meshcache.address", "meshcache.durations"}
 PURE = (
     "core", "session", "delivery", "link", "filling", "routing", "breaker", "arguments", "codec", "copies", "following",
-    "forms", "options", "subscription", "simulation",
+    "forms", "options", "plain", "subscription", "survey", "simulation",
 )  # fmt: skip
 """Modules and packages that must not touch sockets, threads or processes."""
 

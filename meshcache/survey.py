@@ -1,0 +1,198 @@
+"""What is looked at before a value is packed, in time linear in what is there.
+
+msgpack follows every reference anew. A value that contains itself is therefore refused only when it is 1,024 levels
+down, after all that stands beside the loop was packed as often; one whose parts are shared on many levels would be
+written out whole, and 2**40 elements fit into forty lists of two. Extension types that a caller has made himself would
+be packed as if they were ours. So containers are visited first, each once.
+
+The quick look goes level by level, with loops that run in C. It answers what it can: that there are only types that
+can be stored, and no container twice. If there is one twice, or something is wrong, the *walk* goes depth first, and
+knows where it is: it tells loops from what is merely shared, which is legal, and says where the trouble is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any, Final, NoReturn
+
+from meshcache.errors import SerializationError
+from meshcache.plain import CONTAINERS, LEAVES, NATIVE, Form, advice, form_of, translate
+
+NESTED_MAX: Final = 1024
+"""Levels of containers in one value: as many as msgpack reads."""
+ELEMENTS_MAX: Final = 1 << 24
+"""Elements that a value may come to when every shared part is written out at each place where it stands."""
+PLACE_LENGTH_MAX: Final = 400
+"""Characters of the way to what can not be stored."""
+
+Plains = dict[int, Any]
+"""By ``id`` of an instance of a type with a form: what the form makes of it. It keeps that alive, and so its id."""
+
+
+def survey(value: Any) -> Plains:
+    """Return what forms make of the instances in ``value``. Raises SerializationError that says where, and why not."""
+    kind = type(value)
+    if kind in LEAVES:
+        return {}
+    inside = CONTAINERS.get(kind)
+    if inside is not None and {*map(type, inside(value))} <= LEAVES:  # as most are
+        return {}
+    plains: Plains = {}
+    try:
+        simple = _look(value, plains)
+    except Exception:  # noqa: BLE001  (whatever a form raised, the walk says where)
+        simple = False
+    if not simple:
+        _Walk(plains).run(value)
+    return plains
+
+
+def _look(value: Any, plains: Plains) -> bool:
+    """Tell whether all is well; if not, or in doubt, somebody must look closer."""
+    level = [value]
+    seen: set[int] = set()
+    for _ in range(NESTED_MAX):
+        here = {*map(id, level)}
+        if len(here) < len(level) or not seen.isdisjoint(here):
+            return False
+        seen |= here
+        kinds = {*map(type, level)}
+        deeper: list[Any] = []
+        for kind in kinds:
+            alike = level if len(kinds) == 1 else [one for one in level if type(one) is kind]
+            for part in _parts(kind, alike, plains):
+                if not {*map(type, chain.from_iterable(part))} <= LEAVES:
+                    deeper += [child for child in chain.from_iterable(part) if type(child) not in LEAVES]
+        if not deeper:
+            return True
+        level = deeper
+    return False
+
+
+def _parts(kind: type, alike: list[Any], plains: Plains) -> tuple[list[Any], ...]:
+    """Return what is directly in containers of one type, as lists of iterables."""
+    if kind is dict:
+        return alike, [*map(dict.values, alike)]
+    if kind in CONTAINERS:
+        return (alike,)
+    form = form_of(kind)
+    if form is None:
+        raise TypeError(kind)
+    return ([[_plain(instance, form, plains) for instance in alike]],)
+
+
+def _plain(instance: Any, form: Form, plains: Plains) -> Any:
+    """Return what a form makes of an instance, made once: so it is also the same each time it is met."""
+    key = id(instance)
+    if key not in plains:
+        plains[key] = form.encode(instance)
+    return plains[key]
+
+
+class _Level:
+    """A container on the way from the root."""
+
+    __slots__ = ("container", "elements", "rest", "step")
+
+    def __init__(self, container: Any, rest: Iterator[tuple[tuple[str, Any], Any]]) -> None:
+        self.container = container
+        self.rest = rest
+        """What is left of it: how to name the step to a child, and the child."""
+        self.step = ("", None)
+        self.elements = 1
+        """How many were counted so far."""
+
+
+class _Walk:
+    """Depth first through a value, with the way from its root at hand. Raises at the first thing that can not be."""
+
+    def __init__(self, plains: Plains) -> None:
+        self._plains = plains
+        self._left: dict[int, int] = {}
+        """By container that was visited: how many elements it comes to when written out."""
+        self._open: dict[int, int] = {}
+        """By container on the way, its level."""
+        self._way: list[_Level] = []
+
+    def run(self, value: Any) -> None:
+        """Visit every container once."""
+        self._enter(value)
+        while self._way:
+            level = self._way[-1]
+            for step, child in level.rest:
+                level.step = step
+                if self._enter(child):
+                    break
+            else:
+                self._way.pop()
+                del self._open[id(level.container)]
+                self._left[id(level.container)] = level.elements
+                self._count(level.elements)
+
+    def _enter(self, value: Any) -> bool:
+        """Look at a value; True if it is a container that is to be visited now."""
+        kind, key = type(value), id(value)
+        if kind in LEAVES:
+            if kind not in NATIVE:
+                self._try(translate, value)
+            self._count(1)
+            return False
+        if key in self._open:
+            self._refuse(kind, f"it contains itself, it is {self._place(self._open[key])} once more")
+        if key in self._left:
+            self._count(self._left[key], shared=True)
+            return False
+        if len(self._way) >= NESTED_MAX:
+            self._refuse(kind, f"a value has at most {NESTED_MAX:,} levels of containers in each other")
+        form = form_of(kind)
+        if form is None and kind not in CONTAINERS:
+            self._refuse(kind, advice(kind))
+        self._open[key] = len(self._way)
+        inside = _steps(value) if form is None else iter([(("form", form.name), self._try(self._plain, value, form))])
+        self._way.append(_Level(value, inside))
+        return True
+
+    def _plain(self, value: Any, form: Form) -> Any:
+        return _plain(value, form, self._plains)
+
+    def _try(self, function: Callable[..., Any], value: Any, *more: Any) -> Any:
+        try:
+            return function(value, *more)
+        except Exception as error:  # noqa: BLE001  (whatever a form of the user's raises)
+            self._refuse(type(value), f"{type(error).__name__}: {error}", error)
+
+    def _count(self, elements: int, *, shared: bool = False) -> None:
+        if not self._way:
+            return
+        level = self._way[-1]
+        level.elements += elements
+        if shared and level.elements > ELEMENTS_MAX:
+            text = "what stands in several places is stored at each of them, and here that makes more than"
+            self._refuse(type(level.container), f"{text} {ELEMENTS_MAX:,} elements", depth=len(self._way) - 1)
+
+    def _refuse(self, kind: type, why: str, error: Exception | None = None, depth: int | None = None) -> NoReturn:
+        what = f"{kind.__qualname__} at {self._place(depth)}" if self._way else kind.__qualname__
+        raise SerializationError(f"can not encode {what}: {why}") from error
+
+    def _place(self, depth: int | None = None) -> str:
+        """Return the way to a level; None: to what is looked at now."""
+        place = "value"
+        for level in self._way[:depth]:
+            what, label = level.step
+            if what == "key":
+                place = f"key of {place}"
+            elif what == "form":
+                place = f"{place} (as {label!r})"
+            else:
+                place = f"{place}[{label!r:.40}]" if type(label) in LEAVES else f"{place}[{type(label).__name__}]"
+            if len(place) > PLACE_LENGTH_MAX:
+                return f"{place[:PLACE_LENGTH_MAX]}…"
+        return place
+
+
+def _steps(container: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
+    if type(container) is dict:
+        keys = ((("key", None), key) for key in container)
+        return chain(keys, ((("item", key), item) for key, item in container.items()))
+    return ((("item", i), item) for i, item in enumerate(container))
