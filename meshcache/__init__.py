@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from meshcache.errors import (
     AuthFailed,
+    ClientClosed,
     ConfigError,
     InvalidKey,
     KeyMissing,
@@ -23,6 +24,7 @@ from meshcache.errors import (
     QueueUnusable,
     QuorumNotReached,
     SerializationError,
+    UsageError,
     ValueTooLarge,
 )
 
@@ -46,6 +48,7 @@ __all__ = [
     "AsyncClient",
     "AuthFailed",
     "Client",
+    "ClientClosed",
     "Config",
     "ConfigError",
     "InvalidKey",
@@ -68,6 +71,7 @@ __all__ = [
     "QueueUnusable",
     "QuorumNotReached",
     "SerializationError",
+    "UsageError",
     "ValueTooLarge",
     "codec",
 ]

@@ -22,7 +22,7 @@ import zmq
 
 from meshcache.core.messages import Welcome
 from meshcache.dealer import open_dealer, receiver, state_of
-from meshcache.errors import ProtocolError
+from meshcache.errors import ClientClosed, ProtocolError
 from meshcache.link import (
     GREETING,
     LINK_DOWN,
@@ -293,7 +293,7 @@ class Channels:
                 if not pool.free:
                     pool.changed.wait(left_s)
                 pool.waiting -= 1
-        raise RuntimeError("this client is closed")
+        raise ClientClosed
 
     def _returned(self, pool: _Pool) -> None:
         if pool.closed:

@@ -5,6 +5,8 @@
     MeshcacheError
     ├── ConfigError (ValueError)             a setting, or several: all of them are listed
     ├── ProtocolError                        the other side broke the protocol
+    ├── UsageError (RuntimeError)            an object is used as it can not be: by another event loop, held already
+    │   └── ClientClosed                     the client was closed before
     └── OperationError                       an operation did not succeed
         ├── OperationTimeout (TimeoutError)  its deadline passed
         ├── NodeUnavailable (ConnectionError)  no node could be reached, or the one reached is not ready
@@ -22,13 +24,15 @@
 
 A leaf also derives from the builtin that a caller would guess, so ``except TimeoutError`` works.
 A miss is no error, and an error is never reported as a miss.
+Arguments that make no sense are no errors of this tree, but for the keys, values and settings above: they raise
+TypeError or ValueError, as Python's own functions do, before anything was done.
 """
 
 from __future__ import annotations
 
 
 class MeshcacheError(Exception):
-    """The root: ``except MeshcacheError`` catches whatever meshcache raises, but for plain misuse of Python."""
+    """The root: ``except MeshcacheError`` catches whatever meshcache raises, but for arguments that make no sense."""
 
 
 class ConfigError(MeshcacheError, ValueError):
@@ -41,6 +45,17 @@ class ConfigError(MeshcacheError, ValueError):
 
 class ProtocolError(MeshcacheError):
     """Bytes from the network that are no message of ours, or a message at the wrong time."""
+
+
+class UsageError(MeshcacheError, RuntimeError):
+    """An object is used as it can not be; the text says what to do instead. It is the program that must change."""
+
+
+class ClientClosed(UsageError):
+    """The client was closed before."""
+
+    def __init__(self, text: str = "this client is closed: make a new one, or close it later") -> None:
+        super().__init__(text)
 
 
 class OperationError(MeshcacheError):

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 import zmq
 
 from meshcache.arguments import Timeout, in_seconds
-from meshcache.errors import OperationTimeout
+from meshcache.errors import ClientClosed, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
 from meshcache.link import Call, Outcome
 from meshcache.seeds import endpoint
@@ -158,7 +158,7 @@ class Follower:
     def subscribe(self, namespace: bytes, prefix: bytes, timeout_s: float) -> Subscription:
         """Return a subscription that stands. Raises OperationTimeout that names the nodes not heard of."""
         if self._closed:
-            raise RuntimeError("this client is closed")
+            raise ClientClosed
         subscription = Subscription(self, namespace, prefix)
         with self._lock:
             self.following.attach(subscription.feed)

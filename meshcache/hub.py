@@ -22,7 +22,7 @@ import zmq
 from meshcache.core.messages import Welcome
 from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
-from meshcache.errors import ProtocolError
+from meshcache.errors import ClientClosed, ProtocolError, UsageError
 from meshcache.link import GREETING, LINK_LOST, NO_GREETING, NO_REPLY, Batch, Call, Failure, Link, Outcome
 from meshcache.routing import Routing
 from meshcache.seeds import endpoint
@@ -321,14 +321,14 @@ class Hub:
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> _Mux:
         if self._closed:
-            raise RuntimeError("this client is closed")
+            raise ClientClosed
         old = self._mux
         if old is not None and self._finalizer is not None:
             if old.pid != os.getpid():
                 self._finalizer.detach()
                 _graveyard.append(old)
             elif not old.loop.is_closed():
-                raise RuntimeError("this client belongs to another event loop, which is still open")
+                raise UsageError("this client belongs to another event loop, which is still open: make one for each")
             else:
                 self._finalizer()
         self._mux = mux = _Mux(loop, self._link, self._routing)

@@ -20,7 +20,7 @@ import zmq
 
 from meshcache.arguments import Timeout, in_seconds
 from meshcache.dealer import state_of
-from meshcache.errors import OperationTimeout
+from meshcache.errors import ClientClosed, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
 from meshcache.link import Call, Outcome
 from meshcache.seeds import endpoint
@@ -157,7 +157,7 @@ class AsyncFollower:
     async def attach(self, feed: Feed, timeout_s: float) -> None:
         """Feed a subscription, and return when it stands. Raises OperationTimeout that names the nodes not heard of."""
         if self._closed:
-            raise RuntimeError("this client is closed")
+            raise ClientClosed
         following = self.following
         clock = following.routing.clock
         deadline = clock() + timeout_s

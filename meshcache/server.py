@@ -50,7 +50,7 @@ from meshcache.config import Config
 from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
-from meshcache.errors import ConfigError, MeshcacheError
+from meshcache.errors import ConfigError, MeshcacheError, UsageError
 from meshcache.inlets import DONTWAIT, SNDMORE, Inlet, Inlets
 from meshcache.subscriber import Subscriber
 
@@ -137,7 +137,10 @@ class Node:
         """Run in a thread; return when the node serves, after ``timeout_s`` at the latest.
 
         A program that ends while its node runs has it leave the mesh as ``stop`` does.
+        Raises UsageError if it was started before: a node runs once.
         """
+        if self._thread is not None:
+            raise UsageError("this node was started before: make another Node of the same configuration")
         self._thread = threading.Thread(target=self._run_guarded, name=f"meshcache-{self.config.node.node_id}")
         self._thread.daemon = True
         self._thread.start()
