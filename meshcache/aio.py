@@ -269,10 +269,10 @@ class AsyncClient:
         """Return a lock: a context manager with ``acquire``, ``extend``, ``release`` and the fencing number ``token``.
 
         It is lost ``ttl`` seconds after it was acquired or extended. ``timeout`` is how long to wait for it; then the
-        context manager raises OperationTimeout. Who finds that it was lost raises LockNotOwned. In a network partition
-        two can hold it: see meshcache/locks.py.
+        context manager raises OperationTimeout. Who finds that it was lost raises LockNotOwned. Whoever is interrupted
+        while acquiring holds nothing. In a network partition two can hold it: see meshcache/locks.py.
         """
-        return Lock(self._run, self._session, name, ttl, timeout)
+        return Lock(self._run, self._run_to_end, self._session, name, ttl, timeout)
 
     async def clear(self, *, timeout: Timeout | None = None) -> int:
         """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""
@@ -422,6 +422,13 @@ class AsyncClient:
             return step.otherwise
         return await asyncio.shield(task)
 
+    async def _run_to_end(self, flow: Flow[T]) -> T:
+        """Carry out a flow, also if the caller is cancelled while it waits for that."""
+        task = asyncio.create_task(self._run(flow))
+        _unattended.add(task)
+        task.add_done_callback(_unattended.discard)
+        return await asyncio.shield(task)
+
     def _derive(self, session: Session) -> Self:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, _session=session, _owner=False)
@@ -429,3 +436,7 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {', '.join(self._session.routing.seeds)}>"
+
+
+_unattended: set[asyncio.Task[Any]] = set()
+"""Tasks that go on when nobody waits for them any more. An event loop keeps no task alive."""

@@ -265,8 +265,8 @@ class Client:
         """Return a lock: a context manager with ``acquire``, ``extend``, ``release`` and the fencing number ``token``.
 
         It is lost ``ttl`` seconds after it was acquired or extended. ``timeout`` is how long to wait for it; then the
-        context manager raises OperationTimeout. Who finds that it was lost raises LockNotOwned. In a network partition
-        two can hold it: see meshcache/locks.py.
+        context manager raises OperationTimeout. Who finds that it was lost raises LockNotOwned. Whoever is interrupted
+        while acquiring holds nothing. In a network partition two can hold it: see meshcache/locks.py.
         """
         return Lock(self._run, self._session, name, ttl, timeout)
 

@@ -1,9 +1,14 @@
 """``cache.lock``: one holder at a time, with a number that tells the latest one.
 
-A lock is an entry like any other, under the key ``lock:NAME``: it is *added* with the holder's own token as value, so
-that one caller succeeds; extended by ``cas`` and released by *drop*, both only if it is still the entry that was added.
-It is stored by the usual quorum, and so outlives a node. Its version is the fencing number: every later holder's is
-greater, so that a resource that remembers the greatest it has seen can refuse a holder that was late and does not know.
+A lock is an entry like any other, under the key ``lock:NAME``. Its value is a token that its holder draws at random
+each time: who asks with it again is recognised. So acquiring, extending and releasing take one message each, which is
+repeated until there is an answer (Change.ACQUIRE and its kin, in core/updates.py). The entry is stored by the usual
+quorum, and so outlives a node. Its version is the fencing number: every later holder's is greater, so that a resource
+that remembers the greatest it has seen can refuse a holder that was late and does not know.
+
+Nobody holds a lock without knowing it. Whatever ends ``acquire`` but its answer, be it an error, a cancelled task or
+an exception from a signal handler, the token is *given up*: it is released, and never acquires anything any more, also
+not by a question that is still under way. That takes up to GIVE_UP_S, and so a cancelled task ends that much later.
 
 What it does not do: keep two from believing that they hold it, in a network partition (each side has a first owner of
 its own), after the loss of all copies, or when a holder is stopped for longer than the ttl. Who must be safe from that
@@ -16,25 +21,23 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
-from meshcache.arguments import Item, Timeout, Ttl, milliseconds, seconds
+from meshcache.arguments import Timeout, Ttl, milliseconds, seconds
 from meshcache.core.clock import clock_of
 from meshcache.core.messages import TOKEN_BYTES, TTL_NEVER, Change
+from meshcache.core.record import VERSION_BYTES
 from meshcache.delivery import Flow
-from meshcache.errors import (
-    LockNotOwned,
-    NodeUnavailable,
-    OperationError,
-    OperationTimeout,
-    Overloaded,
-    QuorumNotReached,
-)
+from meshcache.errors import LockNotOwned, MeshcacheError, OperationError, OperationTimeout, ProtocolError, UsageError
 from meshcache.session import Session
 
 PAUSE_S_MIN: Final = 0.01
 PAUSE_S_MAX: Final = 0.25
 PREFIX: Final = "lock:"
+
+
+GIVE_UP_S: Final = 0.5
+"""How long giving up may take at most. After a failure it is part of the call's own time, of which it is a quarter."""
 
 
 class _Held:
@@ -48,74 +51,112 @@ class _Held:
         self._key = PREFIX + name
         self._ttl = _finite(ttl)
         self._timeout_s = session.options.timeout_s if timeout is None else seconds(timeout)
-        self._owner = b""
-        self._version = b""
+        self._token = b""
+        """With which the lock was asked for; from before that until it is refused, released or given up."""
+        self._held = False
         self._number = 0
 
     @property
     def token(self) -> int:
         """The fencing number: greater than that of every holder before. Raises LockNotOwned before it was acquired."""
-        if not self._owner:
+        if not self._number:
             raise LockNotOwned(f"lock {self.name!r}: it was not acquired")
         return self._number
 
+    def _begin(self) -> None:
+        """Check that this object is free to acquire."""
+        if self._token:
+            raise UsageError(
+                f"lock {self.name!r}: this object holds it already, or waits for it; each caller needs one of its own:"
+                " cache.lock() makes another"
+            )
+
     def _acquire(self) -> Flow[bool]:
         session = self._session
-        if self._version:
-            raise RuntimeError(f"lock {self.name!r}: this object holds it already; each caller needs one of its own")
         now = session.routing.clock
         by = now() + self._timeout_s
-        owner = session.rng.randbytes(TOKEN_BYTES)
+        yield from session.prepare(self._timeout_s)
+        ask_by = by - self._reserve_s()
         pause_s = PAUSE_S_MIN
+        refused = False
         while True:
-            item = yield from self._try(owner, max(PAUSE_S_MIN, by - now()))
-            if item is not None:
-                self._owner, self._version = owner, item.version
-                self._number = clock_of(item.version)
+            self._token = session.rng.randbytes(TOKEN_BYTES)
+            try:
+                number = yield from self._change(Change.ACQUIRE, max(PAUSE_S_MIN, ask_by - now()))
+            except OperationError as error:
+                # Near the end one answer may come too late. That does not change what was said before.
+                if not (refused and now() >= ask_by) and not (yield from self._is_another_s()):
+                    raise
+                yield from self._give_up(error)
+                return False
+            if number is not None:
+                self._number = number
+                self._held = True
                 return True
+            self._token, refused = b"", True
             if now() >= by:
                 return False
             yield min(session.rng.uniform(pause_s / 2, pause_s), max(0.0, by - now()))
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
 
-    def _try(self, owner: bytes, left_s: float) -> Flow[Item | None]:
-        """Add the entry; then it tells its version, and also what became of an addition without an answer."""
-        session = self._session
-        added: bool | None
+    def _is_another_s(self) -> Flow[bool]:
+        """Tell whether another one is seen to hold it: then no answer means no more than that one has to wait."""
         try:
-            added = yield from session.add(self._key, owner, self._ttl, left_s)
-        except (OperationTimeout, NodeUnavailable, QuorumNotReached, Overloaded) as error:
-            added, failure = None, error
-        if added is False:
-            return None
-        try:
-            item = yield from session.gets(self._key, left_s)
+            item = yield from self._session.gets(self._key, self._reserve_s() / 2)
         except OperationError:
-            item = None
-        if item is None and added is None:
-            raise failure
-        return item if item is not None and item.value == owner else None
+            return False
+        return item is not None and item.value != self._token
 
     def _extend(self, ttl: Ttl) -> Flow[None]:
-        session = self._session
         ttl = self._ttl if ttl is None else _finite(ttl)
-        done = bool(self._version) and (
-            yield from session.cas(self._key, self._owner, self._version, ttl, self._timeout_s)
-        )
-        item = (yield from session.gets(self._key, self._timeout_s)) if done else None
-        if item is None or item.value != self._owner:
-            self._version = b""
-            raise LockNotOwned(f"lock {self.name!r}: it has expired, or another one holds it")
-        self._version = item.version
+        number = (yield from self._change(Change.EXTEND, self._timeout_s, ttl)) if self._held else None
+        if number is None:
+            self._lost()
 
     def _release(self) -> Flow[None]:
-        version, self._version = self._version, b""
-        change = [int(Change.DROP), version]
-        dropped = bool(version) and (
-            yield from self._session.update(self._key, change, 0, self._timeout_s, repeatable=False)
-        )
-        if not dropped:
-            raise LockNotOwned(f"lock {self.name!r}: it has expired, or another one holds it")
+        if not self._held:
+            self._lost()
+        timeout_s = self._timeout_s - self._reserve_s()
+        change = [int(Change.RELEASE), self._token]
+        # Not repeated: the second time it would look lost. If there is no answer, the token is given up.
+        released = yield from self._session.update(self._key, change, 0, timeout_s, repeatable=False)
+        self._forget()
+        if not released:
+            self._lost()
+
+    def _give_up(self, error: BaseException) -> Flow[None]:
+        """Hold nothing, and also not what may be granted yet. It is no matter if that does not get through."""
+        if not self._token:
+            return
+        timeout_s = self._reserve_s() / 2 if isinstance(error, OperationError) else GIVE_UP_S
+        change = [int(Change.RELEASE), self._token]
+        try:
+            yield from self._session.update(self._key, change, 0, timeout_s, repeatable=True)
+        except MeshcacheError:
+            pass
+        finally:
+            self._forget()
+
+    def _change(self, kind: Change, timeout_s: float, ttl: Ttl = None) -> Flow[int | None]:
+        """Have the lock's entry changed under the token; returns its number, or None if another holds it."""
+        change = [int(kind), self._token, milliseconds(self._ttl if ttl is None else ttl)]
+        version = yield from self._session.update(self._key, change, 0, timeout_s, repeatable=True)
+        if version is None:
+            return None
+        if type(version) is not bytes or len(version) != VERSION_BYTES:
+            raise ProtocolError(f"lock {self.name!r}: the node answered {version!r:.80}")
+        return clock_of(version)
+
+    def _reserve_s(self) -> float:
+        """Return how much of a call's time is kept for what follows a failure."""
+        return min(GIVE_UP_S, self._timeout_s / 4)
+
+    def _forget(self) -> None:
+        self._token, self._held = b"", False
+
+    def _lost(self) -> NoReturn:
+        self._forget()
+        raise LockNotOwned(f"lock {self.name!r}: it has expired, or another one holds it")
 
     def _not_in_time(self) -> OperationTimeout:
         return OperationTimeout(f"lock {self.name!r}: others held it for {self._timeout_s:.3g} s")
@@ -131,19 +172,38 @@ class Lock(_Held):
         self._run = run
 
     def acquire(self) -> bool:
-        """Wait for the lock, for the lock's ``timeout`` at most; False if it was not to be had."""
-        return bool(self._run(self._acquire()))
+        """Wait for the lock, for the lock's ``timeout`` at most; False if it was not to be had.
+
+        Whatever it raises, nothing is held then. Raises UsageError if this object holds it already.
+        """
+        self._begin()
+        try:
+            return bool(self._run(self._acquire()))
+        except BaseException as error:
+            self._run(self._give_up(error))
+            raise
 
     def extend(self, ttl: Ttl = None) -> None:
         """Hold it for ``ttl`` seconds from now (None: as at first). Raises LockNotOwned if it was lost."""
         self._run(self._extend(ttl))
 
     def release(self) -> None:
-        """Give it up. Raises LockNotOwned if it was lost before."""
-        self._run(self._release())
+        """Give it up. Raises LockNotOwned if it was lost before; whatever it raises, it is not held any longer."""
+        try:
+            self._run(self._release())
+        except BaseException as error:
+            self._run(self._give_up(error))
+            raise
 
     def __enter__(self) -> Self:
-        if not self.acquire():
+        try:
+            acquired = self.acquire()
+        except UsageError:
+            raise
+        except BaseException as error:  # perhaps a signal handler's, after all was done
+            self._run(self._give_up(error))
+            raise
+        if not acquired:
             raise self._not_in_time()
         return self
 
@@ -161,22 +221,46 @@ class AsyncLock(_Held):
     """A lock for tasks and processes: ``async with cache.lock("job") as lock:``. An object is for one caller."""
 
     def __init__(
-        self, run: Callable[[Flow[Any]], Awaitable[Any]], session: Session, name: str, ttl: Ttl, timeout: Timeout | None
+        self,
+        run: Callable[[Flow[Any]], Awaitable[Any]],
+        run_to_end: Callable[[Flow[Any]], Awaitable[Any]],
+        session: Session,
+        name: str,
+        ttl: Ttl,
+        timeout: Timeout | None,
     ) -> None:
         super().__init__(session, name, ttl, timeout)
         self._run = run
+        self._run_to_end = run_to_end
 
     async def acquire(self) -> bool:
-        """Wait for the lock, for the lock's ``timeout`` at most; False if it was not to be had."""
-        return bool(await self._run(self._acquire()))
+        """Wait for the lock, for the lock's ``timeout`` at most; False if it was not to be had.
+
+        Whatever it raises, nothing is held then. Raises UsageError if this object holds it already.
+        """
+        self._begin()
+        try:
+            return bool(await self._run(self._acquire()))
+        except BaseException as error:
+            await self._abandon(error)
+            raise
 
     async def extend(self, ttl: Ttl = None) -> None:
         """Hold it for ``ttl`` seconds from now (None: as at first). Raises LockNotOwned if it was lost."""
         await self._run(self._extend(ttl))
 
     async def release(self) -> None:
-        """Give it up. Raises LockNotOwned if it was lost before."""
-        await self._run(self._release())
+        """Give it up. Raises LockNotOwned if it was lost before; whatever it raises, it is not held any longer."""
+        try:
+            await self._run(self._release())
+        except BaseException as error:
+            await self._abandon(error)
+            raise
+
+    async def _abandon(self, error: BaseException) -> None:
+        """Give up, also if the caller is cancelled once more meanwhile."""
+        if self._token and not isinstance(error, GeneratorExit):  # then nothing can be awaited any more
+            await self._run_to_end(self._give_up(error))
 
     async def __aenter__(self) -> Self:
         if not await self.acquire():

@@ -75,6 +75,8 @@ class FakeNode:
         self._versions = 0
         self.leases: dict[bytes, bytes] = {}
         """By key the name of its fill lease, for which the holder's token does; nobody is parked here."""
+        self.released: set[bytes] = set()
+        """Tokens of locks that acquire nothing any more."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._stop = threading.Event()
         self._paused = threading.Event()
@@ -253,11 +255,26 @@ class FakeNode:
                 return held
             case [Change.DROP, version]:
                 return record is not None and record[:16] == version and self._delete(key)
+            case [Change.ACQUIRE, token, ttl_ms]:
+                if record is None and token not in self.released:
+                    self._put(key, b"\0\0" + token, ttl_ms)
+                return self.data[key][:16] if self._holds(key, token) else None
+            case [Change.EXTEND, token, ttl_ms]:
+                if self._holds(key, token):
+                    self._put(key, b"\0\0" + token, ttl_ms)
+                return self.data[key][:16] if self._holds(key, token) else None
+            case [Change.RELEASE, token]:
+                self.released.add(token)
+                return self._holds(key, token) and self._delete(key)
             case [Change.TOUCH, ttl_ms]:
                 if record is not None:
                     self._put(key, content_of(record), ttl_ms)
                 return record is not None
         raise AssertionError(change)
+
+    def _holds(self, key: bytes, token: bytes) -> bool:
+        record = self._live(key)
+        return record is not None and content_of(record) == b"\0\0" + token
 
     def _incr(self, key: bytes, record: bytes | None, delta: int, initial: int | None, ttl_ms: int) -> Any:
         if record is None:

@@ -114,7 +114,7 @@ def test_extending_keeps_the_number_and_gives_more_time(cache: meshcache.Client)
 
 def test_a_lock_whose_answer_was_lost_is_held_all_the_same(node: FakeNode, cache: meshcache.Client) -> None:
     def swallow(request: Any) -> Any:
-        if isinstance(request, Update) and request.changes[0][0] == Change.ADD:
+        if isinstance(request, Update) and request.changes[0][0] == Change.ACQUIRE:
             node._execute(request)
             node.hook = None
             return None

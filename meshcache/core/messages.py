@@ -88,7 +88,13 @@ class Change(IntEnum):
     HOLD = 8
     """[keep, lease] -> bool: the lease stood, and was renewed (``keep`` 1) or given up (0)."""
     DROP = 9
-    """[version] -> bool: deleted, if the key's version was this."""
+    """[version] -> bool: deleted, if the key's version was this. No longer sent: locks are known by their tokens."""
+    ACQUIRE = 10
+    """[token, ttl_ms] -> the version of the lock, if it was free or this token holds it already; else None."""
+    EXTEND = 11
+    """[token, ttl_ms] -> the version, if this token holds the lock: its expiry was set; else None."""
+    RELEASE = 12
+    """[token] -> bool: the lock was freed, if this token held it. From now on it acquires nothing any more."""
 
 
 LEASE_S: Final = 2.5

@@ -1,4 +1,4 @@
-"""Atomic updates (add, replace, cas, incr, touch, drop): run at the key's first owner, one at a time per key.
+"""Atomic updates (add, replace, cas, incr, touch, locks): run at the key's first owner, one at a time per key.
 
 A node that is asked for a key it does not own first passes the update on, once (``hops``): a node that does not see
 itself as the first owner refuses instead of passing it on again, and who passed it on tries again until the views
@@ -17,8 +17,13 @@ What an entry carries besides its value (tags, say) stays with ``touch`` and ``i
 What is about fill leases takes the same way here, and is decided by fills.py: a caller that is parked there keeps its
 batch waiting, and so travels alone.
 
-An update that was passed on and whose answer was lost may have been executed: it is answered with Code.QUORUM and
-never repeated.
+A lock is an entry whose value is its holder's token (``ACQUIRE``, ``EXTEND``, ``RELEASE``). So whoever asks again,
+because an answer was lost, is recognised: it is given the same version, and the same record is stored once more where
+it may be missing. A token that was released is remembered for a while and acquires nothing any more: a caller that
+gave up, and whose question comes after that by another way, must not hold what it does not know of.
+
+An update that was passed on and whose answer was lost may have been executed: it is answered with Code.QUORUM, and
+only repeated by callers for whom that is no matter.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from meshcache.core.coordinator import Coordinator
 from meshcache.core.messages import Change, Code, EventKind
 from meshcache.core.reads import QuorumRead
 from meshcache.core.record import (
+    STAMP_BYTES,
     TOMBSTONE_CONTENT,
     content_of,
     expires_ms_of,
@@ -52,7 +58,14 @@ _INT64: Final = range(-(1 << 63), 1 << 63)
 _RETRY_S: Final = 0.05
 """How soon an update is offered again to an owner that does not see itself as one yet."""
 
+RELEASED_MAX: Final = 4096
+"""Tokens that were released last and are remembered. What comes after its deadline is not executed anyway."""
+
 _LEASE_CHANGES: Final = (Change.LEASE, Change.FILL, Change.HOLD)
+_LOCK_CHANGES: Final = (Change.ACQUIRE, Change.EXTEND, Change.RELEASE)
+_REMOVALS: Final = (Change.DROP, Change.RELEASE)
+_TOKEN_FLAGS: Final = bytes((0, 0))
+"""To clients a lock's token is a value of bytes."""
 Computed = tuple[Any, bytes | None, int]
 """What the update answers, the content to store (None: nothing), its expiry in ms."""
 
@@ -216,21 +229,29 @@ class KeyUpdate:
             coordinator.clock.merge(clock_of(version_of(record)), coordinator.wall_ms)
             if not is_live(record, coordinator.now_bytes):
                 record = None
+        kind = self.change[0]
+        if kind in _LOCK_CHANGES and not self.batch.updates.admits(self.change):
+            self.batch.settle(self.index, None)
+            return
         answer, content, expires_ms = compute(self.change, record, coordinator)
         if content is None:
             self.batch.settle(self.index, answer)
             return
-        if record is not None and self.change[0] == Change.TOUCH:
+        if record is not None and kind == Change.TOUCH:
             stamp = coordinator.clock.revise(version_of(record)) + expiry_bytes(expires_ms)
+        elif record is not None and kind == Change.ACQUIRE:
+            stamp = record[:STAMP_BYTES]  # it is held by this token: there may be too few copies, and that is all
         else:
             stamp = coordinator.stamp(expires_ms)
-        kind = EventKind.DELETE if self.change[0] == Change.DROP else EventKind.SET
+        if kind in {Change.ACQUIRE, Change.EXTEND}:
+            answer = version_of(stamp)
+        event = EventKind.DELETE if kind in _REMOVALS else EventKind.SET
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
             self.batch.settle(self.index, errors.get(0, answer))
 
         QuorumWrite(
-            coordinator, [self.key], [stamp + content], self.batch.request.w, self.batch.deadline, kind, done,
+            coordinator, [self.key], [stamp + content], self.batch.request.w, self.batch.deadline, event, done,
             restamp=False,
         ).start()  # fmt: skip
 
@@ -241,6 +262,18 @@ class Updates:
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
         self.locked: dict[bytes, deque[KeyUpdate]] = {}
+        self._released: dict[bytes, None] = {}
+        """Tokens of locks, the one released last at the end."""
+
+    def admits(self, change: list[Any]) -> bool:
+        """Tell whether a change of a lock is to be looked at: not, if it is to acquire by a token that was released."""
+        token = change[1]
+        if change[0] == Change.RELEASE:
+            self._released.pop(token, None)
+            self._released[token] = None
+            if len(self._released) > RELEASED_MAX:
+                del self._released[next(iter(self._released))]
+        return change[0] != Change.ACQUIRE or token not in self._released
 
 
 def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -> Computed:
@@ -252,10 +285,15 @@ def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -
         if record is None:
             return False, None, 0
         return True, content_of(record), coordinator.expires_ms(change[1])
-    if kind == Change.DROP:
-        dropped = record is not None and version_of(record) == change[1]
+    if kind in _REMOVALS:
+        named = version_of if kind == Change.DROP else _token_of
+        dropped = record is not None and named(record) == change[1]
         grace_ms = int(coordinator.config.store.tombstone_grace_s * 1000)
         return dropped, TOMBSTONE_CONTENT if dropped else None, coordinator.wall_ms + grace_ms
+    if kind in {Change.ACQUIRE, Change.EXTEND}:
+        free = record is None and kind == Change.ACQUIRE
+        granted = free or (record is not None and _token_of(record) == change[1])
+        return None, _TOKEN_FLAGS + change[1] if granted else None, coordinator.expires_ms(change[2])
     content, ttl_ms = change[1], change[2]
     if kind == Change.ADD:
         granted = record is None
@@ -264,6 +302,12 @@ def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -
     else:
         granted = record is not None and version_of(record) == change[3]
     return granted, content if granted else None, coordinator.expires_ms(ttl_ms)
+
+
+def _token_of(record: bytes) -> bytes | None:
+    """Return the token of who holds a lock; None if the record is no lock's."""
+    content = content_of(record)
+    return content[len(_TOKEN_FLAGS) :] if content.startswith(_TOKEN_FLAGS) else None
 
 
 def _increment(change: list[Any], record: bytes | None, coordinator: Coordinator) -> Computed:

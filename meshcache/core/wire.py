@@ -211,6 +211,9 @@ _CHANGE_ARGUMENTS: Final[dict[int, tuple[type | tuple[type, ...], ...]]] = {
     m.Change.FILL: (bytes, int, bytes),
     m.Change.HOLD: (int, bytes),
     m.Change.DROP: (bytes,),
+    m.Change.ACQUIRE: (bytes, int),
+    m.Change.EXTEND: (bytes, int),
+    m.Change.RELEASE: (bytes,),
 }
 
 
@@ -226,9 +229,11 @@ def _changes(value: Any) -> list[list[Any]]:
         for argument, types in zip(change[1:], expected, strict=True):
             if not isinstance(argument, types) or isinstance(argument, bool):
                 raise TypeError(f"change {change[0]}: wrong type of argument")
-        if expected[0] is bytes and len(expected) > 1:
+        is_lock = change[0] >= m.Change.ACQUIRE
+        if expected[0] is bytes and len(expected) > 1 and not is_lock:
             _contents([change[1]])
-        if change[0] >= m.Change.LEASE and max(map(len, filter(_is_bytes, change[2:])), default=0) > m.TOKEN_BYTES:
+        tokens = filter(_is_bytes, change[1:] if is_lock else change[2:])
+        if change[0] >= m.Change.LEASE and max(map(len, tokens), default=0) > m.TOKEN_BYTES:
             raise ValueError(f"versions and tokens take {m.TOKEN_BYTES} bytes")
     return value  # type: ignore[no-any-return]  # just checked
 
