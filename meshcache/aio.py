@@ -293,8 +293,8 @@ class AsyncClient:
 
         In its body the subscription stands: of every write that begins from then on the event arrives, or a GAP that
         says that something may be missing. Iterate over it with ``async for``, or give ``callback``, a function or
-        coroutine function, which a task then calls with each event. Entering raises OperationTimeout if some node was
-        not heard of in time.
+        coroutine function, which a task then calls with each event; what it raises goes to the event loop's exception
+        handler, and the next event to it. Entering raises OperationTimeout if some node was not heard of in time.
         """
         session = self._session
 

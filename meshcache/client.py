@@ -289,8 +289,8 @@ class Client:
 
         When it returns the subscription stands: of every write that begins from then on the event arrives, or a GAP
         that says that something may be missing. Iterate over it, or give ``callback``, which a thread of its own then
-        calls with each event. Use it in a ``with`` statement, or close it. Raises OperationTimeout if some node was
-        not heard of in time.
+        calls with each event; what it raises goes to ``threading.excepthook``, and the next event to it. Use it in a
+        ``with`` statement, or close it. Raises OperationTimeout if some node was not heard of in time.
         """
         self._run(self._session.prepare(timeout))
         namespace, prefix_bytes = self._session.options.prefix, namespace_bytes(prefix)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -242,7 +243,10 @@ class Subscription:
             return queue.popleft()
 
     def call(self, callback: Callable[[Invalidation], object]) -> None:
-        """Have every event given to a function, in a thread of its own."""
+        """Have every event given to a function, in a thread of its own.
+
+        What it raises goes to ``threading.excepthook``, and the next event to the function.
+        """
         threading.Thread(target=self._call, args=(callback,), name="meshcache-subscription", daemon=True).start()
 
     def close(self) -> None:
@@ -258,8 +262,8 @@ class Subscription:
         for event in self:
             try:
                 callback(event)
-            except Exception:  # noqa: BLE001  (whatever it is, the next event may fare better)
-                _log.exception("a subscription's callback failed")
+            except BaseException as error:  # noqa: BLE001  (whatever it is, the next event may fare better)
+                _report(error)
 
     def __iter__(self) -> Iterator[Invalidation]:
         return self
@@ -277,6 +281,19 @@ class Subscription:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _report(error: BaseException) -> None:
+    """Give what a callback raised to where the exceptions of threads go."""
+    if isinstance(error, SystemExit):  # of which the hook says nothing
+        error = RuntimeError("a subscription's callback raised SystemExit, which ends no program from a thread")
+        error.__cause__ = sys.exception()
+    try:
+        threading.excepthook(
+            threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
+        )
+    except Exception:  # noqa: BLE001  (the program's own hook; its failure must not end the subscription)
+        sys.__excepthook__(*sys.exc_info())
 
 
 def _exchange_of(channels: weakref.ref[Any]) -> Callable[[], Ask | None]:

@@ -263,13 +263,18 @@ class AsyncSubscription:
         self._ready.set()
 
     async def _call(self, callback: Callable[[Invalidation], object]) -> None:
+        task = asyncio.current_task()
         async for event in self:
             try:
                 answer = callback(event)
                 if inspect.isawaitable(answer):
                     await answer
-            except Exception:  # noqa: BLE001  (whatever it is, the next event may fare better)
-                _log.exception("a subscription's callback failed")
+            except (Exception, asyncio.CancelledError) as error:
+                if task is None or task.cancelling():  # the subscription is being closed
+                    raise
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "a subscription's callback failed", "exception": error, "task": task}
+                )
 
     def __aiter__(self) -> Self:
         return self

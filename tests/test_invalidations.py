@@ -353,21 +353,6 @@ def test_a_namespace_hears_of_its_own_keys_without_its_prefix(writer: Client) ->
         assert [event[:2] for event in take(events, 2)] == [("k", "set"), ("", "clear")]
 
 
-def test_a_callback_is_called_and_may_fail(writer: Client) -> None:
-    found: list[Any] = []
-
-    def note(event: Invalidation) -> None:
-        found.append(event.key)
-        if event.key == "bad":
-            raise ValueError("as planned")
-
-    with writer.subscribe("", note):
-        writer.set("bad", 1)
-        writer.set("good", 1)
-        until(lambda: found == ["bad", "good"])
-    until(lambda: "meshcache-subscription" not in {thread.name for thread in threading.enumerate()})
-
-
 def test_a_subscriber_is_told_of_a_node_that_dies_and_of_one_that_comes(mesh: LocalMesh, writer: Client) -> None:
     with writer.subscribe() as events:
         mesh.kill("node3")
