@@ -9,6 +9,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -37,6 +38,7 @@ from meshcache.hub import Hub
 from meshcache.listening import AsyncFollower, AsyncSubscription
 from meshcache.locks import AsyncLock as Lock
 from meshcache.naming import Names
+from meshcache.options import arguments_of
 from meshcache.session import Session, begin
 from meshcache.subscription import Invalidation
 
@@ -47,7 +49,7 @@ class AsyncClient:
     """A cache client for asyncio. What is asked in one turn of the loop travels in one message to each node.
 
     It belongs to the event loop that uses it first, until that loop is closed. Its arguments and operations are those
-    of Client.
+    of Client. It can be pickled and copied likewise.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class AsyncClient:
         self._hub = Hub(self._session.link, self._session.routing)
         self._follower = AsyncFollower(Following(self._session.routing, self._session.near), self._hub)
         self._names = Names()
+        self._near_cache = near_cache
         self._owner = True
 
     async def get(self, key: Key, default: Any = None, *, timeout: Timeout | None = None) -> Any:
@@ -433,6 +436,11 @@ class AsyncClient:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, _session=session, _owner=False)
         return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        session = self._session
+        found = arguments_of(session.options, session.routing.seeds, session.cluster, self._near_cache)
+        return partial(type(self), **found), ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {', '.join(self._session.routing.seeds)}>"

@@ -160,6 +160,20 @@ def levels(consistency: object) -> tuple[int, int]:
     raise ValueError(f"consistency must be {names} or two positive numbers (w, r), is {consistency!r}")
 
 
+def consistency_of(w: int, r: int) -> Consistency:
+    """Return the consistency that means these levels."""
+    if (w, r) == (DEFAULT_LEVEL, DEFAULT_LEVEL):
+        return None
+    return next((name for name, level in LEVELS.items() if (w, r) == (level, level)), (w, r))
+
+
+def ttl_of(ttl_ms: int) -> Ttl:
+    """Return the lifetime that travels as this."""
+    if ttl_ms == TTL_DEFAULT:
+        return DEFAULT
+    return None if ttl_ms == TTL_NEVER else ttl_ms / 1000
+
+
 def namespace_bytes(prefix: str | bytes) -> bytes:
     """Check the prefix of a namespace."""
     if not isinstance(prefix, (str, bytes)):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -34,6 +35,7 @@ from meshcache.follower import Follower, Subscription
 from meshcache.following import Following
 from meshcache.locks import Lock
 from meshcache.naming import Names
+from meshcache.options import arguments_of
 from meshcache.renewals import Renewals
 from meshcache.session import Session, begin
 from meshcache.subscription import Invalidation
@@ -49,6 +51,8 @@ class Client:
     MESHCACHE_SEEDS, else 127.0.0.1:7101. Every ``timeout`` is the total time of a call in seconds (5 by default),
     connecting, retries and failover included. ``near_cache`` is True or a NearCache to keep copies of what is read,
     None to do so for keys that the nodes call hot, False for no copies at all. All of it is described in README.md.
+
+    It can be pickled and copied: that makes a client of the same arguments, with connections of its own.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Client:
         self._flights: dict[tuple[int, Hashable], Future[Any]] = {}
         self._renewals = Renewals()
         self._names = Names()
+        self._near_cache = near_cache
         self._owner = True
 
     def get(self, key: Key, default: Any = None, *, timeout: Timeout | None = None) -> Any:
@@ -425,6 +430,11 @@ class Client:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, _session=session, _owner=False)
         return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        session = self._session
+        found = arguments_of(session.options, session.routing.seeds, session.cluster, self._near_cache)
+        return partial(type(self), **found), ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {', '.join(self._session.routing.seeds)}>"

@@ -59,10 +59,11 @@ class Codec:
     That the first of them chooses the table spares those without extras every question about them.
     """
 
-    __slots__ = ("_encoders", "_fallback", "readers")
+    __slots__ = ("_encoders", "_fallback", "chosen", "readers")
 
     def __init__(self, codec: str | ValueCodec | None = None) -> None:
         """``codec``: None or "msgpack", "pickle", or an object with encode and decode, which then gets every value."""
+        self.chosen = codec
         readers: list[Callable[[bytes], Any]] = [_refuse] * 256
         skipping = [lambda record: readers[record[HEADER_BYTES - 1]](without_extras(record))] * 256
         self.readers = [skipping if flags & EXTRAS else readers for flags in range(256)]

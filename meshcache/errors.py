@@ -22,6 +22,7 @@
         ├── QueueFull                        write-behind has no room; .waiting and .limit
         └── QueueUnusable                    the file of write-behind is in use, damaged or closed
 
+All can be pickled, as a process pool does with what its workers raise.
 A leaf also derives from the builtin that a caller would guess, so ``except TimeoutError`` works.
 A miss is no error, and an error is never reported as a miss.
 Arguments that make no sense are no errors of this tree, but for the keys, values and settings above: they raise
@@ -29,6 +30,8 @@ TypeError or ValueError, as Python's own functions do, before anything was done.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class MeshcacheError(Exception):
@@ -41,6 +44,9 @@ class ConfigError(MeshcacheError, ValueError):
     def __init__(self, problems: str | list[str]) -> None:
         self.problems: list[str] = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,), vars(self)
 
 
 class ProtocolError(MeshcacheError):
@@ -84,6 +90,10 @@ class QuorumNotReached(OperationError):
         super().__init__(f"{what}: {received} of {needed} needed replicas answered in time")
         self.needed = needed
         self.received = received
+        self._what = what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.needed, self.received, self._what), vars(self)
 
 
 class Overloaded(OperationError):
@@ -101,6 +111,9 @@ class ValueTooLarge(OperationError, ValueError):
         super().__init__(f"the value takes {size:,} bytes when encoded; limits.value_bytes_max is {limit:,}")
         self.size = size
         self.limit = limit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.size, self.limit), vars(self)
 
 
 class SerializationError(OperationError, TypeError):
@@ -134,6 +147,9 @@ class QueueFull(OperationError):
         super().__init__(f"{waiting:,} writes wait for the database or are set aside, and the queue takes {limit:,}")
         self.waiting = waiting
         self.limit = limit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.waiting, self.limit), vars(self)
 
 
 class QueueUnusable(OperationError):

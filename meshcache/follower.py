@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 import zmq
 
@@ -264,6 +264,9 @@ class Subscription:
                 callback(event)
             except BaseException as error:  # noqa: BLE001  (whatever it is, the next event may fare better)
                 _report(error)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a subscription can not be pickled or copied: pickle the client, and subscribe there")
 
     def __iter__(self) -> Iterator[Invalidation]:
         return self

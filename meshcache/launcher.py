@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from meshcache.arguments import Timeout, in_seconds
 from meshcache.banner import banner, typed_command
@@ -116,6 +116,9 @@ class LocalMesh:
         self._data_dir = Path(data_dir) if data_dir is not None else None
         self._log_dir: Path | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a LocalMesh can not be pickled or copied: pickle its addresses, or a client: mesh.client()")
 
     def __enter__(self) -> Self:
         attempts = 1 if self._fixed_base_port is not None else 5

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 import zmq
 
@@ -275,6 +275,9 @@ class AsyncSubscription:
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "a subscription's callback failed", "exception": error, "task": task}
                 )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a subscription can not be pickled or copied: pickle the client, and subscribe there")
 
     def __aiter__(self) -> Self:
         return self

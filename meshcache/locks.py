@@ -56,6 +56,9 @@ class _Held:
         self._held = False
         self._number = 0
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a lock can not be pickled or copied: pickle the client, and call its lock() there")
+
     @property
     def token(self) -> int:
         """The fencing number: greater than that of every holder before. Raises LockNotOwned before it was acquired."""

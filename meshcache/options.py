@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from meshcache.arguments import DEFAULT, Consistency, Timeout, Ttl, levels, milliseconds, namespace_bytes, seconds
+from meshcache.arguments import (
+    DEFAULT,
+    Consistency,
+    Timeout,
+    Ttl,
+    consistency_of,
+    levels,
+    milliseconds,
+    namespace_bytes,
+    seconds,
+    ttl_of,
+)
 from meshcache.codec import Codec, ValueCodec
+from meshcache.core.messages import DEFAULT_LEVEL
+from meshcache.core.near import NearCache
 from meshcache.errors import ConfigError
 from meshcache.seeds import Seeds
 
@@ -52,3 +66,19 @@ def options_of(
         if url and not isinstance(error, ConfigError):
             raise ConfigError(f"seeds: {error}") from error
         raise
+
+
+def arguments_of(
+    options: Options, seeds: Iterable[str], cluster: str, near_cache: NearCache | bool | None
+) -> dict[str, Any]:
+    """Return the arguments of a new client with these options; ``near_cache`` is what the first one was given."""
+    return {
+        "seeds": list(seeds),
+        "timeout": options.timeout_s,
+        "ttl": ttl_of(options.ttl_ms),
+        "consistency": consistency_of(options.w, options.r),
+        "codec": options.codec.chosen,
+        "namespace": options.prefix,
+        "cluster": cluster,
+        "near_cache": near_cache if options.r == DEFAULT_LEVEL else None,
+    }

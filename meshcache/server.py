@@ -40,7 +40,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import structlog
 import zmq
@@ -181,6 +181,9 @@ class Node:
         from meshcache.client import Client  # noqa: PLC0415  (a node process needs no client)
 
         return Client(self.config.node.listen, **options)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a node can not be pickled or copied: pickle its config, or a client of it: node.client()")
 
     def __enter__(self) -> Self:
         self.start()

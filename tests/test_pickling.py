@@ -1,189 +1,184 @@
-"""Cached functions are pickled by name, as functions are, or it is said why not."""
+"""Clients and errors go to other processes and come back; what can not says what to do instead."""
 
 from __future__ import annotations
 
+import asyncio
 import copy
-import functools
-import os
+import inspect
+import multiprocessing
 import pickle
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
-from fake_node import fake_mesh
+from fake_node import FakeNode, fake_mesh
 
 import meshcache
-
-cache = meshcache.Client("127.0.0.1:1")
-shared = meshcache.AsyncClient("127.0.0.1:1")
-
-
-@cache.cached(ttl=60)
-def square(number: int) -> int:
-    return number * number
+from meshcache import AsyncClient, Client, ConfigError, NearCache, errors
+from meshcache.core.messages import DEFAULT_LEVEL
+from meshcache.errors import MeshcacheError, QueueFull, QuorumNotReached, ValueTooLarge
+from meshcache.follower import Subscription
+from meshcache.listening import AsyncSubscription
 
 
-@shared.cached(ttl=60)
-async def later(number: int) -> int:
-    return number
+class Rot13:
+    def encode(self, value: Any) -> bytes:
+        return bytes(value)[::-1]
+
+    def decode(self, data: bytes) -> Any:
+        return data[::-1]
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Rot13
+
+    __hash__ = None  # type: ignore[assignment]  # it is compared only
 
 
-class Shop:
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    @cache.cached(ttl=60)
-    def price(self, item: str) -> str:
-        return item
-
-    @classmethod
-    @cache.cached(ttl=60)
-    def inner(cls, item: str) -> str:
-        return item
-
-    @cache.cached(ttl=60)
-    @classmethod
-    def outer(cls, item: str) -> str:
-        return item
-
-    @staticmethod
-    @cache.cached(ttl=60)
-    def still(item: str) -> str:
-        return item
-
-    class Shelf:
-        @shared.cached(ttl=60)
-        async def count(self, item: str) -> int:
-            return 1
-
-
-class Kiosk(Shop):
-    @cache.cached(ttl=60)
-    def price(self, item: str) -> str:
-        return item
-
-    @property
-    def parents(self) -> Any:
-        return super().price
-
-
-@functools.lru_cache
-@cache.cached(ttl=60)
-def wrapped(number: int) -> int:
-    return number
-
-
-plain_square = cache.cached(ttl=60)(lambda number: number * number)
-
-
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_a_function_is_found_by_its_name(protocol: int) -> None:
-    functions: list[Any] = [square, later, Shop.price, Shop.still, Kiosk.price, Shop.Shelf.count]
-    for function in functions:
-        assert pickle.loads(pickle.dumps(function, protocol)) is function
-        assert pickle.loads(pickle.dumps([function.refresh], protocol))[0].__self__ is function
-
-
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_a_method_takes_its_object_along(protocol: int) -> None:
-    shop = Shop("one")
-    methods: list[Any] = [shop.price, Shop.inner, shop.inner, Shop.outer, shop.outer, Kiosk("k").price, Kiosk.outer]
-    for method in methods:
-        for each in (method, pickle.loads(pickle.dumps(method.invalidate, protocol)).__self__):
-            found: Any = pickle.loads(pickle.dumps(each, protocol))
-            assert found.cache_key("tea") == method.cache_key("tea")
-            assert found.function is method.function
-    found = pickle.loads(pickle.dumps(shop.price, protocol))
-    assert found._bound[0].name == "one"
-
-
-def test_copies_are_the_function_itself() -> None:
-    local = cache.cached()(lambda: 1)
-    assert copy.copy(square) is square
-    assert copy.deepcopy({"function": [square, local]}) == {"function": [square, local]}
-
-
-def test_what_is_not_found_by_its_name_is_refused_in_words() -> None:
-    def local(number: int) -> int:
-        return number
-
-    functions: list[Any] = [
-        plain_square, cache.cached()(local), cache.cached()(max), cache.cached()(functools.partial(local, 1)),
-        wrapped.__wrapped__, Kiosk("k").parents,
-    ]  # fmt: skip
-    for function in functions:
-        for each in (function, function.refresh):
-            with pytest.raises(pickle.PicklingError, match=r"can not pickle the cached .*the top of a module"):
-                pickle.dumps(each)
-
-
-MODULE = """
-import meshcache
-cache = meshcache.Client()
-@cache.cached(ttl=60)
-def square(number):
-    return number * number
-class Shop:
-    @cache.cached(ttl=60)
-    def price(self, number):
-        return number + 1
-    @classmethod
-    @cache.cached(ttl=60)
-    def twice(cls, number):
-        return 2 * number
-"""
-
-PROGRAM = """
-import multiprocessing
-import sys
-from concurrent.futures import ProcessPoolExecutor
-FUNCTIONS
-def main():
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(sys.argv[1])) as pool:
-        for function in (square, Shop().price, Shop.twice, square.refresh, square.invalidate):
-            print(function.__name__, list(pool.map(function, range(4))))
-        keys = {square.cache_key(3), *pool.map(square.cache_key, [3, 3])}
-        print(len(keys), cache.get(square.cache_key(3)))
-    with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
-        print(pool.map(square, [5]))
-if __name__ == "__main__":
-    main()
-"""
-
-IMPORT = "from functions import Shop, cache, square\n"
-
-PRINTED = """square [0, 1, 4, 9]
-price [1, 2, 3, 4]
-twice [0, 2, 4, 6]
-refresh [0, 1, 4, 9]
-invalidate [1, 1, 1, 1]
-1 None
-[25]
-"""
-
-
-@pytest.mark.parametrize(
-    ("method", "arguments", "functions"),
-    [
-        ("spawn", ["program.py"], MODULE),
-        ("spawn", ["-m", "program"], MODULE),
-        ("spawn", ["program.py"], IMPORT),
-        ("fork", ["program.py"], MODULE),
-        ("forkserver", ["program.py"], MODULE),
-    ],
-    ids=["spawn", "spawn-m", "spawn-module", "fork", "forkserver"],
-)
-def test_other_processes_run_cached_functions(
-    tmp_path: Path, method: str, arguments: list[str], functions: str
-) -> None:
-    (tmp_path / "functions.py").write_text(MODULE)
-    (tmp_path / "program.py").write_text(PROGRAM.replace("FUNCTIONS", functions))
-    root = Path(meshcache.__file__).parent.parent
+@pytest.fixture
+def node() -> Iterator[FakeNode]:
     with fake_mesh() as (node,):
-        ran = subprocess.run(
-            [sys.executable, *arguments, method], cwd=tmp_path, capture_output=True, text=True, check=False,
-            env={**os.environ, "MESHCACHE_SEEDS": node.address, "PYTHONPATH": str(root)}, timeout=100,
-        )  # fmt: skip
-    assert ran.stdout == PRINTED, ran.stderr
+        yield node
+
+
+def described(client: Client | AsyncClient) -> list[Any]:
+    """All that makes one client differ from another."""
+    session = client._session
+    options = session.options
+    near: Any = "reads with a consistency of their own keep no copies"
+    if options.r == DEFAULT_LEVEL:
+        store = session.near
+        near = (
+            client._near_cache,
+            store and (store.entries_max, store.ttl_s, store.only is None),
+            session.copies is None,
+        )
+    return [
+        type(client), session.routing.seeds, options.prefix, options.timeout_s, options.ttl_ms, options.w, options.r,
+        options.codec.chosen, session.cluster, near,
+    ]  # fmt: skip
+
+
+def by_pickle(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
+
+
+ARGUMENTS: list[dict[str, Any]] = [
+    {},
+    {"timeout": 0.5, "ttl": 60, "consistency": "quorum", "codec": "pickle", "namespace": "a:", "cluster": "shop"},
+    {"ttl": None, "consistency": (2, 1), "namespace": b"\xff"},
+    {"ttl": 0.25, "near_cache": NearCache(max_entries=7, ttl=0.5)},
+    {"near_cache": False, "codec": Rot13()},
+    {"near_cache": True, "consistency": None, "codec": "msgpack"},
+]
+DERIVED: list[Callable[[Any], Any]] = [
+    lambda client: client,
+    lambda client: client.namespace("x:").namespace(b"y:"),
+    lambda client: client.with_options(consistency="all", timeout=0.75, ttl=7, codec="pickle"),
+    lambda client: client.with_options(consistency=(1, 2)).namespace("z:").with_options(ttl=None),
+]
+
+
+@pytest.mark.parametrize("make", [by_pickle, copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("derive", DERIVED)
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=",".join)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_comes_out_with_its_arguments(
+    kind: Any, arguments: dict[str, Any], derive: Callable[[Any], Any], make: Callable[[Any], Any]
+) -> None:
+    seeds = "127.0.0.1:7001,127.0.0.1:7002"
+    client = derive(kind(iter(seeds.split(",")), **arguments))
+    other = make(client)
+    assert described(other) == described(client)
+    assert other._session.routing is not client._session.routing, "with connections of its own"
+    assert other._owner
+
+
+def test_what_a_url_or_the_environment_said_travels_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(
+        "mesh://10.0.0.1:7001,10.0.0.2:7002/shop:?timeout=0.25&ttl=9&consistency=one&codec=pickle&cluster=c"
+    )
+    assert described(by_pickle(client)) == described(client)
+    monkeypatch.setenv("MESHCACHE_SEEDS", "10.0.0.1:7001")
+    client = Client()
+    stored = pickle.dumps(client)
+    monkeypatch.delenv("MESHCACHE_SEEDS")
+    assert pickle.loads(stored)._session.routing.seeds == ("10.0.0.1:7001",)
+
+
+def test_every_argument_of_a_client_is_looked_at() -> None:
+    given = {name for arguments in ARGUMENTS for name in arguments}
+    assert set(inspect.signature(Client).parameters) - {"seeds"} == given
+
+
+def work(cache: Client, number: int) -> Any:
+    with cache:
+        return cache.incr("n", number)
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_it_works_in_other_processes(node: FakeNode) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    with Client(node.address, namespace="x:", timeout=20) as cache, ProcessPoolExecutor(2, spawn) as pool:
+        assert cache.incr("n") == 1
+        results = list(pool.map(work, [cache] * 3, [10, 100, 1000]))
+        assert max(results) == 1111
+        assert cache.get("n") == 1111
+        with pytest.raises(QuorumNotReached) as caught:
+            pool.submit(fail, QuorumNotReached(3, 1, "set b'k'")).result(30)
+        assert (caught.value.needed, caught.value.received) == (3, 1)
+        assert pool.submit(work, cache, 1).result(30) == 1112, "the pool goes on"
+
+
+def test_a_client_for_asyncio_works_after_that(node: FakeNode) -> None:
+    async def main() -> None:
+        async with AsyncClient(node.address) as cache, by_pickle(cache) as other:
+            await cache.set("k", 1)
+            assert await other.get("k") == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("make", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_what_can_not_be_pickled_says_what_to_do(node: FakeNode, make: Callable[[Any], Any]) -> None:
+    with Client(node.address) as cache:
+        things: dict[Any, str] = {
+            cache.lock("job"): r"call its lock\(\) there",
+            AsyncClient(node.address).lock("job"): r"call its lock\(\) there",
+            object.__new__(Subscription): "subscribe there",
+            object.__new__(AsyncSubscription): "subscribe there",
+            object.__new__(meshcache.Node): "its config",
+            meshcache.LocalMesh(): "its addresses",
+        }
+        for thing, advice in things.items():
+            with pytest.raises(TypeError, match=f"can not be pickled or copied: .*{advice}"):
+                make(thing)
+
+
+ERRORS: list[MeshcacheError] = [
+    ConfigError(["a: must be", "b: is not"]),
+    ConfigError("a: must be"),
+    QuorumNotReached(3, 1, "set b'k'"),
+    ValueTooLarge(10_000, 5),
+    QueueFull(10, 5),
+    *[
+        kind("what happened")
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, MeshcacheError)
+        if kind not in {ConfigError, QuorumNotReached, ValueTooLarge, QueueFull}
+    ],
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("make", [by_pickle, copy.copy, copy.deepcopy])
+def test_errors_come_out_as_they_were(error: MeshcacheError, make: Callable[[Any], Any]) -> None:
+    error.add_note("a note")
+    other = make(error)
+    assert type(other) is type(error)
+    assert str(other) == str(error)
+    assert vars(other) == vars(error)
+    assert other.__notes__ == error.__notes__
