@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import zmq
 
+from meshcache.closing import Closing
 from meshcache.core.messages import Welcome
 from meshcache.dealer import open_dealer, receiver, state_of
 from meshcache.errors import ClientClosed, ProtocolError
@@ -231,7 +232,7 @@ class Channels:
     def __init__(self, link: Callable[[str], Link]) -> None:
         self._link = link
         self._pool = _pools()
-        self._finalizer = weakref.finalize(self, self._pool.close)
+        self._closing = Closing(self, self._pool.close)
         _everyone.add(self)
 
     def exchange(self, calls: list[Call], *, parked: bool = False) -> list[Outcome]:
@@ -262,19 +263,19 @@ class Channels:
 
     def close(self) -> None:
         """Close every link; later calls fail."""
-        self._finalizer()
+        self._closing()
 
     def after_fork(self) -> _Pool:
         """Begin anew in a child process; nothing of the parent's is touched."""
         old = self._pool
         if old.pid != os.getpid():
             _graveyard.append(old)
-            self._finalizer.detach()
+            self._closing.detach()
             self._pool = _pools()
             self._pool.closed = old.closed
             if self._pool.parking is not None:
                 self._pool.parking.closed = old.closed
-            self._finalizer = weakref.finalize(self, self._pool.close)
+            self._closing = Closing(self, self._pool.close)
         return self._pool
 
     def _another(self, pool: _Pool, deadline: float) -> Channel | Failure:

@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn, Self
 import zmq
 
 from meshcache.arguments import Timeout, in_seconds
+from meshcache.closing import Closing
 from meshcache.errors import ClientClosed, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
 from meshcache.link import Call, Outcome
@@ -61,7 +62,8 @@ class _Ear:
         if self.pid == os.getpid() and not self._stopping:
             self._stopping = True
             self.wake()
-            if self.thread is not threading.current_thread():
+            # While the interpreter takes itself apart, no other thread runs.
+            if self.thread is not threading.current_thread() and not sys.is_finalizing():
                 self.thread.join(JOIN_S)
 
     def _run(self) -> None:
@@ -141,7 +143,7 @@ class Follower:
         self._changed = threading.Condition()
         self._lock = threading.Lock()
         self._ear: _Ear | None = None
-        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._closing: Closing | None = None
         self._closed = False
         following.routing.on_members = weak_call(self._on_members)
         _everyone.add(self)
@@ -154,7 +156,7 @@ class Follower:
         with self._lock:
             if self._ear is None or self._ear.pid != os.getpid():
                 self._ear = _Ear(self.following, _exchange_of(self._channels), self._changed)
-                self._finalizer = weakref.finalize(self, self._ear.stop)
+                self._closing = Closing(self, self._ear.stop)
 
     def subscribe(self, namespace: bytes, prefix: bytes, timeout_s: float) -> Subscription:
         """Return a subscription that stands. Raises OperationTimeout that names the nodes not heard of."""
@@ -183,27 +185,27 @@ class Follower:
         """Feed a subscription no more; without any, and without a near cache, the thread ends."""
         with self._lock:
             self.following.detach(feed)
-            if not self.following.needed and self._finalizer is not None:
-                self._finalizer()
+            if not self.following.needed and self._closing is not None:
+                self._closing()
                 self._ear = None
                 self.following.begin_anew()
 
     def close(self) -> None:
         """End the thread and all subscriptions."""
         self._closed = True
-        if self._finalizer is not None:
-            self._finalizer()
+        if self._closing is not None:
+            self._closing()
         self.following.end()
 
     def after_fork(self) -> None:
         """Forget the parent's thread, and whatever lock another thread of the parent may have held."""
         self._changed = threading.Condition()
         self._lock = threading.Lock()
-        if self._finalizer is not None:
-            self._finalizer.detach()
+        if self._closing is not None:
+            self._closing.detach()
         if self._ear is not None:
             _graveyard.append(self._ear)
-        self._ear = self._finalizer = None
+        self._ear = self._closing = None
         following = self.following
         if following.near is not None:
             following.near.after_fork(threading.Lock())

@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket as tcp
-import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 import zmq
 
+from meshcache.closing import Closing
 from meshcache.core.messages import Welcome
 from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
@@ -295,7 +295,7 @@ class Hub:
         self._link = link
         self._routing = routing
         self._mux: _Mux | None = None
-        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._closing: Closing | None = None
         self._closed = False
 
     def post(self, call: Call) -> asyncio.Future[Outcome]:
@@ -315,22 +315,22 @@ class Hub:
     def close(self) -> None:
         """Close every link; later calls fail."""
         self._closed = True
-        if self._finalizer is not None:
-            self._finalizer()
+        if self._closing is not None:
+            self._closing()
         self._mux = None
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> _Mux:
         if self._closed:
             raise ClientClosed
         old = self._mux
-        if old is not None and self._finalizer is not None:
+        if old is not None and self._closing is not None:
             if old.pid != os.getpid():
-                self._finalizer.detach()
+                self._closing.detach()
                 _graveyard.append(old)
             elif not old.loop.is_closed():
                 raise UsageError("this client belongs to another event loop, which is still open: make one for each")
             else:
-                self._finalizer()
+                self._closing()
         self._mux = mux = _Mux(loop, self._link, self._routing)
-        self._finalizer = weakref.finalize(self, mux.close)
+        self._closing = Closing(self, mux.close)
         return mux

@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn, Self
 import zmq
 
 from meshcache.arguments import Timeout, in_seconds
+from meshcache.closing import Closing
 from meshcache.dealer import state_of
 from meshcache.errors import ClientClosed, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
@@ -138,7 +139,7 @@ class AsyncFollower:
         self.following = following
         self._hub = weakref.ref(hub)
         self._ear: _LoopEar | None = None
-        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._closing: Closing | None = None
         self._closed = False
         following.routing.on_members = weak_call(self._on_members)
         _everyone.add(self)
@@ -148,11 +149,11 @@ class AsyncFollower:
         ear = self._ear
         if self._closed or (ear is not None and ear.loop is asyncio.get_running_loop() and ear.pid == os.getpid()):
             return
-        if ear is not None and self._finalizer is not None:
-            self._finalizer()
+        if ear is not None and self._closing is not None:
+            self._closing()
             self.following.begin_anew()
         self._ear = _LoopEar(self.following, self._post_of(self._hub), asyncio.Event())
-        self._finalizer = weakref.finalize(self, self._ear.close)
+        self._closing = Closing(self, self._ear.close)
 
     async def attach(self, feed: Feed, timeout_s: float) -> None:
         """Feed a subscription, and return when it stands. Raises OperationTimeout that names the nodes not heard of."""
@@ -182,25 +183,25 @@ class AsyncFollower:
     def detach(self, feed: Feed) -> None:
         """Feed a subscription no more; without any, and without a near cache, nothing is followed."""
         self.following.detach(feed)
-        if not self.following.needed and self._finalizer is not None:
-            self._finalizer()
+        if not self.following.needed and self._closing is not None:
+            self._closing()
             self._ear = None
             self.following.begin_anew()
 
     def close(self) -> None:
         """Close the socket, and end all subscriptions."""
         self._closed = True
-        if self._finalizer is not None:
-            self._finalizer()
+        if self._closing is not None:
+            self._closing()
         self.following.end()
 
     def after_fork(self) -> None:
         """Forget the parent's socket and loop."""
-        if self._finalizer is not None:
-            self._finalizer.detach()
+        if self._closing is not None:
+            self._closing.detach()
         if self._ear is not None:
             _graveyard.append(self._ear)
-        self._ear = self._finalizer = None
+        self._ear = self._closing = None
         if self.following.near is not None:
             self.following.near.after_fork(nullcontext())
         self.following.begin_anew()
