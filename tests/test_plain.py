@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 import msgpack
 import pytest
+from fake_node import fake_mesh
 
 import meshcache
 from meshcache import plain
@@ -219,6 +220,26 @@ def test_so_it_is_as_a_key(value: Any) -> None:
 def test_what_is_refused_is_told_what_to_do(value: Any, advice: str) -> None:
     with pytest.raises(SerializationError, match=advice):
         Codec().encode(value)
+
+
+def test_results_of_functions_are_the_same_from_the_first_call_on_or_refused_by_it() -> None:
+    with fake_mesh() as (node,), meshcache.Client(node.address) as cache:
+
+        @cache.cached(ttl=60)
+        def load(name: str) -> Any:
+            calls.append(name)
+            return {"text": Text("a"), "point": Point(1, 2), "tally": Counter("aab")}[name]
+
+        calls: list[str] = []
+        for name in ("text", "point"):
+            for _ in range(2):
+                with pytest.raises(SerializationError, match="register"):
+                    load(name)
+        assert [type(load("tally")) for _ in range(3)] == [Counter] * 3
+        assert calls == ["text", "text", "point", "point", "tally"]
+        with pytest.raises(SerializationError, match="at value"):
+            cache.set_many({"a": 1, "b": [Text("b")]})
+        assert cache.get("a") is None
 
 
 # ---- types of one's own
