@@ -100,8 +100,8 @@ class _Level:
         self.rest = rest
         """What is left of it: how to name the step to a child, and the child."""
         self.step = ("", None)
-        self.elements = 1
-        """How many were counted so far."""
+        self.elements = 0
+        """How many were counted in it so far."""
 
 
 class _Walk:
@@ -110,7 +110,7 @@ class _Walk:
     def __init__(self, plains: Plains) -> None:
         self._plains = plains
         self._left: dict[int, int] = {}
-        """By container that was visited: how many elements it comes to when written out."""
+        """By container that was visited: how many elements are in it when it is written out."""
         self._open: dict[int, int] = {}
         """By container on the way, its level."""
         self._way: list[_Level] = []
@@ -131,12 +131,12 @@ class _Walk:
                 self._count(level.elements)
 
     def _enter(self, value: Any) -> bool:
-        """Look at a value; True if it is a container that is to be visited now."""
+        """Look at a value; True if it is a container that is to be visited now. Its level has counted it itself."""
         kind, key = type(value), id(value)
+        if kind in NATIVE:
+            return False
         if kind in LEAVES:
-            if kind not in NATIVE:
-                self._try(translate, value)
-            self._count(1)
+            self._try(translate, value)
             return False
         if key in self._open:
             self._refuse(kind, f"it contains itself, it is {self._place(self._open[key])} once more")
@@ -146,11 +146,18 @@ class _Walk:
         if len(self._way) >= NESTED_MAX:
             self._refuse(kind, f"a value has at most {NESTED_MAX:,} levels of containers in each other")
         form = form_of(kind)
-        if form is None and kind not in CONTAINERS:
+        inside = CONTAINERS.get(kind)
+        if inside is not None and {*map(type, inside(value))} <= NATIVE:  # nothing in it to look at
+            self._left[key] = len(value)
+            self._count(len(value))
+            return False
+        if form is None and inside is None:
             self._refuse(kind, advice(kind))
         self._open[key] = len(self._way)
-        inside = _steps(value) if form is None else iter([(("form", form.name), self._try(self._plain, value, form))])
-        self._way.append(_Level(value, inside))
+        rest = _steps(value) if form is None else iter([(("form", form.name), self._try(self._plain, value, form))])
+        self._way.append(_Level(value, rest))
+        if form is None:
+            self._way[-1].elements += len(value)
         return True
 
     def _plain(self, value: Any, form: Form) -> Any:
@@ -192,7 +199,9 @@ class _Walk:
 
 
 def _steps(container: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
+    """Return what in a container is worth a look, and how to name the way there."""
     if type(container) is dict:
-        keys = ((("key", None), key) for key in container)
-        return chain(keys, ((("item", key), item) for key, item in container.items()))
-    return ((("item", i), item) for i, item in enumerate(container))
+        keys = ((("key", None), key) for key in container if type(key) not in NATIVE)
+        items = ((("item", key), item) for key, item in container.items() if type(item) not in NATIVE)
+        return chain(keys, items)
+    return ((("item", i), item) for i, item in enumerate(container) if type(item) not in NATIVE)
