@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from meshcache import launcher, supervisor
+from meshcache import cli, launcher, supervisor
 from meshcache.errors import ConfigError, MeshcacheError
 from meshcache.launcher import LocalMesh
 from meshcache.loglines import LogLines
@@ -423,19 +423,19 @@ def test_a_port_in_use_is_a_clear_error() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("offset", [0, 1, -1, 100], ids=["same", "overlap", "overlap below", "publish port"])
-def test_a_port_taken_by_a_mesh_of_ones_own_tells_of_it(offset: int) -> None:
+def test_a_port_taken_by_a_mesh_of_ones_own_tells_of_it() -> None:
     with running_up("--set", "cluster.name=mine", nodes=2) as running:
         first = running.base_port
-        command = [sys.executable, "-m", "meshcache", "up", "--nodes", "2", "--base-port", str(first + offset)]
-        up = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
-        assert (up.returncode, up.stdout, up.stderr.count("\n")) == (2, "", 1)
-        assert f"cluster 'mine' with 2 nodes at {HOST}:{first}, {HOST}:{first + 1}" in up.stderr
-        assert f"`kill {running.process.pid}`" in up.stderr
-        assert re.search(r"meshcache status --at 127\.0\.0\.1:\d+`", up.stderr)
-        found = re.search(r"--base-port (\d+), which is free", up.stderr)
-        assert found is not None
-        assert all(is_free(port) for index in range(2) for port in ports_of(int(found[1]) + index))
+        for offset in (0, 1, -1, 100):  # the same, overlapping, and where the first one publishes
+            with pytest.raises(ConfigError) as caught:
+                launcher.up(2, base_port=first + offset)
+            (text,) = caught.value.problems
+            assert f"cluster 'mine' with 2 nodes at {HOST}:{first}, {HOST}:{first + 1}" in text
+            assert f"`kill {running.process.pid}`" in text
+            assert re.search(r"meshcache status --at 127\.0\.0\.1:\d+`", text)
+            found = re.search(r"--base-port (\d+), which is free", text)
+            assert found is not None
+            assert all(is_free(port) for index in range(2) for port in ports_of(int(found[1]) + index))
 
 
 @pytest.mark.process
@@ -480,32 +480,56 @@ def test_one_node_in_the_foreground() -> None:
         assert node.wait(DEADLINE_S) == 0
 
 
-def cli(mesh: LocalMesh, *arguments: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "meshcache", "--at", ",".join(mesh.addresses), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-
 @pytest.mark.process
-def test_a_mesh_through_the_command_line() -> None:
+def test_a_mesh_through_the_command_line(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        exit_code = cli.main(["--at", ",".join(mesh.addresses), *arguments])
+        out, err = capsysbinary.readouterr()
+        return exit_code, out.decode(), err.decode()
+
     with LocalMesh(nodes=3, cluster={"replicas": 3}, store={"max_entries": 1000}) as mesh:
-        assert cli(mesh, "set", "greeting", "hello", "--ttl", "60") == (0, "", "")
-        assert cli(mesh, "get", "greeting") == (0, "hello\n", "")
-        assert cli(mesh, "get", "absent") == (1, "", "")
-        assert cli(mesh, "add", "greeting", "other") == (1, "", "")
-        assert cli(mesh, "incr", "visits", "5") == (0, "5\n", "")
-        assert 0 < float(cli(mesh, "ttl", "greeting")[1]) <= 60
-        assert cli(mesh, "touch", "greeting", "--ttl", "never") == (0, "", "")
-        assert cli(mesh, "ttl", "greeting") == (0, "never\n", "")
-        assert "all 3 nodes serve" in cli(mesh, "status")[1]
-        assert len(cli(mesh, "ring")[1].splitlines()) == 4
-        assert cli(mesh, "explain", "greeting")[1].count("bytes") == 3
-        assert cli(mesh, "stats")[1].splitlines()[0].split() == ["COUNTER", "node1", "node2", "node3"]
-        assert cli(mesh, "delete", "greeting") == (0, "", "")
-        assert cli(mesh, "delete", "greeting") == (1, "", "")
-        exit_code, out, err = cli(mesh, "bench", "--duration", "0.5", "--concurrency", "4", "--keys", "10")
+        command = [
+            sys.executable,
+            "-m",
+            "meshcache",
+            "--at",
+            mesh.addresses[0],
+            "set",
+            "greeting",
+            "hello",
+            "--ttl",
+            "60",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert run("get", "greeting") == (0, "hello\n", "")
+        assert run("get", "absent") == (1, "", "")
+        assert run("add", "greeting", "other") == (1, "", "")
+        assert run("incr", "visits", "5") == (0, "5\n", "")
+        assert 0 < float(run("ttl", "greeting")[1]) <= 60
+        assert run("touch", "greeting", "--ttl", "never") == (0, "", "")
+        assert run("ttl", "greeting") == (0, "never\n", "")
+        wait_for(lambda: run("status")[0] == 0, "all is well")
+        assert len(run("ring")[1].splitlines()) == 4
+        assert run("explain", "greeting")[1].count("bytes") == 3
+        assert run("stats")[1].splitlines()[0].split() == ["COUNTER", "node1", "node2", "node3"]
+        assert run("delete", "greeting") == (0, "", "")
+        assert run("delete", "greeting") == (1, "", "")
+        exit_code, out, err = run("bench", "--duration", "0.5", "--concurrency", "4", "--keys", "10")
         assert (exit_code, err) == (0, "")
         assert "operations a second" in out
+        assert run("clear", "visits") == (0, "3 copies went, on all nodes together\n", "")
+        mesh.kill("node3")
+        wait_for(lambda: "node3 is dead: start it again" in run("status")[1], "node3 is declared dead")
+        assert run("status")[0] == 1
+        assert "node3 is dead: it can hand nothing over" in run("leave", "node3")[2]
+        assert run("forget", "node2")[0] == 2
+        assert run("forget", "node3")[0] == 0
+        wait_for(lambda: run("status")[0] == 0, "all is well without node3")
+        assert "node3" not in run("status")[1]
+        mesh.start("node3")
+        mesh.wait_ready()
+        wait_for(lambda: run("status")[0] == 0 and "node3" in run("status")[1], "node3 is back, as new")
 
 
 @pytest.mark.process
