@@ -540,28 +540,9 @@ class Invalidations(NamedTuple):
 ClientOp = Get | Set | Delete | Update | Clear | InvalidateTags | Inspect | Leave | Forget
 ReplicaOp = Read | Write | Sweep | SweepTags | Pull | Floors | Compare
 Message = (
-    Hello
-    | Welcome
-    | Refused
-    | Ping
-    | Ack
-    | Gossip
-    | PingReq
-    | Vouch
-    | Nack
-    | ClientOp
-    | Reply
-    | Reject
-    | Hot
-    | ReplicaOp
-    | ReadReply
-    | WriteReply
-    | SweepReply
-    | PullReply
-    | FloorsReply
-    | CompareReply
-    | Invalidations
-)
+    Hello | Welcome | Refused | Ping | Ack | Gossip | PingReq | Vouch | Nack | ClientOp | Reply | Reject | Hot
+    | ReplicaOp | ReadReply | WriteReply | SweepReply | PullReply | FloorsReply | CompareReply | Invalidations
+)  # fmt: skip
 
 KINDS: Final[dict[type[Message], int]] = {
     Hello: 1,
