@@ -5,14 +5,14 @@ down, after all that stands beside the loop was packed as often; one whose parts
 written out whole, and 2**40 elements fit into forty lists of two. Extension types that a caller has made himself would
 be packed as if they were ours. So containers are visited first, each once.
 
-The quick look goes level by level, with loops that run in C. It answers what it can: that there are only types that
-can be stored, and no container twice. If there is one twice, or something is wrong, the *walk* goes depth first, and
-knows where it is: it tells loops from what is merely shared, which is legal, and says where the trouble is.
+The quick look goes level by level. It answers what it can: that there are only types that can be stored, and no
+container twice. If there is one twice, or something is wrong, the *walk* goes depth first, and knows where it is: it
+tells loops from what is merely shared, which is legal, and says where the trouble is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from typing import Any, Final, NoReturn
 
@@ -23,6 +23,8 @@ NESTED_MAX: Final = 1024
 """Levels of containers in one value: as many as msgpack reads."""
 ELEMENTS_MAX: Final = 1 << 24
 """Elements that a value may come to when every shared part is written out at each place where it stands."""
+FEW: Final = 24
+"""Up to so many, a loop is faster than a set of their types."""
 PLACE_LENGTH_MAX: Final = 400
 """Characters of the way to what can not be stored."""
 
@@ -34,9 +36,6 @@ def survey(value: Any) -> Plains:
     """Return what forms make of the instances in ``value``. Raises SerializationError that says where, and why not."""
     kind = type(value)
     if kind in LEAVES:
-        return {}
-    inside = CONTAINERS.get(kind)
-    if inside is not None and {*map(type, inside(value))} <= LEAVES:  # as most are
         return {}
     plains: Plains = {}
     try:
@@ -53,33 +52,41 @@ def _look(value: Any, plains: Plains) -> bool:
     level = [value]
     seen: set[int] = set()
     for _ in range(NESTED_MAX):
-        here = {*map(id, level)}
-        if len(here) < len(level) or not seen.isdisjoint(here):
-            return False
-        seen |= here
-        kinds = {*map(type, level)}
         deeper: list[Any] = []
-        for kind in kinds:
-            alike = level if len(kinds) == 1 else [one for one in level if type(one) is kind]
-            for part in _parts(kind, alike, plains):
-                if not {*map(type, chain.from_iterable(part))} <= LEAVES:
-                    deeper += [child for child in chain.from_iterable(part) if type(child) not in LEAVES]
+        for container in level:
+            key = id(container)
+            if key in seen:
+                return False
+            seen.add(key)
+            for part in _parts(container, plains):
+                if not _are_leaves(part):
+                    deeper += [child for child in part if type(child) not in LEAVES]
         if not deeper:
             return True
         level = deeper
     return False
 
 
-def _parts(kind: type, alike: list[Any], plains: Plains) -> tuple[list[Any], ...]:
-    """Return what is directly in containers of one type, as lists of iterables."""
+def _parts(container: Any, plains: Plains) -> tuple[Collection[Any], ...]:
+    """Return what is directly in a container."""
+    kind = type(container)
     if kind is dict:
-        return alike, [*map(dict.values, alike)]
+        return container, container.values()
     if kind in CONTAINERS:
-        return (alike,)
+        return (container,)
     form = form_of(kind)
     if form is None:
         raise TypeError(kind)
-    return ([[_plain(instance, form, plains) for instance in alike]],)
+    return ((_plain(container, form, plains),),)
+
+
+def _are_leaves(values: Collection[Any]) -> bool:
+    if len(values) > FEW:
+        return {*map(type, values)} <= LEAVES
+    for value in values:  # noqa: SIM110  (no generator: this is what most values take)
+        if type(value) not in LEAVES:
+            return False
+    return True
 
 
 def _plain(instance: Any, form: Form, plains: Plains) -> Any:

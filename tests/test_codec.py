@@ -5,8 +5,10 @@ import enum
 import math
 import pickle
 import uuid
+from collections import OrderedDict, defaultdict, deque
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -32,7 +34,7 @@ def same(a: Any, b: Any) -> bool:
         return False
     if isinstance(a, float):
         return a == b or (math.isnan(a) and math.isnan(b))
-    if isinstance(a, (list, tuple)):
+    if isinstance(a, (list, tuple, deque)):
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):
         return list(a) == list(b) and all(same(x, y) for x, y in zip(a.values(), b.values(), strict=True))
@@ -54,6 +56,9 @@ scalars = st.one_of(
     st.decimals(allow_nan=False),
     st.uuids(),
     st.complex_numbers(allow_nan=False),
+    st.fractions(),
+    st.ip_addresses(),
+    st.sampled_from(HTTPStatus),
 )
 hashables = st.recursive(
     scalars, lambda inner: st.one_of(st.tuples(inner, inner), st.frozensets(inner, max_size=3)), max_leaves=5
@@ -66,6 +71,9 @@ values = st.recursive(
         st.sets(hashables, max_size=3),
         st.frozensets(hashables, max_size=3),
         st.dictionaries(hashables, inner, max_size=4),
+        st.lists(inner, max_size=4).map(deque),
+        st.dictionaries(hashables, inner, max_size=4).map(OrderedDict),
+        st.dictionaries(hashables, inner, max_size=4).map(lambda items: defaultdict(list, items)),
     ),
     max_leaves=12,
 )
