@@ -222,6 +222,7 @@ def test_a_thread_that_is_interrupted_while_it_acquires_or_releases_holds_nothin
     assert is_free(node)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of sockets; here it is about the lock
 def test_an_exception_from_a_signal_handler_at_any_moment_leaves_nothing_behind(
     node: FakeNode, cache: meshcache.Client
 ) -> None:
