@@ -41,6 +41,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "subscribe": lambda cache: cache.subscribe("k"),
     "inspect": lambda cache: cache.inspect("view"),
     "leave": lambda cache: cache.leave("n1"),
+    "forget": lambda cache: cache.forget("n1"),
 }
 NOT_CALLS = {"cached", "close", "namespace", "with_options", "near_statistics"}
 
