@@ -224,12 +224,12 @@ def test_a_thread_that_is_interrupted_while_it_acquires_or_releases_holds_nothin
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of sockets; here it is about the lock
-def test_an_exception_from_a_signal_handler_at_any_moment_leaves_nothing_behind(
-    node: FakeNode, cache: meshcache.Client
-) -> None:
+def test_an_exception_from_a_signal_handler_at_any_moment_leaves_nothing_behind(node: FakeNode) -> None:
     def stop(*_: Any) -> None:
         raise Stop
 
+    cache = meshcache.Client(node.address)
+    cache.get("connect")
     before = signal.signal(signal.SIGALRM, stop)
     interrupted = 0
     try:
@@ -245,8 +245,10 @@ def test_an_exception_from_a_signal_handler_at_any_moment_leaves_nothing_behind(
             assert is_free(node), f"held by nobody after {i} rounds"
     finally:
         signal.signal(signal.SIGALRM, before)
-    gc.collect()  # here, and not in the next test
+        cache.close()
     assert interrupted > 10
+    del cache
+    gc.collect()  # here, and not in the next test
 
 
 # ---- failures
