@@ -330,7 +330,11 @@ class AsyncClient:
         await self._run(self._session.leave(node, timeout))
 
     async def forget(self, node: str, *, timeout: float | None = None) -> None:
-        """Have the mesh forget a node, as Client.forget does."""
+        """Have the mesh forget a node, given by id or address, that is dead or has left: show it and dial it no longer.
+
+        Should it come back it joins as new. Raises ValueError if it is up, or not known. Under the strict partition
+        policy a forgotten node no longer counts for the majority: do not forget one that is only cut off.
+        """
         await self._run(self._session.forget(node, timeout))
 
     def namespace(self, prefix: str | bytes) -> Self:

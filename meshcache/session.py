@@ -65,12 +65,7 @@ from meshcache.core.record import (
     with_extras,
 )
 from meshcache.delivery import Delivery, Flow, allowance_s
-from meshcache.errors import (
-    NodeUnavailable,
-    ProtocolError,
-    SerializationError,
-    ValueTooLarge,
-)
+from meshcache.errors import NodeUnavailable, ProtocolError, SerializationError, ValueTooLarge
 from meshcache.filling import Fill, decoded, is_stale, terms
 from meshcache.link import Call, Kind, Link
 from meshcache.options import Options, options_of
