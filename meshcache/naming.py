@@ -54,6 +54,8 @@ class _Origin:
     local: bool = False
     belongings: list[Any] = field(default_factory=list)
     """What belongs to it beside its code."""
+    globals: dict[str, Any] | None = None
+    """Where it finds its global variables, if that is not its module."""
 
 
 class Names:
@@ -61,19 +63,22 @@ class Names:
 
     def __init__(self) -> None:
         self._classes: dict[str, Callable[[], Any]] = {}
-        self._named: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+        self._named: dict[int, tuple[Callable[[], Any], str]] = {}
+        """Names found before, by the id of the class: a metaclass may say that two classes are equal."""
         self._codes: dict[tuple[bytes, str], str] = {}
         self._objects: dict[tuple[bytes, str], list[Callable[[], Any]]] = {}
 
     def of_class(self, cls: type) -> str:
         """Return the name of a class. Raises TypeError if another class has the name, and neither is found by it."""
-        name = self._named.get(cls)
-        if name is None:
-            name = _dotted(_module_name(cls.__module__), cls.__qualname__)
-            is_found = located(cls.__module__, cls.__qualname__) is cls
-            if not is_found and _take(self._classes, name, _reference(cls))() is not cls:
-                raise NameTaken(f"there are several classes with the name {name}")
-            self._named[cls] = name
+        known = self._named.get(id(cls))
+        if known is not None and known[0]() is cls:
+            return known[1]
+        name = _dotted(_module_name(cls.__module__), cls.__qualname__)
+        found = located(cls.__module__, cls.__qualname__)
+        if found is not cls and (isinstance(found, type) or _take(self._classes, name, _reference(cls))() is not cls):
+            raise NameTaken(f"there are several classes with the name {name}")
+        self._named.pop(id(cls), None)
+        _take(self._named, id(cls), (_reference(cls), name))
         return name
 
     def of_function(self, namespace: bytes, function: Any, *, alone: bool) -> str:
@@ -86,7 +91,7 @@ class Names:
         if not alone:
             return origin.name
         self._check_code(namespace, origin)
-        loose: list[Any] = []
+        loose = [] if origin.globals is None else [origin.globals]
         name = origin.name + self._belongings(origin, loose, 0)
         if loose:
             own = list(map(_reference, loose))
@@ -219,7 +224,9 @@ def _of_function(function: FunctionType) -> _Origin:
     code, module = function.__code__, function.__module__ or "builtins"
     digest = fingerprint(code) if nameless or not _is_shared(module) else ""
     name = _dotted(_module_name(module), qualname, digest)
-    return _Origin(name, code, _LOCAL in code.co_qualname, list(_variables(function)))
+    own = getattr(sys.modules.get(module), "__dict__", None) is function.__globals__
+    variables = list(_variables(function))
+    return _Origin(name, code, _LOCAL in code.co_qualname, variables, None if own else function.__globals__)
 
 
 def _is_shared(module: str) -> bool:

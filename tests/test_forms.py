@@ -224,6 +224,43 @@ def test_classes_that_a_function_makes_are_told_apart_or_refused() -> None:
         form(two, names.of_class)
 
 
+class Replaced:
+    """Another class has its name by now."""
+
+
+OLD = Replaced
+
+
+class Replaced:  # type: ignore[no-redef]
+    """And this is it."""
+
+
+class Alike(type):
+    """Its classes say that they are all the same."""
+
+    def __eq__(cls, other: object) -> bool:
+        return True
+
+    def __hash__(cls) -> int:
+        return 1
+
+
+class One(metaclass=Alike):
+    """A class of such a kind."""
+
+
+class Two(metaclass=Alike):
+    """And another."""
+
+
+def test_classes_are_told_apart_by_what_they_are() -> None:
+    names = Names()
+    assert form(Replaced, names.of_class) == form(Replaced, names.of_class)
+    with pytest.raises(TypeError, match="several classes"):
+        form(OLD, names.of_class)
+    assert form(One, names.of_class) != form(Two, names.of_class)
+
+
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SCALARS = st.one_of(

@@ -341,6 +341,9 @@ def test_what_exec_makes_is_told_apart_by_what_it_does() -> None:
         made.append(keys.of(space["load"], 1))
     assert made[0] != made[1]
     assert made[0].endswith(".load:(1)")
+    exec("def load(x):\n    return x", space)
+    with pytest.raises(TypeError, match=OTHER):  # the same text, and other global variables
+        keys.of(space["load"], 1)
 
 
 PROGRAM = """
