@@ -326,7 +326,7 @@ class Client:
         """Have a node, given by id or address, hand over what it owns and stop. Returns when it has begun to."""
         self._run(self._session.leave(node, timeout))
 
-    def forget(self, node: str, *, timeout: float | None = None) -> None:
+    def forget(self, node: str, *, timeout: Timeout | None = None) -> None:
         """Have the mesh forget a node, given by id or address, that is dead or has left: show it and dial it no longer.
 
         Should it come back it joins as new. Raises ValueError if it is up, or not known. Under the strict partition

@@ -320,7 +320,7 @@ class Session:
     def leave(self, node: str, timeout: Timeout | None) -> Flow[None]:
         yield from self._ask(Leave, (), node, timeout)
 
-    def forget(self, node: str, timeout: float | None) -> Flow[None]:
+    def forget(self, node: str, timeout: Timeout | None) -> Flow[None]:
         yield from self._ask(Forget, (node,), None, timeout)
 
     # ---- ways to nodes

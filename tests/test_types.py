@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 import subprocess
@@ -261,3 +262,10 @@ def test_a_timeout_may_be_a_timedelta_wherever_one_is_taken(tmp_path: Path) -> N
         queue.flush(long)
         assert queue.close(long) == 0
         _: WriteThrough[str, int] = WriteThrough(nowhere, lambda _: 1, lambda _: None, name=str, fence_ttl=long)
+
+
+@pytest.mark.parametrize("client", [meshcache.Client, meshcache.AsyncClient])
+def test_every_operation_says_so(client: type) -> None:
+    operations = [getattr(client, name) for name in dir(client) if not name.startswith("_")]
+    said = [inspect.signature(operation).parameters.get("timeout") for operation in [client, *operations]]
+    assert {each.annotation for each in said if each is not None} == {"Timeout | None"}
