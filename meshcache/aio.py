@@ -31,8 +31,9 @@ from meshcache.core.messages import EventKind
 from meshcache.core.near import NearCache, NearStatistics
 from meshcache.decorator import AsyncCachedBy as CachedBy
 from meshcache.decorator import refuse_function
-from meshcache.delivery import Compute, Computed, Flow, Parking, Share
+from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Parking, Step, Wait
 from meshcache.errors import MeshcacheError
+from meshcache.filling import result
 from meshcache.following import Following
 from meshcache.hub import Hub
 from meshcache.listening import AsyncFollower, AsyncSubscription
@@ -220,9 +221,8 @@ class AsyncClient:
         """
         if self._session.copies is not None:
             self._follower.start()
-        return await self._run(
-            self._session.get_or_set(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
-        )
+        flow = self._session.get_or_set(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
+        return result(await self._run(flow))
 
     async def refresh(
         self,
@@ -239,9 +239,8 @@ class AsyncClient:
 
         A computation that is under way somewhere is not stored any more.
         """
-        return await self._run(
-            self._session.refresh(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
-        )
+        flow = self._session.refresh(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
+        return result(await self._run(flow))
 
     def cached(
         self,
@@ -376,38 +375,69 @@ class AsyncClient:
         await self.close()
 
     async def _run(self, flow: Flow[T]) -> T:
-        """Carry out the steps of a flow."""
-        send = flow.send
+        """Carry out the steps of a flow; what goes wrong with one is raised in the flow."""
+        go_on: Callable[[Any], Any] = flow.send
         answer: Any = None
         while True:
             try:
-                step = send(answer)
+                step = go_on(answer)
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]  # what the flow returns
-            if type(step) is list or type(step) is Parking:
-                post = self._hub.post
-                if len(step) == 1:
-                    answer = [await post(step[0])]
+            except BaseException:
+                answer = None  # an error that its own traceback leads to would wait for the collector
+                raise
+            go_on = flow.send
+            try:
+                if type(step) is list or type(step) is Parking:
+                    post = self._hub.post
+                    if len(step) == 1:
+                        answer = [await post(step[0])]
+                    else:
+                        posted = [post(call) for call in step]
+                        answer = [await outcome for outcome in posted]
+                elif type(step) is float:
+                    await asyncio.sleep(step)
+                    answer = None
                 else:
-                    posted = [post(call) for call in step]
-                    answer = [await outcome for outcome in posted]
-            elif type(step) is float:
-                await asyncio.sleep(step)
-                answer = None
-            elif type(step) is Compute:
-                answer = await self._compute(step)
-            elif type(step) is Share:
-                answer = await self._share(step)
+                    answer = await self._carry_out(step)
+            except GeneratorExit:  # the loop is gone: there is no waiting for anything
+                flow.close()
+                raise
+            except BaseException as error:  # noqa: BLE001  (the flow raises it again, when it has put things in order)
+                go_on, answer = flow.throw, error
 
-    async def _compute(self, step: Compute) -> Computed:
-        """Run the caller's loader. Nobody joins this flight any more: see filling.py."""
-        self._hub.flights().pop(step.flight, None)
+    async def _carry_out(self, step: Step) -> Any:
+        """Carry out one of the steps that are rare."""
+        match step:
+            case Board():
+                return self._hub.here().flights.board(step.seat, step.key)
+            case Wait():
+                return await _wait(step)
+            case Apart():
+                return await self._apart(step)
+            case Halt():
+                load = step.flight.load
+                if not load.cancelling():
+                    load.cancel()
+                return await asyncio.wait({load}, timeout=step.seconds)
+            case Compute():
+                return await self._compute(step)
+        raise TypeError(step)
+
+    async def _apart(self, step: Apart) -> Any:
+        """Run a flow in a task, in a copy of the caller's context; a caller that is cancelled does not stop it."""
+        loads = self._hub.here().loads
+        step.flight.load = task = asyncio.create_task(self._run(step.flow))
+        loads.add(task)
+        task.add_done_callback(loads.discard)
+        return await asyncio.shield(task)
+
+    async def _compute(self, step: Compute) -> Any:
+        """Run the caller's loader."""
         renewing = asyncio.create_task(self._renew(step))
         try:
             value = step.load() if callable(step.load) else step.load
-            return Computed(await value if inspect.isawaitable(value) else value, None)
-        except BaseException as error:  # noqa: BLE001  (the flow raises it again, when it has freed the lease)
-            return Computed(None, error)
+            return await value if inspect.isawaitable(value) else value
         finally:
             renewing.cancel()
 
@@ -417,17 +447,6 @@ class AsyncClient:
             while keep:
                 await asyncio.sleep(step.every_s)
                 keep = await self._run(step.renew())
-
-    async def _share(self, step: Share) -> Any:
-        """Run a flow, or wait for the task that does; a caller that is cancelled does not stop it."""
-        flights = self._hub.flights()
-        task = flights.get(step.key)
-        if task is None:
-            task = flights[step.key] = asyncio.create_task(self._run(step.begin()))
-            task.add_done_callback(lambda own: flights.get(step.key) is own and flights.pop(step.key))
-        elif step.otherwise is not MISSING:
-            return step.otherwise
-        return await asyncio.shield(task)
 
     async def _run_to_end(self, flow: Flow[T]) -> T:
         """Carry out a flow, also if the caller is cancelled while it waits for that."""
@@ -452,3 +471,10 @@ class AsyncClient:
 
 _unattended: set[asyncio.Task[Any]] = set()
 """Tasks that go on when nobody waits for them any more. An event loop keeps no task alive."""
+
+
+async def _wait(step: Wait) -> None:
+    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    step.seat.wake = lambda: None if told.done() else told.set_result(None)
+    if not step.seat.told:
+        await asyncio.wait({told}, timeout=step.seconds)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -30,7 +29,9 @@ from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
 from meshcache.core.near import NearCache, NearStatistics
 from meshcache.decorator import CachedBy, refuse_function
-from meshcache.delivery import Compute, Computed, Flow, Parking, Share
+from meshcache.delivery import Apart, Board, Compute, Flow, Parking, Step, Wait
+from meshcache.filling import result
+from meshcache.flights import Flights
 from meshcache.follower import Follower, Subscription
 from meshcache.following import Following
 from meshcache.locks import Lock
@@ -80,7 +81,7 @@ class Client:
         )
         self._channels = Channels(self._session.link)
         self._follower = Follower(Following(self._session.routing, self._session.near), self._channels)
-        self._flights: dict[tuple[int, Hashable], Future[Any]] = {}
+        self._flights = Flights(threading.RLock(), os.getpid())
         self._renewals = Renewals()
         self._names = Names()
         self._near_cache = near_cache
@@ -222,7 +223,8 @@ class Client:
         """
         if self._session.copies is not None:
             self._follower.start()
-        return self._run(self._session.get_or_set(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags))
+        flow = self._session.get_or_set(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
+        return result(self._run(flow))
 
     def refresh(
         self,
@@ -239,7 +241,8 @@ class Client:
 
         A computation that is under way somewhere is not stored any more.
         """
-        return self._run(self._session.refresh(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags))
+        flow = self._session.refresh(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
+        return result(self._run(flow))
 
     def cached(
         self,
@@ -373,58 +376,47 @@ class Client:
         self.close()
 
     def _run(self, flow: Flow[T]) -> T:
-        """Carry out the steps of a flow."""
+        """Carry out the steps of a flow; what goes wrong with one is raised in the flow."""
         exchange = self._channels.exchange
-        send = flow.send
+        go_on: Callable[[Any], Any] = flow.send
         answer: Any = None
         while True:
             try:
-                step = send(answer)
+                step = go_on(answer)
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]  # what the flow returns
-            if type(step) is list:
-                answer = exchange(step)
-            elif type(step) is float:
-                time.sleep(step)
-                answer = None
-            elif type(step) is Compute:
-                answer = self._compute(step)
-            elif type(step) is Share:
-                answer = self._share(step)
-            elif type(step) is Parking:
-                answer = self._channels.exchange(step, parked=True)
+            except BaseException:
+                answer = None  # an error that its own traceback leads to would wait for the collector
+                raise
+            go_on = flow.send
+            try:
+                if type(step) is list:
+                    answer = exchange(step)
+                elif type(step) is float:
+                    time.sleep(step)
+                    answer = None
+                else:
+                    answer = self._carry_out(step)
+            except BaseException as error:  # noqa: BLE001  (the flow raises it again, when it has put things in order)
+                go_on, answer = flow.throw, error
 
-    def _compute(self, step: Compute) -> Computed:
-        """Run the caller's loader. Nobody joins this flight any more: see filling.py."""
-        self._flights.pop((os.getpid(), step.flight), None)
-        try:
-            with self._renewals.during(step, self._run):
-                return Computed(step.load() if callable(step.load) else step.load, None)
-        except BaseException as error:  # noqa: BLE001  (the flow raises it again, when it has freed the lease)
-            return Computed(None, error)
-
-    def _share(self, step: Share) -> Any:
-        """Run a flow, or wait for the thread that does."""
-        key = (os.getpid(), step.key)
-        own: Future[Any] = Future()
-        flight = self._flights.setdefault(key, own)
-        if flight is not own:
-            return flight.result() if step.otherwise is MISSING else step.otherwise
-        try:
-            value = self._run(step.begin())
-        except BaseException as error:
-            self._land(key, own)
-            interrupted = RuntimeError(f"the thread that computed {step.key!r:.80} was interrupted")
-            own.set_exception(error if isinstance(error, Exception) else interrupted)
-            raise
-        # Whoever comes from now on finds it in the cache.
-        self._land(key, own)
-        own.set_result(value)
-        return value
-
-    def _land(self, key: tuple[int, Hashable], flight: Future[Any]) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+    def _carry_out(self, step: Step) -> Any:
+        """Carry out one of the steps that are rare."""
+        match step:
+            case Parking():
+                return self._channels.exchange(step, parked=True)
+            case Board():
+                if self._flights.pid != os.getpid():
+                    self._flights.begin_anew(threading.RLock(), os.getpid())
+                return self._flights.board(step.seat, step.key)
+            case Wait():
+                return _wait(step)
+            case Apart():
+                return self._run(step.flow)  # in this thread: its caller is there until the end
+            case Compute():
+                with self._renewals.during(step, self._run):
+                    return step.load() if callable(step.load) else step.load
+        raise TypeError(step)
 
     def _derive(self, session: Session) -> Self:
         other = object.__new__(type(self))
@@ -438,3 +430,12 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {', '.join(self._session.routing.seeds)}>"
+
+
+def _wait(step: Wait) -> None:
+    """Wait for a lock that whoever tells the seat releases: of all there is, only that bears interrupts at any time."""
+    gate = threading.Lock()
+    gate.acquire()
+    step.seat.wake = gate.release
+    if not step.seat.told:
+        gate.acquire(timeout=step.seconds)

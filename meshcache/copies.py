@@ -115,8 +115,7 @@ class Copies:
             wall_ms = self._routing.wall_ms(now)
             until = min(until, now + (expires_ms - wall_ms) / 1000) if wall_ms is not None else now
         if now < until:
-            # A tag from PICKLE on means something only to clients that asked for that codec.
-            shared = type(value) in _UNCHANGEABLE and record[HEADER_BYTES - 1] < PICKLE
+            shared = is_unchangeable(value, record)
             copy: Copy = [until, value if shared else None, None if shared else record, version_of(record), raw]
             self.near.fill(raw, copy, reading.ticket, now, extras.tags)
 
@@ -145,6 +144,14 @@ class Copies:
             yield
         finally:
             self.near.on_own_invalidation(tags, self._clock())
+
+
+def is_unchangeable(value: Any, record: bytes) -> bool:
+    """Tell whether every reader of a record may be given this value of it, and need not decode it for itself.
+
+    A tag from PICKLE on means something only to clients that asked for that codec.
+    """
+    return type(value) in _UNCHANGEABLE and record[HEADER_BYTES - 1] < PICKLE
 
 
 def near_store(

@@ -5,8 +5,15 @@ A flow is a generator that yields steps and is sent what they came to; a driver 
     list[Call]   requests to run in parallel    -> a list of outcomes, aligned
     float        a pause in seconds             -> None
     Parking      the same, but the answer may be kept back until there is something to say
-    Share        run a flow once for all callers -> its value
-    Compute      call the caller's function     -> Computed: its value, or what it raised
+    Board        take a seat in a flight        -> None
+    Wait         until the seat's caller is told -> None
+    Apart        run a flow that goes on when its caller is cancelled, as long as others wait -> its value
+    Halt         cancel such a flow             -> None
+    Compute      call the caller's function     -> its value
+
+What goes wrong while a step is carried out is raised in the flow, also that the caller is cancelled or its thread is
+interrupted. The flow may then yield more steps, to put things in order; but none on GeneratorExit, when there is no
+waiting for anything any more.
 
 Each round sends every pending key to the best node not yet tried, at most one call a node. Keys whose call failed are
 pending again, and that node is avoided until all were tried; then comes a short pause and all are tried again, until
@@ -20,7 +27,6 @@ from collections.abc import Callable, Generator, Hashable
 from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
-from meshcache.arguments import MISSING
 from meshcache.core.messages import BATCH_OPS_MAX, Code, Get, Inspect, Reject, Update
 from meshcache.errors import (
     KeyMissing,
@@ -34,6 +40,7 @@ from meshcache.errors import (
     QuorumNotReached,
     ValueTooLarge,
 )
+from meshcache.flights import Flight, Seat
 from meshcache.link import Call, Failure, Kind, Outcome
 from meshcache.routing import Routing, parse_members
 
@@ -52,13 +59,32 @@ class Parking(list[Call]):
     """Step: calls whose answers may take long; they must not keep others from being sent."""
 
 
-class Share(NamedTuple):
-    """Step: run a flow, once for all callers of this process that want the same, and have its value."""
+class Board(NamedTuple):
+    """Step: take a seat in the flight for a key: see flights.py."""
 
+    seat: Seat
     key: Hashable
-    begin: Callable[[], Flow[Any]]
-    otherwise: Any = MISSING
-    """If not MISSING: the value to have instead where another caller runs it already."""
+
+
+class Wait(NamedTuple):
+    """Step: wait until who sits there is told, but no longer than this."""
+
+    seat: Seat
+    seconds: float
+
+
+class Apart(NamedTuple):
+    """Step: run a flow apart from its caller, where the driver can; until its end it is the flight's ``load``."""
+
+    flow: Flow[Any]
+    flight: Flight
+
+
+class Halt(NamedTuple):
+    """Step: cancel what runs apart, and wait for its end, but no longer than this."""
+
+    flight: Flight
+    seconds: float
 
 
 class Compute(NamedTuple):
@@ -69,18 +95,9 @@ class Compute(NamedTuple):
     renew: Callable[[], Flow[bool]]
     """Run this every ``every_s`` while it takes, until it says False."""
     every_s: float
-    flight: Hashable
-    """The Share that this belongs to: from now on nobody joins it. None: go on."""
 
 
-class Computed(NamedTuple):
-    """What came of it."""
-
-    value: Any
-    error: BaseException | None
-
-
-Step = list[Call] | float | Share | Compute
+Step = list[Call] | float | Board | Wait | Apart | Halt | Compute
 T = TypeVar("T")
 Flow = Generator[Step, Any, T]
 

@@ -10,20 +10,25 @@ all others get what there is. *Early* refresh (XFetch; Vattani, Chierichetti and
 value acts as if it were later by a random time, in proportion to what the value took to compute; so one refreshes it
 before it expires, and a popular value is never missed.
 
-Callers of one process that miss a key share one question to the owner (Share). They do until it turns out that they are
-to compute the value: who comes later may have seen a change that the computation has not, and so must ask the owner
-anew, where a lease that was voided counts no more.
+Callers of one process that miss a key share one question to the owner, and what is computed after it (flights.py). What
+they share is a record, as for those in other processes: each decodes for itself, also who computed it, so that nobody
+has an object that others have. What a caller says of lifetimes and tags counts if it is the one that computes.
+
+A load that fails, is cancelled or interrupted gives its lease up at once. It is cancelled when nobody waits for it any
+more; a question that nobody waits for is withdrawn, or the lease could be granted to nobody.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from meshcache.arguments import MISSING, Key, Ttl, bare, early_factor, is_kept, milliseconds, raw_key
 from meshcache.codec import Codec
+from meshcache.copies import is_unchangeable
 from meshcache.core.messages import LEASE_ALWAYS, LEASE_S, TOKEN_BYTES, TTL_DEFAULT, TTL_NEVER, Change
 from meshcache.core.record import (
     EXTRAS,
@@ -33,12 +38,14 @@ from meshcache.core.record import (
     VERSION_BYTES,
     Extras,
     expires_ms_of,
+    expiry_bytes,
     extras_of,
     version_of,
     with_extras,
 )
-from meshcache.delivery import Compute, Flow, Share
+from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Wait
 from meshcache.errors import OperationError, OperationTimeout, ProtocolError, SerializationError
+from meshcache.flights import Flight, Seat
 from meshcache.routing import Routing
 
 if TYPE_CHECKING:
@@ -51,6 +58,8 @@ REASK_S: Final = 0.05
 RELEASE_S: Final = 1.0
 RENEW_S: Final = LEASE_S / 3
 FILL_S_MIN: Final = 0.25
+UNDONE: Final = (OperationError, RuntimeError)
+"""What is raised where the nodes can not be asked; RuntimeError if the client was closed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,26 @@ def _is_lease(answer: bytes) -> bool:
     return len(answer) == VERSION_BYTES
 
 
+class Loaded(NamedTuple):
+    """What came of a load."""
+
+    value: Any
+    error: BaseException | None = None
+
+
+class Stopped(NamedTuple):
+    """As a value: the loader raised StopIteration, which no generator can raise."""
+
+    error: StopIteration
+
+
+def result(found: Any) -> Any:
+    """Return what a flow of ``Fill`` has found, or raise it."""
+    if type(found) is Stopped:
+        raise found.error
+    return found
+
+
 class Fill:
     """One ``get_or_set``."""
 
@@ -130,7 +159,7 @@ class Fill:
         self._timeout_s = timeout_s
         self._now = session.routing.clock
         self._started = self._now()
-        self._token = session.rng.randbytes(TOKEN_BYTES)
+        self._seat = Seat(session.rng.randbytes(TOKEN_BYTES))
 
     def run(self) -> Flow[Any]:
         """Return the value: the cached one, or what one caller in the cluster computes now."""
@@ -139,16 +168,16 @@ class Fill:
             return value
         if value is MISSING:
             value = self._stale_value(record)
+        # Levels of consistency are promises: an answer is for those who asked for the same.
+        question = (self._raw, self._session.options.w, self._session.options.r, value is MISSING)
+        above = b"" if record is None else version_of(record)
         if value is MISSING:
-            return (yield Share((self._raw, "miss"), lambda: self._miss(record)))
-        assert record is not None
-        above = version_of(record)
-        return (yield Share((self._raw, "refresh"), lambda: self._refresh(above, value), otherwise=value))
+            return (yield from self._seated(question, lambda: self._miss(question, above)))
+        return (yield from self._seated(question, lambda: self._refresh(above, value)))
 
     def run_anew(self) -> Flow[Any]:
         """Compute the value and store it, whatever there is: a computation under way is not stored any more."""
-        lease = yield from self._ask(LEASE_ALWAYS, park=True)
-        return (yield from self._compute(lease, None))
+        return (yield from self._seated(self._seat.token, self._anew))
 
     # ---- what was found
 
@@ -177,34 +206,96 @@ class Fill:
     def _value_of(self, record: bytes) -> Any:
         return decoded(self._session.options.codec, record, self._key)
 
-    # ---- with the owner
+    # ---- with other callers
 
-    def _miss(self, record: bytes | None) -> Flow[Any]:
-        above = b"" if record is None else version_of(record)
+    def _seated(self, key: Hashable, flow: Callable[[], Flow[Any]]) -> Flow[Any]:
+        """Run a flow with a seat in the flight for a key, and leave nothing behind, however it ends."""
+        seat = self._seat
+        try:
+            yield Board(seat, key)
+            return (yield from flow())
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            flight = seat.flight
+            if flight is not None and seat.leave():
+                yield from self._abandon(flight, in_time=not isinstance(error, OperationError))
+            raise
+        finally:
+            seat.leave()
+
+    def _abandon(self, flight: Flight, *, in_time: bool) -> Flow[None]:
+        """End what nobody waits for any more."""
+        if flight.load is not None:
+            yield Halt(flight, RELEASE_S if in_time else 0.0)
+        if in_time and not flight.over:
+            yield from self._hold(0, flight.token)
+
+    def _miss(self, question: Hashable, above: bytes) -> Flow[Any]:
         while True:
+            record = yield from self._wait()
+            if record is not None:
+                if version_of(record) > above:
+                    return self._value_of(record)
+                yield Board(self._seat, question)
+                continue
             answer = yield from self._ask(above, park=True)
             if _is_lease(answer):
-                return (yield from self._compute(answer, (self._raw, "miss")))
+                self._flight.close()
+                return (yield from self._compute(answer))
             if not is_stale(answer, self._session.routing):
+                self._flight.answer(answer)
                 return self._value_of(answer)
             above = version_of(answer)
 
     def _refresh(self, above: bytes, value: Any) -> Flow[Any]:
+        if not self._seat.leads:
+            return value
         answer = yield from self._ask(above, park=False)
-        if answer is not None and _is_lease(answer):
-            return (yield from self._compute(answer, None))
-        return value if answer is None else self._value_of(answer)
+        if answer is None:
+            return value
+        return (yield from self._compute(answer)) if _is_lease(answer) else self._value_of(answer)
+
+    def _anew(self) -> Flow[Any]:
+        lease = yield from self._ask(LEASE_ALWAYS, park=True)
+        return (yield from self._compute(lease))
+
+    def _wait(self) -> Flow[bytes | None]:
+        """Return the record that another caller got, or None: this one leads."""
+        seat = self._seat
+        while not seat.told:
+            left_s = self._left_s()
+            if left_s <= 0:
+                raise self._out_of_time()
+            yield Wait(seat, min(PARK_S, left_s))
+            seat.check()
+        return seat.found
+
+    @property
+    def _flight(self) -> Flight:
+        flight = self._seat.flight
+        assert flight is not None, "only who sits in one leads it"
+        return flight
+
+    def _left_s(self) -> float:
+        return self._started + self._timeout_s - self._now()
+
+    def _out_of_time(self) -> OperationTimeout:
+        waited = f"others have been asking for it or computing it for {self._timeout_s:.3g} s"
+        return OperationTimeout(f"get_or_set {self._raw[:64]!r}: {waited}, which is this call's timeout")
+
+    # ---- with the owner
 
     def _ask(self, above: bytes, *, park: bool) -> Flow[Any]:
         """Return the lease, a record above this version, or None if another computes it (never if parked)."""
-        session = self._session
+        session, flight = self._session, self._flight
         while True:
-            left_s = self._started + self._timeout_s - self._now()
+            left_s = self._left_s()
             if left_s <= REASK_S:  # less is not worth a question
-                waited = f"another caller has been computing it for {self._timeout_s:.3g} s"
-                raise OperationTimeout(f"get_or_set {self._raw[:64]!r}: {waited}, which is this call's timeout")
+                raise self._out_of_time()
             park_s = min(PARK_S, max(0.0, left_s - FILL_S_MIN)) if park else 0.0
-            change = [int(Change.LEASE), int(park_s * 1000), above, self._token]
+            change = [int(Change.LEASE), int(park_s * 1000), above, flight.token]
+            flight.asked += 1
             answer = yield from session.ask_parked(self._raw, change, left_s, park_s)
             if answer is not None:
                 if type(answer) is not bytes or not (_is_lease(answer) or len(answer) >= HEADER_BYTES):
@@ -215,30 +306,52 @@ class Fill:
             if not park_s:
                 yield min(REASK_S, left_s)
 
-    def _compute(self, lease: bytes, flight: Any) -> Flow[Any]:
-        """Run the loader under the lease, and fill. Whatever the loader raises is raised, and frees the lease."""
-        session = self._session
-        began = self._now()
-        loaded = yield Compute(self._load, lambda: self._hold(1, lease), RENEW_S, flight)
-        load_s = self._now() - began
+    def _compute(self, lease: bytes) -> Flow[Any]:
+        """Return what the loader returns. Whatever it raises is raised, and frees the lease."""
+        flight = self._flight
+        loaded = yield Apart(self._load_and_fill(flight, lease), flight)
+        if isinstance(loaded.error, StopIteration):
+            return Stopped(loaded.error)
         if loaded.error is not None:
-            yield from self._hold(0, lease)
             raise loaded.error
-        if not is_kept(loaded.value):
-            yield from self._hold(0, lease)
-            return bare(loaded.value)
-        try:
-            refuse_awaitable(loaded.value)
-            content = self._content(loaded.value, load_s)
-            left_s = max(FILL_S_MIN, self._started + self._timeout_s - began)
-            change = [int(Change.FILL), content, self._terms.kept_ms, lease]
-            yield from session.update(self._key, change, len(content), left_s, repeatable=True)
-        except (ValueError, TypeError):  # too large, or nothing that can be stored
-            yield from self._hold(0, lease)
-            raise
-        except OperationError:
-            pass  # the value is there all the same; it is not cached, or perhaps it is
         return loaded.value
+
+    def _load_and_fill(self, flight: Flight, lease: bytes) -> Flow[Loaded]:
+        """Run the loader under the lease, fill, and say in the flight what came of it. What fails is returned."""
+        began = self._now()
+        try:
+            value = yield Compute(self._load, lambda: self._hold(1, lease), RENEW_S)
+            if not is_kept(value):
+                flight.fail()
+                yield from self._hold(0, lease)
+                return Loaded(bare(value))
+            refuse_awaitable(value)
+            content = self._content(value, self._now() - began)
+            record = lease + expiry_bytes(NEVER_MS) + content
+            # The loader may keep what it returned, and its caller may change it.
+            value = value if is_unchangeable(value, record) else self._value_of(record)
+            if (yield from self._fill(lease, content, began)):
+                flight.land(record)
+            else:
+                flight.fail()
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001  (whatever it is, it is the caller's)
+            flight.fail()
+            yield from self._hold(0, lease)
+            return Loaded(None, error)
+        return Loaded(value)
+
+    def _fill(self, lease: bytes, content: bytes, began: float) -> Flow[bool]:
+        """Store what was computed; False if it may be old by now. It is no matter if the nodes fail to."""
+        left_s = max(FILL_S_MIN, self._started + self._timeout_s - began)
+        change = [int(Change.FILL), content, self._terms.kept_ms, lease]
+        try:
+            return bool((yield from self._session.update(self._key, change, len(content), left_s, repeatable=True)))
+        except (ValueError, TypeError):  # too large, or nothing that can be stored
+            raise
+        except UNDONE:
+            return True  # it is there all the same, for all who waited
 
     def _content(self, value: Any, load_s: float) -> bytes:
         content = self._session.options.codec.encode(value)
@@ -252,5 +365,5 @@ class Fill:
         change = [int(Change.HOLD), keep, lease]
         try:
             return bool((yield from self._session.update(self._key, change, 0, RELEASE_S, repeatable=True)))
-        except OperationError:
+        except UNDONE:
             return True

@@ -11,9 +11,10 @@ send its state is read again, and the timer reads it too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket as tcp
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, Final
 
 import zmq
@@ -23,6 +24,7 @@ from meshcache.core.messages import Welcome
 from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
 from meshcache.errors import ClientClosed, ProtocolError, UsageError
+from meshcache.flights import Flights
 from meshcache.link import GREETING, LINK_LOST, NO_GREETING, NO_REPLY, Batch, Call, Failure, Link, Outcome
 from meshcache.routing import Routing
 from meshcache.seeds import endpoint
@@ -223,7 +225,9 @@ class _Mux:
         self.pid = os.getpid()
         self.link = link
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.flights: dict[Hashable, asyncio.Task[Any]] = {}
+        self.flights = Flights(contextlib.nullcontext())
+        self.loads: set[asyncio.Task[Any]] = set()
+        """What runs apart from who asked for it."""
         self._routing = routing
         self._wires: dict[str, _Wire] = {}
         self._touched: dict[_Wire, None] = {}
@@ -306,11 +310,11 @@ class Hub:
             mux = self._bind(loop)
         return mux.post(call)
 
-    def flights(self) -> dict[Hashable, asyncio.Task[Any]]:
-        """Return the values that are being computed in this loop."""
+    def here(self) -> _Mux:
+        """Return what belongs to the running loop."""
         loop = asyncio.get_running_loop()
         mux = self._mux
-        return (mux if mux is not None and mux.loop is loop else self._bind(loop)).flights
+        return mux if mux is not None and mux.loop is loop else self._bind(loop)
 
     def close(self) -> None:
         """Close every link; later calls fail."""

@@ -24,7 +24,9 @@ behind, can lose. A lease never lasts longer than half the time that tombstones 
 overruled it is still there when it is filled.
 
 A caller has a token: so asking again, when the answer was lost, is harmless. A lease is named by its version and not by
-its holder, who could be granted a second one by a question that came late, while still computing under the first.
+its holder, who could be granted a second one by a question that came late, while still computing under the first. Only
+who gives up before an answer came knows no version: it withdraws by its token, whether it is parked or was granted the
+lease.
 
 The holder renews it while its loader runs. LEASE_S after the last sign of life it ends, and the next caller gets it (a
 *takeover*). Callers are parked for as long as they asked, at most until their deadline, and are then told to ask again.
@@ -174,12 +176,31 @@ class Fills:
         return lease
 
     def _hold(self, batch: UpdateBatch, index: int) -> None:
+        _, keep, name = batch.request.changes[index]
         lease = self._held(batch, index)
-        if lease is not None and batch.request.changes[index][1]:
+        if lease is not None and keep:
             lease.ends_at = min(self._coordinator.now + LEASE_S, lease.ends_at_latest)
         elif lease is not None:
             self._grant_next(lease)
+        elif not keep:
+            lease = self._withdraw(batch.request.keys[index], name)
         batch.settle(index, lease is not None)
+
+    def _withdraw(self, key: bytes, token: bytes) -> FillLease | None:
+        """Forget a caller, by its token; return the lease that it held, if it did without knowing."""
+        lease = self.table.get(key)
+        if lease is None:
+            return None
+        parked, lease.parked = lease.parked, deque()
+        for caller in parked:
+            if caller.token == token:
+                caller.answer(None)
+            else:
+                lease.parked.append(caller)
+        if lease.phase is not Phase.LOADING or lease.token != token:
+            return None
+        self._grant_next(lease)
+        return lease
 
     def _fill(self, batch: UpdateBatch, index: int) -> None:
         lease = self._held(batch, index)

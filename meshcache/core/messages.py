@@ -86,7 +86,8 @@ class Change(IntEnum):
     FILL = 7
     """[content, ttl_ms, lease] -> bool: stored, if the lease still stood."""
     HOLD = 8
-    """[keep, lease] -> bool: the lease stood, and was renewed (``keep`` 1) or given up (0)."""
+    """[keep, lease] -> bool: the lease stood, and was renewed (``keep`` 1) or given up (0). To give up, also the token
+    of who asked and was not answered yet: it is parked no more."""
     DROP = 9
     """[version] -> bool: deleted, if the key's version was this. No longer sent: locks are known by their tokens."""
     ACQUIRE = 10

@@ -7,7 +7,9 @@ been executed all the same. If so, the operation's outcome is open, even where a
 from __future__ import annotations
 
 import random
+from asyncio import CancelledError
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -15,8 +17,9 @@ from meshcache.arguments import levels
 from meshcache.codec import Codec
 from meshcache.core.messages import TTL_NEVER, Code, Get, Inspect, Welcome
 from meshcache.core.near import NearCache, NearStore
-from meshcache.delivery import Compute, Computed, Flow, Share
+from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Wait
 from meshcache.errors import ProtocolError
+from meshcache.flights import Flights
 from meshcache.following import TICK_S, Following
 from meshcache.link import GREETING, LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Call, Failure, Link, Outcome
 from meshcache.options import Options
@@ -26,6 +29,7 @@ from meshcache.simulation.network import Line, Network
 from meshcache.simulation.world import World
 
 Report = Callable[[Any], None]
+Done = Callable[[Any, Any, bool], None]
 
 CALL_SLACK_S: Final = 0.001
 """An attempt is over this long after its deadline, as with a real socket's time-out."""
@@ -88,6 +92,7 @@ class ClientHost:
         """How often a call goes to any node instead of the one that the session chose: every node must serve it."""
         self.killed = False
         """What it was computing never ends, and is not renewed."""
+        self.flights = Flights(nullcontext())
         self._seeds = seeds
         self._connections: dict[str, _Connection] = {}
         self._sockets = 0
@@ -115,13 +120,19 @@ class ClientHost:
 
     # Flows
 
-    def run(self, flow: Flow[Any], done: Callable[[Any, Exception | None, bool], None]) -> None:
-        """Run a flow; ``done`` gets its result, its error, and whether a failed attempt may have been executed."""
-        _Run(self, flow, done).resume(None)
+    def run(self, flow: Flow[Any], done: Done) -> Callable[[BaseException], None]:
+        """Run a flow; ``done`` gets its result, its error, and whether a failed attempt may have been executed.
+
+        Returns a function that interrupts it.
+        """
+        run = _Run(self, flow, done)
+        run.begin()
+        return run.interrupt
 
     def abandon(self) -> None:
         """Give up all that is under way, as a process does that ends: nobody waits for it, or hears of it."""
         self.lives += 1
+        self.flights = Flights(nullcontext())
         connections, self._connections = list(self._connections.values()), {}
         for connection in connections:
             connection.line.close()
@@ -234,75 +245,119 @@ class ClientHost:
 class _Run:
     """One flow under way."""
 
-    def __init__(
-        self, client: ClientHost, flow: Flow[Any], done: Callable[[Any, Exception | None, bool], None]
-    ) -> None:
+    def __init__(self, client: ClientHost, flow: Flow[Any], done: Done) -> None:
         self.client = client
         self.flow = flow
         self.done = done
         self.open = False
-        self.calls: list[Call] = []
-        self.loading: Compute | None = None
         self.life = client.lives
         self.failed = False
         """An attempt brought no answer."""
+        self._steps = 0
+        """How many steps were begun: what comes of an earlier one is late."""
 
-    def resume(self, outcome: Any) -> None:
+    def begin(self) -> None:
+        """Carry out the first step."""
+        self._go_on(self.flow.send, None)
+
+    def interrupt(self, error: BaseException) -> None:
+        """Have the step under way go wrong, as when a task is cancelled."""
+        self._go_on(self.flow.throw, error)
+
+    def _go_on(self, how: Callable[[Any], Any], what: Any) -> None:
         """Give the flow what its last step came to, and carry out the next."""
         if self.life != self.client.lives:
             return
+        self._steps += 1
         try:
-            step = self.flow.send(outcome)
+            step = how(what)
         except StopIteration as stop:
             self.done(stop.value, None, self.open)
-            return
-        except Exception as error:  # noqa: BLE001  (an answer of the operation, like its value)
+        except (Exception, CancelledError) as error:  # noqa: BLE001  (an answer of the operation, like its value)
             self.done(None, error, self.open)
-            return
-        world = self.client.world
-        if isinstance(step, float):
-            world.after(step, self.resume, None)
-        elif isinstance(step, Share):
-            _Run(self.client, step.begin(), self._on_shared).resume(None)
-        elif isinstance(step, Compute):
-            assert isinstance(step.load, Loader)
-            self.loading = step
-            world.after(step.load.seconds, self._on_loaded, Computed(step.load.read(), None))
-            world.after(step.every_s, self._renew, step)
-        elif isinstance(step, list):
-            if self.failed:
-                world.tally("retry")
-            self.calls = step
-            self.client.exchange(step, self._on_outcomes)
         else:
-            raise TypeError(f"a simulated client has no program that could carry out {step!r}")
+            self._carry_out(step, self._resumer())
 
-    def _on_shared(self, value: Any, error: Exception | None, is_open: bool) -> None:
-        self.open = self.open or is_open
-        if error is None:
-            self.resume(value)
-        else:
-            self.done(None, error, self.open)
+    def _resumer(self) -> Report:
+        steps = self._steps
 
-    def _on_loaded(self, computed: Computed) -> None:
-        self.loading = None
-        if not self.client.killed:
-            self.resume(computed)
+        def resume(outcome: Any) -> None:
+            if self._steps == steps:
+                self._go_on(self.flow.send, outcome)
 
-    def _renew(self, step: Compute) -> None:
-        def again(keep: Any, error: Exception | None, is_open: bool) -> None:  # noqa: ARG001  (nothing hangs on it)
+        return resume
+
+    def _carry_out(self, step: Any, resume: Report) -> None:
+        client, world = self.client, self.client.world
+        match step:
+            case float():
+                world.after(step, resume, None)
+            case list():
+                if self.failed:
+                    world.tally("retry")
+                client.exchange(step, partial(self._on_outcomes, step, resume))
+            case Board():
+                client.flights.board(step.seat, step.key)
+                resume(None)
+            case Wait():
+                step.seat.wake = lambda: world.after(0.0, resume, None)
+                world.after(0.0 if step.seat.told else step.seconds, resume, None)
+            case Apart():
+                self._apart(step, resume)
+            case Halt():
+                step.flight.load.interrupt(CancelledError())
+                resume(None)
+            case Compute():
+                self._compute(step, resume)
+            case _:
+                raise TypeError(f"a simulated client has no program that could carry out {step!r}")
+
+    def _apart(self, step: Apart, resume: Report) -> None:
+        def done(loaded: Any, error: BaseException | None, is_open: bool) -> None:
+            self.open = self.open or is_open
+            if error is not None:
+                raise error
+            resume(loaded)
+
+        step.flight.load = _Run(self.client, step.flow, done)
+        step.flight.load.begin()
+
+    def _compute(self, step: Compute, resume: Report) -> None:
+        """Run a loader, which reads its source at once; whoever is killed meanwhile neither ends nor renews it."""
+        client, world, steps = self.client, self.client.world, self._steps
+        assert isinstance(step.load, Loader)
+        value: Any = None
+        failure: Exception | None = None
+        try:
+            value = step.load.read()
+        except Exception as error:  # noqa: BLE001  (of whatever kind: it is for who asked)
+            failure = error
+
+        def loaded() -> None:
+            if client.killed or self._steps != steps:
+                return
+            if failure is None:
+                resume(value)
+            else:
+                self.interrupt(failure)
+
+        def renew() -> None:
+            if not client.killed and self._steps == steps:
+                _Run(client, step.renew(), again).begin()
+
+        def again(keep: Any, error: BaseException | None, is_open: bool) -> None:  # noqa: ARG001  (as it is called)
             if keep:
-                self.client.world.after(step.every_s, self._renew, step)
+                world.after(step.every_s, renew)
 
-        if self.loading is step and not self.client.killed:
-            _Run(self.client, step.renew(), again).resume(None)
+        world.after(step.load.seconds, loaded)
+        world.after(step.every_s, renew)
 
-    def _on_outcomes(self, outcomes: list[Any]) -> None:
+    def _on_outcomes(self, calls: list[Call], resume: Report, outcomes: list[Any]) -> None:
         self.failed = any(isinstance(outcome, Failure) for outcome in outcomes)
-        for call, outcome in zip(self.calls, outcomes, strict=True):
+        for call, outcome in zip(calls, outcomes, strict=True):
             if call.kind not in {Get, Inspect} and _may_be_executed(outcome):
                 self.open = True
-        self.resume(outcomes)
+        resume(outcomes)
 
 
 def _may_be_executed(outcome: Any) -> bool:
