@@ -7,7 +7,6 @@ been executed all the same. If so, the operation's outcome is open, even where a
 from __future__ import annotations
 
 import random
-from asyncio import CancelledError
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -33,6 +32,10 @@ Done = Callable[[Any, Any, bool], None]
 
 CALL_SLACK_S: Final = 0.001
 """An attempt is over this long after its deadline, as with a real socket's time-out."""
+
+
+class Cancelled(BaseException):
+    """What a cancelled caller finds raised in it, as with asyncio."""
 
 
 class Loader(NamedTuple):
@@ -273,7 +276,7 @@ class _Run:
             step = how(what)
         except StopIteration as stop:
             self.done(stop.value, None, self.open)
-        except (Exception, CancelledError) as error:  # noqa: BLE001  (an answer of the operation, like its value)
+        except (Exception, Cancelled) as error:  # noqa: BLE001  (an answer of the operation, like its value)
             self.done(None, error, self.open)
         else:
             self._carry_out(step, self._resumer())
@@ -305,7 +308,7 @@ class _Run:
             case Apart():
                 self._apart(step, resume)
             case Halt():
-                step.flight.load.interrupt(CancelledError())
+                step.flight.load.interrupt(Cancelled())
                 resume(None)
             case Compute():
                 self._compute(step, resume)
