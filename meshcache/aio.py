@@ -33,7 +33,7 @@ from meshcache.decorator import AsyncCachedBy as CachedBy
 from meshcache.decorator import refuse_function
 from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Parking, Step, Wait
 from meshcache.errors import MeshcacheError
-from meshcache.filling import result
+from meshcache.filling import RELEASE_S, result
 from meshcache.following import Following
 from meshcache.hub import Hub
 from meshcache.listening import AsyncFollower, AsyncSubscription
@@ -363,8 +363,11 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections. On a client made by ``namespace`` or ``with_options`` it does nothing."""
         if self._owner:
-            self._follower.close()
-            self._hub.close()
+            try:
+                await self._end_flights()
+            finally:
+                self._follower.close()
+                self._hub.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -426,11 +429,22 @@ class AsyncClient:
 
     async def _apart(self, step: Apart) -> Any:
         """Run a flow in a task, in a copy of the caller's context; a caller that is cancelled does not stop it."""
-        loads = self._hub.here().loads
-        step.flight.load = task = asyncio.create_task(self._run(step.flow))
-        loads.add(task)
-        task.add_done_callback(loads.discard)
-        return await asyncio.shield(task)
+        flight, loads = step.flight, self._hub.here().flights.loads
+        flight.load = load = asyncio.create_task(self._run(step.flow))
+        loads[load] = flight
+        load.add_done_callback(loads.pop)
+        return await asyncio.shield(load)
+
+    async def _end_flights(self) -> None:
+        """Have others compute what is being asked for and computed here, and wait for what was cancelled."""
+        flights = self._hub.flights
+        if flights is not None:
+            ends = [
+                asyncio.ensure_future(self._run(flight.give_up(flight.token, RELEASE_S))) for flight in flights.end()
+            ]
+            ends += [load for load in flights.loads if load.cancelling()]
+            if ends:
+                await asyncio.wait(ends, timeout=RELEASE_S)
 
     async def _compute(self, step: Compute) -> Any:
         """Run the caller's loader."""

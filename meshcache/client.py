@@ -30,7 +30,7 @@ from meshcache.core.messages import EventKind
 from meshcache.core.near import NearCache, NearStatistics
 from meshcache.decorator import CachedBy, refuse_function
 from meshcache.delivery import Apart, Board, Compute, Flow, Parking, Step, Wait
-from meshcache.filling import result
+from meshcache.filling import RELEASE_S, result
 from meshcache.flights import Flights
 from meshcache.follower import Follower, Subscription
 from meshcache.following import Following
@@ -364,6 +364,7 @@ class Client:
     def close(self) -> None:
         """Close the connections. On a client made by ``namespace`` or ``with_options`` it does nothing."""
         if self._owner:
+            self._end_flights()
             self._follower.close()
             self._channels.close()
 
@@ -412,11 +413,28 @@ class Client:
             case Wait():
                 return _wait(step)
             case Apart():
-                return self._run(step.flow)  # in this thread: its caller is there until the end
+                return self._load(step)
             case Compute():
                 with self._renewals.during(step, self._run):
                     return step.load() if callable(step.load) else step.load
         raise TypeError(step)
+
+    def _load(self, step: Apart) -> Any:
+        """Run a flow that loads, in this thread: its caller is there until the end."""
+        flight, loads = step.flight, self._flights.loads
+        loads[flight] = flight
+        try:
+            return self._run(step.flow)
+        finally:
+            loads.pop(flight, None)
+
+    def _end_flights(self) -> None:
+        """Have others compute what is being asked for and computed here."""
+        deadline = time.monotonic() + RELEASE_S
+        for flight in self._flights.end() if self._flights.pid == os.getpid() else ():
+            left_s = deadline - time.monotonic()
+            if left_s > 0:
+                self._run(flight.give_up(flight.token, left_s))
 
     def _derive(self, session: Session) -> Self:
         other = object.__new__(type(self))

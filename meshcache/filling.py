@@ -44,7 +44,7 @@ from meshcache.core.record import (
     with_extras,
 )
 from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Wait
-from meshcache.errors import OperationError, OperationTimeout, ProtocolError, SerializationError
+from meshcache.errors import MeshcacheError, OperationError, OperationTimeout, ProtocolError, SerializationError
 from meshcache.flights import Flight, Seat
 from meshcache.routing import Routing
 
@@ -58,7 +58,7 @@ REASK_S: Final = 0.05
 RELEASE_S: Final = 1.0
 RENEW_S: Final = LEASE_S / 3
 FILL_S_MIN: Final = 0.25
-UNDONE: Final = (OperationError, RuntimeError)
+UNDONE: Final = (MeshcacheError, RuntimeError)
 """What is raised where the nodes can not be asked; RuntimeError if the client was closed meanwhile."""
 
 
@@ -159,7 +159,7 @@ class Fill:
         self._timeout_s = timeout_s
         self._now = session.routing.clock
         self._started = self._now()
-        self._seat = Seat(session.rng.randbytes(TOKEN_BYTES))
+        self._seat = Seat(session.rng.randbytes(TOKEN_BYTES), lambda token, left_s: self._hold(0, token, left_s))
 
     def run(self) -> Flow[Any]:
         """Return the value: the cached one, or what one caller in the cluster computes now."""
@@ -293,6 +293,8 @@ class Fill:
             left_s = self._left_s()
             if left_s <= REASK_S:  # less is not worth a question
                 raise self._out_of_time()
+            if flight.ending:
+                raise RuntimeError("this client is closed")
             park_s = min(PARK_S, max(0.0, left_s - FILL_S_MIN)) if park else 0.0
             change = [int(Change.LEASE), int(park_s * 1000), above, flight.token]
             flight.asked += 1
@@ -360,10 +362,10 @@ class Fill:
         load_ms = max(1, round(load_s * 1000)) if terms.early else None
         return with_extras(content, Extras(terms.tags, soft_expires_ms, load_ms))
 
-    def _hold(self, keep: int, lease: bytes) -> Flow[bool]:
+    def _hold(self, keep: int, lease: bytes, timeout_s: float = RELEASE_S) -> Flow[bool]:
         """Renew the lease, or give it up; False if it is lost. It is no matter if that does not get through."""
         change = [int(Change.HOLD), keep, lease]
         try:
-            return bool((yield from self._session.update(self._key, change, 0, RELEASE_S, repeatable=True)))
+            return bool((yield from self._session.update(self._key, change, 0, timeout_s, repeatable=True)))
         except UNDONE:
             return True

@@ -35,11 +35,13 @@ from typing import Any
 class Seat:
     """What one caller waits with."""
 
-    __slots__ = ("__weakref__", "flight", "found", "leads", "since", "token", "wake")
+    __slots__ = ("__weakref__", "flight", "found", "give_up", "leads", "since", "token", "wake")
 
-    def __init__(self, token: bytes) -> None:
+    def __init__(self, token: bytes, give_up: Callable[[bytes, float], Any]) -> None:
         self.token = token
         """By which the owner knows a flight that this caller begins."""
+        self.give_up = give_up
+        """Of a token and some seconds: the flow that tells the owner, within these, that nobody asks any more."""
         self.flight: Flight | None = None
         self.leads = False
         self.found: bytes | None = None
@@ -77,20 +79,26 @@ def _nobody() -> None:
 class Flight:
     """One question and its answer."""
 
-    __slots__ = ("_leader", "_seats", "_table", "asked", "closed", "key", "load", "over", "token")
+    __slots__ = ("_leader", "_seats", "_table", "asked", "closed", "give_up", "key", "load", "over", "token")
 
-    def __init__(self, table: Flights, key: Hashable, token: bytes) -> None:
+    def __init__(self, table: Flights, key: Hashable, seat: Seat) -> None:
         self._table = table
         self._leader: Callable[[], Seat | None] = _nobody
         self._seats: dict[weakref.ref[Seat], None] = {}
         """Who waits, in the order of coming; never the leader."""
         self.key = key
-        self.token = token
+        self.token = seat.token
+        self.give_up = seat.give_up
         self.asked = 0
         """How many questions were sent."""
         self.closed = self.over = False
         self.load: Any = None
         """What the driver runs the loader in, if that goes on without the leader."""
+
+    @property
+    def ending(self) -> bool:
+        """Whether the client is being closed, so that nothing more is to be asked."""
+        return self._table.ending
 
     def close(self) -> None:
         """Let nobody else in: the loader begins."""
@@ -186,14 +194,23 @@ class Flights:
         self.lock = lock
         self.pid = pid
         self.open: dict[Hashable, Flight] = {}
+        self.loads: dict[Any, Flight] = {}
+        """Whose loaders run, by what the driver runs them in; it keeps this."""
+        self.ending = False
 
     def board(self, seat: Seat, key: Hashable) -> None:
         """Take a seat in the flight for a key; without one, begin one and lead it."""
         with self.lock:
             flight = self.open.get(key)
             if flight is None:
-                flight = self.open[key] = Flight(self, key, seat.token)
+                flight = self.open[key] = Flight(self, key, seat)
             flight.take_in(seat)
+
+    def end(self) -> list[Flight]:
+        """Ask nothing more, since the client is being closed; return the flights that the owners are to forget."""
+        self.ending = True
+        with self.lock:
+            return [*self.open.values(), *self.loads.values()]
 
     def forget(self, flight: Flight) -> None:
         """Let nobody else into a flight."""
@@ -202,5 +219,5 @@ class Flights:
 
     def begin_anew(self, lock: AbstractContextManager[Any], pid: int) -> None:
         """After a fork: nobody here carries the parent's flights, and another thread may have held the lock."""
-        self.lock, self.open = lock, {}
+        self.lock, self.open, self.loads = lock, {}, {}
         self.pid = pid

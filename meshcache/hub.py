@@ -226,8 +226,6 @@ class _Mux:
         self.link = link
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.flights = Flights(contextlib.nullcontext())
-        self.loads: set[asyncio.Task[Any]] = set()
-        """What runs apart from who asked for it."""
         self._routing = routing
         self._wires: dict[str, _Wire] = {}
         self._touched: dict[_Wire, None] = {}
@@ -315,6 +313,14 @@ class Hub:
         loop = asyncio.get_running_loop()
         mux = self._mux
         return mux if mux is not None and mux.loop is loop else self._bind(loop)
+
+    @property
+    def flights(self) -> Flights | None:
+        """The flights of the running loop, if there can be any."""
+        mux = self._mux
+        if mux is None or mux.pid != os.getpid() or mux.loop is not asyncio.get_running_loop():
+            return None
+        return mux.flights
 
     def close(self) -> None:
         """Close every link; later calls fail."""
