@@ -4,12 +4,17 @@ A program by itself, so that it can fork before it has threads::
 
     python crowd.py ADDRESSES KIND COUNT KEY LOAD_S KILL
 
-It prints what happened as JSON. Everybody is connected before all are let go at once.
+It prints what happened as JSON. Everybody is connected before all are let go at once. Whoever has to be killed computes
+until it is: however busy the machine is, it never ends before.
+
+No wait here can last: a watchdog in each process ends it after LIFE_S, and prints where it was.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -25,6 +30,7 @@ from typing import Any
 import meshcache
 
 TIMEOUT_S = 30.0
+LIFE_S = 60.0
 Client = meshcache.Client
 """Named here so that it is imported before the fork, and not by each child."""
 
@@ -32,9 +38,11 @@ Client = meshcache.Client
 class Loader:
     """The function that all want to be run once: it notes its process in a file, takes a while, and returns a text."""
 
-    def __init__(self, journal: Path, load_s: float) -> None:
+    def __init__(self, journal: Path, load_s: float, *, kill: bool = False) -> None:
+        """``kill``: the first process that runs it does so until it is killed."""
         self.journal = journal
         self.load_s = load_s
+        self.kill = kill
 
     def _note(self) -> None:
         with self.journal.open("a", encoding="ascii") as file:
@@ -43,7 +51,8 @@ class Loader:
     def __call__(self) -> str:
         """Compute the value."""
         self._note()
-        time.sleep(self.load_s)
+        is_victim = self.kill and self.loads()[0] == os.getpid()
+        time.sleep(LIFE_S if is_victim else self.load_s)
         return f"value of {os.getpid()}"
 
     async def awaited(self) -> str:
@@ -92,7 +101,7 @@ def threads(addresses: str, count: int, key: str, loader: Loader) -> list[dict[s
     barrier = threading.Barrier(count)
 
     def one(cache: Client) -> dict[str, Any]:
-        barrier.wait()
+        barrier.wait(LIFE_S)
         return _timed(lambda: cache.get_or_set(key, loader, ttl=60))
 
     with Client(addresses, timeout=TIMEOUT_S) as cache, ThreadPoolExecutor(count) as pool:
@@ -101,6 +110,7 @@ def threads(addresses: str, count: int, key: str, loader: Loader) -> list[dict[s
 
 
 def _child(addresses: str, key: str, loader: Loader, ready: int, start: int, out: int) -> None:
+    faulthandler.dump_traceback_later(LIFE_S, exit=True)
     with Client(addresses, timeout=TIMEOUT_S) as cache:
         cache.get(key)
         os.write(ready, b"r")
@@ -110,8 +120,8 @@ def _child(addresses: str, key: str, loader: Loader, ready: int, start: int, out
     os.write(out, json.dumps(told).encode() + b"\n")
 
 
-def processes(addresses: str, count: int, key: str, loader: Loader, *, kill: bool = False) -> list[dict[str, Any]]:
-    """Processes with a Client each; ``kill``: the first that computes is killed (kill -9) while it does."""
+def processes(addresses: str, count: int, key: str, loader: Loader) -> list[dict[str, Any]]:
+    """Processes with a Client each; the first that computes is killed (kill -9), if the loader says so."""
     (ready_in, ready), (start, start_out), (result_in, result) = os.pipe(), os.pipe(), os.pipe()
     children = []
     for _ in range(count):
@@ -123,22 +133,26 @@ def processes(addresses: str, count: int, key: str, loader: Loader, *, kill: boo
             finally:
                 os._exit(0)
         children.append(pid)
+    faulthandler.dump_traceback_later(2 * LIFE_S, exit=True)  # not before the forks: a child could set none of its own
     os.close(ready)
     os.close(result)
-    with os.fdopen(ready_in, "rb") as signs:
-        if len(signs.read()) != count:
-            raise RuntimeError("some processes could not connect")
-    os.close(start_out)  # every child reads the end of it, at once
-    if kill:
-        while not loader.loads():
-            time.sleep(0.005)
-        time.sleep(loader.load_s / 2)
-        os.kill(loader.loads()[0], signal.SIGKILL)
-    with os.fdopen(result_in, encoding="ascii") as lines:
-        told = [json.loads(line) for line in lines]
-    for pid in children:
-        os.waitpid(pid, 0)
-    return told
+    try:
+        with os.fdopen(ready_in, "rb") as signs:
+            if len(signs.read()) != count:
+                raise RuntimeError("some processes could not connect")
+        os.close(start_out)  # every child reads the end of it, at once
+        if loader.kill:
+            while not loader.loads():
+                time.sleep(0.005)
+            time.sleep(loader.load_s / 2)
+            os.kill(loader.loads()[0], signal.SIGKILL)
+        with os.fdopen(result_in, encoding="ascii") as lines:
+            return [json.loads(line) for line in lines]
+    finally:
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def main(arguments: list[str]) -> None:
@@ -147,10 +161,9 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         journal = Path(directory) / "loads"
         journal.touch()
-        loader = Loader(journal, float(load_s))
+        loader = Loader(journal, float(load_s), kill=kill == "1")
         crowd: Callable[..., list[dict[str, Any]]] = {"tasks": tasks, "threads": threads, "processes": processes}[kind]
-        options = {"kill": True} if kill == "1" else {}
-        answers = crowd(addresses, int(count), key, loader, **options)
+        answers = crowd(addresses, int(count), key, loader)
         print(json.dumps({"loads": loader.loads(), "answers": answers}))
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 import meshcache
 
 from . import report
+from .busy import busy
 from .changes import join_leave, rolling
 from .detection import detect
 from .idle import idle
@@ -47,6 +48,7 @@ examples:
   scripts/chaos --quick                  all of them, short
   scripts/chaos kill9 --rounds 50        fifty kills
   scripts/chaos pause --logs out/logs --debug
+  scripts/chaos stampede --rounds 200 --beside 4
 
 What is checked: *wrong* values belong to another key or were never written; *stale* ones are older than the last one
 acknowledged before the read began; *missed* ones were acknowledged, not deleted, and not found. A key is unavailable
@@ -62,7 +64,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="which to run (all)")
     parser.add_argument("--quick", action="store_true", help="short versions")
-    parser.add_argument("--rounds", type=int, default=0, help="kills of the kill9 scenarios (20 and 10)")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="kills of the kill9 scenarios (20 and 10), of stampede (1)"
+    )
+    parser.add_argument("--beside", type=int, default=0, help="processes that keep the machine busy meanwhile (0)")
     parser.add_argument("--rate", type=float, default=600.0, help="calls a second (600); stay below saturation")
     parser.add_argument("--seed", type=int, default=1, help="whom to hurt, and when (1)")
     parser.add_argument("--out", type=Path, default=ROOT / "out", help="where JSON and plots go (out)")
@@ -82,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     options = Options(
         quick=parsed.quick, rounds=parsed.rounds, rate=parsed.rate, seed=parsed.seed, logs=parsed.logs,
-        debug=parsed.debug,
+        debug=parsed.debug, beside=parsed.beside,
     )  # fmt: skip
     results = []
     for name in dict.fromkeys(parsed.scenarios or SCENARIOS):
@@ -99,7 +104,8 @@ def main(arguments: Sequence[str]) -> int:
 def _attempt(name: str, options: Options) -> Result:
     """Run a scenario; one that breaks off is a result too, and the others still run."""
     try:
-        return SCENARIOS[name](options)
+        with busy(options.beside):
+            return SCENARIOS[name](options)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
         result = Result(name, "broke off")
         result.check("scenarios that broke off", 1, 0)

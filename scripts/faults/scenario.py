@@ -24,7 +24,9 @@ class Options:
 
     quick: bool = False
     rounds: int = 0
-    """Of kill9; 0: as many as fit."""
+    """Of kill9 and stampede; 0: as many as fit."""
+    beside: int = 0
+    """How many processes keep the machine busy meanwhile."""
     rate: float = 600.0
     seed: int = 1
     logs: Path | None = None
