@@ -211,7 +211,11 @@ class Client:
         Of all callers, in all processes, that miss the key at once, one runs its ``load``; the others wait for it, for
         ``timeout`` at most. If that one fails or dies, the next one runs its own. What was loaded before the key was
         deleted or written is returned to its caller, but not stored; nor is what ``load`` returns as
-        ``DO_NOT_CACHE(value)``. ``timeout`` bounds the cache, not ``load``.
+        ``DO_NOT_CACHE(value)``. ``timeout`` bounds the cache, not ``load``. Every caller gets an object of its own, as
+        it reads what is stored; also the one whose ``load`` it was.
+
+        Client runs ``load`` in the thread of the call; AsyncClient in a task of its own, in a copy of the caller's
+        context, which is cancelled when the last of those who wait for it is.
 
         ``stale_ttl``: for so many seconds after ``ttl`` the value is kept, and returned at once to all callers but one,
         which computes it anew. ``early``: above 0, one caller does so some time before the value expires, the sooner
@@ -362,7 +366,11 @@ class Client:
         )
 
     def close(self) -> None:
-        """Close the connections. On a client made by ``namespace`` or ``with_options`` it does nothing."""
+        """Close the connections. On a client made by ``namespace`` or ``with_options`` it does nothing.
+
+        What is being loaded goes on, and is returned to its callers, but not stored. This may take a second: the nodes
+        are told, so that others need not wait for it.
+        """
         if self._owner:
             self._end_flights()
             self._follower.close()

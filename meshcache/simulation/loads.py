@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from meshcache.delivery import Flow
-from meshcache.simulation.clients import ClientHost, Loader
+from meshcache.simulation.clients import Cancelled, ClientHost, Loader
 from meshcache.simulation.history import History, Operation
 from meshcache.simulation.world import World
 
@@ -17,6 +17,10 @@ WAIT_S: Final = 8.0
 """How much longer than for other operations a client waits for a value that others compute."""
 OPERATIONS: Final = ("change", "get_or_set", "get")
 WEIGHTS: Final = (1, 3, 1)
+CALLERS: Final = 3
+"""How many of a client's callers do so at once, and share what they ask (flights.py)."""
+CANCELLED: Final = 0.1
+"""How often a caller gives up before it has its value."""
 NUMBERS_FROM: Final = 1_000_000
 """The operations here are told from the workload's by their numbers."""
 
@@ -34,12 +38,18 @@ class Loads:
         self.think_s = think_s
         self.timeout_s = timeout_s
         self.stopped = False
+        self.patient = False
+        """No caller gives up any more."""
         self._keys = [f"s{i}" for i in range(keys)]
         self._source = dict.fromkeys(self._keys, "")
         self._number = NUMBERS_FROM
 
     def drive(self, client: ClientHost) -> None:
-        """Have a client do one operation after the other."""
+        """Have the callers of a client do one operation after the other each."""
+        for _ in range(CALLERS):
+            self._think(client)
+
+    def _think(self, client: ClientHost) -> None:
         self.world.after(self.world.rng.expovariate(1.0) * self.think_s, self._next, client)
 
     def _next(self, client: ClientHost) -> None:
@@ -51,17 +61,28 @@ class Loads:
         self._number += 1
         return Operation(self._number, client.name, name, (key,), self.world.now, self.timeout_s)
 
-    def _run(self, client: ClientHost, operation: Operation, flow: Flow[Any]) -> None:
+    def _run(self, client: ClientHost, operation: Operation, flow: Flow[Any], patience_s: float | None = None) -> None:
+        """Run a flow; a caller that has lost its patience by then is cancelled."""
         self.world.note(f"begin {operation.number} {operation.client} {operation.name} {operation.keys[0]}")
         self.history.begin(operation)
 
-        def done(result: Any, error: Exception | None, is_open: bool) -> None:
+        def done(result: Any, error: BaseException | None, is_open: bool) -> None:
             outcome = type(error).__name__ if error is not None else repr(result)
             self.world.note(f"end {operation.number} {outcome}{' open' if is_open else ''}")
-            self.history.end(operation, self.world.now, result, error, is_open)
-            self.drive(client)
+            if isinstance(error, Cancelled):
+                self.history.abandon(operation, self.world.now)
+            else:
+                assert error is None or isinstance(error, Exception)
+                self.history.end(operation, self.world.now, result, error, is_open)
+            self._think(client)
 
-        client.run(flow, done)
+        def cancel() -> None:
+            if operation in self.history.pending and not self.patient:
+                interrupt(Cancelled())
+
+        interrupt = client.run(flow, done)
+        if patience_s is not None:
+            self.world.after(patience_s, cancel)
 
     # One method for each of the operations
 
@@ -84,4 +105,5 @@ class Loads:
             return self._source[key]
 
         flow = client.session.get_or_set(key, Loader(read, load_s), None, self.timeout_s + WAIT_S)
-        self._run(client, operation, flow)
+        cancelled = self.world.rng.random() < CANCELLED
+        self._run(client, operation, flow, self.world.rng.random() * 2 * load_s if cancelled else None)

@@ -375,7 +375,7 @@ class Simulation:
     def _heal(self) -> None:
         self.world.note("the faults stop")
         self.faults.end()
-        self.workload.patient = True
+        self.workload.patient = self.loads.patient = True
         self.mesh.network.weather = Weather(delay_s=min(self.plan.weather.delay_s, 0.005))
         for host in self.mesh.nodes.values():
             self._restore(host)
