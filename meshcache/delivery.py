@@ -5,7 +5,7 @@ A flow is a generator that yields steps and is sent what they came to; a driver 
     list[Call]   requests to run in parallel    -> a list of outcomes, aligned
     float        a pause in seconds             -> None
     Parking      the same, but the answer may be kept back until there is something to say
-    Board        take a seat in a flight        -> None
+    Board        take a seat in a flight        -> the table of flights
     Wait         until the seat's caller is told -> None
     Apart        run a flow that goes on when its caller is cancelled, as long as others wait -> its value
     Halt         cancel such a flow             -> None

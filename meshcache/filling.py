@@ -45,7 +45,7 @@ from meshcache.core.record import (
 )
 from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Wait
 from meshcache.errors import MeshcacheError, OperationError, OperationTimeout, ProtocolError, SerializationError
-from meshcache.flights import Flight, Seat
+from meshcache.flights import Flight, Flights, Seat
 from meshcache.routing import Routing
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ PARK_S: Final = 2.0
 REASK_S: Final = 0.05
 """How long a caller pauses that has too little time left to be parked."""
 RELEASE_S: Final = 1.0
+WITHDRAW_S: Final = 0.1
+"""How long a caller that has run out of time may take to withdraw what one before it has asked."""
 RENEW_S: Final = LEASE_S / 3
 FILL_S_MIN: Final = 0.25
 UNDONE: Final = (MeshcacheError, RuntimeError)
@@ -127,6 +129,12 @@ def _is_lease(answer: bytes) -> bool:
     return len(answer) == VERSION_BYTES
 
 
+def _halt(flights: Flights, key: Hashable) -> Flow[None]:
+    """End loads that were kept for those who came while they ran, when nobody of them waits any more."""
+    for flight in flights.forsaken(key):
+        yield Halt(flight, 0.0)
+
+
 class Loaded(NamedTuple):
     """What came of a load."""
 
@@ -172,12 +180,12 @@ class Fill:
         question = (self._raw, self._session.options.w, self._session.options.r, value is MISSING)
         above = b"" if record is None else version_of(record)
         if value is MISSING:
-            return (yield from self._seated(question, lambda: self._miss(question, above)))
-        return (yield from self._seated(question, lambda: self._refresh(above, value)))
+            return (yield from self._seated(question, lambda flights: self._miss(flights, question, above)))
+        return (yield from self._seated(question, lambda _: self._refresh(above, value)))
 
     def run_anew(self) -> Flow[Any]:
         """Compute the value and store it, whatever there is: a computation under way is not stored any more."""
-        return (yield from self._seated(self._seat.token, self._anew))
+        return (yield from self._seated(self._seat.token, lambda _: self._anew()))
 
     # ---- what was found
 
@@ -208,30 +216,39 @@ class Fill:
 
     # ---- with other callers
 
-    def _seated(self, key: Hashable, flow: Callable[[], Flow[Any]]) -> Flow[Any]:
+    def _seated(self, key: Hashable, flow: Callable[[Flights], Flow[Any]]) -> Flow[Any]:
         """Run a flow with a seat in the flight for a key, and leave nothing behind, however it ends."""
-        seat = self._seat
+        seat, flights = self._seat, None
         try:
-            yield Board(seat, key)
-            return (yield from flow())
+            flights = yield Board(seat, key)
+            found = yield from flow(flights)
+            seat.leave()
+            yield from _halt(flights, key)
         except GeneratorExit:
             raise
         except BaseException as error:
-            flight = seat.flight
-            if flight is not None and seat.leave():
-                yield from self._abandon(flight, in_time=not isinstance(error, OperationError))
+            if flights is not None:
+                yield from self._abandon(flights, key, in_time=not isinstance(error, OperationError))
             raise
         finally:
             seat.leave()
+        return found
 
-    def _abandon(self, flight: Flight, *, in_time: bool) -> Flow[None]:
-        """End what nobody waits for any more."""
+    def _abandon(self, flights: Flights, key: Hashable, *, in_time: bool) -> Flow[None]:
+        """Get up without a value, and end what nobody waits for any more; ``in_time``: this may take a while."""
+        seat, flight = self._seat, self._seat.flight
+        if flight is not None:
+            flight.unheard |= in_time  # what this caller asked, if it did, may still be answered with the lease
+        last = flight is not None and seat.leave()
+        yield from _halt(flights, key)
+        if flight is None or not last:
+            return
         if flight.load is not None:
             yield Halt(flight, RELEASE_S if in_time else 0.0)
-        if in_time and not flight.over:
-            yield from self._hold(0, flight.token)
+        if not flight.over and (in_time or flight.unheard):
+            yield from self._hold(0, flight.token, RELEASE_S if in_time else WITHDRAW_S)
 
-    def _miss(self, question: Hashable, above: bytes) -> Flow[Any]:
+    def _miss(self, flights: Flights, question: Hashable, above: bytes) -> Flow[Any]:
         while True:
             record = yield from self._wait()
             if record is not None:
@@ -242,6 +259,7 @@ class Fill:
             answer = yield from self._ask(above, park=True)
             if _is_lease(answer):
                 self._flight.close()
+                yield from _halt(flights, question)  # what was overruled: nobody gets what it fills
                 return (yield from self._compute(answer))
             if not is_stale(answer, self._session.routing):
                 self._flight.answer(answer)

@@ -79,7 +79,7 @@ def _nobody() -> None:
 class Flight:
     """One question and its answer."""
 
-    __slots__ = ("_leader", "_seats", "_table", "asked", "closed", "give_up", "key", "load", "over", "token")
+    __slots__ = ("_leader", "_seats", "_table", "asked", "closed", "give_up", "key", "load", "over", "token", "unheard")
 
     def __init__(self, table: Flights, key: Hashable, seat: Seat) -> None:
         self._table = table
@@ -92,6 +92,8 @@ class Flight:
         self.asked = 0
         """How many questions were sent."""
         self.closed = self.over = False
+        self.unheard = False
+        """A caller went before it heard what its question came to."""
         self.load: Any = None
         """What the driver runs the loader in, if that goes on without the leader."""
 
@@ -133,7 +135,12 @@ class Flight:
                 self._leader = _nobody
                 self.check()
             seat.leads, seat.flight = False, None
-            return not self.over and self._leader() is None and not any(place() for place in self._seats)
+            return not self.over and not self.wanted and not self._table.keep(self)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody sits here."""
+        return self._leader() is not None or any(place() for place in self._seats)
 
     def check(self) -> None:
         """See that somebody leads."""
@@ -197,14 +204,33 @@ class Flights:
         self.loads: dict[Any, Flight] = {}
         """Whose loaders run, by what the driver runs them in; it keeps this."""
         self.ending = False
+        self._kept: dict[Hashable, list[Flight]] = {}
+        """By key, loads that nobody waits for here; but those in an open flight do so at the owner."""
 
-    def board(self, seat: Seat, key: Hashable) -> None:
-        """Take a seat in the flight for a key; without one, begin one and lead it."""
+    def board(self, seat: Seat, key: Hashable) -> Flights:
+        """Take a seat in the flight for a key; without one, begin one and lead it. Returns itself."""
         with self.lock:
             flight = self.open.get(key)
             if flight is None:
                 flight = self.open[key] = Flight(self, key, seat)
             flight.take_in(seat)
+        return self
+
+    def keep(self, flight: Flight) -> bool:
+        """Keep a load that nobody sits by if others of this process, who came while it ran, want what it fills."""
+        other = self.open.get(flight.key)
+        if flight.load is None or other is None or other is flight:
+            return False
+        self._kept.setdefault(flight.key, []).append(flight)
+        return True
+
+    def forsaken(self, key: Hashable) -> list[Flight]:
+        """Return the loads that were kept for others, and that nobody waits for any more."""
+        with self.lock:
+            other = self.open.get(key)
+            if other is not None and other.wanted:
+                return []
+            return [flight for flight in self._kept.pop(key, ()) if flight.load is not None and not flight.over]
 
     def end(self) -> list[Flight]:
         """Ask nothing more, since the client is being closed; return the flights that the owners are to forget."""

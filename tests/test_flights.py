@@ -210,6 +210,47 @@ def test_others_who_wait_keep_a_load_whose_caller_is_cancelled(process: Process)
     assert process.loads == ["a"]
 
 
+def test_who_came_while_a_load_ran_keeps_it_too(story: Story, process: Process) -> None:
+    process.ask("a", "a", seconds=3.0)
+    process.wait_until_loading("a")
+    process.ask("b", "b")
+    story.mesh.run(0.3)
+    process.cancel("a")
+    assert process.wait("b") == ["a"]
+    assert process.loads == ["a"]
+
+
+def test_a_load_ends_with_the_last_of_those_who_came_while_it_ran(story: Story, process: Process) -> None:
+    process.ask("a", "a", seconds=30.0)
+    process.wait_until_loading("a")
+    process.ask("b", "b")
+    process.ask("c", "c", timeout=1.0)
+    story.mesh.run(0.3)
+    process.cancel("a")
+    process.cancel("b")
+    assert isinstance(process.wait("c")[0], OperationTimeout)
+    other = Process(story, "another process")
+    other.ask("d", "d", seconds=0.0)
+    assert other.wait("d") == ["d"]
+    assert other.ended["d"][1] < PROMPT_S
+    assert process.loads == ["a"]
+
+
+def test_a_load_that_was_overruled_ends_when_those_who_came_while_it_ran_load_anew(
+    story: Story, process: Process
+) -> None:
+    process.ask("a", "old", seconds=30.0)
+    process.wait_until_loading("a")
+    process.ask("b", "new", seconds=1.0)
+    story.mesh.run(0.3)
+    process.cancel("a")
+    (orphan,) = [flight for flights in process.client.flights._kept.values() for flight in flights]
+    story.call(story.client.session.delete("key", None))
+    assert process.wait("b") == ["new"]
+    story.mesh.run(0.5)
+    assert orphan.over
+
+
 def test_when_the_last_who_waits_runs_out_of_time_the_load_that_nobody_wants_is_cancelled(
     story: Story, process: Process
 ) -> None:

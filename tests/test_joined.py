@@ -526,6 +526,25 @@ def test_others_who_wait_keep_the_load_until_the_last_one_goes(
     run(main())
 
 
+def test_a_task_that_comes_while_a_load_runs_keeps_it(async_client: AsyncClient, other: Client, key: str) -> None:
+    async def main() -> None:
+        async with async_client as cache:
+            await cache.get("warm")
+            gates = [Gate("first"), Gate("second")]
+            first = asyncio.create_task(cache.get_or_set(key, gates[0].awaited))
+            await soon(gates[0].begun.is_set)
+            second = asyncio.create_task(cache.get_or_set(key, gates[1].awaited))
+            await soon(lambda: cache._hub.flights and cache._hub.flights.open)
+            first.cancel()
+            await asyncio.wait([first])
+            assert not gates[0].cancelled
+            gates[0].go.set()
+            assert await second == "first"
+            assert gates[1].loads == 0
+
+    run(main())
+
+
 def test_a_load_that_will_not_be_cancelled_holds_nobody_up(async_client: AsyncClient, other: Client, key: str) -> None:
     async def main() -> None:
         release = asyncio.Event()

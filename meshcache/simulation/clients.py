@@ -300,8 +300,7 @@ class _Run:
                     world.tally("retry")
                 client.exchange(step, partial(self._on_outcomes, step, resume))
             case Board():
-                client.flights.board(step.seat, step.key)
-                resume(None)
+                resume(client.flights.board(step.seat, step.key))
             case Wait():
                 step.seat.wake = lambda: world.after(0.0, resume, None)
                 world.after(0.0 if step.seat.told else step.seconds, resume, None)
