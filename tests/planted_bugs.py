@@ -30,7 +30,6 @@ from meshcache.core.clock import HybridClock, LocalClock, wall_ms_of
 from meshcache.core.node import NodeCore
 from meshcache.core.record import HEADER_BYTES, is_tombstone
 from meshcache.core.view import View
-from meshcache.flights import Flight
 from meshcache.simulation.network import Weather
 from meshcache.simulation.workload import Mix
 
@@ -272,11 +271,6 @@ def lease_not_voided(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fills.Fills, "note_written", lambda self, keys, records: None)
 
 
-def answers_for_late_comers(patch: pytest.MonkeyPatch) -> None:
-    """An answer is given also to callers who came after the question was sent."""
-    patch.setattr(Flight, "answer", lambda self, record: self._tell(record, self.asked + 1))
-
-
 def invalidated_here_only(patch: pytest.MonkeyPatch) -> None:
     """Whoever is asked to invalidate a tag drops its bearers, and nobody else does."""
 
@@ -365,7 +359,6 @@ TRAPS: Final[dict[Plant, Trap]] = {
     limits_ignored: Trap("chaos", FULL, "memory"),
     deadline_forgotten: Trap("weather", TWO_OF_TWO, "deadline"),
     lease_not_voided: Trap("weather", LOADS, "fresh"),
-    answers_for_late_comers: Trap("weather", LOADS, "fresh"),
     deletes_leave_nothing: Trap("weather", TWO_OF_THREE, "fresh", 8),
     invalidated_here_only: Trap("weather", TAGGED, "tags"),
     dropped_below_the_clock_of_others: Trap("weather", TAGGED, "tags"),

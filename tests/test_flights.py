@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from story import DEFAULT, STRICT, Story
 
+from meshcache.core.messages import Update
 from meshcache.errors import OperationTimeout, SerializationError
 from meshcache.flights import Flights, Seat
+from meshcache.link import Call
 from meshcache.simulation.clients import Cancelled, ClientHost, Loader
 
 RECORD = b"\1" * 24
@@ -306,6 +308,32 @@ def test_who_waits_goes_on_when_the_one_that_asks_is_cancelled(story: Story, pro
     assert process.wait("b", "c") == ["b", "b"]
     assert process.loads == ["b"]
     assert process.ended["b"][1] < 1.0 + 0.1 + PROMPT_S
+
+
+def test_who_comes_after_a_change_is_not_given_an_answer_of_before(
+    story: Story, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way: list[Callable[[], None]] = []
+    exchange = process.client.exchange
+
+    def slow(calls: list[Call], done: Callable[[list[Any]], None]) -> None:
+        if calls[0].kind is Update:
+            exchange(calls, lambda outcomes: under_way.append(lambda: done(outcomes)))
+        else:
+            exchange(calls, done)
+
+    other = Process(story, "another process")
+    other.ask("computes", "old", seconds=1.0)
+    other.wait_until_loading("computes")
+    with monkeypatch.context() as patch:
+        patch.setattr(process.client, "exchange", slow)
+        process.ask("a")
+        story.mesh.wait_for(lambda: bool(under_way), within_s=5.0)
+    story.call(story.client.session.delete("key", None))
+    process.ask("b", "new")
+    story.mesh.run(0.1)
+    under_way.pop()()
+    assert process.wait("a", "b") == ["old", "new"]
 
 
 @pytest.mark.parametrize("change", ["delete", "invalidate_tags"])
