@@ -44,7 +44,14 @@ from meshcache.core.record import (
     with_extras,
 )
 from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Wait
-from meshcache.errors import MeshcacheError, OperationError, OperationTimeout, ProtocolError, SerializationError
+from meshcache.errors import (
+    ClientClosed,
+    MeshcacheError,
+    OperationError,
+    OperationTimeout,
+    ProtocolError,
+    SerializationError,
+)
 from meshcache.flights import Flight, Flights, Seat
 from meshcache.routing import Routing
 
@@ -60,8 +67,6 @@ WITHDRAW_S: Final = 0.1
 """How long a caller that has run out of time may take to withdraw what one before it has asked."""
 RENEW_S: Final = LEASE_S / 3
 FILL_S_MIN: Final = 0.25
-UNDONE: Final = (MeshcacheError, RuntimeError)
-"""What is raised where the nodes can not be asked; RuntimeError if the client was closed meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +317,7 @@ class Fill:
             if left_s <= REASK_S:  # less is not worth a question
                 raise self._out_of_time()
             if flight.ending:
-                raise RuntimeError("this client is closed")
+                raise ClientClosed
             park_s = min(PARK_S, max(0.0, left_s - FILL_S_MIN)) if park else 0.0
             change = [int(Change.LEASE), int(park_s * 1000), above, flight.token]
             flight.asked += 1
@@ -370,7 +375,7 @@ class Fill:
             return bool((yield from self._session.update(self._key, change, len(content), left_s, repeatable=True)))
         except (ValueError, TypeError):  # too large, or nothing that can be stored
             raise
-        except UNDONE:
+        except MeshcacheError:
             return True  # it is there all the same, for all who waited
 
     def _content(self, value: Any, load_s: float) -> bytes:
@@ -385,5 +390,5 @@ class Fill:
         change = [int(Change.HOLD), keep, lease]
         try:
             return bool((yield from self._session.update(self._key, change, 0, timeout_s, repeatable=True)))
-        except UNDONE:
+        except MeshcacheError:
             return True
