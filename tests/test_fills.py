@@ -9,7 +9,7 @@ import pytest
 from story import DEFAULT, STRICT, Story
 
 from meshcache.core import fills
-from meshcache.core.messages import LEASE_S
+from meshcache.core.messages import LEASE_ALWAYS, LEASE_S
 from meshcache.errors import MeshcacheError, OperationTimeout, Overloaded
 from meshcache.filling import PARK_S
 from meshcache.simulation.clients import ClientHost, Loader
@@ -120,6 +120,18 @@ def test_a_loader_that_fails_frees_the_lease_at_once() -> None:
     source.wait(2)
     assert source.results == ["v1"] * 2
     assert len(source.loads) == 1
+
+
+@pytest.mark.parametrize("end", ["given up", "withdrawn", "filled"])
+def test_a_question_that_comes_after_its_callers_end_is_granted_nothing(end: str) -> None:
+    story = Story(3)
+    session = story.client.session
+    ask = [6, 0, LEASE_ALWAYS, b"t" * 16]
+    lease = story.call(session.ask_parked(b"key", ask, 1.0, 0.0))
+    change = {"given up": [8, 0, lease], "withdrawn": [8, 0, b"t" * 16], "filled": [7, b"\0\1v", 0, lease]}[end]
+    assert story.call(session.ask_parked(b"key", change, 1.0, 0.0))
+    assert story.call(session.ask_parked(b"key", ask, 1.0, 0.0)) is None
+    assert not table(story.owners("key")[0])
 
 
 @pytest.mark.parametrize("overrule", ["delete", "set", "clear", "invalidate"])

@@ -26,7 +26,8 @@ overruled it is still there when it is filled.
 A caller has a token: so asking again, when the answer was lost, is harmless. A lease is named by its version and not by
 its holder, who could be granted a second one by a question that came late, while still computing under the first. Only
 who gives up before an answer came knows no version: it withdraws by its token, whether it is parked or was granted the
-lease.
+lease. A token that has filled, given up or withdrawn is granted nothing for ENDED_S, or a repeated question that comes
+last would hold a lease for nobody.
 
 The holder renews it while its loader runs. LEASE_S after the last sign of life it ends, and the next caller gets it (a
 *takeover*). Callers are parked for as long as they asked, at most until their deadline, and are then told to ask again.
@@ -56,6 +57,9 @@ LEASES_MAX: Final = 4096
 PARKED_MAX: Final = 4096
 ANSWER_S: Final = 0.1
 """How long before its deadline a parked caller is answered."""
+ENDED_MAX: Final = 4096
+ENDED_S: Final = 10.0
+"""How long the token of who needs no lease any more is remembered."""
 LOOK_S: Final = 0.25
 """How long a caller that does not want to be parked waits for a quorum read."""
 
@@ -126,6 +130,8 @@ class Fills:
         self._parked = 0
         """How many callers are parked, at most; counted anew with each ``run``."""
         self._age_max_s = coordinator.config.store.tombstone_grace_s / 2
+        self._ended: dict[bytes, float] = {}
+        """Until when to remember tokens whose questions, should one still be under way, are granted nothing."""
         self._counts = dict.fromkeys(("granted", "filled", "refused", "voided", "lapsed", "overloaded"), 0)
 
     def begin(self, batch: UpdateBatch, index: int) -> None:
@@ -144,7 +150,9 @@ class Fills:
         caller = Caller(batch, index)
         key = batch.request.keys[index]
         lease = self.table.get(key)
-        if lease is None:
+        if caller.token in self._ended:
+            caller.answer(None)
+        elif lease is None:
             if len(self.table) >= LEASES_MAX:
                 self._refuse(caller)
                 return
@@ -181,6 +189,7 @@ class Fills:
         if lease is not None and keep:
             lease.ends_at = min(self._coordinator.now + LEASE_S, lease.ends_at_latest)
         elif lease is not None:
+            self._end(lease.token)
             self._grant_next(lease)
         elif not keep:
             lease = self._withdraw(batch.request.keys[index], name)
@@ -188,6 +197,7 @@ class Fills:
 
     def _withdraw(self, key: bytes, token: bytes) -> FillLease | None:
         """Forget a caller, by its token; return the lease that it held, if it did without knowing."""
+        self._end(token)
         lease = self.table.get(key)
         if lease is None:
             return None
@@ -201,6 +211,12 @@ class Fills:
             return None
         self._grant_next(lease)
         return lease
+
+    def _end(self, token: bytes) -> None:
+        """Grant nothing to a token any more: a question that was repeated may come last."""
+        self._ended[token] = self._coordinator.now + ENDED_S
+        if len(self._ended) > ENDED_MAX:
+            del self._ended[next(iter(self._ended))]
 
     def _fill(self, batch: UpdateBatch, index: int) -> None:
         lease = self._held(batch, index)
@@ -226,6 +242,7 @@ class Fills:
         if self.table.get(lease.key) is not lease:
             return
         if stored:
+            self._end(lease.token)
             lease.base = lease.version
             self._serve(lease, record)
             self._grant_next(lease)
@@ -368,6 +385,8 @@ class Fills:
                 self._counts["lapsed"] += 1
                 self._grant_next(lease)
         self._parked = sum(len(lease.parked) for lease in self.table.values())
+        while self._ended and self._ended[next(iter(self._ended))] <= self._coordinator.now:
+            del self._ended[next(iter(self._ended))]
 
     def statistics(self) -> dict[str, Any]:
         """Return what there is to tell, as plain values."""
