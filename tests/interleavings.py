@@ -246,7 +246,7 @@ class Explorer:
         for core in self.cores.values():
             assert not core.coordinator.pending
             core.coordinator.fills.table.clear()
-            core.coordinator.fills._ended.clear()
+            core.coordinator.fills._ended.clear()  # type: ignore[attr-defined]  # what no other part knows of
             core.coordinator.floors = Floors(core.coordinator.floors.grace_ms)
             core.coordinator.background["hints"].__init__(core.coordinator)  # type: ignore[misc]  # and forget the hints
 
