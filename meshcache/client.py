@@ -225,10 +225,13 @@ class Client:
         Raises what ``load`` raises, TypeError if it returns something that is still to be awaited, OperationTimeout,
         and what ``get`` and ``set`` raise; but a value that was computed and that the nodes fail to store is returned.
         """
+        flow = self._filling(key, load, ttl=ttl, timeout=timeout, stale_ttl=stale_ttl, early=early, tags=tags)
+        return result(self._run(flow))
+
+    def _filling(self, key: Key, load: Any, **how: Any) -> Flow[Any]:
         if self._session.copies is not None:
             self._follower.start()
-        flow = self._session.get_or_set(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
-        return result(self._run(flow))
+        return self._session.get_or_set(key, load, **how)
 
     def refresh(
         self,
@@ -271,7 +274,7 @@ class Client:
         self._session.check_terms(ttl, stale_ttl, early, tags)
         self._session.timeout_s(timeout)
         options = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags, "timeout": timeout}
-        return CachedBy(self, key, options, self._names, self._session.options.prefix)
+        return CachedBy(self, key, options, self._names, self._session.options.prefix, self._run, self._filling)
 
     def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: Timeout | None = None) -> Lock:
         """Return a lock: a context manager with ``acquire``, ``extend``, ``release`` and the fencing number ``token``.
@@ -404,6 +407,9 @@ class Client:
                 elif type(step) is float:
                     time.sleep(step)
                     answer = None
+                elif type(step) is Compute:  # here: a loader that asks for other keys, which load, takes few frames
+                    with self._renewals.during(step, self._run):
+                        answer = step.load() if callable(step.load) else step.load
                 else:
                     answer = self._carry_out(step)
             except BaseException as error:  # noqa: BLE001  (the flow raises it again, when it has put things in order)
@@ -421,20 +427,8 @@ class Client:
             case Wait():
                 return _wait(step)
             case Apart():
-                return self._load(step)
-            case Compute():
-                with self._renewals.during(step, self._run):
-                    return step.load() if callable(step.load) else step.load
+                return None
         raise TypeError(step)
-
-    def _load(self, step: Apart) -> Any:
-        """Run a flow that loads, in this thread: its caller is there until the end."""
-        flight, loads = step.flight, self._flights.loads
-        loads[flight] = flight
-        try:
-            return self._run(step.flow)
-        finally:
-            loads.pop(flight, None)
 
     def _end_flights(self) -> None:
         """Have others compute what is being asked for and computed here."""

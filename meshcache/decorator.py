@@ -34,6 +34,8 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, 
 
 from meshcache.arguments import Key
 from meshcache.core.messages import KEY_BYTES_MAX
+from meshcache.delivery import Flow
+from meshcache.filling import result
 from meshcache.forms import form
 from meshcache.naming import Names, is_method, located
 
@@ -182,11 +184,17 @@ class _Function(Generic[P]):
 class Cached(_Function[P], Generic[P, R]):
     """A function with its results in the cache."""
 
+    def __init__(self, by: CachedBy, function: Any) -> None:
+        super().__init__(by, function)
+        self._run = by.run
+        self._filling = by.filling
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or have it computed."""
-        key = self.cache_key(*args, **kwargs)
-        result: R = self.cache.get_or_set(key, self._load(args, kwargs), **self._options)
-        return result
+        # Not by get_or_set(): a function that calls itself, deep down, has this once in every level.
+        load = functools.partial(self.function, *self._bound, *args, **kwargs)
+        found: R = result(self._run(self._filling(self.cache_key(*args, **kwargs), load, **self._options)))
+        return found
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
         """Drop the result of this call from the cache, everywhere; returns how many there were, 0 or 1."""
@@ -196,8 +204,8 @@ class Cached(_Function[P], Generic[P, R]):
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute the result of this call now, store it, and return it."""
         key = self.cache_key(*args, **kwargs)
-        result: R = self.cache.refresh(key, self._load(args, kwargs), **self._options)
-        return result
+        found: R = self.cache.refresh(key, self._load(args, kwargs), **self._options)
+        return found
 
     @overload
     def __get__(  # type: ignore[misc]  # mypy takes the type of self for too narrow, but finds the right overload
@@ -271,13 +279,13 @@ class _Decorator:
         cache: Cache,
         key: Callable[..., Key] | None,
         options: dict[str, Any],
-        names: Names | None = None,
-        namespace: bytes = b"",
+        names: Names,
+        namespace: bytes,
     ) -> None:
         self.cache = cache
         self.key = key
         self.options = options
-        self.names = Names() if names is None else names
+        self.names = names
         self.namespace = namespace
 
     def check(self, function: Any) -> tuple[str, bool]:
@@ -297,6 +305,22 @@ class _Decorator:
 
 class CachedBy(_Decorator):
     """What ``Client.cached`` returns: put it before a plain function."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        key: Callable[..., Key] | None,
+        options: dict[str, Any],
+        names: Names,
+        namespace: bytes,
+        run: Callable[[Flow[Any]], Any],
+        filling: Callable[..., Flow[Any]],
+    ) -> None:
+        super().__init__(cache, key, options, names, namespace)
+        self.run = run
+        """Carries out a flow."""
+        self.filling = filling
+        """Returns the flow of ``get_or_set``."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a static method is a callable, too

@@ -74,7 +74,10 @@ class Wait(NamedTuple):
 
 
 class Apart(NamedTuple):
-    """Step: run a flow apart from its caller, where the driver can; until its end it is the flight's ``load``."""
+    """Step: run a flow apart from its caller; until its end it is the flight's ``load``.
+
+    None is the answer of a driver whose callers can not leave: the flow goes on with it itself.
+    """
 
     flow: Flow[Any]
     flight: Flight

@@ -334,7 +334,11 @@ class Fill:
     def _compute(self, lease: bytes) -> Flow[Any]:
         """Return what the loader returns. Whatever it raises is raised, and frees the lease."""
         flight = self._flight
-        loaded = yield Apart(self._load_and_fill(flight, lease), flight)
+        loading = self._load_and_fill(flight, lease)
+        loaded = yield Apart(loading, flight)
+        if loaded is None:  # the driver's caller stays until the end, and few frames of Python lie between two loaders
+            with flight.loading():
+                loaded = yield from loading
         if isinstance(loaded.error, StopIteration):
             return Stopped(loaded.error)
         if loaded.error is not None:

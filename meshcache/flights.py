@@ -27,8 +27,8 @@ whose thread was interrupted in the middle of anything leaves no flight behind i
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 
@@ -107,6 +107,15 @@ class Flight:
         with self._table.lock:
             self.closed = True
             self._table.forget(self)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Be known as one whose loader runs, until this ends."""
+        self._table.loads[self] = self
+        try:
+            yield
+        finally:
+            self._table.loads.pop(self, None)
 
     def answer(self, record: bytes) -> None:
         """Give the owner's answer to all who came before the question was sent."""

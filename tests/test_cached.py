@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import itertools
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +24,7 @@ from starlette.background import BackgroundTask
 import meshcache
 from meshcache.decorator import READABLE_MAX, CachedBy
 from meshcache.forms import NESTED_MAX
+from meshcache.naming import Names
 
 
 class Colour(Enum):
@@ -48,7 +50,8 @@ def key_of(*args: Any, **kwargs: Any) -> str:
     def f(a: Any, b: Any = 2, *rest: Any, c: Any = 3, **more: Any) -> None:
         pass
 
-    key = CachedBy(None, None, {})(f).cache_key(*args, **kwargs)  # type: ignore[arg-type]  # the cache is not asked
+    no_client: Any = None  # it is not asked
+    key = CachedBy(no_client, None, {}, Names(), b"", no_client, no_client)(f).cache_key(*args, **kwargs)
     assert isinstance(key, str)
     return key.partition(":")[2]
 
@@ -582,3 +585,35 @@ def test_what_can_not_be_cached_is_refused_when_it_is_decorated(
 def test_what_is_cached_is_not_cached_twice(cache: meshcache.Client) -> None:
     with pytest.raises(TypeError, match="cached already"):
         cache.cached()(cache.cached()(len))
+
+
+def test_a_recursive_function_takes_few_frames(cache: meshcache.Client, node: FakeNode) -> None:
+    depths: list[int] = []
+
+    @cache.cached(ttl=60)
+    def fib(number: int) -> int:
+        depths.append(len(inspect.stack(0)))
+        return number if number < 2 else fib(number - 1) + fib(number - 2)
+
+    assert fib(20) == 6765
+    assert {one - other for other, one in itertools.pairwise(depths[:20])} == {3}
+    assert fib(200) == 280571172992510140037611932413038677189525
+
+    @cache.cached(ttl=60)
+    def fail(number: int) -> int:
+        return 1 // number + fail(number - 1)
+
+    with pytest.raises(ZeroDivisionError):
+        fail(100)
+
+    async def run() -> int:
+        async with meshcache.AsyncClient(node.address) as shared:
+
+            @shared.cached(ttl=60)
+            async def fib(number: int) -> int:
+                return number if number < 2 else await fib(number - 1) + await fib(number - 2)
+
+            return await fib(200)
+
+    cache.clear()
+    assert asyncio.run(run()) == 280571172992510140037611932413038677189525

@@ -45,7 +45,8 @@ class Keys:
         self.names = Names()
 
     def of(self, function: Any, *args: Any, key: Any = None) -> Any:
-        decorator: Any = CachedBy(None, key, {}, self.names)  # type: ignore[arg-type]  # the cache is not asked
+        no_client: Any = None  # it is not asked
+        decorator: Any = CachedBy(no_client, key, {}, self.names, b"", no_client, no_client)
         return decorator(function).cache_key(*args)
 
 
