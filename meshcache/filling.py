@@ -20,6 +20,7 @@ more; a question that nobody waits for is withdrawn, or the lease could be grant
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Hashable
@@ -172,7 +173,8 @@ class Fill:
         self._timeout_s = timeout_s
         self._now = session.routing.clock
         self._started = self._now()
-        self._seat = Seat(session.rng.randbytes(TOKEN_BYTES), lambda token, left_s: self._hold(0, token, left_s))
+        # The seat must not lead back to here: it is held weakly, so that it is gone at once when its caller is.
+        self._seat = Seat(session.rng.randbytes(TOKEN_BYTES), functools.partial(_hold, session, key, 0))
 
     def run(self) -> Flow[Any]:
         """Return the value: the cached one, or what one caller in the cluster computes now."""
@@ -251,7 +253,7 @@ class Fill:
         if flight.load is not None:
             yield Halt(flight, RELEASE_S if in_time else 0.0)
         if not flight.over and (in_time or flight.unheard):
-            yield from self._hold(0, flight.token, RELEASE_S if in_time else WITHDRAW_S)
+            yield from _hold(self._session, self._key, 0, flight.token, RELEASE_S if in_time else WITHDRAW_S)
 
     def _miss(self, flights: Flights, question: Hashable, above: bytes) -> Flow[Any]:
         while True:
@@ -389,10 +391,14 @@ class Fill:
         load_ms = max(1, round(load_s * 1000)) if terms.early else None
         return with_extras(content, Extras(terms.tags, soft_expires_ms, load_ms))
 
-    def _hold(self, keep: int, lease: bytes, timeout_s: float = RELEASE_S) -> Flow[bool]:
-        """Renew the lease, or give it up; False if it is lost. It is no matter if that does not get through."""
-        change = [int(Change.HOLD), keep, lease]
-        try:
-            return bool((yield from self._session.update(self._key, change, 0, timeout_s, repeatable=True)))
-        except MeshcacheError:
-            return True
+    def _hold(self, keep: int, lease: bytes) -> Flow[bool]:
+        return _hold(self._session, self._key, keep, lease, RELEASE_S)
+
+
+def _hold(session: Session, key: Key, keep: int, lease: bytes, timeout_s: float) -> Flow[bool]:
+    """Renew a lease, or give it up; False if it is lost. It is no matter if that does not get through."""
+    change = [int(Change.HOLD), keep, lease]
+    try:
+        return bool((yield from session.update(key, change, 0, timeout_s, repeatable=True)))
+    except MeshcacheError:
+        return True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from story import DEFAULT, STRICT, Story
 
+from meshcache.arguments import DO_NOT_CACHE
 from meshcache.core.messages import Update
 from meshcache.errors import OperationTimeout, SerializationError
 from meshcache.flights import Flights, Seat
@@ -163,6 +166,28 @@ def test_when_a_loader_raises_the_next_one_computes_for_the_others(process: Proc
     assert isinstance(process.wait("a")[0], KeyError)
     assert process.wait("b", "c", "d") == ["b"] * 3
     assert process.loads == ["a", "b"]
+
+
+def test_what_is_not_to_be_kept_is_its_callers_alone(story: Story, process: Process) -> None:
+    names = ["one", "two", "three"]
+    for name in names:
+        process.ask(name, lambda: DO_NOT_CACHE("not kept"))
+    assert process.wait(*names) == ["not kept"] * 3
+    assert process.loads == names
+    assert process.most_at_once == 1
+    assert story.get("key") is None
+
+
+def test_the_seat_of_a_call_that_is_dropped_is_gone_at_once(story: Story) -> None:
+    """Or its flight would be led by nobody, until the garbage collector comes by."""
+    gc.disable()
+    try:
+        fill = story.client.session._fill("key", 1, None, 1.0)
+        seat = weakref.ref(fill._seat)
+        del fill
+        assert seat() is None
+    finally:
+        gc.enable()
 
 
 def test_who_came_while_a_load_ran_leads_those_too_whose_load_failed(story: Story, process: Process) -> None:
