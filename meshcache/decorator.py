@@ -86,6 +86,7 @@ class _Function(Generic[P]):
             function = function.__func__
         itself: Any = self  # which gets a __call__ where its kind is known
         functools.update_wrapper(itself, function)
+        self._by = by
         self.cache = by.cache
         self.function = function
         self._own_key = by.key
@@ -184,16 +185,13 @@ class _Function(Generic[P]):
 class Cached(_Function[P], Generic[P, R]):
     """A function with its results in the cache."""
 
-    def __init__(self, by: CachedBy, function: Any) -> None:
-        super().__init__(by, function)
-        self._run = by.run
-        self._filling = by.filling
+    _by: CachedBy
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or have it computed."""
         # Not by get_or_set(): a function that calls itself, deep down, has this once in every level.
         load = functools.partial(self.function, *self._bound, *args, **kwargs)
-        found: R = result(self._run(self._filling(self.cache_key(*args, **kwargs), load, **self._options)))
+        found: R = result(self._by.run(self._by.filling(self.cache_key(*args, **kwargs), load, **self._options)))
         return found
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
