@@ -178,7 +178,7 @@ class AsyncClient:
         self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: Timeout | None = None
     ) -> int:
         """Subtract from a number and return the new one; otherwise as ``incr``."""
-        return await self._run(self._session.incr(key, -delta, initial, ttl, timeout))
+        return await self._run(self._session.incr(key, -delta, initial, ttl, timeout, "decr"))
 
     async def touch(self, key: Key, ttl: Ttl = DEFAULT, *, timeout: Timeout | None = None) -> bool:
         """Set a key's lifetime anew, counted from now; True if it was there."""

@@ -180,7 +180,7 @@ class Client:
         self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: Timeout | None = None
     ) -> int:
         """Subtract from a number and return the new one; otherwise as ``incr``."""
-        return self._run(self._session.incr(key, -delta, initial, ttl, timeout))
+        return self._run(self._session.incr(key, -delta, initial, ttl, timeout, "decr"))
 
     def touch(self, key: Key, ttl: Ttl = DEFAULT, *, timeout: Timeout | None = None) -> bool:
         """Set a key's lifetime anew, counted from now; True if it was there."""

@@ -147,6 +147,8 @@ class Delivery:
         self,
         routing: Routing,
         rng: random.Random,
+        name: str,
+        given: list[Any],
         kind: Kind,
         options: tuple[Any, ...],
         keys: list[bytes],
@@ -156,12 +158,12 @@ class Delivery:
         timeout_s: float,
         repeatable: bool,
         node: str | None = None,
-        name: str = "",
         park_s: float = 0.0,
     ) -> None:
-        """Without keys: one request to any node. ``node``: to this address and no other. ``name``: for errors.
+        """Without keys: one request to any node. ``node``: to this address and no other.
 
-        ``park_s``: how long a node may keep its answer back.
+        ``name`` and ``given``, for errors: the operation that the user called, and the keys as the user gave them, or
+        none. ``park_s``: how long a node may keep its answer back.
         """
         self.results: list[Any] = [None] * (len(keys) or 1)
         self.errors: dict[int, Exception] = {}
@@ -176,7 +178,8 @@ class Delivery:
         self._repeatable = repeatable
         self._node = node
         self._park_s = park_s
-        self._operation = name or kind.__name__.lower()
+        self._operation = name
+        self._given = given
         self._pending = list(range(len(self.results)))
         self._started = deadline - timeout_s
         self._avoid: set[str] = set()
@@ -373,7 +376,7 @@ class Delivery:
         self._pending = []
 
     def _name(self, i: int) -> str:
-        return f"{self._operation} {self._keys[i][:64]!r}" if self._keys else self._operation
+        return f"{self._operation} {self._given[i]!r:.80}" if self._given else self._operation
 
 
 def _reason(code: Any) -> str:

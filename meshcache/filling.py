@@ -164,8 +164,10 @@ def result(found: Any) -> Any:
 class Fill:
     """One ``get_or_set``."""
 
-    def __init__(self, session: Session, key: Key, load: Any, terms: Terms, timeout_s: float) -> None:
+    def __init__(self, session: Session, name: str, key: Key, load: Any, terms: Terms, timeout_s: float) -> None:
+        """``name`` is what the user called, for errors."""
         self._session = session
+        self._name = name
         self._key = key
         self._raw = raw_key(session.options.prefix, key)
         self._load = load
@@ -178,7 +180,7 @@ class Fill:
 
     def run(self) -> Flow[Any]:
         """Return the value: the cached one, or what one caller in the cluster computes now."""
-        value, record = yield from self._session.look(self._key, self._timeout_s)
+        value, record = yield from self._session.look(self._key, self._timeout_s, self._name)
         if value is not MISSING and (record is None or not self._is_early(record)):
             return value
         if value is MISSING:
@@ -253,7 +255,7 @@ class Fill:
         if flight.load is not None:
             yield Halt(flight, RELEASE_S if in_time else 0.0)
         if not flight.over and (in_time or flight.unheard):
-            yield from _hold(self._session, self._key, 0, flight.token, RELEASE_S if in_time else WITHDRAW_S)
+            yield from _hold(self._session, self._name, self._key, 0, flight.token, RELEASE_S if in_time else WITHDRAW_S)
 
     def _miss(self, flights: Flights, question: Hashable, above: bytes) -> Flow[Any]:
         while True:
@@ -307,7 +309,7 @@ class Fill:
 
     def _out_of_time(self) -> OperationTimeout:
         waited = f"others have been asking for it or computing it for {self._timeout_s:.3g} s"
-        return OperationTimeout(f"get_or_set {self._raw[:64]!r}: {waited}, which is this call's timeout")
+        return OperationTimeout(f"{self._name} {self._key!r:.80}: {waited}, which is this call's timeout")
 
     # ---- with the owner
 
@@ -323,10 +325,12 @@ class Fill:
             park_s = min(PARK_S, max(0.0, left_s - FILL_S_MIN)) if park else 0.0
             change = [int(Change.LEASE), int(park_s * 1000), above, flight.token]
             flight.asked += 1
-            answer = yield from session.ask_parked(self._raw, change, left_s, park_s)
+            answer = yield from session.ask_parked(self._name, self._key, change, left_s, park_s)
             if answer is not None:
                 if type(answer) is not bytes or not (_is_lease(answer) or len(answer) >= HEADER_BYTES):
-                    raise ProtocolError(f"get_or_set: the node answered {answer!r:.80} instead of a record")
+                    raise ProtocolError(
+                        f"{self._name} {self._key!r:.80}: the node answered {answer!r:.80}, not a record"
+                    )
                 return answer
             if not park:
                 return None
@@ -378,7 +382,8 @@ class Fill:
         left_s = max(FILL_S_MIN, self._started + self._timeout_s - began)
         change = [int(Change.FILL), content, self._terms.kept_ms, lease]
         try:
-            return bool((yield from self._session.update(self._key, change, len(content), left_s, repeatable=True)))
+            flow = self._session.update(self._name, self._key, change, len(content), left_s, repeatable=True)
+            return bool((yield from flow))
         except (ValueError, TypeError):  # too large, or nothing that can be stored
             raise
         except MeshcacheError:
@@ -392,13 +397,13 @@ class Fill:
         return with_extras(content, Extras(terms.tags, soft_expires_ms, load_ms))
 
     def _hold(self, keep: int, lease: bytes) -> Flow[bool]:
-        return _hold(self._session, self._key, keep, lease, RELEASE_S)
+        return _hold(self._session, self._name, self._key, keep, lease, RELEASE_S)
 
 
-def _hold(session: Session, key: Key, keep: int, lease: bytes, timeout_s: float) -> Flow[bool]:
+def _hold(session: Session, name: str, key: Key, keep: int, lease: bytes, timeout_s: float) -> Flow[bool]:
     """Renew a lease, or give it up; False if it is lost. It is no matter if that does not get through."""
     change = [int(Change.HOLD), keep, lease]
     try:
-        return bool((yield from session.update(key, change, 0, timeout_s, repeatable=True)))
+        return bool((yield from session.update(name, key, change, 0, timeout_s, repeatable=True)))
     except MeshcacheError:
         return True

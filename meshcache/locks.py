@@ -47,7 +47,7 @@ class _Held:
         if not isinstance(name, str):
             raise TypeError(f"a lock's name must be str, is {name!r:.80}")
         self.name = name
-        self._session = session
+        self._session = session.on_behalf_of(f"lock {name!r:.80}")
         self._key = PREFIX + name
         self._ttl = _finite(ttl)
         self._timeout_s = session.options.timeout_s if timeout is None else seconds(timeout)
@@ -122,7 +122,7 @@ class _Held:
         timeout_s = self._timeout_s - self._reserve_s()
         change = [int(Change.RELEASE), self._token]
         # Not repeated: the second time it would look lost. If there is no answer, the token is given up.
-        released = yield from self._session.update(self._key, change, 0, timeout_s, repeatable=False)
+        released = yield from self._session.update("lock", self._key, change, 0, timeout_s, repeatable=False)
         self._forget()
         if not released:
             self._lost()
@@ -134,7 +134,7 @@ class _Held:
         timeout_s = self._reserve_s() / 2 if isinstance(error, OperationError) else GIVE_UP_S
         change = [int(Change.RELEASE), self._token]
         try:
-            yield from self._session.update(self._key, change, 0, timeout_s, repeatable=True)
+            yield from self._session.update("lock", self._key, change, 0, timeout_s, repeatable=True)
         except MeshcacheError:
             pass
         finally:
@@ -143,7 +143,7 @@ class _Held:
     def _change(self, kind: Change, timeout_s: float, ttl: Ttl = None) -> Flow[int | None]:
         """Have the lock's entry changed under the token; returns its number, or None if another holds it."""
         change = [int(kind), self._token, milliseconds(self._ttl if ttl is None else ttl)]
-        version = yield from self._session.update(self._key, change, 0, timeout_s, repeatable=True)
+        version = yield from self._session.update("lock", self._key, change, 0, timeout_s, repeatable=True)
         if version is None:
             return None
         if type(version) is not bytes or len(version) != VERSION_BYTES:

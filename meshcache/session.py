@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from copy import copy
 from typing import Any, Final, TypeVar
 from zlib import crc32
 
@@ -112,6 +113,8 @@ class Session:
         self._read = (options.r, options.w, False)
         self._read_meta = (options.r, options.w, True)
         self._unchecked = options.w > 0 or options.r > 0
+        self._caller: str | None = None
+        """What errors name instead of the operation at hand: what the user called is made of several."""
 
     def derive(
         self,
@@ -137,6 +140,12 @@ class Session:
         session._check_levels()
         return session
 
+    def on_behalf_of(self, caller: str) -> Session:
+        """Return the same session, whose errors name what the user called: ``lock 'job'``, say."""
+        session = copy(self)
+        session._caller = caller  # noqa: SLF001  (its own)
+        return session
+
     def link(self, address: str) -> Link:
         """Return the protocol's side of a new connection to ``address``."""
         return Link(address, self.cluster, self.routing)
@@ -147,11 +156,11 @@ class Session:
         if self.copies is not None:
             value, _ = yield from self.look(key, timeout)
             return default if value is MISSING else value
-        record = yield from self._one(Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
+        record = yield from self._one("get", key, Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
         return self._value(record, default, key)
 
     def gets(self, key: Key, timeout: Timeout | None) -> Flow[Item | None]:
-        record = yield from self._one(Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
+        record = yield from self._one("gets", key, Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
         if not _is_hit(record):
             return None
         value = decoded(self.options.codec, record, key)
@@ -162,7 +171,7 @@ class Session:
         raws = raw_keys(self._prefix, given)
         if self.copies is not None:
             return (yield from self._get_many_near(self.copies, given, raws, timeout))
-        return self._values(given, (yield from self._get_records(raws, timeout)))
+        return self._values(given, (yield from self._get_records(given, raws, timeout)))
 
     def _get_many_near(
         self, copies: Copies, given: list[Any], raws: list[bytes], timeout: Timeout | None
@@ -171,16 +180,17 @@ class Session:
         wanted = [i for i, key in enumerate(given) if key not in found]
         if not wanted:
             return found
+        asked = [given[i] for i in wanted]
         reading = copies.begin([raws[i] for i in wanted])
-        records = yield from self._get_records([raws[i] for i in wanted], timeout)
-        fetched = self._values([given[i] for i in wanted], records)
+        records = yield from self._get_records(asked, [raws[i] for i in wanted], timeout)
+        fetched = self._values(asked, records)
         for i, record in zip(wanted, records, strict=True):
             if given[i] in fetched:
                 copies.keep(raws[i], record, fetched[given[i]], reading)
         return {key: found[key] if key in found else fetched[key] for key in given if key in found or key in fetched}
 
-    def _get_records(self, raws: list[bytes], timeout: Timeout | None) -> Flow[list[Any]]:
-        records, errors = yield from self._many(Get, self._read, raws, None, timeout)
+    def _get_records(self, given: list[Any], raws: list[bytes], timeout: Timeout | None) -> Flow[list[Any]]:
+        records, errors = yield from self._many("get_many", given, Get, self._read, raws, None, timeout)
         if errors:
             raise next(iter(errors.values()))
         return records
@@ -201,7 +211,7 @@ class Session:
     def set(self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[None]:
         raw = raw_key(self._prefix, key)
         content = self._tagged(self._encode(value), tags) if tags else self._encode(value)
-        flow = self._one(Set, (self.options.w, self._ttl_ms(ttl)), raw, content, len(content), timeout)
+        flow = self._one("set", key, Set, (self.options.w, self._ttl_ms(ttl)), raw, content, len(content), timeout)
         yield from self._writing([raw], flow)
 
     def set_many(self, items: Mapping[Any, Any], ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[list[Any]]:
@@ -215,18 +225,20 @@ class Session:
             contents = [with_extras(content, said) for content in contents]
         options = (self.options.w, self._ttl_ms(ttl))
         raws = list(latest)
-        flow = self._many(Set, options, raws, contents, timeout)
+        flow = self._many("set_many", names, Set, options, raws, contents, timeout)
         _, errors = yield from self._writing(raws, flow)
         return [names[i] for i in sorted(errors)]
 
     def delete(self, key: Key, timeout: Timeout | None) -> Flow[bool]:
         raw = raw_key(self._prefix, key)
-        flow = self._one(Delete, (self.options.w, int(EventKind.DELETE)), raw, None, 0, timeout)
+        flow = self._one("delete", key, Delete, (self.options.w, int(EventKind.DELETE)), raw, None, 0, timeout)
         return bool((yield from self._writing([raw], flow)))
 
     def delete_many(self, keys: Iterable[Key], timeout: Timeout | None, kind: int = EventKind.DELETE) -> Flow[int]:
-        raws = list(dict.fromkeys(raw_keys(self._prefix, key_list(keys))))
-        flow = self._many(Delete, (self.options.w, int(kind)), raws, None, timeout)
+        given = key_list(keys)
+        named = dict(zip(raw_keys(self._prefix, given), given, strict=True))
+        raws, name = list(named), "invalidate" if kind == EventKind.INVALIDATE else "delete_many"
+        flow = self._many(name, list(named.values()), Delete, (self.options.w, int(kind)), raws, None, timeout)
         existed, errors = yield from self._writing(raws, flow)
         if errors:
             raise next(iter(errors.values()))
@@ -235,12 +247,12 @@ class Session:
     def add(self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[bool]:
         content = self._tagged(self._encode(value), tags)
         change = [int(Change.ADD), content, self._ttl_ms(ttl)]
-        return bool((yield from self.update(key, change, len(content), timeout)))
+        return bool((yield from self.update("add", key, change, len(content), timeout)))
 
     def replace(self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[bool]:
         content = self._tagged(self._encode(value), tags)
         change = [int(Change.REPLACE), content, self._ttl_ms(ttl)]
-        return bool((yield from self.update(key, change, len(content), timeout)))
+        return bool((yield from self.update("replace", key, change, len(content), timeout)))
 
     def cas(
         self, key: Key, value: Any, version: bytes, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()
@@ -249,54 +261,57 @@ class Session:
             raise TypeError(f"version must be the .version of an Item from gets(), is {version!r}")
         content = self._tagged(self._encode(value), tags)
         change = [int(Change.CAS), content, self._ttl_ms(ttl), version]
-        return bool((yield from self.update(key, change, len(content), timeout)))
+        return bool((yield from self.update("cas", key, change, len(content), timeout)))
 
-    def incr(self, key: Key, delta: int, initial: int | None, ttl: Ttl, timeout: Timeout | None) -> Flow[int]:
-        for name, number in (("delta", delta), ("initial", 0 if initial is None else initial)):
+    def incr(
+        self, key: Key, delta: int, initial: int | None, ttl: Ttl, timeout: Timeout | None, name: str = "incr"
+    ) -> Flow[int]:
+        for field, number in (("delta", delta), ("initial", 0 if initial is None else initial)):
             if type(number) is not int:
-                raise TypeError(f"{name} must be an int, is {number!r}")
+                raise TypeError(f"{field} must be an int, is {number!r}")
             if not -(1 << 63) <= number < 1 << 63:
-                raise ValueError(f"{name} must be within 64 bits, is {number}")
-        result = yield from self.update(key, [int(Change.INCR), delta, initial, self._ttl_ms(ttl)], 0, timeout)
+                raise ValueError(f"{field} must be within 64 bits, is {number}")
+        result = yield from self.update(name, key, [int(Change.INCR), delta, initial, self._ttl_ms(ttl)], 0, timeout)
         if type(result) is not int:
-            raise ProtocolError(f"incr: the node answered {result!r:.200}")
+            raise ProtocolError(f"{name} {key!r:.80}: the node answered {result!r:.200}")
         return result
 
     def touch(self, key: Key, ttl: Ttl, timeout: Timeout | None) -> Flow[bool]:
         change = [int(Change.TOUCH), self._ttl_ms(ttl)]
-        return bool((yield from self.update(key, change, 0, timeout, repeatable=True)))
+        return bool((yield from self.update("touch", key, change, 0, timeout, repeatable=True)))
 
     def exists(self, key: Key, timeout: Timeout | None) -> Flow[bool]:
-        return self._is_visible(
-            (yield from self._one(Get, self._read_meta, raw_key(self._prefix, key), None, 0, timeout))
-        )
+        raw = raw_key(self._prefix, key)
+        return self._is_visible((yield from self._one("exists", key, Get, self._read_meta, raw, None, 0, timeout)))
 
     def ttl(self, key: Key, timeout: Timeout | None) -> Flow[float | None]:
-        record = yield from self._one(Get, self._read_meta, raw_key(self._prefix, key), None, 0, timeout)
+        raw = raw_key(self._prefix, key)
+        record = yield from self._one("ttl", key, Get, self._read_meta, raw, None, 0, timeout)
         return self._seconds_left(record) if self._is_visible(record) else None
 
     def get_or_set(self, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None, **how: Any) -> Flow[Any]:
-        return (yield from self._fill(key, load, ttl, timeout, **how).run())
+        return (yield from self._fill("get_or_set", key, load, ttl, timeout, **how).run())
 
     def refresh(self, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None, **how: Any) -> Flow[Any]:
-        return (yield from self._fill(key, load, ttl, timeout, **how).run_anew())
+        return (yield from self._fill("refresh", key, load, ttl, timeout, **how).run_anew())
 
     def _fill(
-        self, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None,
+        self, name: str, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None,
         *, stale_ttl: Ttl = None, early: float = 0.0, tags: Tags = (),
     ) -> Fill:  # fmt: skip
         kept = terms(self._ttl_ms(ttl), stale_ttl, early, raw_tags(self._prefix, tags))
-        return Fill(self, key, load, kept, self.timeout_s(timeout))
+        return Fill(self, name, key, load, kept, self.timeout_s(timeout))
 
     def check_terms(self, ttl: Ttl, stale_ttl: Ttl, early: float, tags: Tags) -> None:
         terms(self._ttl_ms(ttl), stale_ttl, early, raw_tags(self._prefix, tags))
 
     def clear(self, timeout: Timeout | None, prefix: Key = b"") -> Flow[int]:
+        name = f"invalidate_prefix {prefix!r:.80}" if prefix else "clear"
         prefix = self._prefix + namespace_bytes(prefix)
         with contextlib.nullcontext() if self._copies is None else self._copies.clearing(prefix):
-            dropped = yield from self._ask(Clear, (prefix,), None, timeout)
+            dropped = yield from self._ask(name, Clear, (prefix,), None, timeout)
         if type(dropped) is not int:
-            raise ProtocolError(f"clear: the node answered {dropped!r:.200}")
+            raise ProtocolError(f"{name}: the node answered {dropped!r:.200}")
         return dropped
 
     def invalidate_tags(self, tags: Tags, timeout: Timeout | None) -> Flow[int]:
@@ -306,41 +321,39 @@ class Session:
         if len(raws) > BATCH_OPS_MAX:
             raise ValueError(f"tags: one call invalidates at most {BATCH_OPS_MAX:,}, not {len(raws):,}")
         with contextlib.nullcontext() if self._copies is None else self._copies.invalidating(raws):
-            dropped = yield from self._ask(InvalidateTags, (raws,), None, timeout)
+            dropped = yield from self._ask("invalidate_tags", InvalidateTags, (raws,), None, timeout)
         if type(dropped) is not int:
             raise ProtocolError(f"invalidate_tags: the node answered {dropped!r:.200}")
         return dropped
 
     def inspect(self, what: str, key: Key, node: str | None, timeout: Timeout | None) -> Flow[dict[str, Any]]:
-        answer = yield from self._ask(Inspect, (what, raw_key(self._prefix, key) if key else b""), node, timeout)
+        options = (what, raw_key(self._prefix, key) if key else b"")
+        answer = yield from self._ask(f"inspect {what}", Inspect, options, node, timeout)
         if not isinstance(answer, dict):
             raise ProtocolError(f"inspect {what}: the node answered {answer!r:.200}")
         return answer
 
     def leave(self, node: str, timeout: Timeout | None) -> Flow[None]:
-        yield from self._ask(Leave, (), node, timeout)
+        yield from self._ask(f"leave {node}", Leave, (), node, timeout)
 
     def forget(self, node: str, timeout: Timeout | None) -> Flow[None]:
-        yield from self._ask(Forget, (node,), None, timeout)
+        yield from self._ask("forget", Forget, (node,), None, timeout)
 
     # ---- ways to nodes
 
     def _one(
-        self,
-        kind: Kind,
-        options: tuple[Any, ...],
-        key: bytes,
-        payload: Any,
-        content_bytes: int,
-        timeout: Timeout | None,
-        repeatable: bool = True,
-    ) -> Flow[Any]:
-        """Deliver one key: straight to its owner, and by the long way only if anything is unusual."""
+        self, name: str, given: Key, kind: Kind, options: tuple[Any, ...], key: bytes, payload: Any,
+        content_bytes: int, timeout: Timeout | None, repeatable: bool = True,
+    ) -> Flow[Any]:  # fmt: skip
+        """Deliver one key: straight to its owner, and by the long way only if anything is unusual.
+
+        ``name`` and ``given`` are what the caller called, and with which key: for errors.
+        """
         routing = self.routing
         started = self._clock()
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
         if self._unchecked or not routing.known:
-            yield from self._prepare(started, timeout_s)
+            yield from self._prepare(name, [given], started, timeout_s)
         if content_bytes - CONTENT_FLAG_BYTES > routing.settings.value_bytes_max:
             raise ValueTooLarge(content_bytes - CONTENT_FLAG_BYTES, routing.settings.value_bytes_max)
         keys = [key]
@@ -365,7 +378,7 @@ class Session:
                 routing.succeeded(address, started)
                 return outcome[0]
             tried = call, outcome
-        delivery = self._delivery(kind, options, keys, payloads, started, timeout_s, repeatable)
+        delivery = self._delivery(name, [given], kind, options, keys, payloads, started, timeout_s, repeatable)
         if tried is not None:
             delivery.resume(*tried)
         yield from delivery.run()
@@ -374,29 +387,26 @@ class Session:
         return delivery.results[0]
 
     def update(
-        self, key: Key, change: list[Any], content_bytes: int, timeout: Timeout | None, repeatable: bool = False
-    ) -> Flow[Any]:
-        """Have the key's first owner run a change."""
+        self, name: str, key: Key, change: list[Any], content_bytes: int, timeout: Timeout | None,
+        repeatable: bool = False,
+    ) -> Flow[Any]:  # fmt: skip
+        """Have the key's first owner run a change; ``name`` is the operation that needs it."""
         options = (self.options.w, self.options.r, 0)
         raw = raw_key(self._prefix, key)
-        flow = self._one(Update, options, raw, change, content_bytes, timeout, repeatable)
+        flow = self._one(name, key, Update, options, raw, change, content_bytes, timeout, repeatable)
         return self._writing([raw], flow)
 
     def _many(
-        self,
-        kind: Kind,
-        options: tuple[Any, ...],
-        keys: list[bytes],
-        payloads: list[Any] | None,
-        timeout: Timeout | None,
-    ) -> Flow[tuple[list[Any], dict[int, Exception]]]:
+        self, name: str, given: list[Any], kind: Kind, options: tuple[Any, ...], keys: list[bytes],
+        payloads: list[Any] | None, timeout: Timeout | None,
+    ) -> Flow[tuple[list[Any], dict[int, Exception]]]:  # fmt: skip
         """Deliver many keys, all of which may be asked for again; returns their results, and by index what failed."""
         if not keys:
             return [], {}
         started = self._clock()
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
         if self._unchecked or not self.routing.known:
-            yield from self._prepare(started, timeout_s)
+            yield from self._prepare(name, given, started, timeout_s)
         routing = self.routing
         limit = routing.settings.value_bytes_max
         size = sum(map(len, keys))
@@ -416,64 +426,50 @@ class Session:
                 routing.succeeded(call.address, started)
                 return outcome, {}
             tried = call, outcome
-        delivery = self._delivery(kind, options, keys, payloads, started, timeout_s, repeatable=True)
+        delivery = self._delivery(name, given, kind, options, keys, payloads, started, timeout_s, repeatable=True)
         if tried is not None:
             delivery.resume(*tried)
         yield from delivery.run()
         return delivery.results, delivery.errors
 
-    def _ask(self, kind: Kind, options: tuple[Any, ...], node: str | None, timeout: Timeout | None) -> Flow[Any]:
+    def _ask(
+        self, name: str, kind: Kind, options: tuple[Any, ...], node: str | None, timeout: Timeout | None
+    ) -> Flow[Any]:
         """Ask something that is of no one key: any node, or the one named by id or address."""
         started = self._clock()
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
         if not self.routing.known:
-            yield from self._prepare(started, timeout_s)
+            yield from self._prepare(name, [], started, timeout_s)
         address = None
         if node is not None:
             address = self.routing.address_of(node)
             if address is None:
                 names = ", ".join(f"{peer.node_id} ({peer.address})" for peer in self.routing.peers.values())
-                raise NodeUnavailable(f"there is no node {node!r}; the mesh has {names or 'no member'}")
-        delivery = self._delivery(kind, options, [], None, started, timeout_s, repeatable=True, node=address)
+                raise NodeUnavailable(f"{name}: there is no node {node!r}; the mesh has {names or 'no member'}")
+        delivery = self._delivery(name, [], kind, options, [], None, started, timeout_s, repeatable=True, node=address)
         yield from delivery.run()
         if delivery.errors:
             raise delivery.errors[0]
         return delivery.results[0]
 
     def _delivery(
-        self,
-        kind: Kind,
-        options: tuple[Any, ...],
-        keys: list[bytes],
-        payloads: list[Any] | None,
-        started: float,
-        timeout_s: float,
-        repeatable: bool,
-        node: str | None = None,
-        name: str = "",
-        park_s: float = 0.0,
-    ) -> Delivery:
+        self, name: str, given: list[Any], kind: Kind, options: tuple[Any, ...], keys: list[bytes],
+        payloads: list[Any] | None, started: float, timeout_s: float, repeatable: bool, **how: Any,
+    ) -> Delivery:  # fmt: skip
+        if self._caller is not None:
+            name, given = self._caller, []
         return Delivery(
-            self.routing,
-            self.rng,
-            kind,
-            options,
-            keys,
-            payloads,
-            deadline=started + timeout_s,
-            timeout_s=timeout_s,
-            repeatable=repeatable,
-            node=node,
-            name=name,
-            park_s=park_s,
-        )
+            self.routing, self.rng, name, given, kind, options, keys, payloads,
+            deadline=started + timeout_s, timeout_s=timeout_s, repeatable=repeatable, **how,
+        )  # fmt: skip
 
-    def _prepare(self, started: float, timeout_s: float) -> Flow[None]:
+    def _prepare(self, name: str, given: list[Any], started: float, timeout_s: float) -> Flow[None]:
         """Before the first operation: have a seed greet us, so that settings and ring are known."""
         routing = self.routing
         if not routing.known:
+            given = given if len(given) == 1 else []
             greeting = self._delivery(
-                Inspect, ("view", b""), [], None, started, timeout_s, repeatable=True, name="connect"
+                name, given, Inspect, ("view", b""), [], None, started, timeout_s, repeatable=True
             )
             yield from greeting.run_until(lambda: routing.known)
             if not routing.known:
@@ -490,7 +486,7 @@ class Session:
                 raise ValueError(f"consistency: {name} level {level} is more than the cluster's {replicas} replicas")
         self._unchecked = False
 
-    def look(self, key: Key, timeout: Timeout | None) -> Flow[tuple[Any, bytes | None]]:
+    def look(self, key: Key, timeout: Timeout | None, name: str = "get") -> Flow[tuple[Any, bytes | None]]:
         """Return the value or MISSING, and the live record, from which the value is or which is too old for one.
 
         A value from the near cache comes without a record.
@@ -502,19 +498,22 @@ class Session:
             if value is not MISSING:
                 return value, None
             reading = copies.begin([raw])
-        record = yield from self._one(Get, self._read, raw, None, 0, timeout)
+        record = yield from self._one(name, key, Get, self._read, raw, None, 0, timeout)
         value = self._value(record, MISSING, key)
         if copies is not None and value is not MISSING:
             copies.keep(raw, record, value, reading)
         return value, record if _is_hit(record) else None
 
-    def ask_parked(self, raw: bytes, change: list[Any], timeout_s: float, park_s: float) -> Flow[Any]:
+    def ask_parked(self, name: str, key: Key, change: list[Any], timeout_s: float, park_s: float) -> Flow[Any]:
         """Have the key's first owner run a change that it may answer only after ``park_s``."""
         started = self._clock()
+        raw = raw_key(self._prefix, key)
         if self._unchecked or not self.routing.known:
-            yield from self._prepare(started, timeout_s)
+            yield from self._prepare(name, [key], started, timeout_s)
         options = (self.options.w, self.options.r, 0)
-        delivery = self._delivery(Update, options, [raw], [change], started, timeout_s, repeatable=True, park_s=park_s)
+        delivery = self._delivery(
+            name, [key], Update, options, [raw], [change], started, timeout_s, repeatable=True, park_s=park_s
+        )
         flow = delivery.run()
         yield from self._writing([raw], flow)
         if delivery.errors:
@@ -536,7 +535,7 @@ class Session:
 
     def prepare(self, timeout: Timeout | None) -> Flow[None]:
         """Learn who is in the mesh, if that is not known yet."""
-        yield from self._prepare(self._clock(), self.timeout_s(timeout))
+        yield from self._prepare("subscribe", [], self._clock(), self.timeout_s(timeout))
 
     def timeout_s(self, timeout: Timeout | None) -> float:
         """Return the total time of a call that was given this ``timeout``."""

@@ -116,7 +116,9 @@ def test_a_loader_that_fails_frees_the_lease_at_once() -> None:
     story.mesh.run(0.1)
     owner = story.owners("key")[0]
     lease = table(owner)[b"key"]
-    story.call(session.update("key", [8, 0, lease.version], 0, 1.0, repeatable=True))  # what a failed loader leads to
+    story.call(
+        session.update("get_or_set", "key", [8, 0, lease.version], 0, 1.0, repeatable=True)
+    )  # what a failed loader leads to
     source.wait(2)
     assert source.results == ["v1"] * 2
     assert len(source.loads) == 1
@@ -127,10 +129,10 @@ def test_a_question_that_comes_after_its_callers_end_is_granted_nothing(end: str
     story = Story(3)
     session = story.client.session
     ask = [6, 0, LEASE_ALWAYS, b"t" * 16]
-    lease = story.call(session.ask_parked(b"key", ask, 1.0, 0.0))
+    lease = story.call(session.ask_parked("get_or_set", b"key", ask, 1.0, 0.0))
     change = {"given up": [8, 0, lease], "withdrawn": [8, 0, b"t" * 16], "filled": [7, b"\0\1v", 0, lease]}[end]
-    assert story.call(session.ask_parked(b"key", change, 1.0, 0.0))
-    assert story.call(session.ask_parked(b"key", ask, 1.0, 0.0)) is None
+    assert story.call(session.ask_parked("get_or_set", b"key", change, 1.0, 0.0))
+    assert story.call(session.ask_parked("get_or_set", b"key", ask, 1.0, 0.0)) is None
     assert not table(story.owners("key")[0])
 
 

@@ -370,5 +370,5 @@ def test_a_value_that_is_no_lock_is_not_taken_for_one() -> None:
 
 def asking(story: Story) -> Callable[..., Any]:
     return lambda kind, *arguments: story.call(
-        story.client.session.update("lock:L", [int(kind), *arguments], 0, 5.0, repeatable=True)
+        story.client.session.update("lock", "lock:L", [int(kind), *arguments], 0, 5.0, repeatable=True)
     )

@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from meshcache.core.messages import (
     Clear,
     Code,
     Delete,
+    EventKind,
     Fact,
     Get,
     Inspect,
@@ -33,6 +35,7 @@ from meshcache.core.messages import (
 )
 from meshcache.core.record import NEVER_MS, Extras, extras_of, stamp, tombstone, with_extras
 from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.delivery import Board
 from meshcache.errors import (
     ConfigError,
     InvalidKey,
@@ -40,6 +43,7 @@ from meshcache.errors import (
     MeshcacheError,
     NodeUnavailable,
     NotANumber,
+    OperationError,
     OperationTimeout,
     Overloaded,
     ProtocolError,
@@ -47,7 +51,9 @@ from meshcache.errors import (
     SerializationError,
     ValueTooLarge,
 )
+from meshcache.flights import Flights
 from meshcache.link import GREETING, LINK_DOWN, LINK_LOST, NO_REPLY, NO_TIME, Batch, Call, Failure, Link
+from meshcache.locks import Lock
 from meshcache.routing import Routing
 from meshcache.seeds import endpoint, parse_seeds
 from meshcache.session import Session, begin
@@ -86,6 +92,7 @@ class World:
         self.session = begin("127.0.0.1:7101", **(arguments | options), clock=lambda: self.now)
         self.routing = self.session.routing
         self.session.rng = random.Random(1)
+        self.flights = Flights(nullcontext())
         self.steps: list[list[Call]] = []
         self.pauses: list[float] = []
         if known:
@@ -109,6 +116,10 @@ class World:
                 step = flow.send(sent)
             except StopIteration as stop:
                 return stop.value
+            if isinstance(step, Board):
+                self.flights.board(step.seat, step.key)
+                sent = None
+                continue
             if isinstance(step, float):
                 self.pauses.append(step)
                 self.now += step
@@ -504,7 +515,7 @@ def test_the_first_operation_has_a_seed_greet_us() -> None:
 
 def test_nobody_there_is_told_after_two_seconds_with_the_reason() -> None:
     world = World(known=False)
-    with pytest.raises(NodeUnavailable, match=r"connect.*7101: connection refused"):
+    with pytest.raises(NodeUnavailable, match=r"get 'k'.*7101: connection refused"):
         world.run(world.session.get("k", None, None), lambda c: Failure(False, False, "connection refused"))
     assert 2.0 <= world.now - 100 < 2.2
 
@@ -658,6 +669,54 @@ def test_a_tombstone_is_a_miss_and_garbage_is_an_error() -> None:
             world.run(world.session.get("k", None, None), lambda c: [garbage])  # noqa: B023
         with pytest.raises(ProtocolError):
             world.run(world.session.get_many(["k"], None), lambda c: [garbage])  # noqa: B023
+
+
+OPERATIONS: dict[str, Callable[[Session], Any]] = {
+    "get 'k'": lambda s: s.get("k", None, 1.0),
+    "get b'k'": lambda s: s.get(b"k", None, 1.0),
+    "gets 'k'": lambda s: s.gets("k", 1.0),
+    "get_many 'k'": lambda s: s.get_many(["k"], 1.0),
+    "set 'k'": lambda s: s.set("k", 1, DEFAULT, 1.0),
+    "delete 'k'": lambda s: s.delete("k", 1.0),
+    "delete_many 'k'": lambda s: s.delete_many(["k"], 1.0),
+    "invalidate 'k'": lambda s: s.delete_many(["k"], 1.0, EventKind.INVALIDATE),
+    "add 'k'": lambda s: s.add("k", 1, DEFAULT, 1.0),
+    "replace 'k'": lambda s: s.replace("k", 1, DEFAULT, 1.0),
+    "cas b'k'": lambda s: s.cas(b"k", 1, b"v" * 16, DEFAULT, 1.0),
+    "incr 'k'": lambda s: s.incr("k", 1, 0, DEFAULT, 1.0),
+    "decr 'k'": lambda s: s.incr("k", -1, 0, DEFAULT, 1.0, "decr"),
+    "touch 'k'": lambda s: s.touch("k", DEFAULT, 1.0),
+    "exists 'k'": lambda s: s.exists("k", 1.0),
+    "ttl 'k'": lambda s: s.ttl("k", 1.0),
+    "get_or_set 'k'": lambda s: s.get_or_set("k", 1, DEFAULT, 1.0),
+    "refresh 'k'": lambda s: s.refresh("k", 1, DEFAULT, 1.0),
+    "clear": lambda s: s.clear(1.0),
+    "invalidate_prefix 'k'": lambda s: s.clear(1.0, "k"),
+    "invalidate_tags": lambda s: s.invalidate_tags(["k"], 1.0),
+    "inspect explain": lambda s: s.inspect("explain", "k", None, 1.0),
+    "leave 127.0.0.1:7101": lambda s: s.leave("127.0.0.1:7101", 1.0),
+    "lock 'k'": lambda s: Lock(lambda flow: flow, s, "k", 10, 1.0)._acquire(),
+}
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("outcome", [Reject(1, b"", [int(Code.NOT_READY)]), NO_REPLY, LINK_LOST])
+@pytest.mark.parametrize("named", OPERATIONS)
+def test_errors_name_what_the_user_called_and_the_key_as_it_was_given(named: str, outcome: Any, known: bool) -> None:
+    world = World(known=known, namespace="shop:")
+    with pytest.raises(OperationError) as caught:
+        world.run(OPERATIONS[named](world.session), lambda c: outcome)
+    assert str(caught.value).startswith(f"{named}: ")
+    assert "shop:" not in str(caught.value)
+
+
+@pytest.mark.parametrize("named", ["get_or_set 'k'", "lock 'k'"])
+def test_errors_of_a_later_step_name_it_too(named: str) -> None:
+    """The read is answered, and the change that follows is not."""
+    world = World(namespace="shop:")
+    with pytest.raises(OperationError) as caught:
+        world.run(OPERATIONS[named](world.session), lambda c: [None] if c.kind is Get else LINK_DOWN)
+    assert str(caught.value).startswith(f"{named}: ")
 
 
 def test_an_undecodable_value_is_an_error_that_names_the_key() -> None:
