@@ -24,18 +24,8 @@ from meshcache.closing import Closing
 from meshcache.core.messages import Welcome
 from meshcache.dealer import open_dealer, receiver, state_of
 from meshcache.errors import ClientClosed, ProtocolError
-from meshcache.link import (
-    GREETING,
-    LINK_DOWN,
-    LINK_LOST,
-    NO_GREETING,
-    NO_REPLY,
-    NO_TIME,
-    Call,
-    Failure,
-    Link,
-    Outcome,
-)
+from meshcache.failure import LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, NO_TIME, NOT_GREETED, Failure, not_connected
+from meshcache.link import GREETING, Call, Link, Outcome
 from meshcache.seeds import endpoint
 
 CHANNELS_MAX: Final = 16
@@ -148,8 +138,7 @@ class Channel:
             try:
                 wire = self._open(call.address, call.deadline)
             except OSError as error:
-                why = error.strerror or str(error) or type(error).__name__
-                return Failure(sent=False, late=isinstance(error, TimeoutError), why=why.lower())
+                return not_connected(error)
         wire.arrived.pop(GREETING, None)
         link = wire.link
         left_ms = max(0, int((call.deadline - time.monotonic()) * 1000))
@@ -165,7 +154,7 @@ class Channel:
         self._drop(call.address)
         if answer is NO_REPLY or answer is NO_GREETING:
             return NO_GREETING
-        return Failure(sent=False, late=False, why=answer.why)
+        return NOT_GREETED if answer is LINK_LOST else answer._replace(sent=False)
 
     def _open(self, address: str, deadline: float) -> _Wire:
         """Connect, or raise OSError: libzmq would not tell that nobody listens, so the kernel is asked first."""

@@ -29,6 +29,7 @@ from zlib import crc32
 
 from meshcache.core.messages import BATCH_OPS_MAX, Code, Get, Inspect, Reject, Update
 from meshcache.errors import (
+    ConfigError,
     KeyMissing,
     MeshcacheError,
     NodeUnavailable,
@@ -40,8 +41,9 @@ from meshcache.errors import (
     QuorumNotReached,
     ValueTooLarge,
 )
+from meshcache.failure import WRONG_CLUSTER, Failure
 from meshcache.flights import Flight, Seat
-from meshcache.link import Call, Failure, Kind, Outcome
+from meshcache.link import Call, Kind, Outcome
 from meshcache.routing import Routing, parse_members
 
 ATTEMPT_S: Final = 0.25
@@ -132,12 +134,23 @@ def learn(routing: Routing, call: Call, outcome: Outcome) -> None:
     now = routing.clock()
     if type(outcome) is list:
         # It is there, and perhaps just waits for others that are not: the next to ask is not one of those.
+        routing.woke(call.address)
         routing.succeeded(call.address, call.deadline - call.allowance_s)
         members = parse_members(outcome)
         if members:
             routing.learn(members, now)
     elif type(outcome) is Failure and outcome.blame:
-        routing.failed(call.address, now)
+        note_failure(routing, call.address, outcome)
+
+
+def note_failure(routing: Routing, address: str, failure: Failure) -> None:
+    """Take in that a node did not answer."""
+    now = routing.clock()
+    if failure.shut:
+        routing.rests.begin(address, failure, now)
+    else:
+        routing.rests.end(address, shut_only=True)  # somebody listens
+    routing.failed(address, now)
 
 
 class Delivery:
@@ -213,7 +226,7 @@ class Delivery:
             refresh = self._look_up(now)
             plan = self._plan(now) if now < self._deadline else []
             if not plan:
-                if now >= self._deadline or (not self._reached and now - self._started >= UNREACHABLE_S):
+                if now >= self._deadline or self._is_shut_out(now) or self._is_unreached(now):
                     self._give_up(now)
                     return
                 self._avoid.clear()
@@ -222,6 +235,7 @@ class Delivery:
                 yield self._pause(now)
                 continue
             calls = [call for call, _ in plan] + refresh
+            routing.rests.ask([call.address for call in calls], now)
             outcomes = yield Parking(calls) if self._park_s else calls
             waiting = set(self._pending).difference(*[indices for _, indices in plan])
             pending = [i for i in self._pending if i in waiting] if waiting else []
@@ -241,13 +255,13 @@ class Delivery:
         """Group the pending keys by the node to ask."""
         routing = self._routing
         keys = self._keys
+        avoid = self._avoid | routing.rests.current(now)
         if not keys or self._node is not None:
-            address = self._node or routing.pick(None, self._avoid, now)
-            usable = address is not None and address not in self._avoid
+            address = self._node or routing.pick(None, avoid, now)
+            usable = address is not None and address not in avoid
             return [self._call(address, self._pending, now)] if usable and address else []
         first = routing.first
         mask = len(first) - 1
-        avoid = self._avoid
         groups: dict[str | None, list[int]] = {}
         for i, address in zip(self._pending, [first[crc32(keys[i]) & mask] for i in self._pending], strict=True):
             if address is None or address in avoid:
@@ -284,6 +298,26 @@ class Delivery:
             allowance = min(left, allowance_s(self._timeout_s, weight) * self._patience + self._park_s)
         return Call(address, self._kind, self._options, picked, contents, now + allowance, allowance, size), indices
 
+    def _is_unreached(self, now: float) -> bool:
+        """Tell whether no node could even be reached for so long that waiting for the deadline is no use."""
+        if not self._reached:
+            resting = self._routing.rests.failures(self._addresses())
+            self._reached = not all(failure.shut for failure in resting.values())  # told so by another call
+        return not self._reached and now - self._started >= UNREACHABLE_S
+
+    def _is_shut_out(self, now: float) -> bool:
+        """Tell whether no node serves this client: it was told so just now, by itself or by another call."""
+        addresses = self._addresses()
+        failures = self._routing.rests.failures(addresses)
+        if not self._routing.known and any(failure.code == WRONG_CLUSTER for failure in failures.values()):
+            return True
+        told = self._avoid | self._routing.rests.current(now)
+        return all(address in told and address in failures and failures[address].shut for address in addresses)
+
+    def _addresses(self) -> set[str]:
+        """Return every address that may be asked."""
+        return self._routing.addresses() if self._node is None else {self._node}
+
     def _pause(self, now: float) -> float:
         self._attempt += 1
         return max(0.0, min(pause_s(self._rng, self._attempt), self._deadline - now))
@@ -294,6 +328,7 @@ class Delivery:
         """Take in what came of a call; returns the indices that are still pending."""
         if type(outcome) is list:
             self._reached = True
+            self._routing.woke(call.address)
             self._routing.succeeded(call.address, call.deadline - call.allowance_s)
             if list not in set(map(type, outcome)):
                 for i, result in zip(indices, outcome, strict=True):
@@ -334,7 +369,10 @@ class Delivery:
         self._reached = True
         self._last = reject
         self._whys[address] = _reason(code)
-        if code in {Code.OVERLOADED, Code.NOT_READY}:
+        if code == Code.NOT_READY:
+            self._routing.not_ready(address, self._routing.clock())
+            self._avoid.add(address)
+        elif code == Code.OVERLOADED:
             self._avoid.add(address)
         elif code == Code.STALE_BOOT:
             if address in self._greeted_again:
@@ -351,7 +389,7 @@ class Delivery:
         self._late = self._late or failure.late
         self._whys[address] = failure.why
         if failure.blame:
-            self._routing.failed(address, self._routing.clock())
+            note_failure(self._routing, address, failure)
             self._avoid.add(address)
         if failure.late or failure.sent:
             self._reached = True
@@ -363,17 +401,25 @@ class Delivery:
         return indices
 
     def _give_up(self, now: float) -> None:
-        last = self._last
-        whys = "; ".join(f"{address}: {why}" for address, why in self._whys.items()) or "no node answered"
-        make: Callable[[str], MeshcacheError] = OperationTimeout
-        if type(last) is Reject:
-            make = Overloaded if last.error[0] == Code.OVERLOADED else NodeUnavailable
-        elif type(last) is Failure and not self._late:
-            make = NodeUnavailable
+        resting = self._routing.rests.failures(self._addresses())
+        told = {address: failure.why for address, failure in resting.items()} | self._whys
+        whys = "; ".join(f"{address}: {why}" for address, why in told.items()) or "no node answered"
+        make: Callable[[str], MeshcacheError]
+        if not self._is_shut_out(now):
+            make, what = self._kind_of_delay(resting), f"not done within {now - self._started:.3g} s"
+        elif any(failure.code == WRONG_CLUSTER for failure in resting.values()):
+            make, what = ConfigError, "this client's cluster= or seeds are wrong"
+        else:
+            make, what = NodeUnavailable, "no node serves"
         for i in self._pending:
-            text = f"{self._name(i)}: not done within {now - self._started:.3g} s ({whys})"
-            self.errors[i] = self._notes.get(i) or make(text)
+            self.errors[i] = self._notes.get(i) or make(f"{self._name(i)}: {what} ({whys})")
         self._pending = []
+
+    def _kind_of_delay(self, resting: dict[str, Failure]) -> Callable[[str], MeshcacheError]:
+        last = self._last
+        if type(last) is Reject:
+            return Overloaded if last.error[0] == Code.OVERLOADED else NodeUnavailable
+        return NodeUnavailable if not self._late and (last or resting) else OperationTimeout
 
     def _name(self, i: int) -> str:
         return f"{self._operation} {self._given[i]!r:.80}" if self._given else self._operation

@@ -24,8 +24,9 @@ from meshcache.core.messages import Welcome
 from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
 from meshcache.errors import ClientClosed, ProtocolError, UsageError
+from meshcache.failure import LINK_LOST, NO_GREETING, NO_REPLY, NOT_GREETED, Failure, not_connected
 from meshcache.flights import Flights
-from meshcache.link import GREETING, LINK_LOST, NO_GREETING, NO_REPLY, Batch, Call, Failure, Link, Outcome
+from meshcache.link import GREETING, Batch, Call, Link, Outcome
 from meshcache.routing import Routing
 from meshcache.seeds import endpoint
 
@@ -101,7 +102,9 @@ class _Wire:
                     budget -= 1
                     self._arrived(self._recv(zmq.NOBLOCK))
                 elif not events & zmq.POLLOUT:
-                    if self._connected:
+                    if self._asked_hello and not self._link.ready:
+                        self._fail(NOT_GREETED)
+                    elif self._connected:
                         self._disconnect(LINK_LOST)
                         self._requeue()
                     return
@@ -178,8 +181,7 @@ class _Wire:
                         raise ConnectionRefusedError("connected to itself: nobody listens")
             self._socket = open_dealer(self._mux.context, *found)
         except OSError as error:
-            why = (error.strerror or str(error) or type(error).__name__).lower()
-            self._fail(Failure(sent=False, late=isinstance(error, TimeoutError), why=why))
+            self._fail(not_connected(error))
             return
         finally:
             self._opening = None

@@ -6,7 +6,7 @@ Pure. A driver owns the socket; here is everything it would have to know about t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from meshcache.core.messages import (
     BATCH_OPS_MAX,
@@ -26,6 +26,7 @@ from meshcache.core.messages import (
 )
 from meshcache.core.wire import Frame, decode_frame, encode_frame
 from meshcache.errors import ProtocolError
+from meshcache.failure import Failure
 from meshcache.routing import Routing
 
 Kind = type[ClientOp]
@@ -33,24 +34,6 @@ Kind = type[ClientOp]
 GREETING: Final = 0
 """The number under which the answer to HELLO is reported; requests count from 1."""
 
-
-class Failure(NamedTuple):
-    """A call without an answer."""
-
-    sent: bool
-    """It may have been executed; else it certainly was not."""
-    late: bool
-    """Its time was over; else the link is gone, or never was."""
-    why: str
-    blame: bool = True
-    """It speaks against the node."""
-
-
-NO_REPLY: Final = Failure(sent=True, late=True, why="no reply in time")
-LINK_LOST: Final = Failure(sent=True, late=False, why="the connection broke before the reply")
-LINK_DOWN: Final = Failure(sent=False, late=False, why="the connection is down")
-NO_GREETING: Final = Failure(sent=False, late=True, why="connected, but no greeting in time")
-NO_TIME: Final = Failure(sent=False, late=True, why="no time was left to send it", blame=False)
 
 Outcome = list[Any] | Reject | Failure
 """Results aligned with the keys of the call, or why there are none."""
@@ -220,7 +203,7 @@ class Link:
                 found.append((GREETING, message))
             elif type(message) is Refused:
                 why = f"refused ({message.code}): {message.text}"
-                found.append((GREETING, Failure(sent=False, late=False, why=why)))
+                found.append((GREETING, Failure(sent=False, late=False, why=why, shut=True, code=message.code)))
             else:
                 raise ProtocolError(f"{type(message).__name__} is nothing that a client receives")
         return found

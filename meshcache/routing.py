@@ -14,6 +14,8 @@ from zlib import crc32
 from meshcache.breaker import Breaker
 from meshcache.core.messages import Fact, Welcome
 from meshcache.core.ring import Ring, RingMember
+from meshcache.failure import NOT_READY
+from meshcache.rests import Rests
 
 ALIVE: Final = 0
 SUSPECT: Final = 1
@@ -73,6 +75,13 @@ class Peer:
         self.answered_at = -math.inf
         """When the last request was made that it answered."""
 
+    def doubt(self, now: float) -> None:
+        """Ask it after the others for a while."""
+        if now >= self.doubted_until:  # else one of many requests that failed for the same reason
+            answered = self.answered_at >= self.doubted_until - self.doubt_s
+            self.doubt_s = DOUBT_S if answered else min(max(DOUBT_S, 2 * self.doubt_s), DOUBT_S_MAX)
+            self.doubted_until = now + self.doubt_s
+
     def is_new_process(self, boot: int) -> None:
         """Forget what is said of a former process of this node."""
         if boot != self.boot:
@@ -109,6 +118,8 @@ class Routing:
         """By node id where each member publishes its invalidations, and its boot."""
         self.on_members: Callable[[], None] = _nothing
         """Called when members or owners changed, by whatever thread learned of it."""
+        self.rests = Rests()
+        """Addresses that are left alone for a moment."""
         self.due = 0.0
         """When to look up from the hot path: refresh the members, let a breaker probe, end a doubt."""
         self._refresh_at = math.inf
@@ -122,6 +133,7 @@ class Routing:
         """Take in a greeting; returns the node's wall clock minus ours, in ms, right to half the round trip."""
         offset_ms = welcome.wall_ms - (asked_at + now) * 500
         self.settings = Settings(welcome.settings)
+        self.rests.end(address, shut_only=True)
         self.learn(welcome.members, now)
         peer = self.peers.get(address)
         if peer is not None:
@@ -181,13 +193,23 @@ class Routing:
         peer = self.peers.get(address)
         if peer is not None:
             peer.breaker.fail(now)
-            if now >= peer.doubted_until:  # else one of many requests that failed for the same reason
-                answered = peer.answered_at >= peer.doubted_until - peer.doubt_s
-                peer.doubt_s = DOUBT_S if answered else min(max(DOUBT_S, 2 * peer.doubt_s), DOUBT_S_MAX)
-                peer.doubted_until = now + peer.doubt_s
+            peer.doubt(now)
             if self._ask_next == address:
                 self._ask_next = ""
             self._refresh_by(self._refreshed_at + REFRESH_FAILING_S)
+            self.review(now)
+
+    def woke(self, address: str) -> None:
+        """A node answers that was left alone."""
+        if self.rests.end(address):
+            self.review(self.clock())
+
+    def not_ready(self, address: str, now: float) -> None:
+        """A node says that it does not serve yet: leave it to the others, and ask again soon."""
+        self.rests.begin(address, NOT_READY, now)
+        peer = self.peers.get(address)
+        if peer is not None:
+            peer.doubt(now)
             self.review(now)
 
     def wall_ms(self, now: float) -> float | None:
@@ -227,6 +249,7 @@ class Routing:
         peers = self.peers
         usable = {p.node_id: p.address for p in peers.values() if self._rank(p, now) == 0}
         probing = {p.node_id for p in peers.values() if p.breaker.probe_at <= now}
+        probing |= {p.node_id for p in peers.values() if p.address in self.rests and p.node_id in usable}
         addresses: dict[tuple[str, ...], str | None] = {}
         for owners in set(ring.owners):
             address = None
@@ -239,6 +262,10 @@ class Routing:
         dues += [p.doubted_until for p in peers.values() if p.doubted_until > now]
         dues += [p.breaker.probe_at for p in peers.values() if p.breaker.probe_at > now]
         self.due = min(dues)
+
+    def addresses(self) -> set[str]:
+        """Return every address that this client knows: members and seeds."""
+        return {*self.peers, *self.seeds}
 
     def pick(self, slot: int | None, avoid: set[str], now: float) -> str | None:
         """Return the address to ask, best first; None when all were tried. A breaker or a suspicion only ranks."""

@@ -151,7 +151,7 @@ class FakeNode:
         if isinstance(message, Hello):
             self.hellos += 1
             if message.protocol != PROTOCOL or message.cluster not in {"", "test"}:
-                return Refused("cluster", "this is the cluster test")
+                return Refused("cluster", f"this node belongs to cluster 'test', not {message.cluster!r}")
             return Welcome(self.boot, self.wall_ms(), self.node_id, self.settings, self.members)
         if message.boot != self.boot:
             return Reject(message.request, self.view(), [int(Code.STALE_BOOT)])

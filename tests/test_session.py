@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import random
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -51,8 +54,18 @@ from meshcache.errors import (
     SerializationError,
     ValueTooLarge,
 )
+from meshcache.failure import (
+    LINK_DOWN,
+    LINK_LOST,
+    NO_REPLY,
+    NO_TIME,
+    NOT_GREETED,
+    WRONG_CLUSTER,
+    Failure,
+    not_connected,
+)
 from meshcache.flights import Flights
-from meshcache.link import GREETING, LINK_DOWN, LINK_LOST, NO_REPLY, NO_TIME, Batch, Call, Failure, Link
+from meshcache.link import GREETING, Batch, Call, Link
 from meshcache.locks import Lock
 from meshcache.routing import Routing
 from meshcache.seeds import endpoint, parse_seeds
@@ -513,11 +526,144 @@ def test_the_first_operation_has_a_seed_greet_us() -> None:
     assert [call.kind for call in world.calls] == [Inspect, Get]
 
 
-def test_nobody_there_is_told_after_two_seconds_with_the_reason() -> None:
+def test_no_way_to_any_node_is_told_after_two_seconds_with_the_reason() -> None:
     world = World(known=False)
-    with pytest.raises(NodeUnavailable, match=r"get 'k'.*7101: connection refused"):
-        world.run(world.session.get("k", None, None), lambda c: Failure(False, False, "connection refused"))
+    with pytest.raises(NodeUnavailable, match=r"get 'k'.*7101: too many open files"):
+        world.run(world.session.get("k", None, None), lambda c: Failure(False, False, "too many open files"))
     assert 2.0 <= world.now - 100 < 2.2
+
+
+# ---- outages
+
+REFUSED = not_connected(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("failure", [REFUSED, NOT_GREETED, not_connected(OSError(errno.EHOSTUNREACH, "No route"))])
+def test_where_nobody_serves_a_call_asks_each_address_once_and_fails_at_once(failure: Failure, known: bool) -> None:
+    world = World(known=known)
+    with pytest.raises(NodeUnavailable, match=rf"get 'k': no node serves .*7101: {failure.why}"):
+        world.run(world.session.get("k", None, None), lambda c: failure)
+    assert not world.pauses
+    assert sorted(call.address for call in world.data_calls) == sorted(world.routing.addresses())[: 3 if known else 0]
+    asked = len(world.calls)
+    with pytest.raises(NodeUnavailable, match=failure.why):
+        world.run(world.session.get("k", None, None), lambda c: failure)
+    assert len(world.calls) == asked
+
+
+def test_an_outage_is_looked_into_with_backoff_and_is_over_half_a_second_after_it() -> None:
+    world = World(nodes=1)
+    routing = world.routing
+    asked_at = []
+
+    def answer(call: Call) -> Any:
+        asked_at.append(world.now)
+        return REFUSED
+
+    while world.now < 110:
+        with pytest.raises(NodeUnavailable):
+            world.run(world.session.get("k", None, None), answer)
+        world.now += 0.001
+    gaps = [b - a for a, b in pairwise(sorted(set(asked_at)))]
+    assert gaps[:4] == pytest.approx([0.02, 0.04, 0.08, 0.16], abs=0.01)
+    assert max(gaps) < 0.51
+    assert len(asked_at) < 40
+    assert routing.peers
+
+    back_at = world.now
+    while True:
+        try:
+            assert world.run(world.session.get("k", None, None), hits) == "v"
+            break
+        except NodeUnavailable:
+            world.now += 0.001
+    assert world.now - back_at <= 0.51
+    assert world.run(world.session.get("k", None, None), hits) == "v"
+
+
+def test_one_call_at_a_time_finds_out_whether_a_node_is_back() -> None:
+    world = World(nodes=1)
+    with pytest.raises(NodeUnavailable):
+        world.run(world.session.get("k", None, None), lambda c: REFUSED)
+    world.now += 1
+    probe: Any = world.session.get("k", None, None)
+    calls = next(probe)
+    for _ in range(100):
+        with pytest.raises(NodeUnavailable):
+            world.run(world.session.get("k", None, None), lambda c: pytest.fail("asked beside the probe"))
+    assert world.run(_resumed(probe, [hits(call) for call in calls]), hits) == "v"
+    assert world.run(world.session.get("k", None, None), hits) == "v"
+
+
+def test_a_call_waits_for_a_silent_node_while_the_others_are_shut() -> None:
+    world = World(timeout=1.0)
+    with pytest.raises(OperationTimeout):
+        world.run(world.session.get("k", None, None), lambda c: NO_REPLY if c.address.endswith("7102") else REFUSED)
+    assert world.now - 100 == pytest.approx(1.0, abs=0.01)
+    assert sum(not call.address.endswith("7102") for call in world.data_calls) < 20
+
+
+def test_a_node_asked_by_name_is_told_at_once_when_it_is_shut() -> None:
+    world = World()
+    with pytest.raises(NodeUnavailable, match="leave n2: no node serves"):
+        world.run(world.session.leave("n2", None), lambda c: REFUSED)
+    assert not world.pauses
+    assert world.run(world.session.get("k", None, None), hits) == "v"
+
+
+def test_another_cluster_is_told_at_once_when_nobody_else_serves() -> None:
+    wrong = REFUSED._replace(why="this node belongs to cluster 'a', not 'b'", code=WRONG_CLUSTER)
+    for seconds_later in (0.0, 0.001, 1.0):
+        world = World(known=False, cluster="b")
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=r"set 'k': .*cluster= or seeds .*'a', not 'b'"):
+                world.run(world.session.set("k", 1, DEFAULT, None), lambda c: wrong)
+            assert not world.pauses
+            world.now += seconds_later
+    world = World()
+    strange = {"127.0.0.1:7101"}
+    assert world.run(world.session.get("k", None, None), lambda c: wrong if c.address in strange else hits(c)) == "v"
+    with pytest.raises(OperationTimeout):  # the others are silent: they may be of the right one
+        world.run(world.session.get("k", None, 1.0), lambda c: wrong if c.address in strange else NO_REPLY)
+
+
+def test_many_callers_ask_a_node_that_is_not_ready_ten_times_a_second() -> None:
+    world = World(nodes=1, timeout=60.0)
+    ready_at = 105.0
+    asked = 0
+
+    def answer(call: Call) -> Any:
+        nonlocal asked
+        asked += 1
+        return hits(call) if world.now >= ready_at else Reject(1, b"", [int(Code.NOT_READY)])
+
+    asleep = [(100.0 + i / 1000, i, world.session.get("k", None, None), None) for i in range(100)]
+    heapify(asleep)
+    done_at = []
+    while asleep:
+        world.now, i, flow, sent = heappop(asleep)
+        try:
+            step: Any = flow.send(sent)
+            while isinstance(step, list):
+                step = flow.send([answer(call) for call in step])
+            heappush(asleep, (world.now + step, i, flow, None))
+        except StopIteration:
+            done_at.append(world.now)
+    assert asked < 100 + 10 * 5 + 100 + 20
+    assert max(done_at) < ready_at + 0.25
+
+
+def _resumed(flow: Any, answer: Any) -> Any:
+    try:
+        step = flow.send(answer)
+    except StopIteration as stop:
+        return stop.value
+    while True:
+        try:
+            step = flow.send((yield step))
+        except StopIteration as stop:
+            return stop.value
 
 
 def test_levels_are_checked_once_the_cluster_is_known() -> None:

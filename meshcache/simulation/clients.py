@@ -18,9 +18,10 @@ from meshcache.core.messages import TTL_NEVER, Code, Get, Inspect, Welcome
 from meshcache.core.near import NearCache, NearStore
 from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Wait
 from meshcache.errors import ProtocolError
+from meshcache.failure import LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Failure
 from meshcache.flights import Flights
 from meshcache.following import TICK_S, Following
-from meshcache.link import GREETING, LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Call, Failure, Link, Outcome
+from meshcache.link import GREETING, Call, Link, Outcome
 from meshcache.options import Options
 from meshcache.routing import Routing
 from meshcache.session import Session
