@@ -33,6 +33,7 @@ from meshcache.decorator import AsyncCachedBy as CachedBy
 from meshcache.decorator import refuse_function
 from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Parking, Step, Wait
 from meshcache.errors import MeshcacheError
+from meshcache.fallbacks import Fallbacks, OnError, OnReadError, loads_on_error
 from meshcache.filling import RELEASE_S, result
 from meshcache.following import Following
 from meshcache.hub import Hub
@@ -64,6 +65,7 @@ class AsyncClient:
         namespace: str | bytes = "",
         cluster: str = "",
         near_cache: NearCache | bool | None = None,
+        on_error: OnReadError | None = None,
     ) -> None:
         self._session = begin(
             seeds,
@@ -74,6 +76,7 @@ class AsyncClient:
             namespace=namespace,
             cluster=cluster,
             near_cache=near_cache,
+            on_error=on_error,
         )
         self._hub = Hub(self._session.link, self._session.routing)
         self._follower = AsyncFollower(Following(self._session.routing, self._session.near), self._hub)
@@ -201,6 +204,7 @@ class AsyncClient:
         stale_ttl: float | timedelta | None = None,
         early: float = 0.0,
         tags: Tags = (),
+        on_error: OnError = "load",
         timeout: Timeout | None = None,
     ) -> Any:
         """Return the value of a key; if there is none, have it computed, once in the whole cluster, and stored.
@@ -220,12 +224,18 @@ class AsyncClient:
         the longer it takes to compute; 1 suits most. ``tags`` are as for ``set``; what was loaded
         before one of them was invalidated is not stored.
 
-        Raises what ``load`` raises, TypeError if it returns something that is still to be awaited, OperationTimeout,
-        and what ``get`` and ``set`` raise; but a value that was computed and that the nodes fail to store is returned.
+        ``on_error="load"``: while the cache fails, ``load`` runs all the same, in one caller of this process at a time,
+        and its result is returned, but not stored; ``fallbacks`` counts that. ``"raise"``: the cache's error is raised.
+
+        Raises what ``load`` raises; TypeError if it returns something that is still to be awaited; OperationTimeout if
+        others compute for longer than ``timeout``; and what ``set`` raises for a key or a value that can not be stored.
+        A value that the nodes fail to store is returned.
         """
         if self._session.copies is not None:
             self._follower.start()
-        flow = self._session.get_or_set(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
+        flow = self._session.get_or_set(
+            key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags, on_error=on_error
+        )
         return result(await self._run(flow))
 
     async def refresh(
@@ -241,7 +251,8 @@ class AsyncClient:
     ) -> Any:
         """Compute the value of a key now, store it and return it; what is said of ``get_or_set`` holds otherwise.
 
-        A computation that is under way somewhere is not stored any more.
+        A computation that is under way somewhere is not stored any more. It raises when the cache fails, before
+        anything is computed: like a write, it may not seem to be done when others go on reading the old value.
         """
         flow = self._session.refresh(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
         return result(await self._run(flow))
@@ -254,6 +265,7 @@ class AsyncClient:
         early: float = 0.0,
         key: Callable[..., Key] | None = None,
         tags: Tags = (),
+        on_error: OnError = "load",
         timeout: Timeout | None = None,
     ) -> CachedBy:
         """Return a decorator for functions whose results are to be kept here, as by ``get_or_set``.
@@ -261,14 +273,17 @@ class AsyncClient:
         Client takes plain functions, AsyncClient coroutine functions; both take methods, whose ``self`` counts by its
         class. ``key``: a function of the same arguments that returns what tells calls apart, as str or bytes; without
         it they are told apart by their arguments: see meshcache/decorator.py for what these may be. The function has
-        ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments. Raises TypeError if it is given
-        a function: it is written with parentheses, ``@cache.cached()``.
+        ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments. ``on_error`` is as of
+        ``get_or_set``: while the cache fails, the function is called. Raises TypeError if it is given a function: it is
+        written with parentheses, ``@cache.cached()``.
         """
         refuse_function(ttl)
         tags = raw_tags(b"", tags)  # an iterator would serve one call only
         self._session.check_terms(ttl, stale_ttl, early, tags)
         self._session.timeout_s(timeout)
-        options = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags, "timeout": timeout}
+        loads_on_error(on_error)
+        options: dict[str, Any] = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags}
+        options |= {"timeout": timeout, "on_error": on_error}
         return CachedBy(self, key, options, self._names, self._session.options.prefix)
 
     def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: Timeout | None = None) -> Lock:
@@ -309,6 +324,11 @@ class AsyncClient:
             return session.timeout_s(timeout)
 
         return AsyncSubscription(self._follower, session.options.prefix, namespace_bytes(prefix), prepare, callback)
+
+    @property
+    def fallbacks(self) -> Fallbacks:
+        """Counts of what was done without the cache because it failed: ``loads``, ``misses``; and ``last_error``."""
+        return self._session.fallbacks
 
     def near_statistics(self) -> NearStatistics | None:
         """Return what the near cache did so far; None if there is none, and no key is hot."""
@@ -354,6 +374,7 @@ class AsyncClient:
         timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
+        on_error: OnReadError | None = None,
     ) -> Self:
         """Return the same client with other options; what is left out stays as it is.
 
@@ -361,7 +382,7 @@ class AsyncClient:
         It shares this client's connections; only closing this one closes them.
         """
         return self._derive(
-            self._session.derive(consistency=consistency, timeout=timeout, ttl=ttl, codec=codec),
+            self._session.derive(consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error),
         )
 
     async def close(self) -> None:

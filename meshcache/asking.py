@@ -18,6 +18,7 @@ from meshcache.core.near import NearStore
 from meshcache.core.record import CONTENT_FLAG_BYTES
 from meshcache.delivery import Delivery, Flow, allowance_s
 from meshcache.errors import NodeUnavailable, ValueTooLarge
+from meshcache.fallbacks import Fallbacks
 from meshcache.link import Call, Kind, Link
 from meshcache.options import Options
 from meshcache.routing import Routing
@@ -39,9 +40,11 @@ class Asking:
         options: Options,
         cluster: str = "",
         near: NearStore | None = None,
+        fallbacks: Fallbacks | None = None,
     ) -> None:
         self.routing = routing
         self.near = near
+        self.fallbacks = Fallbacks(routing.clock) if fallbacks is None else fallbacks
         self._copies = None if near is None else Copies(near, routing, options.prefix, options.codec.decode)
         self.copies = self._copies if options.r == DEFAULT_LEVEL and (near is None or near.only is None) else None
         """For reads: None too where an explicit read level asks for more than a copy can promise, and until a node
@@ -84,8 +87,8 @@ class Asking:
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
         if self._unchecked or not routing.known:
             yield from self._prepare(name, [given], started, timeout_s)
-        if content_bytes - CONTENT_FLAG_BYTES > routing.settings.value_bytes_max:
-            raise ValueTooLarge(content_bytes - CONTENT_FLAG_BYTES, routing.settings.value_bytes_max)
+        if content_bytes:
+            self.check_size(content_bytes)
         keys = [key]
         payloads = None if payload is None else [payload]
         first = routing.first
@@ -138,12 +141,10 @@ class Asking:
         if self._unchecked or not self.routing.known:
             yield from self._prepare(name, given, started, timeout_s)
         routing = self.routing
-        limit = routing.settings.value_bytes_max
         size = sum(map(len, keys))
         if payloads:
             lengths = list(map(len, payloads))
-            if max(lengths) - CONTENT_FLAG_BYTES > limit:
-                raise ValueTooLarge(max(lengths) - CONTENT_FLAG_BYTES, limit)
+            self.check_size(max(lengths))
             size += sum(lengths)
         tried: tuple[Call, Any] | None = None
         small = len(keys) <= SMALL_KEYS and size < min(SMALL_BYTES, routing.settings.request_bytes_max // 2)
@@ -205,6 +206,12 @@ class Asking:
             if not routing.known:
                 raise greeting.errors[0]
         self._check_levels()
+
+    def check_size(self, content_bytes: int) -> None:
+        """Raise ValueTooLarge for a content that is longer than nodes take."""
+        limit = self.routing.settings.value_bytes_max
+        if content_bytes - CONTENT_FLAG_BYTES > limit:
+            raise ValueTooLarge(content_bytes - CONTENT_FLAG_BYTES, limit)
 
     def _check_levels(self) -> None:
         """Refuse levels that the cluster can never reach; not before it is known."""

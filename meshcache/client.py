@@ -30,6 +30,7 @@ from meshcache.core.messages import EventKind
 from meshcache.core.near import NearCache, NearStatistics
 from meshcache.decorator import CachedBy, refuse_function
 from meshcache.delivery import Apart, Board, Compute, Flow, Parking, Step, Wait
+from meshcache.fallbacks import Fallbacks, OnError, OnReadError, loads_on_error
 from meshcache.filling import RELEASE_S, result
 from meshcache.flights import Flights
 from meshcache.follower import Follower, Subscription
@@ -51,7 +52,9 @@ class Client:
     "mesh://host:port,host:port/namespace?timeout=0.5&consistency=quorum", or None for the environment variable
     MESHCACHE_SEEDS, else 127.0.0.1:7101. Every ``timeout`` is the total time of a call in seconds (5 by default),
     connecting, retries and failover included. ``near_cache`` is True or a NearCache to keep copies of what is read,
-    None to do so for keys that the nodes call hot, False for no copies at all. All of it is described in README.md.
+    None to do so for keys that the nodes call hot, False for no copies at all. ``on_error="miss"``: when the cache
+    fails, ``get``, ``gets``, ``get_many``, ``exists`` and ``ttl`` find nothing instead of raising ("raise", the
+    default); nothing else does so. All of it is described in README.md.
 
     It can be pickled and copied: that makes a client of the same arguments, with connections of its own.
     """
@@ -67,6 +70,7 @@ class Client:
         namespace: str | bytes = "",
         cluster: str = "",
         near_cache: NearCache | bool | None = None,
+        on_error: OnReadError | None = None,
     ) -> None:
         self._session = begin(
             seeds,
@@ -77,6 +81,7 @@ class Client:
             namespace=namespace,
             cluster=cluster,
             near_cache=near_cache,
+            on_error=on_error,
             lock=threading.Lock(),
         )
         self._channels = Channels(self._session.link)
@@ -203,6 +208,7 @@ class Client:
         stale_ttl: float | timedelta | None = None,
         early: float = 0.0,
         tags: Tags = (),
+        on_error: OnError = "load",
         timeout: Timeout | None = None,
     ) -> Any:
         """Return the value of a key; if there is none, have it computed, once in the whole cluster, and stored.
@@ -222,10 +228,15 @@ class Client:
         the longer it takes to compute; 1 suits most. ``tags`` are as for ``set``; what was loaded
         before one of them was invalidated is not stored.
 
-        Raises what ``load`` raises, TypeError if it returns something that is still to be awaited, OperationTimeout,
-        and what ``get`` and ``set`` raise; but a value that was computed and that the nodes fail to store is returned.
+        ``on_error="load"``: while the cache fails, ``load`` runs all the same, in one caller of this process at a time,
+        and its result is returned, but not stored; ``fallbacks`` counts that. ``"raise"``: the cache's error is raised.
+
+        Raises what ``load`` raises; TypeError if it returns something that is still to be awaited; OperationTimeout if
+        others compute for longer than ``timeout``; and what ``set`` raises for a key or a value that can not be stored.
+        A value that the nodes fail to store is returned.
         """
-        flow = self._filling(key, load, ttl=ttl, timeout=timeout, stale_ttl=stale_ttl, early=early, tags=tags)
+        how = {"ttl": ttl, "timeout": timeout, "stale_ttl": stale_ttl, "early": early, "tags": tags}
+        flow = self._filling(key, load, on_error=on_error, **how)
         return result(self._run(flow))
 
     def _filling(self, key: Key, load: Any, **how: Any) -> Flow[Any]:
@@ -246,7 +257,8 @@ class Client:
     ) -> Any:
         """Compute the value of a key now, store it and return it; what is said of ``get_or_set`` holds otherwise.
 
-        A computation that is under way somewhere is not stored any more.
+        A computation that is under way somewhere is not stored any more. It raises when the cache fails, before
+        anything is computed: like a write, it may not seem to be done when others go on reading the old value.
         """
         flow = self._session.refresh(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
         return result(self._run(flow))
@@ -259,6 +271,7 @@ class Client:
         early: float = 0.0,
         key: Callable[..., Key] | None = None,
         tags: Tags = (),
+        on_error: OnError = "load",
         timeout: Timeout | None = None,
     ) -> CachedBy:
         """Return a decorator for functions whose results are to be kept here, as by ``get_or_set``.
@@ -266,14 +279,17 @@ class Client:
         Client takes plain functions, AsyncClient coroutine functions; both take methods, whose ``self`` counts by its
         class. ``key``: a function of the same arguments that returns what tells calls apart, as str or bytes; without
         it they are told apart by their arguments: see meshcache/decorator.py for what these may be. The function has
-        ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments. Raises TypeError if it is given
-        a function: it is written with parentheses, ``@cache.cached()``.
+        ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments. ``on_error`` is as of
+        ``get_or_set``: while the cache fails, the function is called. Raises TypeError if it is given a function: it is
+        written with parentheses, ``@cache.cached()``.
         """
         refuse_function(ttl)
         tags = raw_tags(b"", tags)  # an iterator would serve one call only
         self._session.check_terms(ttl, stale_ttl, early, tags)
         self._session.timeout_s(timeout)
-        options = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags, "timeout": timeout}
+        loads_on_error(on_error)
+        options: dict[str, Any] = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags}
+        options |= {"timeout": timeout, "on_error": on_error}
         return CachedBy(self, key, options, self._names, self._session.options.prefix, self._run, self._filling)
 
     def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: Timeout | None = None) -> Lock:
@@ -313,6 +329,11 @@ class Client:
         if callback is not None:
             subscription.call(callback)
         return subscription
+
+    @property
+    def fallbacks(self) -> Fallbacks:
+        """Counts of what was done without the cache because it failed: ``loads``, ``misses``; and ``last_error``."""
+        return self._session.fallbacks
 
     def near_statistics(self) -> NearStatistics | None:
         """Return what the near cache did so far; None if there is none, and no key is hot."""
@@ -358,6 +379,7 @@ class Client:
         timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
+        on_error: OnReadError | None = None,
     ) -> Self:
         """Return the same client with other options; what is left out stays as it is.
 
@@ -365,7 +387,7 @@ class Client:
         It shares this client's connections; only closing this one closes them.
         """
         return self._derive(
-            self._session.derive(consistency=consistency, timeout=timeout, ttl=ttl, codec=codec),
+            self._session.derive(consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error),
         )
 
     def close(self) -> None:

@@ -91,6 +91,8 @@ class _Function(Generic[P]):
         self.function = function
         self._own_key = by.key
         self._options = by.options
+        # It is like a write: whoever calls it is told when it could not be done.
+        self._options_anew = {name: value for name, value in by.options.items() if name != "on_error"}
         self._names = by.names
         self._key_bytes_max = KEY_BYTES_MAX - len(by.namespace)
         self._bound: tuple[Any, ...] = ()
@@ -202,7 +204,7 @@ class Cached(_Function[P], Generic[P, R]):
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute the result of this call now, store it, and return it."""
         key = self.cache_key(*args, **kwargs)
-        found: R = self.cache.refresh(key, self._load(args, kwargs), **self._options)
+        found: R = self.cache.refresh(key, self._load(args, kwargs), **self._options_anew)
         return found
 
     @overload
@@ -237,7 +239,7 @@ class AsyncCached(_Function[P], Generic[P, R]):
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """See Cached."""
         key = self.cache_key(*args, **kwargs)
-        result: R = await self.cache.refresh(key, self._load(args, kwargs), **self._options)
+        result: R = await self.cache.refresh(key, self._load(args, kwargs), **self._options_anew)
         return result
 
     # What inspect.iscoroutinefunction() looks at in objects that are not functions.

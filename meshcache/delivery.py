@@ -387,7 +387,8 @@ class Delivery:
     def _failed(self, address: str, indices: list[int], failure: Failure) -> list[int]:
         self._last = failure
         self._late = self._late or failure.late
-        self._whys[address] = failure.why
+        if not failure.late or address not in self._whys:  # that it was late says least
+            self._whys[address] = failure.why
         if failure.blame:
             note_failure(self._routing, address, failure)
             self._avoid.add(address)

@@ -53,6 +53,7 @@ from meshcache.errors import (
     ProtocolError,
     SerializationError,
 )
+from meshcache.fallbacks import OUTAGES
 from meshcache.flights import Flight, Flights, Seat
 from meshcache.routing import Routing
 
@@ -68,6 +69,9 @@ WITHDRAW_S: Final = 0.1
 """How long a caller that has run out of time may take to withdraw what one before it has asked."""
 RENEW_S: Final = LEASE_S / 3
 FILL_S_MIN: Final = 0.25
+PROBE_S: Final = 0.25
+NO_LEASE: Final = b""
+"""Stands for the lease, and the token, of a load that the cache knows nothing of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +179,17 @@ class Fill:
         self._timeout_s = timeout_s
         self._now = session.routing.clock
         self._started = self._now()
+        self._seat = self._seat_with(session.rng.randbytes(TOKEN_BYTES))
+        self._heard_at = self._started
+        """When a node last said that another caller computes the value, or else the beginning."""
+        self.has_loaded = False
+        """This caller's loader was called: it is not called again, and what it raises is no failure of the cache."""
+        self.outwaited = False
+        """The time was over while this caller waited for others."""
+
+    def _seat_with(self, token: bytes) -> Seat:
         # The seat must not lead back to here: it is held weakly, so that it is gone at once when its caller is.
-        self._seat = Seat(session.rng.randbytes(TOKEN_BYTES), functools.partial(_hold, session, key, 0))
+        return Seat(token, functools.partial(_hold, self._session, self._name, self._key, 0))
 
     def run(self) -> Flow[Any]:
         """Return the value: the cached one, or what one caller in the cluster computes now."""
@@ -195,6 +208,29 @@ class Fill:
     def run_anew(self) -> Flow[Any]:
         """Compute the value and store it, whatever there is: a computation under way is not stored any more."""
         return (yield from self._seated(self._seat.token, lambda _: self._anew()))
+
+    def run_alone(self) -> Flow[Any]:
+        """Compute the value without the cache, which fails; nothing is stored.
+
+        Of all callers in this process one at a time does so. Whoever comes meanwhile waits, for ``timeout`` at most,
+        and shares the next computation with the others, which is not older than their calls.
+        """
+        self._started = self._now()
+        self._seat = self._seat_with(NO_LEASE)
+        return (yield from self._seated((self._raw, "alone"), lambda _: self._alone()))
+
+    def is_let_down(self) -> Flow[bool]:
+        """Tell whether this caller, whose time is over, waited for a node that fails, and not for a long computation.
+
+        Who sits in a flight does not see whether its question is parked or lost. So one more is asked, a short one.
+        """
+        routing = self._session.routing
+        try:
+            if routing.failed_at <= self._heard_at:
+                yield from self._session.look(self._key, PROBE_S, self._name)
+        except OUTAGES:
+            return True
+        return routing.failed_at > self._heard_at
 
     # ---- what was found
 
@@ -255,7 +291,8 @@ class Fill:
         if flight.load is not None:
             yield Halt(flight, RELEASE_S if in_time else 0.0)
         if not flight.over and (in_time or flight.unheard):
-            yield from _hold(self._session, self._name, self._key, 0, flight.token, RELEASE_S if in_time else WITHDRAW_S)
+            left_s = RELEASE_S if in_time else WITHDRAW_S
+            yield from _hold(self._session, self._name, self._key, 0, flight.token, left_s)
 
     def _miss(self, flights: Flights, question: Hashable, above: bytes) -> Flow[Any]:
         while True:
@@ -287,6 +324,19 @@ class Fill:
         lease = yield from self._ask(LEASE_ALWAYS, park=True)
         return (yield from self._compute(lease))
 
+    def _alone(self) -> Flow[Any]:
+        seat = self._seat
+        while not seat.told and self._left_s() > 0:
+            yield Wait(seat, min(PARK_S, self._left_s()))
+            seat.check()
+        if seat.found is not None:
+            return self._value_of(seat.found)
+        if not seat.leads:
+            seat.leave()
+            yield Board(seat, object())  # nobody else can mean that
+        self._flight.asked += 1
+        return (yield from self._compute(NO_LEASE))
+
     def _wait(self) -> Flow[bytes | None]:
         """Return the record that another caller got, or None: this one leads."""
         seat = self._seat
@@ -308,6 +358,7 @@ class Fill:
         return self._started + self._timeout_s - self._now()
 
     def _out_of_time(self) -> OperationTimeout:
+        self.outwaited = True
         waited = f"others have been asking for it or computing it for {self._timeout_s:.3g} s"
         return OperationTimeout(f"{self._name} {self._key!r:.80}: {waited}, which is this call's timeout")
 
@@ -332,6 +383,7 @@ class Fill:
                         f"{self._name} {self._key!r:.80}: the node answered {answer!r:.80}, not a record"
                     )
                 return answer
+            self._heard_at = self._now()
             if not park:
                 return None
             if not park_s:
@@ -340,6 +392,7 @@ class Fill:
     def _compute(self, lease: bytes) -> Flow[Any]:
         """Return what the loader returns. Whatever it raises is raised, and frees the lease."""
         flight = self._flight
+        self.has_loaded = True
         loading = self._load_and_fill(flight, lease)
         loaded = yield Apart(loading, flight)
         if loaded is None:  # the driver's caller stays until the end, and few frames of Python lie between two loaders
@@ -362,10 +415,14 @@ class Fill:
                 return Loaded(bare(value))
             refuse_awaitable(value)
             content = self._content(value, self._now() - began)
-            record = lease + expiry_bytes(NEVER_MS) + content
+            record = (lease or bytes(VERSION_BYTES)) + expiry_bytes(NEVER_MS) + content
             # The loader may keep what it returned, and its caller may change it.
             value = value if is_unchangeable(value, record) else self._value_of(record)
-            if (yield from self._fill(lease, content, began)):
+            if lease == NO_LEASE:
+                self._session.check_size(len(content))
+                flight.answer(record)
+                flight.fail()  # for those who came since, who need one of their own
+            elif (yield from self._fill(lease, content, began)):
                 flight.land(record)
             else:
                 flight.fail()
@@ -402,6 +459,8 @@ class Fill:
 
 def _hold(session: Session, name: str, key: Key, keep: int, lease: bytes, timeout_s: float) -> Flow[bool]:
     """Renew a lease, or give it up; False if it is lost. It is no matter if that does not get through."""
+    if lease == NO_LEASE:
+        return False
     change = [int(Change.HOLD), keep, lease]
     try:
         return bool((yield from session.update(name, key, change, 0, timeout_s, repeatable=True)))

@@ -24,7 +24,7 @@ from meshcache.core.messages import Welcome
 from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
 from meshcache.errors import ClientClosed, ProtocolError, UsageError
-from meshcache.failure import LINK_LOST, NO_GREETING, NO_REPLY, NOT_GREETED, Failure, not_connected
+from meshcache.failure import LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, NOT_GREETED, Failure, not_connected
 from meshcache.flights import Flights
 from meshcache.link import GREETING, Batch, Call, Link, Outcome
 from meshcache.routing import Routing
@@ -182,6 +182,9 @@ class _Wire:
             self._socket = open_dealer(self._mux.context, *found)
         except OSError as error:
             self._fail(not_connected(error))
+            return
+        except zmq.ZMQError:  # closed meanwhile
+            self._fail(LINK_DOWN)
             return
         finally:
             self._opening = None

@@ -22,6 +22,7 @@ from meshcache.codec import Codec, ValueCodec
 from meshcache.core.messages import DEFAULT_LEVEL
 from meshcache.core.near import NearCache
 from meshcache.errors import ConfigError
+from meshcache.fallbacks import OnReadError, misses_on_error
 from meshcache.seeds import Seeds
 
 TIMEOUT_S: Final = 5.0
@@ -37,6 +38,8 @@ class Options:
     w: int
     r: int
     codec: Codec
+    misses_on_error: bool = False
+    """Whether a plain read finds nothing when the cache fails, instead of raising."""
 
 
 def options_of(
@@ -47,6 +50,7 @@ def options_of(
     consistency: Consistency,
     codec: str | ValueCodec | None,
     namespace: str | bytes,
+    on_error: OnReadError | None = None,
 ) -> Options:
     """Return the options of a new client; what is given as an argument counts more than what a URL says."""
     url = found.options
@@ -61,6 +65,7 @@ def options_of(
             w=w,
             r=r,
             codec=Codec(url.get("codec") if codec is None else codec),
+            misses_on_error=misses_on_error(on_error or url.get("on_error", "raise")),
         )
     except ValueError as error:
         if url and not isinstance(error, ConfigError):
@@ -81,4 +86,5 @@ def arguments_of(
         "namespace": options.prefix,
         "cluster": cluster,
         "near_cache": near_cache if options.r == DEFAULT_LEVEL else None,
+        "on_error": "miss" if options.misses_on_error else "raise",
     }

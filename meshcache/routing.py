@@ -120,6 +120,8 @@ class Routing:
         """Called when members or owners changed, by whatever thread learned of it."""
         self.rests = Rests()
         """Addresses that are left alone for a moment."""
+        self.failed_at = -math.inf
+        """When a node last failed to answer."""
         self.due = 0.0
         """When to look up from the hot path: refresh the members, let a breaker probe, end a doubt."""
         self._refresh_at = math.inf
@@ -190,6 +192,7 @@ class Routing:
 
     def failed(self, address: str, now: float) -> None:
         """A request was not answered, or could not be sent: doubt the node, and ask another for news of it."""
+        self.failed_at = now
         peer = self.peers.get(address)
         if peer is not None:
             peer.breaker.fail(now)

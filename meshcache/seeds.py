@@ -15,7 +15,7 @@ from meshcache.errors import ConfigError
 DEFAULT_PORT: Final = 7101
 SEEDS_VARIABLE: Final = "MESHCACHE_SEEDS"
 
-_URL_OPTIONS: Final = ("timeout", "ttl", "consistency", "cluster", "codec")
+_URL_OPTIONS: Final = ("timeout", "ttl", "consistency", "cluster", "codec", "on_error")
 
 
 class Seeds(NamedTuple):

@@ -63,6 +63,7 @@ from meshcache.core.record import (
 )
 from meshcache.delivery import Flow
 from meshcache.errors import ProtocolError, SerializationError
+from meshcache.fallbacks import OUTAGES, OnError, OnReadError, loads_on_error, misses_on_error
 from meshcache.filling import Fill, decoded, is_stale, terms
 from meshcache.options import Options, options_of
 from meshcache.routing import Routing
@@ -86,6 +87,7 @@ class Session(Asking):
         timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
+        on_error: OnReadError | None = None,
     ) -> Session:
         """Return a session with some options changed; ``prefix`` is put behind the one there is."""
         old = self.options
@@ -97,22 +99,31 @@ class Session(Asking):
             w=w,
             r=r,
             codec=old.codec if codec is None else Codec(codec),
+            misses_on_error=old.misses_on_error if on_error is None else misses_on_error(on_error),
         )
-        session = Session(self.routing, self.rng, options, self.cluster, self.near)
+        session = Session(self.routing, self.rng, options, self.cluster, self.near, self.fallbacks)
         session._check_levels()
         return session
 
     # ---- operations
 
     def get(self, key: Key, default: Any, timeout: Timeout | None) -> Flow[Any]:
-        if self.copies is not None:
-            value, _ = yield from self.look(key, timeout)
-            return default if value is MISSING else value
-        record = yield from self._one("get", key, Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
-        return self._value(record, default, key)
+        try:
+            if self.copies is not None:
+                value, _ = yield from self.look(key, timeout)
+                return default if value is MISSING else value
+            record = yield from self._one("get", key, Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
+            return self._value(record, default, key)
+        except OUTAGES as error:
+            self._miss(error)
+            return default
 
     def gets(self, key: Key, timeout: Timeout | None) -> Flow[Item | None]:
-        record = yield from self._one("gets", key, Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
+        try:
+            record = yield from self._one("gets", key, Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
+        except OUTAGES as error:
+            self._miss(error)
+            return None
         if not _is_hit(record):
             return None
         value = decoded(self.options.codec, record, key)
@@ -142,9 +153,13 @@ class Session(Asking):
         return {key: found[key] if key in found else fetched[key] for key in given if key in found or key in fetched}
 
     def _get_records(self, given: list[Any], raws: list[bytes], timeout: Timeout | None) -> Flow[list[Any]]:
-        records, errors = yield from self._many("get_many", given, Get, self._read, raws, None, timeout)
-        if errors:
-            raise next(iter(errors.values()))
+        try:
+            records, errors = yield from self._many("get_many", given, Get, self._read, raws, None, timeout)
+        except OUTAGES as error:
+            self._miss(error, len(raws))
+            return [None] * len(raws)
+        for failure in errors.values():
+            self._miss(failure)
         return records
 
     def _values(self, given: list[Any], records: list[Any]) -> dict[Any, Any]:
@@ -234,15 +249,37 @@ class Session(Asking):
 
     def exists(self, key: Key, timeout: Timeout | None) -> Flow[bool]:
         raw = raw_key(self._prefix, key)
-        return self._is_visible((yield from self._one("exists", key, Get, self._read_meta, raw, None, 0, timeout)))
+        try:
+            record = yield from self._one("exists", key, Get, self._read_meta, raw, None, 0, timeout)
+        except OUTAGES as error:
+            self._miss(error)
+            return False
+        return self._is_visible(record)
 
     def ttl(self, key: Key, timeout: Timeout | None) -> Flow[float | None]:
         raw = raw_key(self._prefix, key)
-        record = yield from self._one("ttl", key, Get, self._read_meta, raw, None, 0, timeout)
+        try:
+            record = yield from self._one("ttl", key, Get, self._read_meta, raw, None, 0, timeout)
+        except OUTAGES as error:
+            self._miss(error)
+            return None
         return self._seconds_left(record) if self._is_visible(record) else None
 
-    def get_or_set(self, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None, **how: Any) -> Flow[Any]:
-        return (yield from self._fill("get_or_set", key, load, ttl, timeout, **how).run())
+    def get_or_set(
+        self, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None, *, on_error: OnError = "raise", **how: Any
+    ) -> Flow[Any]:
+        loads = loads_on_error(on_error)
+        fill = self._fill("get_or_set", key, load, ttl, timeout, **how)
+        try:
+            return (yield from fill.run())
+        except OUTAGES as error:
+            if not loads or fill.has_loaded:
+                raise
+            failure = error
+        if fill.outwaited and not (yield from fill.is_let_down()):
+            raise failure
+        self.fallbacks.count(failure, loads=1)
+        return (yield from fill.run_alone())
 
     def refresh(self, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None, **how: Any) -> Flow[Any]:
         return (yield from self._fill("refresh", key, load, ttl, timeout, **how).run_anew())
@@ -310,6 +347,12 @@ class Session(Asking):
         if copies is not None and value is not MISSING:
             copies.keep(raw, record, value, reading)
         return value, record if _is_hit(record) else None
+
+    def _miss(self, error: Exception, keys: int = 1) -> None:
+        """Take it that the keys of a read are not there, if the cache fails and the user wants that; else raise."""
+        if not (self.options.misses_on_error and self._caller is None and isinstance(error, OUTAGES)):
+            raise error
+        self.fallbacks.count(error, misses=keys)
 
     def _tagged(self, content: bytes, tags: Tags) -> bytes:
         """Return a content that carries these tags. Raises TypeError and ValueError on tags that make no sense."""

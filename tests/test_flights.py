@@ -182,7 +182,7 @@ def test_the_seat_of_a_call_that_is_dropped_is_gone_at_once(story: Story) -> Non
     """Or its flight would be led by nobody, until the garbage collector comes by."""
     gc.disable()
     try:
-        fill = story.client.session._fill("key", 1, None, 1.0)
+        fill = story.client.session._fill("get_or_set", "key", 1, None, 1.0)
         seat = weakref.ref(fill._seat)
         del fill
         assert seat() is None

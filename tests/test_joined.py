@@ -351,7 +351,8 @@ def test_the_next_task_computes_when_the_first_loader_raises(async_client: Async
 
 def test_an_interrupt_in_a_loader_gives_the_lease_up(mesh: meshcache.LocalMesh, other: Client, key: str) -> None:
     program = (
-        "import sys, time, meshcache\n"
+        "import signal, sys, time, meshcache\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a parent in the background ignores it
         "cache = meshcache.Client(sys.argv[1])\n"
         "def load():\n"
         "    print('loading', flush=True)\n"

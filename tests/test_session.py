@@ -123,15 +123,14 @@ class World:
         self.routing.welcome(facts[0].address, welcome(*facts), self.now, self.now)
 
     def run(self, flow: Any, answer: Answer) -> Any:
-        sent = None
+        sent: Any = None
         while True:
             try:
                 step = flow.send(sent)
             except StopIteration as stop:
                 return stop.value
             if isinstance(step, Board):
-                self.flights.board(step.seat, step.key)
-                sent = None
+                sent = self.flights.board(step.seat, step.key)
                 continue
             if isinstance(step, float):
                 self.pauses.append(step)

@@ -3,17 +3,19 @@
 It is ``get_or_set``, so a missing key is loaded by one caller, and what a slow load found is not stored when the key
 was written or invalidated meanwhile. Two things come on top. That the database has no such key is an answer, too, and
 is kept (*absent*), or each look-up of a key that does not exist would reach the database. And while the key is fenced,
-because its row is being written, readers go to the database and store nothing.
+because its row is being written, readers go to the database and store nothing. So they do while the cache fails.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, Generic
 
 from meshcache.arguments import DEFAULT, MISSING, Ttl, bare, milliseconds
 from meshcache.errors import MeshcacheError
+from meshcache.fallbacks import OUTAGES
 from meshcache.patterns.marks import ABSENT, Cache, K, Missing, Name, V, is_mark, named, stored
 from meshcache.patterns.steps import Flow
 
@@ -55,13 +57,26 @@ class Reading(Generic[K, V]):
     def get_many(self, keys: Iterable[K], load: Callable[[K], Any]) -> Flow[dict[K, V]]:
         """Return the values of those keys that the database has; keys that the cache lacks are loaded one by one."""
         names = {key: named(self.name, key) for key in keys}
-        found = yield lambda: self.cache.get_many(list(names.values()))
+        try:
+            found = yield lambda: self.cache.get_many(list(names.values()))
+        except OUTAGES as error:
+            self.cache.fallbacks.count(error, loads=len(names))
+            return (yield from self._load_many(names, load))
         values: dict[K, V] = {}
         for key, name in names.items():
             value = found.get(name, MISSING)
             if value is MISSING or (is_mark(value) and value != ABSENT):
                 value = yield from self.get(key, load)
             if value is not MISSING and value != ABSENT:
+                values[key] = value
+        return values
+
+    def _load_many(self, keys: Iterable[K], load: Callable[[K], Any]) -> Flow[dict[K, V]]:
+        """Read from the database alone: a cache that fails is not asked for each key once more."""
+        values: dict[K, V] = {}
+        for key in keys:
+            value = yield partial(load, key)
+            if value is not MISSING:
                 values[key] = value
         return values
 

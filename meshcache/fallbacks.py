@@ -1,0 +1,81 @@
+"""What a client does without the cache while that fails, so that a cache that is down takes nothing else down.
+
+Two ways, and both are asked for by ``on_error``. ``"load"``, the default of ``get_or_set`` and ``cached``: the caller's
+loader runs, and what it returns is returned, but stored nowhere. ``"miss"``, an option of a client that is off by
+default: its plain reads find nothing. Neither hides a mistake (a key or a value that no cache takes, another cluster,
+a refusal), what a loader raises, or that others are still computing; and no write, counter, compare-and-set or lock
+ever goes on as if it had been done.
+
+Everything of the kind is counted, and logged when it begins and once a minute while it lasts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+from meshcache.errors import NodeUnavailable, OperationTimeout, Overloaded, ProtocolError, QuorumNotReached
+
+LOG_EVERY_S: Final = 60.0
+
+OUTAGES: Final = (NodeUnavailable, OperationTimeout, Overloaded, ProtocolError, QuorumNotReached)
+"""The errors that say that the cache fails, and not its caller."""
+
+OnError = Literal["raise", "load"]
+OnReadError = Literal["raise", "miss"]
+
+_log = logging.getLogger(__name__)
+
+
+class Fallbacks:
+    """Counts of what was done without the cache, by a client and all that are derived from it.
+
+    Threads share it without a lock: adding to a count is one step of the interpreter.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.loads = 0
+        """Loaders that ran because the cache failed; their results were not stored."""
+        self.misses = 0
+        """Reads that found nothing because the cache failed, each key of a batch for itself."""
+        self.last_error: Exception | None = None
+        """How the cache failed the last time."""
+        self._clock = clock
+        self._log_at = -float("inf")
+        self._logged = (0, 0)
+
+    def count(self, error: Exception, *, loads: int = 0, misses: int = 0) -> None:
+        """Note that the cache failed, and what was done instead."""
+        self.loads += loads
+        self.misses += misses
+        self.last_error = error.with_traceback(None)  # its frames hold what the caller had at hand
+        now = self._clock()
+        if now >= self._log_at:
+            self._log_at = now + LOG_EVERY_S
+            before, self._logged = self._logged, (self.loads, self.misses)
+            _log.warning(
+                "the cache fails, and the program goes on without it: %d loaders ran and %d reads found nothing "
+                "since the last such line; the latest error: %s",
+                self.loads - before[0],
+                self.misses - before[1],
+                error,
+            )
+
+    def __repr__(self) -> str:
+        return f"<Fallbacks: {self.loads} loads, {self.misses} misses, last error: {self.last_error!r:.200}>"
+
+
+def loads_on_error(on_error: object) -> bool:
+    """Read the argument of ``get_or_set``: True if the loader runs when the cache fails."""
+    if on_error not in {"raise", "load"}:
+        raise ValueError(f'on_error must be "load" or "raise", is {on_error!r:.80}')
+    return on_error == "load"
+
+
+def misses_on_error(on_error: Any) -> bool:
+    """Read the option of a client: True if a plain read finds nothing when the cache fails."""
+    if on_error not in {"raise", "miss"}:
+        also = '; "load" is for get_or_set and cached, where it is the default' if on_error == "load" else ""
+        raise ValueError(f'on_error must be "raise" or "miss", is {on_error!r:.80}{also}')
+    return bool(on_error == "miss")
