@@ -11,7 +11,6 @@ whether the deadline is over. (A poll before each receive would cost five times 
 from __future__ import annotations
 
 import os
-import socket as tcp
 import threading
 import time
 import weakref
@@ -23,10 +22,10 @@ import zmq
 from meshcache.closing import Closing
 from meshcache.core.messages import Welcome
 from meshcache.dealer import open_dealer, receiver, state_of
+from meshcache.dialling import Host, reach, shun
 from meshcache.errors import ClientClosed, ProtocolError
 from meshcache.failure import LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, NO_TIME, NOT_GREETED, Failure, not_connected
 from meshcache.link import GREETING, Call, Link, Outcome
-from meshcache.seeds import endpoint
 
 CHANNELS_MAX: Final = 16
 PARKED_MAX: Final = 64
@@ -39,11 +38,12 @@ Context = zmq.Context[zmq.Socket[bytes]]
 class _Wire:
     """A link and its socket."""
 
-    __slots__ = ("arrived", "link", "recv", "send", "socket")
+    __slots__ = ("arrived", "host", "link", "recv", "send", "socket")
 
-    def __init__(self, socket: zmq.Socket[bytes], link: Link) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], link: Link, host: Host) -> None:
         self.socket = socket
         self.link = link
+        self.host = host
         self.send: Callable[..., Any] = socket.send
         self.recv = receiver(socket)
         self.arrived: dict[int, Any] = {}
@@ -152,22 +152,17 @@ class Channel:
         if type(answer) is Welcome:
             return wire
         self._drop(call.address)
+        shun(wire.host)
         if answer is NO_REPLY or answer is NO_GREETING:
             return NO_GREETING
         return NOT_GREETED if answer is LINK_LOST else answer._replace(sent=False)
 
     def _open(self, address: str, deadline: float) -> _Wire:
         """Connect, or raise OSError: libzmq would not tell that nobody listens, so the kernel is asked first."""
-        found = endpoint(address)
-        assert found is not None
-        host, port = found
-        left_s = max(0.001, deadline - time.monotonic())
-        with tcp.create_connection((host, port), timeout=left_s) as probe:
-            if probe.getsockname() == probe.getpeername():
-                raise ConnectionRefusedError("connected to itself: nobody listens")
-        socket = open_dealer(self._context, host, port)
+        host = reach(address, max(0.001, deadline - time.monotonic()))
+        socket = open_dealer(self._context, *host)
         socket.setsockopt(zmq.RCVTIMEO, SLICE_MS)
-        wire = self._wires[address] = _Wire(socket, self._link(address))
+        wire = self._wires[address] = _Wire(socket, self._link(address), host)
         return wire
 
     def _drop(self, address: str) -> None:

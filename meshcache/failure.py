@@ -35,12 +35,13 @@ NO_TIME: Final = Failure(sent=False, late=True, why="no time was left to send it
 
 WRONG_CLUSTER: Final = "cluster"
 """The code of a greeting that was refused because the node belongs to another cluster."""
-_OWN_TROUBLE: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_OWN_TROUBLE: Final = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 """What the system says if it is not the other side that is to blame."""
 
 
 def not_connected(error: OSError) -> Failure:
     """Return what came of a call for which no connection could be opened."""
-    why = (error.strerror or str(error) or type(error).__name__).lower()
     late = isinstance(error, TimeoutError)
+    unsaid = "no name server or host answered in time" if late else type(error).__name__
+    why = (error.strerror or str(error) or unsaid).lower()
     return Failure(sent=False, late=late, why=why, shut=not late and error.errno not in _OWN_TROUBLE)

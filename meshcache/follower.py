@@ -22,10 +22,10 @@ import zmq
 
 from meshcache.arguments import Timeout, in_seconds
 from meshcache.closing import Closing
+from meshcache.dialling import Dials
 from meshcache.errors import ClientClosed, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
 from meshcache.link import Call, Outcome
-from meshcache.seeds import endpoint
 from meshcache.subscriber import Subscriber
 from meshcache.subscription import Feed, Invalidation
 
@@ -49,6 +49,7 @@ class _Ear:
         self._stopping = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._retry_at: dict[str, float] = {}
+        self._dials = Dials()
         self.thread = threading.Thread(target=self._run, name="meshcache-follower", daemon=True)
         self.thread.start()
 
@@ -121,10 +122,10 @@ class _Ear:
 
     def _connect(self, subscriber: Subscriber, address: str, now: float) -> None:
         try:
-            found = endpoint(address)
-            assert found is not None
-            subscriber.connect(address, found)
-            self._retry_at.pop(address, None)
+            found = self._dials.look(address)
+            if found is not None:
+                subscriber.connect(address, found)
+                self._retry_at.pop(address, None)
         except (OSError, ValueError, zmq.ZMQError) as error:
             self._retry_at[address] = now + RESOLVE_AGAIN_S
             _log.warning("can not follow the invalidations at %s: %s", address, error)

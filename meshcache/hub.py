@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket as tcp
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Final
 
 import zmq
@@ -23,16 +23,41 @@ from meshcache.closing import Closing
 from meshcache.core.messages import Welcome
 from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
+from meshcache.dialling import CONNECT_S, Host, dial, failure_of, numeric, probe_of, shun
 from meshcache.errors import ClientClosed, ProtocolError, UsageError
 from meshcache.failure import LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, NOT_GREETED, Failure, not_connected
 from meshcache.flights import Flights
 from meshcache.link import GREETING, Batch, Call, Link, Outcome
 from meshcache.routing import Routing
-from meshcache.seeds import endpoint
 
 TICK_S: Final = 0.02
 FRAMES_PER_TURN: Final = 256
-CONNECT_S: Final = 2.0
+
+
+async def reached(address: str) -> Host:
+    """Return a host that accepts connections at an address, or raise OSError: ``dialling.reach``, awaited.
+
+    A look-up that hangs is in nobody's way: not in a thread that the loop would wait for in the end.
+    """
+    loop = asyncio.get_running_loop()
+    host = numeric(address)
+    if host is not None:
+        with probe_of(host) as probe:
+            await loop.sock_connect(probe, host)
+            failure = failure_of(probe)
+            if failure is not None:
+                raise failure
+        return host
+    done = asyncio.Event()
+
+    def tell(_: Future[Host]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(done.set)
+
+    found = dial(address)
+    found.add_done_callback(tell)
+    await done.wait()
+    return found.result()
 
 
 class _Cargo:
@@ -64,6 +89,7 @@ class _Wire:
         self._link = mux.link(address)
         self._socket: zmq.Socket[bytes] | None = None
         self._fd = -1
+        self._host: Host | None = None
         self._connected = False
         self._asked_hello = False
         self._opening: asyncio.Task[None] | None = None
@@ -169,17 +195,8 @@ class _Wire:
         loop = self._mux.loop
         try:
             async with asyncio.timeout(CONNECT_S):
-                found = endpoint(self.address, numeric_only=True)
-                if found is None:
-                    found = await loop.run_in_executor(None, endpoint, self.address)
-                    assert found is not None
-                family = tcp.AF_INET6 if ":" in found[0] else tcp.AF_INET
-                with tcp.socket(family, tcp.SOCK_STREAM) as probe:
-                    probe.setblocking(False)
-                    await loop.sock_connect(probe, found)
-                    if probe.getsockname() == probe.getpeername():
-                        raise ConnectionRefusedError("connected to itself: nobody listens")
-            self._socket = open_dealer(self._mux.context, *found)
+                self._host = await reached(self.address)
+            self._socket = open_dealer(self._mux.context, *self._host)
         except OSError as error:
             self._fail(not_connected(error))
             return
@@ -209,6 +226,8 @@ class _Wire:
     def _disconnect(self, failure: Failure) -> None:
         """Drop the socket and what was under way on it; the next use opens a new one."""
         socket, self._socket = self._socket, None
+        if socket is not None and not self._link.ready and self._host is not None:
+            shun(self._host)
         loop_is_open = not self._mux.loop.is_closed()
         if socket is not None:
             if self._fd >= 0 and loop_is_open:

@@ -21,10 +21,11 @@ import zmq
 from meshcache.arguments import Timeout, in_seconds
 from meshcache.closing import Closing
 from meshcache.dealer import state_of
+from meshcache.dialling import numeric
 from meshcache.errors import ClientClosed, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
+from meshcache.hub import reached
 from meshcache.link import Call, Outcome
-from meshcache.seeds import endpoint
 from meshcache.subscriber import Subscriber
 from meshcache.subscription import Feed, Invalidation
 
@@ -120,10 +121,7 @@ class _LoopEar:
 
     async def _connect(self, address: str) -> None:
         try:
-            found = endpoint(address, numeric_only=True)
-            if found is None:
-                found = await self.loop.run_in_executor(None, endpoint, address)
-                assert found is not None
+            found = numeric(address) or await reached(address)
             if not self._closed:
                 self._subscriber.connect(address, found)
                 self._retry_at.pop(address, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -98,21 +97,3 @@ def _option(key: str, text: str) -> Any:
             raise ValueError(f"must be two numbers W,R, is {text!r}") from None
         return (w, r)
     return text
-
-
-def endpoint(address: str, numeric_only: bool = False) -> tuple[str, int] | None:
-    """Resolve ``host:port`` to a numeric host (IPv4 preferred) and a port.
-
-    Never left to libzmq, where a name server that hangs stalls every socket. With ``numeric_only`` no name server is
-    asked, and the answer for a name is None. Raises OSError.
-    """
-    host, port = split_address(address)
-    flags = socket.AI_NUMERICHOST if numeric_only else 0
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    except socket.gaierror:
-        if numeric_only:
-            return None
-        raise
-    found.sort(key=lambda info: info[0] != socket.AF_INET)
-    return str(found[0][4][0]), port

@@ -28,12 +28,11 @@ import contextlib
 import ctypes
 import gc
 import hashlib
-import ipaddress
 import logging
+import math
 import os
 import random
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -50,6 +49,7 @@ from meshcache.config import Config
 from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
+from meshcache.dialling import CONNECT_S, Host, hosts_of, numeric, race, shun
 from meshcache.errors import ConfigError, MeshcacheError, UsageError
 from meshcache.inlets import DONTWAIT, SNDMORE, Inlet, Inlets
 from meshcache.subscriber import Subscriber
@@ -100,6 +100,7 @@ _log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
 class _Dealer:
     """The socket of one dialled address, and its monitor."""
 
+    host: Host
     socket: zmq.Socket[bytes]
     inlet: Inlet
     monitor: zmq.Socket[bytes]
@@ -124,7 +125,9 @@ class Node:
         self._dealers: dict[str, _Dealer] = {}
         self._dialled: dict[str, None] = {}
         """Addresses that the core wants dialled, some still being resolved."""
-        self._resolved: list[tuple[str, str | None]] = []
+        self._resolved: list[tuple[str, Host]] = []
+        self._looked_up: dict[str, float] = {}
+        """When the host of a name that the core wants dialled was last looked for; infinite while it is."""
         self._followed: dict[str, None] = {}
         """Addresses whose streams the core wants to hear."""
         self._subscriber: Subscriber | None = None
@@ -364,7 +367,7 @@ class Node:
         deadline = time.monotonic() + BIND_WAIT_S
         while True:
             try:
-                bound.bind(f"tcp://{_resolve(address)}")
+                bound.bind(f"tcp://{join_address(*(numeric(address) or hosts_of(address)[0]))}")
             except zmq.ZMQError as error:
                 if error.errno == zmq.EADDRINUSE and time.monotonic() < deadline:
                     self._stopping.wait(0.05)
@@ -394,30 +397,50 @@ class Node:
             self._resolve_for(address)
 
     def _resolve_for(self, address: str) -> None:
-        if _is_numeric(split_address(address)[0]):
-            self._resolved.append((address, address))
+        host = numeric(address)
+        if host is not None:
+            self._resolved.append((address, host))
             self._connect_resolved()
-        else:
+        elif self._looked_up.get(address) != math.inf:
+            self._looked_up[address] = math.inf
             threading.Thread(target=self._resolve_in_thread, args=(address,), daemon=True).start()
 
     def _resolve_in_thread(self, address: str) -> None:
+        """Find a host of a name that answers, else one that may do so later: libzmq goes on trying."""
         while not self._stopping.is_set():
             with contextlib.suppress(OSError):
-                self._resolved.append((address, _resolve(address)))
+                hosts = hosts_of(address)
+                try:
+                    host = race(hosts, CONNECT_S)
+                except OSError:
+                    host = hosts[0]
+                self._resolved.append((address, host))
+                self._looked_up[address] = time.monotonic()
                 with contextlib.suppress(OSError):
                     os.eventfd_write(self._wake_fd, 1)
                 return
             self._stopping.wait(RESOLVE_AGAIN_S)
 
+    def _resolve_again(self, address: str) -> None:
+        """A connection to a name broke, or did not come about: perhaps another host answers to it by now."""
+        due = time.monotonic() >= self._looked_up.get(address, 0.0) + RESOLVE_AGAIN_S
+        if due and address in self._dialled and numeric(address) is None:
+            if address in self._dealers:
+                shun(self._dealers[address].host)
+            self._resolve_for(address)
+
     def _connect_resolved(self) -> None:
         while self._resolved:
-            address, numeric = self._resolved.pop()
-            if numeric is not None and address in self._dialled and address not in self._dealers:
-                self._open(address, numeric)
-            if numeric is not None and address in self._followed and self._subscriber is not None:
-                self._subscriber.connect(address, split_address(numeric))
+            address, host = self._resolved.pop()
+            dealer = self._dealers.get(address)
+            if address in self._dialled and (dealer is None or dealer.host != host):
+                self._disconnect(address)
+                self._dialled[address] = None
+                self._open(address, host)
+            if address in self._followed and self._subscriber is not None:
+                self._subscriber.connect(address, host)
 
-    def _open(self, address: str, numeric: str) -> None:
+    def _open(self, address: str, host: Host) -> None:
         assert self._context is not None
         dealer = self._context.socket(zmq.DEALER)
         queue_max = self.config.limits.link_queue_max
@@ -425,18 +448,18 @@ class Node:
             zmq.LINGER: 0, zmq.IMMEDIATE: 1, zmq.SNDHWM: queue_max, zmq.RCVHWM: queue_max,
             zmq.RECONNECT_IVL: 100, zmq.RECONNECT_IVL_MAX: 1000, zmq.CONNECT_TIMEOUT: 2000, zmq.HANDSHAKE_IVL: 3000,
             zmq.MAXMSGSIZE: self.config.limits.request_bytes_max, zmq.TCP_MAXRT: 5000,
-            zmq.IPV6: int(":" in split_address(numeric)[0]),
+            zmq.IPV6: int(":" in host[0]),
         }  # fmt: skip
         for option, value in options.items():
             dealer.setsockopt(option, value)
         dealer.setsockopt(zmq.ROUTING_ID, self._routing_id)
         monitor = dealer.get_monitor_socket(_MONITORED)
-        dealer.connect(f"tcp://{numeric}")
+        dealer.connect(f"tcp://{join_address(*host)}")
         core = self._core
         assert core is not None
         events = Inlet(monitor, partial(self._on_event, address), self._refuse, pairs=True)
         inlet = Inlet(dealer, partial(core.receive_answer, address), self._refuse)
-        self._dealers[address] = _Dealer(dealer, inlet, monitor, events)
+        self._dealers[address] = _Dealer(host, dealer, inlet, monitor, events)
         self._inlets.add(events)
         self._inlets.add(inlet)
 
@@ -458,8 +481,10 @@ class Node:
             self._core.link_up(address, now)
         elif number == zmq.EVENT_DISCONNECTED:
             self._core.link_down(address, now)
+            self._resolve_again(address)
         elif number == zmq.EVENT_CLOSED:  # an attempt to connect failed
             self._core.link_refused(address, now)
+            self._resolve_again(address)
 
     # -- memory --------------------------------------------------------------------------------------------
 
@@ -479,24 +504,6 @@ class Node:
         # What remains is not what connections hold: do not reset again for it.
         left = _resident_bytes() - self._empty_bytes - core.store.statistics().bytes
         self._excess_bytes_max = max(EXCESS_BYTES_MAX, left + EXCESS_BYTES_MAX)
-
-
-def _is_numeric(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _resolve(address: str) -> str:
-    """Return ``address`` with the host as a number, IPv4 if there is one."""
-    host, port = split_address(address)
-    if _is_numeric(host):
-        return address
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    return join_address(str(found[0][4][0]), port)
 
 
 def _resident_bytes() -> int:

@@ -61,7 +61,9 @@ class FakeNode:
 
     PASS = object()
 
-    def __init__(self, node_id: str = "n1", port: int = 0, data: dict[bytes, bytes] | None = None) -> None:
+    def __init__(
+        self, node_id: str = "n1", port: int = 0, data: dict[bytes, bytes] | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self.node_id = node_id
         self.data = {} if data is None else data
         self.requests: list[Any] = []
@@ -83,12 +85,14 @@ class FakeNode:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.IPV6, int(":" in host))
+        host = f"[{host}]" if ":" in host else host
         if port:
-            socket.bind(f"tcp://127.0.0.1:{port}")
+            socket.bind(f"tcp://{host}:{port}")
         else:
-            port = socket.bind_to_random_port("tcp://127.0.0.1", min_port=20000, max_port=32000)
+            port = socket.bind_to_random_port(f"tcp://{host}", min_port=20000, max_port=32000)
         self.port = port
-        self.address = f"127.0.0.1:{port}"
+        self.address = f"{host}:{port}"
         self.members = [self.fact()]
         self._thread = threading.Thread(target=self._serve, args=(socket,), daemon=True)
         self._thread.start()

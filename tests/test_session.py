@@ -68,7 +68,7 @@ from meshcache.flights import Flights
 from meshcache.link import GREETING, Batch, Call, Link
 from meshcache.locks import Lock
 from meshcache.routing import Routing
-from meshcache.seeds import endpoint, parse_seeds
+from meshcache.seeds import parse_seeds
 from meshcache.session import Session, begin
 
 SETTINGS: dict[str, int | float | str] = {
@@ -290,12 +290,6 @@ def test_all_mistakes_in_seeds_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_seeds("mesh://h:x,g:0?speed=1&timeout=a")
     assert len(caught.value.problems) == 4
-
-
-def test_addresses_are_resolved_here() -> None:
-    assert endpoint("127.0.0.1:5") == ("127.0.0.1", 5)
-    assert endpoint("localhost:5") == ("127.0.0.1", 5)
-    assert endpoint("localhost:5", numeric_only=True) is None
 
 
 # ---- breaker

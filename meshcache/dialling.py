@@ -1,0 +1,227 @@
+"""From an address to a host that answers: who is asked before libzmq is told to connect.
+
+libzmq does not tell that nobody listens, and it stalls every socket while a name server hangs. So names are looked up
+here, and the kernel connects first.
+
+A name may stand for several hosts, some of them dead. All are tried, in the manner of Happy Eyeballs (RFC 8305): IPv4
+and IPv6 take turns, each host has a head start of STAGGER_S over the next one, or until it refuses, and the first that
+answers is taken. One that did not answer when it was its turn comes last for a while. Nothing else is remembered: each
+new connection looks the name up anew.
+
+No look-up can be interrupted, so each runs in a daemon thread of its own, which nobody has to wait for. Who wants the
+same name meanwhile joins it; one that hangs is not joined for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from itertools import chain, zip_longest
+from typing import Final
+
+from meshcache.address import split_address
+
+CONNECT_S: Final = 2.0
+"""What all hosts of a name may take together, from the end of the look-up."""
+STAGGER_S: Final = 0.1
+LOOK_UP_S: Final = 5.0
+"""A look-up that takes longer hangs: who comes then begins another one."""
+SHUNNED_S: Final = 30.0
+HOSTS_MAX: Final = 32
+
+Host = tuple[str, int]
+"""An IP address and a port."""
+
+
+class _Dial:
+    """A look-up, and the race of the hosts that it found, in a thread."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.began = time.monotonic()
+        self.found: Future[Host] = Future()
+
+    def start(self) -> None:
+        """Begin. Raises OSError."""
+        try:
+            threading.Thread(target=self._run, name="meshcache-dial", daemon=True).start()
+        except RuntimeError as error:
+            self._leave()
+            raise OSError(errno.EAGAIN, f"no thread to look the name up: {error}") from None
+
+    def _run(self) -> None:
+        try:
+            host = race(hosts_of(self.address), CONNECT_S)
+        except BaseException as error:  # noqa: BLE001  (whatever it is, it is for those who wait)
+            self._leave()
+            self.found.set_exception(error)
+        else:
+            self._leave()
+            self.found.set_result(host)
+
+    def _leave(self) -> None:
+        """Let nobody join any more: the next one looks anew."""
+        if _dials.get(self.address) is self:
+            del _dials[self.address]
+
+
+_dials: dict[str, _Dial] = {}
+"""What is under way in this process."""
+_shunned: dict[Host, float] = {}
+"""Until when a host comes last."""
+
+
+def numeric(address: str) -> Host | None:
+    """Return the host of an address that needs no name server; None for a name."""
+    host, port = split_address(address)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return host, port
+
+
+def hosts_of(address: str) -> list[Host]:
+    """Look up what an address stands for, in the order of trying. It blocks, for as long as name servers like."""
+    host, port = split_address(address)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, f"no valid name: {error}") from None
+    addresses = dict.fromkeys((family, str(where[0])) for family, _, _, _, where in found)
+    ipv4 = [(ip, port) for family, ip in addresses if family == socket.AF_INET]
+    ipv6 = [(ip, port) for family, ip in addresses if family == socket.AF_INET6]
+    turns = [each for each in chain.from_iterable(zip_longest(ipv4, ipv6)) if each is not None]
+    now = time.monotonic()
+    return sorted(turns[:HOSTS_MAX], key=lambda each: _shunned.get(each, 0.0) > now)
+
+
+def race(hosts: list[Host], timeout_s: float) -> Host:
+    """Return the first host that accepts a connection. Raises OSError: of one host its own, of several for all."""
+    by = time.monotonic() + timeout_s
+    waiting = deque(hosts)
+    whys: dict[str, OSError] = {}
+    with contextlib.ExitStack() as opened, selectors.DefaultSelector() as selector:
+        next_at = 0.0
+        while waiting or selector.get_map():
+            now = time.monotonic()
+            if now >= by:
+                raise TimeoutError(errno.ETIMEDOUT, "no host answered in time")
+            if waiting and (now >= next_at or not selector.get_map()):
+                host = waiting.popleft()
+                next_at = now + STAGGER_S
+                try:
+                    probe = opened.enter_context(probe_of(host))
+                    probe.connect(host)
+                except BlockingIOError:
+                    selector.register(probe, selectors.EVENT_WRITE, host)
+                except OSError as error:
+                    whys[host[0]] = error
+                    next_at = 0.0
+                else:
+                    selector.register(probe, selectors.EVENT_WRITE, host)
+                continue
+            for key, _ in selector.select(min(by, next_at if waiting else by) - now):
+                selector.unregister(key.fileobj)
+                failure = failure_of(key.fileobj)  # type: ignore[arg-type]  # what was registered
+                if failure is None:
+                    for slow in selector.get_map().values():
+                        shun(slow.data)
+                    return key.data  # type: ignore[no-any-return]  # the host
+                whys[key.data[0]] = failure
+                next_at = 0.0
+    raise _summary(whys)
+
+
+def shun(host: Host) -> None:
+    """Try this host after the others of its name for a while: it did not answer when it was its turn."""
+    now = time.monotonic()
+    if len(_shunned) > HOSTS_MAX:
+        for other in [other for other, until in list(_shunned.items()) if until <= now]:
+            _shunned.pop(other, None)
+    _shunned[host] = now + SHUNNED_S
+
+
+def dial(address: str) -> Future[Host]:
+    """Return the host, to come, that answers at a name. Raises OSError if that can not even begin."""
+    under_way = _dials.get(address)
+    if under_way is None or time.monotonic() >= under_way.began + LOOK_UP_S:
+        under_way = _dials[address] = _Dial(address)
+        under_way.start()
+    return under_way.found
+
+
+def reach(address: str, timeout_s: float) -> Host:
+    """Return a host that accepts connections at an address. Raises OSError; TimeoutError when the time is over."""
+    host = numeric(address)
+    if host is not None:
+        return race([host], timeout_s)
+    found = dial(address)
+    try:
+        return found.result(timeout_s)
+    except TimeoutError:
+        if found.done():
+            raise
+        raise TimeoutError(errno.ETIMEDOUT, "neither name server nor host answered in time") from None
+
+
+class Dials:
+    """Dials for who looks from time to time and waits for none."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Future[Host]] = {}
+
+    def look(self, address: str) -> Host | None:
+        """Return the host at an address, None while it is not known. Raises OSError, and begins anew the next time."""
+        host = numeric(address)
+        if host is not None:
+            return host
+        found = self._found.get(address)
+        if found is None:
+            found = self._found[address] = dial(address)
+        if not found.done():
+            return None
+        del self._found[address]
+        return found.result()
+
+
+def probe_of(host: Host) -> socket.socket:
+    """Return a socket with which to connect to a host, and not to wait for it."""
+    probe = socket.socket(socket.AF_INET6 if ":" in host[0] else socket.AF_INET, socket.SOCK_STREAM)
+    probe.setblocking(False)
+    return probe
+
+
+def failure_of(probe: socket.socket) -> OSError | None:
+    """Return why a connection did not come about, if it did not."""
+    code = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        return OSError(code, os.strerror(code))
+    if probe.getsockname() == probe.getpeername():
+        return ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself: nobody listens")
+    return None
+
+
+def _summary(whys: dict[str, OSError]) -> OSError:
+    """Return one error for all hosts of a name."""
+    if len(whys) == 1:
+        return next(iter(whys.values()))
+    if not whys:
+        return OSError(errno.EADDRNOTAVAIL, "the name stands for no address")
+    last = list(whys.values())[-1]
+    return OSError(last.errno, ", ".join(f"{ip}: {why.strerror or why}" for ip, why in whys.items()))
+
+
+def _after_fork_in_child() -> None:
+    _dials.clear()  # their threads are the parent's
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
