@@ -83,6 +83,9 @@ def is_kept(loaded: Any) -> bool:
 
 
 EARLY_MAX: Final = 100
+TIMEOUT_S_MAX: Final = 1_000_000.0
+"""More than eleven days. A longer timeout counts as this one: beyond, clocks, sockets and threads give up, each with
+a limit of its own (a poll's milliseconds end at 2^31)."""
 
 Key = str | bytes
 Tags = Iterable[str | bytes]
@@ -113,13 +116,23 @@ def in_seconds(duration: Any) -> Any:
 
 
 def seconds(timeout: object) -> float:
-    """Check a timeout."""
+    """Check a timeout, and return it in seconds; one above TIMEOUT_S_MAX counts as that."""
     timeout = in_seconds(timeout)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds, is {timeout!r}")
     if not 0 < timeout < math.inf:
         raise ValueError(f"timeout must be a positive number of seconds, is {timeout!r}")
-    return float(timeout)
+    return float(min(timeout, TIMEOUT_S_MAX))
+
+
+def waiting_s(timeout: object) -> float | None:
+    """Check how long to wait for something that may not come: None is no limit, and 0 or less is not at all."""
+    timeout = in_seconds(timeout)
+    if timeout is None:
+        return None
+    if isinstance(timeout, (int, float)) and timeout <= 0:
+        return 0.0
+    return seconds(timeout)
 
 
 def milliseconds(ttl: object) -> int:
@@ -135,7 +148,7 @@ def milliseconds(ttl: object) -> int:
         raise ValueError(f"ttl must be a finite number of seconds, is {ttl!r}; None means that it never expires")
     if ttl <= 0:
         raise ValueError(f"ttl must be positive, is {ttl!r}: use None for no expiry, or delete() to drop the key")
-    return min(max(1, round(ttl * 1000)), NEVER_MS)
+    return min(max(1, round(min(ttl, NEVER_MS) * 1000)), NEVER_MS)
 
 
 def early_factor(early: object) -> float:

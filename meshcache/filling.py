@@ -89,7 +89,7 @@ class Terms:
     @property
     def kept_ms(self) -> int:
         """How long the nodes keep it."""
-        return self.ttl_ms + self.stale_ms if self.ttl_ms > 0 else self.ttl_ms
+        return min(self.ttl_ms + self.stale_ms, NEVER_MS) if self.ttl_ms > 0 else self.ttl_ms
 
 
 def terms(ttl_ms: int, stale_ttl: Ttl, early: float, tags: tuple[bytes, ...]) -> Terms:
@@ -449,7 +449,9 @@ class Fill:
     def _content(self, value: Any, load_s: float) -> bytes:
         content = self._session.options.codec.encode(value)
         terms, wall_ms = self._terms, self._session.routing.wall_ms(self._now())
-        soft_expires_ms = int(wall_ms) + terms.ttl_ms if terms.stale_ms and wall_ms is not None else None
+        soft_expires_ms = None
+        if terms.stale_ms and wall_ms is not None:
+            soft_expires_ms = min(int(wall_ms) + terms.ttl_ms, NEVER_MS)
         load_ms = max(1, round(load_s * 1000)) if terms.early else None
         return with_extras(content, Extras(terms.tags, soft_expires_ms, load_ms))
 

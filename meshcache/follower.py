@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn, Self
 
 import zmq
 
-from meshcache.arguments import Timeout, in_seconds
+from meshcache.arguments import Timeout, waiting_s
 from meshcache.closing import Closing
 from meshcache.dialling import Dials
 from meshcache.errors import ClientClosed, OperationTimeout
@@ -235,7 +235,8 @@ class Subscription:
 
     def wait(self, timeout: Timeout | None = None) -> Invalidation | None:
         """Return the next event; None if none came within ``timeout`` seconds, or the subscription is closed."""
-        deadline = None if timeout is None else time.monotonic() + in_seconds(timeout)
+        limit_s = waiting_s(timeout)
+        deadline = None if limit_s is None else time.monotonic() + limit_s
         queue = self.feed.queue
         with self._ready:
             while not queue:

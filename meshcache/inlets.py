@@ -23,6 +23,8 @@ FRAMES_PER_TURN: Final = 256
 """How many frames are taken from one socket before the others have their turn."""
 
 RECHECK_S: Final = 0.1
+WAIT_S_MAX: Final = 60.0
+"""No wait is longer, whatever the intervals that were configured: an epoll's milliseconds end at 2^31."""
 
 # As plain numbers: the enumerations of pyzmq cost 0.7 µs for each & and |.
 POLLIN: Final = int(zmq.POLLIN)
@@ -123,7 +125,7 @@ class Inlets:
         """Sleep until something may have arrived, or for ``timeout_s``; return where."""
         ready = [inlet for inlet in self._stirred if inlet.has_input()]
         self._stirred.clear()
-        for fd, _ in self._epoll.poll(0 if ready or timeout_s <= 0 else timeout_s):
+        for fd, _ in self._epoll.poll(0 if ready or timeout_s <= 0 else min(timeout_s, WAIT_S_MAX)):
             inlet = self._inlets.get(fd)
             if inlet is not None and inlet not in ready:
                 ready.append(inlet)

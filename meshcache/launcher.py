@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from meshcache.arguments import Timeout, in_seconds
+from meshcache.arguments import Timeout, waiting_s
 from meshcache.banner import banner, typed_command
 from meshcache.config import Config, overrides_of
 from meshcache.errors import ConfigError, MeshcacheError, NodeUnavailable, OperationTimeout
@@ -223,7 +223,7 @@ class LocalMesh:
         }
         if not present:
             return
-        timeout_s = in_seconds(timeout)
+        timeout_s = waiting_s(timeout) or 0.0
         deadline = time.monotonic() + timeout_s
         pause = threading.Event()
         with Survey() as survey:

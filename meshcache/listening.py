@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, Self
 
 import zmq
 
-from meshcache.arguments import Timeout, in_seconds
+from meshcache.arguments import Timeout, waiting_s
 from meshcache.closing import Closing
 from meshcache.dealer import state_of
 from meshcache.dialling import numeric
@@ -243,7 +243,7 @@ class AsyncSubscription:
         """Return the next event; None if none came within ``timeout`` seconds, or the subscription is closed."""
         queue = self.feed.queue
         try:
-            async with asyncio.timeout(in_seconds(timeout)):
+            async with asyncio.timeout(waiting_s(timeout)):
                 while not queue:
                     if self.feed.closed:
                         return None

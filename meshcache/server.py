@@ -45,6 +45,7 @@ import structlog
 import zmq
 
 from meshcache.address import join_address, split_address
+from meshcache.arguments import waiting_s
 from meshcache.config import Config
 from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
@@ -148,9 +149,10 @@ class Node:
         self._thread.daemon = True
         self._thread.start()
         atexit.register(self.stop)  # else the others would miss it, and call it dead
-        self._ready.wait(timeout_s)
+        limit_s = waiting_s(timeout_s)
+        self._ready.wait(limit_s)
         if self._failure is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(limit_s)
             raise self._failure
         return self
 
@@ -177,7 +179,7 @@ class Node:
         with contextlib.suppress(OSError):  # already stopped
             os.eventfd_write(self._wake_fd, 1)
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout_s)
+            self._thread.join(waiting_s(timeout_s))
 
     def client(self, **options: Any) -> Client:
         """Return a client of this node's mesh; the caller closes it. ``options`` are those of ``Client``."""
