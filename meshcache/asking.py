@@ -16,7 +16,7 @@ from meshcache.copies import Copies
 from meshcache.core.messages import DEFAULT_LEVEL, Get, Inspect, Update
 from meshcache.core.near import NearStore
 from meshcache.core.record import CONTENT_FLAG_BYTES
-from meshcache.delivery import Delivery, Flow, allowance_s
+from meshcache.delivery import VIEW, Delivery, Flow, allowance_s
 from meshcache.errors import NodeUnavailable, ValueTooLarge
 from meshcache.fallbacks import Fallbacks
 from meshcache.link import Call, Kind, Link
@@ -105,7 +105,7 @@ class Asking:
                 allowance = self._allowance_s
             else:
                 allowance = allowance_s(timeout_s, size)
-            call = Call(address, kind, options, keys, payloads, started + allowance, allowance, size)
+            call = Call(address, kind, options, keys, payloads, started + timeout_s, allowance, size)
             (outcome,) = yield [call]
             if type(outcome) is list and type(outcome[0]) is not list:
                 routing.succeeded(address, started)
@@ -115,8 +115,7 @@ class Asking:
         if tried is not None:
             delivery.resume(*tried)
         yield from delivery.run()
-        if delivery.errors:
-            raise delivery.errors[0]
+        delivery.check()
         return delivery.results[0]
 
     def update(
@@ -151,7 +150,7 @@ class Asking:
         if small and routing.only is not None and started < routing.due:
             # Everything for one node, in one message: no need to sort the keys.
             allowance = allowance_s(timeout_s, size)
-            call = Call(routing.only, kind, options, keys, payloads, started + allowance, allowance, size)
+            call = Call(routing.only, kind, options, keys, payloads, started + timeout_s, allowance, size)
             (outcome,) = yield [call]
             if type(outcome) is list and list not in set(map(type, outcome)):
                 routing.succeeded(call.address, started)
@@ -179,8 +178,7 @@ class Asking:
                 raise NodeUnavailable(f"{name}: there is no node {node!r}; the mesh has {names or 'no member'}")
         delivery = self._delivery(name, [], kind, options, [], None, started, timeout_s, repeatable=True, node=address)
         yield from delivery.run()
-        if delivery.errors:
-            raise delivery.errors[0]
+        delivery.check()
         return delivery.results[0]
 
     def _delivery(
@@ -198,13 +196,22 @@ class Asking:
         """Before the first operation: have a seed greet us, so that settings and ring are known."""
         routing = self.routing
         if not routing.known:
-            given = given if len(given) == 1 else []
-            greeting = self._delivery(
-                name, given, Inspect, ("view", b""), [], None, started, timeout_s, repeatable=True
-            )
-            yield from greeting.run_until(lambda: routing.known)
+            # Thousands may do this at once, and all but the first want no more than that it is done.
+            address = routing.pick(None, routing.rests.current(started), started)
+            tried: tuple[Call, Any] | None = None
+            if address is not None:
+                routing.rests.ask([address], started)
+                call = Call(address, Inspect, VIEW, [], None, started + timeout_s, allowance_s(timeout_s, 0), 0)
+                (outcome,) = yield [call]
+                tried = call, outcome
             if not routing.known:
-                raise greeting.errors[0]
+                given = given if len(given) == 1 else []
+                greeting = self._delivery(name, given, Inspect, VIEW, [], None, started, timeout_s, repeatable=True)
+                if tried is not None:
+                    greeting.resume(*tried)
+                yield from greeting.run_until(lambda: routing.known)
+                if not routing.known:
+                    greeting.check()
         self._check_levels()
 
     def check_size(self, content_bytes: int) -> None:
@@ -235,8 +242,7 @@ class Asking:
         )
         flow = delivery.run()
         yield from self._writing([raw], flow)
-        if delivery.errors:
-            raise delivery.errors[0]
+        delivery.check()
         return delivery.results[0]
 
     def _writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:

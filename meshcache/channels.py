@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,8 +25,19 @@ from meshcache.core.messages import Welcome
 from meshcache.dealer import open_dealer, receiver, state_of
 from meshcache.dialling import Host, reach, shun
 from meshcache.errors import ClientClosed, ProtocolError
-from meshcache.failure import LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, NO_TIME, NOT_GREETED, Failure, not_connected
-from meshcache.link import GREETING, Call, Link, Outcome
+from meshcache.failure import (
+    LINK_DOWN,
+    LINK_LOST,
+    NO_CONNECTION,
+    NO_GREETING,
+    NO_REPLY,
+    NO_TIME,
+    NO_TIME_TO_ANSWER,
+    NOT_GREETED,
+    Failure,
+    not_connected,
+)
+from meshcache.link import GREETING, Call, Link, Outcome, Unsendable
 
 CHANNELS_MAX: Final = 16
 PARKED_MAX: Final = 64
@@ -48,6 +60,10 @@ class _Wire:
         self.recv = receiver(socket)
         self.arrived: dict[int, Any] = {}
         """Answers to other calls of this step than the one waited for."""
+
+
+_Ticket = tuple[_Wire, int, float]
+"""Of a call that was sent: where, its number, and when."""
 
 
 class Channel:
@@ -78,7 +94,7 @@ class Channel:
         for address in list(self._wires):
             self._drop(address)
 
-    def _post(self, call: Call, again: bool = True) -> Failure | tuple[_Wire, int]:
+    def _post(self, call: Call, again: bool = True) -> _Ticket | Failure | Unsendable:
         wire = self._wires.get(call.address)
         if wire is None or not wire.link.ready:
             again = again and wire is not None
@@ -86,24 +102,32 @@ class Channel:
             if isinstance(found, Failure):
                 return self._post(call, again=False) if again and not found.late else found
             wire = found
-        number, frame = wire.link.encode(call)
+        sent_at = time.monotonic()
+        try:
+            number, frame = wire.link.encode(call, call.deadline(sent_at))
+        except Exception as error:  # noqa: BLE001  (whatever its fields are: the other calls of this step go on)
+            return Unsendable(error)
         try:
             wire.send(frame, zmq.NOBLOCK)
         except zmq.ZMQError:
             self._drop(call.address)
             # The node may be back since the link broke.
             return self._post(call, again=False) if again else LINK_DOWN
-        return wire, number
+        return wire, number, sent_at
 
-    def _collect(self, call: Call, ticket: Failure | tuple[_Wire, int]) -> Outcome:
-        if isinstance(ticket, Failure):
+    def _collect(self, call: Call, ticket: _Ticket | Failure | Unsendable) -> Outcome:
+        if isinstance(ticket, (Failure, Unsendable)):
             return ticket
-        wire, number = ticket
-        outcome: Outcome = self._wait(wire, number, call.deadline)
+        wire, number, sent_at = ticket
+        outcome: Outcome = self._wait(wire, number, call.deadline(sent_at))
+        if outcome is NO_REPLY:
+            is_fair = call.is_fair(sent_at)
+            wire.link.forget(number, silent=is_fair)
+            return outcome if is_fair else NO_TIME_TO_ANSWER
         return outcome
 
     def _wait(self, wire: _Wire, number: int, deadline: float) -> Any:
-        """Return what answers this number."""
+        """Return what answers this number, or why nothing does."""
         arrived = wire.arrived
         if number in arrived:
             return arrived.pop(number)
@@ -116,6 +140,8 @@ class Channel:
                 if not events & (zmq.POLLIN | zmq.POLLOUT):
                     self._drop(link.address)
                     return LINK_LOST
+                if events & zmq.POLLIN:
+                    continue  # it came while this thread waited for its turn: that is not to be called late
                 found = []
             except zmq.ZMQError:
                 return LINK_LOST
@@ -127,35 +153,43 @@ class Channel:
             if number in arrived:
                 return arrived.pop(number)
             if time.monotonic() >= deadline:
-                link.forget(number)
                 return NO_REPLY
 
     def _greet(self, call: Call, wire: _Wire | None) -> _Wire | Failure:
         """Return a link that is ready for requests, made new if there is none."""
-        if time.monotonic() >= call.deadline:
+        now = time.monotonic()
+        if now >= call.until:
             return NO_TIME
+        deadline = call.deadline(now)
         if wire is None:
             try:
-                wire = self._open(call.address, call.deadline)
+                wire = self._open(call.address, deadline)
             except OSError as error:
+                if isinstance(error, TimeoutError):
+                    return NO_CONNECTION if call.is_fair(now) else NO_TIME
                 return not_connected(error)
-        wire.arrived.pop(GREETING, None)
         link = wire.link
-        left_ms = max(0, int((call.deadline - time.monotonic()) * 1000))
-        answer: Any = NO_GREETING
+        answer: Any = NO_REPLY
+        left_ms = max(0, int((deadline - time.monotonic()) * 1000))
         if wire.socket.poll(left_ms, zmq.POLLOUT):
-            try:
-                wire.send(link.hello(), zmq.NOBLOCK)
-                answer = self._wait(wire, GREETING, call.deadline)
-            except zmq.ZMQError:
-                answer = LINK_DOWN
-        if type(answer) is Welcome:
+            answer = self._hello(wire, deadline)
+            if link.is_clock_vague:
+                answer = self._hello(wire, deadline)  # this one does not have to wait for whatever kept the first
+        if type(answer) is Welcome or link.ready:
             return wire
         self._drop(call.address)
         shun(wire.host)
-        if answer is NO_REPLY or answer is NO_GREETING:
-            return NO_GREETING
+        if answer is NO_REPLY:
+            return NO_GREETING if call.is_fair(now) else NO_TIME
         return NOT_GREETED if answer is LINK_LOST else answer._replace(sent=False)
+
+    def _hello(self, wire: _Wire, deadline: float) -> Any:
+        wire.arrived.pop(GREETING, None)
+        try:
+            wire.send(wire.link.hello(), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return LINK_DOWN
+        return self._wait(wire, GREETING, deadline)
 
     def _open(self, address: str, deadline: float) -> _Wire:
         """Connect, or raise OSError: libzmq would not tell that nobody listens, so the kernel is asked first."""
@@ -171,6 +205,17 @@ class Channel:
             wire.socket.close(0)
 
 
+class _Waiter:
+    """A thread that waits for a channel."""
+
+    __slots__ = ("arrived", "channel")
+
+    def __init__(self) -> None:
+        self.channel: Channel | None = None
+        self.arrived = threading.Lock()
+        self.arrived.acquire()
+
+
 class _Pool:
     """Channels of one process, and the ZeroMQ context under them."""
 
@@ -181,8 +226,9 @@ class _Pool:
         """The channels for calls that may be parked."""
         self.free: list[Channel] = []
         self.count = 0
-        self.waiting = 0
-        self.changed = threading.Condition()
+        self.waiters: deque[_Waiter] = deque()
+        """Threads that wait for a channel, in the order in which they came."""
+        self.lock = threading.Lock()
         self.closed = False
         self.context: Context = zmq.Context()
 
@@ -192,14 +238,22 @@ class _Pool:
             return
         if self.parking is not None:
             self.parking.close()
-        with self.changed:
+        with self.lock:
             self.closed = True
             while self.free:
                 self.free.pop().close()
                 self.count -= 1
             if not self.count:
                 self.context.term()
-            self.changed.notify_all()
+            while self.waiters:
+                self.waiters.popleft().arrived.release()
+
+    def hand_over(self) -> None:
+        """Give what is free to those who have waited longest. To be called with the lock held."""
+        while self.free and self.waiters:
+            waiter = self.waiters.popleft()
+            waiter.channel = self.free.pop()
+            waiter.arrived.release()
 
 
 def _pools() -> _Pool:
@@ -232,9 +286,11 @@ class Channels:
             assert pool.parking is not None
             pool = pool.parking
         try:
+            if pool.waiters:
+                raise IndexError  # noqa: TRY301  (who came first is served first: none of a crowd starves)
             channel = pool.free.pop()
         except IndexError:
-            found = self._another(pool, min(call.deadline for call in calls))
+            found = self._another(pool, min(call.until for call in calls))
             if isinstance(found, Failure):
                 return [found] * len(calls)
             channel = found
@@ -242,7 +298,7 @@ class Channels:
             return channel.exchange(calls)
         finally:
             pool.free.append(channel)
-            if pool.waiting or pool.closed:
+            if pool.waiters or pool.closed:
                 self._returned(pool)
 
     def close(self) -> None:
@@ -262,30 +318,33 @@ class Channels:
             self._closing = Closing(self, self._pool.close)
         return self._pool
 
-    def _another(self, pool: _Pool, deadline: float) -> Channel | Failure:
+    def _another(self, pool: _Pool, until: float) -> Channel | Failure:
         """Make a channel, or wait for one."""
-        with pool.changed:
-            while not pool.closed:
-                if pool.free:
-                    return pool.free.pop()
-                if pool.count < pool.channels_max:
-                    pool.count += 1
-                    return Channel(pool.context, self._link)
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    return NO_TIME
-                pool.waiting += 1
-                if not pool.free:
-                    pool.changed.wait(left_s)
-                pool.waiting -= 1
-        raise ClientClosed
+        with pool.lock:
+            if pool.closed:
+                raise ClientClosed
+            if pool.count < pool.channels_max:
+                pool.count += 1
+                return Channel(pool.context, self._link)
+            waiter = _Waiter()
+            pool.waiters.append(waiter)
+            pool.hand_over()  # one may have been put back by a thread that saw nobody waiting
+        if not waiter.arrived.acquire(timeout=max(0.0, until - time.monotonic())):
+            with pool.lock:
+                if waiter in pool.waiters:
+                    pool.waiters.remove(waiter)
+        if waiter.channel is not None:
+            return waiter.channel
+        if pool.closed:
+            raise ClientClosed
+        return NO_TIME
 
     def _returned(self, pool: _Pool) -> None:
         if pool.closed:
             pool.close()
         else:
-            with pool.changed:
-                pool.changed.notify()
+            with pool.lock:
+                pool.hand_over()
 
 
 _everyone: weakref.WeakSet[Channels] = weakref.WeakSet()

@@ -39,11 +39,12 @@ from meshcache.errors import (
     Overloaded,
     ProtocolError,
     QuorumNotReached,
+    SerializationError,
     ValueTooLarge,
 )
 from meshcache.failure import WRONG_CLUSTER, Failure
 from meshcache.flights import Flight, Seat
-from meshcache.link import Call, Kind, Outcome
+from meshcache.link import Call, Kind, Outcome, Unsendable
 from meshcache.routing import Routing, parse_members
 
 ATTEMPT_S: Final = 0.25
@@ -54,7 +55,11 @@ UNREACHABLE_S: Final = 2.0
 """If no node could even be reached for this long, waiting for the deadline is no use."""
 PAUSE_MIN_S: Final = 0.005
 PAUSE_MAX_S: Final = 0.1
+LAG_PAUSES: Final = 3
+ALLOWANCE_S_MIN: Final = 0.001
 _EXPECTED_REPLY_BYTES: Final = 1024
+VIEW: Final = ("view", b"")
+"""The options of an INSPECT that asks for the members."""
 
 
 class Parking(list[Call]):
@@ -112,9 +117,20 @@ def allowance_s(timeout_s: float, size: int) -> float:
     return min(timeout_s, max(ATTEMPT_S, timeout_s / 10) + (size >> 20) * S_PER_MIB)
 
 
-def pause_s(rng: random.Random, attempt: int) -> float:
-    """Return how long to wait before the next attempt: full jitter, so that clients do not come back as one."""
-    return rng.uniform(PAUSE_MIN_S / 2, min(PAUSE_MAX_S, PAUSE_MIN_S * 2**attempt))
+def within(allowance: float, left_s: float) -> float:
+    """Return an allowance that fits into the time left: by halves, so that calls of equal ones still share messages."""
+    while allowance > left_s and allowance > ALLOWANCE_S_MIN:
+        allowance /= 2
+    return allowance
+
+
+def pause_s(rng: random.Random, attempt: int, lag_s: float = 0.0) -> float:
+    """Return how long to wait before the next attempt: full jitter, so that clients do not come back as one.
+
+    The later the program comes to what is due, the longer: however many its callers, their attempts leave it time.
+    """
+    pause = rng.uniform(PAUSE_MIN_S / 2, min(PAUSE_MAX_S, PAUSE_MIN_S * 2**attempt))
+    return pause + rng.uniform(1, LAG_PAUSES) * lag_s
 
 
 def look_up(routing: Routing, now: float, allowance: float) -> list[Call]:
@@ -126,7 +142,7 @@ def look_up(routing: Routing, now: float, allowance: float) -> list[Call]:
     address = routing.whom_to_refresh(now) if due else None
     if address is None:
         return []
-    return [Call(address, Inspect, ("view", b""), [], None, now + allowance, allowance, 0)]
+    return [Call(address, Inspect, VIEW, [], None, now + allowance, allowance, 0)]
 
 
 def learn(routing: Routing, call: Call, outcome: Outcome) -> None:
@@ -135,7 +151,7 @@ def learn(routing: Routing, call: Call, outcome: Outcome) -> None:
     if type(outcome) is list:
         # It is there, and perhaps just waits for others that are not: the next to ask is not one of those.
         routing.woke(call.address)
-        routing.succeeded(call.address, call.deadline - call.allowance_s)
+        routing.succeeded(call.address, call.until - call.allowance_s)
         members = parse_members(outcome)
         if members:
             routing.learn(members, now)
@@ -194,9 +210,10 @@ class Delivery:
         self._operation = name
         self._given = given
         self._pending = list(range(len(self.results)))
-        self._started = deadline - timeout_s
+        self._started = self._asked_at = deadline - timeout_s
         self._avoid: set[str] = set()
         self._greeted_again: set[str] = set()
+        self._has_asked = False
         self._reached = False
         self._late = False
         """Some node took longer than it had: whoever is just slow may come back."""
@@ -209,6 +226,7 @@ class Delivery:
 
     def resume(self, call: Call, outcome: Outcome) -> None:
         """Take in an attempt at everything that was made before."""
+        self._has_asked = True
         self._pending = self._accept(call, self._pending, outcome)
 
     def run(self) -> Flow[None]:
@@ -222,11 +240,13 @@ class Delivery:
             if self._quorum_missing:
                 self._quorum_missing = False
                 yield self._pause(routing.clock())
-            now = routing.clock()
+            self._asked_at = now = routing.clock()
             refresh = self._look_up(now)
             plan = self._plan(now) if now < self._deadline else []
             if not plan:
                 if now >= self._deadline or self._is_shut_out(now) or self._is_unreached(now):
+                    if not self._has_asked:  # a task that only tries again must not keep its loop from all else
+                        yield 0.0
                     self._give_up(now)
                     return
                 self._avoid.clear()
@@ -236,6 +256,7 @@ class Delivery:
                 continue
             calls = [call for call, _ in plan] + refresh
             routing.rests.ask([call.address for call in calls], now)
+            self._has_asked = True
             outcomes = yield Parking(calls) if self._park_s else calls
             waiting = set(self._pending).difference(*[indices for _, indices in plan])
             pending = [i for i in self._pending if i in waiting] if waiting else []
@@ -244,6 +265,14 @@ class Delivery:
             self._pending = pending
             if refresh:
                 learn(self._routing, refresh[0], outcomes[-1])
+
+    def check(self) -> None:
+        """Raise what failed, if anything did. It must not be found here any more: it leads to us by its traceback.
+
+        Such a circle is left to the collector, and thousands of failing calls would keep it busy.
+        """
+        if self.errors:
+            raise self.errors.pop(min(self.errors))
 
     # ---- a round
 
@@ -291,12 +320,12 @@ class Delivery:
                 count += 1
             del indices[count:], picked[count:]
             contents = None if contents is None else contents[:count]
-        left = self._deadline - now
-        allowance = left
+        allowance = self._timeout_s
         if self._repeatable:
             weight = max(size, len(picked) * _EXPECTED_REPLY_BYTES)
-            allowance = min(left, allowance_s(self._timeout_s, weight) * self._patience + self._park_s)
-        return Call(address, self._kind, self._options, picked, contents, now + allowance, allowance, size), indices
+            allowance = allowance_s(self._timeout_s, weight) * self._patience + self._park_s
+        allowance = within(allowance, self._deadline - now)
+        return Call(address, self._kind, self._options, picked, contents, self._deadline, allowance, size), indices
 
     def _is_unreached(self, now: float) -> bool:
         """Tell whether no node could even be reached for so long that waiting for the deadline is no use."""
@@ -320,7 +349,7 @@ class Delivery:
 
     def _pause(self, now: float) -> float:
         self._attempt += 1
-        return max(0.0, min(pause_s(self._rng, self._attempt), self._deadline - now))
+        return max(0.0, min(pause_s(self._rng, self._attempt, self._routing.lag_s), self._deadline - now))
 
     # ---- outcomes
 
@@ -329,7 +358,7 @@ class Delivery:
         if type(outcome) is list:
             self._reached = True
             self._routing.woke(call.address)
-            self._routing.succeeded(call.address, call.deadline - call.allowance_s)
+            self._routing.succeeded(call.address, self._asked_at)
             if list not in set(map(type, outcome)):
                 for i, result in zip(indices, outcome, strict=True):
                     self.results[i] = result
@@ -341,6 +370,10 @@ class Delivery:
             return self._rejected(call.address, indices, outcome)
         if type(outcome) is Failure:
             return self._failed(call.address, indices, outcome)
+        if type(outcome) is Unsendable:
+            for i in indices:
+                self.errors[i] = SerializationError(f"{self._name(i)}: no message can be made of it: {outcome.error}")
+            return []
         raise TypeError(outcome)
 
     def _accept_one(self, address: str, i: int, result: Any) -> bool:
@@ -413,7 +446,8 @@ class Delivery:
         else:
             make, what = NodeUnavailable, "no node serves"
         for i in self._pending:
-            self.errors[i] = self._notes.get(i) or make(f"{self._name(i)}: {what} ({whys})")
+            text = f"{self._name(i)}: {what} ({whys})"
+            self.errors[i] = self._notes.pop(i) if i in self._notes else make(text)
         self._pending = []
 
     def _kind_of_delay(self, resting: dict[str, Failure]) -> Callable[[str], MeshcacheError]:

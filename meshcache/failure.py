@@ -29,9 +29,11 @@ NO_REPLY: Final = Failure(sent=True, late=True, why="no reply in time")
 LINK_LOST: Final = Failure(sent=True, late=False, why="the connection broke before the reply")
 LINK_DOWN: Final = Failure(sent=False, late=False, why="the connection is down")
 NO_GREETING: Final = Failure(sent=False, late=True, why="connected, but no greeting in time")
+NO_CONNECTION: Final = Failure(sent=False, late=True, why="no name server or host answered in time")
 NOT_GREETED: Final = Failure(sent=False, late=False, why="the connection broke before the greeting", shut=True)
 NOT_READY: Final = Failure(sent=False, late=False, why="not ready")
 NO_TIME: Final = Failure(sent=False, late=True, why="no time was left to send it", blame=False)
+NO_TIME_TO_ANSWER: Final = Failure(sent=True, late=True, why="hardly any time was left to answer it", blame=False)
 
 WRONG_CLUSTER: Final = "cluster"
 """The code of a greeting that was refused because the node belongs to another cluster."""

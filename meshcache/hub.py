@@ -1,11 +1,20 @@
 """The asyncio driver's I/O: plain ZeroMQ sockets in the caller's event loop, and one message per node and turn.
 
 Calls posted in one turn of the loop wait for its end; then those of one node that agree in kind and options leave as
-one message. A task costs no timer and no system call of its own: one timer of 20 ms, that runs only while something is
-under way, looks after deadlines and broken links.
+one message, or sooner, when it is full. A task costs no timer and no system call of its own: one timer of 20 ms, that
+runs only while something is under way, looks after deadlines and broken links.
 
 A ZeroMQ socket announces by its file descriptor that its state may have changed, once. So after every wake-up and every
 send its state is read again, and the timer reads it too.
+
+Thousands of tasks can keep the loop busy for longer than a call may take. What follows from that:
+
+- A deadline is judged only when all that has arrived was read, and an attempt counts from when it leaves.
+- What a busy loop made late speaks against no node, and breaks no link. How long the loop really waited for a
+  connection or a greeting is told by ``_Mux.attended_s``, which stands still while the loop does not come to its timer.
+- A limited number of requests is under way on a link. The others wait here, where one whose caller's time is over is
+  dropped without having been sent: else a node would work through requests for which nobody waits.
+- Answers, and failures even more, wake tasks that take the loop's time: a limited number of them in one turn.
 """
 
 from __future__ import annotations
@@ -13,7 +22,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -25,13 +35,39 @@ from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
 from meshcache.dialling import CONNECT_S, Host, dial, failure_of, numeric, probe_of, shun
 from meshcache.errors import ClientClosed, ProtocolError, UsageError
-from meshcache.failure import LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, NOT_GREETED, Failure, not_connected
+from meshcache.failure import (
+    LINK_DOWN,
+    LINK_LOST,
+    NO_CONNECTION,
+    NO_GREETING,
+    NO_REPLY,
+    NO_TIME,
+    NO_TIME_TO_ANSWER,
+    NOT_GREETED,
+    Failure,
+    not_connected,
+)
 from meshcache.flights import Flights
-from meshcache.link import GREETING, Batch, Call, Link, Outcome
+from meshcache.link import CALLS_MAX, FAIR_SHARE, GREETING, Batch, Call, Link, Outcome, Unsendable
 from meshcache.routing import Routing
 
 TICK_S: Final = 0.02
+LAG_S: Final = 0.05
+"""A timer that comes later than this tells of a loop that is too busy to notice what happens."""
 FRAMES_PER_TURN: Final = 256
+FRAMES_PER_TICK: Final = 4096
+CALLS_PER_TURN: Final = 256
+"""How many calls are given their outcomes in one turn of the loop.
+
+Few enough, too, that all which such a wave allocates and frees again stays below the collector's threshold of 700
+objects: with 10,000 tasks it would walk through all that they hold again and again, and take half of the time.
+"""
+UNDER_WAY_MAX: Final = 256
+"""Requests on one link at a time. More would only wait at the node, or fill the socket, which then looks broken."""
+PARKED_MAX: Final = 1024
+"""The same for those that may be parked at the node; with the others they are fewer than a socket's queue takes."""
+GREETING_S: Final = 1.0
+"""A link that was not greeted for so long, in the loop's attention, is given up for a new one."""
 
 
 async def reached(address: str) -> Host:
@@ -63,11 +99,24 @@ async def reached(address: str) -> Host:
 class _Cargo:
     """A message in the making or under way, and who waits for its parts."""
 
-    __slots__ = ("batch", "futures")
+    __slots__ = ("batch", "deadline", "futures", "line", "sent_at", "waits_since")
 
     def __init__(self, batch: Batch, future: asyncio.Future[Outcome]) -> None:
         self.batch = batch
         self.futures = [future]
+        self.line = int(batch.may_be_parked)
+        self.waits_since = 0.0
+        """In the loop's attention, if it had to wait for a connection."""
+        self.sent_at = self.deadline = 0.0
+        """Of the attempt, once it was sent."""
+
+    def is_wanted(self) -> bool:
+        """Tell whether anybody waits for it still: callers may have been cancelled while it was queued."""
+        return not (self.futures[0].done() and all(future.done() for future in self.futures))
+
+    def is_fair(self) -> bool:
+        """Tell whether the node had time enough to answer."""
+        return self.batch.until - self.sent_at >= FAIR_SHARE * self.batch.calls[0].allowance_s
 
     def deliver(self, outcome: Outcome) -> None:
         """Give each caller its part; one that was cancelled wants none."""
@@ -83,8 +132,11 @@ class _Wire:
         self.address = address
         self.open: dict[tuple[Any, ...], _Cargo] = {}
         """What calls of this turn can still join."""
-        self.queued: list[_Cargo] = []
+        self.lines: tuple[deque[_Cargo], deque[_Cargo]] = (deque(), deque())
+        """What is to be sent; the second are those that may be parked, lest they keep others from being sent."""
         self.flying: dict[int, _Cargo] = {}
+        self._aloft = [0, 0]
+        """How many of each line are flying."""
         self._mux = mux
         self._link = mux.link(address)
         self._socket: zmq.Socket[bytes] | None = None
@@ -92,40 +144,74 @@ class _Wire:
         self._host: Host | None = None
         self._connected = False
         self._asked_hello = False
+        self._step_since = 0.0
+        """When it began to connect, or to wait for its greeting; in the loop's attention."""
         self._opening: asyncio.Task[None] | None = None
 
     def flush(self) -> None:
         """Send what is queued; open and greet first where that is due."""
-        self.open.clear()
-        socket = self._socket
-        if socket is None:
+        if self._socket is None:
+            self._begin_to_wait()
             if self._opening is None:
+                self._step_since = self._mux.attended_s()
                 self._opening = self._mux.loop.create_task(self._open())
             return
-        try:
-            while self.queued and self._link.ready:
-                number, frame = self._link.encode(self.queued[0].batch)
-                socket.send(frame, zmq.NOBLOCK)
-                self.flying[number] = self.queued.pop(0)
-        except zmq.ZMQError:
-            # Gone since the last use. Perhaps the node is back already: begin anew, nothing of this was sent.
-            self._disconnect(LINK_LOST)
-            self.flush()
-            return
+        self.send()
         self.on_event()
 
-    def on_event(self) -> None:
-        """Read the socket's state, and do what it allows."""
+    def send(self) -> None:
+        """Send what may be sent now; nothing joins it any more."""
+        self.open.clear()
         socket = self._socket
-        budget = FRAMES_PER_TURN
+        if socket is None or not self._link.ready:
+            self._begin_to_wait()
+            return
+        now = self._mux.clock()
+        for line, limit in ((0, UNDER_WAY_MAX), (1, PARKED_MAX)):
+            queue = self.lines[line]
+            while queue and self._aloft[line] < limit:
+                cargo = queue.popleft()
+                if cargo.batch.until <= now or not cargo.is_wanted():
+                    self._mux.deliver(cargo, NO_TIME)
+                    continue
+                call = cargo.batch.whole()
+                cargo.sent_at, cargo.deadline = now, call.deadline(now)
+                try:
+                    number, frame = self._link.encode(call, cargo.deadline)
+                except Exception as error:  # noqa: BLE001  (whatever its fields are: it must not stop the others)
+                    self._set_aside(cargo, error)
+                    continue
+                try:
+                    socket.send(frame, zmq.NOBLOCK)
+                except zmq.ZMQError:
+                    # Gone since the last use. Perhaps the node is back already: begin anew, nothing of this was sent.
+                    queue.appendleft(cargo)
+                    self._disconnect(LINK_LOST)
+                    self._requeue()
+                    return
+                self.flying[number] = cargo
+                self._aloft[line] += 1
+
+    def _begin_to_wait(self) -> None:
+        """Note since when what is queued waits for a connection; nothing joins it any more."""
+        self.open.clear()
+        for queue in self.lines:
+            for cargo in reversed(queue):
+                if cargo.waits_since:
+                    break
+                cargo.waits_since = self._mux.attended_s()
+
+    def on_event(self, frames_max: int = FRAMES_PER_TURN) -> bool:
+        """Take in what has arrived, and greet where that is due; False if there is more, for the next turn."""
+        socket = self._socket
         try:
             while socket is not None:
                 events = state_of(socket)
                 if events & zmq.POLLIN:
-                    if not budget:
+                    if not frames_max:
                         self._mux.loop.call_soon(self.on_event)
-                        return
-                    budget -= 1
+                        return False
+                    frames_max -= 1
                     self._arrived(self._recv(zmq.NOBLOCK))
                 elif not events & zmq.POLLOUT:
                     if self._asked_hello and not self._link.ready:
@@ -133,62 +219,104 @@ class _Wire:
                     elif self._connected:
                         self._disconnect(LINK_LOST)
                         self._requeue()
-                    return
-                elif self._link.ready or self._asked_hello or not self.queued:
-                    self._connected = True
-                    return
+                    return True
                 else:
-                    self._connected = self._asked_hello = True
-                    socket.send(self._link.hello(), zmq.NOBLOCK)
+                    self._connected = True
+                    link = self._link
+                    wants_greeting = link.is_clock_vague or (not link.ready and self._is_needed())
+                    if self._asked_hello or not wants_greeting:
+                        return True
+                    self._asked_hello = True
+                    self._step_since = self._mux.attended_s()
+                    socket.send(link.hello(), zmq.NOBLOCK)
                 socket = self._socket
         except ProtocolError as error:
             self._fail(Failure(sent=True, late=False, why=f"broke the protocol: {error}"))
         except zmq.ZMQError:
             self._disconnect(LINK_LOST)
             self._requeue()
+        return True
 
-    def expire(self, now: float) -> bool:
+    def expire(self, now: float, attended_s: float) -> bool:
         """Fail what is too late; True if anything is still under way."""
-        if self._socket is not None:
-            self.on_event()
-        for number, cargo in list(self.flying.items()):
-            if cargo.batch.deadline <= now:
-                del self.flying[number]
-                self._link.forget(number)
-                cargo.deliver(NO_REPLY)
-        late = [cargo for cargo in self.queued if cargo.batch.deadline <= now]
+        was_ready = self._link.ready
+        if self.on_event(FRAMES_PER_TICK):
+            for number, cargo in list(self.flying.items()):
+                if cargo.deadline <= now:
+                    self._land(number)
+                    self._link.forget(number, silent=cargo.is_fair())
+                    self._mux.deliver(cargo, NO_REPLY if cargo.is_fair() else NO_TIME_TO_ANSWER)
+        if was_ready and not self._link.ready:
+            self._step_since = attended_s
+        for queue in self.lines:
+            self._expire_queued(queue, now, attended_s)
+        has_waited = attended_s - self._step_since >= GREETING_S
+        if has_waited and self._socket is not None and not self._link.ready and self._is_needed():
+            self._disconnect(LINK_LOST)
+            self._requeue()
+        return bool(self.flying) or self._is_needed()
+
+    def _expire_queued(self, queue: deque[_Cargo], now: float, attended_s: float) -> None:
+        """Fail what can not be sent in time. The node is to blame only for a wait that was not for this loop."""
+        ready = self._link.ready
+        late: list[tuple[_Cargo, Failure]] = []
+        kept: list[_Cargo] = []
+        for cargo in queue:
+            batch = cargo.batch
+            waited_s = 0.0 if ready else attended_s - max(cargo.waits_since, self._step_since)
+            allowance_s = batch.calls[0].allowance_s
+            if waited_s < allowance_s and batch.until > now:
+                kept.append(cargo)
+            elif waited_s < FAIR_SHARE * allowance_s:
+                late.append((cargo, NO_TIME))
+            else:
+                late.append((cargo, NO_GREETING if self._connected else NO_CONNECTION))
         if late:
-            self.queued = [cargo for cargo in self.queued if cargo.batch.deadline > now]
             self.open.clear()
-            if self._asked_hello:
-                self._disconnect(LINK_LOST)
-                self._requeue()
-            for cargo in late:
-                cargo.deliver(NO_GREETING)
-        return bool(self.flying or self.queued)
+            queue.clear()
+            queue.extend(kept)
+            for cargo, failure in late:
+                self._mux.deliver(cargo, failure)
 
     def close(self) -> None:
         """Close the link; whoever waits learns that it is gone."""
         if self._opening is not None and not self._mux.loop.is_closed():
             self._opening.cancel()
-        self._disconnect(LINK_LOST)
-        if not self._mux.loop.is_closed():
-            for cargo in self.queued:
-                cargo.deliver(LINK_LOST)
-        self.queued = []
+        self._fail(LINK_LOST)
 
     def _arrived(self, frame: Frame) -> None:
         for number, outcome in self._link.accept(frame):
             if number != GREETING:
-                cargo = self.flying.pop(number, None)
+                cargo = self._land(number)
                 if cargo is not None and not isinstance(outcome, Welcome):
-                    cargo.deliver(outcome)
+                    self._mux.deliver(cargo, outcome)
             elif isinstance(outcome, Failure):
                 self._fail(outcome)
                 return
             else:
                 self._asked_hello = False
-                self._mux.schedule(self)
+        if self._is_needed():
+            self._mux.schedule(self)
+
+    def _land(self, number: int) -> _Cargo | None:
+        """Take what flies under this number down."""
+        cargo = self.flying.pop(number, None)
+        if cargo is not None:
+            self._aloft[cargo.line] -= 1
+        return cargo
+
+    def _is_needed(self) -> bool:
+        """Tell whether anything is to be sent."""
+        return bool(self.lines[0] or self.lines[1])
+
+    def _set_aside(self, cargo: _Cargo, error: Exception) -> None:
+        """Let what can not be encoded fail, and no other call that would have travelled with it."""
+        calls, queue = cargo.batch.calls, self.lines[cargo.line]
+        if len(calls) == 1:
+            self._mux.deliver(cargo, Unsendable(error))
+            return
+        for call, future in zip(reversed(calls), reversed(cargo.futures), strict=True):
+            queue.appendleft(_Cargo(Batch(call), future))
 
     async def _open(self) -> None:
         """Connect. libzmq would not tell that nobody listens, so the kernel is asked first."""
@@ -212,33 +340,33 @@ class _Wire:
 
     def _requeue(self) -> None:
         """Go on with what was not sent, over a new connection."""
-        if self.queued:
+        if self._is_needed():
             self._mux.schedule(self)
 
     def _fail(self, failure: Failure) -> None:
         """Close, and tell everybody why."""
-        queued, self.queued = self.queued, []
         self.open.clear()
+        queued = [cargo for queue in self.lines for cargo in queue]
+        for queue in self.lines:
+            queue.clear()
         self._disconnect(failure)
-        for cargo in queued:
-            cargo.deliver(failure._replace(sent=False))
+        self._mux.fail(queued, failure._replace(sent=False))
 
     def _disconnect(self, failure: Failure) -> None:
         """Drop the socket and what was under way on it; the next use opens a new one."""
         socket, self._socket = self._socket, None
         if socket is not None and not self._link.ready and self._host is not None:
             shun(self._host)
-        loop_is_open = not self._mux.loop.is_closed()
         if socket is not None:
-            if self._fd >= 0 and loop_is_open:
+            if self._fd >= 0 and not self._mux.loop.is_closed():
                 self._mux.loop.remove_reader(self._fd)
             self._fd = -1
             socket.close(0)
         self._link = self._mux.link(self.address)
         self._connected = self._asked_hello = False
         flying, self.flying = self.flying, {}
-        for cargo in flying.values() if loop_is_open else ():
-            cargo.deliver(failure)
+        self._aloft = [0, 0]
+        self._mux.fail(flying.values(), failure)
 
 
 class _Mux:
@@ -246,6 +374,7 @@ class _Mux:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, link: Callable[[str], Link], routing: Routing) -> None:
         self.loop = loop
+        self.clock = routing.clock
         self.pid = os.getpid()
         self.link = link
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -253,6 +382,15 @@ class _Mux:
         self._routing = routing
         self._wires: dict[str, _Wire] = {}
         self._touched: dict[_Wire, None] = {}
+        self._answers: deque[tuple[_Cargo, Outcome]] = deque()
+        self._failures: deque[tuple[_Cargo, Outcome]] = deque()
+        """Outcomes that wait for the next turn, because this one has woken enough tasks. The two take turns: else a
+        crowd that failed would be told of that before anybody hears that the node is back."""
+        self._failure_is_next = False
+        self._woken = 0
+        """How many calls were given their outcomes since the last flush."""
+        self._stood_still_s = 0.0
+        self._ticks_at = 0.0
         self._ticking = False
         self._closed = False
 
@@ -266,12 +404,34 @@ class _Mux:
         cargo = wire.open.get(key)
         if cargo is not None and cargo.batch.join(call, self._routing.settings.request_bytes_max // 2):
             cargo.futures.append(future)
+            if len(cargo.futures) == CALLS_MAX:
+                wire.send()
             return future
         wire.open[key] = cargo = _Cargo(Batch(call), future)
-        wire.queued.append(cargo)
+        wire.lines[cargo.line].append(cargo)
         if wire not in self._touched:
             self.schedule(wire)
         return future
+
+    def deliver(self, cargo: _Cargo, outcome: Outcome) -> None:
+        """Give callers their outcomes; in a later turn if this one has woken enough tasks already."""
+        if self._woken >= CALLS_PER_TURN:
+            if not self._has_landed():
+                self.loop.call_soon(self._deliver_landed)
+            (self._failures if isinstance(outcome, Failure) else self._answers).append((cargo, outcome))
+        else:
+            self._woken += len(cargo.futures)
+            cargo.deliver(outcome)
+
+    def fail(self, cargos: Iterable[_Cargo], failure: Failure) -> None:
+        """Tell callers that they get no answer; none is left when the loop is closed."""
+        if not self.loop.is_closed():
+            for cargo in cargos:
+                self.deliver(cargo, failure)
+
+    def attended_s(self) -> float:
+        """Return a time that passes only while the loop comes to its timers in time."""
+        return self.clock() - self._stood_still_s
 
     def schedule(self, wire: _Wire) -> None:
         """Have a wire flushed at the end of this turn."""
@@ -289,25 +449,55 @@ class _Mux:
         for wire in self._wires.values():
             wire.close()
         self._wires.clear()
+        while self._has_landed() and not self.loop.is_closed():
+            self._deliver_next()
         self.context.term()
 
     def _flush(self) -> None:
         touched, self._touched = self._touched, {}
+        if not self._has_landed():
+            self._woken = 0
         for wire in touched:
             wire.flush()
+        self._keep_ticking()
+
+    def _has_landed(self) -> bool:
+        return bool(self._answers or self._failures)
+
+    def _deliver_landed(self) -> None:
+        self._woken = 0
+        while self._has_landed() and self._woken < CALLS_PER_TURN:
+            self._deliver_next()
+        if self._has_landed():
+            self.loop.call_soon(self._deliver_landed)
+
+    def _deliver_next(self) -> None:
+        is_failure = bool(self._failures) and (self._failure_is_next or not self._answers)
+        self._failure_is_next = not is_failure
+        cargo, outcome = (self._failures if is_failure else self._answers).popleft()
+        self._woken += len(cargo.futures)
+        cargo.deliver(outcome)
+
+    def _keep_ticking(self) -> None:
         if not self._ticking and not self._closed:
             self._ticking = True
+            self._ticks_at = self.clock() + TICK_S
             self.loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
         self._ticking = False
         if self._closed:
             return
-        now = self._routing.clock()
-        busy = [wire.expire(now) for wire in list(self._wires.values())]
-        if any(busy) and not self._ticking:
-            self._ticking = True
-            self.loop.call_later(TICK_S, self._tick)
+        now = self.clock()
+        lag_s = max(0.0, now - self._ticks_at - LAG_S)
+        self._stood_still_s += lag_s
+        if not self._has_landed():
+            self._woken = 0
+        attended_s = self.attended_s()
+        busy = [wire.expire(now, attended_s) for wire in list(self._wires.values())]
+        self._routing.lag_s = lag_s if any(busy) else 0.0
+        if any(busy):
+            self._keep_ticking()
 
 
 _graveyard: list[_Mux] = []

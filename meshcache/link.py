@@ -6,7 +6,7 @@ Pure. A driver owns the socket; here is everything it would have to know about t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from meshcache.core.messages import (
     BATCH_OPS_MAX,
@@ -17,6 +17,7 @@ from meshcache.core.messages import (
     Get,
     Hello,
     Hot,
+    Inspect,
     Refused,
     Reject,
     Reply,
@@ -27,7 +28,7 @@ from meshcache.core.messages import (
 from meshcache.core.wire import Frame, decode_frame, encode_frame
 from meshcache.errors import ProtocolError
 from meshcache.failure import Failure
-from meshcache.routing import Routing
+from meshcache.routing import CLOCK_ERROR_S, Routing
 
 Kind = type[ClientOp]
 
@@ -35,14 +36,25 @@ GREETING: Final = 0
 """The number under which the answer to HELLO is reported; requests count from 1."""
 
 
-Outcome = list[Any] | Reject | Failure
+class Unsendable(NamedTuple):
+    """A call of which no message can be made: nothing was sent, and another attempt would fare no better."""
+
+    error: Exception
+
+
+Outcome = list[Any] | Reject | Failure | Unsendable
 """Results aligned with the keys of the call, or why there are none."""
+
+FAIR_SHARE: Final = 0.5
+"""A node that had less than this share of an attempt's allowance is not to blame for its silence."""
+CALLS_MAX: Final = 256
+"""Calls in one message at most: what waits for one answer comes to life at once, and holds up all else meanwhile."""
 
 
 class Call:
     """One request to one node, for some keys. Calls of equal kind, options and allowance may share a message."""
 
-    __slots__ = ("address", "allowance_s", "deadline", "keys", "kind", "options", "payloads", "size")
+    __slots__ = ("address", "allowance_s", "keys", "kind", "options", "payloads", "size", "until")
 
     def __init__(
         self,
@@ -51,7 +63,7 @@ class Call:
         options: tuple[Any, ...],
         keys: list[bytes],
         payloads: list[Any] | None,
-        deadline: float,
+        until: float,
         allowance_s: float,
         size: int,
     ) -> None:
@@ -62,74 +74,94 @@ class Call:
         self.keys = keys
         self.payloads = payloads
         """Aligned with the keys: contents or changes; None where the message has only keys."""
-        self.deadline = deadline
-        """Of this attempt, by the session's clock; it travels, so that a node never executes a late attempt."""
+        self.until = until
+        """The deadline of the operation, by the session's clock: nobody waits any longer."""
         self.allowance_s = allowance_s
-        """How long the attempt may take from its start."""
+        """How long the node may take. It counts from when the request leaves: what came before is not the node's."""
         self.size = size
         """Bytes of the keys and payloads."""
 
+    def deadline(self, now: float) -> float:
+        """Return the deadline of an attempt that leaves now; it travels, so that a node never executes a late one."""
+        deadline = now + self.allowance_s
+        return min(self.until, deadline)
+
+    def is_fair(self, now: float) -> bool:
+        """Tell whether an attempt that leaves now leaves the node time enough to be blamed for its silence."""
+        return self.until - now >= FAIR_SHARE * self.allowance_s
+
+    def may_be_parked(self) -> bool:
+        """Tell whether the answer may take long, for which no other call should wait."""
+        return self.kind is Update and self.payloads is not None and self.payloads[0][0] == Change.LEASE
+
 
 class Batch:
-    """Calls that travel as one message. To a Link it looks like a Call."""
+    """Calls that travel as one message."""
 
-    __slots__ = ("_counts", "_unique", "deadline", "keys", "kind", "options", "payloads", "size")
+    __slots__ = ("_unique", "calls", "count", "may_be_parked", "size", "until")
 
     def __init__(self, call: Call) -> None:
-        self.kind = call.kind
-        self.options = call.options
-        self.keys = call.keys
-        self.payloads = call.payloads
-        self.deadline = call.deadline
+        self.calls = [call]
+        self.count = len(call.keys)
         self.size = call.size
-        self._counts = [len(call.keys)]
+        self.until = call.until
+        """The earliest of all: the message must not be executed later."""
+        self.may_be_parked = call.kind is Update and call.may_be_parked()
         # Of one stamp, or one turn, only one change of a key can win: the others go in a message of their own.
         self._unique = None if call.kind is Get else set(call.keys)
 
     def join(self, call: Call, size_max: int) -> bool:
-        """Take the call in, if it fits; the first call's deadline is the earliest and stands for all."""
-        size = self.size + call.size
+        """Take the call in, if it fits."""
+        calls = self.calls
         keys = call.keys
-        if not keys or size > size_max or len(self.keys) + len(keys) > BATCH_OPS_MAX:
-            return False
-        if self.kind is Update and (_may_be_parked(self.payloads) or _may_be_parked(call.payloads)):
-            return False
-        unique = self._unique
-        if unique is not None:
-            if not unique.isdisjoint(keys):
+        if not keys or not self.count:
+            if call.kind is not Inspect or calls[0].kind is not Inspect:
+                return False  # of questions that are the same one will do; all else without keys is done for each
+        else:
+            size = self.size + call.size
+            count = self.count + len(keys)
+            if len(calls) >= CALLS_MAX or size > size_max or count > BATCH_OPS_MAX:
                 return False
-            unique.update(keys)
-        counts = self._counts
-        if len(counts) == 1:
-            self.keys = self.keys.copy()
-            self.payloads = None if self.payloads is None else self.payloads.copy()
-        self.keys += keys
-        if self.payloads is not None and call.payloads is not None:
-            self.payloads += call.payloads
-        self.size = size
-        counts.append(len(keys))
+            if self.may_be_parked or call.may_be_parked():
+                return False
+            unique = self._unique
+            if unique is not None:
+                if not unique.isdisjoint(keys):
+                    return False
+                unique.update(keys)
+            self.size = size
+            self.count = count
+        calls.append(call)
+        self.until = min(self.until, call.until)
         return True
+
+    def whole(self) -> Call:
+        """Return all calls as one."""
+        calls = self.calls
+        first = calls[0]
+        if len(calls) == 1 or not self.count:
+            return first
+        keys = [key for call in calls for key in call.keys]
+        payloads = None
+        if first.payloads is not None:
+            payloads = [payload for call in calls for payload in call.payloads or ()]
+        return Call(first.address, first.kind, first.options, keys, payloads, self.until, first.allowance_s, self.size)
 
     def split(self, outcome: Outcome) -> list[Outcome]:
         """Give each call what is its own."""
-        counts = self._counts
-        if type(outcome) is not list:
-            return [outcome] * len(counts)
-        if len(counts) == 1:
+        calls = self.calls
+        if len(calls) == 1:
             return [outcome]
-        if len(counts) == len(outcome):
+        if type(outcome) is not list or not self.count:
+            return [outcome] * len(calls)
+        if len(calls) == len(outcome):
             return [[result] for result in outcome]
         parts: list[Outcome] = []
         start = 0
-        for count in counts:
-            parts.append(outcome[start : start + count])
-            start += count
+        for call in calls:
+            parts.append(outcome[start : start + len(call.keys)])
+            start += len(call.keys)
         return parts
-
-
-def _may_be_parked(changes: list[Any] | None) -> bool:
-    """Tell whether the answer may take long, for which no other call should wait."""
-    return changes is not None and changes[0][0] == Change.LEASE
 
 
 class Link:
@@ -139,15 +171,20 @@ class Link:
     link for a new one when its connection breaks: a link never outlives the process at its other end.
     """
 
-    __slots__ = ("_asked_at", "_boot", "_cluster", "_expected", "_number", "_routing", "_wall_ms", "address", "ready")
+    __slots__ = (
+        "_asked_at", "_boot", "_cluster", "_expected", "_number", "_routing", "_wall_ms", "address", "is_clock_vague",
+        "ready",
+    )  # fmt: skip
 
     def __init__(self, address: str, cluster: str, routing: Routing) -> None:
         self.address = address
         self.ready = False
+        self.is_clock_vague = False
+        """The greeting took long, and so did not tell the node's clock: it serves, but one more should be asked for."""
         self._cluster = cluster
         self._routing = routing
         self._number = GREETING
-        self._expected: dict[int, Call | Batch] = {}
+        self._expected: dict[int, Call] = {}
         self._boot = 0
         self._wall_ms = 0.0
         self._asked_at = 0.0
@@ -157,24 +194,27 @@ class Link:
         self._asked_at = self._routing.clock()
         return encode_frame(0, [Hello(PROTOCOL, self._cluster, None, b"")])
 
-    def encode(self, call: Call | Batch) -> tuple[int, bytes]:
-        """Return the request's number, and its frame."""
-        self._number = number = self._number + 1
+    def encode(self, call: Call, deadline: float) -> tuple[int, bytes]:
+        """Return the request's number, and its frame. Raises what its fields are to blame for, and is as before."""
+        number = self._number + 1
         keys = call.keys
         if call.payloads is not None:
             lists: tuple[list[Any], ...] = (keys, call.payloads)
         else:
             lists = (keys,) if keys else ()
-        deadline_ms = int(call.deadline * 1000 + self._wall_ms)
+        deadline_ms = int(deadline * 1000 + self._wall_ms)
         make: Callable[..., Any] = call.kind
         message = make(number, self._boot, deadline_ms, self._routing.digest, *call.options, *lists)
+        frame = encode_frame(0, [message])
+        self._number = number
         self._expected[number] = call
-        return number, encode_frame(0, [message])
+        return number, frame
 
-    def forget(self, number: int) -> None:
-        """Nobody waits for this answer any more: it was late, so the node's clock may not be what we think."""
+    def forget(self, number: int, *, silent: bool = True) -> None:
+        """Nobody waits for this answer any more. If the node was ``silent``, its clock may not be what we think."""
         self._expected.pop(number, None)
-        self.ready = False
+        if silent:
+            self.ready = False
 
     def accept(self, frame: Frame) -> list[tuple[int, Outcome | Welcome]]:
         """Return what the frame answers, by number. Raises ProtocolError: the link is then no good."""
@@ -197,7 +237,9 @@ class Link:
             elif type(message) is Hot:
                 self._routing.note_hot(message.keys, message.copy_ttl_ms / 1000)
             elif type(message) is Welcome:
-                self._wall_ms = self._routing.welcome(self.address, message, self._asked_at, self._routing.clock())
+                now = self._routing.clock()
+                self._wall_ms = self._routing.welcome(self.address, message, self._asked_at, now)
+                self.is_clock_vague = now - self._asked_at > CLOCK_ERROR_S
                 self._boot = message.boot
                 self.ready = True
                 found.append((GREETING, message))
@@ -218,7 +260,7 @@ class Link:
         return reject
 
 
-def _aligned(results: list[Any] | None, call: Call | Batch) -> list[Any]:
+def _aligned(results: list[Any] | None, call: Call) -> list[Any]:
     """Return one result for each key; of a SET, none at all stands for success."""
     expected = len(call.keys) or 1
     if results is None and call.kind is Set:

@@ -30,6 +30,8 @@ DOUBT_S: Final = 1.0
 """A node that just failed is asked after the others for this long …"""
 DOUBT_S_MAX: Final = 4.0
 """… and for twice as long each time that it fails again, up to this."""
+CLOCK_ERROR_S: Final = 0.1
+"""A greeting that took longer says too little of the node's clock."""
 HOT_S: Final = 10.0
 """A key counts as hot for this long after a node last said so."""
 HOT_KEYS_MAX: Final = 4096
@@ -122,6 +124,8 @@ class Routing:
         """Addresses that are left alone for a moment."""
         self.failed_at = -math.inf
         """When a node last failed to answer."""
+        self.lag_s = 0.0
+        """How late the program comes to what is due, because it has too much to do. Set by drivers."""
         self.due = 0.0
         """When to look up from the hot path: refresh the members, let a breaker probe, end a doubt."""
         self._refresh_at = math.inf
@@ -132,8 +136,14 @@ class Routing:
     # ---- what nodes tell
 
     def welcome(self, address: str, welcome: Welcome, asked_at: float, now: float) -> float:
-        """Take in a greeting; returns the node's wall clock minus ours, in ms, right to half the round trip."""
+        """Take in a greeting; returns the node's wall clock minus ours, in ms, right to half the round trip.
+
+        After a long one, which may be our own delay in reading it, it is the greatest that it can be: with a smaller
+        one all our requests might come too late by the node's clock, and be dropped.
+        """
         offset_ms = welcome.wall_ms - (asked_at + now) * 500
+        if now - asked_at > CLOCK_ERROR_S:
+            offset_ms = welcome.wall_ms - asked_at * 1000
         self.settings = Settings(welcome.settings)
         self.rests.end(address, shut_only=True)
         self.learn(welcome.members, now)
@@ -195,12 +205,14 @@ class Routing:
         self.failed_at = now
         peer = self.peers.get(address)
         if peer is not None:
+            before = peer.breaker.probe_at, peer.doubted_until
             peer.breaker.fail(now)
             peer.doubt(now)
             if self._ask_next == address:
                 self._ask_next = ""
             self._refresh_by(self._refreshed_at + REFRESH_FAILING_S)
-            self.review(now)
+            if before != (peer.breaker.probe_at, peer.doubted_until):
+                self.review(now)
 
     def woke(self, address: str) -> None:
         """A node answers that was left alone."""

@@ -208,7 +208,7 @@ class Session(Asking):
         flow = self._many(name, list(named.values()), Delete, (self.options.w, int(kind)), raws, None, timeout)
         existed, errors = yield from self._writing(raws, flow)
         if errors:
-            raise next(iter(errors.values()))
+            raise errors.pop(min(errors))
         return sum(map(bool, existed))
 
     def add(self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[bool]:

@@ -266,6 +266,7 @@ def test_a_timeout_may_be_a_timedelta_wherever_one_is_taken(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("client", [meshcache.Client, meshcache.AsyncClient])
 def test_every_operation_says_so(client: type) -> None:
-    operations = [getattr(client, name) for name in dir(client) if not name.startswith("_")]
+    named = [getattr(client, name) for name in dir(client) if not name.startswith("_")]
+    operations = [each for each in named if callable(each)]
     said = [inspect.signature(operation).parameters.get("timeout") for operation in [client, *operations]]
     assert {each.annotation for each in said if each is not None} == {"Timeout | None"}

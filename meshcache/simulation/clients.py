@@ -49,10 +49,11 @@ class Loader(NamedTuple):
 class _Waiting:
     """A call under way."""
 
-    __slots__ = ("call", "done", "number", "report")
+    __slots__ = ("call", "deadline", "done", "number", "report")
 
-    def __init__(self, call: Call, report: Report) -> None:
+    def __init__(self, call: Call, report: Report, now: float) -> None:
         self.call = call
+        self.deadline = call.deadline(now)
         self.report = report
         self.number = GREETING
         self.done = False
@@ -118,7 +119,7 @@ class ClientHost:
     def _follow(self, following: Following) -> None:
         """Do what is due, and again after a moment."""
         for call in following.tick(self.world.now):
-            self._post(_Waiting(call, partial(following.learn, call)))
+            self._post(_Waiting(call, partial(following.learn, call), self.world.now))
         self.network.subscribe(self, following.addresses())
         self.world.after(TICK_S, self._follow, following)
 
@@ -162,7 +163,7 @@ class ClientHost:
         for i, call in enumerate(calls):
             if self.stray and rng.random() < self.stray:
                 call.address = rng.choice(self._seeds)
-            self._post(_Waiting(call, reporter(i)))
+            self._post(_Waiting(call, reporter(i), self.world.now))
 
     # Calls
 
@@ -176,7 +177,7 @@ class ClientHost:
             self._connections[address] = connection
         elif not connection.link.ready and connection.line.up and not connection.to_send:
             connection.line.send(connection.link.hello())
-        self.world.at(waiting.call.deadline + CALL_SLACK_S, self._on_deadline, connection, waiting)
+        self.world.at(waiting.deadline + CALL_SLACK_S, self._on_deadline, connection, waiting)
         if connection.link.ready:
             self._send(connection, waiting)
         else:
@@ -185,7 +186,7 @@ class ClientHost:
     def _send(self, connection: _Connection, waiting: _Waiting) -> None:
         if waiting.done:
             return
-        waiting.number, frame = connection.link.encode(waiting.call)
+        waiting.number, frame = connection.link.encode(waiting.call, waiting.deadline)
         if connection.line.send(frame):
             connection.sent[waiting.number] = waiting
         else:

@@ -77,7 +77,8 @@ class Exchange:
         batch = Batch(calls[0])
         for call in calls[1:]:
             assert batch.join(call, 1 << 20)
-        _, request = self.link.encode(batch if len(calls) > 1 else calls[0])
+        whole = batch.whole()
+        _, request = self.link.encode(whole, whole.deadline(time.monotonic()))
         marks.append(clock())
         decode_frame(request)  # once more than the node does, to tell its share
         marks.append(clock())
