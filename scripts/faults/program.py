@@ -22,6 +22,7 @@ from .detection import detect
 from .idle import idle
 from .kills import kill9, kill9_default
 from .near import near
+from .overload import overload
 from .partitions import partition, partition_strict
 from .pauses import pause
 from .scenario import Options, Result
@@ -40,6 +41,7 @@ SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
     "partition-strict": partition_strict,
     "idle": idle,
     "stampede": stampede,
+    "overload": overload,
 }
 EXAMPLES: Final = """\
 scenarios: {names}
