@@ -115,14 +115,16 @@ class Session(Asking):
             record = yield from self._one("get", key, Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
             return self._value(record, default, key)
         except OUTAGES as error:
-            self._miss(error)
+            if not self._misses(error):
+                raise
             return default
 
     def gets(self, key: Key, timeout: Timeout | None) -> Flow[Item | None]:
         try:
             record = yield from self._one("gets", key, Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
         except OUTAGES as error:
-            self._miss(error)
+            if not self._misses(error):
+                raise
             return None
         if not _is_hit(record):
             return None
@@ -156,10 +158,12 @@ class Session(Asking):
         try:
             records, errors = yield from self._many("get_many", given, Get, self._read, raws, None, timeout)
         except OUTAGES as error:
-            self._miss(error, len(raws))
+            if not self._misses(error, len(raws)):
+                raise
             return [None] * len(raws)
-        for failure in errors.values():
-            self._miss(failure)
+        for i in sorted(errors):
+            if not self._misses(errors[i]):
+                raise errors.pop(i)  # it must not be found here any more: it leads to us by its traceback
         return records
 
     def _values(self, given: list[Any], records: list[Any]) -> dict[Any, Any]:
@@ -252,7 +256,8 @@ class Session(Asking):
         try:
             record = yield from self._one("exists", key, Get, self._read_meta, raw, None, 0, timeout)
         except OUTAGES as error:
-            self._miss(error)
+            if not self._misses(error):
+                raise
             return False
         return self._is_visible(record)
 
@@ -261,7 +266,8 @@ class Session(Asking):
         try:
             record = yield from self._one("ttl", key, Get, self._read_meta, raw, None, 0, timeout)
         except OUTAGES as error:
-            self._miss(error)
+            if not self._misses(error):
+                raise
             return None
         return self._seconds_left(record) if self._is_visible(record) else None
 
@@ -348,11 +354,12 @@ class Session(Asking):
             copies.keep(raw, record, value, reading)
         return value, record if _is_hit(record) else None
 
-    def _miss(self, error: Exception, keys: int = 1) -> None:
-        """Take it that the keys of a read are not there, if the cache fails and the user wants that; else raise."""
+    def _misses(self, error: Exception, keys: int = 1) -> bool:
+        """Tell whether the keys of a read are to be taken for not there: the cache fails, and the user wants that."""
         if not (self.options.misses_on_error and self._caller is None and isinstance(error, OUTAGES)):
-            raise error
+            return False
         self.fallbacks.count(error, misses=keys)
+        return True
 
     def _tagged(self, content: bytes, tags: Tags) -> bytes:
         """Return a content that carries these tags. Raises TypeError and ValueError on tags that make no sense."""
