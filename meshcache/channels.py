@@ -5,7 +5,12 @@ a channel for one step of a flow and puts it back. The last one used is the firs
 finds the same warm links.
 
 A socket's receive timeout is one slice: when nothing came for so long, look whether the connection is still there and
-whether the deadline is over. (A poll before each receive would cost five times as much.)
+whether the deadline is over. (A poll before each receive would cost five times as much.) Where threads are greenlets,
+the socket is asked without waiting, and the slice is spent where others run meanwhile: waiting.py.
+
+An exception may come between any two steps: from a signal handler, or a greenlet's timeout. A channel that was on its
+way from the free ones then is neither free nor busy; it counts no more, and another is made. One whose step was
+interrupted forgets what it asked for; answers that still come are of no known number.
 """
 
 from __future__ import annotations
@@ -14,15 +19,17 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 import zmq
 
 from meshcache.closing import Closing
+from meshcache.context import LINK_DESCRIPTORS, Context, end_context, open_context
 from meshcache.core.messages import Welcome
+from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
+from meshcache.descriptors import require_descriptors
 from meshcache.dialling import Host, reach, shun
 from meshcache.errors import ClientClosed, ProtocolError
 from meshcache.failure import (
@@ -38,19 +45,18 @@ from meshcache.failure import (
     not_connected,
 )
 from meshcache.link import GREETING, Call, Link, Outcome, Unsendable
+from meshcache.waiting import Waiters, is_cooperative, wait_readable
 
 CHANNELS_MAX: Final = 16
 PARKED_MAX: Final = 64
 """Threads of one process that are parked at nodes at a time, each for a key of its own; more of them wait for these."""
 SLICE_MS: Final = 20
 
-Context = zmq.Context[zmq.Socket[bytes]]
-
 
 class _Wire:
     """A link and its socket."""
 
-    __slots__ = ("arrived", "host", "link", "recv", "send", "socket")
+    __slots__ = ("_fd", "_is_cooperative", "_pid", "arrived", "host", "link", "recv", "send", "socket")
 
     def __init__(self, socket: zmq.Socket[bytes], link: Link, host: Host) -> None:
         self.socket = socket
@@ -58,21 +64,61 @@ class _Wire:
         self.host = host
         self.send: Callable[..., Any] = socket.send
         self.recv = receiver(socket)
+        """Return a frame, or raise zmq.Again if none came within a slice."""
         self.arrived: dict[int, Any] = {}
         """Answers to other calls of this step than the one waited for."""
+        self._fd = int(socket.getsockopt(zmq.FD))
+        self._pid = os.getpid()
+        self._is_cooperative = False
+        self.adapt()
+
+    def adapt(self) -> None:
+        """Wait as the threads of this program are to wait, which may have changed since the link was opened."""
+        if self._is_cooperative or not is_cooperative():
+            return
+        self._is_cooperative = True
+        recv = self.recv
+
+        def receive(_flags: int) -> Frame:
+            try:
+                return recv(zmq.NOBLOCK)
+            except zmq.Again:
+                self.wait(SLICE_MS / 1000)
+            return recv(zmq.NOBLOCK)
+
+        self.recv = receive
+
+    def is_connected(self, deadline: float) -> bool:
+        """Wait until something can be sent; False if that can not be by the deadline."""
+        while not state_of(self.socket) & zmq.POLLOUT:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            self.wait(min(left_s, SLICE_MS / 1000))
+        return True
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until the socket's state may have changed. Raises ZMQError if it is of another process now."""
+        wait_readable([self._fd], timeout_s)
+        if self._pid != os.getpid():  # greenlets go on after a fork; the socket is the parent's
+            raise zmq.ZMQError(zmq.ENOTSOCK)
 
 
-_Ticket = tuple[_Wire, int, float]
-"""Of a call that was sent: where, its number, and when."""
+_Ticket = tuple[_Wire, int, float, float]
+"""Of a call that was sent: where, its number, when, and until when to wait."""
 
 
 class Channel:
     """Links of one thread at a time."""
 
-    def __init__(self, context: Context, link: Callable[[str], Link]) -> None:
-        self._context = context
+    __slots__ = ("__weakref__", "_link", "_pool", "_wires", "busy")
+
+    def __init__(self, pool: _Pool, link: Callable[[str], Link]) -> None:
+        self._pool = pool
         self._link = link
         self._wires: dict[str, _Wire] = {}
+        self.busy = False
+        """Some thread has it."""
 
     def exchange(self, calls: list[Call]) -> list[Outcome]:
         """Send every call, then wait for every answer, each no longer than its deadline."""
@@ -89,10 +135,21 @@ class Channel:
             wire.arrived.clear()
         return outcomes
 
+    def forget(self) -> None:
+        """Expect no answer any more: who waited for one was interrupted."""
+        for wire in self._wires.values():
+            wire.link.forget_all()
+            wire.arrived.clear()
+
     def close(self) -> None:
         """Close every link."""
         for address in list(self._wires):
             self._drop(address)
+
+    def __del__(self) -> None:
+        """Close what nobody will use: an exception took it out of its user's hands."""
+        if self._pool.pid == os.getpid():
+            self.close()
 
     def _post(self, call: Call, again: bool = True) -> _Ticket | Failure | Unsendable:
         wire = self._wires.get(call.address)
@@ -103,23 +160,26 @@ class Channel:
                 return self._post(call, again=False) if again and not found.late else found
             wire = found
         sent_at = time.monotonic()
+        deadline = call.deadline(sent_at)
         try:
-            number, frame = wire.link.encode(call, call.deadline(sent_at))
-        except Exception as error:  # noqa: BLE001  (whatever its fields are: the other calls of this step go on)
-            return Unsendable(error)
+            number, frame = wire.link.encode(call, deadline)
+        except Exception as error:
+            if wire.link.can_encode(call, deadline):
+                raise  # a signal's handler raised that in the middle of it
+            return Unsendable(error)  # whatever its fields are: the other calls of this step go on
         try:
             wire.send(frame, zmq.NOBLOCK)
         except zmq.ZMQError:
             self._drop(call.address)
             # The node may be back since the link broke.
             return self._post(call, again=False) if again else LINK_DOWN
-        return wire, number, sent_at
+        return wire, number, sent_at, deadline
 
     def _collect(self, call: Call, ticket: _Ticket | Failure | Unsendable) -> Outcome:
         if isinstance(ticket, (Failure, Unsendable)):
             return ticket
-        wire, number, sent_at = ticket
-        outcome: Outcome = self._wait(wire, number, call.deadline(sent_at))
+        wire, number, sent_at, deadline = ticket
+        outcome: Outcome = self._wait(wire, number, deadline)
         if outcome is NO_REPLY:
             is_fair = call.is_fair(sent_at)
             wire.link.forget(number, silent=is_fair)
@@ -136,6 +196,7 @@ class Channel:
             try:
                 found = link.accept(wire.recv(0))
             except zmq.Again:
+                wire.adapt()
                 events = state_of(wire.socket)
                 if not events & (zmq.POLLIN | zmq.POLLOUT):
                     self._drop(link.address)
@@ -170,11 +231,13 @@ class Channel:
                 return not_connected(error)
         link = wire.link
         answer: Any = NO_REPLY
-        left_ms = max(0, int((deadline - time.monotonic()) * 1000))
-        if wire.socket.poll(left_ms, zmq.POLLOUT):
-            answer = self._hello(wire, deadline)
-            if link.is_clock_vague:
-                answer = self._hello(wire, deadline)  # this one does not have to wait for whatever kept the first
+        try:
+            if wire.is_connected(deadline):
+                answer = self._hello(wire, deadline)
+                if link.is_clock_vague:
+                    answer = self._hello(wire, deadline)  # this one does not have to wait for whatever kept the first
+        except zmq.ZMQError:
+            answer = LINK_DOWN
         if type(answer) is Welcome or link.ready:
             return wire
         self._drop(call.address)
@@ -193,8 +256,10 @@ class Channel:
 
     def _open(self, address: str, deadline: float) -> _Wire:
         """Connect, or raise OSError: libzmq would not tell that nobody listens, so the kernel is asked first."""
+        require_descriptors(LINK_DESCRIPTORS)
+        context = self._pool.context()
         host = reach(address, max(0.001, deadline - time.monotonic()))
-        socket = open_dealer(self._context, *host)
+        socket = open_dealer(context, *host)
         socket.setsockopt(zmq.RCVTIMEO, SLICE_MS)
         wire = self._wires[address] = _Wire(socket, self._link(address), host)
         return wire
@@ -203,17 +268,6 @@ class Channel:
         wire = self._wires.pop(address, None)
         if wire is not None:
             wire.socket.close(0)
-
-
-class _Waiter:
-    """A thread that waits for a channel."""
-
-    __slots__ = ("arrived", "channel")
-
-    def __init__(self) -> None:
-        self.channel: Channel | None = None
-        self.arrived = threading.Lock()
-        self.arrived.acquire()
 
 
 class _Pool:
@@ -225,12 +279,40 @@ class _Pool:
         self.parking = parking
         """The channels for calls that may be parked."""
         self.free: list[Channel] = []
-        self.count = 0
-        self.waiters: deque[_Waiter] = deque()
-        """Threads that wait for a channel, in the order in which they came."""
-        self.lock = threading.Lock()
+        self.channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+        """All there are: free, busy, or lost."""
+        self.waiters = Waiters()
+        """Threads that wait for a free one."""
         self.closed = False
-        self.context: Context = zmq.Context()
+        self._lock = threading.RLock()
+        self._context: Context | None = None
+
+    def context(self) -> Context:
+        """Return the context, made when the first link needs it. Raises OSError."""
+        with self._lock:
+            if self._context is None:
+                self._context = open_context()
+            return self._context
+
+    def take(self, link: Callable[[str], Link], taken: list[Channel]) -> bool:
+        """Put a free channel into ``taken``, or a new one; False if all there may be are in use.
+
+        Raises ClientClosed.
+        """
+        if self.closed:
+            raise ClientClosed
+        try:
+            taken.append(self.free.pop())
+        except IndexError:
+            with self._lock:
+                if len(self.channels) >= self.channels_max:
+                    # One may be just on its way to being busy: that is no matter, it counts again when it is free.
+                    lost = [channel for channel in self.channels if not channel.busy and channel not in self.free]
+                    self.channels.difference_update(lost)
+                if len(self.channels) < self.channels_max:
+                    taken.append(Channel(self, link))
+                    self.channels.update(taken)
+        return bool(taken)
 
     def close(self) -> None:
         """Close all that is free, and the context with the last one; others follow when they are put back."""
@@ -238,22 +320,17 @@ class _Pool:
             return
         if self.parking is not None:
             self.parking.close()
-        with self.lock:
-            self.closed = True
-            while self.free:
-                self.free.pop().close()
-                self.count -= 1
-            if not self.count:
-                self.context.term()
-            while self.waiters:
-                self.waiters.popleft().arrived.release()
-
-    def hand_over(self) -> None:
-        """Give what is free to those who have waited longest. To be called with the lock held."""
-        while self.free and self.waiters:
-            waiter = self.waiters.popleft()
-            waiter.channel = self.free.pop()
-            waiter.arrived.release()
+        self.closed = True
+        while self.free:
+            channel = self.free.pop()
+            channel.close()
+            self.channels.discard(channel)
+        self.waiters.wake_all()
+        with self._lock:
+            context = None if self.channels else self._context
+            if context is not None:
+                self._context = None
+                end_context(context)
 
 
 def _pools() -> _Pool:
@@ -280,30 +357,31 @@ class Channels:
         those who bring it none would be left.
         """
         pool = self._pool
-        if pool.pid != os.getpid():
-            pool = self.after_fork()
-        if parked:
-            assert pool.parking is not None
-            pool = pool.parking
+        if parked or pool.pid != os.getpid():
+            pool = self._pool_for(parked)
         try:
-            if pool.waiters:
-                raise IndexError  # noqa: TRY301  (who came first is served first: none of a crowd starves)
-            channel = pool.free.pop()
+            # Who came first is served first: none of a crowd starves.
+            channel = None if pool.waiters else pool.free.pop()
         except IndexError:
-            found = self._another(pool, min(call.until for call in calls))
-            if isinstance(found, Failure):
-                return [found] * len(calls)
-            channel = found
+            channel = None
+        if channel is None:
+            return self._exchange_later(pool, calls, parked)
+        channel.busy = True
         try:
             return channel.exchange(calls)
+        except BaseException:
+            channel.forget()
+            raise
         finally:
+            channel.busy = False
             pool.free.append(channel)
             if pool.waiters or pool.closed:
                 self._returned(pool)
 
     def close(self) -> None:
         """Close every link; later calls fail."""
-        self._closing()
+        self._pool.close()
+        self._closing.detach()
 
     def after_fork(self) -> _Pool:
         """Begin anew in a child process; nothing of the parent's is touched."""
@@ -318,33 +396,45 @@ class Channels:
             self._closing = Closing(self, self._pool.close)
         return self._pool
 
-    def _another(self, pool: _Pool, until: float) -> Channel | Failure:
-        """Make a channel, or wait for one."""
-        with pool.lock:
-            if pool.closed:
-                raise ClientClosed
-            if pool.count < pool.channels_max:
-                pool.count += 1
-                return Channel(pool.context, self._link)
-            waiter = _Waiter()
-            pool.waiters.append(waiter)
-            pool.hand_over()  # one may have been put back by a thread that saw nobody waiting
-        if not waiter.arrived.acquire(timeout=max(0.0, until - time.monotonic())):
-            with pool.lock:
-                if waiter in pool.waiters:
-                    pool.waiters.remove(waiter)
-        if waiter.channel is not None:
-            return waiter.channel
-        if pool.closed:
-            raise ClientClosed
-        return NO_TIME
+    def _pool_for(self, parked: bool) -> _Pool:
+        pool = self.after_fork()
+        if not parked:
+            return pool
+        assert pool.parking is not None
+        return pool.parking
+
+    def _exchange_later(self, pool: _Pool, calls: list[Call], parked: bool) -> list[Outcome]:
+        """Carry out the calls of a step over a channel that is new, or has to be waited for."""
+        taken: list[Channel] = []  # from the first moment on it is in here, and so put back
+
+        def take() -> bool:
+            nonlocal pool
+            pool = self._pool_for(parked)  # looked up each time: a greenlet that waits here goes on after a fork
+            return pool.take(self._link, taken)
+
+        try:
+            if not pool.waiters.wait(take, min(call.until for call in calls)):
+                return [NO_TIME] * len(calls)
+            (channel,) = taken
+            channel.busy = True
+            return channel.exchange(calls)
+        except BaseException:
+            for channel in taken:
+                channel.forget()
+            raise
+        finally:
+            for channel in taken:
+                channel.busy = False
+            pool.channels.update(taken)
+            pool.free += taken
+            if pool.waiters or pool.closed:
+                self._returned(pool)
 
     def _returned(self, pool: _Pool) -> None:
         if pool.closed:
             pool.close()
         else:
-            with pool.lock:
-                pool.hand_over()
+            pool.waiters.wake()
 
 
 _everyone: weakref.WeakSet[Channels] = weakref.WeakSet()

@@ -41,6 +41,7 @@ from meshcache.options import arguments_of
 from meshcache.renewals import Renewals
 from meshcache.session import Session, begin
 from meshcache.subscription import Invalidation
+from meshcache.waiting import pause, wait_open
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class Client:
             cluster=cluster,
             near_cache=near_cache,
             on_error=on_error,
-            lock=threading.Lock(),
+            lock=threading.RLock(),
         )
         self._channels = Channels(self._session.link)
         self._follower = Follower(Following(self._session.routing, self._session.near), self._channels)
@@ -427,7 +428,7 @@ class Client:
                 if type(step) is list:
                     answer = exchange(step)
                 elif type(step) is float:
-                    time.sleep(step)
+                    pause(step)
                     answer = None
                 elif type(step) is Compute:  # here: a loader that asks for other keys, which load, takes few frames
                     with self._renewals.during(step, self._run):
@@ -480,4 +481,4 @@ def _wait(step: Wait) -> None:
     gate.acquire()
     step.seat.wake = gate.release
     if not step.seat.told:
-        gate.acquire(timeout=step.seconds)
+        wait_open(gate, step.seconds)

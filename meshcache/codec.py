@@ -99,6 +99,8 @@ class Codec:
         except SerializationError:
             raise
         except Exception as error:
+            if _succeeds(encoder, value):
+                raise
             raise SerializationError(f"can not encode {type(value).__qualname__}: {error}") from error
 
     def decode(self, record: bytes) -> Any:
@@ -108,9 +110,20 @@ class Codec:
         except SerializationError:
             raise
         except Exception as error:
+            if _succeeds(lambda: self.readers[record[STAMP_BYTES]][record[HEADER_BYTES - 1]](record)):
+                raise
             size = len(record) - HEADER_BYTES
             why = f"{type(error).__name__}: {error}"
             raise SerializationError(f"can not decode the {size:,} bytes stored: {why}") from error
+
+
+def _succeeds(work: Callable[..., Any], *given: Any) -> bool:
+    """Tell whether something that has just failed does not fail now: then a signal's handler raised in it."""
+    try:
+        work(*given)
+    except Exception:  # noqa: BLE001  (as it was caught before)
+        return False
+    return True
 
 
 # ---- encoding

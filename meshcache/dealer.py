@@ -10,6 +10,7 @@ import zmq
 
 from meshcache.address import join_address
 from meshcache.core.wire import Frame
+from meshcache.descriptors import as_os_error
 
 MESSAGE_BYTES_MAX: Final = 1 << 30
 """No reply is that long; it keeps what answers at a wrong port from filling our memory."""
@@ -21,9 +22,15 @@ def open_dealer(context: zmq.Context[zmq.Socket[bytes]], host: str, port: int) -
     """Return a DEALER on its way to a numeric host.
 
     It neither queues while there is no connection nor comes back after one broke: what is sent is sent to the process
-    that was greeted, or not at all, and "not writable" means "gone".
+    that was greeted, or not at all, and "not writable" means "gone". Raises OSError.
     """
-    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    try:
+        return _connected(context.socket(zmq.DEALER), host, port)
+    except zmq.ZMQError as error:
+        raise as_os_error(error) from None
+
+
+def _connected(socket: zmq.Socket[bytes], host: str, port: int) -> zmq.Socket[bytes]:
     socket.setsockopt(zmq.ROUTING_ID, b"\x02" + os.urandom(16))
     for option, value in (
         (zmq.IMMEDIATE, 1),

@@ -217,6 +217,8 @@ class Delivery:
         self._reached = False
         self._late = False
         """Some node took longer than it had: whoever is just slow may come back."""
+        self._short = False
+        """This process lacks what it takes to connect: once no connection is left to try, waiting is no use."""
         self._quorum_missing = False
         self._attempt = 0
         self._patience = 1
@@ -244,7 +246,7 @@ class Delivery:
             refresh = self._look_up(now)
             plan = self._plan(now) if now < self._deadline else []
             if not plan:
-                if now >= self._deadline or self._is_shut_out(now) or self._is_unreached(now):
+                if now >= self._deadline or self._short or self._is_shut_out(now) or self._is_unreached(now):
                     if not self._has_asked:  # a task that only tries again must not keep its loop from all else
                         yield 0.0
                     self._give_up(now)
@@ -424,6 +426,9 @@ class Delivery:
             self._whys[address] = failure.why
         if failure.blame:
             note_failure(self._routing, address, failure)
+            self._avoid.add(address)
+        elif not failure.late:
+            self._short = True
             self._avoid.add(address)
         if failure.late or failure.sent:
             self._reached = True

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 from typing import Final, NamedTuple
 
+from meshcache.descriptors import NoDescriptors, as_os_error
+
 
 class Failure(NamedTuple):
     """A call without an answer."""
@@ -18,7 +20,7 @@ class Failure(NamedTuple):
     """Its time was over; else the link is gone, or never was."""
     why: str
     blame: bool = True
-    """It speaks against the node."""
+    """It speaks against the node. Else, and if it is not late, this process lacks what it takes to connect."""
     shut: bool = False
     """Nobody serves this client there: nobody listens, or the greeting was refused. The next try fares no better."""
     code: str = ""
@@ -37,12 +39,15 @@ NO_TIME_TO_ANSWER: Final = Failure(sent=True, late=True, why="hardly any time wa
 
 WRONG_CLUSTER: Final = "cluster"
 """The code of a greeting that was refused because the node belongs to another cluster."""
-_OWN_TROUBLE: Final = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_OWN_TROUBLE: Final = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
 """What the system says if it is not the other side that is to blame."""
 
 
 def not_connected(error: OSError) -> Failure:
     """Return what came of a call for which no connection could be opened."""
+    error = as_os_error(error)
+    if isinstance(error, NoDescriptors):
+        return Failure(sent=False, late=False, why=error.strerror, blame=False)
     late = isinstance(error, TimeoutError)
     unsaid = "no name server or host answered in time" if late else type(error).__name__
     why = (error.strerror or str(error) or unsaid).lower()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import threading
@@ -22,12 +23,14 @@ import zmq
 
 from meshcache.arguments import Timeout, waiting_s
 from meshcache.closing import Closing
+from meshcache.descriptors import as_os_error
 from meshcache.dialling import Dials
-from meshcache.errors import ClientClosed, OperationTimeout
+from meshcache.errors import ClientClosed, NodeUnavailable, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
 from meshcache.link import Call, Outcome
 from meshcache.subscriber import Subscriber
 from meshcache.subscription import Feed, Invalidation
+from meshcache.waiting import Waiters, pause, wait_readable
 
 FRAMES_PER_TURN: Final = 256
 RESOLVE_AGAIN_S: Final = 1.0
@@ -41,61 +44,91 @@ Ask = Callable[[list[Call]], list[Outcome]]
 class _Ear:
     """The thread and its socket. It holds nothing that would keep the client alive."""
 
-    def __init__(self, following: Following, ask: Callable[[], Ask | None], changed: threading.Condition) -> None:
+    def __init__(self, following: Following, ask: Callable[[], Ask | None], changed: Waiters) -> None:
         self.pid = os.getpid()
+        self.trouble: OSError | None = None
+        """Why it can not listen now; it tries again."""
         self._following = following
         self._ask = ask
         self._changed = changed
         self._stopping = False
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake_fd = -1
         self._retry_at: dict[str, float] = {}
         self._dials = Dials()
-        self.thread = threading.Thread(target=self._run, name="meshcache-follower", daemon=True)
-        self.thread.start()
+        self._thread = threading.Thread(target=self._run, name="meshcache-follower", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def goes_on(self) -> bool:
+        """Tell whether it is to listen: it was not stopped, and this is still its process (forks copy greenlets)."""
+        return not self._stopping and self.pid == os.getpid()
 
     def wake(self) -> None:
         """Have the thread look at what changed."""
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wake_fd, 1)
+        if self._wake_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.eventfd_write(self._wake_fd, 1)
 
     def stop(self) -> None:
         """End the thread, if it is of this process."""
-        if self.pid == os.getpid() and not self._stopping:
+        if self.goes_on():
             self._stopping = True
             self.wake()
             # While the interpreter takes itself apart, no other thread runs.
-            if self.thread is not threading.current_thread() and not sys.is_finalizing():
-                self.thread.join(JOIN_S)
+            if self._thread.is_alive() and self._thread is not threading.current_thread() and not sys.is_finalizing():
+                self._thread.join(JOIN_S)
 
     def _run(self) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        subscriber = Subscriber(context)
-        poller = zmq.Poller()
-        poller.register(subscriber.socket, zmq.POLLIN)
-        poller.register(self._wake_fd, zmq.POLLIN)
         try:
-            tick_at = 0.0
-            while not self._stopping:
+            while self.goes_on():
+                try:
+                    self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                    subscriber = Subscriber()
+                except OSError as error:
+                    self._fail(as_os_error(error))
+                else:
+                    self.trouble = None
+                    self._listen(subscriber)
+                finally:
+                    wake_fd, self._wake_fd = self._wake_fd, -1
+                    if wake_fd >= 0:
+                        os.close(wake_fd)
+        finally:
+            if self.goes_on():  # something unforeseen: better no events than none without a word
+                self._following.end()
+
+    def _fail(self, error: OSError) -> None:
+        if self.trouble is None:
+            _log.warning("can not follow the invalidations: %s", error.strerror)
+        self.trouble = error
+        self._changed.wake_all()
+        pause(TICK_S)
+
+    def _listen(self, subscriber: Subscriber) -> None:
+        descriptors = [self._wake_fd, int(subscriber.socket.getsockopt(zmq.FD))]
+        tick_at = 0.0
+        try:
+            while self.goes_on():
                 now = time.monotonic()
                 if now >= tick_at or self._following.members_changed:
                     self._tick(subscriber, now)
                     tick_at = now + TICK_S
-                left_ms = max(0, int((tick_at - time.monotonic()) * 1000) + 1)
-                woken = dict(poller.poll(left_ms))
-                if self._wake_fd in woken:
+                # The descriptor tells of a change once: wait for it only when nothing is left to read.
+                if self.goes_on() and not self._receive(subscriber.socket):
+                    wait_readable(descriptors, max(0.001, tick_at - time.monotonic()))
+                if self.goes_on():
                     with contextlib.suppress(BlockingIOError):
                         os.eventfd_read(self._wake_fd)
-                if subscriber.socket in woken:
-                    self._receive(subscriber.socket)
         finally:
-            if not self._stopping:  # something unforeseen: better no events than none without a word
-                self._following.end()
-            subscriber.close()
-            context.term()
-            wake_fd, self._wake_fd = self._wake_fd, -1
-            os.close(wake_fd)
+            if self.pid == os.getpid():
+                subscriber.close()
+            else:
+                _graveyard.append(subscriber)
 
-    def _receive(self, socket: zmq.Socket[bytes]) -> None:
+    def _receive(self, socket: zmq.Socket[bytes]) -> bool:
+        """Take in what has arrived; True if there may be more."""
         following = self._following
         was_live = following.live(time.monotonic())
         for _ in range(FRAMES_PER_TURN):
@@ -104,8 +137,11 @@ class _Ear:
             except zmq.Again:
                 break
             following.receive(frame, time.monotonic())
+        else:
+            return True
         if not was_live and following.live(time.monotonic()):
-            self._announce()
+            self._changed.wake_all()
+        return False
 
     def _tick(self, subscriber: Subscriber, now: float) -> None:
         following = self._following
@@ -113,12 +149,14 @@ class _Ear:
         ask = self._ask() if calls else None
         if ask is not None:
             following.learn(calls[0], ask(calls)[0])
+        if not self.goes_on():
+            return
         for address in following.to_redial(now):
             subscriber.disconnect(address)
         for address in subscriber.missing(following.addresses()):
             if now >= self._retry_at.get(address, 0.0):
                 self._connect(subscriber, address, now)
-        self._announce()
+        self._changed.wake_all()
 
     def _connect(self, subscriber: Subscriber, address: str, now: float) -> None:
         try:
@@ -130,10 +168,6 @@ class _Ear:
             self._retry_at[address] = now + RESOLVE_AGAIN_S
             _log.warning("can not follow the invalidations at %s: %s", address, error)
 
-    def _announce(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
 
 class Follower:
     """Starts the thread when it is needed, and waits for it."""
@@ -141,8 +175,8 @@ class Follower:
     def __init__(self, following: Following, channels: Any) -> None:
         self.following = following
         self._channels = weakref.ref(channels)
-        self._changed = threading.Condition()
-        self._lock = threading.Lock()
+        self._changed = Waiters()
+        self._lock = threading.RLock()
         self._ear: _Ear | None = None
         self._closing: Closing | None = None
         self._closed = False
@@ -151,57 +185,81 @@ class Follower:
 
     def start(self) -> None:
         """Start the thread if there is none in this process."""
-        ear = self._ear
-        if (ear is not None and ear.pid == os.getpid()) or self._closed:
+        if self._closed or (self._ear is not None and self._ear.goes_on()):
             return
-        with self._lock:
-            if self._ear is None or self._ear.pid != os.getpid():
-                self._ear = _Ear(self.following, _exchange_of(self._channels), self._changed)
-                self._closing = Closing(self, self._ear.stop)
+        ear = _Ear(self.following, _exchange_of(self._channels), self._changed)
+        try:
+            with self._lock:  # not while the thread starts: of greenlets, others run then
+                if self._ear is not None and self._ear.goes_on():
+                    return
+                if self._closing is not None:
+                    self._closing.detach()
+                self._closing = Closing(self, ear.stop)
+                self._ear = ear
+            ear.start()
+        except BaseException:
+            ear.stop()
+            raise
 
     def subscribe(self, namespace: bytes, prefix: bytes, timeout_s: float) -> Subscription:
-        """Return a subscription that stands. Raises OperationTimeout that names the nodes not heard of."""
+        """Return a subscription that stands.
+
+        Raises OperationTimeout that names the nodes not heard of, and NodeUnavailable if this process can not listen.
+        """
         if self._closed:
             raise ClientClosed
         subscription = Subscription(self, namespace, prefix)
-        with self._lock:
-            self.following.attach(subscription.feed)
         deadline = time.monotonic() + timeout_s
-        self.start()
-        with self._changed:
-            while not self.following.live(time.monotonic()):
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    break
-                self._changed.wait(min(left_s, TICK_S))
-            else:
-                subscription.feed.standing = True
-        if not subscription.feed.standing:
+        try:
+            with self._lock:
+                self.following.attach(subscription.feed)
+            self.start()
+            if self._ear is not None:
+                self._ear.trouble = None  # of before
+            found = self._changed.wait(self._look, deadline)
+            subscription.feed.standing = found is True
             silent = ", ".join(self.following.streams.not_live(time.monotonic())) or "any node"
-            self.detach(subscription.feed)
+        finally:
+            if not subscription.feed.standing:
+                self.detach(subscription.feed)
+        if isinstance(found, OSError):
+            raise NodeUnavailable(f"subscribe: {found.strerror or found}")
+        if found is None:
             raise OperationTimeout(f"subscribe: not heard of {silent} within {timeout_s:.3g} s")
         return subscription
+
+    def _look(self) -> OSError | bool | None:
+        """Return True if all members are followed, and an error if that can not be."""
+        if self.following.live(time.monotonic()):
+            return True
+        return None if self._ear is None else self._ear.trouble
 
     def detach(self, feed: Feed) -> None:
         """Feed a subscription no more; without any, and without a near cache, the thread ends."""
         with self._lock:
             self.following.detach(feed)
-            if not self.following.needed and self._closing is not None:
-                self._closing()
+            ear = self._ear
+            if self.following.needed or ear is None:
+                return
+        ear.stop()
+        with self._lock:
+            if self._ear is ear:
                 self._ear = None
                 self.following.begin_anew()
+        if self.following.needed:  # somebody else subscribed just then
+            self.start()
 
     def close(self) -> None:
         """End the thread and all subscriptions."""
         self._closed = True
-        if self._closing is not None:
-            self._closing()
+        if self._ear is not None:
+            self._ear.stop()
         self.following.end()
 
     def after_fork(self) -> None:
         """Forget the parent's thread, and whatever lock another thread of the parent may have held."""
-        self._changed = threading.Condition()
-        self._lock = threading.Lock()
+        self._changed = Waiters()
+        self._lock = threading.RLock()
         if self._closing is not None:
             self._closing.detach()
         if self._ear is not None:
@@ -209,7 +267,7 @@ class Follower:
         self._ear = self._closing = None
         following = self.following
         if following.near is not None:
-            following.near.after_fork(threading.Lock())
+            following.near.after_fork(threading.RLock())
         for feed in following.feeds:
             feed.closed = True
             following.detach(feed)
@@ -230,21 +288,34 @@ class Subscription:
 
     def __init__(self, follower: Follower, namespace: bytes, prefix: bytes) -> None:
         self._follower = follower
-        self._ready = threading.Condition()
-        self.feed = Feed(namespace, prefix, self._wake)
+        self._ready = Waiters()
+        self.feed = Feed(namespace, prefix, weak_call(self._wake))
+        # Nobody can close it who does not have it: perhaps an exception took it out of its owner's hands.
+        weakref.finalize(self, follower.detach, self.feed).atexit = False
 
     def wait(self, timeout: Timeout | None = None) -> Invalidation | None:
         """Return the next event; None if none came within ``timeout`` seconds, or the subscription is closed."""
+        queue, feed = self.feed.queue, self.feed
+        taking = False
+
+        def look() -> Invalidation | bool:  # True: there will be none
+            nonlocal taking
+            taking = True
+            try:
+                return queue.popleft()
+            except IndexError:
+                taking = False
+                return feed.closed
+
         limit_s = waiting_s(timeout)
-        deadline = None if limit_s is None else time.monotonic() + limit_s
-        queue = self.feed.queue
-        with self._ready:
-            while not queue:
-                left_s = None if deadline is None else deadline - time.monotonic()
-                if self.feed.closed or (left_s is not None and left_s <= 0):
-                    return None
-                self._ready.wait(left_s)
-            return queue.popleft()
+        deadline = math.inf if limit_s is None else time.monotonic() + limit_s
+        try:
+            found: Invalidation | bool = self._ready.wait(look, deadline)
+        except BaseException:
+            if taking:  # an event may have been lost on its way to the caller
+                feed.on_gap("", time.monotonic())
+            raise
+        return None if found is True or found is False else found
 
     def call(self, callback: Callable[[Invalidation], object]) -> None:
         """Have every event given to a function, in a thread of its own.
@@ -259,8 +330,10 @@ class Subscription:
         self.feed.close()
 
     def _wake(self) -> None:
-        with self._ready:
-            self._ready.notify()
+        if self.feed.closed:
+            self._ready.wake_all()
+        else:
+            self._ready.wake()
 
     def _call(self, callback: Callable[[Invalidation], object]) -> None:
         for event in self:
@@ -311,7 +384,7 @@ def _exchange_of(channels: weakref.ref[Any]) -> Callable[[], Ask | None]:
     return find
 
 
-_graveyard: list[_Ear] = []
+_graveyard: list[_Ear | Subscriber] = []
 """Inherited over a fork: their sockets are the parent's, and not ours to collect."""
 
 _everyone: weakref.WeakSet[Follower] = weakref.WeakSet()

@@ -30,13 +30,14 @@ from typing import Any, Final
 import zmq
 
 from meshcache.closing import Closing
+from meshcache.context import LINK_DESCRIPTORS, Context, end_context, open_context
 from meshcache.core.messages import Welcome
 from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
+from meshcache.descriptors import require_descriptors
 from meshcache.dialling import CONNECT_S, Host, dial, failure_of, numeric, probe_of, shun
 from meshcache.errors import ClientClosed, ProtocolError, UsageError
 from meshcache.failure import (
-    LINK_DOWN,
     LINK_LOST,
     NO_CONNECTION,
     NO_GREETING,
@@ -322,14 +323,13 @@ class _Wire:
         """Connect. libzmq would not tell that nobody listens, so the kernel is asked first."""
         loop = self._mux.loop
         try:
+            require_descriptors(LINK_DESCRIPTORS)
+            context = self._mux.context()
             async with asyncio.timeout(CONNECT_S):
                 self._host = await reached(self.address)
-            self._socket = open_dealer(self._mux.context, *self._host)
+            self._socket = open_dealer(context, *self._host)
         except OSError as error:
             self._fail(not_connected(error))
-            return
-        except zmq.ZMQError:  # closed meanwhile
-            self._fail(LINK_DOWN)
             return
         finally:
             self._opening = None
@@ -377,7 +377,7 @@ class _Mux:
         self.clock = routing.clock
         self.pid = os.getpid()
         self.link = link
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context: Context | None = None
         self.flights = Flights(contextlib.nullcontext())
         self._routing = routing
         self._wires: dict[str, _Wire] = {}
@@ -451,7 +451,15 @@ class _Mux:
         self._wires.clear()
         while self._has_landed() and not self.loop.is_closed():
             self._deliver_next()
-        self.context.term()
+        context, self._context = self._context, None
+        if context is not None:
+            end_context(context)
+
+    def context(self) -> Context:
+        """Return the context, made when the first link needs it. Raises OSError."""
+        if self._context is None:
+            self._context = open_context()
+        return self._context
 
     def _flush(self) -> None:
         touched, self._touched = self._touched, {}

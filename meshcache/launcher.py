@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 from meshcache.arguments import Timeout, waiting_s
 from meshcache.banner import banner, typed_command
 from meshcache.config import Config, overrides_of
+from meshcache.descriptors import NoDescriptors, as_os_error
 from meshcache.errors import ConfigError, MeshcacheError, NodeUnavailable, OperationTimeout
 from meshcache.loglines import LogLines
 from meshcache.occupied import why_taken
@@ -134,8 +135,11 @@ class LocalMesh:
                         raise
                 else:
                     return self
-        except BaseException:
+        except BaseException as error:
             self.close()
+            known = as_os_error(error) if isinstance(error, OSError) else None
+            if isinstance(known, NoDescriptors):
+                raise NodeUnavailable(f"the mesh could not be started: {known.strerror}") from error
             raise
 
     def __exit__(

@@ -210,15 +210,33 @@ class Link:
         self._expected[number] = call
         return number, frame
 
+    def can_encode(self, call: Call, deadline: float) -> bool:
+        """Tell whether a message can be made of a call."""
+        try:
+            number, _ = self.encode(call, deadline)
+        except Exception:  # noqa: BLE001  (whatever it is, it can not)
+            return False
+        self._expected.pop(number, None)
+        return True
+
     def forget(self, number: int, *, silent: bool = True) -> None:
         """Nobody waits for this answer any more. If the node was ``silent``, its clock may not be what we think."""
         self._expected.pop(number, None)
         if silent:
             self.ready = False
 
+    def forget_all(self) -> None:
+        """Nobody waits for any answer any more: who did was interrupted."""
+        self._expected.clear()
+
     def accept(self, frame: Frame) -> list[tuple[int, Outcome | Welcome]]:
         """Return what the frame answers, by number. Raises ProtocolError: the link is then no good."""
-        _clock, messages = decode_frame(frame)
+        try:
+            _clock, messages = decode_frame(frame)
+        except ProtocolError as error:
+            decode_frame(frame)
+            # A good frame: a signal's handler raised that in the middle of it.
+            raise (error.__context__ or error) from None
         found: list[tuple[int, Outcome | Welcome]] = []
         for message in messages:
             if type(message) is Reply:

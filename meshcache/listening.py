@@ -22,7 +22,7 @@ from meshcache.arguments import Timeout, waiting_s
 from meshcache.closing import Closing
 from meshcache.dealer import state_of
 from meshcache.dialling import numeric
-from meshcache.errors import ClientClosed, OperationTimeout
+from meshcache.errors import ClientClosed, NodeUnavailable, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
 from meshcache.hub import reached
 from meshcache.link import Call, Outcome
@@ -46,8 +46,7 @@ class _LoopEar:
         self.changed = changed
         self._following = following
         self._post = post
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._subscriber = Subscriber(self._context)
+        self._subscriber = Subscriber()
         self._fd = int(self._subscriber.socket.getsockopt(zmq.FD))
         self._retry_at: dict[str, float] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -66,7 +65,6 @@ class _LoopEar:
             for task in self._tasks:
                 task.cancel()
         self._subscriber.close()
-        self._context.term()
 
     def tick_soon(self) -> None:
         """Look at what changed."""
@@ -138,23 +136,33 @@ class AsyncFollower:
         self._hub = weakref.ref(hub)
         self._ear: _LoopEar | None = None
         self._closing: Closing | None = None
+        self._trouble = ""
+        """Why the socket could not be opened."""
         self._closed = False
         following.routing.on_members = weak_call(self._on_members)
         _everyone.add(self)
 
     def start(self) -> None:
-        """Open the socket, if there is none in this loop and process."""
+        """Open the socket, if there is none in this loop and process, and if that can be: else the next call tries."""
         ear = self._ear
         if self._closed or (ear is not None and ear.loop is asyncio.get_running_loop() and ear.pid == os.getpid()):
             return
         if ear is not None and self._closing is not None:
             self._closing()
             self.following.begin_anew()
-        self._ear = _LoopEar(self.following, self._post_of(self._hub), asyncio.Event())
+        self._ear = self._closing = None
+        try:
+            self._ear = _LoopEar(self.following, self._post_of(self._hub), asyncio.Event())
+        except OSError as error:
+            self._trouble = str(error.strerror or error)
+            return
         self._closing = Closing(self, self._ear.close)
 
     async def attach(self, feed: Feed, timeout_s: float) -> None:
-        """Feed a subscription, and return when it stands. Raises OperationTimeout that names the nodes not heard of."""
+        """Feed a subscription, and return when it stands.
+
+        Raises OperationTimeout that names the nodes not heard of, and NodeUnavailable if this process can not listen.
+        """
         if self._closed:
             raise ClientClosed
         following = self.following
@@ -162,7 +170,9 @@ class AsyncFollower:
         deadline = clock() + timeout_s
         following.attach(feed)
         self.start()
-        assert self._ear is not None
+        if self._ear is None:
+            self.detach(feed)
+            raise NodeUnavailable(f"subscribe: {self._trouble}")
         changed = self._ear.changed
         try:
             while not following.live(clock()) and clock() < deadline:

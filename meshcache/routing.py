@@ -132,6 +132,8 @@ class Routing:
         self._refreshed_at = -math.inf
         self._ask_next = ""
         self._addresses: dict[str, str] = {}
+        self._told: tuple[dict[str, tuple[str, int]], bytes] = ({}, b"")
+        """What ``on_members`` was called for last."""
 
     # ---- what nodes tell
 
@@ -171,17 +173,19 @@ class Routing:
             replicas=settings.replicas,
         )
         streams = {fact.node_id: (fact.publish, fact.boot) for fact in facts}
-        changed = streams != self.streams or self.digest != self.ring.digest
         self.streams = streams
-        self.digest = self.ring.digest
         self.peers = peers
         self._addresses = {fact.node_id: fact.address for fact in facts}
-        self.known = True
-        if changed:
-            self.on_members()
         self._refreshed_at = now
         self._refresh_at = now + REFRESH_S
         self.review(now)
+        # An exception from a signal handler may end this anywhere: until the digest is there, answers show another
+        # view, and so the members are asked for again; and who was not told of a change is told of the next table.
+        self.digest = self.ring.digest
+        self.known = True
+        if self._told != (streams, self.digest):
+            self.on_members()
+            self._told = (streams, self.digest)
 
     def note_view(self, address: str, digest: bytes) -> None:
         """An answer carried this view: if it differs from ours, ask that node soon."""

@@ -47,6 +47,7 @@ import zmq
 from meshcache.address import join_address, split_address
 from meshcache.arguments import waiting_s
 from meshcache.config import Config
+from meshcache.context import open_context
 from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
@@ -211,8 +212,7 @@ class Node:
             atexit.unregister(self.stop)
 
     def _run(self, on_ready: Callable[[], None] | None) -> None:
-        self._context = context = zmq.Context()
-        context.linger = 0
+        self._context = context = open_context()
         self._inlets = Inlets()
         try:
             self._router = self._bind(zmq.ROUTER, self.config.node.listen)

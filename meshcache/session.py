@@ -168,16 +168,23 @@ class Session(Asking):
 
     def _values(self, given: list[Any], records: list[Any]) -> dict[Any, Any]:
         """Return the values of the hits."""
-        readers = self.options.codec.readers
         try:
-            return {
-                key: readers[flags][record[CODEC_AT]](record)
-                for key, record in zip(given, records, strict=False)
-                if record is not None and (not (flags := record[FLAGS_AT]) or self._is_visible(record))
-            }
-        except Exception:  # noqa: BLE001  (whatever it is, the slow way says which key and why)
+            return self._read_hits(given, records)
+        except Exception:
             values = {key: self._value(record, MISSING, key) for key, record in zip(given, records, strict=False)}
-            return {key: value for key, value in values.items() if value is not MISSING}
+            try:
+                self._read_hits(given, records)
+            except Exception:  # noqa: BLE001  (the same again)
+                return {key: value for key, value in values.items() if value is not MISSING}
+            raise  # good records: a signal's handler raised that in the middle of them
+
+    def _read_hits(self, given: list[Any], records: list[Any]) -> dict[Any, Any]:
+        readers = self.options.codec.readers
+        return {
+            key: readers[flags][record[CODEC_AT]](record)
+            for key, record in zip(given, records, strict=False)
+            if record is not None and (not (flags := record[FLAGS_AT]) or self._is_visible(record))
+        }
 
     def set(self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[None]:
         raw = raw_key(self._prefix, key)

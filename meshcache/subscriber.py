@@ -12,19 +12,26 @@ from typing import Final
 import zmq
 
 from meshcache.address import join_address
+from meshcache.context import Context, end_context, open_context
+from meshcache.descriptors import as_os_error
 
 FRAME_BYTES_MAX: Final = 1 << 26
 QUEUE_FRAMES_MAX: Final = 1000
 """For each node; what does not fit is lost and shows as a gap."""
 
-Context = zmq.Context[zmq.Socket[bytes]]
-
 
 class Subscriber:
     """A SUB socket and the addresses that it is connected to, as given and as resolved."""
 
-    def __init__(self, context: Context) -> None:
-        self.socket: zmq.Socket[bytes] = context.socket(zmq.SUB)
+    def __init__(self, context: Context | None = None) -> None:
+        """Open the socket, in this context, else in one of its own. Raises OSError."""
+        found = context or open_context()
+        self._own_context = found if context is None else None
+        try:
+            self.socket: zmq.Socket[bytes] = found.socket(zmq.SUB)
+        except zmq.ZMQError as error:
+            self._end_context()
+            raise as_os_error(error) from None
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.RCVHWM, QUEUE_FRAMES_MAX),
@@ -64,6 +71,12 @@ class Subscriber:
             self.socket.disconnect(endpoint)
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket, and its context if it has one of its own."""
         self._connected.clear()
         self.socket.close(0)
+        self._end_context()
+
+    def _end_context(self) -> None:
+        context, self._own_context = self._own_context, None
+        if context is not None:
+            end_context(context)

@@ -380,7 +380,7 @@ def test_a_client_left_to_the_collector_closes_quietly(node: FakeNode) -> None:
         cache = AsyncClient(node.address)
         await cache.set("k", 1)
         assert cache._hub._mux is not None
-        contexts.append(cache._hub._mux.context)
+        contexts.append(cache._hub._mux.context())
         return weakref.ref(cache)
 
     with warnings.catch_warnings():

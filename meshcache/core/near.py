@@ -34,6 +34,7 @@ from collections import OrderedDict
 from collections.abc import Container, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from meshcache.core.messages import Event, EventKind
@@ -91,6 +92,24 @@ class NearStatistics:
     """All members are followed, and so copies are kept and served."""
 
 
+class _Whole:
+    """Drops everything where a change of the tables was interrupted: half a change is nothing to build on."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: NearStore) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._store.drop_all()
+
+
 Copy = list[Any]
 """Until when it may be served; the value, or instead of it the record, where a reader could change the value; the
 version; the raw key. A list, because readers keep references to it by the keys that they are given (copies.py): it is
@@ -129,6 +148,7 @@ class NearStore:
         self.hits = self.misses = self.fills = self.refused = self.invalidations = self.flushes = 0
         self.entries_max = options.max_entries
         self._lock = nullcontext() if lock is None else lock
+        self._whole = _Whole(self)
         self._number = 0
         """Counts what was announced, written and dropped: a ticket is where it stood."""
         self._void_below = 0
@@ -151,7 +171,7 @@ class NearStore:
 
     def fill(self, key: bytes, copy: Copy, ticket: int, now: float, tags: tuple[bytes, ...] = ()) -> None:
         """Keep the answer of a read, unless it may be out of date."""
-        with self._lock:
+        with self._lock, self._whole:
             if (
                 now >= self.live_until
                 or ticket < self._void_below
@@ -207,20 +227,20 @@ class NearStore:
 
     def on_own_write(self, keys: Iterable[bytes], now: float) -> None:
         """Drop what this client is about to change, or has just changed."""
-        with self._lock:
+        with self._lock, self._whole:
             for key in keys if self.only is None else [key for key in keys if key in self.only]:
                 self._drop(key)
                 self._remember(self._recent, RECENT_MAX, key, b"", now, own=True)
 
     def on_own_clear(self, prefix: bytes, now: float) -> None:
         """Drop everything under a prefix that this client clears."""
-        with self._lock:
+        with self._lock, self._whole:
             self._drop_prefix(prefix, None)
             self._remember(self._clears, CLEARS_MAX, prefix, b"", now, own=True)
 
     def on_own_invalidation(self, tags: Iterable[bytes], now: float) -> None:
         """Drop everything with one of the tags that this client invalidates."""
-        with self._lock:
+        with self._lock, self._whole:
             for tag in tags:
                 self._drop_bearers(tag, None)
                 self._remember(self._invalidated, RECENT_MAX, tag, b"", now, own=True)
@@ -230,7 +250,7 @@ class NearStore:
     def on_event(self, node_id: str, event: Event, now: float) -> None:  # noqa: ARG002  (a version is enough)
         """Drop what is older than this event."""
         kind, version, keys = event
-        with self._lock:
+        with self._lock, self._whole:
             if kind in {EventKind.SET, EventKind.DELETE, EventKind.INVALIDATE}:
                 for key in keys if self.only is None else [key for key in keys if key in self.only]:
                     held = self.entries.get(key)
@@ -247,12 +267,12 @@ class NearStore:
                     self.invalidations += self._drop_bearers(tag, version)
                     self._remember(self._invalidated, RECENT_MAX, tag, version, now)
             else:  # of a newer version of meshcache: whatever it concerns is gone then
-                self._drop_all()
+                self.drop_all()
 
     def on_gap(self, node_id: str, now: float) -> None:  # noqa: ARG002  (it may concern any key)
         """Drop everything, and refuse the answers of reads under way."""
-        with self._lock:
-            self._drop_all()
+        with self._lock, self._whole:
+            self.drop_all()
 
     def follow(self, live_until: float) -> None:
         """Keep and serve until then; -inf: the streams are in doubt."""
@@ -263,9 +283,9 @@ class NearStore:
 
     def suspend(self) -> None:
         """Serve and keep nothing until the streams are live again; everything is dropped."""
-        with self._lock:
+        with self._lock, self._whole:
             self.live_until = -math.inf
-            self._drop_all()
+            self.drop_all()
 
     def after_fork(self, lock: AbstractContextManager[Any]) -> None:
         """Begin anew in a child process, where nobody follows the streams yet, and nobody holds the lock."""
@@ -279,7 +299,8 @@ class NearStore:
             len(self.entries), now < self.live_until,
         )  # fmt: skip
 
-    def _drop_all(self) -> None:
+    def drop_all(self) -> None:
+        """Drop every copy, and refuse the answers of reads under way. To be called with the lock held."""
         self._number += 1
         self._void_below = self._number
         self.flushes += bool(self.entries)
