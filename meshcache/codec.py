@@ -53,6 +53,10 @@ class ValueCodec(Protocol):
         ...
 
 
+CODEC_AT: Final = HEADER_BYTES - 1
+"""Where in a record the codec's tag is."""
+
+
 class Codec:
     """What one client does with values: ``encode`` to contents; for records ``readers``, by both flag bytes in turn.
 
@@ -99,7 +103,7 @@ class Codec:
         except SerializationError:
             raise
         except Exception as error:
-            if _succeeds(encoder, value):
+            if succeeds(encoder, value):
                 raise
             raise SerializationError(f"can not encode {type(value).__qualname__}: {error}") from error
 
@@ -110,14 +114,26 @@ class Codec:
         except SerializationError:
             raise
         except Exception as error:
-            if _succeeds(lambda: self.readers[record[STAMP_BYTES]][record[HEADER_BYTES - 1]](record)):
+            if succeeds(lambda: self.readers[record[STAMP_BYTES]][record[HEADER_BYTES - 1]](record)):
                 raise
             size = len(record) - HEADER_BYTES
             why = f"{type(error).__name__}: {error}"
             raise SerializationError(f"can not decode the {size:,} bytes stored: {why}") from error
 
+    def hits(self, keys: list[Any], records: list[Any], is_visible: Callable[[bytes], bool]) -> dict[Any, Any]:
+        """Return the values of those keys that have a record, if what is marked in any way is visible.
 
-def _succeeds(work: Callable[..., Any], *given: Any) -> bool:
+        Raises anything that a record which makes no sense can lead to.
+        """
+        readers = self.readers
+        return {
+            key: readers[flags][record[CODEC_AT]](record)
+            for key, record in zip(keys, records, strict=False)
+            if record is not None and (not (flags := record[STAMP_BYTES]) or is_visible(record))
+        }
+
+
+def succeeds(work: Callable[..., Any], *given: Any) -> bool:
     """Tell whether something that has just failed does not fail now: then a signal's handler raised in it."""
     try:
         work(*given)

@@ -33,7 +33,7 @@ from meshcache.arguments import (
     seconds,
 )
 from meshcache.asking import Asking
-from meshcache.codec import Codec, ValueCodec
+from meshcache.codec import Codec, ValueCodec, succeeds
 from meshcache.copies import Copies, near_store
 from meshcache.core.messages import (
     BATCH_OPS_MAX,
@@ -70,8 +70,7 @@ from meshcache.routing import Routing
 from meshcache.seeds import parse_seeds
 
 FLAGS_AT: Final = STAMP_BYTES
-CODEC_AT: Final = STAMP_BYTES + 1
-"""Where in a record the nodes' flags are, and the codec's tag."""
+"""Where in a record the nodes' flags are."""
 
 T = TypeVar("T")
 
@@ -168,23 +167,15 @@ class Session(Asking):
 
     def _values(self, given: list[Any], records: list[Any]) -> dict[Any, Any]:
         """Return the values of the hits."""
+        codec = self.options.codec
         try:
-            return self._read_hits(given, records)
+            return codec.hits(given, records, self._is_visible)
         except Exception:
+            if succeeds(codec.hits, given, records, self._is_visible):
+                raise
+            # The slow way says which key and why.
             values = {key: self._value(record, MISSING, key) for key, record in zip(given, records, strict=False)}
-            try:
-                self._read_hits(given, records)
-            except Exception:  # noqa: BLE001  (the same again)
-                return {key: value for key, value in values.items() if value is not MISSING}
-            raise  # good records: a signal's handler raised that in the middle of them
-
-    def _read_hits(self, given: list[Any], records: list[Any]) -> dict[Any, Any]:
-        readers = self.options.codec.readers
-        return {
-            key: readers[flags][record[CODEC_AT]](record)
-            for key, record in zip(given, records, strict=False)
-            if record is not None and (not (flags := record[FLAGS_AT]) or self._is_visible(record))
-        }
+            return {key: value for key, value in values.items() if value is not MISSING}
 
     def set(self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[None]:
         raw = raw_key(self._prefix, key)
