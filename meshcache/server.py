@@ -55,6 +55,7 @@ from meshcache.dialling import CONNECT_S, Host, hosts_of, numeric, race, shun
 from meshcache.errors import ConfigError, MeshcacheError, UsageError
 from meshcache.inlets import DONTWAIT, SNDMORE, Inlet, Inlets
 from meshcache.subscriber import Subscriber
+from meshcache.waiting import threads_are_greenlets
 
 if TYPE_CHECKING:
     from meshcache.client import Client
@@ -142,10 +143,16 @@ class Node:
         """Run in a thread; return when the node serves, after ``timeout_s`` at the latest.
 
         A program that ends while its node runs has it leave the mesh as ``stop`` does.
-        Raises UsageError if it was started before: a node runs once.
+        Raises UsageError if it was started before: a node runs once; and where threads are greenlets, of gevent or
+        eventlet: a node would stop all others.
         """
         if self._thread is not None:
             raise UsageError("this node was started before: make another Node of the same configuration")
+        if threads_are_greenlets():
+            raise UsageError(
+                "a node can not run in this program, whose threads are greenlets: start it as a process of its own,"
+                " with `meshcache node`, `meshcache up`, or meshcache.LocalMesh"
+            )
         self._thread = threading.Thread(target=self._run_guarded, name=f"meshcache-{self.config.node.node_id}")
         self._thread.daemon = True
         self._thread.start()

@@ -34,12 +34,12 @@ PAUSE_S_MAX: Final = 0.005
 
 def is_cooperative() -> bool:
     """Tell whether a wait must let other greenlets run."""
-    return _select_is_patched() or _threads_are_greenlets()
+    return _select_is_patched() or threads_are_greenlets()
 
 
 def wait_readable(descriptors: Sequence[int], timeout_s: float) -> None:
     """Return when one of these can be read, or the time is over, or sometimes for no reason."""
-    if _threads_are_greenlets() and not _select_is_patched():
+    if threads_are_greenlets() and not _select_is_patched():
         until, pause_s = time.monotonic() + timeout_s, PAUSE_S_MIN
         while not _poll(descriptors, 0) and time.monotonic() < until:
             pause(pause_s)
@@ -62,7 +62,7 @@ def pause(timeout_s: float) -> None:
 
 def wait_open(lock: threading.Lock, timeout_s: float) -> None:
     """Take a lock as soon as whoever wakes us opens it; not at all if the time is over before."""
-    if _threads_are_greenlets() or not _select_is_patched():
+    if threads_are_greenlets() or not _select_is_patched():
         lock.acquire(timeout=timeout_s)
         return
     # It would stop this thread, and so the very greenlet that is to open it.
@@ -129,7 +129,8 @@ def _select_is_patched() -> bool:
     return select.select.__module__ != "select"
 
 
-def _threads_are_greenlets() -> bool:
+def threads_are_greenlets() -> bool:
+    """Tell whether what a program takes for threads are greenlets, all in one thread."""
     return _thread.start_new_thread.__module__ != "_thread"
 
 

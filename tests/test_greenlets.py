@@ -241,6 +241,20 @@ def test_leases_are_renewed_while_a_loader_lets_others_run(mesh: LocalMesh, libr
     run(library + COMMON + RENEWAL, mesh.addresses)
 
 
+def test_a_mesh_of_processes_can_be_started_and_a_node_inside_is_refused_in_words() -> None:
+    program = """
+with meshcache.LocalMesh(nodes=1) as mesh, mesh.client() as cache:
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+try:
+    meshcache.Node(meshcache.Config()).start()
+except meshcache.errors.UsageError as error:
+    assert "greenlets" in str(error)
+    print("well")
+"""
+    run(GEVENT + COMMON + program, [])
+
+
 def test_timeouts_and_kills_of_greenlets_lose_nothing(mesh: LocalMesh) -> None:
     run(GEVENT + COMMON + INTERRUPTED, mesh.addresses)
 
