@@ -8,6 +8,8 @@ and IPv6 take turns, each host has a head start of STAGGER_S over the next one, 
 answers is taken. One that did not answer when it was its turn comes last for a while. Nothing else is remembered: each
 new connection looks the name up anew.
 
+Where threads are greenlets, waits let others run: waiting.py.
+
 No look-up can be interrupted, so each runs in a daemon thread of its own, which nobody has to wait for. Who wants the
 same name meanwhile joins it; one that hangs is not joined for ever.
 """
@@ -15,10 +17,10 @@ same name meanwhile joins it; one that hangs is not joined for ever.
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401  (the first look-up imports it; interrupted in that, it would keep the import lock)
 import errno
 import ipaddress
 import os
-import selectors
 import socket
 import threading
 import time
@@ -28,6 +30,7 @@ from itertools import chain, zip_longest
 from typing import Final
 
 from meshcache.address import split_address
+from meshcache.waiting import wait_open, wait_writable
 
 CONNECT_S: Final = 2.0
 """What all hosts of a name may take together, from the end of the look-up."""
@@ -56,6 +59,9 @@ class _Dial:
         except RuntimeError as error:
             self._leave()
             raise OSError(errno.EAGAIN, f"no thread to look the name up: {error}") from None
+        except BaseException:  # of a signal's handler: perhaps it never runs
+            self._leave()
+            raise
 
     def _run(self) -> None:
         try:
@@ -109,34 +115,34 @@ def race(hosts: list[Host], timeout_s: float) -> Host:
     by = time.monotonic() + timeout_s
     waiting = deque(hosts)
     whys: dict[str, OSError] = {}
-    with contextlib.ExitStack() as opened, selectors.DefaultSelector() as selector:
+    under_way: dict[int, tuple[socket.socket, Host]] = {}
+    with contextlib.ExitStack() as opened:
         next_at = 0.0
-        while waiting or selector.get_map():
+        while waiting or under_way:
             now = time.monotonic()
             if now >= by:
                 raise TimeoutError(errno.ETIMEDOUT, "no host answered in time")
-            if waiting and (now >= next_at or not selector.get_map()):
+            if waiting and (now >= next_at or not under_way):
                 host = waiting.popleft()
                 next_at = now + STAGGER_S
                 try:
                     probe = opened.enter_context(probe_of(host))
-                    probe.connect(host)
-                except BlockingIOError:
-                    selector.register(probe, selectors.EVENT_WRITE, host)
+                    with contextlib.suppress(BlockingIOError):
+                        probe.connect(host)
                 except OSError as error:
                     whys[host[0]] = error
                     next_at = 0.0
                 else:
-                    selector.register(probe, selectors.EVENT_WRITE, host)
+                    under_way[probe.fileno()] = probe, host
                 continue
-            for key, _ in selector.select(min(by, next_at if waiting else by) - now):
-                selector.unregister(key.fileobj)
-                failure = failure_of(key.fileobj)  # type: ignore[arg-type]  # what was registered
+            for descriptor in wait_writable(list(under_way), min(by, next_at if waiting else by) - now):
+                probe, host = under_way.pop(descriptor)
+                failure = failure_of(probe)
                 if failure is None:
-                    for slow in selector.get_map().values():
-                        shun(slow.data)
-                    return key.data  # type: ignore[no-any-return]  # the host
-                whys[key.data[0]] = failure
+                    for _, slow in under_way.values():
+                        shun(slow)
+                    return host
+                whys[host[0]] = failure
                 next_at = 0.0
     raise _summary(whys)
 
@@ -165,12 +171,13 @@ def reach(address: str, timeout_s: float) -> Host:
     if host is not None:
         return race([host], timeout_s)
     found = dial(address)
-    try:
-        return found.result(timeout_s)
-    except TimeoutError:
-        if found.done():
-            raise
-        raise TimeoutError(errno.ETIMEDOUT, "neither name server nor host answered in time") from None
+    gate = threading.Lock()
+    gate.acquire()
+    found.add_done_callback(lambda _: gate.release())
+    wait_open(gate, timeout_s)  # not in the future, where no other greenlet could run
+    if not found.done():
+        raise TimeoutError(errno.ETIMEDOUT, "neither name server nor host answered in time")
+    return found.result()
 
 
 class Dials:

@@ -47,7 +47,7 @@ def not_connected(error: OSError) -> Failure:
     """Return what came of a call for which no connection could be opened."""
     error = as_os_error(error)
     if isinstance(error, NoDescriptors):
-        return Failure(sent=False, late=False, why=error.strerror, blame=False)
+        return Failure(sent=False, late=False, why=error.strerror or str(error), blame=False)
     late = isinstance(error, TimeoutError)
     unsaid = "no name server or host answered in time" if late else type(error).__name__
     why = (error.strerror or str(error) or unsaid).lower()

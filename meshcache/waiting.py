@@ -50,6 +50,19 @@ def wait_readable(descriptors: Sequence[int], timeout_s: float) -> None:
         select.select(descriptors, [], [], timeout_s)
 
 
+def wait_writable(descriptors: Sequence[int], timeout_s: float) -> list[int]:
+    """Return those that can be written, or failed to connect, as soon as there are some; none if the time is over."""
+    if threads_are_greenlets() and not _select_is_patched():
+        until, pause_s = time.monotonic() + timeout_s, PAUSE_S_MIN
+        while not (found := _polled(descriptors, 0)) and time.monotonic() < until:
+            pause(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_S_MAX)
+        return found
+    if hasattr(select, "poll"):
+        return _polled(descriptors, max(1, math.ceil(timeout_s * 1000)))
+    return list(select.select([], descriptors, [], timeout_s)[1])
+
+
 def pause(timeout_s: float) -> None:
     """Wait for so long."""
     if not is_cooperative():
@@ -139,3 +152,10 @@ def _poll(descriptors: Sequence[int], timeout_ms: int) -> bool:
     for descriptor in descriptors:
         poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(timeout_ms))
+
+
+def _polled(descriptors: Sequence[int], timeout_ms: int) -> list[int]:
+    poller = select.poll()
+    for descriptor in descriptors:
+        poller.register(descriptor, select.POLLOUT)
+    return [descriptor for descriptor, _ in poller.poll(timeout_ms)]

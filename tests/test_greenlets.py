@@ -82,9 +82,8 @@ def load():
     loads.append(1)
     sleep(0.2)
     return {"loaded": 1}
-if PATCH != {"thread": False}:  # see the README: they would wait for each other in one thread
-    assert join([spawn(plain.get_or_set, NEW, load) for _ in range(60)]) == [{"loaded": 1}] * 60
-    assert len(loads) == 1, loads
+assert join([spawn(plain.get_or_set, NEW, load) for _ in range(60)]) == [{"loaded": 1}] * 60
+assert len(loads) == 1, loads
 
 held = []
 def hold(client):
@@ -200,6 +199,15 @@ def run(program: str, seeds: list[str], patched: str = "{}") -> None:
 )
 def test_all_of_a_client_works_under_gevent(mesh: LocalMesh, patched: str) -> None:
     run(GEVENT + COMMON + DAILY_LIFE, mesh.addresses, patched)
+
+
+@pytest.mark.parametrize(
+    ("library", "patched"),
+    [(GEVENT, "{}"), (GEVENT, "{'select': False}"), (GEVENT, "{'thread': False}"), (EVENTLET, "{}")],
+)
+def test_names_are_looked_up_and_dialled_where_greenlets_are(mesh: LocalMesh, library: str, patched: str) -> None:
+    named = [address.replace("127.0.0.1", "localhost") for address in mesh.addresses]
+    run(library + COMMON + DAILY_LIFE, named, patched)
 
 
 def test_a_client_that_a_server_forked_and_then_patched_works(mesh: LocalMesh) -> None:
