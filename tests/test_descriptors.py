@@ -102,7 +102,7 @@ at_every_number(lambda: Client(SEEDS), work, range(40))
 def work(client):
     key = os.urandom(8)
     assert client.get_or_set(key, lambda: "loaded") == "loaded"
-    assert client.get(key) == "loaded"
+    assert client.get(key) in ("loaded", None)  # while the cache fails, what was loaded is not stored
 at_every_number(lambda: Client(SEEDS), work, range(40))
 """,
     "lock": """
