@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
-from meshcache.address import is_loopback, is_one_machine, join_address, split_address
+from meshcache.address import is_loopback, join_address, split_address
 from meshcache.durations import seconds_of
 from meshcache.errors import ConfigError
 
@@ -104,14 +104,6 @@ def check_address(value: str) -> str | None:
     except ValueError as problem:
         return str(problem)
     return None
-
-
-def check_dialled_address(value: str) -> str | None:
-    """Say what is wrong with the address of a node, which others dial."""
-    problem = check_address(value)
-    if problem is None and not is_one_machine(split_address(value)[0]):
-        return "must be the very address that other nodes dial, not a wildcard"
-    return problem
 
 
 def _addresses(values: tuple[str, ...]) -> str | None:

@@ -28,12 +28,11 @@ import contextlib
 import ctypes
 import gc
 import hashlib
-import ipaddress
 import logging
 import os
 import random
+import resource
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -45,13 +44,15 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 import structlog
 import zmq
 
-from meshcache.address import join_address, split_address
+from meshcache.address import split_address
 from meshcache.config import Config
 from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
+from meshcache.core.peers import LINKS_MAX
 from meshcache.errors import ConfigError, MeshcacheError, UsageError
 from meshcache.inlets import DONTWAIT, SNDMORE, Inlet, Inlets
+from meshcache.resolving import Resolver, is_numeric, resolve
 from meshcache.subscriber import Subscriber
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ EXCESS_BYTES_MAX: Final = 512 * 1024 * 1024
 """Resident memory beyond what is accounted for, at which the ROUTER is reset."""
 
 MEMORY_CHECK_S: Final = 0.5
-RESOLVE_AGAIN_S: Final = 2.0
+DIAL_AGAIN_S: Final = 1.0
+"""When to try again what could not even be begun, for want of descriptors, say."""
+FILES_PER_LINK: Final = 4
+"""Descriptors that a dialled address takes: its socket, the connection, and the two ends of its monitor."""
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _DONTWAIT_MORE: Final = DONTWAIT | SNDMORE
 _MONITORED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
@@ -75,8 +79,10 @@ _MONITORED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq
 _LEVELS: Final = {
     "link_up": logging.DEBUG,
     "link_down": logging.DEBUG,
+    "asked_to_leave": logging.WARNING,
     "declared_dead": logging.WARNING,
     "evicting": logging.WARNING,
+    "failed": logging.WARNING,
     "refused": logging.WARNING,
     "stalled": logging.WARNING,
     "too_few_nodes": logging.WARNING,
@@ -114,6 +120,8 @@ class Node:
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or Config()
+        self.supervised = False
+        """Another process looks after this one, and starts it again if it dies; it then says who had it leave."""
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._draining = threading.Event()
@@ -124,7 +132,9 @@ class Node:
         self._dealers: dict[str, _Dealer] = {}
         self._dialled: dict[str, None] = {}
         """Addresses that the core wants dialled, some still being resolved."""
-        self._resolved: list[tuple[str, str | None]] = []
+        self._dial_again: dict[str, float] = {}
+        """By address, when to try again what failed."""
+        self._resolver = Resolver(self._wake)
         self._followed: dict[str, None] = {}
         """Addresses whose streams the core wants to hear."""
         self._subscriber: Subscriber | None = None
@@ -171,10 +181,14 @@ class Node:
 
     def _ask_to(self, what: threading.Event, timeout_s: float | None) -> None:
         what.set()
-        with contextlib.suppress(OSError):  # already stopped
-            os.eventfd_write(self._wake_fd, 1)
+        self._wake()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
+
+    def _wake(self) -> None:
+        """End the loop's sleep. Callable from any thread."""
+        with contextlib.suppress(OSError):  # already stopped
+            os.eventfd_write(self._wake_fd, 1)
 
     def client(self, **options: Any) -> Client:
         """Return a client of this node's mesh; the caller closes it. ``options`` are those of ``Client``."""
@@ -208,6 +222,7 @@ class Node:
     def _run(self, on_ready: Callable[[], None] | None) -> None:
         self._context = context = zmq.Context()
         context.linger = 0
+        context.max_sockets = 3 * LINKS_MAX + 64  # a link takes its own, and the two ends of its monitor
         self._inlets = Inlets()
         try:
             self._router = self._bind(zmq.ROUTER, self.config.node.listen)
@@ -216,6 +231,7 @@ class Node:
             self._loop(on_ready)
             self._say_goodbye()
         finally:
+            self._resolver.close()
             for address in list(self._dealers):
                 self._disconnect(address)
             if self._subscriber is not None:
@@ -230,6 +246,11 @@ class Node:
         self._clock = LocalClock(now, wall)
         self._core = NodeCore(self.config, boot=boot, rng=random.Random(boot), now=now, wall_ms=wall_ms)
         self._core.processor_s = time.thread_time
+        # Half of the descriptors for links that this node dials, the others for those that dial it.
+        files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if files_max != resource.RLIM_INFINITY:
+            self._core.peers.links_max = min(LINKS_MAX, max(1, files_max // 2 // FILES_PER_LINK))
+        self._core.supervised = self.supervised
         digest = hashlib.md5(self.config.node.node_id.encode(), usedforsecurity=False).digest()
         self._routing_id = b"\x01" + digest[:8] + boot.to_bytes(8, "big")
         self._inlets.watch(self._wake_fd)
@@ -255,8 +276,8 @@ class Node:
             for inlet in woken:
                 if inlet.drain(began):
                     inlets.stir(inlet)
-            if self._resolved:
-                self._connect_resolved()
+            if self._resolver.found or self._dial_again:
+                self._connect_resolved(began)
             core.tick(began)
             if self._draining.is_set():
                 core.retire(began)
@@ -305,10 +326,10 @@ class Node:
             dealer = self._dealers.get(address)
             try:
                 if dealer is None:
-                    raise zmq.Again  # noqa: TRY301  (still being resolved: as good as not connected)
+                    raise zmq.Again  # still being resolved: as good as not connected
                 dealer.socket.send(frame, DONTWAIT)
                 stir(dealer.inlet)
-            except zmq.Again:
+            except zmq.ZMQError:
                 core.undeliverable(address, time.monotonic() + self._clock.stood_still_s)
         send = self._router.send
         for origin, frame in effects.replies:
@@ -364,7 +385,7 @@ class Node:
         deadline = time.monotonic() + BIND_WAIT_S
         while True:
             try:
-                bound.bind(f"tcp://{_resolve(address)}")
+                bound.bind(f"tcp://{resolve(address)}")
             except zmq.ZMQError as error:
                 if error.errno == zmq.EADDRINUSE and time.monotonic() < deadline:
                     self._stopping.wait(0.05)
@@ -389,37 +410,54 @@ class Node:
         if self._subscriber is None:
             self._subscriber = Subscriber(self._context)
             self._inlets.add(Inlet(self._subscriber.socket, self._core.receive_stream, self._refuse))
+        for address in self._followed:
+            if address not in addresses and address not in self._dialled:
+                self._resolver.forget(address)
         self._followed = dict.fromkeys(addresses)
         for address in self._subscriber.missing(addresses):
             self._resolve_for(address)
 
     def _resolve_for(self, address: str) -> None:
-        if _is_numeric(split_address(address)[0]):
-            self._resolved.append((address, address))
-            self._connect_resolved()
+        if not address:  # a member that publishes nothing
+            return
+        if is_numeric(split_address(address)[0]):
+            self._connect_to(address, address)
         else:
-            threading.Thread(target=self._resolve_in_thread, args=(address,), daemon=True).start()
+            self._resolver.want(address)
 
-    def _resolve_in_thread(self, address: str) -> None:
-        while not self._stopping.is_set():
-            with contextlib.suppress(OSError):
-                self._resolved.append((address, _resolve(address)))
-                with contextlib.suppress(OSError):
-                    os.eventfd_write(self._wake_fd, 1)
-                return
-            self._stopping.wait(RESOLVE_AGAIN_S)
+    def _connect_resolved(self, now: float) -> None:
+        """Connect to what was looked up, and once more to what failed a while ago."""
+        while self._resolver.found:
+            self._connect_to(*self._resolver.found.popleft())
+        for address, at in list(self._dial_again.items()):
+            if now >= at:
+                del self._dial_again[address]
+                self._resolve_for(address)
 
-    def _connect_resolved(self) -> None:
-        while self._resolved:
-            address, numeric = self._resolved.pop()
-            if numeric is not None and address in self._dialled and address not in self._dealers:
+    def _connect_to(self, address: str, numeric: str) -> None:
+        """Open what is wanted at an address. It may be one that cannot be dialled, or there may be no descriptors."""
+        core = self._core
+        assert core is not None
+        try:
+            if address in self._dialled and address not in self._dealers:
                 self._open(address, numeric)
-            if numeric is not None and address in self._followed and self._subscriber is not None:
+            if address in self._followed and self._subscriber is not None:
                 self._subscriber.connect(address, split_address(numeric))
+        except (zmq.ZMQError, OSError, ValueError) as error:
+            core.fail("connecting", address, error)
+            self._dial_again[address] = time.monotonic() + self._clock.stood_still_s + DIAL_AGAIN_S
 
     def _open(self, address: str, numeric: str) -> None:
         assert self._context is not None
         dealer = self._context.socket(zmq.DEALER)
+        try:
+            self._set_up(dealer, address, numeric)
+        except BaseException:
+            dealer.disable_monitor()
+            dealer.close(0)
+            raise
+
+    def _set_up(self, dealer: zmq.Socket[bytes], address: str, numeric: str) -> None:
         queue_max = self.config.limits.link_queue_max
         options = {
             zmq.LINGER: 0, zmq.IMMEDIATE: 1, zmq.SNDHWM: queue_max, zmq.RCVHWM: queue_max,
@@ -436,12 +474,15 @@ class Node:
         assert core is not None
         events = Inlet(monitor, partial(self._on_event, address), self._refuse, pairs=True)
         inlet = Inlet(dealer, partial(core.receive_answer, address), self._refuse)
-        self._dealers[address] = _Dealer(dealer, inlet, monitor, events)
         self._inlets.add(events)
         self._inlets.add(inlet)
+        self._dealers[address] = _Dealer(dealer, inlet, monitor, events)
 
     def _disconnect(self, address: str) -> None:
         self._dialled.pop(address, None)
+        self._dial_again.pop(address, None)
+        if address not in self._followed:
+            self._resolver.forget(address)
         dealer = self._dealers.pop(address, None)
         if dealer is not None:
             self._inlets.remove(dealer.inlet)
@@ -479,24 +520,6 @@ class Node:
         # What remains is not what connections hold: do not reset again for it.
         left = _resident_bytes() - self._empty_bytes - core.store.statistics().bytes
         self._excess_bytes_max = max(EXCESS_BYTES_MAX, left + EXCESS_BYTES_MAX)
-
-
-def _is_numeric(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _resolve(address: str) -> str:
-    """Return ``address`` with the host as a number, IPv4 if there is one."""
-    host, port = split_address(address)
-    if _is_numeric(host):
-        return address
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    return join_address(str(found[0][4][0]), port)
 
 
 def _resident_bytes() -> int:

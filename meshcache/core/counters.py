@@ -20,7 +20,9 @@ class Counters:
     refused: int = 0
     """Requests refused as not ready, overloaded or invalid."""
     clock_refused: int = 0
-    """Frames refused because the sender's clock is too far ahead."""
+    """Messages refused, whole or in part, because the sender's clock or a version in them is too far ahead."""
+    failed: dict[str, int] = field(default_factory=dict)
+    """By kind, messages that were dropped because their handling failed, and operations and connections likewise."""
     undeliverable: int = 0
     rejoins: int = 0
     """Times this node learned that it had been declared dead, and forgot its data."""

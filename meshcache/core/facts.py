@@ -15,7 +15,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from meshcache.config import WEIGHT_MAX, check_address, check_dialled_address, check_label, check_name, or_empty
+from meshcache.address import is_one_machine, split_address
+from meshcache.config import WEIGHT_MAX, check_address, check_label, check_name, or_empty
 from meshcache.core.messages import Fact, Rumour
 
 FACTS_MAX: Final = 1024
@@ -67,12 +68,19 @@ def _synced(value: Any) -> str | None:
     return f"must be at most {DIGEST_BYTES} bytes"
 
 
+def _check_dialled(value: str) -> str | None:
+    problem = check_address(value)
+    if problem is None and not is_one_machine(split_address(value)[0]):
+        return "must be the very address that other nodes dial, not a wildcard"
+    return problem
+
+
 name: Final = _text(check_name)
 """The rule for a node's id."""
 
 _RULES: Final[dict[str, Rule]] = {
     "node_id": name,
-    "address": _text(check_dialled_address),
+    "address": _text(_check_dialled),
     "publish": _text(or_empty(check_address)),
     "http": _text(or_empty(check_address)),
     "host": _text(check_label),

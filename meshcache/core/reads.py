@@ -231,6 +231,9 @@ class QuorumRead:
         read_group, keys = group
         if read_group not in self.groups:
             return
+        if not answer.records:
+            self.on_reject(group, node_id)
+            return
         read_group.asked.pop(node_id, None)
         read_group.answers.setdefault(node_id, {}).update(zip(keys, answer.records, strict=False))
         if answer.voteless:
@@ -248,8 +251,15 @@ class QuorumRead:
             self._advance(group[0])
             self._settle()
 
-    on_reject = on_lost
-    """A replica that did not execute it is as good as one that did not answer: both can be asked again."""
+    def on_reject(self, group: tuple[ReadGroup, list[bytes]], node_id: str) -> None:
+        """A replica that will not say anything would be asked again for ever: what it said proves nothing."""
+        read_group, keys = group
+        if read_group in self.groups:
+            read_group.asked.pop(node_id, None)
+            read_group.answers.setdefault(node_id, {}).update(dict.fromkeys(keys))
+            read_group.voteless.setdefault(node_id, {}).update(dict.fromkeys(keys))
+            self._advance(read_group)
+            self._settle()
 
     def replan(self) -> None:
         """Ask those who own the keys now.

@@ -56,7 +56,7 @@ class Requests:
         rng: random.Random,
         ready: Callable[[], bool],
         in_majority: Callable[[], bool],
-        retire: Callable[[], None],
+        retire: Callable[[bytes], None],
         compare: Callable[[m.Compare], m.CompareReply],
     ) -> None:
         self._ready = ready
@@ -78,6 +78,8 @@ class Requests:
         coordinator.on_announced = self.copies.on_announced
         self.notices = Notices(coordinator)
         self._boot = boot
+        self.leave_asked_by = ""
+        """The connection on which somebody asked this node to leave; empty: nobody did, unless its own process."""
 
     def handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
         """Return what serves each kind of request, given who asks and the request."""
@@ -314,7 +316,10 @@ class Requests:
             return
         makers: dict[str, Callable[[], dict[str, Any]]] = {
             "view": lambda: inspection.view(coordinator),
-            "status": lambda: inspection.status(coordinator, self.notices, ready=self._ready()),
+            "status": lambda: (
+                inspection.status(coordinator, self.notices, ready=self._ready())
+                | {"leave_asked_by": self.leave_asked_by}
+            ),
             "stats": lambda: inspection.statistics(
                 coordinator, self._counters, self.hot.statistics() | self.copies.statistics()
             ),
@@ -364,12 +369,26 @@ class Requests:
         keys, records = write.keys, write.records
         if write.view != self._view.digest and not write.repair:
             self._early.extend([(write.view, key) for key in keys])
+            self._pass_on(write)
         if write.repair:
             newer, live = self._coordinator.merge_repair(keys, records)
         else:
             newer, live = self._coordinator.merge(keys, records)
         if write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
+
+    def _pass_on(self, write: m.Write) -> None:
+        """Who works with a former ring writes past those who have come since: they get it from here.
+
+        One of them may have pulled the slot from this node already, which is the last that it asks for.
+        """
+        missing: dict[str, list[int]] = {}
+        for i, key in enumerate(write.keys):
+            for node_id in self._view.owners_since(write.view, key):
+                missing.setdefault(node_id, []).append(i)
+        for node_id, places in missing.items():
+            keys, records = [write.keys[i] for i in places], [write.records[i] for i in places]
+            self._coordinator.keep_hint(node_id, keys, records)
 
     def written_early(self, digest: bytes) -> list[tuple[bytes, bytes]]:
         """Return what is held of keys that were written by who worked with this ring already, when it is new here.
@@ -402,7 +421,11 @@ class Requests:
             self._outbox.reply(origin, m.FloorsReply(request.request, self._view.digest, cursor, floors))
 
     def _on_pull(self, origin: bytes, pull: m.Pull) -> None:
-        if self._admit(origin, pull, from_client=False):
+        if not self._admit(origin, pull, from_client=False):
+            return
+        if pull.view != self._view.digest:  # what this node writes from now on might pass the asker by: not yet
+            self._reject(origin, pull, [int(Code.NOT_READY)])
+        else:
             slots = [slot for slot in pull.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
             page = page_of(self._store, slots, pull.cursor, self._view.left_over)
             self._outbox.reply(origin, m.PullReply(pull.request, self._view.digest, *page))
@@ -414,7 +437,8 @@ class Requests:
     def _on_leave(self, origin: bytes, leave: m.Leave) -> None:
         if self._admit(origin, leave):
             self._reply(origin, leave.request, [None])
-            self._retire()
+            self.leave_asked_by = origin.hex()
+            self._retire(origin)
 
     def _on_forget(self, origin: bytes, forget: m.Forget) -> None:
         if not self._admit(origin, forget, from_client=False):

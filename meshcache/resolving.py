@@ -1,0 +1,115 @@
+"""Looking up names in a few threads: libzmq would stall all connections meanwhile, and so would the node's loop.
+
+So many threads and no more, however many names there are, since anybody can tell a node of addresses. A name that
+cannot be found is tried again, behind the others, for as long as it is wanted.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from meshcache.address import join_address, split_address
+
+THREADS_MAX: Final = 8
+AGAIN_S: Final = 2.0
+
+
+def is_numeric(host: str) -> bool:
+    """Tell whether a host needs no look-up."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def resolve(address: str) -> str:
+    """Return ``address`` with the host as a number, IPv4 if there is one. Raises OSError or ValueError."""
+    host, port = split_address(address)
+    if is_numeric(host):
+        return address
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return join_address(str(found[0][4][0]), port)
+
+
+class Resolver:
+    """The look-ups of one node. ``wake`` is called, from a thread, when something was found."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.found: deque[tuple[str, str]] = deque()
+        """Addresses as given and as found, for the node's thread to take."""
+        self._wake = wake
+        self._wanted: dict[str, float] = {}
+        """Not found yet, with the time before which it is not tried; inf while a thread is at it."""
+        self._threads = 0
+        self._change = threading.Condition()
+        self._closed = False
+
+    def want(self, address: str) -> None:
+        """Look up an address, until it is found or forgotten."""
+        with self._change:
+            if address in self._wanted or self._closed:
+                return
+            self._wanted[address] = time.monotonic()
+            if self._threads < THREADS_MAX:
+                self._threads += 1
+                threading.Thread(target=self._run, name="meshcache-resolve", daemon=True).start()
+            else:
+                self._change.notify()
+
+    def forget(self, address: str) -> None:
+        """An address is not wanted any more."""
+        with self._change:
+            self._wanted.pop(address, None)
+            self._change.notify_all()
+
+    def close(self) -> None:
+        """Look up nothing more. A thread that is in the midst of it ends when that does."""
+        with self._change:
+            self._closed = True
+            self._wanted.clear()
+            self._change.notify_all()
+
+    def _run(self) -> None:
+        while (address := self._next()) is not None:
+            try:
+                numeric = resolve(address)
+            except (OSError, ValueError):  # ValueError: a name that cannot even be encoded
+                self._try_later(address)
+            else:
+                self._note_found(address, numeric)
+
+    def _next(self) -> str | None:
+        """Wait for the next address to be tried; None: there is none that others are not at, and this thread ends."""
+        with self._change:
+            while self._wanted:
+                address = min(self._wanted, key=self._wanted.__getitem__)
+                wait_s = self._wanted[address] - time.monotonic()
+                if wait_s == math.inf:
+                    break
+                if wait_s <= 0:
+                    self._wanted[address] = math.inf
+                    return address
+                self._change.wait(wait_s)
+            self._threads -= 1
+            return None
+
+    def _try_later(self, address: str) -> None:
+        with self._change:
+            if address in self._wanted:
+                self._wanted[address] = time.monotonic() + AGAIN_S
+
+    def _note_found(self, address: str, numeric: str) -> None:
+        with self._change:
+            wanted = self._wanted.pop(address, None) is not None
+        if wanted:
+            self.found.append((address, numeric))
+            self._wake()
