@@ -644,6 +644,16 @@ def test_a_replica_that_answers_nothing_is_not_asked_for_it_for_ever() -> None:
     assert not again
 
 
+@pytest.mark.parametrize("key", [b"", b"k" * (m.KEY_BYTES_MAX + 1)], ids=["empty", "too long"])
+def test_a_key_that_cannot_be_written_is_not_repaired(key: bytes) -> None:
+    """Nobody would take a page of a slot with such a key in it, and so nobody could join any more."""
+    pair = Pair(read_quorum=1)
+    read = pair.request(m.Get(*pair.lone.head(), 0, 0, False, [key]), m.Read)
+    planted = record((EPOCH_MS << 16).to_bytes(8, "big") + bytes(8))
+    pair.play(m.ReadReply(read.request, b"", [planted], []))
+    assert pair.lone.core.store.peek(key) is None
+
+
 # Who has a node leave
 
 

@@ -216,6 +216,8 @@ class QuorumRead:
                     continue
                 if not held and not is_live(winner, coordinator.now_bytes):
                     continue
+                if not 1 <= len(key) <= m.KEY_BYTES_MAX:  # may be asked for, and is held by who lies
+                    continue
                 keys.append(key)
                 winners.append(winner)
             if not keys:
