@@ -5,6 +5,7 @@ Source: Zeller and Hildebrandt 2002, delta debugging: leave out ever smaller par
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -12,8 +13,8 @@ from fuzzing.episodes import Step
 
 
 def kind_of(finding: str) -> str:
-    """Return what makes two findings the same: the words before the details."""
-    return ":".join(finding.split(":")[:2])[:60]
+    """Return what makes two findings the same: how they begin, whatever the numbers are."""
+    return re.sub(r"[0-9]+", "#", finding)[:60]
 
 
 def shrink(steps: list[Step], still_found: Callable[[list[Step]], bool], *, within_s: float = 30.0) -> list[Step]:
