@@ -413,7 +413,7 @@ TRAPS: Final[dict[Plant, Trap]] = {
     lease_not_voided: Trap("weather", LOADS, "fresh"),
     deletes_leave_nothing: Trap("weather", TWO_OF_THREE, "fresh", 8),
     invalidated_here_only: Trap("weather", TAGGED, "tags"),
-    dropped_below_the_clock_of_others: Trap("weather", TAGGED, "tags"),
+    dropped_below_the_clock_of_others: Trap("weather", TAGGED, "tags", 29),
     touch_counts_as_a_write: Trap("weather", UPDATES, "fresh"),
     cas_compares_nothing: Trap("weather", UPDATES, "atomic"),
     add_and_replace_look_at_nothing: Trap("weather", UPDATES, "atomic"),
