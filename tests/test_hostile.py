@@ -13,12 +13,14 @@ from meshcache.core import messages as m
 from meshcache.core.clock import LEAD_MS_MAX
 from meshcache.core.facts import BOOT_MAX, FACTS_MAX, INCARNATION_MAX
 from meshcache.core.failures import LOG_EVERY_S
+from meshcache.core.fills import STUCK_S
 from meshcache.core.invariants import InvariantBroken
 from meshcache.core.members import State, first_incarnation, latest_incarnation, next_life
 from meshcache.core.messages import Fact, Rumour
 from meshcache.core.newcomers import GATHER_S, TRIAL_S, TRIALS_MAX, WAITING_MAX
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
+from meshcache.core.reads import QuorumRead
 from meshcache.core.record import NEVER_MS, expires_ms_of, expiry_bytes, tombstone
 from meshcache.core.wire import decode_frame, encode_frame
 from meshcache.simulation.hosts import EPOCH_MS
@@ -541,6 +543,20 @@ def test_a_key_is_not_left_locked_by_an_update_that_failed(monkeypatch: pytest.M
     again = pair.request(update._replace(request=pair.lone.head()[0]), m.Read)
     (reply,) = [r for r in pair.play(m.ReadReply(again.request, b"", [None], [])) if isinstance(r, m.Reply)]
     assert reply.results == [1]
+
+
+def test_a_fill_lease_is_not_left_waiting_for_a_read_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    coordinator, key = pair.lone.core.coordinator, b"k"
+    while coordinator.view.ring.preference_list(key)[0] != "n1":
+        key += b"k"
+    lease = m.Update(*pair.lone.head(), 0, 0, 0, [key], [[int(m.Change.LEASE), 1000, b"", b"me"]])
+    pair.request(lease, m.Read)
+    (read,) = [operation for operation in coordinator.pending if isinstance(operation, QuorumRead)]
+    monkeypatch.setattr(read, "on_timer", lambda: 1 // 0)
+    pair.lone.wait(STUCK_S + 6.0)
+    assert coordinator.fills.table == {}
+    assert pair.lone.core.counters.failed == {"QuorumRead": 1}
 
 
 def test_a_broken_invariant_stops_the_node(lone: Lone, monkeypatch: pytest.MonkeyPatch) -> None:
