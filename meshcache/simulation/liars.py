@@ -22,6 +22,8 @@ from meshcache.simulation.mesh import Mesh
 from meshcache.simulation.network import Line
 
 HOUR_MS: Final = 3_600_000
+SIMULATED_MS_MAX: Final = 120_000
+"""A lie about time must still be one when it arrives, however long it was under way."""
 LIES_PER_S: Final = 5.0
 GHOSTS: Final = 40
 NO_ADDRESSES: Final = ("garbage", "127.0.0.1:0", "", "0.0.0.0:7101", "a..b:7101")
@@ -109,7 +111,7 @@ class Liar:
 
     def _lying_versions(self, host: NodeHost) -> tuple[int, list[m.Message]]:
         rng, wall_ms = self._mesh.world.rng, self._wall_ms(host)
-        beyond = (wall_ms + rng.choice((LEAD_MS_MAX + 100, HOUR_MS))) << 16
+        beyond = (wall_ms + rng.choice((10 * LEAD_MS_MAX + SIMULATED_MS_MAX, HOUR_MS))) << 16
         version = rng.choice((beyond.to_bytes(8, "big") + bytes(8), b"\xff" * 16))
         head = (0, self._boots.get(host.address, 0), wall_ms + 1000, b"")
         if rng.random() < 0.2:
