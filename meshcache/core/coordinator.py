@@ -110,6 +110,8 @@ class Coordinator:
         self.pending: dict[Operation, None] = {}
         self.lingering: dict[Operation, None] = {}
         """Operations that are answered, but still wait for slower owners."""
+        self.at_end: dict[Operation, Callable[[], None]] = {}
+        """What is to be called when an operation ends, in whatever way."""
         self.background: dict[str, Background] = {}
         """By name, what the node does on its own account."""
         self.keep_hint: Callable[[str, list[bytes], list[bytes]], None] = lambda *_: None
@@ -124,6 +126,8 @@ class Coordinator:
         """By number of the request: who waits, for what of its parts, from which node, and for which kind of answer."""
         self._timers: list[tuple[float, int, Operation]] = []
         self._number = 0
+        self.read_bytes = 0
+        """What other nodes answered to reads that are still pending."""
         self.repairs = 0
         self.restamps = 0
 
@@ -240,6 +244,9 @@ class Coordinator:
         """Forget an operation; answers still under way will meet no one."""
         self.pending.pop(operation, None)
         self.lingering.pop(operation, None)
+        at_end = self.at_end.pop(operation, None)
+        if at_end is not None:
+            at_end()
 
     def _knows(self, operation: Operation) -> bool:
         return operation in self.pending or operation in self.lingering or operation in self.background.values()

@@ -79,7 +79,7 @@ class Frames:
         size = 0
         for message in messages:
             weight = weight_of(message)
-            if size + weight > limit and parts[-1]:
+            if parts[-1] and (size + weight > limit or len(parts[-1]) == m.BATCH_OPS_MAX):
                 parts.append([])
                 size = 0
             parts[-1].append(message)

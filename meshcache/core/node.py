@@ -57,12 +57,12 @@ from meshcache.core.movement import Movement
 from meshcache.core.outbox import Effects, Outbox
 from meshcache.core.peers import Peers
 from meshcache.core.record import expiry_bytes
-from meshcache.core.requests import Requests
+from meshcache.core.requests import Readers, Requests
 from meshcache.core.ring import Ring
 from meshcache.core.store import Store
 from meshcache.core.sweeps import Sweeps
 from meshcache.core.view import View
-from meshcache.core.wire import Frame, decode_frame
+from meshcache.core.wire import DeadlinePeek, Frame, decode_frame
 from meshcache.errors import ProtocolError
 
 EXPIRATIONS_PER_TURN: Final = 256
@@ -73,6 +73,9 @@ HOUSEKEEPING_S: Final = 0.05
 """How often the node looks at what is not urgent to the millisecond: heartbeats, handshakes, expiry."""
 HOUSEKEEPING_CALM_S: Final = 0.1
 """The same while nothing is in doubt and nothing moves: half of what an idle node costs are these turns."""
+
+REPLY_BYTES_PER_TURN: Final = 8 << 20
+"""Values in the replies to clients: when there are so many in a turn, the next requests wait for the next turn."""
 
 PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
@@ -150,6 +153,7 @@ class NodeCore:
         coordinator.fail = self.fail
         self.membership.wall_ms = lambda: coordinator.wall_ms
         self._claims = Claims(self.membership.wall_ms, coordinator.floors.grace_ms, self.counters)
+        self._peek = DeadlinePeek(self.boot)
         bytes_max = self.config.limits.request_bytes_max
         self._frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
 
@@ -210,10 +214,19 @@ class NodeCore:
 
     # -- what the driver calls -----------------------------------------------------------------------------
 
-    def receive_request(self, origin: bytes, frame: Frame, now: float) -> None:
-        """Take a frame from the ROUTER."""
+    def receive_request(self, origin: bytes, frame: Frame, now: float) -> bool:
+        """Take a frame from the ROUTER; True if the turn should end, since its answers are enough to send."""
         self._set_time(now)
         self._take(self._on_request, origin, self._decode(frame))
+        return self.outbox.reply_bytes > REPLY_BYTES_PER_TURN
+
+    def is_past(self, frame: Frame) -> bool | None:
+        """Tell, without decoding it, whether a client's request has passed its deadline; None of any other frame."""
+        return self._peek.is_past(frame, self.coordinator.wall_ms)
+
+    def turn_away(self, origin: bytes, frame: Frame) -> None:
+        """Refuse as overloaded a request of which ``is_past`` said that its time is not over; nothing is done."""
+        self._requests.turn_away(origin, self._peek.number_of(frame))
 
     def receive_stream(self, frame: Frame, now: float) -> None:
         """Take a frame that another member published; see Effects.follow."""
@@ -295,6 +308,8 @@ class NodeCore:
             self._housekeeping_at = now + (HOUSEKEEPING_CALM_S if self._is_calm() else HOUSEKEEPING_S)
         if self.membership.changed:
             self._timed("change_of_members", self._follow_members, now)
+        if self._requests.portions.busy:
+            self._requests.portions.run(self.coordinator.wall_ms)
         if self._backlog or self._sweeps.busy:
             self._timed("expiry_and_drops", self._background)
 
@@ -306,7 +321,7 @@ class NodeCore:
 
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
-        if self._backlog or self._sweeps.busy:
+        if self._backlog or self._sweeps.busy or self._requests.portions.busy:
             return self._now
         timer = self.coordinator.next_deadline()
         return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)
@@ -338,6 +353,10 @@ class NodeCore:
             self.outbox.note("leaving")
             self.membership.retire(now)
             self._follow_members(now)
+
+    def heed(self, readers: Readers) -> None:
+        """Take from now on into account what the driver knows of those who ask."""
+        self._requests.readers = readers
 
     @property
     def settled(self) -> bool:

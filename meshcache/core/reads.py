@@ -70,7 +70,7 @@ class QuorumRead:
     """Read a batch of keys from R of their owners.
 
     ``done(results)`` is called once; per key the winning record (tombstones included), None, or
-    [Code.QUORUM, needed, received].
+    [Code.QUORUM, needed, received]. ``ended()`` is called once, before it, and even if the read fails.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class QuorumRead:
         write_level: int,
         deadline: float,
         done: Callable[[list[Any]], None],
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.coordinator = coordinator
         self.deadline = deadline
@@ -90,15 +91,20 @@ class QuorumRead:
         self.results: list[Any] = [None] * len(keys)
         self.groups: list[ReadGroup] = []
         self._keys = keys
+        self._ended = ended
+        self._held_bytes = 0
+        """What others answered so far."""
 
     def start(self) -> None:
         """Read locally, ask others where that is not enough."""
         for (owners, former), indices in self.coordinator.group_by_owners(self._keys).items():
             self._start_group(ReadGroup(owners, former, [self._keys[i] for i in indices], indices))
         if not self.groups:
+            self.release()
             self.done(self.results)
             return
         self.coordinator.begin(self, self.deadline)
+        self.coordinator.at_end[self] = self.release
         self.coordinator.wake(self, min(self.deadline, self.coordinator.now + HEDGE_S))
 
     def _start_group(self, group: ReadGroup) -> None:
@@ -237,6 +243,9 @@ class QuorumRead:
             self.on_reject(group, node_id)
             return
         read_group.asked.pop(node_id, None)
+        size = sum(map(len, filter(None, answer.records)))
+        self._held_bytes += size
+        self.coordinator.read_bytes += size
         read_group.answers.setdefault(node_id, {}).update(zip(keys, answer.records, strict=False))
         if answer.voteless:
             told = [keys[i] for i in answer.voteless if 0 <= i < len(keys)]
@@ -299,3 +308,10 @@ class QuorumRead:
         if not self.groups and self in self.coordinator.pending:
             self.coordinator.end(self)
             self.done(self.results)
+
+    def release(self) -> None:
+        """Give back what this read takes, whether it was answered or has failed; to be called again does no harm."""
+        self.coordinator.read_bytes -= self._held_bytes
+        self._held_bytes = 0
+        ended, self._ended = self._ended, lambda: None
+        ended()

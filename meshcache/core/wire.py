@@ -42,6 +42,13 @@ _SHORT_FRAME_BYTES: Final = 1024
 """Nothing in such a frame can exceed a limit, since msgpack bounds each length by the frame's: not giving the limits
 halves the time. Extensions are shut at every length."""
 
+_FROM_CLIENT: Final = b"\x92\0"
+"""How a frame of one message begins that tells no clock."""
+_NUMBER_AT: Final = 4
+"""After the two bytes above, the head of the message and its kind. Numbers take one byte, or one to tell how many of
+1, 2, 4 or 8 follow."""
+_BOOT_ENDS_BY: Final = 24
+
 _pack = msgpack.Packer().pack
 """One packer for all: a new one for each frame costs more than the frame. Not thread-safe by itself, but pack() holds
 the GIL from its first byte to its last and keeps nothing between calls."""
@@ -83,6 +90,39 @@ def decode_frame(frame: Frame) -> tuple[int, list[Message]]:
     clock = parts[0]
     del parts[0]
     return clock, [_decode_message(message) for message in parts]
+
+
+class DeadlinePeek:
+    """Tells of a client's request whether its deadline is over, without decoding it.
+
+    A request begins with its number, the process that it is meant for, and its deadline. Both have 64 bits, and so
+    always the same length; and as they are written with the most significant byte first, they compare as bytes.
+    """
+
+    def __init__(self, boot: int) -> None:
+        self._boot_mark: bytes = _pack(boot)
+        self._wall_ms = -1
+        self._wall_mark = b""
+
+    def is_past(self, frame: Frame, wall_ms: int) -> bool | None:
+        """Tell whether nobody waits for the answer any more; None of any other frame, or one for another process."""
+        if wall_ms != self._wall_ms:
+            self._wall_ms, self._wall_mark = wall_ms, _pack(wall_ms)
+        if type(frame) is not bytes or frame[:2] != _FROM_CLIENT:
+            return None
+        at = frame.find(self._boot_mark, 0, _BOOT_ENDS_BY)
+        if at < 0:
+            return None
+        at += len(self._boot_mark)
+        return frame[at : at + len(self._wall_mark)] < self._wall_mark
+
+    @staticmethod
+    def number_of(frame: Frame) -> int:
+        """Return the number of a request of which ``is_past`` told something."""
+        first = frame[_NUMBER_AT]
+        if first < 0x80:
+            return first
+        return int.from_bytes(frame[_NUMBER_AT + 1 : _NUMBER_AT + 1 + (1 << (first & 3))], "big")
 
 
 def _decode_message(parts: Any) -> Message:
