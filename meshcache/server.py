@@ -16,18 +16,17 @@ IMMEDIATE, or requests queue for a dead process and are executed by the next; no
 4.3.5 under back-pressure; a ZAP domain, with which even an unauthenticated ROUTER refuses what is not ZMTP 3. A monitor
 on each DEALER tells at once when a connection breaks; it is drained in this loop, since an undrained one stalls libzmq.
 
-libzmq bounds neither the number of parts nor the bytes of an unfinished message, so the loop watches the process's
-resident memory: if it exceeds what is accounted for by ``EXCESS_BYTES_MAX``, the ROUTER is closed and bound anew,
-which frees what hostile connections have piled up; honest ones connect again by themselves.
+libzmq bounds neither the bytes of an unfinished message nor those that wait for a slow peer: memory.py and
+connections.py do, by cutting who is to blame. Nobody can take over another's connection: the DEALERs of nodes have no
+routing id of their own choice, the ROUTER gives each connection a new one, and one that is in use stays with its owner
+(no ROUTER_HANDOVER).
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import gc
-import hashlib
 import logging
 import os
 import random
@@ -38,7 +37,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import structlog
@@ -46,12 +44,15 @@ import zmq
 
 from meshcache.address import split_address
 from meshcache.config import Config
+from meshcache.connections import Connections
 from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.core.peers import LINKS_MAX
 from meshcache.errors import ConfigError, MeshcacheError, UsageError
 from meshcache.inlets import DONTWAIT, SNDMORE, Inlet, Inlets
+from meshcache.intake import RequestInlet, SubscriptionInlet
+from meshcache.memory import Watch
 from meshcache.resolving import Resolver, is_numeric, resolve
 from meshcache.subscriber import Subscriber
 
@@ -64,15 +65,15 @@ BIND_WAIT_S: Final = 1.0
 LEAVE_WAIT_S: Final = 0.3
 """How long a stopping node keeps its sockets for its last words."""
 
-EXCESS_BYTES_MAX: Final = 512 * 1024 * 1024
-"""Resident memory beyond what is accounted for, at which the ROUTER is reset."""
-
-MEMORY_CHECK_S: Final = 0.5
 DIAL_AGAIN_S: Final = 1.0
 """When to try again what could not even be begun, for want of descriptors, say."""
 FILES_PER_LINK: Final = 4
 """Descriptors that a dialled address takes: its socket, the connection, and the two ends of its monitor."""
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+SUBSCRIPTION_BYTES_MAX: Final = 1024
+"""Ours have one byte; the kernel's queue for them is short, too, so that reading them never takes long."""
+SUBSCRIPTIONS_QUEUED_MAX: Final = 16
+ANSWERS_QUEUED_MAX: Final = 100
+"""Frames of another node that wait here: they may be large, and it merges what it has to say in a turn into one."""
 _DONTWAIT_MORE: Final = DONTWAIT | SNDMORE
 _MONITORED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
@@ -251,27 +252,26 @@ class Node:
         if files_max != resource.RLIM_INFINITY:
             self._core.peers.links_max = min(LINKS_MAX, max(1, files_max // 2 // FILES_PER_LINK))
         self._core.supervised = self.supervised
-        digest = hashlib.md5(self.config.node.node_id.encode(), usedforsecurity=False).digest()
-        self._routing_id = b"\x01" + digest[:8] + boot.to_bytes(8, "big")
         self._inlets.watch(self._wake_fd)
-        self._xpub_inlet = Inlet(self._xpub, self._on_subscription, self._refuse)
+        self._listeners = Connections(split_address(self.config.node.publish_address)[1])
+        self._xpub_inlet = SubscriptionInlet(self._xpub, self._listeners, self._on_subscription)
         self._inlets.add(self._xpub_inlet)
         self._take_requests(self._core)
         self._core.note_subscribers(present=False)
         self._subscriptions = 0
-        self._memory_check_at = time.monotonic()
-        self._excess_bytes_max = EXCESS_BYTES_MAX
         # The store's lists grow to millions of entries, all of them atoms: the collector need never look at them.
         gc.collect()
         gc.freeze()
-        self._empty_bytes = _resident_bytes()
+        stored_bytes = partial(_stored_bytes, self._core)
+        self._watch = Watch(lambda: (self._askers, self._listeners), stored_bytes, self._wake_fd)
 
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core = self._core
         assert core is not None
         inlets, clock = self._inlets, self._clock
         while not self._stopping.is_set() and not core.gone:
-            woken = inlets.wait(core.next_deadline() - clock.stood_still_s - time.monotonic())
+            deadline = min(core.next_deadline(), self._watch.next_at)
+            woken = inlets.wait(deadline - clock.stood_still_s - time.monotonic())
             began = clock.read(time.monotonic(), time.time())
             for inlet in woken:
                 if inlet.drain(began):
@@ -290,12 +290,26 @@ class Node:
             ended = time.monotonic() + clock.stood_still_s
             core.counters.longest_turn_ms = max(core.counters.longest_turn_ms, (ended - began) * 1000)
             inlets.recheck(ended)
-            if ended >= self._memory_check_at:
-                self._memory_check_at = ended + MEMORY_CHECK_S
-                self._watch_memory()
+            if ended >= self._watch.next_at:
+                self._look_after(core, ended)
+
+    def _look_after(self, core: NodeCore, now: float) -> None:
+        """See to memory, descriptors, and connections that do not read."""
+        excess_bytes = self._watch.run(now)
+        core.counters.connections_cut = self._askers.cut + self._listeners.cut
+        core.counters.late += self._router_inlet.late
+        self._router_inlet.late = 0
+        if excess_bytes and not self._router.closed:
+            self._close_router(core, excess_bytes)
+        if self._router.closed:
+            self._bind_router_anew(core)
 
     def _take_requests(self, core: NodeCore) -> None:
-        self._router_inlet = Inlet(self._router, core.receive_request, self._refuse, pairs=True)
+        self._askers = Connections(split_address(self.config.node.listen)[1])
+        core.heed(self._askers)
+        self._router_inlet = RequestInlet(
+            self._router, self._askers, core.receive_request, self._refuse, core.is_past, core.turn_away
+        )
         self._inlets.add(self._router_inlet)
 
     def _refuse(self) -> None:
@@ -303,7 +317,7 @@ class Node:
         assert self._core is not None
         self._core.counters.malformed += 1
 
-    def _on_subscription(self, frame: bytes, now: float) -> None:  # noqa: ARG002  (as every inlet calls)
+    def _on_subscription(self, frame: bytes) -> None:
         """Count the subscriptions: without any, nobody reads the stream."""
         assert self._core is not None
         if frame:
@@ -331,18 +345,25 @@ class Node:
                 stir(dealer.inlet)
             except zmq.ZMQError:
                 core.undeliverable(address, time.monotonic() + self._clock.stood_still_s)
-        send = self._router.send
-        for origin, frame in effects.replies:
-            try:
-                send(origin, _DONTWAIT_MORE)  # two sends cost half of a send_multipart
-                send(frame, DONTWAIT)
-            except zmq.ZMQError:  # gone (EHOSTUNREACH) or not reading (EAGAIN); its deadline will tell it
-                core.counters.undeliverable += 1
-        if effects.replies:
-            stir(self._router_inlet)
+        self._reply(core, effects.replies)
         for frame in effects.publish:
             self._xpub.send(frame, DONTWAIT)
             stir(self._xpub_inlet)
+            for name in tuple(self._listeners.known):
+                self._listeners.hand(name, len(frame))
+
+    def _reply(self, core: NodeCore, replies: list[tuple[bytes, bytes]]) -> None:
+        send, hand = self._router.send, self._askers.hand
+        for origin, frame in replies:
+            try:
+                send(origin, _DONTWAIT_MORE)  # two sends cost half of a send_multipart
+                send(frame, DONTWAIT)
+            except zmq.ZMQError:  # gone (EHOSTUNREACH), not reading (EAGAIN) or closed; its deadline will tell it
+                core.counters.undeliverable += 1
+            else:
+                hand(origin, len(frame))
+        if replies and not self._router.closed:
+            self._inlets.stir(self._router_inlet)
 
     def _say_goodbye(self) -> None:
         """Tell the others that this node leaves, and give the sockets a moment to say it."""
@@ -365,7 +386,7 @@ class Node:
 
     # -- sockets -------------------------------------------------------------------------------------------
 
-    def _bind(self, kind: int, address: str) -> zmq.Socket[bytes]:
+    def _bind(self, kind: int, address: str, wait_s: float = BIND_WAIT_S) -> zmq.Socket[bytes]:
         assert self._context is not None
         bound = self._context.socket(kind)
         options = {
@@ -374,15 +395,16 @@ class Node:
             zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 10, zmq.TCP_KEEPALIVE_INTVL: 3, zmq.TCP_KEEPALIVE_CNT: 3,
             zmq.TCP_MAXRT: 5000, zmq.IPV6: int(":" in split_address(address)[0]),
         }  # fmt: skip
+        if kind == zmq.ROUTER:
+            options[zmq.ROUTER_MANDATORY] = 1
+        else:
+            options[zmq.XPUB_VERBOSER] = 1  # tell of every subscriber, not of each topic's first
+            options[zmq.MAXMSGSIZE] = SUBSCRIPTION_BYTES_MAX
+            options[zmq.RCVHWM] = SUBSCRIPTIONS_QUEUED_MAX
         for option, value in options.items():
             bound.setsockopt(option, value)
         bound.setsockopt(zmq.ZAP_DOMAIN, b"meshcache")
-        if kind == zmq.ROUTER:
-            bound.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            bound.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        else:
-            bound.setsockopt(zmq.XPUB_VERBOSER, 1)  # tell of every subscriber, not of each topic's first
-        deadline = time.monotonic() + BIND_WAIT_S
+        deadline = time.monotonic() + wait_s
         while True:
             try:
                 bound.bind(f"tcp://{resolve(address)}")
@@ -460,14 +482,13 @@ class Node:
     def _set_up(self, dealer: zmq.Socket[bytes], address: str, numeric: str) -> None:
         queue_max = self.config.limits.link_queue_max
         options = {
-            zmq.LINGER: 0, zmq.IMMEDIATE: 1, zmq.SNDHWM: queue_max, zmq.RCVHWM: queue_max,
+            zmq.LINGER: 0, zmq.IMMEDIATE: 1, zmq.SNDHWM: queue_max, zmq.RCVHWM: ANSWERS_QUEUED_MAX,
             zmq.RECONNECT_IVL: 100, zmq.RECONNECT_IVL_MAX: 1000, zmq.CONNECT_TIMEOUT: 2000, zmq.HANDSHAKE_IVL: 3000,
             zmq.MAXMSGSIZE: self.config.limits.request_bytes_max, zmq.TCP_MAXRT: 5000,
             zmq.IPV6: int(":" in split_address(numeric)[0]),
         }  # fmt: skip
         for option, value in options.items():
             dealer.setsockopt(option, value)
-        dealer.setsockopt(zmq.ROUTING_ID, self._routing_id)
         monitor = dealer.get_monitor_socket(_MONITORED)
         dealer.connect(f"tcp://{numeric}")
         core = self._core
@@ -502,35 +523,23 @@ class Node:
         elif number == zmq.EVENT_CLOSED:  # an attempt to connect failed
             self._core.link_refused(address, now)
 
-    # -- memory --------------------------------------------------------------------------------------------
-
-    def _watch_memory(self) -> None:
-        core = self._core
-        assert core is not None
-        excess = _resident_bytes() - self._empty_bytes - int(core.store.statistics().bytes * 1.15)
-        if excess <= self._excess_bytes_max:
-            return
+    def _close_router(self, core: NodeCore, excess_bytes: int) -> None:
+        """Free what connections have piled up: honest ones connect again by themselves."""
         core.counters.router_resets += 1
-        _log.error("router_reset", excess_bytes=excess, limit=self._excess_bytes_max)
+        _log.error("router_reset", excess_bytes=excess_bytes)
         self._inlets.remove(self._router_inlet)
         self._router.close(0)
-        self._router = self._bind(zmq.ROUTER, self.config.node.listen)
+
+    def _bind_router_anew(self, core: NodeCore) -> None:
+        """Listen again. Where that fails (its port is not free yet, say), the next look tries it once more."""
+        try:
+            self._router = self._bind(zmq.ROUTER, self.config.node.listen, wait_s=0)
+        except (ConfigError, zmq.ZMQError) as error:
+            core.fail("listening", self.config.node.listen, error)
+            return
         self._take_requests(core)
-        _return_free_memory()
-        # What remains is not what connections hold: do not reset again for it.
-        left = _resident_bytes() - self._empty_bytes - core.store.statistics().bytes
-        self._excess_bytes_max = max(EXCESS_BYTES_MAX, left + EXCESS_BYTES_MAX)
+        self._watch.was_reset()
 
 
-def _resident_bytes() -> int:
-    """Return this process's resident memory; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError):
-        return 0
-
-
-def _return_free_memory() -> None:
-    """Have glibc give free memory back to the system."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+def _stored_bytes(core: NodeCore) -> int:
+    return core.store.statistics().bytes

@@ -31,6 +31,8 @@ class Counters:
     """Under the strict policy: slots dropped because too many of their owners were lost at the same time."""
     published: int = 0
     """Turns of the invalidation stream."""
+    connections_cut: int = 0
+    """Connections that the driver cut: they did not read, held memory or descriptors that were short, or the like."""
     router_resets: int = 0
     """Times the driver closed all connections because unfinished messages filled the memory."""
     longest_turn_ms: float = 0.0
