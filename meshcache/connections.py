@@ -249,7 +249,8 @@ class Connections(Readers):
         # What was handed over just now may not have come to the kernel yet.
         now = time.monotonic()
         quiet = not connection.unasked_bytes and now > connection.asked_at + QUIET_S
-        connection.unasked_bytes, connection.asked_at = 0, now
+        if connection.unasked_bytes:
+            connection.unasked_bytes, connection.asked_at = 0, now
         before = connection.owed_bytes
         traffic = traffic_of(connection.fd)
         if traffic is None or traffic.peer != connection.peer:

@@ -235,12 +235,8 @@ def test_a_portion_that_fails_ends_its_batch_and_nobody_elses(monkeypatch: pytes
 
     monkeypatch.setattr(alone.core._requests, "_update", failing)
     count = 3 * PORTION_KEYS[m.Update]
-    bad = alone.ask(
-        HEAVY, m.Update, m.DEFAULT_LEVEL, m.DEFAULT_LEVEL, [b"bad%d" % i for i in range(count)], [COUNT] * count
-    )
-    good = alone.ask(
-        HEAVY, m.Update, m.DEFAULT_LEVEL, m.DEFAULT_LEVEL, [b"k%d" % i for i in range(count)], [COUNT] * count
-    )
+    bad = alone.ask(HEAVY, m.Update, 0, 0, 0, [b"bad%d" % i for i in range(count)], [COUNT] * count)
+    good = alone.ask(HEAVY, m.Update, 0, 0, 0, [b"k%d" % i for i in range(count)], [COUNT] * count)
     answered: dict[int, Any] = {}
     for _ in range(20):
         answered |= alone.turn()

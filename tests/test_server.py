@@ -433,7 +433,8 @@ def of_hot_keys(caller: Caller) -> dict[str, Any]:
 def test_a_node_that_cannot_listen_anew_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     with Node(config(port)) as node:
-        bind, refused = node._bind, []
+        bind = node._bind
+        refused: list[str] = []
 
         def refusing(kind: int, address: str, wait_s: float = 0) -> Any:
             if len(refused) < 2:
