@@ -6,7 +6,8 @@ import ipaddress
 import re
 from typing import Final
 
-_HOST: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,63})*\.?")
+"""As the resolver has it: what is no host name there must not get that far, since it raises more than OSError."""
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -32,6 +33,15 @@ def split_address(text: str) -> tuple[str, int]:
 def join_address(host: str, port: int) -> str:
     """Return ``host:port``, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_one_machine(host: str) -> bool:
+    """Tell whether ``host`` can be dialled: it is no wildcard and no multicast group. A name may be anything."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return not (address.is_unspecified or address.is_multicast)
 
 
 def is_loopback(host: str) -> bool:

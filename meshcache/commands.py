@@ -54,13 +54,16 @@ def node(options: Namespace) -> int:
 
 def _run_node(config: Any, parent_pid: int | None) -> int:
     from meshcache import lifeline, log  # noqa: PLC0415
+    from meshcache.memory import prepare_process  # noqa: PLC0415
     from meshcache.server import Node  # noqa: PLC0415
 
     log.configure(config.log)
+    prepare_process()
     running = Node(config)
     signal.signal(signal.SIGINT, lambda *_: running.stop())
     signal.signal(signal.SIGTERM, lambda *_: running.drain())
     if parent_pid is not None:
+        running.supervised = True
         lifeline.watch_parent(parent_pid, running.stop)
     try:
         running.run(on_ready=lambda: print("ready", flush=True))

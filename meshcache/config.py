@@ -36,6 +36,8 @@ PUBLISH_PORT_OFFSET: Final = 100
 HTTP_PORT_OFFSET: Final = 200
 """The HTTP port, from ``listen``'s, where ``node.http`` is empty."""
 
+WEIGHT_MAX: Final = 1000.0
+
 _ENVIRONMENT_PREFIX: Final = "MESHCACHE_"
 _ENVIRONMENT_OTHERS: Final = re.compile(r"MESHCACHE_(SEEDS|SERVICE_.*|PORT|PORT_.*)")
 """Variables that are no settings: SEEDS belongs to clients. The rest is what Kubernetes puts into every container
@@ -76,7 +78,13 @@ def _power_of_two(value: int) -> str | None:
     return f"must be a power of two from 1 to {1 << 20:,}, is {value:,}"
 
 
-def _name(value: str) -> str | None:
+def check_weight(value: float) -> str | None:
+    """Say what is wrong with a node's share of the keys."""
+    return _positive(value) or (None if value <= WEIGHT_MAX else f"must be at most {WEIGHT_MAX:,.0f}, is {value}")
+
+
+def check_name(value: str) -> str | None:
+    """Say what is wrong with the name of a node or a mesh."""
     if _NAME.fullmatch(value):
         return None
     return (
@@ -84,11 +92,13 @@ def _name(value: str) -> str | None:
     )
 
 
-def _label(value: str) -> str | None:
+def check_label(value: str) -> str | None:
+    """Say what is wrong with the label of a host or a zone."""
     return None if len(value) <= 255 and value.isprintable() else "must be printable and at most 255 characters long"
 
 
-def _address(value: str) -> str | None:
+def check_address(value: str) -> str | None:
+    """Say what is wrong with an address."""
     try:
         split_address(value)
     except ValueError as problem:
@@ -97,10 +107,11 @@ def _address(value: str) -> str | None:
 
 
 def _addresses(values: tuple[str, ...]) -> str | None:
-    return next((problem for problem in map(_address, values) if problem), None)
+    return next((problem for problem in map(check_address, values) if problem), None)
 
 
-def _or_empty(check: Check) -> Check:
+def or_empty(check: Check) -> Check:
+    """Return a check that also takes an empty text."""
     return lambda value: check(value) if value else None
 
 
@@ -108,14 +119,14 @@ def _or_empty(check: Check) -> Check:
 class NodeSettings:
     """``[node]``: what differs from node to node."""
 
-    id: Annotated[str, _or_empty(_name)] = ""
-    listen: Annotated[str, _address] = "127.0.0.1:7101"
-    publish: Annotated[str, _or_empty(_address)] = ""
-    http: Annotated[str, _or_empty(_address)] = ""
+    id: Annotated[str, or_empty(check_name)] = ""
+    listen: Annotated[str, check_address] = "127.0.0.1:7101"
+    publish: Annotated[str, or_empty(check_address)] = ""
+    http: Annotated[str, or_empty(check_address)] = ""
     seeds: Annotated[tuple[str, ...], _addresses] = ()
-    host: Annotated[str, _label] = ""
-    zone: Annotated[str, _label] = ""
-    weight: Annotated[float, _positive] = 1.0
+    host: Annotated[str, check_label] = ""
+    zone: Annotated[str, check_label] = ""
+    weight: Annotated[float, check_weight] = 1.0
     data_dir: str = ""
 
     @property
@@ -150,7 +161,7 @@ class NodeSettings:
 class ClusterSettings:
     """``[cluster]``: what all nodes of a mesh must agree on."""
 
-    name: Annotated[str, _name] = "meshcache"
+    name: Annotated[str, check_name] = "meshcache"
     replicas: Annotated[int, _at_least(1)] = 2
     write_quorum: Annotated[int, _at_least(1)] = 2
     read_quorum: Annotated[int, _at_least(1)] = 1

@@ -31,10 +31,10 @@ END_S: Final = 2.0
 """How long the end of a context is waited for."""
 
 
-def open_context() -> Context:
+def open_context(sockets_max: int | None = None) -> Context:
     """Return a context whose threads run: making sockets of it can fail, but not end the process.
 
-    Raises OSError.
+    ``sockets_max``: more than libzmq's own limit, if more are needed. Raises OSError.
     """
     require_descriptors(CONTEXT_DESCRIPTORS + SPARE)
     try:
@@ -43,6 +43,8 @@ def open_context() -> Context:
         raise as_os_error(error) from None
     try:
         context.linger = 0
+        if sockets_max is not None:
+            context.max_sockets = sockets_max
         context.socket(zmq.DEALER).close(0)
     except BaseException as error:
         end_context(context, wait_s=0.0)

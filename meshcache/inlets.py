@@ -7,11 +7,15 @@ A socket's file descriptor announces once that its state *may* have changed, and
 read; sending reads it in passing, and what it saw is not announced again. So the rule is: whatever was done with a
 socket, before the loop sleeps its state is read and found to hold no input. ``Inlet.drain`` ends that way, and who has
 sent says ``Inlets.stir``. Every ``RECHECK_S`` all are looked at, whatever the kernel says.
+
+One turn takes a slice of time from each socket, and no more: whoever sends much, or what costs much, waits for the next
+turn, and what others sent in between is not far behind.
 """
 
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,7 +24,9 @@ import zmq
 from meshcache.dealer import receiver
 
 FRAMES_PER_TURN: Final = 256
-"""How many frames are taken from one socket before the others have their turn."""
+"""How many frames are taken from one socket before the others have their turn …"""
+SLICE_S: Final = 0.002
+"""… or for how long; but one always is."""
 
 RECHECK_S: Final = 0.1
 WAIT_S_MAX: Final = 60.0
@@ -40,7 +46,7 @@ class Inlet:
     __slots__ = ("_excess", "_get", "_pairs", "_recv", "_recv_large", "_refuse", "_take", "fd")
 
     def __init__(
-        self, source: zmq.Socket[bytes], take: Callable[..., None], refuse: Callable[[], None], *, pairs: bool = False
+        self, source: zmq.Socket[bytes], take: Callable[..., object], refuse: Callable[[], None], *, pairs: bool = False
     ) -> None:
         """Call ``take`` with the part, or the two of ``pairs``, and the time; ``refuse`` for what has more parts."""
         self.fd = int(source.getsockopt(zmq.FD))
@@ -58,12 +64,13 @@ class Inlet:
         return bool(self._get(EVENTS) & POLLIN)
 
     def drain(self, now: float) -> bool:
-        """Take what is there, up to the budget of a turn; True if there is more.
+        """Take what is there, up to the slice of a turn; True if there is more.
 
         Messages are taken part by part, which costs a third of recv_multipart. libzmq hands over whole messages only:
         where no input is left, the message at hand was complete, and no question is needed.
         """
-        recv, take = self._recv, self._take
+        recv, take, clock = self._recv, self._take, time.monotonic
+        until = clock() + SLICE_S
         try:
             for _ in range(FRAMES_PER_TURN):
                 if self._excess:
@@ -82,6 +89,8 @@ class Inlet:
                     take(first, now)
                 if not more:
                     return False
+                if clock() >= until:
+                    return True
         except zmq.Again:
             return False
         return True

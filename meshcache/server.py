@@ -16,29 +16,27 @@ IMMEDIATE, or requests queue for a dead process and are executed by the next; no
 4.3.5 under back-pressure; a ZAP domain, with which even an unauthenticated ROUTER refuses what is not ZMTP 3. A monitor
 on each DEALER tells at once when a connection breaks; it is drained in this loop, since an undrained one stalls libzmq.
 
-libzmq bounds neither the number of parts nor the bytes of an unfinished message, so the loop watches the process's
-resident memory: if it exceeds what is accounted for by ``EXCESS_BYTES_MAX``, the ROUTER is closed and bound anew,
-which frees what hostile connections have piled up; honest ones connect again by themselves.
+libzmq bounds neither the bytes of an unfinished message nor those that wait for a slow peer: memory.py and
+connections.py do, by cutting who is to blame. Nobody can take over another's connection: the DEALERs of nodes have no
+routing id of their own choice, the ROUTER gives each connection a new one, and one that is in use stays with its owner
+(no ROUTER_HANDOVER).
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import gc
-import hashlib
 import logging
-import math
 import os
 import random
+import resource
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import structlog
@@ -47,13 +45,18 @@ import zmq
 from meshcache.address import join_address, split_address
 from meshcache.arguments import waiting_s
 from meshcache.config import Config
+from meshcache.connections import Connections
 from meshcache.context import open_context
 from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
-from meshcache.dialling import CONNECT_S, Host, hosts_of, numeric, race, shun
+from meshcache.core.peers import LINKS_MAX
+from meshcache.dialling import Host, hosts_of, numeric, shun
 from meshcache.errors import ConfigError, MeshcacheError, UsageError
 from meshcache.inlets import DONTWAIT, SNDMORE, Inlet, Inlets
+from meshcache.intake import RequestInlet, SubscriptionInlet
+from meshcache.memory import Watch
+from meshcache.resolving import Resolver
 from meshcache.subscriber import Subscriber
 from meshcache.waiting import threads_are_greenlets
 
@@ -66,20 +69,25 @@ BIND_WAIT_S: Final = 1.0
 LEAVE_WAIT_S: Final = 0.3
 """How long a stopping node keeps its sockets for its last words."""
 
-EXCESS_BYTES_MAX: Final = 512 * 1024 * 1024
-"""Resident memory beyond what is accounted for, at which the ROUTER is reset."""
-
-MEMORY_CHECK_S: Final = 0.5
-RESOLVE_AGAIN_S: Final = 2.0
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+DIAL_AGAIN_S: Final = 1.0
+"""When to try again what could not even be begun, for want of descriptors, say."""
+FILES_PER_LINK: Final = 4
+"""Descriptors that a dialled address takes: its socket, the connection, and the two ends of its monitor."""
+SUBSCRIPTION_BYTES_MAX: Final = 1024
+"""Ours have one byte; the kernel's queue for them is short, too, so that reading them never takes long."""
+SUBSCRIPTIONS_QUEUED_MAX: Final = 16
+ANSWERS_QUEUED_MAX: Final = 100
+"""Frames of another node that wait here: they may be large, and it merges what it has to say in a turn into one."""
 _DONTWAIT_MORE: Final = DONTWAIT | SNDMORE
 _MONITORED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
 _LEVELS: Final = {
     "link_up": logging.DEBUG,
     "link_down": logging.DEBUG,
+    "asked_to_leave": logging.WARNING,
     "declared_dead": logging.WARNING,
     "evicting": logging.WARNING,
+    "failed": logging.WARNING,
     "refused": logging.WARNING,
     "stalled": logging.WARNING,
     "too_few_nodes": logging.WARNING,
@@ -118,6 +126,8 @@ class Node:
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or Config()
+        self.supervised = False
+        """Another process looks after this one, and starts it again if it dies; it then says who had it leave."""
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._draining = threading.Event()
@@ -128,9 +138,9 @@ class Node:
         self._dealers: dict[str, _Dealer] = {}
         self._dialled: dict[str, None] = {}
         """Addresses that the core wants dialled, some still being resolved."""
-        self._resolved: list[tuple[str, Host]] = []
-        self._looked_up: dict[str, float] = {}
-        """When the host of a name that the core wants dialled was last looked for; infinite while it is."""
+        self._dial_again: dict[str, float] = {}
+        """By address, when to try again what failed."""
+        self._resolver = Resolver(self._wake)
         self._followed: dict[str, None] = {}
         """Addresses whose streams the core wants to hear."""
         self._subscriber: Subscriber | None = None
@@ -184,10 +194,14 @@ class Node:
 
     def _ask_to(self, what: threading.Event, timeout_s: float | None) -> None:
         what.set()
-        with contextlib.suppress(OSError):  # already stopped
-            os.eventfd_write(self._wake_fd, 1)
+        self._wake()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(waiting_s(timeout_s))
+
+    def _wake(self) -> None:
+        """End the loop's sleep. Callable from any thread."""
+        with contextlib.suppress(OSError):  # already stopped
+            os.eventfd_write(self._wake_fd, 1)
 
     def client(self, **options: Any) -> Client:
         """Return a client of this node's mesh; the caller closes it. ``options`` are those of ``Client``."""
@@ -219,7 +233,8 @@ class Node:
             atexit.unregister(self.stop)
 
     def _run(self, on_ready: Callable[[], None] | None) -> None:
-        self._context = context = open_context()
+        # A link takes its own socket, and the two ends of its monitor.
+        self._context = context = open_context(sockets_max=3 * LINKS_MAX + 64)
         self._inlets = Inlets()
         try:
             self._router = self._bind(zmq.ROUTER, self.config.node.listen)
@@ -228,6 +243,7 @@ class Node:
             self._loop(on_ready)
             self._say_goodbye()
         finally:
+            self._resolver.close()
             for address in list(self._dealers):
                 self._disconnect(address)
             if self._subscriber is not None:
@@ -242,33 +258,37 @@ class Node:
         self._clock = LocalClock(now, wall)
         self._core = NodeCore(self.config, boot=boot, rng=random.Random(boot), now=now, wall_ms=wall_ms)
         self._core.processor_s = time.thread_time
-        digest = hashlib.md5(self.config.node.node_id.encode(), usedforsecurity=False).digest()
-        self._routing_id = b"\x01" + digest[:8] + boot.to_bytes(8, "big")
+        # Half of the descriptors for links that this node dials, the others for those that dial it.
+        files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if files_max != resource.RLIM_INFINITY:
+            self._core.peers.links_max = min(LINKS_MAX, max(1, files_max // 2 // FILES_PER_LINK))
+        self._core.supervised = self.supervised
         self._inlets.watch(self._wake_fd)
-        self._xpub_inlet = Inlet(self._xpub, self._on_subscription, self._refuse)
+        self._listeners = Connections(split_address(self.config.node.publish_address)[1])
+        self._xpub_inlet = SubscriptionInlet(self._xpub, self._listeners, self._on_subscription)
         self._inlets.add(self._xpub_inlet)
         self._take_requests(self._core)
         self._core.note_subscribers(present=False)
         self._subscriptions = 0
-        self._memory_check_at = time.monotonic()
-        self._excess_bytes_max = EXCESS_BYTES_MAX
         # The store's lists grow to millions of entries, all of them atoms: the collector need never look at them.
         gc.collect()
         gc.freeze()
-        self._empty_bytes = _resident_bytes()
+        stored_bytes = partial(_stored_bytes, self._core)
+        self._watch = Watch(lambda: (self._askers, self._listeners), stored_bytes, self._wake_fd)
 
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core = self._core
         assert core is not None
         inlets, clock = self._inlets, self._clock
         while not self._stopping.is_set() and not core.gone:
-            woken = inlets.wait(core.next_deadline() - clock.stood_still_s - time.monotonic())
+            deadline = min(core.next_deadline(), self._watch.next_at)
+            woken = inlets.wait(deadline - clock.stood_still_s - time.monotonic())
             began = clock.read(time.monotonic(), time.time())
             for inlet in woken:
                 if inlet.drain(began):
                     inlets.stir(inlet)
-            if self._resolved:
-                self._connect_resolved()
+            if self._resolver.found or self._dial_again:
+                self._connect_resolved(began)
             core.tick(began)
             if self._draining.is_set():
                 core.retire(began)
@@ -281,12 +301,26 @@ class Node:
             ended = time.monotonic() + clock.stood_still_s
             core.counters.longest_turn_ms = max(core.counters.longest_turn_ms, (ended - began) * 1000)
             inlets.recheck(ended)
-            if ended >= self._memory_check_at:
-                self._memory_check_at = ended + MEMORY_CHECK_S
-                self._watch_memory()
+            if ended >= self._watch.next_at:
+                self._look_after(core, ended)
+
+    def _look_after(self, core: NodeCore, now: float) -> None:
+        """See to memory, descriptors, and connections that do not read."""
+        excess_bytes = self._watch.run(now)
+        core.counters.connections_cut = self._askers.cut + self._listeners.cut
+        core.counters.late += self._router_inlet.late
+        self._router_inlet.late = 0
+        if excess_bytes and not self._router.closed:
+            self._close_router(core, excess_bytes)
+        if self._router.closed:
+            self._bind_router_anew(core)
 
     def _take_requests(self, core: NodeCore) -> None:
-        self._router_inlet = Inlet(self._router, core.receive_request, self._refuse, pairs=True)
+        self._askers = Connections(split_address(self.config.node.listen)[1])
+        core.heed(self._askers)
+        self._router_inlet = RequestInlet(
+            self._router, self._askers, core.receive_request, self._refuse, core.is_past, core.turn_away
+        )
         self._inlets.add(self._router_inlet)
 
     def _refuse(self) -> None:
@@ -294,7 +328,7 @@ class Node:
         assert self._core is not None
         self._core.counters.malformed += 1
 
-    def _on_subscription(self, frame: bytes, now: float) -> None:  # noqa: ARG002  (as every inlet calls)
+    def _on_subscription(self, frame: bytes) -> None:
         """Count the subscriptions: without any, nobody reads the stream."""
         assert self._core is not None
         if frame:
@@ -317,23 +351,30 @@ class Node:
             dealer = self._dealers.get(address)
             try:
                 if dealer is None:
-                    raise zmq.Again  # noqa: TRY301  (still being resolved: as good as not connected)
+                    raise zmq.Again  # still being resolved: as good as not connected
                 dealer.socket.send(frame, DONTWAIT)
                 stir(dealer.inlet)
-            except zmq.Again:
+            except zmq.ZMQError:
                 core.undeliverable(address, time.monotonic() + self._clock.stood_still_s)
-        send = self._router.send
-        for origin, frame in effects.replies:
-            try:
-                send(origin, _DONTWAIT_MORE)  # two sends cost half of a send_multipart
-                send(frame, DONTWAIT)
-            except zmq.ZMQError:  # gone (EHOSTUNREACH) or not reading (EAGAIN); its deadline will tell it
-                core.counters.undeliverable += 1
-        if effects.replies:
-            stir(self._router_inlet)
+        self._reply(core, effects.replies)
         for frame in effects.publish:
             self._xpub.send(frame, DONTWAIT)
             stir(self._xpub_inlet)
+            for name in tuple(self._listeners.known):
+                self._listeners.hand(name, len(frame))
+
+    def _reply(self, core: NodeCore, replies: list[tuple[bytes, bytes]]) -> None:
+        send, hand = self._router.send, self._askers.hand
+        for origin, frame in replies:
+            try:
+                send(origin, _DONTWAIT_MORE)  # two sends cost half of a send_multipart
+                send(frame, DONTWAIT)
+            except zmq.ZMQError:  # gone (EHOSTUNREACH), not reading (EAGAIN) or closed; its deadline will tell it
+                core.counters.undeliverable += 1
+            else:
+                hand(origin, len(frame))
+        if replies and not self._router.closed:
+            self._inlets.stir(self._router_inlet)
 
     def _say_goodbye(self) -> None:
         """Tell the others that this node leaves, and give the sockets a moment to say it."""
@@ -356,7 +397,7 @@ class Node:
 
     # -- sockets -------------------------------------------------------------------------------------------
 
-    def _bind(self, kind: int, address: str) -> zmq.Socket[bytes]:
+    def _bind(self, kind: int, address: str, wait_s: float = BIND_WAIT_S) -> zmq.Socket[bytes]:
         assert self._context is not None
         bound = self._context.socket(kind)
         options = {
@@ -365,15 +406,16 @@ class Node:
             zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 10, zmq.TCP_KEEPALIVE_INTVL: 3, zmq.TCP_KEEPALIVE_CNT: 3,
             zmq.TCP_MAXRT: 5000, zmq.IPV6: int(":" in split_address(address)[0]),
         }  # fmt: skip
+        if kind == zmq.ROUTER:
+            options[zmq.ROUTER_MANDATORY] = 1
+        else:
+            options[zmq.XPUB_VERBOSER] = 1  # tell of every subscriber, not of each topic's first
+            options[zmq.MAXMSGSIZE] = SUBSCRIPTION_BYTES_MAX
+            options[zmq.RCVHWM] = SUBSCRIPTIONS_QUEUED_MAX
         for option, value in options.items():
             bound.setsockopt(option, value)
         bound.setsockopt(zmq.ZAP_DOMAIN, b"meshcache")
-        if kind == zmq.ROUTER:
-            bound.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            bound.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        else:
-            bound.setsockopt(zmq.XPUB_VERBOSER, 1)  # tell of every subscriber, not of each topic's first
-        deadline = time.monotonic() + BIND_WAIT_S
+        deadline = time.monotonic() + wait_s
         while True:
             try:
                 bound.bind(f"tcp://{join_address(*(numeric(address) or hosts_of(address)[0]))}")
@@ -401,79 +443,91 @@ class Node:
         if self._subscriber is None:
             self._subscriber = Subscriber(self._context)
             self._inlets.add(Inlet(self._subscriber.socket, self._core.receive_stream, self._refuse))
+        for address in self._followed:
+            if address not in addresses and address not in self._dialled:
+                self._resolver.forget(address)
         self._followed = dict.fromkeys(addresses)
         for address in self._subscriber.missing(addresses):
             self._resolve_for(address)
 
     def _resolve_for(self, address: str) -> None:
+        if not address:  # a member that publishes nothing
+            return
         host = numeric(address)
         if host is not None:
-            self._resolved.append((address, host))
-            self._connect_resolved()
-        elif self._looked_up.get(address) != math.inf:
-            self._looked_up[address] = math.inf
-            threading.Thread(target=self._resolve_in_thread, args=(address,), daemon=True).start()
-
-    def _resolve_in_thread(self, address: str) -> None:
-        """Find a host of a name that answers, else one that may do so later: libzmq goes on trying."""
-        while not self._stopping.is_set():
-            with contextlib.suppress(OSError):
-                hosts = hosts_of(address)
-                try:
-                    host = race(hosts, CONNECT_S)
-                except OSError:
-                    host = hosts[0]
-                self._resolved.append((address, host))
-                self._looked_up[address] = time.monotonic()
-                with contextlib.suppress(OSError):
-                    os.eventfd_write(self._wake_fd, 1)
-                return
-            self._stopping.wait(RESOLVE_AGAIN_S)
+            self._connect_to(address, host)
+        else:
+            self._resolver.want(address)
 
     def _resolve_again(self, address: str) -> None:
         """A connection to a name broke, or did not come about: perhaps another host answers to it by now."""
-        due = time.monotonic() >= self._looked_up.get(address, 0.0) + RESOLVE_AGAIN_S
-        if due and address in self._dialled and numeric(address) is None:
-            if address in self._dealers:
-                shun(self._dealers[address].host)
-            self._resolve_for(address)
+        if address in self._dialled and numeric(address) is None and self._resolver.want_again(address):
+            dealer = self._dealers.get(address)
+            if dealer is not None:
+                shun(dealer.host)
 
-    def _connect_resolved(self) -> None:
-        while self._resolved:
-            address, host = self._resolved.pop()
+    def _connect_resolved(self, now: float) -> None:
+        """Connect to what was looked up, and once more to what failed a while ago."""
+        while self._resolver.found:
+            self._connect_to(*self._resolver.found.popleft())
+        for address, at in list(self._dial_again.items()):
+            if now >= at:
+                del self._dial_again[address]
+                self._resolve_for(address)
+
+    def _connect_to(self, address: str, host: Host) -> None:
+        """Open what is wanted at an address. It may be one that cannot be dialled, or there may be no descriptors."""
+        core = self._core
+        assert core is not None
+        try:
             dealer = self._dealers.get(address)
             if address in self._dialled and (dealer is None or dealer.host != host):
-                self._disconnect(address)
-                self._dialled[address] = None
+                self._close_dealer(address)
                 self._open(address, host)
             if address in self._followed and self._subscriber is not None:
                 self._subscriber.connect(address, host)
+        except (zmq.ZMQError, OSError, ValueError) as error:
+            core.fail("connecting", address, error)
+            self._dial_again[address] = time.monotonic() + self._clock.stood_still_s + DIAL_AGAIN_S
 
     def _open(self, address: str, host: Host) -> None:
         assert self._context is not None
         dealer = self._context.socket(zmq.DEALER)
+        try:
+            self._set_up(dealer, address, host)
+        except BaseException:
+            dealer.disable_monitor()
+            dealer.close(0)
+            raise
+
+    def _set_up(self, dealer: zmq.Socket[bytes], address: str, host: Host) -> None:
         queue_max = self.config.limits.link_queue_max
         options = {
-            zmq.LINGER: 0, zmq.IMMEDIATE: 1, zmq.SNDHWM: queue_max, zmq.RCVHWM: queue_max,
+            zmq.LINGER: 0, zmq.IMMEDIATE: 1, zmq.SNDHWM: queue_max, zmq.RCVHWM: ANSWERS_QUEUED_MAX,
             zmq.RECONNECT_IVL: 100, zmq.RECONNECT_IVL_MAX: 1000, zmq.CONNECT_TIMEOUT: 2000, zmq.HANDSHAKE_IVL: 3000,
             zmq.MAXMSGSIZE: self.config.limits.request_bytes_max, zmq.TCP_MAXRT: 5000,
             zmq.IPV6: int(":" in host[0]),
         }  # fmt: skip
         for option, value in options.items():
             dealer.setsockopt(option, value)
-        dealer.setsockopt(zmq.ROUTING_ID, self._routing_id)
         monitor = dealer.get_monitor_socket(_MONITORED)
         dealer.connect(f"tcp://{join_address(*host)}")
         core = self._core
         assert core is not None
         events = Inlet(monitor, partial(self._on_event, address), self._refuse, pairs=True)
         inlet = Inlet(dealer, partial(core.receive_answer, address), self._refuse)
-        self._dealers[address] = _Dealer(host, dealer, inlet, monitor, events)
         self._inlets.add(events)
         self._inlets.add(inlet)
+        self._dealers[address] = _Dealer(host, dealer, inlet, monitor, events)
 
     def _disconnect(self, address: str) -> None:
         self._dialled.pop(address, None)
+        self._dial_again.pop(address, None)
+        if address not in self._followed:
+            self._resolver.forget(address)
+        self._close_dealer(address)
+
+    def _close_dealer(self, address: str) -> None:
         dealer = self._dealers.pop(address, None)
         if dealer is not None:
             self._inlets.remove(dealer.inlet)
@@ -495,35 +549,23 @@ class Node:
             self._core.link_refused(address, now)
             self._resolve_again(address)
 
-    # -- memory --------------------------------------------------------------------------------------------
-
-    def _watch_memory(self) -> None:
-        core = self._core
-        assert core is not None
-        excess = _resident_bytes() - self._empty_bytes - int(core.store.statistics().bytes * 1.15)
-        if excess <= self._excess_bytes_max:
-            return
+    def _close_router(self, core: NodeCore, excess_bytes: int) -> None:
+        """Free what connections have piled up: honest ones connect again by themselves."""
         core.counters.router_resets += 1
-        _log.error("router_reset", excess_bytes=excess, limit=self._excess_bytes_max)
+        _log.error("router_reset", excess_bytes=excess_bytes)
         self._inlets.remove(self._router_inlet)
         self._router.close(0)
-        self._router = self._bind(zmq.ROUTER, self.config.node.listen)
+
+    def _bind_router_anew(self, core: NodeCore) -> None:
+        """Listen again. Where that fails (its port is not free yet, say), the next look tries it once more."""
+        try:
+            self._router = self._bind(zmq.ROUTER, self.config.node.listen, wait_s=0)
+        except (ConfigError, zmq.ZMQError) as error:
+            core.fail("listening", self.config.node.listen, error)
+            return
         self._take_requests(core)
-        _return_free_memory()
-        # What remains is not what connections hold: do not reset again for it.
-        left = _resident_bytes() - self._empty_bytes - core.store.statistics().bytes
-        self._excess_bytes_max = max(EXCESS_BYTES_MAX, left + EXCESS_BYTES_MAX)
+        self._watch.was_reset()
 
 
-def _resident_bytes() -> int:
-    """Return this process's resident memory; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError):
-        return 0
-
-
-def _return_free_memory() -> None:
-    """Have glibc give free memory back to the system."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+def _stored_bytes(core: NodeCore) -> int:
+    return core.store.statistics().bytes

@@ -143,7 +143,7 @@ class Supervisor:
             self._exit_code = EXIT_CONFIG
             return
         if node.returncode == 0 and self._settled.is_set():
-            self._say("has left the mesh", node)
+            self._say("has left the mesh: a request or a signal told it to, which was not this process", node)
             supervised.left = True
             if all(each.left for each in self._supervised):
                 self._say("all nodes have left")

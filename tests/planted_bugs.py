@@ -14,6 +14,8 @@ import pytest
 
 from meshcache.core import (
     antientropy,
+    claims,
+    facts,
     fills,
     hints,
     members,
@@ -28,6 +30,7 @@ from meshcache.core import (
 from meshcache.core import messages as m
 from meshcache.core.clock import HybridClock, LocalClock, wall_ms_of
 from meshcache.core.node import NodeCore
+from meshcache.core.peers import Peers
 from meshcache.core.record import HEADER_BYTES, is_tombstone
 from meshcache.core.view import View
 from meshcache.simulation.network import Weather
@@ -286,6 +289,55 @@ def dropped_below_the_clock_of_others(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(requests, "clock_of", lambda version: 1 << 64)
 
 
+def facts_unchecked(patch: pytest.MonkeyPatch) -> None:
+    """What is said of a member is taken as it comes, its address, too; and who is said to be there is there."""
+    for field in facts._RULES:
+        patch.setitem(facts._RULES, field, lambda _: None)
+
+
+def incarnations_unbounded(patch: pytest.MonkeyPatch) -> None:
+    """Whatever number is said of a member's lives is believed."""
+    patch.setitem(facts._RULES, "incarnation", lambda _: None)
+    patch.setattr(membership, "latest_incarnation", lambda wall_ms: 1 << 80)
+
+
+def ghosts_own(patch: pytest.MonkeyPatch) -> None:
+    """Who is said to be a member is one, before it has answered at its address."""
+    patch.setattr(Peers, "answers", lambda self, fact: True)
+
+
+def versions_of_any_time(patch: pytest.MonkeyPatch) -> None:
+    """What comes in is not held against the clock."""
+    for kind in list(claims.GATES):
+        patch.delitem(claims.GATES, kind)
+
+
+def clocks_of_any_time(patch: pytest.MonkeyPatch) -> None:
+    """A node's clock follows any other, however far ahead."""
+
+    def merge(self: Any, clock: int, wall_ms: int) -> bool:
+        self.latest = max(self.latest, clock)
+        return True
+
+    patch.setattr(HybridClock, "merge", merge)
+
+
+def failures_end_the_process(patch: pytest.MonkeyPatch) -> None:
+    """What a handler raises goes through; and there is one that stumbles over a stranger."""
+    on_ping = membership.Membership.on_ping
+
+    def stumble(self: Any, ping: m.Ping, wall_ms: int, now: float) -> m.Ack:
+        if ping.node_id not in self.members:
+            raise KeyError(ping.node_id)
+        return on_ping(self, ping, wall_ms, now)
+
+    def fail(self: Any, kind: str, origin: object, error: Exception) -> None:
+        raise error
+
+    patch.setattr(membership.Membership, "on_ping", stumble)
+    patch.setattr(NodeCore, "fail", fail)
+
+
 HARSH: Final = Weather(delay_s=0.01, loss=0.05, duplication=0.5, in_order=False, stale=0.5)
 HOT: Final = Mix(values=2, counters=1, guards=1, think_s=0.02, short_lived=0.0)
 SHORT_LIVED: Final = {"skew_ms": 0, "mix": Mix(values=2, think_s=0.3, short_lived=1.0)}
@@ -361,12 +413,18 @@ TRAPS: Final[dict[Plant, Trap]] = {
     lease_not_voided: Trap("weather", LOADS, "fresh"),
     deletes_leave_nothing: Trap("weather", TWO_OF_THREE, "fresh", 8),
     invalidated_here_only: Trap("weather", TAGGED, "tags"),
-    dropped_below_the_clock_of_others: Trap("weather", TAGGED, "tags"),
+    dropped_below_the_clock_of_others: Trap("weather", TAGGED, "tags", 29),
     touch_counts_as_a_write: Trap("weather", UPDATES, "fresh"),
     cas_compares_nothing: Trap("weather", UPDATES, "atomic"),
     add_and_replace_look_at_nothing: Trap("weather", UPDATES, "atomic"),
     one_id_for_two: Trap("single", {**QUIET, "strikes": ("impostor",)}, "identity"),
     gone_before_all_is_handed_over: Trap("single", {**QUIET, **ALONE, "strikes": ("retire",)}, "durable"),
     suspension_unnoticed: Trap("single", {**TWO_OF_TWO, "skew_ms": 0, "strikes": ("suspend",)}, "fresh"),
+    facts_unchecked: Trap("weather", {**TWO_OF_TWO, "lies": ("lying facts",)}, "exit"),
+    incarnations_unbounded: Trap("weather", {**TWO_OF_TWO, "lies": ("lying deaths",)}, "convergence"),
+    ghosts_own: Trap("weather", {**TWO_OF_TWO, "lies": ("ghosts",)}, "convergence"),
+    versions_of_any_time: Trap("weather", {**TWO_OF_TWO, "lies": ("lying versions",)}, "integrity"),
+    clocks_of_any_time: Trap("weather", {**TWO_OF_TWO, "lies": ("lying clock",)}, "exit"),
+    failures_end_the_process: Trap("weather", {**TWO_OF_TWO, "lies": ("odd pings",)}, "exit"),
     missed_writes_stay_missed: Trap("weather", SELDOM, "agreement"),
 }

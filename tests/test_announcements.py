@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from story import DEFAULT, STRICT, Story
 
-from meshcache.core import node as node_module
+from meshcache.core import frames
 from meshcache.core.messages import EventKind, Invalidations
 from meshcache.core.wire import decode_frame
 
@@ -83,7 +83,7 @@ def test_what_a_repair_replaces_is_announced_by_the_replica(value: str | None, k
     story = Story(cluster=STRICT)
     story.set("k", "old")
     ear = Ear(story)
-    version = story.put(story.owners("k")[0], "k", value, clock_ms=20_000)
+    version = story.put(story.owners("k")[0], "k", value, clock_ms=9_000)
     assert story.get("k") == value
     story.mesh.run(1.0)
     announced = [(node_id, found) for node_id, found, at, keys in ear.events if at == version and keys == [b"k"]]
@@ -110,7 +110,7 @@ def test_without_subscribers_the_numbers_go_on_and_nothing_is_encoded() -> None:
 
 
 def test_a_turn_with_many_events_is_published_in_frames_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_module, "EVENTS_PER_FRAME", 2)
+    monkeypatch.setattr(frames, "EVENTS_PER_FRAME", 2)
     story = Story(nodes=1)
     ear = Ear(story)
     core = story.node("n1").core

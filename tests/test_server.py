@@ -233,7 +233,7 @@ def send_until_cut_off(vandal: socket.socket, part: bytes, parts_max: int) -> No
 
 
 def test_an_endless_message_is_cut_off_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshcache.server.EXCESS_BYTES_MAX", 48 * 1024 * 1024)
+    monkeypatch.setattr("meshcache.memory.EXCESS_BYTES_MAX", 48 * 1024 * 1024)
     with Node(config(free_port())) as node:
         caller = Caller(node.config.node.listen)
         caller.set({b"kept": b"v"})
@@ -428,3 +428,27 @@ def statistics_of(caller: Caller) -> dict[str, Any]:
 def of_hot_keys(caller: Caller) -> dict[str, Any]:
     found: dict[str, Any] = statistics_of(caller)["hot_keys"]
     return found
+
+
+def test_a_node_that_cannot_listen_anew_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    with Node(config(port)) as node:
+        bind = node._bind
+        refused: list[str] = []
+
+        def refusing(kind: int, address: str, wait_s: float = 0) -> Any:
+            if len(refused) < 2:
+                refused.append(address)
+                raise ConfigError("planted")
+            return bind(kind, address, wait_s)
+
+        look, excess = node._watch.run, [1 << 30]
+        monkeypatch.setattr(node, "_bind", refusing)
+        monkeypatch.setattr(node._watch, "run", lambda now: look(now) or (excess.pop() if excess else 0))
+        core = node._core
+        assert core is not None
+        eventually(lambda: len(refused) == 2 and not node._router.closed)
+        assert core.counters.router_resets == 1
+        with node.client() as client:
+            client.set("k", 1)
+            assert client.get("k") == 1

@@ -76,7 +76,7 @@ def test_a_planted_bug_is_found_by_the_checker_of_the_promise_it_breaks(
     found = []
     for seed in [trap.seed, *range(SEEDS_FOR_A_BUG)]:
         try:
-            Simulation(replace(Plan.draw(seed), kind=trap.kind, **{"loaded": 0, **trap.plan})).run()
+            Simulation(replace(Plan.draw(seed), kind=trap.kind, **{"loaded": 0, "lies": (), **trap.plan})).run()
         except Violation as violation:
             found.append(str(violation).partition(":")[0])
         if trap.checker in found:

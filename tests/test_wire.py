@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshcache.core import facts as facts_rules
 from meshcache.core import messages as m
 from meshcache.core import wire
 from meshcache.core.messages import BATCH_OPS_MAX, KEY_BYTES_MAX, KINDS, Change, Event, Fact
@@ -16,9 +17,11 @@ from meshcache.core.wire import decode_frame, encode_frame
 from meshcache.errors import ProtocolError
 
 integers = st.integers(-(1 << 63), (1 << 64) - 1)
-naturals = st.integers(0, (1 << 64) - 1)
-texts = st.text(max_size=20)
-names = st.text(min_size=1, max_size=20)
+counters = st.integers(0, facts_rules.COUNTER_MAX)
+texts = st.text(st.characters(categories=["L", "N", "P"]), max_size=20)
+names = st.text("abcXYZ019._-", max_size=20).map("n".__add__)
+digests = st.binary(max_size=8)
+addresses = st.builds("{}:{}".format, st.sampled_from(["127.0.0.1", "a.example", "[::1]"]), st.integers(1, 65535))
 keys = st.binary(min_size=1, max_size=40)
 contents = st.binary(max_size=20).map(b"\0\1".__add__)
 versions = st.binary(min_size=16, max_size=16)
@@ -29,8 +32,11 @@ anything = st.recursive(
     max_leaves=10,
 )
 weights = st.floats(0.001, 1000)
-fact_fields = (names, names, texts, texts, texts, texts, weights, naturals, naturals, st.integers(0, 3))
-facts = st.builds(Fact, *fact_fields, *[st.binary(max_size=8)] * (len(Fact._fields) - len(fact_fields)))
+boots, incarnations = st.integers(0, facts_rules.BOOT_MAX), st.integers(0, facts_rules.INCARNATION_MAX)
+others = st.just("") | addresses
+facts = st.builds(
+    Fact, names, addresses, others, others, texts, texts, weights, boots, incarnations, st.integers(0, 3), digests
+)
 ttls = st.integers(-1, 1 << 48)
 numbers = st.integers(-(1 << 63), (1 << 63) - 1)
 changes = st.one_of(
@@ -45,6 +51,12 @@ FIELDS: dict[wire._Field, st.SearchStrategy[Any]] = {
     wire._INT: integers,
     wire._BOOL: st.booleans(),
     wire._BYTES: st.binary(max_size=40),
+    wire._DIGEST: digests,
+    wire._CURSOR: st.binary(max_size=40),
+    wire._PREFIX: st.binary(max_size=40),
+    wire._COUNTER: counters,
+    wire._WALL_MS: st.integers(0, facts_rules.WALL_MS_MAX),
+    wire._NAME: names,
     wire._VERSION: versions,
     wire._VERSIONS: st.lists(versions, max_size=5),
     wire._TEXT: texts,
@@ -58,7 +70,7 @@ FIELDS: dict[wire._Field, st.SearchStrategy[Any]] = {
     wire._CHANGES: st.lists(changes, max_size=5),
     wire._FACT_OR_NONE: st.none() | facts,
     wire._FACTS: st.lists(facts, max_size=3),
-    wire._RUMOURS: st.lists(st.builds(m.Rumour, facts, st.lists(texts, max_size=3)), max_size=3),
+    wire._RUMOURS: st.lists(st.builds(m.Rumour, facts, st.lists(names, max_size=3)), max_size=3),
     wire._EVENTS: st.lists(st.builds(Event, integers, versions, st.lists(keys, max_size=3)), max_size=3),
     wire._FLOORS: st.lists(
         st.builds(m.Floor, st.sampled_from([0, 4, 5]), st.binary(max_size=40), versions), max_size=5
@@ -256,7 +268,41 @@ def test_unknown_changes_are_refused(change: Any) -> None:
     "wrong",
     [
         {"node_id": ""},
+        {"node_id": "n" * 65},
+        {"node_id": "n 1"},
+        {"node_id": "n\n1"},
         {"address": ""},
+        {"address": "garbage"},
+        {"address": "h"},
+        {"address": "h:0"},
+        {"address": "h:65536"},
+        {"address": "h:-1"},
+        {"address": "h:1 "},
+        {"address": "h:\u0661"},
+        {"address": "a..b:1"},
+        {"address": "a" * 64 + ":1"},
+        {"address": ".".join(["a" * 60] * 5) + ":1"},
+        {"address": "::1:1"},
+        {"address": "[::1:1"},
+        {"address": "[x]:1"},
+        {"address": "tcp://h:1"},
+        {"address": "0.0.0.0:1"},
+        {"address": "[::]:1"},
+        {"address": "224.0.0.1:1"},
+        {"address": b"h:1"},
+        {"address": None},
+        {"publish": "garbage"},
+        {"http": "h:0"},
+        {"host": "h\0"},
+        {"host": "h" * 256},
+        {"boot": 1 << 62},
+        {"boot": 1.0},
+        {"boot": True},
+        {"incarnation": (1 << 64) - 1},
+        {"incarnation": 1 << 56},
+        {"state": True},
+        {"synced": bytes(9)},
+        {"synced": "x"},
         {"weight": float("nan")},
         {"weight": float("inf")},
         {"weight": -1.0},
@@ -272,7 +318,52 @@ def test_unknown_changes_are_refused(change: Any) -> None:
 def test_facts_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     fact = Fact("n1", "h:1", "", "", "", "", 1.0, 1, 1, 0)
     assert decode_frame(encode_frame(0, [m.Gossip([m.Rumour(fact, [])])]))
-    assert "Gossip.rumours" in refused(encode_frame(0, [m.Gossip([m.Rumour(fact._replace(**wrong), [])])]))
+    wrong_fact = fact._replace(**wrong)
+    (field,) = wrong
+    assert f"Gossip.rumours: {field} " in refused(encode_frame(0, [m.Gossip([m.Rumour(wrong_fact, [])])]))
+    refused(encode_frame(0, [m.Ping(1, "n1", b"", False, [m.Rumour(wrong_fact, [])])]))
+    refused(encode_frame(0, [m.Ack(1, 1, b"", [m.Rumour(wrong_fact, [])])]))
+    refused(encode_frame(0, [m.Hello(m.PROTOCOL, "", wrong_fact, b"")]))
+    refused(encode_frame(0, [m.Welcome(1, 1, "n1", {}, [wrong_fact])]))
+
+
+def test_no_more_facts_are_taken_from_one_message_than_a_mesh_has_members() -> None:
+    fact = Fact("n1", "h:1", "", "", "", "", 1.0, 1, 1, 0)
+    most = [m.Rumour(fact, [])] * facts_rules.FACTS_MAX
+    assert decode_frame(encode_frame(0, [m.Gossip(most)]))
+    assert "Gossip.rumours" in refused(encode_frame(0, [m.Gossip([*most, most[0]])]))
+    assert "accusers" in refused(encode_frame(0, [m.Gossip([m.Rumour(fact, ["n"] * 9)])]))
+    assert "accusers" in refused(encode_frame(0, [m.Gossip([m.Rumour(fact, ["n\n"])])]))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Ping(1 << 63, "n1", b"", False, []),
+        m.Ping(-1, "n1", b"", False, []),
+        m.Ping(1, "", b"", False, []),
+        m.Ping(1, "n1", bytes(9), False, []),
+        m.Ack(1, 1 << 45, b"", []),
+        m.Ack(1, -1, b"", []),
+        m.Vouch(-1),
+        m.Nack((1 << 64) - 1),
+        m.PingReq(1, "no name"),
+        m.Welcome(1, 1 << 63, "n1", {}, []),
+        m.Welcome(-1, 1, "n1", {}, []),
+        m.Welcome(1, 1, "\x1b[2J", {}, []),
+        m.Refused("id", "\x1b[2J"),
+        m.SweepReply(1, b"", (1 << 64) - 1, False),
+        m.Invalidations("n1", 1, -1, b"", []),
+        m.Write(1, 2, 3, bytes(9), False, [b"k"], [bytes(24)]),
+        m.Clear(1, 2, 3, b"", bytes(KEY_BYTES_MAX + 1)),
+        m.Sweep(1, 2, 3, b"", bytes(16), bytes(KEY_BYTES_MAX + 1)),
+        m.Pull(1, 2, 3, b"", [1], bytes(KEY_BYTES_MAX + 2)),
+        m.PullReply(1, b"", 0, bytes(KEY_BYTES_MAX + 2), [], []),
+    ],
+    ids=repr,
+)
+def test_numbers_names_and_digests_out_of_bounds_are_refused(message: m.Message) -> None:
+    assert f"{type(message).__name__}." in refused(encode_frame(0, [message]))
 
 
 def test_a_batch_has_a_greatest_size() -> None:

@@ -110,6 +110,8 @@ class Coordinator:
         self.pending: dict[Operation, None] = {}
         self.lingering: dict[Operation, None] = {}
         """Operations that are answered, but still wait for slower owners."""
+        self.at_end: dict[Operation, Callable[[], None]] = {}
+        """What is to be called when an operation ends, in whatever way."""
         self.background: dict[str, Background] = {}
         """By name, what the node does on its own account."""
         self.keep_hint: Callable[[str, list[bytes], list[bytes]], None] = lambda *_: None
@@ -118,9 +120,14 @@ class Coordinator:
         """Takes what this node announces; see hotcopies.py."""
         self.fills: FillLeases
         """Those of the keys that this node owns first; set by who makes the node."""
-        self._waiting: dict[int, tuple[Operation, Any, str]] = {}
+        self.fail: Callable[[str, object, Exception], None]
+        """Takes what an operation raised, or raises it; set by who makes the node."""
+        self._waiting: dict[int, tuple[Operation, Any, str, type[Any]]] = {}
+        """By number of the request: who waits, for what of its parts, from which node, and for which kind of answer."""
         self._timers: list[tuple[float, int, Operation]] = []
         self._number = 0
+        self.read_bytes = 0
+        """What other nodes answered to reads that are still pending."""
         self.repairs = 0
         self.restamps = 0
 
@@ -176,34 +183,52 @@ class Coordinator:
         if link is None:
             return False
         self._number += 1
-        self._waiting[self._number] = (operation, group, node_id)
         deadline_ms = self.wall_ms + int((deadline - self.now) * 1000) + link.offset_ms
-        self.outbox.send(link.address, make(self._number, link.boot, deadline_ms, self.view.digest))
+        message = make(self._number, link.boot, deadline_ms, self.view.digest)
+        self._waiting[self._number] = (operation, group, node_id, m.ANSWERS[type(message)])
+        self.outbox.send(link.address, message)
         return True
 
-    def on_answer(self, request: int, answer: m.Message) -> None:
-        """Hand an answer to who waits for it. One that nobody waits for is late, and dropped."""
-        waiting = self._waiting.pop(request, None)
-        if waiting is not None and self._knows(waiting[0]):
-            operation, group, node_id = waiting
+    def on_answer(self, node_id: str, answer: Any) -> bool:
+        """Hand what a node answered to who waits for it. One that nobody waits for is late, and dropped.
+
+        False if the request is another node's, or asked for another kind of answer: then it is none.
+        """
+        waiting = self._waiting.get(answer.request)
+        if waiting is None:
+            return True
+        operation, group, asked, kind = waiting
+        if asked != node_id or type(answer) not in (kind, m.Reject):
+            return False
+        del self._waiting[answer.request]
+        if self._knows(operation):
             if isinstance(answer, m.Reject):
                 operation.on_reject(group, node_id)
             else:
                 operation.on_answer(group, node_id, answer)
+        return True
 
     def on_link_lost(self, node_id: str) -> None:
         """Give up what was asked of this node on the link that broke."""
         lost = [request for request, waiting in self._waiting.items() if waiting[2] == node_id]
         for request in lost:
-            operation, group, _ = self._waiting.pop(request)
-            if self._knows(operation):
-                operation.on_lost(group, node_id)
+            operation, group, _, _ = self._waiting.pop(request)
+            self._shielded(operation, operation.on_lost, group, node_id)
 
     def replan(self) -> None:
         """The ring or the links changed."""
         for operation in [*self.pending, *self.background.values()]:
-            if self._knows(operation):
-                operation.replan()
+            self._shielded(operation, operation.replan)
+
+    def _shielded(self, operation: Operation, turn: Callable[..., None], *arguments: Any) -> None:
+        """Have an operation do something, if it has not ended. If it fails, it ends, and the others go on."""
+        if not self._knows(operation):
+            return
+        try:
+            turn(*arguments)
+        except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this operation)
+            self.end(operation)
+            self.fail(type(operation).__name__, "", error)
 
     def begin(self, operation: Operation, timer_at: float) -> None:
         """Keep an operation until ``end``, and call its on_timer at that time."""
@@ -219,6 +244,9 @@ class Coordinator:
         """Forget an operation; answers still under way will meet no one."""
         self.pending.pop(operation, None)
         self.lingering.pop(operation, None)
+        at_end = self.at_end.pop(operation, None)
+        if at_end is not None:
+            at_end()
 
     def _knows(self, operation: Operation) -> bool:
         return operation in self.pending or operation in self.lingering or operation in self.background.values()
@@ -227,8 +255,7 @@ class Coordinator:
         """Run the timers that are due, and drop who waits for answers of operations that ended."""
         while self._timers and self._timers[0][0] <= self.now:
             operation = heapq.heappop(self._timers)[2]
-            if self._knows(operation):
-                operation.on_timer()
+            self._shielded(operation, operation.on_timer)
         if len(self._waiting) > 2 * (len(self.pending) + len(self.lingering)) + 1024:
             self._waiting = {n: waiting for n, waiting in self._waiting.items() if self._knows(waiting[0])}
 

@@ -20,7 +20,9 @@ class Counters:
     refused: int = 0
     """Requests refused as not ready, overloaded or invalid."""
     clock_refused: int = 0
-    """Frames refused because the sender's clock is too far ahead."""
+    """Messages refused, whole or in part, because the sender's clock or a version in them is too far ahead."""
+    failed: dict[str, int] = field(default_factory=dict)
+    """By kind, messages that were dropped because their handling failed, and operations and connections likewise."""
     undeliverable: int = 0
     rejoins: int = 0
     """Times this node learned that it had been declared dead, and forgot its data."""
@@ -29,6 +31,8 @@ class Counters:
     """Under the strict policy: slots dropped because too many of their owners were lost at the same time."""
     published: int = 0
     """Turns of the invalidation stream."""
+    connections_cut: int = 0
+    """Connections that the driver cut: they did not read, held memory or descriptors that were short, or the like."""
     router_resets: int = 0
     """Times the driver closed all connections because unfinished messages filled the memory."""
     longest_turn_ms: float = 0.0

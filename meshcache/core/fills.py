@@ -60,6 +60,8 @@ ANSWER_S: Final = 0.1
 ENDED_MAX: Final = 4096
 ENDED_S: Final = 10.0
 """How long the token of who needs no lease any more is remembered."""
+STUCK_S: Final = 65.0
+"""Longer than any read or write takes: one that has not ended by then failed, and will never say so."""
 LOOK_S: Final = 0.25
 """How long a caller that does not want to be parked waits for a quorum read."""
 
@@ -103,7 +105,7 @@ class Caller:
 class FillLease:
     """One key of the table: who computes its value, and who waits for that."""
 
-    __slots__ = ("base", "ends_at", "ends_at_latest", "key", "parked", "phase", "token", "version", "void")
+    __slots__ = ("base", "ends_at", "ends_at_latest", "key", "parked", "phase", "since", "token", "version", "void")
 
     def __init__(self, key: bytes) -> None:
         self.key = key
@@ -116,6 +118,8 @@ class FillLease:
         self.base = b""
         """The newest version of the key that was known when the lease was granted."""
         self.ends_at = self.ends_at_latest = 0.0
+        self.since = 0.0
+        """When it was last looked up, or began to be stored."""
         self.void = False
         """Overruled while the fill is being stored."""
 
@@ -227,7 +231,7 @@ class Fills:
         coordinator = self._coordinator
         _, content, ttl_ms, _ = batch.request.changes[index]
         record = lease.version + expiry_bytes(coordinator.expires_ms(ttl_ms)) + content
-        lease.phase, lease.void = Phase.STORING, False
+        lease.phase, lease.void, lease.since = Phase.STORING, False, coordinator.now
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
             batch.settle(index, errors.get(0, not lease.void))
@@ -254,7 +258,7 @@ class Fills:
     def _look(self, lease: FillLease) -> None:
         """Find out whether there is a value; it takes a quorum where this node alone cannot tell."""
         coordinator = self._coordinator
-        lease.phase, lease.token = Phase.LOOKING, b""
+        lease.phase, lease.token, lease.since = Phase.LOOKING, b"", coordinator.now
         while lease.parked and not lease.parked[0].waits:
             lease.parked.popleft()
         if not lease.parked:
@@ -381,7 +385,9 @@ class Fills:
         """End waits and leases whose time is over."""
         for lease in list(self.table.values()):
             self._end_waits(lease)
-            if lease.phase is Phase.LOADING and lease.ends_at <= self._coordinator.now:
+            if lease.phase in {Phase.LOOKING, Phase.STORING} and self._coordinator.now - lease.since > STUCK_S:
+                self._drop(lease, [int(Code.NOT_READY)])
+            elif lease.phase is Phase.LOADING and lease.ends_at <= self._coordinator.now:
                 self._counts["lapsed"] += 1
                 self._grant_next(lease)
         self._parked = sum(len(lease.parked) for lease in self.table.values())

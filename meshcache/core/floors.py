@@ -14,6 +14,7 @@ should, of old records on the move, and so costs misses and never a stale read.
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -36,10 +37,11 @@ class Floors:
 
     def __init__(self, grace_ms: int) -> None:
         self.grace_ms = grace_ms
-        self._prefixes: dict[bytes, bytes] = {}
-        self._tags: dict[bytes, bytes] = {}
-        self._coarse: dict[bytes, bytes] = {}
-        """Name to version, each in about the order of the versions."""
+        self._prefixes: OrderedDict[bytes, bytes] = OrderedDict()
+        self._tags: OrderedDict[bytes, bytes] = OrderedDict()
+        self._coarse: OrderedDict[bytes, bytes] = OrderedDict()
+        """Name to version, each in about the order of the versions. A dict from whose front much was deleted takes long
+        to find its first item; these do not."""
         self._greatest = b""
         """No floor is above it: mostly, one look at a new record is enough."""
 
@@ -61,15 +63,14 @@ class Floors:
         held[name] = version
         self._greatest = max(self._greatest, version)
         if len(self._prefixes) > PREFIXES_MAX:
-            del self._prefixes[next(iter(self._prefixes))]
+            self._prefixes.popitem(last=False)
         if len(self._tags) > TAGS_MAX:
-            oldest = next(iter(self._tags))
+            oldest, dropped = self._tags.popitem(last=False)
             bucket = bucket_of(oldest)
-            greater = max(self._coarse.pop(bucket, b""), self._tags.pop(oldest))
-            self._coarse[bucket] = greater
+            self._coarse[bucket] = max(self._coarse.pop(bucket, b""), dropped)
         return True
 
-    def _of(self, kind: int) -> dict[bytes, bytes]:
+    def _of(self, kind: int) -> OrderedDict[bytes, bytes]:
         if kind == EventKind.CLEAR:
             return self._prefixes
         return self._tags if kind == EventKind.TAG else self._coarse

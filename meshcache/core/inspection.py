@@ -102,6 +102,7 @@ def statistics(coordinator: Coordinator, counters: Any, hot_keys: dict[str, Any]
             "repairs": coordinator.repairs,
             "restamps": coordinator.restamps,
         },
+        "membership": coordinator.membership.statistics(),
         "hot_keys": hot_keys,
         **{name: part.statistics() for name, part in coordinator.background.items()},
     }

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from meshcache.core.clock import LEAD_MS_MAX
+from meshcache.core.facts import FACTS_MAX
 from meshcache.core.messages import Fact
 from meshcache.core.ring import RingMember
 from meshcache.core.suspicion import Suspicion
@@ -37,6 +39,14 @@ life, which is harmless: it only means that a death in the former one is overrul
 def first_incarnation(wall_ms: int) -> int:
     """Return the incarnation of a process that starts."""
     return wall_ms << _LIFE_BITS
+
+
+def latest_incarnation(wall_ms: int) -> int:
+    """Return the greatest incarnation that can be true by now: of who started just now, by a clock that is ahead.
+
+    It moves on with time, and a new life is one millisecond: what is refuted at this bound is above it for no longer.
+    """
+    return next_life(first_incarnation(wall_ms + LEAD_MS_MAX)) - 1
 
 
 def next_life(incarnation: int) -> int:
@@ -87,6 +97,8 @@ class MemberTable:
         """The set of members that own slots changed; the node rebuilds its ring and resets this."""
         self.changed = True
         """Something in the table changed; the node follows it and resets this."""
+        self.refused = 0
+        """Facts that cannot be true, or of more members than there may be."""
         self.died: list[str] = []
         """Addresses of nodes newly declared dead; the node redials them and clears this."""
         self._note = note
@@ -166,6 +178,9 @@ class MemberTable:
             return False
         if held is None and fact.state >= State.DEAD:
             return False  # nothing here to overrule, and a rumour of the dead must not live for ever
+        if held is None and len(self.members) >= FACTS_MAX and not self._forget_longest_gone():
+            self.refused += 1
+            return False
         self.put(fact, now)
         return True
 
@@ -193,6 +208,25 @@ class MemberTable:
         self.changed = True
         self._facts = self._peers = None
 
+    def contradictions(self) -> list[str]:
+        """Say what of this table does not fit together; nothing does, ever."""
+        digest = 0
+        for member in self.members.values():
+            digest ^= _hash(member.fact)
+        suspects = {node_id for node_id, member in self.members.items() if member.fact.state == State.SUSPECT}
+        return [
+            *(["the digest of the members is not theirs"] if digest != self._digest else []),
+            *(["this node is not among the members"] if self.own_id not in self.members else []),
+            *(["suspects and suspicions differ"] if suspects != self.suspicions.keys() else []),
+        ]
+
+    def _forget_longest_gone(self) -> bool:
+        gone = [member for member in self.members.values() if member.fact.state >= State.DEAD]
+        if not gone:
+            return False
+        del self.members[min(gone, key=_since).fact.node_id]
+        return True
+
     def forget(self, before: float) -> None:
         """Forget the dead and those that left, where that was learned before this time."""
         for node_id, member in list(self.members.items()):
@@ -200,6 +234,10 @@ class MemberTable:
                 del self.members[node_id]
                 self._facts = None
                 self.changed = True
+
+
+def _since(member: Member) -> float:
+    return member.since
 
 
 def _placement(fact: Fact) -> tuple[float, str, str]:

@@ -18,6 +18,9 @@ a member that some write to and others do not is worse than one that has to come
     any --the member says so--> left                                          (from dead: in a new life)
     dead or left --an operator says so--> forgotten
 
+- Who is not known yet, or as gone, becomes a member when it has answered at its own address (newcomers.py).
+- No incarnation is taken that is further ahead of the wall clock than clocks may differ: one lie must not last for
+  ever.
 - Each ``probe_interval_s`` one member is probed, directly and then through others (probing.py). Of those who hear of a
   suspicion, a few probe the suspect next, so that it is soon confirmed or refuted.
 - How long a suspect has to refute, and who shortens that time, is told in suspicion.py.
@@ -42,9 +45,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from meshcache.config import MembershipSettings
+from meshcache.core.clock import LEAD_MS_MAX
+from meshcache.core.facts import WALL_MS_MAX
 from meshcache.core.lease import Lease
-from meshcache.core.members import MemberTable, State, next_life, supersedes
+from meshcache.core.members import MemberTable, State, latest_incarnation, next_life, supersedes
 from meshcache.core.messages import Ack, Fact, Gossip, Nack, Ping, PingReq, Rumour, Vouch
+from meshcache.core.newcomers import Newcomers
 from meshcache.core.outbox import Outbox
 from meshcache.core.probing import Prober
 from meshcache.core.rumours import RumourQueue, retransmits
@@ -71,6 +77,9 @@ class Membership(MemberTable):
         """Others had declared this node dead. The node forgets its data and resets this."""
         self.linked: Callable[[str], bool] = lambda _: True
         """Tells whether the link to an address stands: no rumour is spent on one that does not."""
+        self.wall_ms: Callable[[], int] = lambda: WALL_MS_MAX
+        """Tells the wall time: no incarnation is from the future."""
+        self.newcomers = Newcomers()
         self.sequence = 0
         """Number of the last ping; acks repeat it."""
         self.lease: Lease | None = None
@@ -97,26 +106,34 @@ class Membership(MemberTable):
         """Take facts into the table, refute what is wrong about this node, and pass on what was news."""
         self.hear([Rumour(fact, []) for fact in facts], now)
 
-    def hear(self, rumours: Iterable[Rumour], now: float) -> None:
-        """Do as ``merge``, and count who accuses whom."""
-        newcomer = not self.peers()
-        news = [fact for fact, accusers in rumours if self._hear_one(fact, accusers, now)]
+    def hear(self, rumours: Iterable[Rumour], now: float, origin: bytes = b"", *, vouched: bool = False) -> None:
+        """Do as ``merge``, and count who accuses whom.
+
+        ``origin``: the connection on which the member itself says so. ``vouched``: nobody has to answer first.
+        """
+        alone = not self.peers()
+        news = [fact for fact, accusers in rumours if self._hear_one(fact, accusers, now, origin, vouched=vouched)]
+        news += self._see_to_newcomers(now)
         if news:
             # What a newcomer learns of the cluster, the cluster knows.
-            self._spread([self.own] if newcomer and len(news) > 1 else news)
+            self._spread([self.own] if alone and len(news) > 1 else news)
 
     def heard(self, node_id: str) -> None:
         """Note that a node gave a sign of life."""
         self.prober.heard(node_id)
 
-    def on_hello(self, member: Fact, now: float) -> None:
+    def on_hello(self, member: Fact, now: float, origin: bytes = b"") -> None:
         """A node introduces itself on its link to us."""
-        self.merge([member], now)
+        self.hear([Rumour(member, [])], now, origin)
         self.heard(member.node_id)
 
-    def on_welcome(self, address: str, node_id: str, facts: list[Fact], now: float) -> None:
-        """The node at ``address`` answered our HELLO, with its table if ours was another."""
-        self.merge(facts, now)
+    def on_welcome(self, address: str, node_id: str, facts: list[Fact], now: float, *, vouched: bool = False) -> None:
+        """The node at ``address`` answered our HELLO, with its table if ours was another.
+
+        ``vouched``: this node joins by way of it, and takes over who is a member there.
+        """
+        self.newcomers.on_answer(address, node_id, now)
+        self.hear([Rumour(fact, []) for fact in facts], now, vouched=vouched)
         self.heard(node_id)
         told = self._contradiction(node_id, facts)
         if told:
@@ -176,6 +193,15 @@ class Membership(MemberTable):
         self.hear(gossip.rumours, now)
         return self._contradiction("", [rumour.fact for rumour in gossip.rumours])
 
+    def statistics(self) -> dict[str, int]:
+        """Return how many are known, and what was not believed."""
+        return {
+            "members": len(self.members),
+            "newcomers": len(self.newcomers),
+            "newcomers_given_up": self.newcomers.given_up,
+            "facts_refused": self.refused,
+        }
+
     # -- what happens to links -----------------------------------------------------------------------------
 
     def link_lost(self, address: str, now: float) -> None:
@@ -189,6 +215,8 @@ class Membership(MemberTable):
         """Nobody listens at ``address``."""
         for suspicion in self._suspicions_at(address):
             suspicion.refused = True
+        if self.newcomers.on_refused(address):
+            self.changed = True
 
     def link_restored(self, address: str) -> None:
         """Somebody listens at ``address`` again: a suspect has the full time to refute."""
@@ -240,6 +268,9 @@ class Membership(MemberTable):
             self._recover(late_s, now)
         if self.own.state == State.LEFT:
             return
+        admitted = self._see_to_newcomers(now)
+        if admitted:
+            self._spread(admitted)
         for relay in self.prober.overdue(now):
             self._outbox.reply(relay.origin, Nack(relay.sequence))
         self._probe(now)
@@ -264,6 +295,17 @@ class Membership(MemberTable):
         if late_s > self._config.link_dead_after_s and self.own.state != State.LEFT:
             self._sync_with(self._some_peers(self._config.indirect_probes))
             self._sync_at = now + sync_interval_s(self._config, self.count())
+
+    def _see_to_newcomers(self, now: float) -> list[Fact]:
+        """Make members of those that have answered, and have others dialled; return who was news."""
+        if not len(self.newcomers):
+            return []
+        if self.newcomers.step(now):
+            self.changed = True
+        admitted = [fact for fact in self.newcomers.take_answered(now) if self.take(fact, now)]
+        for fact in admitted:
+            self._note_change(fact, now)
+        return admitted
 
     def _probe(self, now: float) -> None:
         prober = self.prober
@@ -394,10 +436,20 @@ class Membership(MemberTable):
         self.hear([Rumour(fact._replace(state=int(State.SUSPECT)), [self.own_id])], now)
         self._outbox.send(fact.address, Gossip([self._rumour(self.members[node_id].fact)]))
 
-    def _hear_one(self, fact: Fact, accusers: list[str], now: float) -> bool:
+    def _hear_one(
+        self, fact: Fact, accusers: list[str], now: float, origin: bytes = b"", *, vouched: bool = False
+    ) -> bool:
         """Merge one rumour; True if it is news."""
-        if fact.node_id == self.own_id:
+        own = fact.node_id == self.own_id
+        # Of itself a node hears whatever another one can have believed whose clock is ahead: it must refute it.
+        if fact.incarnation > latest_incarnation(self.wall_ms() + own * LEAD_MS_MAX):
+            self.refused += 1
+            return False
+        if own:
             return self._refute(fact, now)
+        if not vouched and self._comes(fact):
+            self.newcomers.add(fact, now, origin)
+            return False
         news = self.take(fact, now)
         held = self.members.get(fact.node_id)
         suspicion = self.suspicions.get(fact.node_id)
@@ -408,6 +460,18 @@ class Membership(MemberTable):
                 if accuser != fact.node_id and suspicion.confirm(accuser):
                     news = True
         return news
+
+    def _comes(self, fact: Fact) -> bool:
+        """Tell whether a fact would make somebody a member, or one who is to be found at another address."""
+        if fact.state > State.SUSPECT:
+            self.newcomers.overrule(fact)
+            return False
+        held = self.members.get(fact.node_id)
+        if held is None:
+            return True
+        if held.fact.state <= State.SUSPECT and held.fact.address == fact.address:
+            return False
+        return supersedes(fact, held.fact)
 
     def _note_change(self, fact: Fact, now: float) -> None:
         if self._resync is not None:  # rumours are under way

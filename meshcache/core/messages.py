@@ -538,6 +538,12 @@ class Invalidations(NamedTuple):
     events: list[Event]
 
 
+ANSWERS: Final[dict[type[Any], type[Any]]] = {
+    Read: ReadReply, Write: WriteReply, Sweep: SweepReply, SweepTags: SweepReply, Pull: PullReply, Floors: FloorsReply,
+    Compare: CompareReply, Update: Reply, Inspect: Reply,
+}  # fmt: skip
+"""What one node answers to another."""
+
 ClientOp = Get | Set | Delete | Update | Clear | InvalidateTags | Inspect | Leave | Forget
 ReplicaOp = Read | Write | Sweep | SweepTags | Pull | Floors | Compare
 Message = (

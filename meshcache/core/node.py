@@ -9,6 +9,18 @@ A driver (server.py with ZeroMQ, simulator.py with a virtual network) calls, in 
     drain() -> Effects                     what is to be done outside, once a turn
 
 None of them blocks, and none raises whatever the network sent: a peer's mistake is a counter and a dropped message.
+
+What arrives passes two gates, wire.py (is it well formed) and claims.py (can it be true by now), and then goes to its
+handler. What a handler raises, and what cannot be encoded, concerns that one message: it is dropped, counted by kind
+and told in the log now and then, whoever sent it gets no answer, and the node serves on (failures.py). An operation
+whose turn fails ends unanswered, as if its answers had been lost. A request without an answer is one that may or may
+not have been executed, so a handler that got half way has promised nothing.
+
+The other kind is an ``AssertionError``: this node's own state contradicts itself. It goes through and ends the process,
+which then starts anew and takes over from others what it held. So after every failure the state is looked at
+(invariants.py), lest what was left half done be served; and what the node does on its own account, housekeeping and
+following its members, is not shielded at all: if that fails, no message is to blame.
+
 ``now`` is steady (clock.LocalClock); the node's wall clock is the one it was started with, carried on by ``now``, so
 that it never goes back while the node runs.
 
@@ -24,28 +36,33 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from meshcache.config import Config
+from meshcache.core import invariants
 from meshcache.core import messages as m
 from meshcache.core.antientropy import AntiEntropy
+from meshcache.core.claims import Claims
 from meshcache.core.clock import HybridClock
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
+from meshcache.core.failures import Failures
 from meshcache.core.fills import Fills
+from meshcache.core.frames import Frames
+from meshcache.core.handshake import Handshake
 from meshcache.core.hints import Hints
 from meshcache.core.lease import Lease
 from meshcache.core.losses import Losses
 from meshcache.core.members import State, first_incarnation
 from meshcache.core.membership import Membership
-from meshcache.core.messages import Code, Event, Fact, Message
+from meshcache.core.messages import Code, Fact, Message
 from meshcache.core.movement import Movement
 from meshcache.core.outbox import Effects, Outbox
 from meshcache.core.peers import Peers
 from meshcache.core.record import expiry_bytes
-from meshcache.core.requests import Requests
+from meshcache.core.requests import Readers, Requests
 from meshcache.core.ring import Ring
 from meshcache.core.store import Store
 from meshcache.core.sweeps import Sweeps
 from meshcache.core.view import View
-from meshcache.core.wire import Frame, decode_frame, encode_frame, weight_of
+from meshcache.core.wire import DeadlinePeek, Frame, decode_frame
 from meshcache.errors import ProtocolError
 
 EXPIRATIONS_PER_TURN: Final = 256
@@ -57,8 +74,8 @@ HOUSEKEEPING_S: Final = 0.05
 HOUSEKEEPING_CALM_S: Final = 0.1
 """The same while nothing is in doubt and nothing moves: half of what an idle node costs are these turns."""
 
-EVENTS_PER_FRAME: Final = m.BATCH_OPS_MAX
-"""More is not accepted at the other end."""
+REPLY_BYTES_PER_TURN: Final = 8 << 20
+"""Values in the replies to clients: when there are so many in a turn, the next requests wait for the next turn."""
 
 PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
@@ -76,10 +93,11 @@ class NodeCore:
         self.boot = boot
         self.counters = Counters()
         self.outbox = Outbox()
+        self.failures = Failures(self.outbox.note, self.counters.failed)
+        self.supervised = False
+        """Another process looks after this one; the driver knows."""
         self.processor_s: Callable[[], float] = float
         """Tells how much processor time the driver's thread has taken, in seconds; without a driver that knows, 0."""
-        self.fatal: str | None = None
-        """Why this node cannot be part of the cluster (its id is taken, say). The driver stops with this text."""
         self._started = now
         self._now = now
         self._wall_ms_at_start = wall_ms
@@ -95,19 +113,19 @@ class NodeCore:
         self.membership = Membership(config.membership, own, self.outbox, rng, now)
         self.peers = Peers(cluster.name, node.seeds, self.outbox)
         self.membership.linked = self.peers.stands
+        self.membership.newcomers.answers = self.peers.answers
         if cluster.partition_policy == "strict":
             self.membership.lease = Lease(config.membership.link_dead_after_s, now)
         self.view = View(own.node_id, self._build_ring())
         self.coordinator = Coordinator(
             config, self.store, self.view, self.membership, self.peers, self.clock, self.outbox
         )
+        self._build_gates()
         self._sweeps = Sweeps(self.coordinator)
         self._movement = Movement(self.coordinator, self._sweeps)
         self._begin_background()
         self._requests = self._serve(rng)
-        self._joined = not [seed for seed in node.seeds if seed != node.listen]
-        self._served = self._joined
-        """This node was part of a ring before: the one it knew is the former one when it changes."""
+        self._handshake = Handshake(self.coordinator, boot, now, self._follow_members_now)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
         self._returning = False
         """This node was counted dead and is back, and not everybody is in sync with that."""
@@ -120,14 +138,24 @@ class NodeCore:
         """This node has handed its slots over and left; the driver stops."""
         self._doubt: int | None = None
         """After a stall: the ping whose ack shows that the others still count on this node."""
-        self._sequence = 0
         self._publish_at = now
         self._housekeeping_at = now
         self._slots_to_drop: list[int] = []
         self._backlog = False
         """There is background work for the next turn."""
-        self._on_request = self._handlers()
+        self._on_request = self._request_handlers()
+        self._on_answer = self._answer_handlers()
         self._set_time(now)
+
+    def _build_gates(self) -> None:
+        """What comes in is held against the clock; what fails concerns a message, and not the node."""
+        coordinator = self.coordinator
+        coordinator.fail = self.fail
+        self.membership.wall_ms = lambda: coordinator.wall_ms
+        self._claims = Claims(self.membership.wall_ms, coordinator.floors.grace_ms, self.counters)
+        self._peek = DeadlinePeek(self.boot)
+        bytes_max = self.config.limits.request_bytes_max
+        self._frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
 
     def _begin_background(self) -> None:
         self.coordinator.fills = fills = Fills(self.coordinator)
@@ -154,70 +182,95 @@ class NodeCore:
             self._anti_entropy.answer,
         )
 
-    def _handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
+    def _request_handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
+        """Return what takes each kind of message on the ROUTER, given its origin and the message."""
         requests = self._requests.handlers()
-        return {
+        handlers: dict[type[Any], Callable[[bytes, Any], None]] = {
             **requests,
             m.Pull: partial(self._timed, "page_sent", requests[m.Pull]),
             m.Compare: partial(self._timed, "slots_compared", requests[m.Compare]),
             m.Ping: self._on_ping,
             m.PingReq: self._on_ping_req,
             m.Gossip: self._on_gossip,
-            m.Hello: self._on_hello,
+            m.Hello: self._handshake.on_hello,
         }
+        return {kind: self._claims.gated(kind, handler) for kind, handler in handlers.items()}
+
+    def _answer_handlers(self) -> dict[type[Any], Callable[[str, Any], None]]:
+        """Return what takes each kind of message on a DEALER, given the address that was dialled and the message."""
+        handlers: dict[type[Any], Callable[[str, Any], None]] = {
+            **dict.fromkeys((m.ReadReply, m.WriteReply, m.SweepReply, m.FloorsReply, m.Reply), self._on_reply),
+            m.PullReply: partial(self._timed, "page_taken", self._on_reply),
+            m.CompareReply: partial(self._timed, "slots_compared", self._on_reply),
+            m.Reject: self._on_reject,
+            m.Ack: self._on_ack,
+            m.Vouch: lambda _, vouch: self.membership.on_vouch(vouch),
+            m.Nack: lambda _, nack: self.membership.on_nack(nack),
+            m.Gossip: lambda _, gossip: self.membership.hear(gossip.rumours, self._now),
+            m.Welcome: self._handshake.on_welcome,
+            m.Refused: self._handshake.on_refused,
+        }
+        return {kind: self._claims.gated(kind, handler) for kind, handler in handlers.items()}
 
     # -- what the driver calls -----------------------------------------------------------------------------
 
-    def receive_request(self, origin: bytes, frame: Frame, now: float) -> None:
-        """Take a frame from the ROUTER."""
+    def receive_request(self, origin: bytes, frame: Frame, now: float) -> bool:
+        """Take a frame from the ROUTER; True if the turn should end, since its answers are enough to send."""
         self._set_time(now)
-        for message in self._decode(frame):
-            handler = self._on_request.get(type(message))
-            if handler is None:
-                self.counters.malformed += 1
-            else:
-                handler(origin, message)
+        self._take(self._on_request, origin, self._decode(frame))
+        return self.outbox.reply_bytes > REPLY_BYTES_PER_TURN
+
+    def is_past(self, frame: Frame) -> bool | None:
+        """Tell, without decoding it, whether a client's request has passed its deadline; None of any other frame."""
+        return self._peek.is_past(frame, self.coordinator.wall_ms)
+
+    def turn_away(self, origin: bytes, frame: Frame) -> None:
+        """Refuse as overloaded a request of which ``is_past`` said that its time is not over; nothing is done."""
+        self._requests.turn_away(origin, self._peek.number_of(frame))
 
     def receive_stream(self, frame: Frame, now: float) -> None:
         """Take a frame that another member published; see Effects.follow."""
         self._set_time(now)
         try:
             _, messages = decode_frame(frame)
+            streams = [self._claims.admitted(message) for message in messages if isinstance(message, m.Invalidations)]
         except ProtocolError:
             self.counters.malformed += 1
-            self._requests.copies.on_lost()
-            return
-        for message in messages:
-            if isinstance(message, m.Invalidations):
-                self._requests.copies.on_stream(message)
+            streams = [None]
+        for stream in streams:
+            if stream is None:
+                self._requests.copies.on_lost()
+            else:
+                self._requests.copies.on_stream(stream)
 
     def receive_answer(self, address: str, frame: Frame, now: float) -> None:
         """Take a frame from the DEALER to ``address``."""
         self._set_time(now)
-        link = self.peers.links.get(address)
-        for message in self._decode(frame) if link is not None else ():
-            if isinstance(message, m.Ack):
-                self._on_ack(address, message)
-            elif isinstance(message, m.Vouch):
-                self.membership.on_vouch(message)
-            elif isinstance(message, m.Nack):
-                self.membership.on_nack(message)
-            elif isinstance(message, m.Gossip):
-                self.membership.on_gossip(message, now)
-            elif isinstance(message, m.Welcome):
-                self._on_welcome(address, message)
-            elif isinstance(message, m.Refused):
-                self._on_refused(address, message)
-            elif isinstance(message, m.ReadReply | m.WriteReply | m.SweepReply | m.FloorsReply | m.Reply | m.Reject):
-                if isinstance(message, m.Reject) and message.error[:1] == [Code.STALE_BOOT]:
-                    self._link_lost(address)
-                self.coordinator.on_answer(message.request, message)
-            elif isinstance(message, m.PullReply):
-                self._timed("page_taken", self.coordinator.on_answer, message.request, message)
-            elif isinstance(message, m.CompareReply):
-                self._timed("slots_compared", self.coordinator.on_answer, message.request, message)
-            else:
+        if address in self.peers.links:
+            self._take(self._on_answer, address, self._decode(frame))
+
+    def _take(
+        self, handlers: dict[type[Any], Callable[[_To, Any], None]], origin: _To, messages: list[Message]
+    ) -> None:
+        for message in messages:
+            handler = handlers.get(type(message))
+            if handler is None:
                 self.counters.malformed += 1
+                continue
+            try:
+                handler(origin, message)
+            except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this message)
+                self.fail(type(message).__name__, origin, error)
+
+    def fail(self, kind: str, origin: object, error: Exception) -> None:
+        """Something failed that concerns one message, operation or connection only: count it, and go on.
+
+        Raises where that cannot be said: see the module's text.
+        """
+        if isinstance(error, AssertionError):
+            raise error
+        self.failures.add(kind, origin, error, self._now)
+        invariants.check(self.coordinator)
 
     def link_up(self, address: str, now: float) -> None:
         """The connection to ``address`` stands."""
@@ -255,6 +308,8 @@ class NodeCore:
             self._housekeeping_at = now + (HOUSEKEEPING_CALM_S if self._is_calm() else HOUSEKEEPING_S)
         if self.membership.changed:
             self._timed("change_of_members", self._follow_members, now)
+        if self._requests.portions.busy:
+            self._requests.portions.run(self.coordinator.wall_ms)
         if self._backlog or self._sweeps.busy:
             self._timed("expiry_and_drops", self._background)
 
@@ -266,7 +321,7 @@ class NodeCore:
 
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
-        if self._backlog or self._sweeps.busy:
+        if self._backlog or self._sweeps.busy or self._requests.portions.busy:
             return self._now
         timer = self.coordinator.next_deadline()
         return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)
@@ -274,9 +329,12 @@ class NodeCore:
     def drain(self) -> Effects:
         """Return the effects of this turn, and begin the next."""
         outbox = self.outbox
-        sends = self._frames(outbox.sends) if outbox.sends else []
-        replies = self._frames(outbox.replies) if outbox.replies else []
-        publish = self._stream(outbox.events) if outbox.events or outbox.idle else []
+        sends = self._frames.of(outbox.sends) if outbox.sends else []
+        replies = self._frames.of(outbox.replies) if outbox.replies else []
+        publish: list[bytes] = []
+        if outbox.events or outbox.idle:
+            self.counters.published += bool(outbox.events)
+            publish = self._frames.stream(outbox.events, self.view.digest, subscribed=outbox.subscribed)
         effects = Effects(outbox.disconnect, outbox.connect, sends, replies, publish, outbox.notes, outbox.follow)
         outbox.clear()
         return effects
@@ -296,12 +354,18 @@ class NodeCore:
             self.membership.retire(now)
             self._follow_members(now)
 
+    def heed(self, readers: Readers) -> None:
+        """Take from now on into account what the driver knows of those who ask."""
+        self._requests.readers = readers
+
     @property
     def settled(self) -> bool:
         """Tell whether all owners hold all their slots of the ring that this node knows."""
         return all(fact.synced == self.view.digest for fact in self.membership.owners())
 
-    def _retire_on_request(self) -> None:
+    def _retire_on_request(self, origin: bytes) -> None:
+        """Whoever reaches the port can ask for it. So say loudly that it was none of those who run this process."""
+        self.outbox.note("asked_to_leave", origin=origin.hex(), by="a request", supervised=self.supervised)
         self.retire(self._now)
 
     def _follow_leave(self, now: float) -> None:
@@ -316,9 +380,14 @@ class NodeCore:
         self.membership.leave(now)
 
     @property
+    def fatal(self) -> str | None:
+        """Why this node cannot be part of the cluster (its id is taken, say). The driver stops with this text."""
+        return self._handshake.fatal
+
+    @property
     def ready(self) -> bool:
         """Tell whether clients are served: the node has joined, is not in doubt of it, and does not leave."""
-        if not self._joined or self._doubt is not None or self.membership.own.state > State.SUSPECT:
+        if not self._handshake.joined or self._doubt is not None or self.membership.own.state > State.SUSPECT:
             return False
         if self.membership.removed:  # it has yet to forget what it must
             return False
@@ -355,7 +424,8 @@ class NodeCore:
         for address in membership.died:
             self.peers.redial(address)
         membership.died.clear()
-        self.peers.dial(membership.own, [fact for fact in membership.facts() if fact.state <= State.DEAD])
+        known = [fact for fact in membership.facts() if fact.state <= State.DEAD]
+        self.peers.dial(membership.own, known, membership.newcomers.dialled())
         doomed = self._losses.note() if membership.lease is not None else []
         self.view.note_present([fact.node_id for fact in membership.facts() if fact.state <= State.SUSPECT])
         if membership.ring_changed or membership.removed:
@@ -365,7 +435,7 @@ class NodeCore:
             self.counters.slots_voided += len(doomed)
             self._losses.void(doomed)
         followed = (self.view.digest, tuple(fact.node_id for fact in membership.peers()))
-        if self._joined and followed != self._followed:
+        if self._handshake.joined and followed != self._followed:
             self._followed = followed
             self._movement.on_view(alone=not followed[1])
 
@@ -380,7 +450,7 @@ class NodeCore:
                 self.store.drop_slot(slot)
                 view.held[slot] = 0
             self.store.merge([key for key, _ in early], [record for _, record in early], self.coordinator.wall_ms)
-            view.change(ring, view.without_us(ring) if not self._served else view.ring, keep_until)
+            view.change(ring, view.without_us(ring) if not self._handshake.served else view.ring, keep_until)
             self.outbox.note("ring", members=[member.node_id for member in ring.members])
         if self._returning:
             view.keep(view.without_us(ring), keep_until)
@@ -401,11 +471,8 @@ class NodeCore:
 
     def _keep_house(self, now: float) -> None:
         self.membership.tick(now)
-        for link in self.peers.links.values():
-            if link.up and not link.established:
-                self.peers.hello(link, self.membership.own, self.membership.digest())
-        if not self._joined and now >= self._started + self.config.membership.join_wait_s:
-            self._joined = self._served = True  # nobody there: this node is the first; it goes on calling its seeds
+        self._handshake.greet()
+        if self._handshake.begin_alone(now):
             self._follow_members(now)
             self.outbox.note("alone", seeds=self.config.node.seeds)
         if self._doubt is not None and not self.membership.peers():
@@ -430,8 +497,9 @@ class NodeCore:
         """Tell whether nobody is in doubt, no news is to be told, and nothing moves."""
         membership = self.membership
         return (
-            self._joined
+            self._handshake.joined
             and self._doubt is None
+            and not len(membership.newcomers)
             and not self._leaving
             and not membership.suspicions
             and not len(membership.rumours)
@@ -470,106 +538,21 @@ class NodeCore:
             return []
         return messages
 
-    def _frames(self, waiting: dict[_To, list[Message]]) -> list[tuple[_To, bytes]]:
-        clock = self.clock.latest
-        return [(to, encode_frame(clock, part)) for to, messages in waiting.items() for part in self._parts(messages)]
+    # -- answers, and gossip -------------------------------------------------------------------------------
 
-    def _stream(self, events: list[Event]) -> list[bytes]:
-        """Return what is published of this turn."""
-        self.counters.published += bool(events)
-        own_id, view = self.membership.own_id, self.view.digest
-        frames = []
-        while True:
-            part = events[:EVENTS_PER_FRAME]
-            self._sequence += bool(part)
-            if self.outbox.subscribed:
-                stream = m.Invalidations(own_id, self.boot, self._sequence, view, part)
-                frames.append(encode_frame(self.clock.latest, [stream]))
-            events = events[EVENTS_PER_FRAME:]
-            if not events:
-                return frames
+    def _on_reply(self, address: str, answer: Any) -> None:
+        link = self.peers.links.get(address)  # what came before it in the frame may have closed it
+        if link is not None and not self.coordinator.on_answer(link.node_id, answer):
+            self.counters.malformed += 1
 
-    def _parts(self, messages: list[Message]) -> list[list[Message]]:
-        """Split a turn's messages for one destination so that no frame exceeds what the other side accepts."""
-        if len(messages) == 1:
-            return [messages]
-        limit = self.config.limits.request_bytes_max // 2
-        parts: list[list[Message]] = [[]]
-        size = 0
-        for message in messages:
-            weight = weight_of(message)
-            if size + weight > limit and parts[-1]:
-                parts.append([])
-                size = 0
-            parts[-1].append(message)
-            size += weight
-        return parts
+    def _on_reject(self, address: str, reject: m.Reject) -> None:
+        if reject.error[:1] == [Code.STALE_BOOT]:
+            self._link_lost(address)
+        else:
+            self._on_reply(address, reject)
 
-    # -- the handshake and gossip --------------------------------------------------------------------------
-
-    def _on_hello(self, origin: bytes, hello: m.Hello) -> None:
-        refusal = self._refusal(hello)
-        if refusal is not None:
-            self.outbox.reply(origin, refusal)
-            return
-        if hello.member is not None:
-            self.membership.on_hello(hello.member, self._now)
-            self.peers.on_hello(hello.member)
-        cluster, limits = self.config.cluster, self.config.limits
-        settings: dict[str, int | float | str] = {
-            "cluster": cluster.name,
-            "slots": cluster.slots,
-            "vnodes": cluster.vnodes,
-            "replicas": cluster.replicas,
-            "value_bytes_max": limits.value_bytes_max,
-            "request_bytes_max": limits.request_bytes_max,
-            "reply_bytes_max": limits.reply_bytes_max,
-        }
-        known = hello.member is not None and hello.facts == self.membership.digest()
-        members = [] if known else self.membership.facts()
-        own_id = self.membership.own_id
-        self.outbox.reply(origin, m.Welcome(self.boot, self.coordinator.wall_ms, own_id, settings, members))
-
-    def _refusal(self, hello: m.Hello) -> m.Refused | None:
-        name = self.config.cluster.name
-        if hello.protocol != m.PROTOCOL:
-            text = f"this node speaks protocol {m.PROTOCOL}, not {hello.protocol}: use the same version of meshcache"
-            return m.Refused("protocol", text)
-        if hello.cluster not in {"", name} or (hello.member is not None and not hello.cluster):
-            return m.Refused("cluster", f"this node belongs to cluster {name!r}, not {hello.cluster!r}")
-        if hello.member is not None:
-            conflict = self.membership.conflict(hello.member)
-            if conflict is not None:
-                return m.Refused("id", f"{conflict}: give each node its own [node] id")
-        return None
-
-    def _on_welcome(self, address: str, welcome: m.Welcome) -> None:
-        if welcome.boot == self.boot:  # a seed under another name is this node itself
-            return
-        cluster = self.config.cluster
-        for name in ("slots", "vnodes", "replicas"):
-            theirs = welcome.settings.get(name)
-            if theirs != getattr(cluster, name):
-                self._refuse_to_run(
-                    f"cluster.{name} is {getattr(cluster, name)} here and {theirs} at {address}: they must agree"
-                )
-                return
-        news = self.peers.on_welcome(address, welcome, self.coordinator.wall_ms)
-        self.membership.on_welcome(address, welcome.node_id, welcome.members, self._now)
-        self._joined = True
+    def _follow_members_now(self) -> None:
         self._timed("change_of_members", self._follow_members, self._now)
-        self._served = True
-        if news:
-            self.coordinator.replan()
-
-    def _on_refused(self, address: str, refused: m.Refused) -> None:
-        self._refuse_to_run(f"the node at {address} refused this one: {refused.text}")
-
-    def _refuse_to_run(self, text: str) -> None:
-        """Stop a node that never was part of the cluster; one that is goes on."""
-        self.outbox.note("refused", reason=text)
-        if not self._joined:
-            self.fatal = text
 
     def _on_ping(self, origin: bytes, ping: m.Ping) -> None:
         self.outbox.reply(origin, self.membership.on_ping(ping, self.coordinator.wall_ms, self._now))
@@ -580,7 +563,7 @@ class NodeCore:
             return  # what came before it in the frame told that nobody is to be found there
         link.sample_offset(ack.wall_ms, self.coordinator.wall_ms)
         self.membership.on_ack(link.node_id, address, ack, self._now)
-        if self._doubt is not None and ack.sequence > self._doubt:
+        if self._doubt is not None and self._doubt < ack.sequence <= self.membership.sequence:
             self._follow_members(self._now)  # forget first what a removed node must forget
             self._doubt = None
 

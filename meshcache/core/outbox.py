@@ -38,6 +38,8 @@ class Outbox:
     def __init__(self) -> None:
         self.sends: dict[str, list[Message]] = {}
         self.replies: dict[bytes, list[Message]] = {}
+        self.reply_bytes = 0
+        """Of the values in the replies to clients."""
         self.events: list[Event] = []
         self.connect: list[str] = []
         self.disconnect: list[str] = []
@@ -70,6 +72,6 @@ class Outbox:
 
     def clear(self) -> None:
         """Begin a new turn. What was handed out in Effects is not touched."""
-        self.sends, self.replies, self.events = {}, {}, []
+        self.sends, self.replies, self.events, self.reply_bytes = {}, {}, [], 0
         self.connect, self.disconnect, self.notes, self.idle = [], [], [], False
         self.follow = None

@@ -4,21 +4,27 @@ Nodes dial each other, both ways: a node asks on the link it dialled, and is ans
 when WELCOME came back: only then is it known which node and which process answers at the address, and by how much its
 clock differs. When the connection breaks, the link must be established anew, because another process may answer.
 
-Dialled are the seeds, always, so that clusters that started apart find each other, and every member that is not known
-to have left. The link to a node declared dead is closed and opened again, so that ZeroMQ cannot deliver what was
-queued for the dead process to the one that takes its place.
+Dialled are the seeds, always, so that clusters that started apart find each other, every member that is not known to
+have left, and newcomers on trial: at most ``links_max`` in all, in this order, the dead after those that are there. The
+link to a node declared dead is closed and opened again, so that ZeroMQ cannot deliver what was queued for the dead
+process to the one that takes its place.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
+from meshcache.core.members import State
 from meshcache.core.messages import PROTOCOL, Fact, Hello, Welcome
 from meshcache.core.outbox import Outbox
 
 _OFFSET_DECAY_MS: Final = 1
 """Per sample: lets the estimate follow clocks that drift apart, 5 ms a second at the default heartbeat."""
+
+
+LINKS_MAX: Final = 1024
 
 
 @dataclass(slots=True)
@@ -54,15 +60,19 @@ class Peers:
         self.links: dict[str, Link] = {}
         self.by_node: dict[str, Link] = {}
         """Established links by node id."""
+        self.links_max = LINKS_MAX
+        """The driver knows what it can open."""
         self._cluster = cluster
         self._seeds = seeds
         self._outbox = outbox
 
-    def dial(self, own: Fact, members: list[Fact]) -> None:
+    def dial(self, own: Fact, members: list[Fact], newcomers: list[str] | None = None) -> None:
         """Open the links that are wanted and missing, close those that no one wants."""
         wanted = dict.fromkeys(self._seeds)
-        wanted.update(dict.fromkeys(fact.address for fact in members))
+        wanted.update(dict.fromkeys(fact.address for fact in sorted(members, key=_is_dead)))
+        wanted.update(dict.fromkeys(newcomers or ()))
         wanted.pop(own.address, None)
+        wanted = dict.fromkeys(islice(wanted, self.links_max))
         for address in wanted:
             if address not in self.links:
                 self.links[address] = Link(address)
@@ -92,6 +102,11 @@ class Peers:
         if address in self._outbox.connect:  # in this very turn: a second socket would fight with it for its identity
             self._outbox.connect.remove(address)
         self._outbox.disconnect.append(address)
+
+    def answers(self, fact: Fact) -> bool:
+        """Tell whether the node of a fact has answered at the address in it, on the connection that stands now."""
+        link = self.links.get(fact.address)
+        return link is not None and link.node_id == fact.node_id
 
     def stands(self, address: str) -> bool:
         """Tell whether the connection to ``address`` stands."""
@@ -132,3 +147,7 @@ class Peers:
         link.offset_ms = welcome.wall_ms - wall_ms
         self.by_node[welcome.node_id] = link
         return True
+
+
+def _is_dead(fact: Fact) -> bool:
+    return fact.state > State.SUSPECT

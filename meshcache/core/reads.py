@@ -70,7 +70,7 @@ class QuorumRead:
     """Read a batch of keys from R of their owners.
 
     ``done(results)`` is called once; per key the winning record (tombstones included), None, or
-    [Code.QUORUM, needed, received].
+    [Code.QUORUM, needed, received]. ``ended()`` is called once, before it, and even if the read fails.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class QuorumRead:
         write_level: int,
         deadline: float,
         done: Callable[[list[Any]], None],
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.coordinator = coordinator
         self.deadline = deadline
@@ -90,15 +91,20 @@ class QuorumRead:
         self.results: list[Any] = [None] * len(keys)
         self.groups: list[ReadGroup] = []
         self._keys = keys
+        self._ended = ended
+        self._held_bytes = 0
+        """What others answered so far."""
 
     def start(self) -> None:
         """Read locally, ask others where that is not enough."""
         for (owners, former), indices in self.coordinator.group_by_owners(self._keys).items():
             self._start_group(ReadGroup(owners, former, [self._keys[i] for i in indices], indices))
         if not self.groups:
+            self.release()
             self.done(self.results)
             return
         self.coordinator.begin(self, self.deadline)
+        self.coordinator.at_end[self] = self.release
         self.coordinator.wake(self, min(self.deadline, self.coordinator.now + HEDGE_S))
 
     def _start_group(self, group: ReadGroup) -> None:
@@ -216,6 +222,8 @@ class QuorumRead:
                     continue
                 if not held and not is_live(winner, coordinator.now_bytes):
                     continue
+                if not 1 <= len(key) <= m.KEY_BYTES_MAX:  # may be asked for, and is held by who lies
+                    continue
                 keys.append(key)
                 winners.append(winner)
             if not keys:
@@ -231,7 +239,13 @@ class QuorumRead:
         read_group, keys = group
         if read_group not in self.groups:
             return
+        if not answer.records:
+            self.on_reject(group, node_id)
+            return
         read_group.asked.pop(node_id, None)
+        size = sum(map(len, filter(None, answer.records)))
+        self._held_bytes += size
+        self.coordinator.read_bytes += size
         read_group.answers.setdefault(node_id, {}).update(zip(keys, answer.records, strict=False))
         if answer.voteless:
             told = [keys[i] for i in answer.voteless if 0 <= i < len(keys)]
@@ -248,8 +262,15 @@ class QuorumRead:
             self._advance(group[0])
             self._settle()
 
-    on_reject = on_lost
-    """A replica that did not execute it is as good as one that did not answer: both can be asked again."""
+    def on_reject(self, group: tuple[ReadGroup, list[bytes]], node_id: str) -> None:
+        """A replica that will not say anything would be asked again for ever: what it said proves nothing."""
+        read_group, keys = group
+        if read_group in self.groups:
+            read_group.asked.pop(node_id, None)
+            read_group.answers.setdefault(node_id, {}).update(dict.fromkeys(keys))
+            read_group.voteless.setdefault(node_id, {}).update(dict.fromkeys(keys))
+            self._advance(read_group)
+            self._settle()
 
     def replan(self) -> None:
         """Ask those who own the keys now.
@@ -287,3 +308,10 @@ class QuorumRead:
         if not self.groups and self in self.coordinator.pending:
             self.coordinator.end(self)
             self.done(self.results)
+
+    def release(self) -> None:
+        """Give back what this read takes, whether it was answered or has failed; to be called again does no harm."""
+        self.coordinator.read_bytes -= self._held_bytes
+        self._held_bytes = 0
+        ended, self._ended = self._ended, lambda: None
+        ended()

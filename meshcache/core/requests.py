@@ -2,15 +2,15 @@
 
 Every request is admitted first: one that is meant for a former process, has passed its deadline, or exceeds what this
 node can take is refused or dropped unexecuted. Then it becomes an object of reads.py, writes.py, updates.py or
-sweeps.py, whose ``done`` puts the answer into the outbox. The usual GET (this node owns the keys and one holder is
-enough) is answered here at once.
+sweeps.py, whose ``done`` puts the answer into the outbox; a large batch becomes several of them, see portions.py. The
+usual GET (this node owns the keys and one holder is enough) is answered here at once.
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import Any, Final
 from zlib import crc32
@@ -25,6 +25,8 @@ from meshcache.core.hotkeys import HotKeys
 from meshcache.core.messages import Code, EventKind
 from meshcache.core.movement import SLOTS_PER_PAGE, page_of
 from meshcache.core.notices import Notices
+from meshcache.core.portions import PORTION_KEYS, Portions, RemoteReads
+from meshcache.core.portions import Done as DoneWithBatch
 from meshcache.core.reads import QuorumRead
 from meshcache.core.record import tombstone, without_value
 from meshcache.core.sweeps import Drop, Sweeps
@@ -34,6 +36,9 @@ from meshcache.core.writes import QuorumWrite
 HOT_KEYS_TOLD: Final = 100
 """How many keys INSPECT "hot" tells of."""
 
+SMALL_REPLY_BYTES: Final = 1 << 16
+"""A reply of less is given even if clients have not read a great deal that they were given."""
+
 DEADLINE_S_MAX: Final = 60.0
 """No client can make a node keep an operation for longer."""
 
@@ -42,6 +47,15 @@ Done = Callable[[list[Any]], None]
 Wrap = Callable[[list[bytes], Done], Done]
 EARLY_MAX: Final = 4096
 """Keys remembered of writes that came before the news of a ring; more only means more misses."""
+
+
+class Readers:
+    """What the driver knows of those who ask: by default, that all read what they are sent."""
+
+    deaf: Container[bytes] = ()
+    """Those who do not, and are served no more until they do."""
+    bytes_left: int = 1 << 62
+    """What more can be sent to all of them until some have read what they were sent."""
 
 
 class Requests:
@@ -56,7 +70,7 @@ class Requests:
         rng: random.Random,
         ready: Callable[[], bool],
         in_majority: Callable[[], bool],
-        retire: Callable[[], None],
+        retire: Callable[[bytes], None],
         compare: Callable[[m.Compare], m.CompareReply],
     ) -> None:
         self._ready = ready
@@ -72,12 +86,17 @@ class Requests:
         self._view = coordinator.view
         self._sweeps = sweeps
         self._updates = Updates(coordinator)
+        self.portions = Portions(coordinator.fail)
+        self._remote_reads = RemoteReads(lambda: coordinator.read_bytes)
+        self.readers = Readers()
         self._counters = counters
         self.hot = HotKeys(self._config.hot_keys, rng, coordinator.now)
         self.copies = HotCopies(coordinator, self.hot)
         coordinator.on_announced = self.copies.on_announced
         self.notices = Notices(coordinator)
         self._boot = boot
+        self.leave_asked_by = ""
+        """The connection on which somebody asked this node to leave; empty: nobody did, unless its own process."""
 
     def handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
         """Return what serves each kind of request, given who asks and the request."""
@@ -114,7 +133,7 @@ class Requests:
             if not self._ready():
                 self._reject(origin, request, [int(Code.NOT_READY)])
                 return False
-            if len(self._coordinator.pending) >= self._config.limits.pending_max:
+            if len(self._coordinator.pending) >= self._config.limits.pending_max or origin in self.readers.deaf:
                 self._reject(origin, request, [int(Code.OVERLOADED)])
                 return False
         return True
@@ -125,13 +144,6 @@ class Requests:
 
     def _reply(self, origin: bytes, request: int, results: list[Any] | None) -> None:
         self._outbox.reply(origin, m.Reply(request, self._view.digest, results))
-
-    def _certain(self, results: list[Any] | None, keys: list[bytes]) -> list[Any] | None:
-        """Return what is said of a change that took its time: on the losing side of a partition, that it may be lost.
-
-        The majority may have gone on without those who stored it, while they got there.
-        """
-        return results if self._in_majority() else [[int(Code.QUORUM), 1, 0]] * len(keys)
 
     def _deadline(self, request: Any) -> float:
         remaining_s: float = (request.deadline_ms - self._coordinator.wall_ms) / 1000
@@ -153,42 +165,86 @@ class Requests:
             return
         keys = get.keys
         self._counters.keys += len(keys)
-        coordinator, view = self._coordinator, self._view
-        self.hot.note(keys, coordinator.now)
-        if self._reads_one(get.r) and not view.former and self._holds(keys):
+        self.hot.note(keys, self._coordinator.now)
+        done = partial(self._reply_records, origin, get)
+        if len(keys) > PORTION_KEYS[m.Get]:
+            self._run_in_portions(origin, get, partial(self._get, origin), done)
+        else:
+            self._get(origin, get, done)
+
+    def _get(self, origin: bytes, get: m.Get, done: Done) -> None:
+        keys, coordinator = get.keys, self._coordinator
+        if self._reads_one(get.r) and not self._view.former and self._holds(keys):
             # The usual read: this node holds the slots of the keys, and one holder is enough.
             records = self._store.read(keys, coordinator.now_bytes)
             if None not in records or not self._must_ask_others(get.w):
-                self._reply_records(origin, get, records)
+                done(records)
             else:
-                self._read_absent(origin, get, records)
+                self._read_absent(origin, get, records, done)
         elif (copies := self.copies.read(get)) is None:
-            self._read(origin, get, keys, partial(self._reply_records, origin, get))
+            self._read(origin, get, keys, done)
         elif None not in copies:
-            self._reply_records(origin, get, copies)
+            done(copies)
         else:
-            self._read_absent(origin, get, copies, self.copies.keeping)
+            self._read_absent(origin, get, copies, done, self.copies.keeping)
 
     def _read(self, origin: bytes, get: m.Get, keys: list[bytes], done: Done) -> None:
         def checked(results: list[Any]) -> None:
-            if self._in_majority():
-                done(results)
-            else:  # by now the majority may have newer values
-                self._reject(origin, get, [int(Code.NOT_READY)])
+            # On the losing side of a partition: by now the majority may have newer values.
+            done(results if self._in_majority() else [[int(Code.NOT_READY)]] * len(keys))
 
-        QuorumRead(self._coordinator, keys, get.r, get.w, self._deadline(get), checked).start()
+        ended = partial(self._remote_reads.ended, origin, len(keys))
+        read = QuorumRead(self._coordinator, keys, get.r, get.w, self._deadline(get), checked, ended)
+        if not self._remote_reads.start(origin, len(keys), partial(self._begin_read, origin, read)):
+            done([[int(Code.OVERLOADED)]] * len(keys))
 
-    def _read_absent(self, origin: bytes, get: m.Get, records: list[Any], wrap: Wrap = lambda _, done: done) -> None:
+    def _begin_read(self, origin: bytes, read: QuorumRead) -> None:
+        """Begin a read. If it fails it ends unanswered: this may be called in the turn of another one."""
+        try:
+            if origin in self.readers.deaf:
+                read.release()
+                read.done([[int(Code.OVERLOADED)]] * len(read.results))
+            else:
+                read.start()
+        except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this read)
+            self._coordinator.end(read)
+            read.release()
+            self._coordinator.fail(type(read).__name__, origin, error)
+
+    def _read_absent(
+        self, origin: bytes, get: m.Get, records: list[Any], done: Done, wrap: Wrap = lambda _, done: done
+    ) -> None:
         """Ask other owners for what this one lacks."""
         absent = [i for i, record in enumerate(records) if record is None]
 
         def fill(found: list[Any]) -> None:
             for i, record in zip(absent, found, strict=True):
                 records[i] = record
-            self._reply_records(origin, get, records)
+            done(records)
 
         keys = [get.keys[i] for i in absent]
         self._read(origin, get, keys, wrap(keys, fill))
+
+    def _run_in_portions(self, origin: bytes, request: Any, run: Callable[[Any, Any], None], done: Any) -> None:
+        if not self.portions.add(origin, request, run, done):
+            self._reject(origin, request, [int(Code.OVERLOADED)])
+
+    def _change(self, origin: bytes, request: Any, run: Callable[[Any, DoneWithBatch], None]) -> None:
+        """Run a change of keys, and answer; on the losing side of a partition, that it may be lost.
+
+        The majority may have gone on without those who stored it, while they got there.
+        """
+        keys = request.keys
+        self._counters.keys += len(keys)
+
+        def done(results: list[Any] | None) -> None:
+            certain = results if self._in_majority() else [[int(Code.QUORUM), 1, 0]] * len(keys)
+            self._reply(origin, request.request, certain)
+
+        if len(keys) > PORTION_KEYS[type(request)]:
+            self._run_in_portions(origin, request, run, done)
+        else:
+            run(request, done)
 
     def _reads_one(self, level: int) -> bool:
         configured = self._config.cluster.read_quorum
@@ -217,33 +273,35 @@ class Requests:
             self._outbox.reply(origin, m.Hot(copy_ttl_ms, hot))
         if get.meta:
             records = [without_value(r) if type(r) is bytes else r for r in records]
-        elif len(records) > 1:
-            records = self._within_budget(records)
+        else:
+            size = len(records[0] or b"") if len(records) == 1 else sum(map(len, filter(None, records)))
+            if size > SMALL_REPLY_BYTES:
+                budget = self._config.limits.reply_bytes_max
+                self._outbox.reply_bytes += min(size, budget)
+                if self._outbox.reply_bytes > self.readers.bytes_left:
+                    self._reject(origin, get, [int(Code.OVERLOADED)])
+                    return
+                if size > budget:
+                    records = _up_to(budget, records)
         self._reply(origin, get.request, records)
 
-    def _within_budget(self, records: list[Any]) -> list[Any]:
-        """Replace what exceeds the size of a reply by [Code.MORE]; the first record always goes."""
-        budget = self._config.limits.reply_bytes_max
-        if sum(map(len, filter(None, records))) <= budget:
-            return records
-        for i, record in enumerate(records):
-            if record is not None:
-                budget -= len(record)
-                if budget < 0 and i:
-                    records = [*records[:i], *[[int(Code.MORE)]] * (len(records) - i)]
-                    break
-        return records
+    def turn_away(self, origin: bytes, number: int) -> None:
+        """Refuse a client's request that there is no time for, by its number."""
+        self._counters.requests += 1
+        self._counters.refused += 1
+        self._outbox.reply(origin, m.Reject(number, self._view.digest, [int(Code.OVERLOADED)]))
 
     def _on_set(self, origin: bytes, request: m.Set) -> None:
         if not self._admit(origin, request) or self._level_refused(origin, request, request.w):
             return
-        keys, contents = request.keys, request.contents
-        size, limit = max(map(len, contents), default=2) - 2, self._config.limits.value_bytes_max
+        size, limit = max(map(len, request.contents), default=2) - 2, self._config.limits.value_bytes_max
         if size > limit:
             self._reject(origin, request, [int(Code.TOO_LARGE), size, limit])
             return
-        self._counters.keys += len(keys)
-        coordinator = self._coordinator
+        self._change(origin, request, self._set)
+
+    def _set(self, request: m.Set, answer: DoneWithBatch) -> None:
+        keys, contents, coordinator = request.keys, request.contents, self._coordinator
         expires_ms = coordinator.expires_ms(request.ttl_ms)
         stamp = coordinator.stamp(expires_ms)
         if len(keys) == 1 or len(dict.fromkeys(keys)) == len(keys):
@@ -252,23 +310,22 @@ class Requests:
             records = [coordinator.stamp(expires_ms) + content for content in contents]
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
-            results = [errors.get(i) for i in range(len(keys))] if errors else None
-            self._reply(origin, request.request, self._certain(results, keys))
+            answer([errors.get(i) for i in range(len(keys))] if errors else None)
 
         QuorumWrite(coordinator, keys, records, request.w, self._deadline(request), EventKind.SET, done).start()
 
     def _on_delete(self, origin: bytes, request: m.Delete) -> None:
-        if not self._admit(origin, request) or self._level_refused(origin, request, request.w):
-            return
+        if self._admit(origin, request) and not self._level_refused(origin, request, request.w):
+            self._change(origin, request, self._delete)
+
+    def _delete(self, request: m.Delete, answer: DoneWithBatch) -> None:
         keys, coordinator = request.keys, self._coordinator
-        self._counters.keys += len(keys)
         version = coordinator.clock.tick(coordinator.wall_ms)
         grace_ms = int(self._config.store.tombstone_grace_s * 1000)
         record = tombstone(version, coordinator.wall_ms + grace_ms)
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:
-            results = [errors.get(i, i in live) for i in range(len(keys))]
-            self._reply(origin, request.request, self._certain(results, keys))
+            answer([errors.get(i, i in live) for i in range(len(keys))])
 
         kind = EventKind.INVALIDATE if request.kind == EventKind.INVALIDATE else EventKind.DELETE
         records = [record] * len(keys)
@@ -282,11 +339,10 @@ class Requests:
             if type(change[1]) is bytes and len(change[1]) - 2 > limit:
                 self._reject(origin, request, [int(Code.TOO_LARGE), len(change[1]) - 2, limit])
                 return
-        self._counters.keys += len(request.keys)
-        UpdateBatch(
-            self._updates, request, self._deadline(request),
-            lambda results: self._reply(origin, request.request, self._certain(results, request.keys)),
-        ).start()  # fmt: skip
+        self._change(origin, request, self._update)
+
+    def _update(self, request: m.Update, done: DoneWithBatch) -> None:
+        UpdateBatch(self._updates, request, self._deadline(request), done).start()
 
     def _on_clear(self, origin: bytes, request: m.Clear) -> None:
         if self._admit(origin, request):
@@ -314,7 +370,10 @@ class Requests:
             return
         makers: dict[str, Callable[[], dict[str, Any]]] = {
             "view": lambda: inspection.view(coordinator),
-            "status": lambda: inspection.status(coordinator, self.notices, ready=self._ready()),
+            "status": lambda: (
+                inspection.status(coordinator, self.notices, ready=self._ready())
+                | {"leave_asked_by": self.leave_asked_by}
+            ),
             "stats": lambda: inspection.statistics(
                 coordinator, self._counters, self.hot.statistics() | self.copies.statistics()
             ),
@@ -364,12 +423,26 @@ class Requests:
         keys, records = write.keys, write.records
         if write.view != self._view.digest and not write.repair:
             self._early.extend([(write.view, key) for key in keys])
+            self._pass_on(write)
         if write.repair:
             newer, live = self._coordinator.merge_repair(keys, records)
         else:
             newer, live = self._coordinator.merge(keys, records)
         if write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
+
+    def _pass_on(self, write: m.Write) -> None:
+        """Who works with a former ring writes past those who have come since: they get it from here.
+
+        One of them may have pulled the slot from this node already, which is the last that it asks for.
+        """
+        missing: dict[str, list[int]] = {}
+        for i, key in enumerate(write.keys):
+            for node_id in self._view.owners_since(write.view, key):
+                missing.setdefault(node_id, []).append(i)
+        for node_id, places in missing.items():
+            keys, records = [write.keys[i] for i in places], [write.records[i] for i in places]
+            self._coordinator.keep_hint(node_id, keys, records)
 
     def written_early(self, digest: bytes) -> list[tuple[bytes, bytes]]:
         """Return what is held of keys that were written by who worked with this ring already, when it is new here.
@@ -402,7 +475,11 @@ class Requests:
             self._outbox.reply(origin, m.FloorsReply(request.request, self._view.digest, cursor, floors))
 
     def _on_pull(self, origin: bytes, pull: m.Pull) -> None:
-        if self._admit(origin, pull, from_client=False):
+        if not self._admit(origin, pull, from_client=False):
+            return
+        if pull.view != self._view.digest:  # what this node writes from now on might pass the asker by: not yet
+            self._reject(origin, pull, [int(Code.NOT_READY)])
+        else:
             slots = [slot for slot in pull.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
             page = page_of(self._store, slots, pull.cursor, self._view.left_over)
             self._outbox.reply(origin, m.PullReply(pull.request, self._view.digest, *page))
@@ -414,7 +491,8 @@ class Requests:
     def _on_leave(self, origin: bytes, leave: m.Leave) -> None:
         if self._admit(origin, leave):
             self._reply(origin, leave.request, [None])
-            self._retire()
+            self.leave_asked_by = origin.hex()
+            self._retire(origin)
 
     def _on_forget(self, origin: bytes, forget: m.Forget) -> None:
         if not self._admit(origin, forget, from_client=False):
@@ -426,3 +504,13 @@ class Requests:
             self._reject(origin, forget, [int(Code.INVALID), str(problem)])
         else:
             self._reply(origin, forget.request, [None])
+
+
+def _up_to(budget: int, records: list[Any]) -> list[Any]:
+    """Replace what exceeds the size of a reply by [Code.MORE]; the first record always goes."""
+    for i, record in enumerate(records):
+        if record is not None:
+            budget -= len(record)
+            if budget < 0 and i:
+                return [*records[:i], *[[int(Code.MORE)]] * (len(records) - i)]
+    return records

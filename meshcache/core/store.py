@@ -582,16 +582,16 @@ class Store:
     def statistics(self) -> StoreStatistics:
         """Return the counters as they are now."""
         return StoreStatistics(
-            entries=self._entries,
-            tombstones=self._tombstones,
-            bytes=self._bytes,
-            tombstone_bytes=self._tombstone_bytes,
-            hits=self._hits,
-            misses=self._misses,
-            evictions=self._evictions,
-            expirations=self._expirations,
-            tombstones_reaped=self._tombstones_reaped,
-            tombstones_dropped=self._tombstones_dropped,
-            refused=self._refused,
-            bookings=self._bookings,
-        )
+            entries=self._entries, tombstones=self._tombstones, bytes=self._bytes,
+            tombstone_bytes=self._tombstone_bytes, hits=self._hits, misses=self._misses, evictions=self._evictions,
+            expirations=self._expirations, tombstones_reaped=self._tombstones_reaped,
+            tombstones_dropped=self._tombstones_dropped, refused=self._refused, bookings=self._bookings,
+        )  # fmt: skip
+
+    def contradictions(self) -> list[str]:
+        """Say what of tables, columns and counts does not fit together; nothing does, ever. O(slots)."""
+        held = sum(map(len, self._tables))
+        lengths = {len(self._records), len(self._keys), len(self._before), len(self._after), len(self._booked)}
+        if lengths == {held + len(self._free) + 2} and held == self._entries + self._tombstones:
+            return []
+        return [f"the store has {held} keys, but {self._entries} entries and {self._tombstones} tombstones"]

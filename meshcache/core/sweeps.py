@@ -125,6 +125,8 @@ class Sweeps:
         if job.kind == COARSE_TAGS:
             buckets = [(tag, bucket_of(tag)) for tag in store.tags_in(job.slot)]
             wanted = {tag: job.names[bucket] for tag, bucket in buckets if bucket in job.names}
+        elif len(tags := store.tags_in(job.slot)) < len(wanted):
+            wanted = {tag: wanted[tag] for tag in tags if tag in wanted}
         for number, (tag, version) in enumerate(wanted.items()):
             keys = store.bearers(job.slot, tag, version, DROPS_PER_STEP)
             if keys:

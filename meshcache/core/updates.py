@@ -211,11 +211,17 @@ class KeyUpdate:
     def _on_read(self, results: list[Any]) -> None:
         coordinator = self.batch.coordinator
         found = results[0]
-        if isinstance(found, list):
-            self.batch.settle(self.index, found)
-        else:
-            held = coordinator.store.peek(self.key)  # written here while the others were asked
-            self._apply(max(filter(None, (found, held)), default=None))
+        try:
+            if isinstance(found, list):
+                self.batch.settle(self.index, found)
+            else:
+                held = coordinator.store.peek(self.key)  # written here while the others were asked
+                self._apply(max(filter(None, (found, held)), default=None))
+        finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        """Let those go on that wait for this update of the key."""
         waiting = self.batch.updates.locked.pop(self.key, deque())
         while waiting:
             waiting.popleft().start()

@@ -3,9 +3,11 @@
 Nodes learn of a change at different times. Until all have, a coordinator that still works with the former ring reads
 from the former owners, so whoever knows the new ring writes to both: a write counts as done when W owners of the
 current ring *and* W owners of each former ring have it (joint quorums, as in Raft's membership change and Infinispan's
-"write all" phase). What the current owners lack is looked for at the former ones. A former ring is dropped when
-every member has said that it holds all its slots of the current one (``Fact.synced``), but not before ``transition_s``
-has passed; with it goes what nodes hold of slots that they no longer own.
+"write all" phase). What the current owners lack is looked for at the former ones. Who does not know the new ring yet
+writes to the former owners only; those of them who do know it pass that on to the new ones. And nobody is given a page
+of a slot by who works with another ring than it does, for then what is written later could pass it by. A former ring is
+dropped when every member has said that it holds all its slots of the current one (``Fact.synced``), but not before
+``transition_s`` has passed; with it goes what nodes hold of slots that they no longer own.
 
 Under the strict partition policy the view also tells which slots a mesh must forget. A write is acknowledged once W of
 the N owners have it; when as many as W owners of a slot are lost before the others have taken over from them, those
@@ -149,6 +151,15 @@ class View:
                 if needed + min(read_quorum, len(owners)) > len(owners) and any(one in owners for one in more):
                     doomed[slot] |= sum([one in lost for one in owners]) >= needed
         return [slot for slot, is_doomed in enumerate(doomed) if is_doomed]
+
+    def owners_since(self, digest: bytes, key: bytes) -> list[str]:
+        """Return the others that own a key now and did not in a former ring, given its digest."""
+        slot = self.ring.slot_of(key)
+        for former in self.former:
+            if former.ring.digest == digest:
+                before = (*former.ring.owners[slot], self._own_id)
+                return [node_id for node_id in self.ring.owners[slot] if node_id not in before]
+        return []
 
     @property
     def settling(self) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from meshcache.core import facts
 from meshcache.core import messages as m
 from meshcache.core.messages import (
     BATCH_OPS_MAX,
@@ -28,21 +29,25 @@ from meshcache.core.messages import (
     KINDS,
     Event,
     EventKind,
-    Fact,
     Floor,
     Message,
-    Rumour,
 )
 from meshcache.core.record import HEADER_BYTES, VERSION_BYTES, check_content
 from meshcache.errors import ProtocolError
 
 _TEXT_LENGTH_MAX: Final = 1024
 _MAP_ITEMS_MAX: Final = 1024
-_ACCUSERS_MAX: Final = 8
 _UINT64_MAX: Final = (1 << 64) - 1
 _SHORT_FRAME_BYTES: Final = 1024
 """Nothing in such a frame can exceed a limit, since msgpack bounds each length by the frame's: not giving the limits
 halves the time. Extensions are shut at every length."""
+
+_FROM_CLIENT: Final = b"\x92\0"
+"""How a frame of one message begins that tells no clock."""
+_NUMBER_AT: Final = 4
+"""After the two bytes above, the head of the message and its kind. Numbers take one byte, or one to tell how many of
+1, 2, 4 or 8 follow."""
+_BOOT_ENDS_BY: Final = 24
 
 _pack = msgpack.Packer().pack
 """One packer for all: a new one for each frame costs more than the frame. Not thread-safe by itself, but pack() holds
@@ -87,6 +92,39 @@ def decode_frame(frame: Frame) -> tuple[int, list[Message]]:
     return clock, [_decode_message(message) for message in parts]
 
 
+class DeadlinePeek:
+    """Tells of a client's request whether its deadline is over, without decoding it.
+
+    A request begins with its number, the process that it is meant for, and its deadline. Both have 64 bits, and so
+    always the same length; and as they are written with the most significant byte first, they compare as bytes.
+    """
+
+    def __init__(self, boot: int) -> None:
+        self._boot_mark: bytes = _pack(boot)
+        self._wall_ms = -1
+        self._wall_mark = b""
+
+    def is_past(self, frame: Frame, wall_ms: int) -> bool | None:
+        """Tell whether nobody waits for the answer any more; None of any other frame, or one for another process."""
+        if wall_ms != self._wall_ms:
+            self._wall_ms, self._wall_mark = wall_ms, _pack(wall_ms)
+        if type(frame) is not bytes or frame[:2] != _FROM_CLIENT:
+            return None
+        at = frame.find(self._boot_mark, 0, _BOOT_ENDS_BY)
+        if at < 0:
+            return None
+        at += len(self._boot_mark)
+        return frame[at : at + len(self._wall_mark)] < self._wall_mark
+
+    @staticmethod
+    def number_of(frame: Frame) -> int:
+        """Return the number of a request of which ``is_past`` told something."""
+        first = frame[_NUMBER_AT]
+        if first < 0x80:
+            return first
+        return int.from_bytes(frame[_NUMBER_AT + 1 : _NUMBER_AT + 1 + (1 << (first & 3))], "big")
+
+
 def _decode_message(parts: Any) -> Message:
     if type(parts) is not list or not parts or type(parts[0]) is not int:
         raise ProtocolError("not a message: it must be an array that begins with its kind")
@@ -98,7 +136,7 @@ def _decode_message(parts: Any) -> Message:
     for i, check in schema.checks:
         try:
             parts[i] = check(parts[i])
-        except (TypeError, ValueError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001  (a check that stumbles over a value has found it wrong)
             raise ProtocolError(f"{schema.cls.__name__}.{schema.cls._fields[i - 1]}: {error}") from None
     if schema.aligned and len(parts[-1]) != len(parts[-2]):
         last = schema.cls._fields[-1]
@@ -125,12 +163,6 @@ def _int(value: Any) -> int:
     return value
 
 
-def _float(value: Any) -> float:
-    if type(value) is not float and type(value) is not int:
-        raise TypeError("must be a number")
-    return float(value)
-
-
 def _bytes(value: Any) -> bytes:
     if type(value) is not bytes:
         raise TypeError("must be bytes")
@@ -144,8 +176,45 @@ def _version(value: Any) -> bytes:
 
 
 def _text(value: Any) -> str:
-    if type(value) is not str or len(value) > _TEXT_LENGTH_MAX:
-        raise TypeError(f"must be text of at most {_TEXT_LENGTH_MAX} characters")
+    if type(value) is not str or len(value) > _TEXT_LENGTH_MAX or not value.isprintable():
+        raise TypeError(f"must be printable text of at most {_TEXT_LENGTH_MAX} characters")
+    return value
+
+
+def _name(value: Any) -> str:
+    problem = facts.name(value)
+    if problem is not None:
+        raise ValueError(problem)
+    return value  # type: ignore[no-any-return]  # just checked
+
+
+def _counter(value: int) -> int:
+    if not 0 <= value <= facts.COUNTER_MAX:
+        raise ValueError(f"must be a number from 0 to {facts.COUNTER_MAX:,}")
+    return value
+
+
+def _wall_ms(value: int) -> int:
+    if not 0 <= value <= facts.WALL_MS_MAX:
+        raise ValueError(f"must be milliseconds from 0 to {facts.WALL_MS_MAX:,}")
+    return value
+
+
+def _digest(value: bytes) -> bytes:
+    if len(value) > facts.DIGEST_BYTES:
+        raise ValueError(f"must be at most {facts.DIGEST_BYTES} bytes")
+    return value
+
+
+def _cursor(value: bytes) -> bytes:
+    if len(value) > KEY_BYTES_MAX + 1:
+        raise ValueError(f"must be at most {KEY_BYTES_MAX + 1} bytes")
+    return value
+
+
+def _prefix(value: bytes) -> bytes:
+    if len(value) > KEY_BYTES_MAX:
+        raise ValueError(f"must be at most {KEY_BYTES_MAX} bytes, as a key")
     return value
 
 
@@ -238,50 +307,6 @@ def _changes(value: Any) -> list[list[Any]]:
     return value  # type: ignore[no-any-return]  # just checked
 
 
-_FACT_CHECKS: Final[tuple[Callable[[Any], Any], ...]] = (
-    _text,
-    _text,
-    _text,
-    _text,
-    _text,
-    _text,
-    _float,
-    _int,
-    _int,
-    _int,
-    _bytes,
-)
-
-
-def _fact(value: Any) -> Fact:
-    if type(value) is not list or len(value) != len(_FACT_CHECKS):
-        raise TypeError(f"a fact has {len(_FACT_CHECKS)} fields")
-    fact = Fact(*[check(field) for check, field in zip(_FACT_CHECKS, value, strict=True)])
-    if not fact.node_id or not fact.address or not 0 <= fact.state <= 4 or not 0 <= fact.weight <= 1000:
-        raise ValueError("node id, address, state or weight is out of range")
-    if fact.boot < 0 or fact.incarnation < 0:
-        raise ValueError("boot and incarnation are not negative")
-    return fact
-
-
-def _fact_or_none(value: Any) -> Fact | None:
-    return None if value is None else _fact(value)
-
-
-def _facts(value: Any) -> list[Fact]:
-    return [_fact(item) for item in _list(value)]
-
-
-def _rumours(value: Any) -> list[Rumour]:
-    rumours = []
-    for item in _list(value):
-        fact, accusers = item
-        if len(_list(accusers)) > _ACCUSERS_MAX:
-            raise ValueError(f"at most {_ACCUSERS_MAX} accusers are named")
-        rumours.append(Rumour(_fact(fact), [_text(accuser) for accuser in accusers]))
-    return rumours
-
-
 def _events(value: Any) -> list[Event]:
     events = []
     for item in _list(value):
@@ -339,13 +364,19 @@ _VERSIONS: Final = _Field((list,), _versions)
 _TEXT: Final = _Field((str,), _text)
 _LIST: Final = _Field((list,))
 _RESULTS: Final = _Field((list, NoneType))
-_FACTS: Final = _Field((list,), _facts)
-_RUMOURS: Final = _Field((list,), _rumours)
+_NAME: Final = _Field((str,), _name)
+_COUNTER: Final = _Field((int,), _counter)
+_WALL_MS: Final = _Field((int,), _wall_ms)
+_DIGEST: Final = _Field((bytes,), _digest)
+_CURSOR: Final = _Field((bytes,), _cursor)
+_PREFIX: Final = _Field((bytes,), _prefix)
+_FACTS: Final = _Field((list,), facts.facts)
+_RUMOURS: Final = _Field((list,), facts.rumours)
 _KEYS: Final = _Field((list,), _keys)
 _KEYS_TO_READ: Final = _Field((list,), _keys_to_read)
 _RECORDS: Final = _Field((list,), _records)
 _INDICES: Final = _Field((list,), _indices)
-_FACT_OR_NONE: Final = _Field((list, NoneType), _fact_or_none)
+_FACT_OR_NONE: Final = _Field((list, NoneType), facts.fact_or_none)
 _SETTINGS: Final = _Field((dict,), _settings)
 _CONTENTS: Final = _Field((list,), _contents)
 _CHANGES: Final = _Field((list,), _changes)
@@ -354,27 +385,27 @@ _NEWER: Final = _Field((list,), _newer)
 _EVENTS: Final = _Field((list,), _events)
 _FLOORS: Final = _Field((list,), _floors)
 
-_REQUEST: Final = (_INT, _INT, _INT, _BYTES)
+_REQUEST: Final = (_INT, _INT, _INT, _DIGEST)
 """request, boot, deadline_ms, view: how every request begins."""
 
-_ANSWER: Final = (_INT, _BYTES)
+_ANSWER: Final = (_INT, _DIGEST)
 """request, view: how every answer begins."""
 
 _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
-    m.Hello: (_INT, _TEXT, _FACT_OR_NONE, _BYTES),
-    m.Welcome: (_INT, _INT, _TEXT, _SETTINGS, _FACTS),
+    m.Hello: (_INT, _TEXT, _FACT_OR_NONE, _DIGEST),
+    m.Welcome: (_COUNTER, _WALL_MS, _NAME, _SETTINGS, _FACTS),
     m.Refused: (_TEXT, _TEXT),
-    m.Ping: (_INT, _TEXT, _BYTES, _BOOL, _RUMOURS),
-    m.Ack: (_INT, _INT, _BYTES, _RUMOURS),
+    m.Ping: (_COUNTER, _NAME, _DIGEST, _BOOL, _RUMOURS),
+    m.Ack: (_COUNTER, _WALL_MS, _DIGEST, _RUMOURS),
     m.Gossip: (_RUMOURS,),
-    m.PingReq: (_INT, _TEXT),
-    m.Vouch: (_INT,),
-    m.Nack: (_INT,),
+    m.PingReq: (_COUNTER, _NAME),
+    m.Vouch: (_COUNTER,),
+    m.Nack: (_COUNTER,),
     m.Get: (*_REQUEST, _INT, _INT, _BOOL, _KEYS_TO_READ),
     m.Set: (*_REQUEST, _INT, _INT, _KEYS, _CONTENTS),
     m.Delete: (*_REQUEST, _INT, _INT, _KEYS),
     m.Update: (*_REQUEST, _INT, _INT, _INT, _KEYS, _CHANGES),
-    m.Clear: (*_REQUEST, _BYTES),
+    m.Clear: (*_REQUEST, _PREFIX),
     m.InvalidateTags: (*_REQUEST, _KEYS),
     m.Inspect: (*_REQUEST, _TEXT, _BYTES),
     m.Reply: (*_ANSWER, _RESULTS),
@@ -384,18 +415,18 @@ _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.ReadReply: (*_ANSWER, _RECORDS_OR_NONE, _INDICES),
     m.Write: (*_REQUEST, _BOOL, _KEYS, _RECORDS),
     m.WriteReply: (*_ANSWER, _NEWER, _INDICES),
-    m.Sweep: (*_REQUEST, _VERSION, _BYTES),
+    m.Sweep: (*_REQUEST, _VERSION, _PREFIX),
     m.SweepTags: (*_REQUEST, _VERSION, _KEYS),
-    m.SweepReply: (*_ANSWER, _INT, _BOOL),
-    m.Pull: (*_REQUEST, _INDICES, _BYTES),
-    m.PullReply: (*_ANSWER, _INT, _BYTES, _KEYS, _RECORDS),
-    m.Floors: (*_REQUEST, _BYTES),
-    m.FloorsReply: (*_ANSWER, _BYTES, _FLOORS),
+    m.SweepReply: (*_ANSWER, _COUNTER, _BOOL),
+    m.Pull: (*_REQUEST, _INDICES, _CURSOR),
+    m.PullReply: (*_ANSWER, _INT, _CURSOR, _KEYS, _RECORDS),
+    m.Floors: (*_REQUEST, _CURSOR),
+    m.FloorsReply: (*_ANSWER, _CURSOR, _FLOORS),
     m.Leave: _REQUEST,
     m.Forget: (*_REQUEST, _TEXT),
     m.Compare: (*_REQUEST, _INDICES, _KEYS_TO_READ),
     m.CompareReply: (*_ANSWER, _INDICES, _KEYS, _VERSIONS),
-    m.Invalidations: (_TEXT, _INT, _INT, _BYTES, _EVENTS),
+    m.Invalidations: (_NAME, _COUNTER, _COUNTER, _DIGEST, _EVENTS),
 }
 
 _ALIGNED: Final = (m.Set, m.Update, m.Write, m.PullReply, m.Compare, m.CompareReply)

@@ -60,6 +60,13 @@ FAULTS: Final[Mapping[str, str]] = {
     "crash while joining": "a process dies after it was given a part of its slots",
     "crash while handing over": "a process dies before all of its slots are handed over",
     "crash while writing": "a process dies when a write that it coordinates has been sent to some",
+    # strangers
+    "lying facts": "a node is told of a member at an address that is none",
+    "lying deaths": "a node is told that a member is gone, as of a time that nobody can have seen",
+    "ghosts": "a node is told of many members that are not there",
+    "lying versions": "a node is told to store or drop something as of a time that is yet to come",
+    "lying clock": "a node is told of a clock that is far ahead",
+    "odd pings": "a node is pinged by nobody, with a number at the edge of its type",
     # stores
     "eviction": "a store drops live entries for its limits",
     "tombstone overflow": "a store drops tombstones before their time for its limit",

@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from meshcache.address import split_address
 from meshcache.config import Config
 from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
 from meshcache.core.wire import decode_frame
+from meshcache.simulation.history import Violation
 from meshcache.simulation.network import Line, Network
 from meshcache.simulation.world import World
 
@@ -187,7 +189,8 @@ class NodeHost:
 
     def on_refused(self, address: str) -> None:
         """See network.Dialler."""
-        if self.core is not None and self.core.membership.suspicions:
+        membership = None if self.core is None else self.core.membership
+        if membership is not None and (membership.suspicions or len(membership.newcomers)):
             self._arrive("link_refused", address)
 
     def on_answer(self, address: str, frame: bytes) -> None:
@@ -215,6 +218,14 @@ class NodeHost:
         if core is None or self.paused or self._turn_at != when:
             return
         self._turn_at = None
+        try:
+            self._take_turn(core)
+        except Violation:
+            raise
+        except Exception as error:
+            raise Violation(f"exit: the process of {self.name} ends: {type(error).__name__}: {error}") from error
+
+    def _take_turn(self, core: NodeCore) -> None:
         now = self.clock()
         inbox, self._inbox = self._inbox, []
         for name, *arguments in inbox:
@@ -270,6 +281,7 @@ class NodeHost:
             if line is not None:
                 line.close()
         for address in effects.connect:
+            split_address(address)  # as it has to be before a real socket takes it
             self.lines[address] = self.network.dial(self, address)
         for address, frame in effects.sends:
             line = self.lines.get(address)

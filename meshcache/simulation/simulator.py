@@ -12,6 +12,8 @@ faults, of which each allows for other promises to be checked:
 - ``chaos``: anything at any time (faults.CHAOS): cuts of any shape, several crashes at once, storms, wrong clocks,
   stores too small.
 
+To some meshes of each kind a stranger lies meanwhile (liars.py), which changes nothing of what must hold.
+
 First anything goes; then the faults stop, and within RECOVERY_S the mesh must agree on its members and its ring, and
 serve every operation. When the clients have stopped, owners that hold a key must agree on its version within AGREED_S.
 """
@@ -29,6 +31,7 @@ from meshcache.simulation.clients import ClientHost
 from meshcache.simulation.faults import BETWEEN, CHAOS, LOSSLESS, ONCE, Faults
 from meshcache.simulation.history import History, Violation
 from meshcache.simulation.hosts import NodeHost
+from meshcache.simulation.liars import Liar
 from meshcache.simulation.loads import WAIT_S, Loads
 from meshcache.simulation.mesh import Mesh
 from meshcache.simulation.network import CALM, Weather
@@ -61,6 +64,9 @@ PROOF_S: Final = 1.5
 
 SPLIT: Final = 0.25
 """How many of the seeds of kind ``single`` become ``split``."""
+
+LIED_TO: Final = 0.3
+"""How many of the seeds have a stranger who lies to nodes."""
 
 _LEVELS: Final = ((1, 1, 1), (2, 2, 1), (2, 2, 2), (3, 2, 2), (3, 3, 1), (3, 3, 2), (3, 2, 3))
 _LOOSE_LEVELS: Final = ((2, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 1, 3), (2, 1, 2))
@@ -104,6 +110,8 @@ class Plan:
     max_entries: int = 10_000
     max_bytes: int = 100_000_000
     mix: Mix = field(default_factory=Mix)
+    lies: tuple[str, ...] = ()
+    """What a stranger tells nodes, again and again, one of these at a time."""
     loaded: int = 0
     """Keys whose values are computed from a source."""
     load_s: float = 0.05
@@ -113,7 +121,7 @@ class Plan:
         """The faults that this plan may have, those of frames and callers not counted."""
         happens = {"single": self.strikes, "chaos": self.menu}.get(self.kind, ())
         small = ("eviction", "tombstone overflow") if self.max_bytes < 1_000_000 else ()
-        return (*happens, *small, *(("flood",) if self.mix.floods else ()))
+        return (*happens, *small, *self.lies, *(("flood",) if self.mix.floods else ()))
 
     @property
     def losses(self) -> int:
@@ -191,6 +199,7 @@ class Plan:
             mix=mix,
             loaded=rng.choice((0, 0, 1, 2)),
             load_s=rng.choice((0.01, 0.1, 1.0)),
+            lies=_draw_lies(self.seed),
         )
         if rng.random() < 0.5:
             return plan
@@ -207,6 +216,12 @@ def _draw_weather(rng: random.Random, kind: str) -> Weather:
         in_order=rng.random() < 0.5,
         stale=rng.choice((0.0, 0.5)),
     )
+
+
+def _draw_lies(seed: int) -> tuple[str, ...]:
+    """Draw what a stranger says; from other random numbers, so that nothing else depends on it."""
+    rng = random.Random(f"lies {seed}")
+    return tuple(rng.sample(Liar.NAMES, rng.randint(1, len(Liar.NAMES)))) if rng.random() < LIED_TO else ()
 
 
 class Simulation:
@@ -243,6 +258,7 @@ class Simulation:
             holds=plan.write_quorum >= plan.read_quorum,
             skew_s=2 * plan.skew_ms / 1000 + 0.05 + 2 * plan.drift * SIMULATED_S_MAX,
         )
+        self.liar = Liar(self.mesh, plan.lies)
         self.workload = Workload(self.world, self.history, plan.mix, plan.timeout_s)
         self.loads = Loads(
             self.world, self.history, keys=plan.loaded, load_s=plan.load_s, think_s=plan.mix.think_s,
@@ -275,6 +291,8 @@ class Simulation:
                 self.workload.drive(client)
         for i in range(plan.clients if plan.loaded else 0):
             self.loads.drive(mesh.client(f"l{i + 1}", timeout_s=plan.timeout_s, stray=plan.stray))
+        if plan.lies:
+            self.liar.begin()
         getattr(self, f"_{plan.kind}")()
         self._heal()
         self._converge("after the faults stopped")
@@ -375,6 +393,7 @@ class Simulation:
     def _heal(self) -> None:
         self.world.note("the faults stop")
         self.faults.end()
+        self.liar.stopped = True
         self.workload.patient = self.loads.patient = True
         self.mesh.network.weather = Weather(delay_s=min(self.plan.weather.delay_s, 0.005))
         for host in self.mesh.nodes.values():

@@ -16,9 +16,11 @@ from typing import Any, Final, NoReturn
 import meshcache
 
 from . import report
+from .attacker import ATTACKS
 from .busy import busy
 from .changes import join_leave, rolling
 from .detection import detect
+from .hostile import hostile
 from .idle import idle
 from .kills import kill9, kill9_default
 from .near import near
@@ -40,6 +42,7 @@ SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
     "partition": partition,
     "partition-strict": partition_strict,
     "idle": idle,
+    "hostile": hostile,
     "stampede": stampede,
     "overload": overload,
 }
@@ -71,6 +74,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--beside", type=int, default=0, help="processes that keep the machine busy meanwhile (0)")
     parser.add_argument("--rate", type=float, default=600.0, help="calls a second (600); stay below saturation")
+    parser.add_argument("--attacks", nargs="+", default=[], help=f"of hostile: {', '.join(ATTACKS)} (all)")
     parser.add_argument("--seed", type=int, default=1, help="whom to hurt, and when (1)")
     parser.add_argument("--out", type=Path, default=ROOT / "out", help="where JSON and plots go (out)")
     parser.add_argument("--logs", type=Path, help="keep the nodes' logs there")
@@ -89,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     options = Options(
         quick=parsed.quick, rounds=parsed.rounds, rate=parsed.rate, seed=parsed.seed, logs=parsed.logs,
-        debug=parsed.debug, beside=parsed.beside,
+        debug=parsed.debug, beside=parsed.beside, attacks=tuple(parsed.attacks),
     )  # fmt: skip
     results = []
     for name in dict.fromkeys(parsed.scenarios or SCENARIOS):

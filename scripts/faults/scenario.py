@@ -31,6 +31,8 @@ class Options:
     seed: int = 1
     logs: Path | None = None
     debug: bool = False
+    attacks: tuple[str, ...] = ()
+    """Of hostile; none: all of them."""
 
     def pick(self, quick: float, full: float) -> float:
         """Return the first for a quick run, else the second."""

@@ -1,0 +1,286 @@
+"""Who is connected to a node's bound sockets: what each was sent and has not taken, and how to cut one.
+
+libzmq bounds what waits for a connection by the number of messages, not by bytes, and tells neither how much waits nor
+which connection is to blame when memory grows. But every message that arrives tells the descriptor of the TCP
+connection that it came on, and the kernel tells of a descriptor how many bytes the other side has acknowledged and how
+many have come in. So::
+
+    owed    = bytes handed to libzmq for this connection - bytes that the other side acknowledged
+    unread  = bytes that came in on it                   - bytes taken from libzmq
+
+*Owed* is replies or announcements that somebody does not read. Who is owed more than ``OWED_BYTES_MAX``, or more than
+``OWED_BYTES_SMALL`` while all together are owed more than ``OWED_BYTES_TOTAL``, is served no more until it has read
+(``Connections.deaf``); who does not read on for ``DEAF_S`` is cut. *Unread* is messages that are not complete, or that
+come faster than the node takes them; it is looked at only when memory is short.
+
+To cut is to shut the TCP connection down. libzmq then finds it closed, and frees all that it holds for it. An honest
+peer connects again. A descriptor may be closed and given to another connection at any time, by libzmq's own thread; so
+whatever is done with one is done only if it still leads to the peer that was seen on it.
+
+The kernel's figures are those of Linux (``struct tcp_info``, since 4.6). Where they are missing nobody is cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import socket
+import stat
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from meshcache.core.requests import Readers
+
+OWED_BYTES_MAX: Final = 16 << 20
+"""For one connection: two replies of the usual limit."""
+OWED_BYTES_SMALL: Final = 1 << 20
+OWED_BYTES_TOTAL: Final = 48 << 20
+"""For all connections of a socket together. What one turn adds comes on top."""
+REVIEW_BYTES: Final = 12 << 20
+"""All are looked at when so much more was handed over."""
+DEAF_S: Final = 1.0
+"""Somebody who is served no more, and has not read ``READ_ON_BYTES`` in this time, is cut."""
+READ_ON_BYTES: Final = 64 << 10
+ASK_AFTER_BYTES: Final = 1 << 20
+"""So much may be handed over before the kernel is asked what was acknowledged."""
+DESCRIPTORS_MAX: Final = 1 << 16
+CUT_NAMES_MAX: Final = 4096
+QUIET_S: Final = 0.05
+"""libzmq has written what it could, if nothing was handed to it for so long."""
+TELL_S: Final = 1.0
+"""How often at most the log tells of connections that were cut."""
+BLAME_BYTES_MIN: Final = 4 << 20
+"""When memory is short: a connection that holds less is not to blame."""
+
+_TCP_INFO_BYTES: Final = 192
+_UNACKED_AT: Final = 24
+"""In ``struct tcp_info``: tcpi_unacked, segments that are sent and not acknowledged …"""
+_LAST_DATA_AT: Final = 44
+"""… tcpi_last_data_sent, last_ack_sent, last_data_recv: milliseconds since then …"""
+_ACKED_AT: Final = 120
+"""… tcpi_bytes_acked and tcpi_bytes_received, 64 bits each …"""
+_NOT_SENT_AT: Final = 144
+"""… and tcpi_notsent_bytes. All others here have 32 bits."""
+
+_log = logging.getLogger("meshcache.node")
+
+Peer = tuple[Any, ...]
+
+
+class Traffic:
+    """What the kernel tells of a TCP connection."""
+
+    __slots__ = ("acked_bytes", "idle_ms", "is_through", "peer", "port", "received_bytes")
+
+    def __init__(self, peer: Peer, port: int, told: bytes) -> None:
+        self.peer = peer
+        self.port = port
+        """The local one."""
+        self.acked_bytes, self.received_bytes = struct.unpack_from("=QQ", told, _ACKED_AT)
+        sent_ms, _, received_ms = struct.unpack_from("=III", told, _LAST_DATA_AT)
+        self.idle_ms: int = min(sent_ms, received_ms)
+        (unacked,) = struct.unpack_from("=I", told, _UNACKED_AT)
+        (not_sent,) = struct.unpack_from("=I", told, _NOT_SENT_AT)
+        self.is_through: bool = not unacked and not not_sent
+        """All that libzmq has written is acknowledged; and it writes whenever it can."""
+
+
+def traffic_of(fd: int) -> Traffic | None:
+    """Return what the kernel tells of a descriptor; None if it is no TCP connection (any more)."""
+    try:
+        connection = socket.socket(fileno=fd)
+    except (OSError, ValueError):
+        return None
+    try:
+        told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        if len(told) < _NOT_SENT_AT + 4:
+            return None
+        return Traffic(connection.getpeername(), connection.getsockname()[1], told)
+    except (OSError, IndexError, TypeError):
+        return None
+    finally:
+        connection.detach()
+
+
+def shut_down(fd: int, peer: Peer) -> bool:
+    """Shut a connection down, if the descriptor still leads to this peer; True if that was done."""
+    with contextlib.suppress(OSError, ValueError):
+        connection = socket.socket(fileno=fd)
+        try:
+            if connection.getpeername() == peer:
+                connection.shutdown(socket.SHUT_RDWR)
+                return True
+        finally:
+            connection.detach()
+    return False
+
+
+class Connection:
+    """One that sent something."""
+
+    __slots__ = (
+        "asked_at",
+        "deaf_since",
+        "fd",
+        "owed_bytes",
+        "peer",
+        "read_bytes",
+        "subscriptions",
+        "taken_bytes",
+        "unasked_bytes",
+    )
+
+    def __init__(self, fd: int, traffic: Traffic | None) -> None:
+        self.fd = fd
+        self.peer: Peer = () if traffic is None else traffic.peer
+        self.taken_bytes = 0
+        """Of the messages that were taken from it."""
+        self.owed_bytes = 0
+        """As far as is known: what was acknowledged since the kernel was asked is not yet counted off."""
+        self.unasked_bytes = 0
+        """Handed over since the kernel was asked."""
+        self.asked_at = 0.0
+        self.read_bytes = 0 if traffic is None else traffic.acked_bytes
+        """What it had acknowledged when the kernel was asked."""
+        self.deaf_since: tuple[float, int] | None = None
+        """While it is served no more: since when it has not read on, and what it had read then."""
+        self.subscriptions = 0
+
+
+class Connections(Readers):
+    """The connections of one bound socket, by what names them: a routing id, or a descriptor."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.known: dict[Any, Connection] = {}
+        self.deaf: set[Any] = set()
+        """Those that are served no more until they have read, and those that were cut."""
+        self.cut = 0
+        """How many were cut."""
+        self._untold = 0
+        self._tell_at = 0.0
+        self.bytes_left = OWED_BYTES_TOTAL
+        """What can still be handed over before all together are owed too much."""
+        self._review_at_bytes = OWED_BYTES_TOTAL - REVIEW_BYTES
+        """When so much is left, all are looked at."""
+
+    def meet(self, name: Any, fd: int) -> Connection:
+        """Note a connection that is new, or has its name from one that is no more."""
+        self.known[name] = connection = Connection(fd, traffic_of(fd))
+        self.deaf.discard(name)
+        return connection
+
+    def hand(self, name: Any, size: int) -> None:
+        """So many bytes were handed to libzmq for this connection."""
+        connection = self.known.get(name)
+        if connection is not None:
+            connection.owed_bytes += size
+            connection.unasked_bytes += size
+            self.bytes_left -= size
+            if connection.unasked_bytes > ASK_AFTER_BYTES:
+                self._ask(name, connection)
+                if connection.owed_bytes > OWED_BYTES_MAX:
+                    self.review()
+            if self.bytes_left < self._review_at_bytes:
+                self.review()
+
+    def review(self) -> None:
+        """Look at all that are owed something; cut those that have been deaf for too long."""
+        for name, connection in list(self.known.items()):
+            if connection.owed_bytes:
+                self._ask(name, connection)
+        self.bytes_left = OWED_BYTES_TOTAL - sum(connection.owed_bytes for connection in self.known.values())
+        self._review_at_bytes = self.bytes_left - REVIEW_BYTES
+        limit = OWED_BYTES_SMALL if self.bytes_left < 0 else OWED_BYTES_MAX
+        now = time.monotonic()
+        for name, connection in list(self.known.items()):
+            if connection.owed_bytes <= limit:
+                if connection.deaf_since is not None:
+                    connection.deaf_since = None
+                    self.deaf.discard(name)
+                continue
+            self.deaf.add(name)
+            since = connection.deaf_since
+            if since is None or connection.read_bytes >= since[1] + READ_ON_BYTES:
+                connection.deaf_since = now, connection.read_bytes
+            elif now - since[0] > DEAF_S:
+                self.shut(name, "does not read what it is sent", owed_bytes=connection.owed_bytes)
+
+    @property
+    def owing(self) -> bool:
+        """Tell whether somebody is owed so much that it is worth a look."""
+        return self.bytes_left < OWED_BYTES_TOTAL - OWED_BYTES_SMALL
+
+    def shut(self, name: Any, why: str, **fields: object) -> None:
+        """Cut a connection, and say why. What it still asks for is not worth doing: it stays among the deaf."""
+        connection = self.known.pop(name, None)
+        if len(self.deaf) > CUT_NAMES_MAX:
+            self.deaf.clear()  # who of them is still there is found to be deaf again
+        self.deaf.add(name)
+        if connection is not None and shut_down(connection.fd, connection.peer):
+            self.note_cut(connection.peer, why, **fields)
+
+    def note_cut(self, peer: Peer, why: str, **fields: object) -> None:
+        """Count a connection that was cut; log one of many, with their number."""
+        self.cut += 1
+        self._untold += 1
+        now = time.monotonic()
+        if now >= self._tell_at:
+            _log.warning("connection_cut", extra={"peer": peer[:2], "why": why, "count": self._untold, **fields})
+            self._untold, self._tell_at = 0, now + TELL_S
+
+    @staticmethod
+    def is_still(connection: Connection) -> bool:
+        """Tell whether a connection's descriptor still leads to the same peer."""
+        traffic = traffic_of(connection.fd)
+        return traffic is not None and traffic.peer == connection.peer
+
+    def forget(self, name: Any) -> None:
+        """Forget a connection that is known to be closed."""
+        self.known.pop(name, None)
+        self.deaf.discard(name)
+
+    def _ask(self, name: Any, connection: Connection) -> None:
+        """Count off what the other side has acknowledged."""
+        # What was handed over just now may not have come to the kernel yet.
+        now = time.monotonic()
+        quiet = not connection.unasked_bytes and now > connection.asked_at + QUIET_S
+        if connection.unasked_bytes:
+            connection.unasked_bytes, connection.asked_at = 0, now
+        before = connection.owed_bytes
+        traffic = traffic_of(connection.fd)
+        if traffic is None or traffic.peer != connection.peer:
+            self.forget(name)
+            connection.owed_bytes = 0
+        else:
+            read_bytes = traffic.acked_bytes - connection.read_bytes
+            connection.read_bytes = traffic.acked_bytes
+            # What libzmq dropped because of too many messages was handed over, and is owed no more.
+            connection.owed_bytes = 0 if quiet and traffic.is_through else max(0, before - read_bytes)
+        self.bytes_left += before - connection.owed_bytes
+
+
+def open_connections(port: int) -> Iterator[tuple[int, Traffic]]:
+    """Yield every connection that this process has accepted at a port, those that never said anything included."""
+    for fd in _descriptors():
+        traffic = traffic_of(fd) if _is_socket(fd) else None
+        if traffic is not None and traffic.port == port:
+            yield fd, traffic
+
+
+def _descriptors() -> Iterable[int]:
+    """Return the open descriptors. To list them takes one; where none is left, all are open that there can be."""
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208  (numbers, not paths)
+    except OSError:
+        return range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], DESCRIPTORS_MAX))
+
+
+def _is_socket(fd: int) -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    return False

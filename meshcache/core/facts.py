@@ -1,0 +1,134 @@
+"""What others may say of a member: the rules of the configuration, and bounds on what grows.
+
+A fact from the network ends where a setting from the operator does: in an address that is dialled, a name in the ring
+and the log, a number that is counted on from. So each field is held against the very rule that its setting has to
+keep, before anything else sees it. What breaks one is a ``ValueError`` here, and wire.py refuses the frame.
+
+Numbers that grow have a bound far from the edge of their type, so that who has heard the greatest can still go beyond
+it. ``boot`` and ``incarnation`` begin with the wall milliseconds of a process's start; 44 bits of these last until the
+year 2527. How far ahead of *now* an incarnation may be is held against the clock, in members.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final
+
+from meshcache.address import is_one_machine, split_address
+from meshcache.config import WEIGHT_MAX, check_address, check_label, check_name, or_empty
+from meshcache.core.messages import Fact, Rumour
+
+FACTS_MAX: Final = 1024
+"""Facts in one message, and members that a node knows at most."""
+ACCUSERS_MAX: Final = 8
+DIGEST_BYTES: Final = 8
+COUNTER_MAX: Final = (1 << 62) - 1
+"""Of a sequence, and of what else is counted from 0."""
+WALL_MS_MAX: Final = (1 << 44) - 1
+BOOT_MAX: Final = (WALL_MS_MAX << 16) | 0xFFFF
+INCARNATION_MAX: Final = (WALL_MS_MAX << 8) | 0xFF
+_TEXT_CHARACTERS_MAX: Final = 300
+"""More than any of the rules allows: what is longer is not looked at."""
+_KNOWN_MAX: Final = 4096
+"""Texts whose judgement is remembered: the same few hundred come again and again."""
+
+Rule = Callable[[Any], str | None]
+"""Says what is wrong with a field, as the end of the sentence "fact: field …"; None if it is fine."""
+
+
+def _text(check: Callable[[str], str | None]) -> Rule:
+    known = lru_cache(maxsize=_KNOWN_MAX)(check)
+
+    def rule(value: Any) -> str | None:
+        if type(value) is not str or len(value) > _TEXT_CHARACTERS_MAX:
+            return f"must be text of at most {_TEXT_CHARACTERS_MAX} characters"
+        return known(value)
+
+    return rule
+
+
+def _number(most: int) -> Rule:
+    def rule(value: Any) -> str | None:
+        return None if type(value) is int and 0 <= value <= most else f"must be a number from 0 to {most:,}"
+
+    return rule
+
+
+def _weight(value: Any) -> str | None:
+    """As the setting, or 0: the member is leaving."""
+    if (type(value) is float or type(value) is int) and 0 <= value <= WEIGHT_MAX:
+        return None
+    return f"must be a number from 0 to {WEIGHT_MAX:,.0f}"
+
+
+def _synced(value: Any) -> str | None:
+    if type(value) is bytes and len(value) <= DIGEST_BYTES:
+        return None
+    return f"must be at most {DIGEST_BYTES} bytes"
+
+
+def _check_dialled(value: str) -> str | None:
+    problem = check_address(value)
+    if problem is None and not is_one_machine(split_address(value)[0]):
+        return "must be the very address that other nodes dial, not a wildcard"
+    return problem
+
+
+name: Final = _text(check_name)
+"""The rule for a node's id."""
+
+_RULES: Final[dict[str, Rule]] = {
+    "node_id": name,
+    "address": _text(_check_dialled),
+    "publish": _text(or_empty(check_address)),
+    "http": _text(or_empty(check_address)),
+    "host": _text(check_label),
+    "zone": _text(check_label),
+    "weight": _weight,
+    "boot": _number(BOOT_MAX),
+    "incarnation": _number(INCARNATION_MAX),
+    "state": _number(4),
+    "synced": _synced,
+}
+assert tuple(_RULES) == Fact._fields
+_WEIGHT_AT: Final = Fact._fields.index("weight")
+
+
+def fact(value: Any) -> Fact:
+    """Return what was received as a fact. ValueError names the field and the rule that it breaks."""
+    if type(value) is not list or len(value) != len(_RULES):
+        raise TypeError(f"a fact has {len(_RULES)} fields")
+    for (field, rule), said in zip(_RULES.items(), value, strict=True):
+        problem = rule(said)
+        if problem is not None:
+            raise ValueError(f"{field} {problem:.200}")
+    value[_WEIGHT_AT] = float(value[_WEIGHT_AT])
+    return Fact(*value)
+
+
+def fact_or_none(value: Any) -> Fact | None:
+    """Return a fact, or None if there is none."""
+    return None if value is None else fact(value)
+
+
+def facts(value: Any) -> list[Fact]:
+    """Return a list of facts."""
+    return [fact(item) for item in _listed(value)]
+
+
+def rumours(value: Any) -> list[Rumour]:
+    """Return a list of facts with those who accuse their members."""
+    found = []
+    for item in _listed(value):
+        said, accusers = item
+        if type(accusers) is not list or len(accusers) > ACCUSERS_MAX or any(map(name, accusers)):
+            raise ValueError(f"accusers must be at most {ACCUSERS_MAX} names of nodes")
+        found.append(Rumour(fact(said), accusers))
+    return found
+
+
+def _listed(value: Any) -> list[Any]:
+    if type(value) is not list or len(value) > FACTS_MAX:
+        raise ValueError(f"must be a list of at most {FACTS_MAX:,} facts")
+    return value

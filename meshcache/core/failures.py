@@ -1,0 +1,44 @@
+"""What went wrong with one message, one operation or one connection, and nothing else.
+
+Each is counted by its kind, and told in the log once in a while: with the kind, where it came from, what was raised and
+where, and how many more of the kind there were since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+LOG_EVERY_S: Final = 10.0
+KINDS_MAX: Final = 256
+
+
+class Failures:
+    """The failures of one node, by kind."""
+
+    def __init__(self, note: Callable[..., None], counts: dict[str, int]) -> None:
+        self.counts = counts
+        self._note = note
+        self._told: dict[str, tuple[float, int]] = {}
+        """By kind when it was told last, and how many there were then."""
+
+    def add(self, kind: str, origin: object, error: Exception, now: float) -> None:
+        """Count one, and have it logged if its kind was not for a while."""
+        if kind not in self.counts and len(self.counts) >= KINDS_MAX:
+            kind = "others"
+        count = self.counts[kind] = self.counts.get(kind, 0) + 1
+        told_at, told = self._told.get(kind, (-LOG_EVERY_S, 0))
+        if now - told_at < LOG_EVERY_S:
+            return
+        self._told[kind] = now, count
+        origin = origin.hex() if isinstance(origin, bytes) else origin
+        text = f"{type(error).__name__}: {error}"
+        self._note("failed", kind=kind, origin=origin, error=text[:300], at=_place(error), more=count - told - 1)
+
+
+def _place(error: Exception) -> str:
+    """Return where something was raised: file and line."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

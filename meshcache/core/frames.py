@@ -1,0 +1,87 @@
+"""A turn's messages as frames: one for each destination, or a few where one would be too long for the other side.
+
+A message that cannot be encoded is left out, and spoils no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from meshcache.core import messages as m
+from meshcache.core.clock import HybridClock
+from meshcache.core.messages import Event, Message
+from meshcache.core.wire import encode_frame, weight_of
+
+EVENTS_PER_FRAME: Final = m.BATCH_OPS_MAX
+"""More is not accepted at the other end."""
+
+_To = TypeVar("_To")
+"""A destination: an address, or the routing id of who asked."""
+
+
+class Frames:
+    """Makes the frames of one node; ``fail`` takes what an encoding raised."""
+
+    def __init__(
+        self,
+        clock: HybridClock,
+        node_id: str,
+        boot: int,
+        bytes_max: int,
+        fail: Callable[[str, object, Exception], None],
+    ) -> None:
+        self._clock = clock
+        self._node_id = node_id
+        self._boot = boot
+        self._bytes_max = bytes_max
+        self._fail = fail
+        self._sequence = 0
+        """Of the invalidation stream."""
+
+    def of(self, waiting: dict[_To, list[Message]]) -> list[tuple[_To, bytes]]:
+        """Return the frames for all destinations."""
+        clock = self._clock.latest
+        try:
+            return [
+                (to, encode_frame(clock, part)) for to, messages in waiting.items() for part in self._parts(messages)
+            ]
+        except Exception:  # noqa: BLE001  (of whatever kind: one by one shows whose it is)
+            singles = [(to, message) for to, messages in waiting.items() for message in messages]
+            return [(to, frame) for to, message in singles for frame in self._single(to, message)]
+
+    def _single(self, to: object, message: Message) -> list[bytes]:
+        """Return the frame of one message; none if it cannot be encoded."""
+        try:
+            return [encode_frame(self._clock.latest, [message])]
+        except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this message)
+            self._fail(f"encoding {type(message).__name__}", to, error)
+            return []
+
+    def stream(self, events: list[Event], view: bytes, *, subscribed: bool) -> list[bytes]:
+        """Return what is published of this turn. Its numbers go on whether anybody subscribed or not."""
+        frames = []
+        while True:
+            part = events[:EVENTS_PER_FRAME]
+            self._sequence += bool(part)
+            if subscribed:
+                frames += self._single("", m.Invalidations(self._node_id, self._boot, self._sequence, view, part))
+            events = events[EVENTS_PER_FRAME:]
+            if not events:
+                return frames
+
+    def _parts(self, messages: list[Message]) -> list[list[Message]]:
+        """Split a turn's messages for one destination so that no frame exceeds what the other side accepts."""
+        if len(messages) == 1:
+            return [messages]
+        limit = self._bytes_max // 2
+        parts: list[list[Message]] = [[]]
+        size = 0
+        for message in messages:
+            weight = weight_of(message)
+            if parts[-1] and (size + weight > limit or len(parts[-1]) == m.BATCH_OPS_MAX):
+                parts.append([])
+                size = 0
+            parts[-1].append(message)
+            size += weight
+        return parts

@@ -1,0 +1,124 @@
+"""HELLO, WELCOME and REFUSED: how links begin, and how a node becomes part of a mesh.
+
+A node says HELLO on every link that it dials. WELCOME tells which process answers there, what the mesh has agreed on
+and who its members are. A node *joins* by the first WELCOME that it gets, or by itself when nobody answers.
+
+It takes over the members of the seed by which it joins, unseen: the operator has named that seed. From anybody else it
+hears of newcomers (newcomers.py). For the same reason only a seed's word can stop a node that has not joined: a
+refusal, or settings that contradict its own. What others say is noted and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from meshcache.core import messages as m
+from meshcache.core.coordinator import Coordinator
+from meshcache.core.messages import Fact
+
+_MUST_AGREE: Final = ("slots", "vnodes", "replicas")
+
+
+class Handshake:
+    """The handshakes of one node. ``follow`` has rings and links follow a change of the members."""
+
+    def __init__(self, coordinator: Coordinator, boot: int, now: float, follow: Callable[[], None]) -> None:
+        node = coordinator.config.node
+        self.joined = not [seed for seed in node.seeds if seed != node.listen]
+        self.served = self.joined
+        """This node was part of a ring before: the one it knew is the former one when it changes."""
+        self.fatal: str | None = None
+        """Why this node cannot be part of the cluster (its id is taken, say). The driver stops with this text."""
+        self._coordinator = coordinator
+        self._membership = coordinator.membership
+        self._peers = coordinator.peers
+        self._outbox = coordinator.outbox
+        self._boot = boot
+        self._alone_at = now + coordinator.config.membership.join_wait_s
+        self._follow = follow
+
+    def greet(self) -> None:
+        """Say HELLO, again, where the connection stands and nobody has answered yet."""
+        for link in self._peers.links.values():
+            if link.up and not link.established:
+                self._peers.hello(link, self._membership.own, self._membership.digest())
+
+    def begin_alone(self, now: float) -> bool:
+        """Tell whether nobody answers: this node is the first then. It goes on calling its seeds."""
+        if self.joined or now < self._alone_at:
+            return False
+        self.joined = self.served = True
+        return True
+
+    def on_hello(self, origin: bytes, hello: m.Hello) -> None:
+        """Somebody dialled: a client, or a node that introduces itself."""
+        refusal = self._refusal(hello)
+        if refusal is not None:
+            self._outbox.reply(origin, refusal)
+            return
+        membership, coordinator = self._membership, self._coordinator
+        if hello.member is not None:
+            membership.on_hello(hello.member, coordinator.now, origin)
+            self._peers.on_hello(hello.member)
+        cluster, limits = coordinator.config.cluster, coordinator.config.limits
+        settings: dict[str, int | float | str] = {
+            "cluster": cluster.name,
+            "slots": cluster.slots,
+            "vnodes": cluster.vnodes,
+            "replicas": cluster.replicas,
+            "value_bytes_max": limits.value_bytes_max,
+            "request_bytes_max": limits.request_bytes_max,
+            "reply_bytes_max": limits.reply_bytes_max,
+        }
+        known = hello.member is not None and hello.facts == membership.digest()
+        members: list[Fact] = [] if known else membership.facts()
+        self._outbox.reply(origin, m.Welcome(self._boot, coordinator.wall_ms, membership.own_id, settings, members))
+
+    def _refusal(self, hello: m.Hello) -> m.Refused | None:
+        name = self._coordinator.config.cluster.name
+        if hello.protocol != m.PROTOCOL:
+            text = f"this node speaks protocol {m.PROTOCOL}, not {hello.protocol}: use the same version of meshcache"
+            return m.Refused("protocol", text)
+        if hello.cluster not in {"", name} or (hello.member is not None and not hello.cluster):
+            return m.Refused("cluster", f"this node belongs to cluster {name!r}, not {hello.cluster!r}")
+        if hello.member is not None:
+            conflict = self._membership.conflict(hello.member)
+            if conflict is not None:
+                return m.Refused("id", f"{conflict}: give each node its own [node] id")
+        return None
+
+    def on_welcome(self, address: str, welcome: m.Welcome) -> None:
+        """The node at ``address`` took this one's call."""
+        if welcome.boot == self._boot:  # a seed under another name is this node itself
+            return
+        cluster = self._coordinator.config.cluster
+        for name in _MUST_AGREE:
+            ours, theirs = getattr(cluster, name), welcome.settings.get(name)
+            if theirs != ours:
+                self._refuse_to_run(
+                    address, f"cluster.{name} is {ours} here and {theirs!r:.40} at {address}: they must agree"
+                )
+                return
+        coordinator = self._coordinator
+        news = self._peers.on_welcome(address, welcome, coordinator.wall_ms)
+        vouched = not self.joined and self._is_seed(address)
+        self._membership.on_welcome(address, welcome.node_id, welcome.members, coordinator.now, vouched=vouched)
+        self.joined = True
+        self._follow()
+        self.served = True
+        if news:
+            coordinator.replan()
+
+    def on_refused(self, address: str, refused: m.Refused) -> None:
+        """The node at ``address`` did not take this one's call."""
+        self._refuse_to_run(address, f"the node at {address} refused this one: {refused.text}")
+
+    def _refuse_to_run(self, address: str, text: str) -> None:
+        """Stop a node that never was part of the cluster, if a seed says so; one that is part of it goes on."""
+        self._outbox.note("refused", reason=text)
+        if not self.joined and self._is_seed(address):
+            self.fatal = text
+
+    def _is_seed(self, address: str) -> bool:
+        return address in self._coordinator.config.node.seeds

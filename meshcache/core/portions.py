@@ -1,0 +1,211 @@
+"""Large batches, in portions: nobody waits for longer than a portion of another's batch takes.
+
+A request may carry thousands of keys, and a count of one key costs a node forty times what a read of it does. Run
+whole, a batch of 4,096 counts would keep every other request waiting for a tenth of a second. So a batch beyond
+``PORTION_KEYS`` of its kind is cut into requests for some of its keys each, which a turn of the node runs up to
+``TURN_US`` of. Connections take turns: who sends many batches waits for them by itself. Its results go back together.
+
+What waits here is bounded by the work that it means, not by its number: for one connection, and for all. Beyond that a
+batch is refused as overloaded, with nothing done. A portion whose turn comes after its deadline is not executed. If one
+fails, its batch ends there and is not answered: nobody else's waits for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from meshcache.core import messages as m
+from meshcache.core.messages import Code
+
+COST_US: Final[dict[type[Any], float]] = {m.Get: 0.5, m.Set: 2.0, m.Delete: 3.0, m.Update: 20.0}
+"""About what one key costs a node; only what these costs are to each other matters much."""
+PORTION_KEYS: Final = {kind: int(1000 / cost_us) for kind, cost_us in COST_US.items()}
+"""Keys that are run at once: about a millisecond."""
+TURN_US: Final = 1500.0
+"""What one turn runs of them."""
+LINE_US_MAX: Final = 400_000.0
+"""What one connection may have waiting: five full batches of counts, fifty of writes."""
+WAITING_US_MAX: Final = 1_000_000.0
+"""What may be waiting in all."""
+
+Done = Callable[[list[Any] | None], None]
+"""Takes one result for each key; None: each is None."""
+Run = Callable[[Any, Done], None]
+"""Runs a request."""
+
+
+class Batch:
+    """A request that is run in portions, and the results so far."""
+
+    def __init__(self, request: Any, run: Run, done: Done) -> None:
+        self.request = request
+        self.cost_us = COST_US[type(request)] * len(request.keys)
+        self._run = run
+        self._done = done
+        self._results: list[Any] = [None] * len(request.keys)
+        self._plain = True
+        """Every portion so far came to nothing but None."""
+        self._next = 0
+        self._open = len(request.keys)
+
+    def step(self, wall_ms: int) -> float:
+        """Run the next portion; return what it cost."""
+        request, start = self.request, self._next
+        self._next = end = min(start + PORTION_KEYS[type(request)], len(request.keys))
+        if request.deadline_ms < wall_ms:
+            self._take(start, end, [[int(Code.OVERLOADED)]] * (end - start))
+        else:
+            # What is aligned with the keys is the last field, if there is such a field.
+            lists = {name: getattr(request, name)[start:end] for name in ("keys", *request._fields[-1:])}
+            self._run(request._replace(**lists), lambda results: self._take(start, end, results))
+        return COST_US[type(request)] * (end - start)
+
+    @property
+    def left_us(self) -> float:
+        """What is not run yet costs so much."""
+        return COST_US[type(self.request)] * (len(self.request.keys) - self._next)
+
+    @property
+    def is_begun(self) -> bool:
+        """Tell whether every portion was run; some may not be done."""
+        return self._next == len(self.request.keys)
+
+    def _take(self, start: int, end: int, results: list[Any] | None) -> None:
+        if results is not None:
+            self._plain = False
+            self._results[start:end] = results
+        self._open -= end - start
+        if not self._open:
+            self._done(None if self._plain else self._results)
+
+
+class Portions:
+    """The batches of one node that are not yet run to their ends, by the connection that they came on."""
+
+    def __init__(self, fail: Callable[[str, object, Exception], None]) -> None:
+        """``fail`` takes what a portion raised, of which kind of request and from whom."""
+        self._fail = fail
+        self._lines: dict[bytes, deque[Batch]] = {}
+        """In the order of whose turn it is."""
+        self._waiting_us: dict[bytes, float] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether there is work for the next turn."""
+        return bool(self._lines)
+
+    def add(self, origin: bytes, request: Any, run: Run, done: Done) -> bool:
+        """Take a batch in; False if there is too much waiting already."""
+        batch = Batch(request, run, done)
+        waiting_us = self._waiting_us.get(origin, 0.0)
+        if waiting_us + batch.cost_us > LINE_US_MAX or sum(self._waiting_us.values()) > WAITING_US_MAX:
+            return False
+        self._waiting_us[origin] = waiting_us + batch.cost_us
+        self._lines.setdefault(origin, deque()).append(batch)
+        return True
+
+    def run(self, wall_ms: int) -> None:
+        """Do one turn's share."""
+        spent_us = 0.0
+        while self._lines and spent_us < TURN_US:
+            origin = next(iter(self._lines))
+            line = self._lines.pop(origin)
+            batch, failure = line[0], None
+            before_us = batch.left_us
+            try:
+                spent_us += batch.step(wall_ms)
+            except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this batch)
+                failure = error
+            if failure is not None or batch.is_begun:
+                line.popleft()
+            if line:
+                self._lines[origin] = line  # behind the others
+                self._waiting_us[origin] -= before_us if failure is not None else before_us - batch.left_us
+            else:
+                del self._waiting_us[origin]
+            if failure is not None:
+                self._fail(type(batch.request).__name__, origin, failure)
+
+
+READ_KEYS_MAX: Final = 64
+"""Keys of reads from other nodes that run at a time; a read counts for ``KEYS_COUNTED_MAX`` of them at most …"""
+KEYS_COUNTED_MAX: Final = 16
+READ_KEYS_OF_ONE_MAX: Final = 32
+"""… and those of one connection for so many …"""
+READ_BYTES_MAX: Final = 32 << 20
+"""… and none begins while so much has been read that cannot be answered yet. The others wait …"""
+READS_WAITING_MAX: Final = 1024
+"""… so many of one connection, and then are refused."""
+
+
+class RemoteReads:
+    """Reads that other nodes are asked for, a few at a time: nobody knows beforehand how much they bring."""
+
+    def __init__(self, held_bytes: Callable[[], int]) -> None:
+        """``held_bytes``: what was read and cannot be answered yet."""
+        self._held_bytes = held_bytes
+        self._running: Counter[bytes] = Counter()
+        """Keys, by connection."""
+        self._total = 0
+        self._waiting: dict[bytes, deque[tuple[int, Callable[[], None]]]] = {}
+        self._beginning = False
+
+    def start(self, origin: bytes, keys: int, begin: Callable[[], None]) -> bool:
+        """Begin a read now or when others have ended; False if too many wait.
+
+        ``begin`` raises nothing: it may be called because another's read has ended. Each calls ``ended`` once.
+        """
+        line = self._waiting.setdefault(origin, deque())
+        if len(line) >= READS_WAITING_MAX:
+            return False
+        line.append((min(keys, KEYS_COUNTED_MAX), begin))
+        self._begin()
+        return True
+
+    def ended(self, origin: bytes, keys: int) -> None:
+        """A read of this connection has ended: others may begin."""
+        count = min(keys, KEYS_COUNTED_MAX)
+        self._total -= count
+        self._running[origin] -= count
+        if not self._running[origin]:
+            del self._running[origin]
+        if self._waiting:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Begin what may; a read can end before its beginning returns, and then calls this again."""
+        if self._beginning:
+            return
+        self._beginning = True
+        try:
+            while self._begin_next():
+                pass
+        finally:
+            self._beginning = False
+
+    def _begin_next(self) -> bool:
+        """Begin the next read of each connection that has room; False if none has."""
+        begun = False
+        for origin in tuple(self._waiting):
+            line = self._waiting[origin]
+            count, begin = line[0]
+            if self._has_room(origin, count):
+                line.popleft()
+                if not line:
+                    del self._waiting[origin]
+                self._running[origin] += count
+                self._total += count
+                begun = True
+                begin()
+        return begun
+
+    def _has_room(self, origin: bytes, count: int) -> bool:
+        if not self._total:
+            return True
+        return (
+            self._total + count <= READ_KEYS_MAX
+            and self._running.get(origin, 0) + count <= READ_KEYS_OF_ONE_MAX
+            and self._held_bytes() < READ_BYTES_MAX
+        )

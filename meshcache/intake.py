@@ -1,0 +1,230 @@
+"""What arrives at a node's bound sockets: requests at the ROUTER, subscriptions at the XPUB.
+
+**Overload.** Requests that come faster than they can be served wait in libzmq and in the kernel, the oldest first. If
+all wait longer than their callers do, every one is served too late, and nothing is of use to anybody. So when the
+ROUTER has had more input for ``STANDING_S`` on end, the node *sheds*: it takes all that there is, which costs a tenth
+of serving it, and serves from each connection in turn the newest. Those whose deadline has passed are dropped, and
+beyond ``WAITING_MAX`` the oldest are refused as overloaded. A connection that floods its node only crowds out its own
+requests. What comes from other nodes is always taken in its order.
+
+Sources: Maurer and Huang, "Fail at Scale" (2015) for the newest first; CoDel (Nichols and Jacobson 2012) for taking a
+queue that does not empty, rather than its length, as the sign of overload.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import zmq
+
+from meshcache.connections import Connection, Connections
+from meshcache.core.wire import Frame
+from meshcache.inlets import DONTWAIT, EVENTS, FRAMES_PER_TURN, POLLIN, RCVMORE, SLICE_S, Inlet
+
+STANDING_S: Final = 0.05
+TAKEN_PER_TURN: Final = 4096
+"""Requests taken from the ROUTER in one turn while shedding."""
+WAITING_MAX: Final = 8192
+"""Requests of one connection that wait while shedding …"""
+WAITING_ALL_MAX: Final = 32_768
+"""… and of all."""
+SHED_BYTES_MAX: Final = 2048
+"""A larger request is served at once: few of them would fill the memory."""
+SUBSCRIPTIONS_MAX: Final = 16
+"""Of one connection. Ours has one, to everything."""
+
+Take = Callable[[bytes, Frame, float], bool]
+"""Serves a frame; True if the turn must end, since it has enough to answer."""
+
+
+class RequestInlet(Inlet):
+    """The requests that arrive at a ROUTER, each with its connection."""
+
+    def __init__(
+        self,
+        router: zmq.Socket[bytes],
+        connections: Connections,
+        take: Take,
+        refuse: Callable[[], None],
+        is_past: Callable[[Frame], bool | None],
+        turn_away: Callable[[bytes, Frame], None],
+    ) -> None:
+        """``is_past`` tells of a client's request whether its time is over; ``turn_away`` refuses one as overloaded."""
+        super().__init__(router, take, refuse, pairs=True)
+        self._connections = connections
+        self._router = router
+        self._is_past = is_past
+        self._turn_away = turn_away
+        self._waiting: dict[bytes, deque[bytes]] = {}
+        """While shedding, by connection."""
+        self._count = 0
+        self._standing_since = 0.0
+        """Since when there has been more input after every turn; 0: there was none."""
+        self._shedding = False
+        self.late = 0
+        """Requests dropped because their time was over."""
+
+    def has_input(self) -> bool:
+        """See Inlet; what was taken and waits is input too."""
+        return bool(self._waiting) or super().has_input()
+
+    def drain(self, now: float) -> bool:
+        """See Inlet."""
+        more = self._shed(now) if self._shedding else self._drain(now)
+        if not more:
+            self._standing_since, self._shedding = 0.0, False
+        else:
+            moment = time.monotonic()
+            self._standing_since = self._standing_since or moment
+            self._shedding = self._shedding or moment - self._standing_since > STANDING_S
+        return more
+
+    def _drain(self, now: float) -> bool:
+        recv, recv_large, take, clock = self._recv, self._recv_large, self._take, time.monotonic
+        known, until = self._connections.known, clock() + SLICE_S
+        try:
+            for _ in range(FRAMES_PER_TURN):
+                if self._excess:
+                    recv(DONTWAIT)
+                    self._excess = bool(self._get(RCVMORE))
+                    continue
+                origin = recv(DONTWAIT)
+                connection = known.get(origin)
+                if connection is None:
+                    connection, frame = self._meet(origin)
+                else:
+                    frame = recv_large(DONTWAIT)
+                size = len(frame)
+                connection.taken_bytes += size + 2 if size < 256 else size + 9
+                more = self._get(EVENTS) & POLLIN
+                if more and self._get(RCVMORE):
+                    self._excess = True
+                    self._refuse()
+                elif take(origin, frame, now):
+                    return True
+                if not more:
+                    return False
+                if clock() >= until:
+                    return True
+        except zmq.Again:
+            return False
+        return True
+
+    def _meet(self, origin: bytes) -> tuple[Connection, Frame]:
+        """Take the first frame of a connection, which tells its descriptor."""
+        part = self._router.recv(DONTWAIT, copy=False)
+        return self._connections.meet(origin, descriptor_of(part)), part.bytes
+
+    def _shed(self, now: float) -> bool:
+        more = self._take_all(now)
+        until = time.monotonic() + SLICE_S
+        waiting, is_past, take = self._waiting, self._is_past, self._take
+        while waiting and time.monotonic() < until:
+            for origin in tuple(waiting):
+                line = waiting[origin]
+                frame = line.pop()
+                self._count -= 1
+                if not line:
+                    del waiting[origin]
+                if is_past(frame):
+                    # All before it are older.
+                    self._drop(origin, line)
+                elif take(origin, frame, now):
+                    return True
+        return more or bool(waiting)
+
+    def _drop(self, origin: bytes, line: deque[bytes]) -> None:
+        self.late += 1 + len(line)
+        self._count -= len(line)
+        line.clear()
+        self._waiting.pop(origin, None)
+
+    def _take_all(self, now: float) -> bool:
+        """Take what is there; serve at once what cannot wait."""
+        recv, recv_large, known = self._recv, self._recv_large, self._connections.known
+        until = time.monotonic() + SLICE_S
+        try:
+            for _ in range(TAKEN_PER_TURN):
+                if self._excess:
+                    recv(DONTWAIT)
+                    self._excess = bool(self._get(RCVMORE))
+                    continue
+                origin = recv(DONTWAIT)
+                connection = known.get(origin)
+                if connection is None:
+                    connection, frame = self._meet(origin)
+                else:
+                    frame = recv_large(DONTWAIT)
+                size = len(frame)
+                connection.taken_bytes += size + 2 if size < 256 else size + 9
+                past = None if size > SHED_BYTES_MAX else self._is_past(frame)
+                if self._get(RCVMORE):
+                    self._excess = True
+                    self._refuse()
+                elif past is None:
+                    if self._take(origin, frame, now) or time.monotonic() >= until:
+                        return True
+                elif past:
+                    self.late += 1
+                else:
+                    self._keep(origin, bytes(frame))
+        except zmq.Again:
+            return False
+        return True
+
+    def _keep(self, origin: bytes, frame: bytes) -> None:
+        """Have a request wait for its turn; where too many do, refuse the oldest of this connection."""
+        line = self._waiting.get(origin)
+        if line is None:
+            self._waiting[origin] = line = deque()
+        line.append(frame)
+        if len(line) > WAITING_MAX or self._count >= WAITING_ALL_MAX:
+            self._turn_away(origin, line.popleft())
+            if not line:
+                del self._waiting[origin]
+        else:
+            self._count += 1
+
+
+class SubscriptionInlet(Inlet):
+    """The subscriptions that arrive at an XPUB, each with its connection, which has its descriptor for a name."""
+
+    def __init__(self, xpub: zmq.Socket[bytes], connections: Connections, take: Callable[[bytes], None]) -> None:
+        super().__init__(xpub, take, lambda: None)
+        self._xpub = xpub
+        self._connections = connections
+
+    def drain(self, now: float) -> bool:  # noqa: ARG002  (as every inlet)
+        """See Inlet."""
+        try:
+            for _ in range(FRAMES_PER_TURN):
+                part = self._xpub.recv(DONTWAIT, copy=False)
+                frame = part.bytes
+                self._take(frame)
+                if frame[:1] == b"\x01":
+                    self._note(descriptor_of(part), len(frame))
+        except zmq.Again:
+            return False
+        return True
+
+    def _note(self, fd: int, size: int) -> None:
+        """Note that a connection subscribed to something."""
+        connections = self._connections
+        connection = connections.known.get(fd)
+        if connection is None or not connections.is_still(connection):
+            connection = connections.meet(fd, fd)
+        connection.taken_bytes += size + 2 if size < 256 else size + 9
+        connection.subscriptions += 1
+        if connection.subscriptions > SUBSCRIPTIONS_MAX:
+            connections.shut(fd, f"has more than {SUBSCRIPTIONS_MAX} subscriptions")
+
+
+def descriptor_of(part: Any) -> int:
+    """Return the descriptor of the connection on which a part arrived; -1 if that is not known."""
+    try:
+        return int(part.get(zmq.SRCFD))
+    except (zmq.ZMQError, TypeError, ValueError):
+        return -1

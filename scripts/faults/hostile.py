@@ -1,0 +1,141 @@
+"""What one program can do to a node by messages and connections alone, and what an honest client notices of it.
+
+Each attack (attacker.py) meets a fresh mesh. Beside it one client reads a key all the time: the longest that it waited
+for an answer is the gap. The memory is that of the node attacked, above what it had before: at most, and afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import meshcache
+from meshcache.errors import MeshcacheError
+
+from .attacker import ATTACKS, KEYS
+from .scenario import Options, Result
+
+ATTACKER: Final = Path(__file__).with_name("attacker.py")
+GAP_S_MAX: Final = 0.25
+PEAK_MIB_MAX: Final = 128
+LEFT_MIB_MAX: Final = 64
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class Witness:
+    """An honest client: one get after the other, all the time."""
+
+    address: str
+    took_s: list[float] = field(default_factory=list)
+    failed: int = 0
+    peak_bytes: int = 0
+
+    def watch(self, stop: threading.Event, pid: int) -> None:
+        """Read until told to stop; only what is answered ends a gap."""
+        with meshcache.Client(self.address, timeout=2.0, near_cache=False) as cache:
+            since = time.monotonic()
+            while not stop.is_set():
+                try:
+                    assert cache.get("witness") == "here"
+                except (MeshcacheError, AssertionError):
+                    self.failed += 1
+                    continue
+                now = time.monotonic()
+                self.took_s.append(now - since)
+                self.peak_bytes = max(self.peak_bytes, resident_bytes(pid))
+                stop.wait(0.002)
+                since = time.monotonic()
+
+    def quantile_s(self, share: float) -> float:
+        """Return how long so many of the calls took at most."""
+        ordered = sorted(self.took_s) or [9.0]
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def resident_bytes(pid: int) -> int:
+    """Return a process's resident memory."""
+    with contextlib.suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * PAGE_BYTES
+    return 0
+
+
+def processor_s(pid: int) -> float:
+    """Return the processor time of a process and its threads."""
+    with contextlib.suppress(OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def attack_once(name: str, nodes: int, seconds: float) -> dict[str, Any]:
+    """Start a mesh, have its first node attacked, and return the figures."""
+    store = {"max_entries": 100_000, "max_bytes": 400_000_000}
+    with meshcache.LocalMesh(nodes=nodes, cluster={"replicas": min(2, nodes)}, store=store) as mesh:
+        address, pid = mesh.addresses[0], mesh.pids["node1"]
+        with mesh.client() as cache:
+            cache.set("witness", "here", ttl=None)
+            cache.set_many({key: os.urandom(1_000_000) for key in KEYS}, ttl=None)
+            cache.set_many({b"small:%d" % i: os.urandom(100) for i in range(4096)}, ttl=None)
+            members = cache.inspect("view")["members"]
+        publish = next(fact[2] for fact in members if fact[1] == address)
+        before, stop, witness = resident_bytes(pid), threading.Event(), Witness(address)
+        watching = threading.Thread(target=witness.watch, args=(stop, pid))
+        watching.start()
+        command = [sys.executable, str(ATTACKER), address, publish, name, str(seconds)]
+        began_s, began = processor_s(pid), time.monotonic()
+        attack = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
+        busy = (processor_s(pid) - began_s) / (time.monotonic() - began)
+        left = _settled_bytes(pid, before)
+        stop.set()
+        watching.join()
+        ended = sum(pid_of not in set(mesh.pids.values()) for pid_of in (pid,)) + nodes - len(mesh.pids)
+        logs = {
+            name: mesh.log(name)[-1500:] for name in sorted({f"node{i + 1}" for i in range(nodes)} - set(mesh.pids))
+        }
+        return {
+            "logs": logs, "told": json.loads(attack.stdout) if attack.returncode == 0 else attack.stderr[-500:],
+            "ended": ended, "gap_s": max(witness.took_s, default=9.0), "p99_s": witness.quantile_s(0.99),
+            "reads": len(witness.took_s), "failed": witness.failed,
+            "peak_mib": (witness.peak_bytes - before) / 2**20, "left_mib": (left - before) / 2**20, "busy": busy,
+        }  # fmt: skip
+
+
+def _settled_bytes(pid: int, before: int) -> int:
+    """Return the memory after the attack, when it is back or ten seconds are over."""
+    deadline = time.monotonic() + 10
+    while (now := resident_bytes(pid)) > before + LEFT_MIB_MAX * 2**20 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return now
+
+
+def hostile(options: Options) -> Result:
+    """Run every attack against one node, and against one of three."""
+    result = Result("hostile", "what messages and connections of a stranger do to a node")
+    began = time.monotonic()
+    only = options.attacks
+    for name in [name for name in ATTACKS if name in only] or ATTACKS:
+        for nodes in (1, 3):
+            found = attack_once(name, nodes, options.pick(2, 5))
+            what = f"{name}, {nodes} node{'s' * (nodes > 1)}"
+            print(
+                f"   {what}: "
+                + ", ".join(f"{k} {v:.3g}" if type(v) is float else f"{k} {v}" for k, v in found.items()),
+                file=sys.stderr,
+                flush=True,
+            )
+            result.check(f"{what}: processes ended", found["ended"], 0)
+            result.check(f"{what}: longest gap", found["gap_s"], GAP_S_MAX, "s")
+            result.check(f"{what}: failed reads", found["failed"], 0)
+            result.check(f"{what}: memory at most", found["peak_mib"], PEAK_MIB_MAX, "MiB")
+            result.check(f"{what}: memory afterwards", found["left_mib"], LEFT_MIB_MAX, "MiB")
+    result.elapsed_s = time.monotonic() - began
+    return result

@@ -1,0 +1,72 @@
+"""The command: fuzz until enough frames were sent, and show what was found, as short as it gets."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from fuzzing.episodes import STEPS, TARGETS, Episode, Target, play, run
+from fuzzing.processes import storm
+from fuzzing.shrinking import kind_of, shrink
+from meshcache.core.wire import decode_frame
+from meshcache.errors import ProtocolError
+
+REPORT_S = 5.0
+THREE_STEPS = 150
+
+
+def main(arguments: list[str]) -> int:
+    """Read the command line and do what it says."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/fuzz",
+        description="Send frames to nodes that no honest peer would send. Exit 1 if anything is found.",
+        epilog="A finding is printed with its seed, and with the fewest steps that lead to it: make a test of them.",
+    )
+    parser.add_argument("--target", choices=[*TARGETS, "processes"], default="one", help="one node core, three of them "
+                        "in the simulator, or three processes over ZeroMQ (default: one)")  # fmt: skip
+    parser.add_argument("--frames", type=int, default=100_000, help="how many to send at least (100,000)")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long in any case")
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode (0)")
+    options = parser.parse_args(arguments)
+    if options.target == "processes":
+        return storm(options.frames, options.seconds, options.seed)
+    return 1 if search(TARGETS[options.target], options.seed, options.frames, options.seconds) else 0
+
+
+def search(target: Target, first: int, frames: int, seconds: float) -> int:
+    """Run episodes; return how many kinds of findings there were."""
+    began = reported = time.monotonic()
+    steps = THREE_STEPS if target is TARGETS["three"] else STEPS
+    kinds: dict[str, int] = {}
+    sent, seed = 0, first
+    while sent < frames and time.monotonic() - began < seconds:
+        episode = run(target, seed, steps)
+        sent += episode.frames
+        if episode.finding:
+            kind = kind_of(episode.finding)
+            kinds[kind] = kinds.get(kind, 0) + 1
+            if kinds[kind] == 1:
+                show(target, seed, episode)
+        seed += 1
+        if time.monotonic() - reported > REPORT_S:
+            reported = time.monotonic()
+            print(f"{sent:,} frames, {seed - first} episodes, findings: {kinds}", file=sys.stderr)
+    took_s = time.monotonic() - began
+    print(f"{sent:,} frames in {seed - first} episodes and {took_s:.0f} s; findings: {kinds or 'none'}")
+    return len(kinds)
+
+
+def show(target: Target, seed: int, episode: Episode) -> None:
+    """Print a finding and what leads to it."""
+    kind = kind_of(episode.finding)
+    steps = shrink(episode.steps, lambda fewer: kind_of(play(target, fewer)) == kind)
+    print(f"seed {seed}: {episode.finding}\n  {len(steps)} of {len(episode.steps)} steps lead to it:")
+    for step in steps:
+        print(f"    {step!r}")
+        if step and isinstance(step[-1], bytes):
+            try:
+                print(f"      {decode_frame(step[-1])[1]!r:.600}")
+            except ProtocolError as error:
+                print(f"      {error}")
+    sys.stdout.flush()

@@ -1,0 +1,246 @@
+"""Who is owed what, and how a connection is cut: on real sockets, since it is the kernel that tells."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from meshcache import connections as c
+from meshcache import memory
+from meshcache.connections import Connections, open_connections, shut_down, traffic_of
+from meshcache.intake import RequestInlet
+from meshcache.memory import Watch
+
+WAIT_S = 20.0
+LARGE = bytes(1 << 20)
+
+
+def eventually(condition: Callable[[], Any]) -> Any:
+    """Return the first true value of ``condition``; fail if there is none in time."""
+    deadline, pause = time.monotonic() + WAIT_S, threading.Event()
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        pause.wait(0.01)
+    raise AssertionError("it did not come true in time")
+
+
+class Hub:
+    """A ROUTER and what it knows of who is connected."""
+
+    def __init__(self) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.router = self.context.socket(zmq.ROUTER)
+        self.router.sndhwm = 10_000
+        self.port = self.router.bind_to_random_port("tcp://127.0.0.1")
+        self.connections = Connections(self.port)
+        self.origins: list[bytes] = []
+        self.inlet = RequestInlet(
+            self.router, self.connections, self.take, lambda: None, lambda _: None, lambda *_: None
+        )
+        self.dealers: list[zmq.Socket[bytes]] = []
+
+    def take(self, origin: bytes, _frame: object, _now: float) -> bool:
+        self.origins.append(origin)
+        return False
+
+    def connect(self) -> tuple[zmq.Socket[bytes], bytes]:
+        """Return a new connection and its name."""
+        dealer = self.context.socket(zmq.DEALER)
+        dealer.rcvhwm = 1
+        dealer.connect(f"tcp://127.0.0.1:{self.port}")
+        self.dealers.append(dealer)
+        dealer.send(b"hello")
+        known = len(self.origins)
+        eventually(lambda: self.inlet.drain(0.0) or len(self.origins) > known)
+        return dealer, self.origins[-1]
+
+    def send(self, origin: bytes, size: int = len(LARGE)) -> None:
+        self.router.send_multipart([origin, LARGE[:size]], zmq.DONTWAIT)
+        self.connections.hand(origin, size)
+
+    def owed(self, origin: bytes) -> int:
+        self.connections.review()
+        connection = self.connections.known.get(origin)
+        return -1 if connection is None else connection.owed_bytes
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    made = Hub()
+    yield made
+    made.context.destroy(linger=0)
+
+
+def test_a_connection_is_known_by_what_it_sends(hub: Hub) -> None:
+    _, origin = hub.connect()
+    connection = hub.connections.known[origin]
+    traffic = traffic_of(connection.fd)
+    assert traffic is not None
+    assert traffic.peer == connection.peer
+    assert traffic.port == hub.port
+    assert connection.taken_bytes == len(b"hello") + 2
+
+
+def test_who_reads_is_owed_nothing(hub: Hub) -> None:
+    dealer, origin = hub.connect()
+    for _ in range(100):
+        hub.send(origin)
+        assert dealer.poll(int(WAIT_S * 1000))
+        dealer.recv()
+        assert origin not in hub.connections.deaf
+    eventually(lambda: hub.owed(origin) == 0)
+
+
+def fill(hub: Hub, origin: bytes, until: Callable[[], bool]) -> int:
+    """Send until something is so; return how many megabytes that took."""
+    for sent in range(200):
+        if until():
+            return sent
+        hub.send(origin)
+    raise AssertionError("it takes everything")
+
+
+def test_who_does_not_read_is_served_no_more_and_then_cut(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(c, "DEAF_S", 0.1)
+    _, deaf = hub.connect()
+    other, honest = hub.connect()
+    fill(hub, deaf, lambda: hub.owed(deaf) > c.OWED_BYTES_MAX + (8 << 20))  # the kernel may take some of it yet
+    assert deaf in hub.connections.deaf
+    eventually(lambda: hub.owed(deaf) == -1)
+    assert hub.connections.cut == 1
+    assert deaf in hub.connections.deaf, "what it asked for must not be done"
+    hub.send(honest)
+    assert other.poll(int(WAIT_S * 1000))
+
+
+def test_who_reads_again_is_served_again(hub: Hub) -> None:
+    dealer, origin = hub.connect()
+    fill(hub, origin, lambda: hub.owed(origin) > c.OWED_BYTES_MAX + (8 << 20))
+    assert origin in hub.connections.deaf
+
+    def catch_up() -> bool:
+        while dealer.poll(0):
+            dealer.recv()
+        return hub.owed(origin) == 0
+
+    eventually(catch_up)
+    assert origin not in hub.connections.deaf
+    assert not hub.connections.cut
+
+
+def test_many_that_are_owed_little_each_are_owed_too_much_together(hub: Hub) -> None:
+    origins = [hub.connect()[1] for _ in range(12)]
+    sent = 0
+    while hub.connections.bytes_left > 0:
+        hub.send(origins[sent % len(origins)])
+        sent += 1
+        hub.connections.review()
+        assert sent < 500
+    hub.send(origins[0])
+    hub.connections.review()
+    assert hub.connections.deaf
+    assert all(hub.connections.known[origin].owed_bytes < c.OWED_BYTES_MAX for origin in hub.connections.deaf)
+
+
+def test_what_libzmq_dropped_is_not_owed_for_ever(hub: Hub) -> None:
+    _, origin = hub.connect()
+    hub.connections.hand(origin, 1000)  # and never sent
+    eventually(lambda: hub.owed(origin) == 0)
+
+
+def test_a_descriptor_that_leads_elsewhere_is_left_alone(hub: Hub) -> None:
+    _, origin = hub.connect()
+    connection = hub.connections.known[origin]
+    assert not shut_down(connection.fd, ("127.0.0.1", 1))
+    assert not shut_down(hub.router.getsockopt(zmq.FD), connection.peer)  # type: ignore[arg-type]  # a number
+    assert not shut_down(-1, connection.peer)
+    assert traffic_of(hub.router.getsockopt(zmq.FD)) is None  # type: ignore[arg-type]  # a number
+    assert hub.owed(origin) == 0
+
+
+# ---- the watch over memory and descriptors
+
+
+def watch(hub: Hub) -> tuple[Watch, int]:
+    spare = os.eventfd(0)
+    return Watch(lambda: [hub.connections], int, spare), spare
+
+
+def silent(hub: Hub) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", hub.port))
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Tell whether the other side has closed; what it said before is read away."""
+    connection.settimeout(0.01)
+    try:
+        while connection.recv(4096):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def test_when_descriptors_are_short_those_go_first_that_never_said_anything(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dealer, origin = hub.connect()
+    strangers = [silent(hub) for _ in range(8)]
+    eventually(lambda: len(list(open_connections(hub.port))) == 9)
+    looking, spare = watch(hub)
+    looking.run(0.0)
+    assert not any(map(is_cut, strangers))
+    used = os.dup(spare)
+    os.close(used)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + used // 8, 1 << 20))
+    looking.run(1.0)
+    os.close(spare)
+    assert hub.connections.cut == 2  # one in four
+    eventually(lambda: sum(map(is_cut, strangers)) == 2)
+    hub.send(origin, 10)
+    assert dealer.poll(int(WAIT_S * 1000)), "one that is in use was cut"
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_who_holds_the_memory_is_cut_and_nobody_else(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    dealer, origin = hub.connect()
+    looking, spare = watch(hub)
+    vandal = silent(hub)
+    vandal.sendall(b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL" + bytes(48))
+    vandal.sendall(b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0"[:1])
+    ready = b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
+    vandal.sendall(bytes([len(ready)]) + ready)
+    vandal.settimeout(WAIT_S)
+    for _ in range(20):
+        vandal.sendall(b"\x03" + (1 << 20).to_bytes(8, "big") + LARGE)
+    eventually(lambda: any(traffic.received_bytes > c.BLAME_BYTES_MIN for _, traffic in open_connections(hub.port)))
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 1 << 30)
+    looking.run(10.0)
+    os.close(spare)
+    assert hub.connections.cut == 1
+    eventually(lambda: is_cut(vandal))
+    hub.send(origin, 10)
+    assert dealer.poll(int(WAIT_S * 1000))
+    vandal.close()
+
+
+def test_if_nobody_is_to_blame_the_sockets_are_to_be_bound_anew(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.connect()
+    looking, spare = watch(hub)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 10 << 30)
+    assert looking.run(10.0) > memory.RESET_BYTES
+    looking.was_reset()
+    assert not looking.run(20.0), "for what a reset did not free there must not be another"
+    os.close(spare)

@@ -1,0 +1,179 @@
+"""Overload: what can still be answered in time is served first, and the rest costs little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from meshcache import intake
+from meshcache.connections import Connections
+from meshcache.core import messages as m
+from meshcache.core.wire import DeadlinePeek, Frame, decode_frame, encode_frame
+from meshcache.intake import RequestInlet
+
+BOOT = 1 << 60 | 5
+NOW_MS = 1_700_000_000_000
+WAIT_MS = 5000
+
+
+def get(number: int, deadline_ms: int = NOW_MS + 1000) -> bytes:
+    return encode_frame(0, [m.Get(number, BOOT, deadline_ms, b"view", 0, 0, False, [b"key"])])
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 255, 256, 65535, 65536, (1 << 32) - 1, 1 << 32, (1 << 63) - 1])
+def test_a_request_tells_its_number_and_whether_it_is_past_without_being_decoded(number: int) -> None:
+    peek = DeadlinePeek(BOOT)
+    assert peek.is_past(get(number, NOW_MS), NOW_MS) is False
+    assert peek.is_past(get(number, NOW_MS - 1), NOW_MS) is True
+    assert peek.is_past(get(number, NOW_MS), NOW_MS + 1) is True
+    assert peek.number_of(get(number)) == number
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"", b"\x92", b"\x92\0", b"\x92\0\x90", b"\xff" * 50, encode_frame(0, [m.Hello(1, "", None, b"")]),
+        encode_frame(5, [m.Read(1, BOOT, NOW_MS, b"", [b"k"])]),
+        encode_frame(0, [m.Get(1, 7, 0, b"", 0, 0, False, [])]),
+    ],
+)  # fmt: skip
+def test_of_any_other_frame_nothing_is_told(frame: bytes) -> None:
+    assert DeadlinePeek(BOOT).is_past(frame, NOW_MS) is None
+
+
+class Overloaded:
+    """A ROUTER that is being shed, the connections to it, and what became of their requests."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self.context = context
+        self.router = context.socket(zmq.ROUTER)
+        self.router.rcvhwm = 0
+        self.port = self.router.bind_to_random_port("tcp://127.0.0.1")
+        self.served: list[int] = []
+        self.others: list[Any] = []
+        self.turned_away: list[int] = []
+        self.stop_after = 1 << 30
+        peek = DeadlinePeek(BOOT)
+        self.inlet = RequestInlet(
+            self.router, Connections(self.port), self.take, lambda: None,
+            lambda frame: peek.is_past(frame, NOW_MS),
+            lambda _, frame: self.turned_away.append(peek.number_of(frame)),
+        )  # fmt: skip
+        self.inlet._shedding = True
+        self.dealers: list[zmq.Socket[bytes]] = []
+
+    def take(self, _origin: bytes, frame: Frame, _now: float) -> bool:
+        (message,) = decode_frame(frame)[1]
+        if isinstance(message, m.Get):
+            self.served.append(message.request)
+        else:
+            self.others.append(message)
+        return len(self.served) % self.stop_after == 0
+
+    def connect(self) -> zmq.Socket[bytes]:
+        dealer = self.context.socket(zmq.DEALER)
+        dealer.sndhwm = 0
+        dealer.connect(f"tcp://127.0.0.1:{self.port}")
+        self.dealers.append(dealer)
+        return dealer
+
+    def fill(self, *frames: bytes) -> None:
+        """Have these frames of one connection wait in the ROUTER."""
+        send = self.connect().send
+        for frame in frames:
+            send(frame)
+        send(encode_frame(0, [m.Hello(1, f"last of {len(frames)}", None, b"")]))
+
+    def drain(self, hellos: int) -> None:
+        """Turn until the last of each connection has come, and nothing waits."""
+        more = True
+        while len(self.others) < hellos or more:
+            if not more:
+                assert self.router.poll(WAIT_MS)
+            more = self.inlet.drain(0.0)
+            self.inlet._shedding = True
+
+
+@pytest.fixture
+def node() -> Iterator[Overloaded]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    yield Overloaded(context)
+    context.destroy(linger=0)
+
+
+def test_the_newest_is_served_first(node: Overloaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "SLICE_S", 1.0)
+    node.fill(*[get(i) for i in range(100)])
+    assert node.router.poll(WAIT_MS)
+    while len(node.inlet._waiting.get(next(iter(node.inlet._waiting), b""), ())) < 100:
+        node.inlet._take_all(0.0)
+    node.inlet.drain(0.0)
+    assert node.served == list(range(99, -1, -1))
+
+
+def test_what_is_past_is_dropped_and_counted(node: Overloaded) -> None:
+    node.fill(*[get(i, NOW_MS - 1 + i % 2) for i in range(100)])
+    node.drain(1)
+    assert sorted(node.served) == list(range(1, 100, 2))
+    assert node.inlet.late == 50
+    assert not node.inlet._count
+
+
+def test_beyond_the_limit_the_oldest_are_refused(node: Overloaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "WAITING_MAX", 10)
+    node.fill(*[get(i) for i in range(100)])
+    while not node.others:
+        node.inlet._take_all(0.0)
+    assert node.turned_away == list(range(90))
+    assert node.inlet._count == 10
+    node.inlet.drain(0.0)
+    assert sorted(node.served) == list(range(90, 100))
+
+
+def test_connections_take_turns_and_who_floods_waits_by_itself(node: Overloaded) -> None:
+    node.stop_after = 4
+    node.fill(*[get(1000 + i) for i in range(500)])
+    node.fill(get(1))
+    while len(node.others) < 2:
+        node.inlet._take_all(0.0)
+    node.inlet.drain(0.0)
+    assert len(node.served) == 4
+    assert 1 in node.served[:2]
+
+
+def test_what_is_no_request_of_a_client_is_served_at_once(node: Overloaded) -> None:
+    large = encode_frame(0, [m.Get(7, BOOT, NOW_MS, b"", 0, 0, False, [bytes(1000)] * 8)])
+    node.fill(large)
+    while not node.others:
+        node.inlet._take_all(0.0)
+    assert node.served == [7]
+
+
+def test_a_message_with_too_many_parts_is_thrown_away(node: Overloaded) -> None:
+    node.connect().send_multipart([get(1)] * 50)
+    node.fill(get(2))
+    node.drain(1)
+    assert node.served == [2]
+
+
+def test_shedding_begins_when_the_queue_stands_and_ends_when_it_is_empty(
+    node: Overloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.inlet._shedding = False
+    monkeypatch.setattr(intake, "STANDING_S", 0.0)
+    node.stop_after = 1
+    node.fill(*[get(i) for i in range(20)])
+    shed = []
+    while len(node.served) < 20:
+        assert node.inlet.has_input() or node.router.poll(WAIT_MS)
+        node.inlet.drain(0.0)
+        shed.append(node.inlet._shedding)
+    while not node.others:
+        assert node.inlet.has_input() or node.router.poll(WAIT_MS)
+        node.inlet.drain(0.0)
+    node.inlet.drain(0.0)
+    assert any(shed)
+    assert not node.inlet._shedding

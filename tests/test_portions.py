@@ -1,0 +1,247 @@
+"""Large batches and reads from other nodes: they wait for their turn, and keep nobody else waiting."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from meshcache.config import Config
+from meshcache.core import messages as m
+from meshcache.core import portions
+from meshcache.core.messages import Code
+from meshcache.core.node import NodeCore
+from meshcache.core.portions import PORTION_KEYS, RemoteReads
+from meshcache.core.wire import decode_frame, encode_frame
+
+WALL_MS = 1_700_000_000_000
+HEAVY, LIGHT, OTHER = b"heavy", b"light", b"other"
+COUNT = [int(m.Change.INCR), 1, 0, m.TTL_NEVER]
+
+
+class Alone:
+    """A node without others, and who asks it."""
+
+    def __init__(self) -> None:
+        config = Config.from_tables(node={"id": "n"}, cluster={"replicas": 1, "write_quorum": 1})
+        self.now = 0.0
+        self.core = NodeCore(config, boot=1, rng=random.Random(1), now=0.0, wall_ms=WALL_MS)
+        self.number = 0
+
+    def ask(self, origin: bytes, kind: Callable[..., Any], *fields: Any, deadline_ms: int = 5000) -> int:
+        self.number += 1
+        deadline_ms += WALL_MS + int(self.now * 1000)
+        self.core.receive_request(origin, encode_frame(0, [kind(self.number, 1, deadline_ms, b"", *fields)]), self.now)
+        return self.number
+
+    def turn(self) -> dict[int, tuple[bytes, Any]]:
+        """Return by number what was answered in a turn, and to whom."""
+        self.now += 0.001
+        self.core.tick(self.now)
+        answers = {}
+        for origin, frame in self.core.drain().replies:
+            for message in decode_frame(frame)[1]:
+                assert isinstance(message, m.Reply | m.Reject)
+                answers[message.request] = origin, message
+        return answers
+
+    def turns(self, number: int) -> tuple[int, Any]:
+        """Return how many turns it took until this was answered, and the answer."""
+        for turn in range(1, 1000):
+            answers = self.turn()
+            if number in answers:
+                return turn, answers[number][1]
+        raise AssertionError("it is never answered")
+
+
+def keys(count: int, name: str = "k") -> list[bytes]:
+    return [b"%s:%d" % (name.encode(), i) for i in range(count)]
+
+
+def test_a_large_batch_of_counts_takes_many_turns_and_a_get_none_of_them() -> None:
+    node = Alone()
+    many = node.ask(HEAVY, m.Update, 0, 0, 0, keys(4096), [COUNT] * 4096)
+    assert node.core.next_deadline() <= node.now, "the node must not sleep over what is left"
+    for _ in range(5):
+        single = node.ask(LIGHT, m.Get, 0, 0, False, [b"none"])
+        answers = node.turn()
+        assert set(answers) == {single}
+    turns, answer = node.turns(many)
+    assert turns > 10
+    assert answer.results == [1] * 4096
+    assert node.core.store.statistics().entries == 4096
+
+
+@pytest.mark.parametrize("kind", [m.Get, m.Set, m.Delete, m.Update])
+def test_what_a_batch_comes_to_is_in_the_order_of_its_keys(kind: Any) -> None:
+    node = Alone()
+    count = 4096
+    half = keys(count)[::2]
+    stored = node.ask(LIGHT, m.Set, 0, m.TTL_NEVER, half, [b"\0\2%d" % i for i in range(len(half))])
+    assert node.turns(stored)[1].results is None
+    fields: dict[Any, tuple[Any, ...]] = {
+        m.Get: (0, 0, False, keys(count)),
+        m.Set: (0, m.TTL_NEVER, keys(count), [b"\0\0v"] * count),
+        m.Delete: (0, int(m.EventKind.DELETE), keys(count)),
+        m.Update: (0, 0, 0, keys(count), [COUNT] * count),
+    }
+    turns, answer = node.turns(node.ask(HEAVY, kind, *fields[kind]))
+    assert turns > 1
+    results = answer.results
+    if kind is m.Get:
+        assert [r and int(r[24:]) for r in results] == [i // 2 if i % 2 == 0 else None for i in range(count)]
+    elif kind is m.Set:
+        assert results is None
+    elif kind is m.Delete:
+        assert results == [i % 2 == 0 for i in range(count)]
+    else:
+        assert results == [i // 2 + 1 if i % 2 == 0 else 1 for i in range(count)]
+
+
+def test_connections_take_turns() -> None:
+    node = Alone()
+    first = [node.ask(HEAVY, m.Set, 0, 0, keys(4096), [b"\0\0v"] * 4096) for _ in range(8)]
+    second = node.ask(OTHER, m.Set, 0, 0, keys(4096, "o"), [b"\0\0v"] * 4096)
+    turns, _ = node.turns(second)
+    last, _ = node.turns(first[-1])
+    assert last > turns, "who came last with one batch waited for all of another's"
+
+
+def test_beyond_its_share_a_connection_is_refused_with_nothing_done_and_others_are_not() -> None:
+    node = Alone()
+    batch = (0, 0, 0, keys(4096), [COUNT] * 4096)
+    numbers = [node.ask(HEAVY, m.Update, *batch) for _ in range(20)]
+    other = node.ask(OTHER, m.Update, 0, 0, 0, keys(100, "o"), [COUNT] * 100)
+    answers = node.turn()
+    refused = [number for number in numbers if number in answers]
+    assert 0 < len(refused) < 20
+    assert all(answers[number][1].error == [Code.OVERLOADED] for number in refused)
+    assert node.turns(other)[1].results == [1] * 100
+    served = [number for number in numbers if number not in refused]
+    assert node.turns(served[-1])[1].results == [len(served)] * 4096
+
+
+def test_what_waits_is_bounded_over_all_connections() -> None:
+    node = Alone()
+    for i in range(60):
+        node.ask(b"origin %d" % i, m.Update, 0, 0, 0, keys(4096, f"{i}"), [COUNT] * 4096)
+    refused = [answer for _, answer in node.turn().values() if isinstance(answer, m.Reject)]
+    in_us = (60 - len(refused)) * 4096 * portions.COST_US[m.Update]
+    assert in_us <= portions.WAITING_US_MAX + portions.LINE_US_MAX
+
+
+def test_a_portion_whose_turn_comes_after_the_deadline_is_not_executed() -> None:
+    node = Alone()
+    number = node.ask(HEAVY, m.Update, 0, 0, 0, keys(4096), [COUNT] * 4096, deadline_ms=10)
+    results = node.turns(number)[1].results
+    done = results.count(1)
+    assert 0 < done < 4096
+    assert results[done:] == [[Code.OVERLOADED]] * (4096 - done)
+    assert node.core.store.statistics().entries == done
+
+
+def test_a_small_batch_is_answered_at_once() -> None:
+    node = Alone()
+    size = PORTION_KEYS[m.Set]
+    number = node.ask(LIGHT, m.Set, 0, 0, keys(size), [b"\0\0v"] * size)
+    assert number in node.turn()
+
+
+# ---- reads from other nodes
+
+
+class Reads:
+    """Reads that end when told to."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+        self.gate = RemoteReads(lambda: self.held_bytes)
+        self.begun: list[tuple[bytes, int]] = []
+
+    def start(self, origin: bytes, count: int = 1) -> bool:
+        return self.gate.start(origin, count, lambda: self.begun.append((origin, count)))
+
+    def end(self) -> None:
+        self.gate.ended(*self.begun.pop(0))
+
+
+def test_reads_of_one_connection_are_bounded_and_go_on_in_order() -> None:
+    reads = Reads()
+    assert all(reads.start(b"a") for _ in range(portions.READ_KEYS_OF_ONE_MAX + 5))
+    assert len(reads.begun) == portions.READ_KEYS_OF_ONE_MAX
+    reads.start(b"b")
+    assert reads.begun[-1] == (b"b", 1), "another connection has room of its own"
+    reads.end()
+    assert len(reads.begun) == portions.READ_KEYS_OF_ONE_MAX + 1
+
+
+def test_reads_of_all_connections_are_bounded_by_their_keys() -> None:
+    reads = Reads()
+    for i in range(100):
+        reads.start(b"%d" % i, 4096)
+    assert sum(min(count, portions.KEYS_COUNTED_MAX) for _, count in reads.begun) <= portions.READ_KEYS_MAX
+    total = 0
+    while reads.begun:
+        reads.end()
+        total += 1
+    assert total == 100
+
+
+def test_no_read_begins_while_much_is_held_but_one() -> None:
+    reads = Reads()
+    reads.held_bytes = portions.READ_BYTES_MAX
+    reads.start(b"a")
+    reads.start(b"b")
+    assert reads.begun == [(b"a", 1)]
+    reads.held_bytes = 0
+    reads.end()
+    assert reads.begun == [(b"b", 1)]
+
+
+def test_too_many_waiting_reads_are_refused() -> None:
+    reads = Reads()
+    started = [reads.start(b"a") for _ in range(portions.READS_WAITING_MAX + 100)]
+    assert not all(started)
+    assert reads.start(b"b")
+
+
+def test_reads_that_end_at_once_do_not_pile_up_on_the_stack() -> None:
+    gate = RemoteReads(lambda: portions.READ_BYTES_MAX)
+    ended = 0
+
+    def begin() -> None:
+        nonlocal ended
+        ended += 1
+        gate.ended(b"a", 1)
+
+    held: list[Callable[[], None]] = []
+    gate.start(b"b", 1, lambda: held.append(lambda: gate.ended(b"b", 1)))
+    for _ in range(1000):
+        gate.start(b"a", 1, begin)
+    held[0]()
+    assert ended == 1000
+
+
+def test_a_portion_that_fails_ends_its_batch_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Alone()
+    run = alone.core._requests._update
+
+    def failing(request: Any, done: Any) -> None:
+        if request.keys[0].startswith(b"bad"):
+            raise RuntimeError("planted")
+        run(request, done)
+
+    monkeypatch.setattr(alone.core._requests, "_update", failing)
+    count = 3 * PORTION_KEYS[m.Update]
+    bad = alone.ask(HEAVY, m.Update, 0, 0, 0, [b"bad%d" % i for i in range(count)], [COUNT] * count)
+    good = alone.ask(HEAVY, m.Update, 0, 0, 0, [b"k%d" % i for i in range(count)], [COUNT] * count)
+    answered: dict[int, Any] = {}
+    for _ in range(20):
+        answered |= alone.turn()
+    assert good in answered
+    assert bad not in answered
+    assert alone.core.counters.failed == {"Update": 1}
+    assert not alone.core._requests.portions.busy
+    assert not alone.core._requests.portions._waiting_us
