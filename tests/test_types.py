@@ -10,6 +10,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -245,7 +246,7 @@ def test_a_timeout_may_be_a_timedelta_wherever_one_is_taken(tmp_path: Path) -> N
         assert cache.cached(timeout=long)(len)("abc") == 3
         with cache.lock("name", timeout=long):
             assert cache.lock("name", timeout=short).acquire() is False
-    follower: Any = None
+    follower: Any = SimpleNamespace(detach=lambda _: None)
     assert Subscription(follower, b"", b"").wait(short) is None
 
     async def wait() -> object:
