@@ -150,6 +150,10 @@ class Connection:
         """While it is served no more: since when it has not read on, and what it had read then."""
         self.subscriptions = 0
 
+    def take(self, size: int) -> None:
+        """A frame of so many bytes was taken; over the connection it came with its flags and its length."""
+        self.taken_bytes += size + 2 if size < 256 else size + 9
+
 
 class Connections(Readers):
     """The connections of one bound socket, by what names them: a routing id, or a descriptor."""

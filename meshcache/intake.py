@@ -98,7 +98,7 @@ class RequestInlet(Inlet):
                 else:
                     frame = recv_large(DONTWAIT)
                 size = len(frame)
-                connection.taken_bytes += size + 2 if size < 256 else size + 9
+                connection.take(size)
                 more = self._get(EVENTS) & POLLIN
                 if more and self._get(RCVMORE):
                     self._excess = True
@@ -159,7 +159,7 @@ class RequestInlet(Inlet):
                 else:
                     frame = recv_large(DONTWAIT)
                 size = len(frame)
-                connection.taken_bytes += size + 2 if size < 256 else size + 9
+                connection.take(size)
                 past = None if size > SHED_BYTES_MAX else self._is_past(frame)
                 if self._get(RCVMORE):
                     self._excess = True
@@ -216,7 +216,7 @@ class SubscriptionInlet(Inlet):
         connection = connections.known.get(fd)
         if connection is None or not connections.is_still(connection):
             connection = connections.meet(fd, fd)
-        connection.taken_bytes += size + 2 if size < 256 else size + 9
+        connection.take(size)
         connection.subscriptions += 1
         if connection.subscriptions > SUBSCRIPTIONS_MAX:
             connections.shut(fd, f"has more than {SUBSCRIPTIONS_MAX} subscriptions")
