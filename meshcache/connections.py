@@ -126,7 +126,7 @@ class Connection:
         "asked_at",
         "deaf_since",
         "fd",
-        "owed_bytes",
+        "owed_then_bytes",
         "peer",
         "read_bytes",
         "subscriptions",
@@ -139,8 +139,8 @@ class Connection:
         self.peer: Peer = () if traffic is None else traffic.peer
         self.taken_bytes = 0
         """Of the messages that were taken from it."""
-        self.owed_bytes = 0
-        """As far as is known: what was acknowledged since the kernel was asked is not yet counted off."""
+        self.owed_then_bytes = 0
+        """What it was owed when the kernel was asked."""
         self.unasked_bytes = 0
         """Handed over since the kernel was asked."""
         self.asked_at = 0.0
@@ -149,6 +149,11 @@ class Connection:
         self.deaf_since: tuple[float, int] | None = None
         """While it is served no more: since when it has not read on, and what it had read then."""
         self.subscriptions = 0
+
+    @property
+    def owed_bytes(self) -> int:
+        """As far as is known: what was acknowledged since the kernel was asked is not yet counted off."""
+        return self.owed_then_bytes + self.unasked_bytes
 
     def take(self, size: int) -> None:
         """A frame of so many bytes was taken; over the connection it came with its flags and its length."""
@@ -181,16 +186,16 @@ class Connections(Readers):
     def hand(self, name: Any, size: int) -> None:
         """So many bytes were handed to libzmq for this connection."""
         connection = self.known.get(name)
-        if connection is not None:
-            connection.owed_bytes += size
-            connection.unasked_bytes += size
-            self.bytes_left -= size
-            if connection.unasked_bytes > ASK_AFTER_BYTES:
-                self._ask(name, connection)
-                if connection.owed_bytes > OWED_BYTES_MAX:
-                    self.review()
-            if self.bytes_left < self._review_at_bytes:
+        if connection is None:
+            return
+        connection.unasked_bytes += size
+        self.bytes_left -= size
+        if connection.unasked_bytes > ASK_AFTER_BYTES:
+            self._ask(name, connection)
+            if connection.owed_then_bytes > OWED_BYTES_MAX:
                 self.review()
+        if self.bytes_left < self._review_at_bytes:
+            self.review()
 
     def review(self) -> None:
         """Look at all that are owed something; cut those that have been deaf for too long."""
@@ -253,19 +258,20 @@ class Connections(Readers):
         # What was handed over just now may not have come to the kernel yet.
         now = time.monotonic()
         quiet = not connection.unasked_bytes and now > connection.asked_at + QUIET_S
+        before = connection.owed_bytes
         if connection.unasked_bytes:
             connection.unasked_bytes, connection.asked_at = 0, now
-        before = connection.owed_bytes
         traffic = traffic_of(connection.fd)
         if traffic is None or traffic.peer != connection.peer:
             self.forget(name)
-            connection.owed_bytes = 0
+            owed_bytes = 0
         else:
             read_bytes = traffic.acked_bytes - connection.read_bytes
             connection.read_bytes = traffic.acked_bytes
             # What libzmq dropped because of too many messages was handed over, and is owed no more.
-            connection.owed_bytes = 0 if quiet and traffic.is_through else max(0, before - read_bytes)
-        self.bytes_left += before - connection.owed_bytes
+            owed_bytes = 0 if quiet and traffic.is_through else max(0, before - read_bytes)
+        connection.owed_then_bytes = owed_bytes
+        self.bytes_left += before - owed_bytes
 
 
 def open_connections(port: int) -> Iterator[tuple[int, Traffic]]:

@@ -84,7 +84,7 @@ class Call:
     def deadline(self, now: float) -> float:
         """Return the deadline of an attempt that leaves now; it travels, so that a node never executes a late one."""
         deadline = now + self.allowance_s
-        return min(self.until, deadline)
+        return deadline if deadline < self.until else self.until  # noqa: FURB136  (every call: min() takes twice as long)
 
     def is_fair(self, now: float) -> bool:
         """Tell whether an attempt that leaves now leaves the node time enough to be blamed for its silence."""
@@ -122,7 +122,7 @@ class Batch:
             count = self.count + len(keys)
             if len(calls) >= CALLS_MAX or size > size_max or count > BATCH_OPS_MAX:
                 return False
-            if self.may_be_parked or call.may_be_parked():
+            if self.may_be_parked or (call.kind is Update and call.may_be_parked()):
                 return False
             unique = self._unique
             if unique is not None:

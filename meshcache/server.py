@@ -279,9 +279,9 @@ class Node:
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core = self._core
         assert core is not None
-        inlets, clock = self._inlets, self._clock
+        inlets, clock, watch = self._inlets, self._clock, self._watch
         while not self._stopping.is_set() and not core.gone:
-            deadline = min(core.next_deadline(), self._watch.next_at)
+            deadline = min(core.next_deadline(), watch.next_at)
             woken = inlets.wait(deadline - clock.stood_still_s - time.monotonic())
             began = clock.read(time.monotonic(), time.time())
             for inlet in woken:
@@ -299,9 +299,10 @@ class Node:
             if core.fatal is not None:
                 raise ConfigError(core.fatal)
             ended = time.monotonic() + clock.stood_still_s
-            core.counters.longest_turn_ms = max(core.counters.longest_turn_ms, (ended - began) * 1000)
+            if ended - began > core.counters.longest_turn_ms / 1000:
+                core.counters.longest_turn_ms = (ended - began) * 1000
             inlets.recheck(ended)
-            if ended >= self._watch.next_at:
+            if ended >= watch.next_at:
                 self._look_after(core, ended)
 
     def _look_after(self, core: NodeCore, now: float) -> None:
@@ -356,7 +357,8 @@ class Node:
                 stir(dealer.inlet)
             except zmq.ZMQError:
                 core.undeliverable(address, time.monotonic() + self._clock.stood_still_s)
-        self._reply(core, effects.replies)
+        if effects.replies:
+            self._reply(core, effects.replies)
         for frame in effects.publish:
             self._xpub.send(frame, DONTWAIT)
             stir(self._xpub_inlet)
@@ -373,7 +375,7 @@ class Node:
                 core.counters.undeliverable += 1
             else:
                 hand(origin, len(frame))
-        if replies and not self._router.closed:
+        if not self._router.closed:
             self._inlets.stir(self._router_inlet)
 
     def _say_goodbye(self) -> None:

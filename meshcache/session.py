@@ -373,7 +373,8 @@ class Session(Asking):
         if record is None:
             return default
         try:
-            return self._decode(record) if self._is_visible(record) else default
+            plain = type(record) is bytes and len(record) >= HEADER_BYTES and not record[FLAGS_AT]
+            return self._decode(record) if plain or self._is_visible(record) else default
         except SerializationError as error:
             raise SerializationError(f"{key!r:.80}: {error}") from error
 

@@ -212,7 +212,7 @@ class Explorer:
 
     def _settle(self, core: NodeCore) -> None:
         core.coordinator.tick()
-        while core._sweeps.busy:
+        while core._sweeps.jobs:
             core._sweeps.run()
         core.coordinator.tick()
 

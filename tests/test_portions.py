@@ -243,5 +243,5 @@ def test_a_portion_that_fails_ends_its_batch_and_nobody_elses(monkeypatch: pytes
     assert good in answered
     assert bad not in answered
     assert alone.core.counters.failed == {"Update": 1}
-    assert not alone.core._requests.portions.busy
+    assert not alone.core._requests.portions.lines
     assert not alone.core._requests.portions._waiting_us

@@ -44,7 +44,9 @@ class Frames:
         clock = self._clock.latest
         try:
             return [
-                (to, encode_frame(clock, part)) for to, messages in waiting.items() for part in self._parts(messages)
+                (to, encode_frame(clock, part))
+                for to, messages in waiting.items()
+                for part in ([messages] if len(messages) == 1 else self._parts(messages))
             ]
         except Exception:  # noqa: BLE001  (of whatever kind: one by one shows whose it is)
             singles = [(to, message) for to, messages in waiting.items() for message in messages]
@@ -72,8 +74,6 @@ class Frames:
 
     def _parts(self, messages: list[Message]) -> list[list[Message]]:
         """Split a turn's messages for one destination so that no frame exceeds what the other side accepts."""
-        if len(messages) == 1:
-            return [messages]
         limit = self._bytes_max // 2
         parts: list[list[Message]] = [[]]
         size = 0

@@ -308,9 +308,9 @@ class NodeCore:
             self._housekeeping_at = now + (HOUSEKEEPING_CALM_S if self._is_calm() else HOUSEKEEPING_S)
         if self.membership.changed:
             self._timed("change_of_members", self._follow_members, now)
-        if self._requests.portions.busy:
+        if self._requests.portions.lines:
             self._requests.portions.run(self.coordinator.wall_ms)
-        if self._backlog or self._sweeps.busy:
+        if self._backlog or self._sweeps.jobs:
             self._timed("expiry_and_drops", self._background)
 
     def _timed(self, work: str, do: Callable[..., None], *arguments: Any) -> None:
@@ -321,7 +321,7 @@ class NodeCore:
 
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
-        if self._backlog or self._sweeps.busy or self._requests.portions.busy:
+        if self._backlog or self._sweeps.jobs or self._requests.portions.lines:
             return self._now
         timer = self.coordinator.next_deadline()
         return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)
@@ -518,7 +518,7 @@ class NodeCore:
                 self.store.drop_slot(slot)
         del self._slots_to_drop[-SLOTS_DROPPED_PER_TURN:]
         more_expired = self.store.expire(self.coordinator.wall_ms, EXPIRATIONS_PER_TURN)
-        self._backlog = more_expired or self._sweeps.busy or bool(self._slots_to_drop)
+        self._backlog = more_expired or bool(self._sweeps.jobs) or bool(self._slots_to_drop)
 
     def _link_lost(self, address: str) -> None:
         node_id = self.peers.on_down(address)

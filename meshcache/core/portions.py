@@ -87,14 +87,9 @@ class Portions:
     def __init__(self, fail: Callable[[str, object, Exception], None]) -> None:
         """``fail`` takes what a portion raised, of which kind of request and from whom."""
         self._fail = fail
-        self._lines: dict[bytes, deque[Batch]] = {}
+        self.lines: dict[bytes, deque[Batch]] = {}
         """In the order of whose turn it is."""
         self._waiting_us: dict[bytes, float] = {}
-
-    @property
-    def busy(self) -> bool:
-        """Tell whether there is work for the next turn."""
-        return bool(self._lines)
 
     def add(self, origin: bytes, request: Any, run: Run, done: Done) -> bool:
         """Take a batch in; False if there is too much waiting already."""
@@ -103,15 +98,15 @@ class Portions:
         if waiting_us + batch.cost_us > LINE_US_MAX or sum(self._waiting_us.values()) > WAITING_US_MAX:
             return False
         self._waiting_us[origin] = waiting_us + batch.cost_us
-        self._lines.setdefault(origin, deque()).append(batch)
+        self.lines.setdefault(origin, deque()).append(batch)
         return True
 
     def run(self, wall_ms: int) -> None:
         """Do one turn's share."""
         spent_us = 0.0
-        while self._lines and spent_us < TURN_US:
-            origin = next(iter(self._lines))
-            line = self._lines.pop(origin)
+        while self.lines and spent_us < TURN_US:
+            origin = next(iter(self.lines))
+            line = self.lines.pop(origin)
             batch, failure = line[0], None
             before_us = batch.left_us
             try:
@@ -121,7 +116,7 @@ class Portions:
             if failure is not None or batch.is_begun:
                 line.popleft()
             if line:
-                self._lines[origin] = line  # behind the others
+                self.lines[origin] = line  # behind the others
                 self._waiting_us[origin] -= before_us if failure is not None else before_us - batch.left_us
             else:
                 del self._waiting_us[origin]

@@ -81,6 +81,7 @@ class Requests:
         self._compare = compare
         self._coordinator = coordinator
         self._config = coordinator.config
+        self._read_quorum = self._config.cluster.read_quorum
         self._outbox = coordinator.outbox
         self._store = coordinator.store
         self._view = coordinator.view
@@ -166,21 +167,36 @@ class Requests:
         keys = get.keys
         self._counters.keys += len(keys)
         self.hot.note(keys, self._coordinator.now)
-        done = partial(self._reply_records, origin, get)
         if len(keys) > PORTION_KEYS[m.Get]:
+            done = partial(self._reply_records, origin, get)
             self._run_in_portions(origin, get, partial(self._get, origin), done)
+        elif (records := self._held(get)) is not None and None not in records:
+            self._reply_records(origin, get, records)
         else:
-            self._get(origin, get, done)
+            self._get_elsewhere(origin, get, records, partial(self._reply_records, origin, get))
+
+    def _held(self, get: m.Get) -> list[bytes | None] | None:
+        """Return what this node has, in the usual case: it holds the slots of the keys, and one holder is enough."""
+        view, keys = self._view, get.keys
+        if self._reads_one(get.r) and not view.former and (view.holds_all or self._holds(keys)):
+            return self._store.read(keys, self._coordinator.now_bytes)
+        return None
 
     def _get(self, origin: bytes, get: m.Get, done: Done) -> None:
-        keys, coordinator = get.keys, self._coordinator
-        if self._reads_one(get.r) and not self._view.former and self._holds(keys):
-            # The usual read: this node holds the slots of the keys, and one holder is enough.
-            records = self._store.read(keys, coordinator.now_bytes)
-            if None not in records or not self._must_ask_others(get.w):
-                done(records)
-            else:
+        records = self._held(get)
+        if records is not None and None not in records:
+            done(records)
+        else:
+            self._get_elsewhere(origin, get, records, done)
+
+    def _get_elsewhere(self, origin: bytes, get: m.Get, records: list[bytes | None] | None, done: Done) -> None:
+        """Read what this node lacks, or all if ``records`` is None."""
+        keys = get.keys
+        if records is not None:
+            if self._must_ask_others(get.w):
                 self._read_absent(origin, get, records, done)
+            else:
+                done(records)
         elif (copies := self.copies.read(get)) is None:
             self._read(origin, get, keys, done)
         elif None not in copies:
@@ -247,7 +263,7 @@ class Requests:
             run(request, done)
 
     def _reads_one(self, level: int) -> bool:
-        configured = self._config.cluster.read_quorum
+        configured = self._read_quorum
         if level == m.DEFAULT_LEVEL and configured == 1:  # mostly
             return True
         return self._coordinator.level(level, configured, min(self._config.cluster.replicas, self._size())) == 1
@@ -261,8 +277,6 @@ class Requests:
         return len(self._view.ring.members)
 
     def _holds(self, keys: list[bytes]) -> bool:
-        if self._view.holds_all:
-            return True
         held, mask = self._view.held, self._view.ring.slots - 1
         return all([held[crc32(key) & mask] for key in keys])  # noqa: C419  (a list is faster than a generator)
 

@@ -62,12 +62,7 @@ class Sweeps:
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
         self._slots = coordinator.config.cluster.slots
-        self._jobs: list[_Job] = []
-
-    @property
-    def busy(self) -> bool:
-        """Tell whether there is work for the next turn."""
-        return bool(self._jobs)
+        self.jobs: list[_Job] = []
 
     def begin(self, kind: int, names: list[bytes], version: bytes, done: Callable[[int], None]) -> None:
         """Drop all under these names that is not newer; call ``done`` with the number of live entries dropped.
@@ -76,7 +71,7 @@ class Sweeps:
         """
         floors, wall_ms = self._coordinator.floors, self._coordinator.wall_ms
         news = [name for name in names if floors.set(kind, name, version, wall_ms)]
-        self._jobs.append(_Job(kind, dict.fromkeys(news, version), done))
+        self.jobs.append(_Job(kind, dict.fromkeys(news, version), done))
         self._void_fills(kind, news)
 
     def learn(self, floors: list[m.Floor]) -> None:
@@ -86,7 +81,7 @@ class Sweeps:
             if self._coordinator.floors.set(kind, name, version, self._coordinator.wall_ms):
                 news.setdefault(kind, {})[name] = version
         for kind, names in news.items():
-            self._jobs.append(_Job(kind, names, _nobody_waits))
+            self.jobs.append(_Job(kind, names, _nobody_waits))
             self._void_fills(kind, list(names))
 
     def _void_fills(self, kind: int, names: list[bytes]) -> None:
@@ -98,15 +93,15 @@ class Sweeps:
     def run(self) -> None:
         """Do one turn's share."""
         budget = ENTRIES_PER_TURN
-        while self._jobs and budget > 0:
-            job = self._jobs[0]
+        while self.jobs and budget > 0:
+            job = self.jobs[0]
             step = self._sweep_prefix if job.kind == EventKind.CLEAR else self._sweep_tags
             if not job.names or (job.kind != EventKind.CLEAR and not self._coordinator.store.has_tags):
                 job.slot = self._slots
             while job.slot < self._slots and budget > 0:
                 budget -= step(job)
             if job.slot == self._slots:
-                self._jobs.pop(0)
+                self.jobs.pop(0)
                 job.done(job.dropped)
 
     def _sweep_prefix(self, job: _Job) -> int:

@@ -87,9 +87,9 @@ def decode_frame(frame: Frame) -> tuple[int, list[Message]]:
         raise ProtocolError(f"not a frame: {type(error).__name__}: {error}") from None
     if type(parts) is not list or not parts or type(parts[0]) is not int or not 0 <= parts[0] <= _UINT64_MAX:
         raise ProtocolError("not a frame: it must be an array that begins with the sender's clock")
-    clock = parts[0]
-    del parts[0]
-    return clock, [_decode_message(message) for message in parts]
+    if len(parts) == 2:  # mostly
+        return parts[0], [_decode_message(parts[1])]
+    return parts[0], [_decode_message(message) for message in parts[1:]]
 
 
 class DeadlinePeek:
@@ -391,6 +391,10 @@ _REQUEST: Final = (_INT, _INT, _INT, _DIGEST)
 _ANSWER: Final = (_INT, _DIGEST)
 """request, view: how every answer begins."""
 
+_CLIENT_REQUEST: Final = (_INT, _INT, _INT, _BYTES)
+_CLIENT_ANSWER: Final = (_INT, _BYTES)
+"""The same between clients and nodes. Their views are compared and never kept, so their length does not matter."""
+
 _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.Hello: (_INT, _TEXT, _FACT_OR_NONE, _DIGEST),
     m.Welcome: (_COUNTER, _WALL_MS, _NAME, _SETTINGS, _FACTS),
@@ -401,15 +405,15 @@ _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.PingReq: (_COUNTER, _NAME),
     m.Vouch: (_COUNTER,),
     m.Nack: (_COUNTER,),
-    m.Get: (*_REQUEST, _INT, _INT, _BOOL, _KEYS_TO_READ),
-    m.Set: (*_REQUEST, _INT, _INT, _KEYS, _CONTENTS),
-    m.Delete: (*_REQUEST, _INT, _INT, _KEYS),
-    m.Update: (*_REQUEST, _INT, _INT, _INT, _KEYS, _CHANGES),
-    m.Clear: (*_REQUEST, _PREFIX),
-    m.InvalidateTags: (*_REQUEST, _KEYS),
-    m.Inspect: (*_REQUEST, _TEXT, _BYTES),
-    m.Reply: (*_ANSWER, _RESULTS),
-    m.Reject: (*_ANSWER, _LIST),
+    m.Get: (*_CLIENT_REQUEST, _INT, _INT, _BOOL, _KEYS_TO_READ),
+    m.Set: (*_CLIENT_REQUEST, _INT, _INT, _KEYS, _CONTENTS),
+    m.Delete: (*_CLIENT_REQUEST, _INT, _INT, _KEYS),
+    m.Update: (*_CLIENT_REQUEST, _INT, _INT, _INT, _KEYS, _CHANGES),
+    m.Clear: (*_CLIENT_REQUEST, _PREFIX),
+    m.InvalidateTags: (*_CLIENT_REQUEST, _KEYS),
+    m.Inspect: (*_CLIENT_REQUEST, _TEXT, _BYTES),
+    m.Reply: (*_CLIENT_ANSWER, _RESULTS),
+    m.Reject: (*_CLIENT_ANSWER, _LIST),
     m.Hot: (_INT, _KEYS_TO_READ),
     m.Read: (*_REQUEST, _KEYS_TO_READ),
     m.ReadReply: (*_ANSWER, _RECORDS_OR_NONE, _INDICES),
@@ -422,8 +426,8 @@ _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.PullReply: (*_ANSWER, _INT, _CURSOR, _KEYS, _RECORDS),
     m.Floors: (*_REQUEST, _CURSOR),
     m.FloorsReply: (*_ANSWER, _CURSOR, _FLOORS),
-    m.Leave: _REQUEST,
-    m.Forget: (*_REQUEST, _TEXT),
+    m.Leave: _CLIENT_REQUEST,
+    m.Forget: (*_CLIENT_REQUEST, _TEXT),
     m.Compare: (*_REQUEST, _INDICES, _KEYS_TO_READ),
     m.CompareReply: (*_ANSWER, _INDICES, _KEYS, _VERSIONS),
     m.Invalidations: (_NAME, _COUNTER, _COUNTER, _DIGEST, _EVENTS),

@@ -236,11 +236,14 @@ class QuorumWrite:
     def _linger(self) -> None:
         """Answered: see to the owners that have not stored it. Those that are asked get a moment, the others a hint."""
         coordinator = self.coordinator
-        for group in self._complete:
+        outstanding = [group for group in self._complete if group.former or group.received() < len(group.owners)]
+        if not outstanding:
+            return
+        for group in outstanding:
             for node_id in group.targets():
                 if node_id not in group.acked and node_id not in group.asked and node_id != coordinator.own_id:
                     coordinator.keep_hint(node_id, group.keys, group.records)
-        if any(group.asked for group in self._complete):
+        if any(group.asked for group in outstanding):
             if len(coordinator.lingering) < LINGERING_MAX:
                 coordinator.lingering[self] = None
                 coordinator.wake(self, coordinator.now + LINGER_S)
