@@ -40,6 +40,10 @@ Take = Callable[[bytes, Frame, float], bool]
 """Serves a frame; True if the turn must end, since it has enough to answer."""
 
 
+IsPast = Callable[[Frame], bool | None]
+"""Tells of a client's request whether its deadline is over; None of any other frame."""
+
+
 class RequestInlet(Inlet):
     """The requests that arrive at a ROUTER, each with its connection."""
 
@@ -49,17 +53,19 @@ class RequestInlet(Inlet):
         connections: Connections,
         take: Take,
         refuse: Callable[[], None],
-        is_past: Callable[[Frame], bool | None],
-        turn_away: Callable[[bytes, Frame], None],
+        past_by_now: Callable[[], IsPast],
+        turn_away: Callable[[bytes, list[bytes]], None],
     ) -> None:
-        """``is_past`` tells of a client's request whether its time is over; ``turn_away`` refuses one as overloaded."""
+        """``past_by_now`` returns what tells of a request if its time is over; ``turn_away`` refuses for overload."""
         super().__init__(router, take, refuse, pairs=True)
         self._connections = connections
         self._router = router
-        self._is_past = is_past
+        self._past_by_now = past_by_now
         self._turn_away = turn_away
         self._waiting: dict[bytes, deque[bytes]] = {}
         """While shedding, by connection."""
+        self._doomed: dict[bytes, list[bytes]] = {}
+        """The same, of those that are to be refused."""
         self._count = 0
         self._standing_since = 0.0
         """Since when there has been more input after every turn; 0: there was none."""
@@ -126,9 +132,16 @@ class RequestInlet(Inlet):
         return self._connections.meet(origin, descriptor_of(part)), part.bytes
 
     def _shed(self, now: float) -> bool:
-        more = self._take_all(now)
-        until = time.monotonic() + SLICE_S
-        waiting, is_past, take = self._waiting, self._is_past, self._take
+        began, is_past = time.monotonic(), self._past_by_now()
+        more = self._take_all(now, is_past)
+        for origin, frames in self._doomed.items():
+            self._turn_away(origin, frames)
+        self._doomed.clear()
+        self._drop_past(is_past)
+        ended = time.monotonic()
+        # At least as long as the taking took: else there would be no time for serving.
+        until = ended + max(SLICE_S, ended - began)
+        waiting, take = self._waiting, self._take
         while waiting and time.monotonic() < until:
             for origin in tuple(waiting):
                 line = waiting[origin]
@@ -136,28 +149,30 @@ class RequestInlet(Inlet):
                 self._count -= 1
                 if not line:
                     del waiting[origin]
-                if is_past(frame):
-                    # All before it are older.
-                    self._drop(origin, line)
-                elif take(origin, frame, now):
+                if take(origin, frame, now):
                     return True
         return more or bool(waiting)
 
-    def _drop(self, origin: bytes, line: deque[bytes]) -> None:
-        self.late += 1 + len(line)
-        self._count -= len(line)
-        line.clear()
-        self._waiting.pop(origin, None)
+    def _drop_past(self, is_past: IsPast) -> None:
+        """Drop the oldest, as far as nobody waits for them any more."""
+        for origin, line in list(self._waiting.items()):
+            before = len(line)
+            while line and is_past(line[0]):
+                line.popleft()
+            self.late += before - len(line)
+            self._count -= before - len(line)
+            if not line:
+                del self._waiting[origin]
 
-    def _take_all(self, now: float) -> bool:
+    def _take_all(self, now: float, is_past: IsPast) -> bool:
         """Take what is there; serve at once what cannot wait."""
-        recv, recv_large, known = self._recv, self._recv_large, self._connections.known
+        recv, recv_large, get, known = self._recv, self._recv_large, self._get, self._connections.known
         until = time.monotonic() + SLICE_S
         try:
             for _ in range(TAKEN_PER_TURN):
                 if self._excess:
                     recv(DONTWAIT)
-                    self._excess = bool(self._get(RCVMORE))
+                    self._excess = bool(get(RCVMORE))
                     continue
                 origin = recv(DONTWAIT)
                 connection = known.get(origin)
@@ -166,9 +181,9 @@ class RequestInlet(Inlet):
                 else:
                     frame = recv_large(DONTWAIT)
                 size = len(frame)
-                connection.take(size)
-                past = None if size > SHED_BYTES_MAX else self._is_past(frame)
-                if self._get(RCVMORE):
+                connection.taken_bytes += size + 2 if size < 256 else size + 9  # as Connection.take, without a call
+                past = None if size > SHED_BYTES_MAX else is_past(frame)
+                if get(RCVMORE):
                     self._excess = True
                     self._refuse()
                 elif past is None:
@@ -189,7 +204,7 @@ class RequestInlet(Inlet):
             self._waiting[origin] = line = deque()
         line.append(frame)
         if len(line) > WAITING_MAX or self._count >= WAITING_ALL_MAX:
-            self._turn_away(origin, line.popleft())
+            self._doomed.setdefault(origin, []).append(line.popleft())
             if not line:
                 del self._waiting[origin]
         else:

@@ -6,6 +6,7 @@ Pure. A driver owns the socket; here is everything it would have to know about t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from meshcache.core.messages import (
@@ -18,10 +19,12 @@ from meshcache.core.messages import (
     Hello,
     Hot,
     Inspect,
+    Message,
     Refused,
     Reject,
     Reply,
     Set,
+    TurnedAway,
     Update,
     Welcome,
 )
@@ -239,34 +242,46 @@ class Link:
             raise (error.__context__ or error) from None
         found: list[tuple[int, Outcome | Welcome]] = []
         for message in messages:
-            if type(message) is Reply:
-                call = self._expected.pop(message.request, None)
-                if call is None:
-                    continue
-                if message.view != self._routing.digest:
-                    self._routing.note_view(self.address, message.view)
-                results = message.results
-                if results is None or len(results) != (len(call.keys) or 1):
-                    results = _aligned(results, call)
-                found.append((message.request, results))
-            elif type(message) is Reject:
-                if self._expected.pop(message.request, None) is not None:
-                    found.append((message.request, self._rejected(message)))
-            elif type(message) is Hot:
+            if type(message) is not Reply:
+                found += self._told(message)
+                continue
+            call = self._expected.pop(message.request, None)
+            if call is None:
+                continue
+            if message.view != self._routing.digest:
+                self._routing.note_view(self.address, message.view)
+            results = message.results
+            if results is None or len(results) != (len(call.keys) or 1):
+                results = _aligned(results, call)
+            found.append((message.request, results))
+        return found
+
+    def _told(self, message: Message) -> list[tuple[int, Outcome | Welcome]]:
+        """Return what any message but a REPLY answers, by number."""
+        match message:
+            case Reject():
+                return [(message.request, self._rejected(message))] if self._is_expected(message.request) else []
+            case TurnedAway():
+                reject = partial(Reject, view=message.view, error=[int(Code.OVERLOADED)])
+                return [(n, self._rejected(reject(n))) for n in message.requests if self._is_expected(n)]
+            case Hot():
                 self._routing.note_hot(message.keys, message.copy_ttl_ms / 1000)
-            elif type(message) is Welcome:
+                return []
+            case Welcome():
                 now = self._routing.clock()
                 self._wall_ms = self._routing.welcome(self.address, message, self._asked_at, now)
                 self.is_clock_vague = now - self._asked_at > CLOCK_ERROR_S
                 self._boot = message.boot
                 self.ready = True
-                found.append((GREETING, message))
-            elif type(message) is Refused:
+                return [(GREETING, message)]
+            case Refused():
                 why = f"refused ({message.code}): {message.text}"
-                found.append((GREETING, Failure(sent=False, late=False, why=why, shut=True, code=message.code)))
-            else:
-                raise ProtocolError(f"{type(message).__name__} is nothing that a client receives")
-        return found
+                return [(GREETING, Failure(sent=False, late=False, why=why, shut=True, code=message.code))]
+        raise ProtocolError(f"{type(message).__name__} is nothing that a client receives")
+
+    def _is_expected(self, number: int) -> bool:
+        """Tell whether somebody waits for this answer; it is expected no more."""
+        return self._expected.pop(number, None) is not None
 
     def _rejected(self, reject: Reject) -> Reject:
         if not reject.error or type(reject.error[0]) is not int:

@@ -18,12 +18,11 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Final
 
 from meshcache.connections import BLAME_BYTES_MIN, DESCRIPTORS_MAX, Connections, Peer, open_connections, shut_down
 
-CHECK_S: Final = 0.1
+CHECK_S: Final = 0.05
 CHECK_GROWING_S: Final = 0.01
 GROWING_BYTES: Final = 4 << 20
 """More than before by so much: look again soon."""
@@ -53,9 +52,15 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 def resident_bytes() -> int:
     """Return this process's resident memory; 0 where the system does not say."""
     try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+        fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # a tenth of what Path.read_text takes
+    except OSError:
+        return 0
+    try:
+        return int(os.read(fd, 256).split()[1]) * _PAGE_BYTES
     except (OSError, ValueError):
         return 0
+    finally:
+        os.close(fd)
 
 
 def return_free_memory() -> None:

@@ -320,7 +320,7 @@ class Node:
         self._askers = Connections(split_address(self.config.node.listen)[1])
         core.heed(self._askers)
         self._router_inlet = RequestInlet(
-            self._router, self._askers, core.receive_request, self._refuse, core.is_past, core.turn_away
+            self._router, self._askers, core.receive_request, self._refuse, core.past_by_now, core.turn_away
         )
         self._inlets.add(self._router_inlet)
 

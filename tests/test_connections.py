@@ -44,7 +44,7 @@ class Hub:
         self.connections = Connections(self.port)
         self.origins: list[bytes] = []
         self.inlet = RequestInlet(
-            self.router, self.connections, self.take, lambda: None, lambda _: None, lambda *_: None
+            self.router, self.connections, self.take, lambda: None, lambda: lambda _: None, lambda *_: None
         )
         self.dealers: list[zmq.Socket[bytes]] = []
 

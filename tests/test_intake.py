@@ -26,9 +26,9 @@ def get(number: int, deadline_ms: int = NOW_MS + 1000) -> bytes:
 @pytest.mark.parametrize("number", [0, 1, 127, 128, 255, 256, 65535, 65536, (1 << 32) - 1, 1 << 32, (1 << 63) - 1])
 def test_a_request_tells_its_number_and_whether_it_is_past_without_being_decoded(number: int) -> None:
     peek = DeadlinePeek(BOOT)
-    assert peek.is_past(get(number, NOW_MS), NOW_MS) is False
-    assert peek.is_past(get(number, NOW_MS - 1), NOW_MS) is True
-    assert peek.is_past(get(number, NOW_MS), NOW_MS + 1) is True
+    assert peek.past_by(NOW_MS)(get(number, NOW_MS)) is False
+    assert peek.past_by(NOW_MS)(get(number, NOW_MS - 1)) is True
+    assert peek.past_by(NOW_MS + 1)(get(number, NOW_MS)) is True
     assert peek.number_of(get(number)) == number
 
 
@@ -41,7 +41,7 @@ def test_a_request_tells_its_number_and_whether_it_is_past_without_being_decoded
     ],
 )  # fmt: skip
 def test_of_any_other_frame_nothing_is_told(frame: bytes) -> None:
-    assert DeadlinePeek(BOOT).is_past(frame, NOW_MS) is None
+    assert DeadlinePeek(BOOT).past_by(NOW_MS)(frame) is None
 
 
 class Overloaded:
@@ -59,8 +59,8 @@ class Overloaded:
         peek = DeadlinePeek(BOOT)
         self.inlet = RequestInlet(
             self.router, Connections(self.port), self.take, lambda: None,
-            lambda frame: peek.is_past(frame, NOW_MS),
-            lambda _, frame: self.turned_away.append(peek.number_of(frame)),
+            lambda: peek.past_by(NOW_MS),
+            lambda _, frames: self.turned_away.extend(map(peek.number_of, frames)),
         )  # fmt: skip
         self.inlet._shedding = True
         self.dealers: list[zmq.Socket[bytes]] = []
@@ -109,7 +109,7 @@ def test_the_newest_is_served_first(node: Overloaded, monkeypatch: pytest.Monkey
     node.fill(*[get(i) for i in range(100)])
     assert node.router.poll(WAIT_MS)
     while len(node.inlet._waiting.get(next(iter(node.inlet._waiting), b""), ())) < 100:
-        node.inlet._take_all(0.0)
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
     node.inlet.drain(0.0)
     assert node.served == list(range(99, -1, -1))
 
@@ -126,10 +126,10 @@ def test_beyond_the_limit_the_oldest_are_refused(node: Overloaded, monkeypatch: 
     monkeypatch.setattr(intake, "WAITING_MAX", 10)
     node.fill(*[get(i) for i in range(100)])
     while not node.others:
-        node.inlet._take_all(0.0)
-    assert node.turned_away == list(range(90))
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
     assert node.inlet._count == 10
     node.inlet.drain(0.0)
+    assert node.turned_away == list(range(90))
     assert sorted(node.served) == list(range(90, 100))
 
 
@@ -138,7 +138,7 @@ def test_connections_take_turns_and_who_floods_waits_by_itself(node: Overloaded)
     node.fill(*[get(1000 + i) for i in range(500)])
     node.fill(get(1))
     while len(node.others) < 2:
-        node.inlet._take_all(0.0)
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
     node.inlet.drain(0.0)
     assert len(node.served) == 4
     assert 1 in node.served[:2]
@@ -148,7 +148,7 @@ def test_what_is_no_request_of_a_client_is_served_at_once(node: Overloaded) -> N
     large = encode_frame(0, [m.Get(7, BOOT, NOW_MS, b"", 0, 0, False, [bytes(1000)] * 8)])
     node.fill(large)
     while not node.others:
-        node.inlet._take_all(0.0)
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
     assert node.served == [7]
 
 
@@ -177,3 +177,14 @@ def test_shedding_begins_when_the_queue_stands_and_ends_when_it_is_empty(
     node.inlet.drain(0.0)
     assert any(shed)
     assert not node.inlet._shedding
+
+
+def test_what_becomes_past_while_it_waits_is_dropped_unread(node: Overloaded) -> None:
+    node.fill(*[get(i, NOW_MS + i) for i in range(100)])
+    while not node.others:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    node.inlet._drop_past(DeadlinePeek(BOOT).past_by(NOW_MS + 60))
+    assert node.inlet.late == 60
+    assert node.inlet._count == 40
+    node.drain(1)
+    assert sorted(node.served) == list(range(60, 100))

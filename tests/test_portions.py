@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from meshcache.core import messages as m
 from meshcache.core import portions
 from meshcache.core.messages import Code
 from meshcache.core.node import NodeCore
-from meshcache.core.portions import PORTION_KEYS, RemoteReads
+from meshcache.core.portions import PORTION_KEYS
 from meshcache.core.wire import decode_frame, encode_frame
 
 WALL_MS = 1_700_000_000_000
@@ -149,81 +150,6 @@ def test_a_small_batch_is_answered_at_once() -> None:
     assert number in node.turn()
 
 
-# ---- reads from other nodes
-
-
-class Reads:
-    """Reads that end when told to."""
-
-    def __init__(self) -> None:
-        self.held_bytes = 0
-        self.gate = RemoteReads(lambda: self.held_bytes)
-        self.begun: list[tuple[bytes, int]] = []
-
-    def start(self, origin: bytes, count: int = 1) -> bool:
-        return self.gate.start(origin, count, lambda: self.begun.append((origin, count)))
-
-    def end(self) -> None:
-        self.gate.ended(*self.begun.pop(0))
-
-
-def test_reads_of_one_connection_are_bounded_and_go_on_in_order() -> None:
-    reads = Reads()
-    assert all(reads.start(b"a") for _ in range(portions.READ_KEYS_OF_ONE_MAX + 5))
-    assert len(reads.begun) == portions.READ_KEYS_OF_ONE_MAX
-    reads.start(b"b")
-    assert reads.begun[-1] == (b"b", 1), "another connection has room of its own"
-    reads.end()
-    assert len(reads.begun) == portions.READ_KEYS_OF_ONE_MAX + 1
-
-
-def test_reads_of_all_connections_are_bounded_by_their_keys() -> None:
-    reads = Reads()
-    for i in range(100):
-        reads.start(b"%d" % i, 4096)
-    assert sum(min(count, portions.KEYS_COUNTED_MAX) for _, count in reads.begun) <= portions.READ_KEYS_MAX
-    total = 0
-    while reads.begun:
-        reads.end()
-        total += 1
-    assert total == 100
-
-
-def test_no_read_begins_while_much_is_held_but_one() -> None:
-    reads = Reads()
-    reads.held_bytes = portions.READ_BYTES_MAX
-    reads.start(b"a")
-    reads.start(b"b")
-    assert reads.begun == [(b"a", 1)]
-    reads.held_bytes = 0
-    reads.end()
-    assert reads.begun == [(b"b", 1)]
-
-
-def test_too_many_waiting_reads_are_refused() -> None:
-    reads = Reads()
-    started = [reads.start(b"a") for _ in range(portions.READS_WAITING_MAX + 100)]
-    assert not all(started)
-    assert reads.start(b"b")
-
-
-def test_reads_that_end_at_once_do_not_pile_up_on_the_stack() -> None:
-    gate = RemoteReads(lambda: portions.READ_BYTES_MAX)
-    ended = 0
-
-    def begin() -> None:
-        nonlocal ended
-        ended += 1
-        gate.ended(b"a", 1)
-
-    held: list[Callable[[], None]] = []
-    gate.start(b"b", 1, lambda: held.append(lambda: gate.ended(b"b", 1)))
-    for _ in range(1000):
-        gate.start(b"a", 1, begin)
-    held[0]()
-    assert ended == 1000
-
-
 def test_a_portion_that_fails_ends_its_batch_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Alone()
     run = alone.core._requests._update
@@ -245,3 +171,38 @@ def test_a_portion_that_fails_ends_its_batch_and_nobody_elses(monkeypatch: pytes
     assert alone.core.counters.failed == {"Update": 1}
     assert not alone.core._requests.portions.lines
     assert not alone.core._requests.portions._waiting_us
+
+
+def test_no_portion_begins_while_other_owners_lag_behind_and_the_node_does_not_spin_meanwhile() -> None:
+    node = Alone()
+    coordinator = node.core.coordinator
+    coordinator.lingering_bytes = portions.KEPT_BYTES_MAX
+    number = node.ask(HEAVY, m.Set, 0, 0, keys(4096), [b"\0\0v"] * 4096)
+    assert not node.turn()
+    assert node.core.next_deadline() > node.now
+    coordinator.lingering_bytes = 0
+    assert node.core.next_deadline() <= node.now
+    assert node.turns(number)[1].results is None
+
+
+class Ended:
+    """An operation that does nothing."""
+
+    def on_timer(self) -> None:
+        raise AssertionError("it has ended")
+
+
+def test_what_has_ended_is_not_kept_until_its_deadline() -> None:
+    coordinator = Alone().core.coordinator
+    operation: Any = Ended()
+    coordinator.begin(operation, 5.0)
+    coordinator.linger(operation, 1000, 6.0)
+    assert coordinator.lingering_bytes == 1000
+    coordinator.end(operation)
+    assert coordinator.lingering_bytes == 0
+    gone = weakref.ref(operation)
+    del operation
+    assert gone() is None
+    coordinator.now = 7.0
+    coordinator.tick()
+    assert coordinator.next_deadline() is None

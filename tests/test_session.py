@@ -33,6 +33,7 @@ from meshcache.core.messages import (
     Reject,
     Reply,
     Set,
+    TurnedAway,
     Update,
     Welcome,
 )
@@ -1101,6 +1102,19 @@ def test_answers_meet_their_request_by_number_or_nobody() -> None:
     link.forget(three)
     assert not link.ready
     assert link.accept(encode_frame(0, [Reply(three, b"", [b"3"])])) == []
+
+
+def test_who_is_turned_away_hears_that_the_node_is_overloaded() -> None:
+    world = World()
+    link = link_of(world)
+    one, _ = link.encode(get_call(), 101.0)
+    two, _ = link.encode(get_call(), 101.0)
+    found = link.accept(encode_frame(0, [TurnedAway(world.routing.digest, [one, two, 99])]))
+    assert [(number, outcome.error) for number, outcome in found if isinstance(outcome, Reject)] == [
+        (one, [Code.OVERLOADED]), (two, [Code.OVERLOADED]),
+    ]  # fmt: skip
+    assert link.ready
+    assert link.accept(encode_frame(0, [Reply(one, b"", [b"1"])])) == []
 
 
 @pytest.mark.parametrize("results", [[], [None, None], None])

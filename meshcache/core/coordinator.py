@@ -14,6 +14,7 @@ import heapq
 import math
 from collections.abc import Callable
 from typing import Any, Final, Protocol
+from weakref import ref
 from zlib import crc32
 
 from meshcache.config import Config
@@ -28,6 +29,8 @@ from meshcache.core.record import NEVER_MS, expiry_bytes, is_tombstone, tombston
 from meshcache.core.store import Store
 from meshcache.core.view import Owners, View
 
+ENDED_MAX: Final = 64
+"""Who waited for an answer and has ended is looked for beyond so many."""
 REPAIR_DEADLINE_MS: Final = 1_000
 """A repair that arrives later is not worth executing."""
 
@@ -108,8 +111,9 @@ class Coordinator:
         self.now_bytes = b""
         """``wall_ms`` as records hold their expiry."""
         self.pending: dict[Operation, None] = {}
-        self.lingering: dict[Operation, None] = {}
-        """Operations that are answered, but still wait for slower owners."""
+        self.lingering: dict[Operation, int] = {}
+        """Operations that are answered, but still wait for slower owners; and how many bytes each keeps for them."""
+        self.lingering_bytes = 0
         self.at_end: dict[Operation, Callable[[], None]] = {}
         """What is to be called when an operation ends, in whatever way."""
         self.background: dict[str, Background] = {}
@@ -124,7 +128,8 @@ class Coordinator:
         """Takes what an operation raised, or raises it; set by who makes the node."""
         self._waiting: dict[int, tuple[Operation, Any, str, type[Any]]] = {}
         """By number of the request: who waits, for what of its parts, from which node, and for which kind of answer."""
-        self._timers: list[tuple[float, int, Operation]] = []
+        self._timers: list[tuple[float, int, ref[Operation]]] = []
+        """A heap. It keeps no operation alive: most have ended long before their deadlines."""
         self._number = 0
         self.read_bytes = 0
         """What other nodes answered to reads that are still pending."""
@@ -238,30 +243,37 @@ class Coordinator:
     def wake(self, operation: Operation, timer_at: float) -> None:
         """Call a pending operation's on_timer at that time."""
         self._number += 1
-        heapq.heappush(self._timers, (timer_at, self._number, operation))
+        heapq.heappush(self._timers, (timer_at, self._number, ref(operation)))
+
+    def linger(self, operation: Operation, size: int, timer_at: float) -> None:
+        """Keep an operation that is answered, and so many bytes for owners that have not stored them, till then."""
+        self.lingering[operation] = size
+        self.lingering_bytes += size
+        self.wake(operation, timer_at)
 
     def end(self, operation: Operation) -> None:
         """Forget an operation; answers still under way will meet no one."""
         self.pending.pop(operation, None)
-        self.lingering.pop(operation, None)
+        self.lingering_bytes -= self.lingering.pop(operation, 0)
         at_end = self.at_end.pop(operation, None)
         if at_end is not None:
             at_end()
 
-    def _knows(self, operation: Operation) -> bool:
+    def _knows(self, operation: Operation | None) -> bool:
         return operation in self.pending or operation in self.lingering or operation in self.background.values()
 
     def tick(self) -> None:
         """Run the timers that are due, and drop who waits for answers of operations that ended."""
         while self._timers and self._timers[0][0] <= self.now:
-            operation = heapq.heappop(self._timers)[2]
-            self._shielded(operation, operation.on_timer)
-        if len(self._waiting) > 2 * (len(self.pending) + len(self.lingering)) + 1024:
+            operation = heapq.heappop(self._timers)[2]()
+            if operation is not None:
+                self._shielded(operation, operation.on_timer)
+        if len(self._waiting) > 2 * (len(self.pending) + len(self.lingering)) + ENDED_MAX:
             self._waiting = {n: waiting for n, waiting in self._waiting.items() if self._knows(waiting[0])}
 
     def next_deadline(self) -> float | None:
         """Return when the next timer of a pending operation is due."""
-        while self._timers and not self._knows(self._timers[0][2]):
+        while self._timers and not self._knows(self._timers[0][2]()):
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 

@@ -345,6 +345,13 @@ class Reject(NamedTuple):
     error: list[Any]
 
 
+class TurnedAway(NamedTuple):
+    """These requests were not even looked at, because the node has too many: as a REJECT each, for overload."""
+
+    view: bytes
+    requests: list[int]
+
+
 class Read(NamedTuple):
     """A coordinator asks a replica for what it holds."""
 
@@ -547,8 +554,8 @@ ANSWERS: Final[dict[type[Any], type[Any]]] = {
 ClientOp = Get | Set | Delete | Update | Clear | InvalidateTags | Inspect | Leave | Forget
 ReplicaOp = Read | Write | Sweep | SweepTags | Pull | Floors | Compare
 Message = (
-    Hello | Welcome | Refused | Ping | Ack | Gossip | PingReq | Vouch | Nack | ClientOp | Reply | Reject | Hot
-    | ReplicaOp | ReadReply | WriteReply | SweepReply | PullReply | FloorsReply | CompareReply | Invalidations
+    Hello | Welcome | Refused | Ping | Ack | Gossip | PingReq | Vouch | Nack | ClientOp | Reply | Reject | TurnedAway
+    | Hot | ReplicaOp | ReadReply | WriteReply | SweepReply | PullReply | FloorsReply | CompareReply | Invalidations
 )  # fmt: skip
 
 KINDS: Final[dict[type[Message], int]] = {
@@ -573,6 +580,7 @@ KINDS: Final[dict[type[Message], int]] = {
     Reply: 20,
     Reject: 21,
     Hot: 22,
+    TurnedAway: 23,
     Read: 30,
     ReadReply: 31,
     Write: 32,

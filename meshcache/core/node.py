@@ -215,18 +215,20 @@ class NodeCore:
     # -- what the driver calls -----------------------------------------------------------------------------
 
     def receive_request(self, origin: bytes, frame: Frame, now: float) -> bool:
-        """Take a frame from the ROUTER; True if the turn should end, since its answers are enough to send."""
+        """Take a frame from the ROUTER; True if the turn should end, since what it is answered is enough to send."""
         self._set_time(now)
+        before = self.outbox.reply_bytes
         self._take(self._on_request, origin, self._decode(frame))
-        return self.outbox.reply_bytes > REPLY_BYTES_PER_TURN
+        # What other nodes answered in this turn keeps nobody from being served.
+        return before < self.outbox.reply_bytes > REPLY_BYTES_PER_TURN
 
-    def is_past(self, frame: Frame) -> bool | None:
-        """Tell, without decoding it, whether a client's request has passed its deadline; None of any other frame."""
-        return self._peek.is_past(frame, self.coordinator.wall_ms)
+    def past_by_now(self) -> Callable[[Frame], bool | None]:
+        """Return what tells, without decoding, if a client's request is past its deadline; None of any other frame."""
+        return self._peek.past_by(self.coordinator.wall_ms)
 
-    def turn_away(self, origin: bytes, frame: Frame) -> None:
-        """Refuse as overloaded a request of which ``is_past`` said that its time is not over; nothing is done."""
-        self._requests.turn_away(origin, self._peek.number_of(frame))
+    def turn_away(self, origin: bytes, frames: list[bytes]) -> None:
+        """Refuse as overloaded requests of which ``past_by_now`` said that their time is not over; nothing is done."""
+        self._requests.turn_away(origin, [self._peek.number_of(frame) for frame in frames])
 
     def receive_stream(self, frame: Frame, now: float) -> None:
         """Take a frame that another member published; see Effects.follow."""
@@ -321,7 +323,8 @@ class NodeCore:
 
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
-        if self._backlog or self._sweeps.jobs or self._requests.portions.lines:
+        portions = self._requests.portions
+        if self._backlog or self._sweeps.jobs or (portions.lines and portions.may_run()):
             return self._now
         timer = self.coordinator.next_deadline()
         return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)

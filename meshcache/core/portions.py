@@ -12,7 +12,7 @@ fails, its batch ends there and is not answered: nobody else's waits for it.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -29,6 +29,8 @@ LINE_US_MAX: Final = 400_000.0
 """What one connection may have waiting: five full batches of counts, fifty of writes."""
 WAITING_US_MAX: Final = 1_000_000.0
 """What may be waiting in all."""
+KEPT_BYTES_MAX: Final = 8 << 20
+"""No portion begins while so much is kept for owners that have not stored it yet."""
 
 Done = Callable[[list[Any] | None], None]
 """Takes one result for each key; None: each is None."""
@@ -84,9 +86,13 @@ class Batch:
 class Portions:
     """The batches of one node that are not yet run to their ends, by the connection that they came on."""
 
-    def __init__(self, fail: Callable[[str, object, Exception], None]) -> None:
-        """``fail`` takes what a portion raised, of which kind of request and from whom."""
+    def __init__(self, fail: Callable[[str, object, Exception], None], kept_bytes: Callable[[], int]) -> None:
+        """``fail`` takes what a portion raised, of which kind of request and from whom.
+
+        ``kept_bytes`` tells how much this node keeps for owners that have not stored what it has.
+        """
         self._fail = fail
+        self._kept_bytes = kept_bytes
         self.lines: dict[bytes, deque[Batch]] = {}
         """In the order of whose turn it is."""
         self._waiting_us: dict[bytes, float] = {}
@@ -101,10 +107,14 @@ class Portions:
         self.lines.setdefault(origin, deque()).append(batch)
         return True
 
+    def may_run(self) -> bool:
+        """Tell whether the other owners keep up: what is stored here faster than there has to be kept for them."""
+        return self._kept_bytes() < KEPT_BYTES_MAX
+
     def run(self, wall_ms: int) -> None:
         """Do one turn's share."""
         spent_us = 0.0
-        while self.lines and spent_us < TURN_US:
+        while self.lines and spent_us < TURN_US and self.may_run():
             origin = next(iter(self.lines))
             line = self.lines.pop(origin)
             batch, failure = line[0], None
@@ -122,85 +132,3 @@ class Portions:
                 del self._waiting_us[origin]
             if failure is not None:
                 self._fail(type(batch.request).__name__, origin, failure)
-
-
-READ_KEYS_MAX: Final = 64
-"""Keys of reads from other nodes that run at a time; a read counts for ``KEYS_COUNTED_MAX`` of them at most …"""
-KEYS_COUNTED_MAX: Final = 16
-READ_KEYS_OF_ONE_MAX: Final = 32
-"""… and those of one connection for so many …"""
-READ_BYTES_MAX: Final = 32 << 20
-"""… and none begins while so much has been read that cannot be answered yet. The others wait …"""
-READS_WAITING_MAX: Final = 1024
-"""… so many of one connection, and then are refused."""
-
-
-class RemoteReads:
-    """Reads that other nodes are asked for, a few at a time: nobody knows beforehand how much they bring."""
-
-    def __init__(self, held_bytes: Callable[[], int]) -> None:
-        """``held_bytes``: what was read and cannot be answered yet."""
-        self._held_bytes = held_bytes
-        self._running: Counter[bytes] = Counter()
-        """Keys, by connection."""
-        self._total = 0
-        self._waiting: dict[bytes, deque[tuple[int, Callable[[], None]]]] = {}
-        self._beginning = False
-
-    def start(self, origin: bytes, keys: int, begin: Callable[[], None]) -> bool:
-        """Begin a read now or when others have ended; False if too many wait.
-
-        ``begin`` raises nothing: it may be called because another's read has ended. Each calls ``ended`` once.
-        """
-        line = self._waiting.setdefault(origin, deque())
-        if len(line) >= READS_WAITING_MAX:
-            return False
-        line.append((min(keys, KEYS_COUNTED_MAX), begin))
-        self._begin()
-        return True
-
-    def ended(self, origin: bytes, keys: int) -> None:
-        """A read of this connection has ended: others may begin."""
-        count = min(keys, KEYS_COUNTED_MAX)
-        self._total -= count
-        self._running[origin] -= count
-        if not self._running[origin]:
-            del self._running[origin]
-        if self._waiting:
-            self._begin()
-
-    def _begin(self) -> None:
-        """Begin what may; a read can end before its beginning returns, and then calls this again."""
-        if self._beginning:
-            return
-        self._beginning = True
-        try:
-            while self._begin_next():
-                pass
-        finally:
-            self._beginning = False
-
-    def _begin_next(self) -> bool:
-        """Begin the next read of each connection that has room; False if none has."""
-        begun = False
-        for origin in tuple(self._waiting):
-            line = self._waiting[origin]
-            count, begin = line[0]
-            if self._has_room(origin, count):
-                line.popleft()
-                if not line:
-                    del self._waiting[origin]
-                self._running[origin] += count
-                self._total += count
-                begun = True
-                begin()
-        return begun
-
-    def _has_room(self, origin: bytes, count: int) -> bool:
-        if not self._total:
-            return True
-        return (
-            self._total + count <= READ_KEYS_MAX
-            and self._running.get(origin, 0) + count <= READ_KEYS_OF_ONE_MAX
-            and self._held_bytes() < READ_BYTES_MAX
-        )

@@ -70,7 +70,7 @@ class QuorumRead:
     """Read a batch of keys from R of their owners.
 
     ``done(results)`` is called once; per key the winning record (tombstones included), None, or
-    [Code.QUORUM, needed, received]. ``ended()`` is called once, before it, and even if the read fails.
+    [Code.QUORUM, needed, received]. ``ended`` is given what others answered, once, before it, and even if it fails.
     """
 
     def __init__(
@@ -81,17 +81,16 @@ class QuorumRead:
         write_level: int,
         deadline: float,
         done: Callable[[list[Any]], None],
-        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.coordinator = coordinator
         self.deadline = deadline
         self.read_level = read_level
         self.write_level = write_level
         self.done = done
+        self.ended: Callable[[int], None] = _nobody
         self.results: list[Any] = [None] * len(keys)
         self.groups: list[ReadGroup] = []
         self._keys = keys
-        self._ended = ended
         self._held_bytes = 0
         """What others answered so far."""
 
@@ -311,7 +310,11 @@ class QuorumRead:
 
     def release(self) -> None:
         """Give back what this read takes, whether it was answered or has failed; to be called again does no harm."""
-        self.coordinator.read_bytes -= self._held_bytes
-        self._held_bytes = 0
-        ended, self._ended = self._ended, lambda: None
-        ended()
+        held_bytes, self._held_bytes = self._held_bytes, 0
+        self.coordinator.read_bytes -= held_bytes
+        ended, self.ended = self.ended, _nobody
+        ended(held_bytes)
+
+
+def _nobody(_held_bytes: int) -> None:
+    """Stands for whoever wants to know that a read has ended, where nobody does."""

@@ -25,10 +25,11 @@ from meshcache.core.hotkeys import HotKeys
 from meshcache.core.messages import Code, EventKind
 from meshcache.core.movement import SLOTS_PER_PAGE, page_of
 from meshcache.core.notices import Notices
-from meshcache.core.portions import PORTION_KEYS, Portions, RemoteReads
+from meshcache.core.portions import PORTION_KEYS, Portions
 from meshcache.core.portions import Done as DoneWithBatch
 from meshcache.core.reads import QuorumRead
 from meshcache.core.record import tombstone, without_value
+from meshcache.core.remote_reads import RemoteReads
 from meshcache.core.sweeps import Drop, Sweeps
 from meshcache.core.updates import UpdateBatch, Updates
 from meshcache.core.writes import QuorumWrite
@@ -87,7 +88,7 @@ class Requests:
         self._view = coordinator.view
         self._sweeps = sweeps
         self._updates = Updates(coordinator)
-        self.portions = Portions(coordinator.fail)
+        self.portions = Portions(coordinator.fail, lambda: coordinator.lingering_bytes)
         self._remote_reads = RemoteReads(lambda: coordinator.read_bytes)
         self.readers = Readers()
         self._counters = counters
@@ -209,13 +210,13 @@ class Requests:
             # On the losing side of a partition: by now the majority may have newer values.
             done(results if self._in_majority() else [[int(Code.NOT_READY)]] * len(keys))
 
-        ended = partial(self._remote_reads.ended, origin, len(keys))
-        read = QuorumRead(self._coordinator, keys, get.r, get.w, self._deadline(get), checked, ended)
+        read = QuorumRead(self._coordinator, keys, get.r, get.w, self._deadline(get), checked)
         if not self._remote_reads.start(origin, len(keys), partial(self._begin_read, origin, read)):
             done([[int(Code.OVERLOADED)]] * len(keys))
 
-    def _begin_read(self, origin: bytes, read: QuorumRead) -> None:
+    def _begin_read(self, origin: bytes, read: QuorumRead, expected_bytes: float) -> None:
         """Begin a read. If it fails it ends unanswered: this may be called in the turn of another one."""
+        read.ended = partial(self._remote_reads.ended, origin, len(read.results), expected_bytes)
         try:
             if origin in self.readers.deaf:
                 read.release()
@@ -299,11 +300,13 @@ class Requests:
                     records = _up_to(budget, records)
         self._reply(origin, get.request, records)
 
-    def turn_away(self, origin: bytes, number: int) -> None:
-        """Refuse a client's request that there is no time for, by its number."""
-        self._counters.requests += 1
-        self._counters.refused += 1
-        self._outbox.reply(origin, m.Reject(number, self._view.digest, [int(Code.OVERLOADED)]))
+    def turn_away(self, origin: bytes, numbers: list[int]) -> None:
+        """Refuse a client's requests that there is no time for, by their numbers."""
+        self._counters.requests += len(numbers)
+        self._counters.refused += len(numbers)
+        for start in range(0, len(numbers), m.BATCH_OPS_MAX):
+            part = numbers[start : start + m.BATCH_OPS_MAX]
+            self._outbox.reply(origin, m.TurnedAway(self._view.digest, part))
 
     def _on_set(self, origin: bytes, request: m.Set) -> None:
         if not self._admit(origin, request) or self._level_refused(origin, request, request.w):

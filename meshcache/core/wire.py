@@ -101,24 +101,29 @@ class DeadlinePeek:
 
     def __init__(self, boot: int) -> None:
         self._boot_mark: bytes = _pack(boot)
-        self._wall_ms = -1
-        self._wall_mark = b""
 
-    def is_past(self, frame: Frame, wall_ms: int) -> bool | None:
-        """Tell whether nobody waits for the answer any more; None of any other frame, or one for another process."""
-        if wall_ms != self._wall_ms:
-            self._wall_ms, self._wall_mark = wall_ms, _pack(wall_ms)
-        if type(frame) is not bytes or frame[:2] != _FROM_CLIENT:
-            return None
-        at = frame.find(self._boot_mark, 0, _BOOT_ENDS_BY)
-        if at < 0:
-            return None
-        at += len(self._boot_mark)
-        return frame[at : at + len(self._wall_mark)] < self._wall_mark
+    def past_by(self, wall_ms: int) -> Callable[[Frame], bool | None]:
+        """Return what tells of a frame whether nobody waits for its answer at this time any more.
+
+        It tells None of any other frame than a client's request, and of one for another process.
+        """
+        boot_mark, wall_mark = self._boot_mark, _pack(wall_ms)
+        boot_bytes, wall_bytes = len(boot_mark), len(wall_mark)
+
+        def is_past(frame: Frame) -> bool | None:
+            if type(frame) is not bytes or not frame.startswith(_FROM_CLIENT):
+                return None
+            at = frame.find(boot_mark, 0, _BOOT_ENDS_BY)
+            if at < 0:
+                return None
+            at += boot_bytes
+            return frame[at : at + wall_bytes] < wall_mark
+
+        return is_past
 
     @staticmethod
     def number_of(frame: Frame) -> int:
-        """Return the number of a request of which ``is_past`` told something."""
+        """Return the number of a request of which ``past_by`` told something."""
         first = frame[_NUMBER_AT]
         if first < 0x80:
             return first
@@ -415,6 +420,7 @@ _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.Reply: (*_CLIENT_ANSWER, _RESULTS),
     m.Reject: (*_CLIENT_ANSWER, _LIST),
     m.Hot: (_INT, _KEYS_TO_READ),
+    m.TurnedAway: (_BYTES, _INDICES),
     m.Read: (*_REQUEST, _KEYS_TO_READ),
     m.ReadReply: (*_ANSWER, _RECORDS_OR_NONE, _INDICES),
     m.Write: (*_REQUEST, _BOOL, _KEYS, _RECORDS),

@@ -21,7 +21,8 @@ from meshcache.core.view import Owners
 LINGER_S: Final = 1.0
 """How long an answered write waits for the owners beyond W before it leaves them a hint."""
 LINGERING_MAX: Final = 2000
-"""Answered writes that wait at most; with more, hints are left at once."""
+LINGERING_BYTES_MAX: Final = 32 << 20
+"""Answered writes that wait at most, and what they keep meanwhile; with more, hints are left at once."""
 
 
 class WriteGroup:
@@ -244,9 +245,9 @@ class QuorumWrite:
                 if node_id not in group.acked and node_id not in group.asked and node_id != coordinator.own_id:
                     coordinator.keep_hint(node_id, group.keys, group.records)
         if any(group.asked for group in outstanding):
-            if len(coordinator.lingering) < LINGERING_MAX:
-                coordinator.lingering[self] = None
-                coordinator.wake(self, coordinator.now + LINGER_S)
+            if len(coordinator.lingering) < LINGERING_MAX and coordinator.lingering_bytes < LINGERING_BYTES_MAX:
+                size = sum(map(len, self._keys)) + sum(map(len, self._records))
+                coordinator.linger(self, size, coordinator.now + LINGER_S)
             else:
                 self._hint_outstanding()
 

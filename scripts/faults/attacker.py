@@ -22,6 +22,9 @@ from meshcache.core.wire import decode_frame, encode_frame
 
 KEYS: Final = [b"large:%d" % i for i in range(8)]
 DEADLINE_MS: Final = 5000
+OFFERED_PER_S: Final = 166_000
+WINDOW: Final = 512
+"""Requests under way at which a node answers as many as it can."""
 
 
 class Stranger:
@@ -191,39 +194,57 @@ def heavy_rumours(address: str, _publish: str, seconds: float) -> dict[str, Any]
 
 
 def open_loop(address: str, _publish: str, seconds: float) -> dict[str, Any]:
-    """Offer single gets as fast as this process can, and count what is answered within 0.25 s."""
+    """Offer OFFERED_PER_S single gets, come what may, and count what is answered within 0.25 s.
+
+    Before that, what is answered if there are never more than WINDOW under way: the peak.
+    """
     stranger = Stranger(address)
     stranger.socket.setsockopt(zmq.RCVHWM, 0)
     stranger.hello()
+    peak = _offer(stranger, seconds / 2, WINDOW)
+    found = _offer(stranger, seconds, 1 << 30)
+    return {"peak_per_s": peak["answered"], "goodput_share": found["answered"] / peak["answered"], **found}
+
+
+def _offer(stranger: Stranger, seconds: float, window: int) -> dict[str, float]:
+    """Ask for small values, as long as fewer than ``window`` are under way, and OFFERED_PER_S at most.
+
+    Returns what came of it in a second.
+    """
     began = time.monotonic()
-    until, window = began + seconds, {"answered": 0, "late": 0, "refused": 0}
+    until, counts = began + seconds, {"answered": 0, "late": 0, "refused": 0, "offered": 0, "blocked": 0}
     made: dict[int, float] = {}
-    sent = blocked = 0
     while time.monotonic() < until:
         now = time.monotonic()
-        for _ in range(100):
+        due = int((now - began) * OFFERED_PER_S) - counts["offered"]
+        for _ in range(min(100, due, window - len(made))):
             frame = stranger.request(m.Get, 0, 0, False, [b"small:%d" % (stranger.number % 4096)], deadline_ms=250)
             if not stranger.post(frame):
-                blocked += 1
+                counts["blocked"] += 1
                 break
             made[stranger.number] = now
-            sent += 1
-        _read_answers(stranger, made, window)
+            counts["offered"] += 1
+        if len(made) >= window or due <= 0:
+            stranger.socket.poll(1)
+        _read_answers(stranger, made, counts)
     stranger.socket.poll(500)
-    _read_answers(stranger, made, window)
+    _read_answers(stranger, made, counts)
     took_s = time.monotonic() - began
-    return {"offered_per_s": sent / took_s, "blocked": blocked, **{k: v / took_s for k, v in window.items()}}
+    return {name: count / took_s for name, count in counts.items()}
 
 
-def _read_answers(stranger: Stranger, made: dict[int, float], window: dict[str, int]) -> None:
+def _read_answers(stranger: Stranger, made: dict[int, float], counts: dict[str, int]) -> None:
     with contextlib.suppress(zmq.Again):
         while True:
             for answer in decode_frame(stranger.socket.recv(zmq.NOBLOCK))[1]:
-                age_s = time.monotonic() - made.pop(getattr(answer, "request", 0), 0.0)
-                if isinstance(answer, m.Reply):
-                    window["answered" if age_s <= 0.25 else "late"] += 1
-                elif isinstance(answer, m.Reject):
-                    window["refused"] += 1
+                if isinstance(answer, m.TurnedAway):
+                    counts["refused"] += len(answer.requests)
+                    for number in answer.requests:
+                        made.pop(number, None)
+                elif isinstance(answer, m.Reply | m.Reject):
+                    age_s = time.monotonic() - made.pop(answer.request, 0.0)
+                    what = ("answered" if age_s <= 0.25 else "late") if isinstance(answer, m.Reply) else "refused"
+                    counts[what] += 1
 
 
 def idle_connections(address: str, _publish: str, seconds: float) -> dict[str, Any]:

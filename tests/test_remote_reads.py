@@ -1,0 +1,160 @@
+"""Reads from other nodes: so many at a time, and the large ones apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from meshcache.core import remote_reads
+from meshcache.core.remote_reads import RemoteReads
+
+
+class Reads:
+    """Reads that end when told to."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+        self.gate = RemoteReads(lambda: self.held_bytes)
+        self.begun: list[tuple[bytes, int]] = []
+        self._expected: list[float] = []
+
+    def start(self, origin: bytes, count: int = 1) -> bool:
+        def begin(expected_bytes: float) -> None:
+            self.begun.append((origin, count))
+            self._expected.append(expected_bytes)
+
+        return self.gate.start(origin, count, begin)
+
+    def end(self, read_bytes: int = 0) -> None:
+        """The read that began first is over."""
+        self.gate.ended(*self.begun.pop(0), self._expected.pop(0), read_bytes)
+
+    def learn(self, origin: bytes, key_bytes: int) -> None:
+        """Have some reads of one key bring so much."""
+        for _ in range(20):
+            assert not self.begun
+            self.start(origin)
+            self.end(key_bytes)
+
+
+def test_reads_of_one_connection_are_bounded_and_go_on_in_order() -> None:
+    reads = Reads()
+    reads.learn(b"a", 100)
+    assert all(reads.start(b"a") for _ in range(remote_reads.READ_KEYS_OF_ONE_MAX + 5))
+    assert len(reads.begun) == remote_reads.READ_KEYS_OF_ONE_MAX
+    reads.start(b"b")
+    assert reads.begun[-1] == (b"b", 1), "another connection has room of its own"
+    reads.end()
+    assert len(reads.begun) == remote_reads.READ_KEYS_OF_ONE_MAX + 1
+
+
+def test_reads_of_all_connections_are_bounded_by_their_keys() -> None:
+    reads = Reads()
+    for i in range(100):
+        reads.start(b"%d" % i, 4096)
+    assert sum(min(count, remote_reads.KEYS_COUNTED_MAX) for _, count in reads.begun) <= remote_reads.READ_KEYS_MAX
+    total = 0
+    while reads.begun:
+        reads.end()
+        total += 1
+    assert total == 100
+
+
+def test_no_large_read_begins_while_much_is_held_but_one() -> None:
+    reads = Reads()
+    reads.learn(b"a", 1 << 20)
+    reads.held_bytes = remote_reads.READ_BYTES_MAX
+    reads.start(b"a")
+    reads.start(b"b")
+    assert reads.begun == [(b"a", 1)]
+    reads.held_bytes = 0
+    reads.end()
+    assert reads.begun == [(b"b", 1)]
+
+
+def test_too_many_waiting_reads_are_refused() -> None:
+    reads = Reads()
+    started = [reads.start(b"a") for _ in range(remote_reads.READS_WAITING_MAX + 100)]
+    assert not all(started)
+    assert reads.start(b"b")
+
+
+def test_reads_that_end_at_once_do_not_pile_up_on_the_stack() -> None:
+    gate = RemoteReads(lambda: remote_reads.READ_BYTES_MAX)
+    ended = 0
+
+    def begin(expected_bytes: float) -> None:
+        nonlocal ended
+        ended += 1
+        gate.ended(b"a", 1, expected_bytes, 0)
+
+    held: list[Callable[[], None]] = []
+    gate.start(b"b", 1, lambda expected: held.append(lambda: gate.ended(b"b", 1, expected, 0)))
+    for _ in range(1000):
+        gate.start(b"a", 1, begin)
+    held[0]()
+    assert ended == 1000
+
+
+def test_large_reads_are_bounded_by_their_bytes_and_small_ones_do_not_wait_for_them() -> None:
+    reads = Reads()
+    reads.learn(b"small", 100)
+    reads.learn(b"large", 1 << 20)
+    for _ in range(20):
+        reads.start(b"large")
+    assert len(reads.begun) == remote_reads.LARGE_BYTES_MAX >> 20
+    assert all(reads.start(b"small") for _ in range(5))
+    assert reads.begun[-5:] == [(b"small", 1)] * 5
+    reads.end(1 << 20)
+    assert reads.begun[-1] == (b"large", 1)
+
+
+def test_of_a_new_connection_as_much_is_expected_as_of_the_others() -> None:
+    reads = Reads()
+    reads.learn(b"a", 1 << 20)
+    for i in range(20):
+        reads.start(b"new %d" % i)
+    assert len(reads.begun) == remote_reads.LARGE_BYTES_MAX >> 20
+
+
+def test_a_read_larger_than_all_may_bring_runs_alone() -> None:
+    reads = Reads()
+    reads.learn(b"a", 4 << 20)
+    reads.start(b"a", 16)
+    reads.start(b"a", 16)
+    assert reads.begun == [(b"a", 16)]
+    reads.end(64 << 20)
+    assert reads.begun == [(b"a", 16)]
+
+
+def test_connections_take_turns() -> None:
+    reads = Reads()
+    for name in (b"a", b"b", b"c"):
+        reads.learn(name, remote_reads.LARGE_BYTES_MAX)
+    for _ in range(3):
+        for name in (b"a", b"b", b"c"):
+            reads.start(name)
+    order = []
+    while reads.begun:
+        order.append(reads.begun[0][0])
+        reads.end(remote_reads.LARGE_BYTES_MAX)
+    assert order == [b"a", b"b", b"c"] * 3
+
+
+def test_what_is_remembered_of_connections_is_bounded() -> None:
+    reads = Reads()
+    for i in range(remote_reads.GUESSES_MAX + 50):
+        reads.start(b"%d" % i)
+        reads.end(1)
+    assert len(reads.gate._guesses) == remote_reads.GUESSES_MAX
+
+
+def test_large_reads_leave_room_for_the_keys_of_small_ones() -> None:
+    reads = Reads()
+    reads.learn(b"small", 100)
+    for i in range(10):
+        reads.learn(b"large %d" % i, 1 + remote_reads.SMALL_BYTES // 8)
+    for i in range(10):
+        reads.start(b"large %d" % i, 8)
+    assert len(reads.begun) == remote_reads.LARGE_KEYS_MAX // 8
+    reads.start(b"small", 8)
+    assert reads.begun[-1] == (b"small", 8)
