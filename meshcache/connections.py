@@ -188,13 +188,13 @@ class Connections(Readers):
         connection = self.known.get(name)
         if connection is None:
             return
-        connection.unasked_bytes += size
-        self.bytes_left -= size
-        if connection.unasked_bytes > ASK_AFTER_BYTES:
+        connection.unasked_bytes = unasked_bytes = connection.unasked_bytes + size
+        self.bytes_left = bytes_left = self.bytes_left - size
+        if unasked_bytes > ASK_AFTER_BYTES:
             self._ask(name, connection)
             if connection.owed_then_bytes > OWED_BYTES_MAX:
                 self.review()
-        if self.bytes_left < self._review_at_bytes:
+        if bytes_left < self._review_at_bytes:
             self.review()
 
     def review(self) -> None:

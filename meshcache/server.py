@@ -292,11 +292,12 @@ class Node:
             core.tick(began)
             if self._draining.is_set():
                 core.retire(began)
-            self._perform(core.drain())
+            effects = core.drain()
+            self._perform(effects)
             if on_ready is not None and core.ready:
                 on_ready()
                 on_ready = None
-            if core.fatal is not None:
+            if effects.notes and core.fatal is not None:  # that is noted, too
                 raise ConfigError(core.fatal)
             ended = time.monotonic() + clock.stood_still_s
             if ended - began > core.counters.longest_turn_ms / 1000:

@@ -268,7 +268,8 @@ class Coordinator:
             operation = heapq.heappop(self._timers)[2]()
             if operation is not None:
                 self._shielded(operation, operation.on_timer)
-        if len(self._waiting) > 2 * (len(self.pending) + len(self.lingering)) + ENDED_MAX:
+        waiting = len(self._waiting)
+        if waiting > ENDED_MAX and waiting > ENDED_MAX + 2 * (len(self.pending) + len(self.lingering)):
             self._waiting = {n: waiting for n, waiting in self._waiting.items() if self._knows(waiting[0])}
 
     def next_deadline(self) -> float | None:
