@@ -298,6 +298,34 @@ def test_only_a_seed_can_stop_a_node_and_only_before_it_has_joined() -> None:
     assert "it is taken" in lone.core.fatal
 
 
+def test_who_is_dialled_before_a_seed_answers_serves_nothing_until_it_knows_the_mesh() -> None:
+    """It heard of a mesh of three, and knew itself alone to be there: what it then was told to drop, others kept."""
+    lone = Lone("127.0.0.1:7999")
+    first, *others = fact("n2"), fact("n3"), fact("n4")
+    lone.tell(m.Hello(m.PROTOCOL, "meshcache", first, b""), origin=b"n2")
+    lone.welcome(first, *others)
+    assert not lone.core.ready
+    lone.wait(0.3)
+    assert not lone.core.ready, "those that it was told of are on trial"
+    for other in others:
+        lone.welcome(other, first, *others)
+    lone.wait(0.5)
+    assert lone.core.ready
+    assert lone.members() == ["n1", "n2", "n3", "n4"]
+    assert len(lone.core.view.ring.members) == 4
+
+
+def test_who_is_told_of_members_that_do_not_answer_joins_all_the_same() -> None:
+    lone = Lone("127.0.0.1:7999")
+    first = fact("n2")
+    lone.tell(m.Hello(m.PROTOCOL, "meshcache", first, b""), origin=b"n2")
+    lone.welcome(first, fact("n3"), fact("n4"))
+    lone.wait(1.0)
+    assert not lone.core.ready
+    lone.wait(1.5)
+    assert lone.core.ready
+
+
 def test_a_node_takes_over_the_members_of_the_seed_by_which_it_joins_and_of_nobody_else() -> None:
     lone = Lone("127.0.0.1:7102")
     lone.welcome(fact("n2", "127.0.0.1:7102"), fact("n3"))

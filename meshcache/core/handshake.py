@@ -1,11 +1,12 @@
 """HELLO, WELCOME and REFUSED: how links begin, and how a node becomes part of a mesh.
 
 A node says HELLO on every link that it dials. WELCOME tells which process answers there, what the mesh has agreed on
-and who its members are. A node *joins* by the first WELCOME that it gets, or by itself when nobody answers.
+and who its members are. A node *joins* by the first WELCOME of a seed, whose members it takes over unseen: the operator has
+named that seed. From anybody else it hears of newcomers (newcomers.py), and while they are on trial it does not know
+yet who owns what: so where no seed answers it joins when the trials are over, or by itself when nobody answers at all.
 
-It takes over the members of the seed by which it joins, unseen: the operator has named that seed. From anybody else it
-hears of newcomers (newcomers.py). For the same reason only a seed's word can stop a node that has not joined: a
-refusal, or settings that contradict its own. What others say is noted and dropped.
+For the same reason only a seed's word can stop a node that has not joined: a refusal, or settings that contradict its
+own. What others say is noted and dropped.
 """
 
 from __future__ import annotations
@@ -44,11 +45,14 @@ class Handshake:
             if link.up and not link.established:
                 self._peers.hello(link, self._membership.own, self._membership.digest())
 
-    def begin_alone(self, now: float) -> bool:
-        """Tell whether nobody answers: this node is the first then. It goes on calling its seeds."""
-        if self.joined or now < self._alone_at:
+    def join_without_seeds(self, now: float) -> bool:
+        """Join where no seed answers: with those who are known by now, or alone. It goes on calling its seeds."""
+        waits = len(self._membership.newcomers) or not self._membership.peers()
+        if self.joined or (waits and now < self._alone_at):
             return False
-        self.joined = self.served = True
+        self.joined = True
+        self._follow()
+        self.served = True
         return True
 
     def on_hello(self, origin: bytes, hello: m.Hello) -> None:
@@ -104,9 +108,9 @@ class Handshake:
         news = self._peers.on_welcome(address, welcome, coordinator.wall_ms)
         vouched = not self.joined and self._is_seed(address)
         self._membership.on_welcome(address, welcome.node_id, welcome.members, coordinator.now, vouched=vouched)
-        self.joined = True
+        self.joined = self.joined or vouched
         self._follow()
-        self.served = True
+        self.served = self.joined
         if news:
             coordinator.replan()
 

@@ -475,8 +475,7 @@ class NodeCore:
     def _keep_house(self, now: float) -> None:
         self.membership.tick(now)
         self._handshake.greet()
-        if self._handshake.begin_alone(now):
-            self._follow_members(now)
+        if self._handshake.join_without_seeds(now) and not self.membership.peers():
             self.outbox.note("alone", seeds=self.config.node.seeds)
         if self._doubt is not None and not self.membership.peers():
             self._doubt = None
