@@ -19,6 +19,7 @@ from meshcache.core.messages import (
     TTL_NEVER,
 )
 from meshcache.core.record import NEVER_MS, TAG_BYTES_MAX
+from meshcache.durations import in_seconds
 from meshcache.errors import InvalidKey
 
 
@@ -83,14 +84,8 @@ def is_kept(loaded: Any) -> bool:
 
 
 EARLY_MAX: Final = 100
-TIMEOUT_S_MAX: Final = 1_000_000.0
-"""More than eleven days. A longer timeout counts as this one: beyond, clocks, sockets and threads give up, each with
-a limit of its own (a poll's milliseconds end at 2^31)."""
-
 Key = str | bytes
 Tags = Iterable[str | bytes]
-Timeout = float | timedelta
-"""In seconds, if it is a number."""
 Ttl = float | timedelta | None | Literal[Sentinel.DEFAULT]
 Consistency = str | tuple[int, int] | None
 
@@ -108,31 +103,6 @@ class Item:
     """Seconds left; infinite: never expires."""
     stale: bool
     """Past its lifetime, and served because a new value is being computed."""
-
-
-def in_seconds(duration: Any) -> Any:
-    """Return a duration as a number, if it is one."""
-    return duration.total_seconds() if isinstance(duration, timedelta) else duration
-
-
-def seconds(timeout: object) -> float:
-    """Check a timeout, and return it in seconds; one above TIMEOUT_S_MAX counts as that."""
-    timeout = in_seconds(timeout)
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number of seconds, is {timeout!r}")
-    if not 0 < timeout < math.inf:
-        raise ValueError(f"timeout must be a positive number of seconds, is {timeout!r}")
-    return float(min(timeout, TIMEOUT_S_MAX))
-
-
-def waiting_s(timeout: object) -> float | None:
-    """Check how long to wait for something that may not come: None is no limit, and 0 or less is not at all."""
-    timeout = in_seconds(timeout)
-    if timeout is None:
-        return None
-    if isinstance(timeout, (int, float)) and timeout <= 0:
-        return 0.0
-    return seconds(timeout)
 
 
 def milliseconds(ttl: object) -> int:

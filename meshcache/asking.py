@@ -11,17 +11,19 @@ from copy import copy
 from typing import Any, Final, Self, TypeVar
 from zlib import crc32
 
-from meshcache.arguments import Key, Timeout, raw_key, seconds
+from meshcache.arguments import MISSING, Key, raw_key
 from meshcache.copies import Copies
 from meshcache.core.messages import DEFAULT_LEVEL, Get, Inspect, Update
 from meshcache.core.near import NearStore
-from meshcache.core.record import CONTENT_FLAG_BYTES
+from meshcache.core.record import CONTENT_FLAG_BYTES, HEADER_BYTES
 from meshcache.delivery import VIEW, Delivery, Flow, allowance_s
-from meshcache.errors import NodeUnavailable, ValueTooLarge
+from meshcache.durations import Timeout, seconds
+from meshcache.errors import NodeUnavailable, SerializationError, ValueTooLarge
 from meshcache.fallbacks import Fallbacks
 from meshcache.link import Call, Kind, Link
 from meshcache.options import Options
 from meshcache.routing import Routing
+from meshcache.values import FLAGS_AT, is_hit, is_stale
 
 SMALL_KEYS: Final = 512
 SMALL_BYTES: Final = 1 << 20
@@ -265,3 +267,36 @@ class Asking:
     def timeout_s(self, timeout: Timeout | None) -> float:
         """Return the total time of a call that was given this ``timeout``."""
         return self._timeout_s if timeout is None else seconds(timeout)
+
+    # ---- reading
+
+    def look(self, key: Key, timeout: Timeout | None, name: str = "get") -> Flow[tuple[Any, bytes | None]]:
+        """Return the value or MISSING, and the live record, from which the value is or which is too old for one.
+
+        A value from the near cache comes without a record.
+        """
+        copies, raw = self.copies, raw_key(self._prefix, key)
+        reading = None
+        if copies is not None:
+            value = copies.value(key)
+            if value is not MISSING:
+                return value, None
+            reading = copies.begin([raw])
+        record = yield from self._one(name, key, Get, self._read, raw, None, 0, timeout)
+        value = self._value(record, MISSING, key)
+        if copies is not None and value is not MISSING:
+            copies.keep(raw, record, value, reading)
+        return value, record if is_hit(record) else None
+
+    def _value(self, record: Any, default: Any, key: Key) -> Any:
+        """Return the value of a record, or the default for a miss."""
+        if record is None:
+            return default
+        try:
+            plain = type(record) is bytes and len(record) >= HEADER_BYTES and not record[FLAGS_AT]
+            return self._decode(record) if plain or self._is_visible(record) else default
+        except SerializationError as error:
+            raise SerializationError(f"{key!r:.80}: {error}") from error
+
+    def _is_visible(self, record: Any) -> bool:
+        return is_hit(record) and not is_stale(record, self.routing)

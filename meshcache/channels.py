@@ -29,7 +29,7 @@ from meshcache.context import LINK_DESCRIPTORS, Context, end_context, open_conte
 from meshcache.core.messages import Welcome
 from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
-from meshcache.descriptors import require_descriptors
+from meshcache.descriptors import as_os_error, require_descriptors
 from meshcache.dialling import Host, reach, shun
 from meshcache.errors import ClientClosed, ProtocolError
 from meshcache.failure import (
@@ -228,7 +228,7 @@ class Channel:
             except OSError as error:
                 if isinstance(error, TimeoutError):
                     return NO_CONNECTION if call.is_fair(now) else NO_TIME
-                return not_connected(error)
+                return not_connected(as_os_error(error))
         link = wire.link
         answer: Any = NO_REPLY
         try:

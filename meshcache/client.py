@@ -11,25 +11,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from meshcache.arguments import (
-    DEFAULT,
-    MISSING,
-    Consistency,
-    Item,
-    Key,
-    Sentinel,
-    Tags,
-    Timeout,
-    Ttl,
-    namespace_bytes,
-    raw_tags,
-)
+from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Tags, Ttl, namespace_bytes, raw_tags
 from meshcache.channels import Channels
 from meshcache.codec import ValueCodec
 from meshcache.core.messages import EventKind
 from meshcache.core.near import NearCache, NearStatistics
 from meshcache.decorator import CachedBy, refuse_function
 from meshcache.delivery import Apart, Board, Compute, Flow, Parking, Step, Wait
+from meshcache.durations import Timeout
 from meshcache.fallbacks import Fallbacks, OnError, OnReadError, loads_on_error
 from meshcache.filling import RELEASE_S, result
 from meshcache.flights import Flights

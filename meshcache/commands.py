@@ -21,7 +21,7 @@ from meshcache.errors import ConfigError, KeyMissing, MeshcacheError
 
 if TYPE_CHECKING:
     from meshcache.client import Client
-    from meshcache.report import Paint
+    from meshcache.terminal import Paint
 
 DEFAULT_SEEDS: Final = "127.0.0.1:7101"
 MISS: Final = 1
@@ -297,6 +297,6 @@ def width() -> int:
 
 def paint() -> Paint:
     """Return what colours text, if that goes to a terminal."""
-    from meshcache.report import Paint  # noqa: PLC0415
+    from meshcache.terminal import Paint  # noqa: PLC0415
 
     return Paint(enabled=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))

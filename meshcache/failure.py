@@ -8,8 +8,6 @@ from __future__ import annotations
 import errno
 from typing import Final, NamedTuple
 
-from meshcache.descriptors import NoDescriptors, as_os_error
-
 
 class Failure(NamedTuple):
     """A call without an answer."""
@@ -45,8 +43,7 @@ _OWN_TROUBLE: Final = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
 
 def not_connected(error: OSError) -> Failure:
     """Return what came of a call for which no connection could be opened."""
-    error = as_os_error(error)
-    if isinstance(error, NoDescriptors):
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
         return Failure(sent=False, late=False, why=error.strerror or str(error), blame=False)
     late = isinstance(error, TimeoutError)
     unsaid = "no name server or host answered in time" if late else type(error).__name__

@@ -25,17 +25,15 @@ import inspect
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from meshcache.arguments import MISSING, Key, Ttl, bare, early_factor, is_kept, milliseconds, raw_key
-from meshcache.codec import Codec
+from meshcache.asking import Asking
 from meshcache.copies import is_unchangeable
 from meshcache.core.messages import LEASE_ALWAYS, LEASE_S, TOKEN_BYTES, TTL_DEFAULT, TTL_NEVER, Change
 from meshcache.core.record import (
-    EXTRAS,
     HEADER_BYTES,
     NEVER_MS,
-    STAMP_BYTES,
     VERSION_BYTES,
     Extras,
     expires_ms_of,
@@ -51,14 +49,10 @@ from meshcache.errors import (
     OperationError,
     OperationTimeout,
     ProtocolError,
-    SerializationError,
 )
 from meshcache.fallbacks import OUTAGES
 from meshcache.flights import Flight, Flights, Seat
-from meshcache.routing import Routing
-
-if TYPE_CHECKING:
-    from meshcache.session import Session
+from meshcache.values import decoded, is_stale
 
 PARK_S: Final = 2.0
 """How long one question is parked; then it is asked again, so that an owner that fell silent is noticed."""
@@ -106,23 +100,6 @@ def terms(ttl_ms: int, stale_ttl: Ttl, early: float, tags: tuple[bytes, ...]) ->
     return Terms(ttl_ms, stale_ms, early_factor(early), tags)
 
 
-def is_stale(record: bytes, routing: Routing) -> bool:
-    """Tell whether a live record is past the lifetime that its writer gave the value."""
-    if not record[STAMP_BYTES] & EXTRAS:
-        return False
-    soft_expires_ms = extras_of(record).soft_expires_ms
-    wall_ms = routing.wall_ms(routing.clock())
-    return soft_expires_ms is not None and wall_ms is not None and wall_ms >= soft_expires_ms
-
-
-def decoded(codec: Codec, record: bytes, key: Key) -> Any:
-    """Return the value of a live record, stale or not."""
-    try:
-        return codec.decode(record)
-    except SerializationError as error:
-        raise SerializationError(f"{key!r:.80}: {error}") from error
-
-
 def refuse_awaitable(value: Any) -> None:
     """Refuse a result that is still to be awaited: it was never run, and can not be stored."""
     if not inspect.isawaitable(value):
@@ -168,18 +145,18 @@ def result(found: Any) -> Any:
 class Fill:
     """One ``get_or_set``."""
 
-    def __init__(self, session: Session, name: str, key: Key, load: Any, terms: Terms, timeout_s: float) -> None:
+    def __init__(self, asking: Asking, name: str, key: Key, load: Any, terms: Terms, timeout_s: float) -> None:
         """``name`` is what the user called, for errors."""
-        self._session = session
+        self._asking = asking
         self._name = name
         self._key = key
-        self._raw = raw_key(session.options.prefix, key)
+        self._raw = raw_key(asking.options.prefix, key)
         self._load = load
         self._terms = terms
         self._timeout_s = timeout_s
-        self._now = session.routing.clock
+        self._now = asking.routing.clock
         self._started = self._now()
-        self._seat = self._seat_with(session.rng.randbytes(TOKEN_BYTES))
+        self._seat = self._seat_with(asking.rng.randbytes(TOKEN_BYTES))
         self._heard_at = self._started
         """When a node last said that another caller computes the value, or else the beginning."""
         self.has_loaded = False
@@ -189,17 +166,17 @@ class Fill:
 
     def _seat_with(self, token: bytes) -> Seat:
         # The seat must not lead back to here: it is held weakly, so that it is gone at once when its caller is.
-        return Seat(token, functools.partial(_hold, self._session, self._name, self._key, 0))
+        return Seat(token, functools.partial(_hold, self._asking, self._name, self._key, 0))
 
     def run(self) -> Flow[Any]:
         """Return the value: the cached one, or what one caller in the cluster computes now."""
-        value, record = yield from self._session.look(self._key, self._timeout_s, self._name)
+        value, record = yield from self._asking.look(self._key, self._timeout_s, self._name)
         if value is not MISSING and (record is None or not self._is_early(record)):
             return value
         if value is MISSING:
             value = self._stale_value(record)
         # Levels of consistency are promises: an answer is for those who asked for the same.
-        question = (self._raw, self._session.options.w, self._session.options.r, value is MISSING)
+        question = (self._raw, self._asking.options.w, self._asking.options.r, value is MISSING)
         above = b"" if record is None else version_of(record)
         if value is MISSING:
             return (yield from self._seated(question, lambda flights: self._miss(flights, question, above)))
@@ -224,10 +201,10 @@ class Fill:
 
         Who sits in a flight does not see whether its question is parked or lost. So one more is asked, a short one.
         """
-        routing = self._session.routing
+        routing = self._asking.routing
         try:
             if routing.failed_at <= self._heard_at:
-                yield from self._session.look(self._key, PROBE_S, self._name)
+                yield from self._asking.look(self._key, PROBE_S, self._name)
         except OUTAGES:
             return True
         return routing.failed_at > self._heard_at
@@ -240,15 +217,15 @@ class Fill:
             return False
         extras = extras_of(record)
         expires_ms = extras.soft_expires_ms or expires_ms_of(record)
-        wall_ms = self._session.routing.wall_ms(self._now())
+        wall_ms = self._asking.routing.wall_ms(self._now())
         if extras.load_ms is None or expires_ms >= NEVER_MS or wall_ms is None:
             return False
-        ahead_ms = -extras.load_ms * self._terms.early * math.log(1.0 - self._session.rng.random())
+        ahead_ms = -extras.load_ms * self._terms.early * math.log(1.0 - self._asking.rng.random())
         return wall_ms + ahead_ms >= expires_ms
 
     def _stale_value(self, record: bytes | None) -> Any:
         """Return the value of a record that is stale, if this caller takes it."""
-        wall_ms = self._session.routing.wall_ms(self._now())
+        wall_ms = self._asking.routing.wall_ms(self._now())
         if record is None or not self._terms.stale_ms or wall_ms is None:
             return MISSING
         soft_expires_ms = extras_of(record).soft_expires_ms
@@ -257,7 +234,7 @@ class Fill:
         return self._value_of(record)
 
     def _value_of(self, record: bytes) -> Any:
-        return decoded(self._session.options.codec, record, self._key)
+        return decoded(self._asking.options.codec, record, self._key)
 
     # ---- with other callers
 
@@ -292,7 +269,7 @@ class Fill:
             yield Halt(flight, RELEASE_S if in_time else 0.0)
         if not flight.over and (in_time or flight.unheard):
             left_s = RELEASE_S if in_time else WITHDRAW_S
-            yield from _hold(self._session, self._name, self._key, 0, flight.token, left_s)
+            yield from _hold(self._asking, self._name, self._key, 0, flight.token, left_s)
 
     def _miss(self, flights: Flights, question: Hashable, above: bytes) -> Flow[Any]:
         while True:
@@ -307,7 +284,7 @@ class Fill:
                 self._flight.close()
                 yield from _halt(flights, question)  # what was overruled: nobody gets what it fills
                 return (yield from self._compute(answer))
-            if not is_stale(answer, self._session.routing):
+            if not is_stale(answer, self._asking.routing):
                 self._flight.answer(answer)
                 return self._value_of(answer)
             above = version_of(answer)
@@ -366,7 +343,7 @@ class Fill:
 
     def _ask(self, above: bytes, *, park: bool) -> Flow[Any]:
         """Return the lease, a record above this version, or None if another computes it (never if parked)."""
-        session, flight = self._session, self._flight
+        asking, flight = self._asking, self._flight
         while True:
             left_s = self._left_s()
             if left_s <= REASK_S:  # less is not worth a question
@@ -376,7 +353,7 @@ class Fill:
             park_s = min(PARK_S, max(0.0, left_s - FILL_S_MIN)) if park else 0.0
             change = [int(Change.LEASE), int(park_s * 1000), above, flight.token]
             flight.asked += 1
-            answer = yield from session.ask_parked(self._name, self._key, change, left_s, park_s)
+            answer = yield from asking.ask_parked(self._name, self._key, change, left_s, park_s)
             if answer is not None:
                 if type(answer) is not bytes or not (_is_lease(answer) or len(answer) >= HEADER_BYTES):
                     raise ProtocolError(
@@ -419,7 +396,7 @@ class Fill:
             # The loader may keep what it returned, and its caller may change it.
             value = value if is_unchangeable(value, record) else self._value_of(record)
             if lease == NO_LEASE:
-                self._session.check_size(len(content))
+                self._asking.check_size(len(content))
                 flight.answer(record)
                 flight.fail()  # for those who came since, who need one of their own
             elif (yield from self._fill(lease, content, began)):
@@ -439,7 +416,7 @@ class Fill:
         left_s = max(FILL_S_MIN, self._started + self._timeout_s - began)
         change = [int(Change.FILL), content, self._terms.kept_ms, lease]
         try:
-            flow = self._session.update(self._name, self._key, change, len(content), left_s, repeatable=True)
+            flow = self._asking.update(self._name, self._key, change, len(content), left_s, repeatable=True)
             return bool((yield from flow))
         except (ValueError, TypeError):  # too large, or nothing that can be stored
             raise
@@ -447,8 +424,8 @@ class Fill:
             return True  # it is there all the same, for all who waited
 
     def _content(self, value: Any, load_s: float) -> bytes:
-        content = self._session.options.codec.encode(value)
-        terms, wall_ms = self._terms, self._session.routing.wall_ms(self._now())
+        content = self._asking.options.codec.encode(value)
+        terms, wall_ms = self._terms, self._asking.routing.wall_ms(self._now())
         soft_expires_ms = None
         if terms.stale_ms and wall_ms is not None:
             soft_expires_ms = min(int(wall_ms) + terms.ttl_ms, NEVER_MS)
@@ -456,15 +433,15 @@ class Fill:
         return with_extras(content, Extras(terms.tags, soft_expires_ms, load_ms))
 
     def _hold(self, keep: int, lease: bytes) -> Flow[bool]:
-        return _hold(self._session, self._name, self._key, keep, lease, RELEASE_S)
+        return _hold(self._asking, self._name, self._key, keep, lease, RELEASE_S)
 
 
-def _hold(session: Session, name: str, key: Key, keep: int, lease: bytes, timeout_s: float) -> Flow[bool]:
+def _hold(asking: Asking, name: str, key: Key, keep: int, lease: bytes, timeout_s: float) -> Flow[bool]:
     """Renew a lease, or give it up; False if it is lost. It is no matter if that does not get through."""
     if lease == NO_LEASE:
         return False
     change = [int(Change.HOLD), keep, lease]
     try:
-        return bool((yield from session.update(name, key, change, 0, timeout_s, repeatable=True)))
+        return bool((yield from asking.update(name, key, change, 0, timeout_s, repeatable=True)))
     except MeshcacheError:
         return True

@@ -21,10 +21,10 @@ from typing import Any, Final, NoReturn, Self
 
 import zmq
 
-from meshcache.arguments import Timeout, waiting_s
 from meshcache.closing import Closing
 from meshcache.descriptors import as_os_error
 from meshcache.dialling import Dials
+from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ClientClosed, NodeUnavailable, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
 from meshcache.link import Call, Outcome

@@ -34,7 +34,7 @@ from meshcache.context import LINK_DESCRIPTORS, Context, end_context, open_conte
 from meshcache.core.messages import Welcome
 from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
-from meshcache.descriptors import require_descriptors
+from meshcache.descriptors import as_os_error, require_descriptors
 from meshcache.dialling import CONNECT_S, Host, dial, failure_of, numeric, probe_of, shun
 from meshcache.errors import ClientClosed, ProtocolError, UsageError
 from meshcache.failure import (
@@ -329,7 +329,7 @@ class _Wire:
                 self._host = await reached(self.address)
             self._socket = open_dealer(context, *self._host)
         except OSError as error:
-            self._fail(not_connected(error))
+            self._fail(not_connected(as_os_error(error)))
             return
         finally:
             self._opening = None

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from meshcache.arguments import Timeout, waiting_s
 from meshcache.banner import banner, typed_command
 from meshcache.config import Config, overrides_of
 from meshcache.descriptors import NoDescriptors, as_os_error
+from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ConfigError, MeshcacheError, NodeUnavailable, OperationTimeout
 from meshcache.loglines import LogLines
 from meshcache.occupied import why_taken

@@ -18,10 +18,10 @@ from typing import Any, Final, NoReturn, Self
 
 import zmq
 
-from meshcache.arguments import Timeout, waiting_s
 from meshcache.closing import Closing
 from meshcache.dealer import state_of
 from meshcache.dialling import numeric
+from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ClientClosed, NodeUnavailable, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
 from meshcache.hub import reached

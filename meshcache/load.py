@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from meshcache.errors import MeshcacheError
-from meshcache.report import RED, Paint, table
+from meshcache.report import table
+from meshcache.terminal import RED, Paint
 
 if TYPE_CHECKING:
     from meshcache.aio import AsyncClient

@@ -6,21 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meshcache.arguments import (
-    DEFAULT,
-    Consistency,
-    Timeout,
-    Ttl,
-    consistency_of,
-    levels,
-    milliseconds,
-    namespace_bytes,
-    seconds,
-    ttl_of,
-)
+from meshcache.arguments import DEFAULT, Consistency, Ttl, consistency_of, levels, milliseconds, namespace_bytes, ttl_of
 from meshcache.codec import Codec, ValueCodec
 from meshcache.core.messages import DEFAULT_LEVEL
 from meshcache.core.near import NearCache
+from meshcache.durations import Timeout, seconds
 from meshcache.errors import ConfigError
 from meshcache.fallbacks import OnReadError, misses_on_error
 from meshcache.seeds import Seeds

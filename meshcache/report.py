@@ -10,10 +10,8 @@ from typing import Any, Final
 from meshcache.core.record import NEVER_MS
 from meshcache.health import health_of
 from meshcache.subscription import Invalidation, InvalidationKind
+from meshcache.terminal import GREEN, RED, YELLOW, Paint, quantity
 
-RED: Final = 31
-GREEN: Final = 32
-YELLOW: Final = 33
 _STATE_COLOURS: Final = {"alive": GREEN, "suspect": YELLOW, "dead": RED}
 _KIND_COLOURS: Final = {
     InvalidationKind.SET: GREEN,
@@ -26,21 +24,6 @@ _BAR_WIDTH: Final = 30
 _BAR_WIDTH_MIN: Final = 8
 _CUT_MIN: Final = 12
 """No column of a table is cut to less than this."""
-
-
-class Paint:
-    """Colours text, or leaves it as it is."""
-
-    def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
-
-    def __call__(self, text: str, colour: int | str | None) -> str:
-        """Return ``text`` in a colour of the terminal."""
-        return f"\x1b[{colour}m{text}\x1b[0m" if self._enabled and colour is not None else text
-
-    def bold(self, text: str) -> str:
-        """Return a heading."""
-        return self(text, 1)
 
 
 def table(
@@ -120,17 +103,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.2f}" if isinstance(value, float) else str(value)
-
-
-def quantity(number: float) -> str:
-    """Return a number in at most six characters: exact while it is small, else in thousands, millions and so on."""
-    if number < 100_000 and number == int(number) and number % 1000:
-        return f"{number:,.0f}"
-    for unit in ("", "k", "M", "G"):
-        if number < 999.5:
-            return f"{number:.0f}{unit}" if number >= 99.5 or number == int(number) else f"{number:.1f}{unit}"
-        number /= 1000
-    return f"{number:,.0f}T"
 
 
 def status_text(

@@ -43,7 +43,6 @@ import structlog
 import zmq
 
 from meshcache.address import join_address, split_address
-from meshcache.arguments import waiting_s
 from meshcache.config import Config
 from meshcache.connections import Connections
 from meshcache.context import open_context
@@ -52,6 +51,7 @@ from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.core.peers import LINKS_MAX
 from meshcache.dialling import Host, hosts_of, numeric, shun
+from meshcache.durations import waiting_s
 from meshcache.errors import ConfigError, MeshcacheError, UsageError
 from meshcache.inlets import DONTWAIT, SNDMORE, Inlet, Inlets
 from meshcache.intake import RequestInlet, SubscriptionInlet

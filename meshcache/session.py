@@ -8,12 +8,11 @@ Pure: no socket and no thread here, and the time and chance that it is given. ``
 from __future__ import annotations
 
 import contextlib
-import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from meshcache.arguments import (
     DEFAULT,
@@ -21,7 +20,6 @@ from meshcache.arguments import (
     Item,
     Key,
     Tags,
-    Timeout,
     Ttl,
     key_list,
     levels,
@@ -30,7 +28,6 @@ from meshcache.arguments import (
     raw_key,
     raw_keys,
     raw_tags,
-    seconds,
 )
 from meshcache.asking import Asking
 from meshcache.codec import Codec, ValueCodec, succeeds
@@ -50,27 +47,20 @@ from meshcache.core.messages import (
 )
 from meshcache.core.near import NearCache
 from meshcache.core.record import (
-    HEADER_BYTES,
-    NEVER_MS,
-    STAMP_BYTES,
-    TOMBSTONE,
     VERSION_BYTES,
     Extras,
-    expires_ms_of,
-    extras_of,
     version_of,
     with_extras,
 )
 from meshcache.delivery import Flow
-from meshcache.errors import ProtocolError, SerializationError
+from meshcache.durations import Timeout, seconds
+from meshcache.errors import ProtocolError
 from meshcache.fallbacks import OUTAGES, OnError, OnReadError, loads_on_error, misses_on_error
-from meshcache.filling import Fill, decoded, is_stale, terms
+from meshcache.filling import Fill, terms
 from meshcache.options import Options, options_of
 from meshcache.routing import Routing
 from meshcache.seeds import parse_seeds
-
-FLAGS_AT: Final = STAMP_BYTES
-"""Where in a record the nodes' flags are."""
+from meshcache.values import decoded, is_hit, is_stale, seconds_left
 
 T = TypeVar("T")
 
@@ -125,10 +115,10 @@ class Session(Asking):
             if not self._misses(error):
                 raise
             return None
-        if not _is_hit(record):
+        if not is_hit(record):
             return None
         value = decoded(self.options.codec, record, key)
-        return Item(value, version_of(record), self._seconds_left(record), is_stale(record, self.routing))
+        return Item(value, version_of(record), seconds_left(record, self.routing), is_stale(record, self.routing))
 
     def get_many(self, keys: Iterable[Key], timeout: Timeout | None) -> Flow[dict[Any, Any]]:
         given = key_list(keys)
@@ -267,7 +257,7 @@ class Session(Asking):
             if not self._misses(error):
                 raise
             return None
-        return self._seconds_left(record) if self._is_visible(record) else None
+        return seconds_left(record, self.routing) if self._is_visible(record) else None
 
     def get_or_set(
         self, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None, *, on_error: OnError = "raise", **how: Any
@@ -334,24 +324,6 @@ class Session(Asking):
 
     # ---- reading
 
-    def look(self, key: Key, timeout: Timeout | None, name: str = "get") -> Flow[tuple[Any, bytes | None]]:
-        """Return the value or MISSING, and the live record, from which the value is or which is too old for one.
-
-        A value from the near cache comes without a record.
-        """
-        copies, raw = self.copies, raw_key(self._prefix, key)
-        reading = None
-        if copies is not None:
-            value = copies.value(key)
-            if value is not MISSING:
-                return value, None
-            reading = copies.begin([raw])
-        record = yield from self._one(name, key, Get, self._read, raw, None, 0, timeout)
-        value = self._value(record, MISSING, key)
-        if copies is not None and value is not MISSING:
-            copies.keep(raw, record, value, reading)
-        return value, record if _is_hit(record) else None
-
     def _misses(self, error: Exception, keys: int = 1) -> bool:
         """Tell whether the keys of a read are to be taken for not there: the cache fails, and the user wants that."""
         if not (self.options.misses_on_error and self._caller is None and isinstance(error, OUTAGES)):
@@ -367,34 +339,6 @@ class Session(Asking):
         if ttl is DEFAULT:
             return self.options.ttl_ms
         return milliseconds(ttl)
-
-    def _value(self, record: Any, default: Any, key: Key) -> Any:
-        """Return the value of a record, or the default for a miss."""
-        if record is None:
-            return default
-        try:
-            plain = type(record) is bytes and len(record) >= HEADER_BYTES and not record[FLAGS_AT]
-            return self._decode(record) if plain or self._is_visible(record) else default
-        except SerializationError as error:
-            raise SerializationError(f"{key!r:.80}: {error}") from error
-
-    def _is_visible(self, record: Any) -> bool:
-        return _is_hit(record) and not is_stale(record, self.routing)
-
-    def _seconds_left(self, record: bytes) -> float:
-        expires_ms = extras_of(record).soft_expires_ms or expires_ms_of(record)
-        if expires_ms >= NEVER_MS:
-            return math.inf
-        wall_ms = self.routing.wall_ms(self._clock())
-        return 0.0 if wall_ms is None else max(0.0, (expires_ms - wall_ms) / 1000)
-
-
-def _is_hit(record: Any) -> bool:
-    if record is None:
-        return False
-    if type(record) is bytes and len(record) >= HEADER_BYTES:
-        return not record[FLAGS_AT] & TOMBSTONE
-    raise ProtocolError(f"the node answered {record!r:.80} instead of a record")
 
 
 def begin(

@@ -26,8 +26,9 @@ from meshcache.errors import (
     QuorumNotReached,
 )
 from meshcache.load import Outcome
-from meshcache.report import Paint, event_text, status_text
+from meshcache.report import event_text, status_text
 from meshcache.subscription import Invalidation, InvalidationKind
+from meshcache.terminal import Paint
 
 PLAIN = Paint(enabled=False)
 

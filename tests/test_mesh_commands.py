@@ -12,7 +12,8 @@ from meshcache import cli, commands
 from meshcache.core.record import NEVER_MS
 from meshcache.errors import NodeUnavailable, OperationTimeout
 from meshcache.health import health_of
-from meshcache.report import Paint, explain_text, flatten, hot_text, quantity, ring_text, stats_text, status_text, table
+from meshcache.report import explain_text, flatten, hot_text, ring_text, stats_text, status_text, table
+from meshcache.terminal import Paint, quantity
 
 PLAIN = Paint(enabled=False)
 

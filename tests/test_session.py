@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from meshcache.arguments import DEFAULT, MISSING, levels, milliseconds, raw_key, raw_keys, seconds
+from meshcache.arguments import DEFAULT, MISSING, levels, milliseconds, raw_key, raw_keys
 from meshcache.breaker import Breaker
 from meshcache.codec import Codec
 from meshcache.core.messages import (
@@ -40,6 +40,7 @@ from meshcache.core.messages import (
 from meshcache.core.record import NEVER_MS, Extras, extras_of, stamp, tombstone, with_extras
 from meshcache.core.wire import decode_frame, encode_frame
 from meshcache.delivery import Board, pause_s, within
+from meshcache.durations import seconds
 from meshcache.errors import (
     ConfigError,
     InvalidKey,

@@ -15,9 +15,10 @@ from fake_node import FakeNode, fake_mesh
 
 import meshcache
 from meshcache import AsyncClient, Client
-from meshcache.arguments import TIMEOUT_S_MAX, milliseconds, seconds, waiting_s
+from meshcache.arguments import milliseconds
 from meshcache.config import Config
 from meshcache.core.record import NEVER_MS
+from meshcache.durations import TIMEOUT_S_MAX, seconds, waiting_s
 from meshcache.inlets import Inlets
 
 LONG: list[Any] = [

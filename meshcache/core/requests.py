@@ -23,8 +23,8 @@ from meshcache.core.counters import Counters
 from meshcache.core.hotcopies import HotCopies
 from meshcache.core.hotkeys import HotKeys
 from meshcache.core.messages import Code, EventKind
-from meshcache.core.movement import SLOTS_PER_PAGE, page_of
 from meshcache.core.notices import Notices
+from meshcache.core.pages import SLOTS_PER_PAGE, page_of
 from meshcache.core.portions import PORTION_KEYS, Portions
 from meshcache.core.portions import Done as DoneWithBatch
 from meshcache.core.reads import QuorumRead

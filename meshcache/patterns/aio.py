@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Generic, Self
 
 from meshcache.aio import AsyncClient
-from meshcache.arguments import DEFAULT, Timeout, Ttl, in_seconds
+from meshcache.arguments import DEFAULT, Ttl
 from meshcache.codec import ValueCodec
+from meshcache.durations import Timeout, in_seconds
 from meshcache.patterns.backlog import Limits
 from meshcache.patterns.behind import Behind, SetAside, is_outage
 from meshcache.patterns.blocking import DRAIN_TIMEOUT_S, FULL_TIMEOUT_S

@@ -26,9 +26,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic
 
-from meshcache.arguments import MISSING, Key, Timeout, Ttl, in_seconds, seconds
+from meshcache.arguments import MISSING, Key, Ttl
 from meshcache.codec import Codec, ValueCodec
 from meshcache.core.record import HEADER_BYTES
+from meshcache.durations import Timeout, in_seconds, seconds
 from meshcache.errors import OperationTimeout
 from meshcache.patterns.backlog import Entry, Limits
 from meshcache.patterns.durable import DurableQueue

@@ -34,7 +34,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
 
-from meshcache.arguments import MISSING, Item, Key, Timeout, Ttl, seconds
+from meshcache.arguments import MISSING, Item, Key, Ttl
+from meshcache.durations import Timeout, seconds
 from meshcache.errors import MeshcacheError
 from meshcache.patterns.marks import SPENT, UNTRACKED, Cache, Fence, stored
 from meshcache.patterns.steps import Flow

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from meshcache.arguments import Timeout, seconds
 from meshcache.client import Client
+from meshcache.durations import Timeout, seconds
 
 CHANNEL: Final = "meshcache"
 IDLE_S: Final = 1.0

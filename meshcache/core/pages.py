@@ -1,0 +1,40 @@
+"""Pages: what a node gives of its slots to who pulls them, a bounded share at a time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Final
+
+from meshcache.core import messages as m
+from meshcache.core.store import Store
+
+PAGE_BYTES: Final = 256 * 1024
+"""Records in one page: about a millisecond of work on each side."""
+SLOTS_PER_PAGE: Final = 64
+
+
+def page_of(
+    store: Store, slots: list[int], cursor: bytes, left_over: Callable[[int], bool]
+) -> tuple[int, bytes, list[bytes], list[bytes]]:
+    """Return one page of these slots, from ``cursor`` on in the first: (finished, cursor, keys, records).
+
+    Nothing of a slot that is ``left_over``: it may be old.
+    """
+    keys: list[bytes] = []
+    records: list[bytes] = []
+    size = 0
+    for number, slot in enumerate(slots):
+        held = [] if left_over(slot) else store.keys_of_slot(slot)
+        rest = held if not cursor else [key for key in held if key > cursor]
+        for key in heapq.nsmallest(m.BATCH_OPS_MAX, rest) if len(rest) > m.BATCH_OPS_MAX else sorted(rest):
+            record = store.peek(key)
+            if record is None:
+                continue
+            keys.append(key)
+            records.append(record)
+            size += len(record) + len(key)
+            if size >= PAGE_BYTES or len(keys) >= m.BATCH_OPS_MAX:
+                return number, key, keys, records
+        cursor = b""
+    return len(slots), b"", keys, records
