@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from meshcache.arguments import DEFAULT, DO_NOT_CACHE, MISSING, Item
     from meshcache.client import Client
     from meshcache.config import Config
-    from meshcache.core.near import NearCache
     from meshcache.launcher import LocalMesh
+    from meshcache.protocol.near_store import NearCache
     from meshcache.server import Node
     from meshcache.subscription import Invalidation, InvalidationKind
 
@@ -89,7 +89,7 @@ _HOMES: Final = {
     "Item": "meshcache.arguments",
     "LocalMesh": "meshcache.launcher",
     "MISSING": "meshcache.arguments",
-    "NearCache": "meshcache.core.near",
+    "NearCache": "meshcache.protocol.near_store",
     "Node": "meshcache.server",
 }
 """Imported when first used: a program that only wants the errors, or a node, does not pay for the rest."""

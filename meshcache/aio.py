@@ -15,8 +15,6 @@ from typing import Any, Literal, Self, TypeVar
 
 from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Tags, Ttl, namespace_bytes, raw_tags
 from meshcache.codec import ValueCodec
-from meshcache.core.messages import EventKind
-from meshcache.core.near import NearCache, NearStatistics
 from meshcache.decorator import AsyncCachedBy as CachedBy
 from meshcache.decorator import refuse_function
 from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Parking, Step, Wait
@@ -30,6 +28,8 @@ from meshcache.listening import AsyncFollower, AsyncSubscription
 from meshcache.locks import AsyncLock as Lock
 from meshcache.naming import Names
 from meshcache.options import arguments_of
+from meshcache.protocol.messages import EventKind
+from meshcache.protocol.near_store import NearCache, NearStatistics
 from meshcache.session import Session, begin
 from meshcache.subscription import Invalidation
 

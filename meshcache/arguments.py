@@ -9,7 +9,9 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar, cast
 
-from meshcache.core.messages import (
+from meshcache.durations import in_seconds
+from meshcache.errors import InvalidKey
+from meshcache.protocol.messages import (
     DEFAULT_LEVEL,
     KEY_BYTES_MAX,
     LEVEL_ALL,
@@ -18,9 +20,7 @@ from meshcache.core.messages import (
     TTL_DEFAULT,
     TTL_NEVER,
 )
-from meshcache.core.record import NEVER_MS, TAG_BYTES_MAX
-from meshcache.durations import in_seconds
-from meshcache.errors import InvalidKey
+from meshcache.protocol.record import NEVER_MS, TAG_BYTES_MAX
 
 
 class Sentinel(Enum):

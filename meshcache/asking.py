@@ -13,15 +13,15 @@ from zlib import crc32
 
 from meshcache.arguments import MISSING, Key, raw_key
 from meshcache.copies import Copies
-from meshcache.core.messages import DEFAULT_LEVEL, Get, Inspect, Update
-from meshcache.core.near import NearStore
-from meshcache.core.record import CONTENT_FLAG_BYTES, HEADER_BYTES
 from meshcache.delivery import VIEW, Delivery, Flow, allowance_s
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import NodeUnavailable, SerializationError, ValueTooLarge
 from meshcache.fallbacks import Fallbacks
 from meshcache.link import Call, Kind, Link
 from meshcache.options import Options
+from meshcache.protocol.messages import DEFAULT_LEVEL, Get, Inspect, Update
+from meshcache.protocol.near_store import NearStore
+from meshcache.protocol.record import CONTENT_FLAG_BYTES, HEADER_BYTES
 from meshcache.routing import Routing
 from meshcache.values import FLAGS_AT, is_hit, is_stale
 

@@ -26,8 +26,6 @@ import zmq
 
 from meshcache.closing import Closing
 from meshcache.context import LINK_DESCRIPTORS, Context, end_context, open_context
-from meshcache.core.messages import Welcome
-from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
 from meshcache.descriptors import as_os_error, require_descriptors
 from meshcache.dialling import Host, reach, shun
@@ -45,6 +43,8 @@ from meshcache.failure import (
     not_connected,
 )
 from meshcache.link import GREETING, Call, Link, Outcome, Unsendable
+from meshcache.protocol.messages import Welcome
+from meshcache.protocol.wire import Frame
 from meshcache.waiting import Waiters, is_cooperative, wait_readable
 
 CHANNELS_MAX: Final = 16

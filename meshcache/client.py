@@ -14,8 +14,6 @@ from typing import Any, Literal, Self, TypeVar
 from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Tags, Ttl, namespace_bytes, raw_tags
 from meshcache.channels import Channels
 from meshcache.codec import ValueCodec
-from meshcache.core.messages import EventKind
-from meshcache.core.near import NearCache, NearStatistics
 from meshcache.decorator import CachedBy, refuse_function
 from meshcache.delivery import Apart, Board, Compute, Flow, Parking, Step, Wait
 from meshcache.durations import Timeout
@@ -27,6 +25,8 @@ from meshcache.following import Following
 from meshcache.locks import Lock
 from meshcache.naming import Names
 from meshcache.options import arguments_of
+from meshcache.protocol.messages import EventKind
+from meshcache.protocol.near_store import NearCache, NearStatistics
 from meshcache.renewals import Renewals
 from meshcache.session import Session, begin
 from meshcache.subscription import Invalidation

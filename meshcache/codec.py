@@ -22,9 +22,9 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import msgpack
 
-from meshcache.core.record import EXTRAS, HEADER_BYTES, STAMP_BYTES, without_extras
 from meshcache.errors import ConfigError, SerializationError
 from meshcache.plain import MARK, form_of, framed, register, restore, restore_container, translate
+from meshcache.protocol.record import EXTRAS, HEADER_BYTES, STAMP_BYTES, without_extras
 from meshcache.survey import Plains, survey
 
 __all__ = ["Codec", "ValueCodec", "register"]

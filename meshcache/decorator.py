@@ -33,11 +33,11 @@ from enum import Enum
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from meshcache.arguments import Key
-from meshcache.core.messages import KEY_BYTES_MAX
 from meshcache.delivery import Flow
 from meshcache.filling import result
 from meshcache.forms import form
 from meshcache.naming import Names, is_method, located
+from meshcache.protocol.messages import KEY_BYTES_MAX
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")

@@ -27,7 +27,6 @@ from collections.abc import Callable, Generator, Hashable
 from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
-from meshcache.core.messages import BATCH_OPS_MAX, Code, Get, Inspect, Reject, Update
 from meshcache.errors import (
     ConfigError,
     KeyMissing,
@@ -45,6 +44,7 @@ from meshcache.errors import (
 from meshcache.failure import WRONG_CLUSTER, Failure
 from meshcache.flights import Flight, Seat
 from meshcache.link import Call, Kind, Outcome, Unsendable
+from meshcache.protocol.messages import BATCH_OPS_MAX, Code, Get, Inspect, Reject, Update
 from meshcache.routing import Routing, parse_members
 
 ATTEMPT_S: Final = 0.25

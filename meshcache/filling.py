@@ -30,8 +30,12 @@ from typing import Any, Final, NamedTuple
 from meshcache.arguments import MISSING, Key, Ttl, bare, early_factor, is_kept, milliseconds, raw_key
 from meshcache.asking import Asking
 from meshcache.copies import is_unchangeable
-from meshcache.core.messages import LEASE_ALWAYS, LEASE_S, TOKEN_BYTES, TTL_DEFAULT, TTL_NEVER, Change
-from meshcache.core.record import (
+from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Wait
+from meshcache.errors import ClientClosed, MeshcacheError, OperationError, OperationTimeout, ProtocolError
+from meshcache.fallbacks import OUTAGES
+from meshcache.flights import Flight, Flights, Seat
+from meshcache.protocol.messages import LEASE_ALWAYS, LEASE_S, TOKEN_BYTES, TTL_DEFAULT, TTL_NEVER, Change
+from meshcache.protocol.record import (
     HEADER_BYTES,
     NEVER_MS,
     VERSION_BYTES,
@@ -42,16 +46,6 @@ from meshcache.core.record import (
     version_of,
     with_extras,
 )
-from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Wait
-from meshcache.errors import (
-    ClientClosed,
-    MeshcacheError,
-    OperationError,
-    OperationTimeout,
-    ProtocolError,
-)
-from meshcache.fallbacks import OUTAGES
-from meshcache.flights import Flight, Flights, Seat
 from meshcache.values import decoded, is_stale
 
 PARK_S: Final = 2.0

@@ -11,13 +11,13 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from meshcache.core.invalidation import Listener, Streams
-from meshcache.core.messages import Invalidations
-from meshcache.core.near import NearStore
-from meshcache.core.wire import Frame, decode_frame
 from meshcache.delivery import learn, look_up
 from meshcache.errors import ProtocolError
 from meshcache.link import Call, Outcome
+from meshcache.protocol.invalidation import Listener, Streams
+from meshcache.protocol.messages import Invalidations
+from meshcache.protocol.near_store import NearStore
+from meshcache.protocol.wire import Frame, decode_frame
 from meshcache.routing import Routing
 from meshcache.subscription import Feed
 

@@ -31,8 +31,6 @@ import zmq
 
 from meshcache.closing import Closing
 from meshcache.context import LINK_DESCRIPTORS, Context, end_context, open_context
-from meshcache.core.messages import Welcome
-from meshcache.core.wire import Frame
 from meshcache.dealer import open_dealer, receiver, state_of
 from meshcache.descriptors import as_os_error, require_descriptors
 from meshcache.dialling import CONNECT_S, Host, dial, failure_of, numeric, probe_of, shun
@@ -50,6 +48,8 @@ from meshcache.failure import (
 )
 from meshcache.flights import Flights
 from meshcache.link import CALLS_MAX, FAIR_SHARE, GREETING, Batch, Call, Link, Outcome, Unsendable
+from meshcache.protocol.messages import Welcome
+from meshcache.protocol.wire import Frame
 from meshcache.routing import Routing
 
 TICK_S: Final = 0.02

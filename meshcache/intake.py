@@ -21,8 +21,8 @@ from typing import Any, Final
 import zmq
 
 from meshcache.connections import Connection, Connections
-from meshcache.core.wire import Frame
 from meshcache.inlets import DONTWAIT, EVENTS, FRAMES_PER_TURN, POLLIN, RCVMORE, SLICE_S, Inlet
+from meshcache.protocol.wire import Frame
 
 STANDING_S: Final = 0.05
 TAKEN_PER_TURN: Final = 4096

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from meshcache.core.messages import (
+from meshcache.errors import ProtocolError
+from meshcache.failure import Failure
+from meshcache.protocol.messages import (
     BATCH_OPS_MAX,
     PROTOCOL,
     Change,
@@ -28,9 +30,7 @@ from meshcache.core.messages import (
     Update,
     Welcome,
 )
-from meshcache.core.wire import Frame, decode_frame, encode_frame
-from meshcache.errors import ProtocolError
-from meshcache.failure import Failure
+from meshcache.protocol.wire import Frame, decode_frame, encode_frame
 from meshcache.routing import CLOCK_ERROR_S, Routing
 
 Kind = type[ClientOp]

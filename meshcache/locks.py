@@ -24,12 +24,12 @@ from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
 from meshcache.arguments import Ttl, milliseconds
-from meshcache.core.clock import clock_of
-from meshcache.core.messages import TOKEN_BYTES, TTL_NEVER, Change
-from meshcache.core.record import VERSION_BYTES
 from meshcache.delivery import Flow
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import LockNotOwned, MeshcacheError, OperationError, OperationTimeout, ProtocolError, UsageError
+from meshcache.protocol.clock import clock_of
+from meshcache.protocol.messages import TOKEN_BYTES, TTL_NEVER, Change
+from meshcache.protocol.record import VERSION_BYTES
 from meshcache.session import Session
 
 PAUSE_S_MIN: Final = 0.01

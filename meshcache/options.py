@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from meshcache.arguments import DEFAULT, Consistency, Ttl, consistency_of, levels, milliseconds, namespace_bytes, ttl_of
 from meshcache.codec import Codec, ValueCodec
-from meshcache.core.messages import DEFAULT_LEVEL
-from meshcache.core.near import NearCache
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import ConfigError
 from meshcache.fallbacks import OnReadError, misses_on_error
+from meshcache.protocol.messages import DEFAULT_LEVEL
+from meshcache.protocol.near_store import NearCache
 from meshcache.seeds import Seeds
 
 TIMEOUT_S: Final = 5.0

@@ -12,9 +12,9 @@ from typing import Any, Final
 from zlib import crc32
 
 from meshcache.breaker import Breaker
-from meshcache.core.messages import Fact, Welcome
-from meshcache.core.ring import Ring, RingMember
 from meshcache.failure import NOT_READY
+from meshcache.protocol.messages import Fact, Welcome
+from meshcache.protocol.ring import Ring, RingMember
 from meshcache.rests import Rests
 
 ALIVE: Final = 0

@@ -46,7 +46,6 @@ from meshcache.address import join_address, split_address
 from meshcache.config import Config
 from meshcache.connections import Connections
 from meshcache.context import open_context
-from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.core.peers import LINKS_MAX
@@ -56,6 +55,7 @@ from meshcache.errors import ConfigError, MeshcacheError, UsageError
 from meshcache.inlets import DONTWAIT, SNDMORE, Inlet, Inlets
 from meshcache.intake import RequestInlet, SubscriptionInlet
 from meshcache.memory import Watch
+from meshcache.protocol.clock import LocalClock
 from meshcache.resolving import Resolver
 from meshcache.subscriber import Subscriber
 from meshcache.waiting import threads_are_greenlets

@@ -32,7 +32,13 @@ from meshcache.arguments import (
 from meshcache.asking import Asking
 from meshcache.codec import Codec, ValueCodec, succeeds
 from meshcache.copies import Copies, near_store
-from meshcache.core.messages import (
+from meshcache.delivery import Flow
+from meshcache.durations import Timeout, seconds
+from meshcache.errors import ProtocolError
+from meshcache.fallbacks import OUTAGES, OnError, OnReadError, loads_on_error, misses_on_error
+from meshcache.filling import Fill, terms
+from meshcache.options import Options, options_of
+from meshcache.protocol.messages import (
     BATCH_OPS_MAX,
     Change,
     Clear,
@@ -45,19 +51,8 @@ from meshcache.core.messages import (
     Leave,
     Set,
 )
-from meshcache.core.near import NearCache
-from meshcache.core.record import (
-    VERSION_BYTES,
-    Extras,
-    version_of,
-    with_extras,
-)
-from meshcache.delivery import Flow
-from meshcache.durations import Timeout, seconds
-from meshcache.errors import ProtocolError
-from meshcache.fallbacks import OUTAGES, OnError, OnReadError, loads_on_error, misses_on_error
-from meshcache.filling import Fill, terms
-from meshcache.options import Options, options_of
+from meshcache.protocol.near_store import NearCache
+from meshcache.protocol.record import VERSION_BYTES, Extras, version_of, with_extras
 from meshcache.routing import Routing
 from meshcache.seeds import parse_seeds
 from meshcache.values import decoded, is_hit, is_stale, seconds_left

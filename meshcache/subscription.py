@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from meshcache.arguments import Key
-from meshcache.core.messages import Event, EventKind
+from meshcache.protocol.messages import Event, EventKind
 
 QUEUE_EVENTS_MAX: Final = 10_000
 """Events that wait for a subscriber; beyond, it is told of a gap instead."""

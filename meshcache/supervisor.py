@@ -17,15 +17,7 @@ from dataclasses import dataclass
 from typing import IO, Final, TextIO
 
 from meshcache.loglines import LogLines
-from meshcache.processes import (
-    ASK_INTERVAL_S,
-    EXIT_CONFIG,
-    STOP_GRACE_S,
-    NodeProcess,
-    Survey,
-    ending_of,
-    why_unsettled,
-)
+from meshcache.processes import ASK_INTERVAL_S, EXIT_CONFIG, STOP_GRACE_S, NodeProcess, Survey, ending_of, why_unsettled
 
 QUICK_DEATH_S: Final = 10.0
 """A process that lived for less died quickly: the same is likely to happen again."""

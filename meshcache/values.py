@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from meshcache.arguments import Key
 from meshcache.codec import Codec
-from meshcache.core.record import EXTRAS, HEADER_BYTES, NEVER_MS, STAMP_BYTES, TOMBSTONE, expires_ms_of, extras_of
 from meshcache.errors import ProtocolError, SerializationError
+from meshcache.protocol.record import EXTRAS, HEADER_BYTES, NEVER_MS, STAMP_BYTES, TOMBSTONE, expires_ms_of, extras_of
 from meshcache.routing import Routing
 
 FLAGS_AT: Final = STAMP_BYTES

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from typing import Any
 
 from meshcache.client import Client
-from meshcache.core.near import NearCache, NearStatistics
 from meshcache.errors import MeshcacheError
 from meshcache.launcher import LocalMesh
+from meshcache.protocol.near_store import NearCache, NearStatistics
 
 PROFILES = {f"user:{index}": {"name": f"user {index}", "visits": index} for index in range(100)}
 PROFILE_TTL_S = 300

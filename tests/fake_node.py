@@ -10,7 +10,7 @@ from typing import Any
 
 import zmq
 
-from meshcache.core.messages import (
+from meshcache.protocol.messages import (
     PROTOCOL,
     Change,
     Clear,
@@ -29,7 +29,7 @@ from meshcache.core.messages import (
     Update,
     Welcome,
 )
-from meshcache.core.record import (
+from meshcache.protocol.record import (
     HEADER_BYTES,
     content_of,
     expires_ms_of,
@@ -39,8 +39,8 @@ from meshcache.core.record import (
     tags_of,
     tombstone,
 )
-from meshcache.core.ring import Ring, RingMember
-from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.protocol.ring import Ring, RingMember
+from meshcache.protocol.wire import decode_frame, encode_frame
 
 SETTINGS: dict[str, int | float | str] = {
     "slots": 64,

@@ -22,12 +22,12 @@ from typing import Any
 
 from story import Story
 
-from meshcache.core import messages as m
 from meshcache.core.floors import Floors
-from meshcache.core.messages import Change, EventKind
 from meshcache.core.node import NodeCore
-from meshcache.core.record import VERSION_BYTES, is_live
-from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import Change, EventKind
+from meshcache.protocol.record import VERSION_BYTES, is_live
+from meshcache.protocol.wire import decode_frame, encode_frame
 
 STEP_S = 0.001
 """Between two events. Stamps of different events differ by it, as those of clocks that agree do."""

@@ -15,7 +15,6 @@ import pytest
 from meshcache.core import (
     antientropy,
     claims,
-    facts,
     fills,
     hints,
     members,
@@ -27,12 +26,13 @@ from meshcache.core import (
     updates,
     writes,
 )
-from meshcache.core import messages as m
-from meshcache.core.clock import HybridClock, LocalClock, wall_ms_of
 from meshcache.core.node import NodeCore
 from meshcache.core.peers import Peers
-from meshcache.core.record import HEADER_BYTES, is_tombstone
 from meshcache.core.view import View
+from meshcache.protocol import facts
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import HybridClock, LocalClock, wall_ms_of
+from meshcache.protocol.record import HEADER_BYTES, is_tombstone
 from meshcache.simulation.network import Weather
 from meshcache.simulation.workload import Mix
 

@@ -16,7 +16,7 @@ from timing import takes_awaited
 
 import meshcache
 from meshcache import AsyncClient, Client
-from meshcache.core.messages import BATCH_OPS_MAX, Code, Get, Hello, Reject, Reply, Set, Update
+from meshcache.protocol.messages import BATCH_OPS_MAX, Code, Get, Hello, Reject, Reply, Set, Update
 
 OVERRUN_S = 0.05
 T = TypeVar("T")

@@ -6,8 +6,8 @@ import pytest
 from story import DEFAULT, STRICT, Story
 
 from meshcache.core import frames
-from meshcache.core.messages import EventKind, Invalidations
-from meshcache.core.wire import decode_frame
+from meshcache.protocol.messages import EventKind, Invalidations
+from meshcache.protocol.wire import decode_frame
 
 
 class Ear:

@@ -22,8 +22,8 @@ from timing import takes
 import meshcache
 from meshcache import AsyncClient, Client
 from meshcache.channels import CHANNELS_MAX
-from meshcache.core.messages import Code, Delete, Get, Hello, Inspect, Reject, Reply, Set, Update
-from meshcache.core.wire import encode_frame
+from meshcache.protocol.messages import Code, Delete, Get, Hello, Inspect, Reject, Reply, Set, Update
+from meshcache.protocol.wire import encode_frame
 
 OVERRUN_S = 0.05
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshcache.core.clock import LEAD_MS_MAX, SUSPENDED_S, HybridClock, LocalClock, clock_of, wall_ms_of
-from meshcache.core.record import (
+from meshcache.protocol.clock import LEAD_MS_MAX, SUSPENDED_S, HybridClock, LocalClock, clock_of, wall_ms_of
+from meshcache.protocol.record import (
     HEADER_BYTES,
     NEVER_MS,
     TOMBSTONE_CONTENT,

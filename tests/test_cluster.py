@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from story import DEFAULT, LOOSE, STRICT, Story
 
-from meshcache.core import messages as m
 from meshcache.core.members import State
 from meshcache.core.node import NodeCore
-from meshcache.core.record import NEVER_MS, stamp
-from meshcache.core.wire import encode_frame
 from meshcache.errors import MeshcacheError, NodeUnavailable, OperationTimeout, QuorumNotReached
+from meshcache.protocol import messages as m
+from meshcache.protocol.record import NEVER_MS, stamp
+from meshcache.protocol.wire import encode_frame
 from meshcache.simulation import network
 from meshcache.simulation.mesh import Mesh
 from meshcache.simulation.network import Weather

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshcache.codec import Codec
-from meshcache.core.record import stamp
 from meshcache.errors import ConfigError, SerializationError
+from meshcache.protocol.record import stamp
 
 STAMP = stamp(bytes(16), 1)
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from story import DEFAULT, Story
 
 from meshcache.codec import Codec
-from meshcache.core import messages as m
-from meshcache.core.messages import Change, Code
-from meshcache.core.record import (
+from meshcache.core.updates import compute
+from meshcache.errors import ProtocolError, SerializationError
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import Change, Code
+from meshcache.protocol.record import (
     EXTRAS,
     EXTRAS_BYTES_MAX,
     NEVER_MS,
@@ -31,9 +33,7 @@ from meshcache.core.record import (
     with_extras,
     without_extras,
 )
-from meshcache.core.updates import compute
-from meshcache.core.wire import decode_frame, encode_frame
-from meshcache.errors import ProtocolError, SerializationError
+from meshcache.protocol.wire import decode_frame, encode_frame
 
 STAMP = stamp(bytes(range(16)), 1_800_000_000_000)
 FULL = Extras((b"user:1", b"team:2"), 1_799_999_999_000, 250)

@@ -9,9 +9,9 @@ import pytest
 from story import DEFAULT, STRICT, Story
 
 from meshcache.core import fills
-from meshcache.core.messages import LEASE_ALWAYS, LEASE_S
 from meshcache.errors import MeshcacheError, OperationTimeout, Overloaded
 from meshcache.filling import PARK_S
+from meshcache.protocol.messages import LEASE_ALWAYS, LEASE_S
 from meshcache.simulation.clients import ClientHost, Loader
 from meshcache.simulation.hosts import NodeHost
 

@@ -13,10 +13,10 @@ import pytest
 from story import DEFAULT, STRICT, Story
 
 from meshcache.arguments import DO_NOT_CACHE
-from meshcache.core.messages import Update
 from meshcache.errors import OperationTimeout, SerializationError
 from meshcache.flights import Flights, Seat
 from meshcache.link import Call
+from meshcache.protocol.messages import Update
 from meshcache.simulation.clients import Cancelled, ClientHost, Loader
 
 RECORD = b"\1" * 24

@@ -10,8 +10,8 @@ from story import DEFAULT, Story
 from meshcache.config import MembershipSettings
 from meshcache.core.members import State, first_incarnation
 from meshcache.core.membership import Membership
-from meshcache.core.messages import Fact, Gossip
 from meshcache.core.outbox import Outbox
+from meshcache.protocol.messages import Fact, Gossip
 from meshcache.simulation.hosts import NodeHost
 
 BORN = first_incarnation(1_800_000_000_000)

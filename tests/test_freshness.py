@@ -9,12 +9,12 @@ import pytest
 from story import DEFAULT, STRICT, Story
 
 from meshcache.core.members import State, keeps
-from meshcache.core.messages import Fact
-from meshcache.core.record import NEVER_MS, expiry_bytes, stamp
-from meshcache.core.ring import Ring, RingMember
 from meshcache.core.store import SETTLE_MS, Store
 from meshcache.core.view import View
 from meshcache.errors import MeshcacheError
+from meshcache.protocol.messages import Fact
+from meshcache.protocol.record import NEVER_MS, expiry_bytes, stamp
+from meshcache.protocol.ring import Ring, RingMember
 
 MAJORITY_ONLY = {"partition_policy": "strict"}
 ONE = {"replicas": 1, "write_quorum": 1, "read_quorum": 1, "slots": 16, "vnodes": 8}

@@ -11,9 +11,10 @@ from fuzzing.episodes import STEPS, TARGETS, Finding, play, run
 from fuzzing.program import THREE_STEPS, main
 from fuzzing.shrinking import kind_of, shrink
 
-from meshcache.core import claims, facts, wire
+from meshcache.core import claims
 from meshcache.core.membership import Membership
 from meshcache.core.newcomers import Newcomers
+from meshcache.protocol import facts, wire
 
 SECONDS = {"one": 14.0, "three": 8.0}
 EPISODES_FOR_A_BUG = 60

@@ -10,8 +10,8 @@ import pytest
 from test_server import Caller
 
 import meshcache
-from meshcache.core import messages as m
-from meshcache.core.record import expiry_bytes
+from meshcache.protocol import messages as m
+from meshcache.protocol.record import expiry_bytes
 
 pytestmark = pytest.mark.process
 

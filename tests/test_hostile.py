@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 
 from meshcache.config import Config
-from meshcache.core import messages as m
-from meshcache.core.clock import LEAD_MS_MAX
-from meshcache.core.facts import BOOT_MAX, FACTS_MAX, INCARNATION_MAX
 from meshcache.core.failures import LOG_EVERY_S
 from meshcache.core.fills import STUCK_S
 from meshcache.core.invariants import InvariantBroken
 from meshcache.core.members import State, first_incarnation, latest_incarnation, next_life
-from meshcache.core.messages import Fact, Rumour
 from meshcache.core.newcomers import GATHER_S, TRIAL_S, TRIALS_MAX, WAITING_MAX
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.core.reads import QuorumRead
-from meshcache.core.record import NEVER_MS, expires_ms_of, expiry_bytes, tombstone
-from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import LEAD_MS_MAX
+from meshcache.protocol.facts import BOOT_MAX, FACTS_MAX, INCARNATION_MAX
+from meshcache.protocol.messages import Fact, Rumour
+from meshcache.protocol.record import NEVER_MS, expires_ms_of, expiry_bytes, tombstone
+from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.simulation.hosts import EPOCH_MS
 
 START = 1000.0

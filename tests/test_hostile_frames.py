@@ -10,11 +10,11 @@ import pytest
 import zmq
 from test_server import Caller, config, counters, eventually, free_port
 
-from meshcache.core import messages as m
 from meshcache.core.members import first_incarnation
-from meshcache.core.messages import Fact, Rumour
 from meshcache.core.newcomers import TRIALS_MAX
-from meshcache.core.wire import encode_frame
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import Fact, Rumour
+from meshcache.protocol.wire import encode_frame
 from meshcache.server import Node
 
 pytestmark = pytest.mark.process

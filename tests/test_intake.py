@@ -10,9 +10,9 @@ import zmq
 
 from meshcache import intake
 from meshcache.connections import Connections
-from meshcache.core import messages as m
-from meshcache.core.wire import DeadlinePeek, Frame, decode_frame, encode_frame
 from meshcache.intake import RequestInlet
+from meshcache.protocol import messages as m
+from meshcache.protocol.wire import DeadlinePeek, Frame, decode_frame, encode_frame
 
 BOOT = 1 << 60 | 5
 NOW_MS = 1_700_000_000_000

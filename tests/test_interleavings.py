@@ -9,7 +9,7 @@ from interleavings import OLD, Case, Explorer
 from planted_bugs import Plant, lease_not_voided
 
 from meshcache.core.fills import Fills
-from meshcache.core.messages import Change
+from meshcache.protocol.messages import Change
 
 ONE = {"replicas": 1, "write_quorum": 1, "read_quorum": 1, "slots": 16, "vnodes": 8}
 TWO = {"replicas": 2, "write_quorum": 2, "read_quorum": 1, "slots": 16, "vnodes": 8}

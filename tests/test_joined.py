@@ -19,7 +19,7 @@ import pytest
 
 import meshcache
 from meshcache import AsyncClient, Client
-from meshcache.core.messages import LEASE_S
+from meshcache.protocol.messages import LEASE_S
 
 pytestmark = pytest.mark.process
 

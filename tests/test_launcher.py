@@ -24,15 +24,7 @@ from meshcache import cli, launcher, supervisor
 from meshcache.errors import ConfigError, MeshcacheError
 from meshcache.launcher import LocalMesh
 from meshcache.loglines import LogLines
-from meshcache.processes import (
-    HOST,
-    NodeProcess,
-    ending_of,
-    find_base_port,
-    is_free,
-    ports_of,
-    why_divided,
-)
+from meshcache.processes import HOST, NodeProcess, ending_of, find_base_port, is_free, ports_of, why_divided
 from meshcache.supervisor import RESTART_DELAY_MAX_S, Supervisor, restart_delay_s
 
 DEADLINE_S = 60.0

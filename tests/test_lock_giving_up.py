@@ -16,10 +16,10 @@ from fake_node import FakeNode, fake_mesh
 from story import DEFAULT, STRICT, Story
 
 import meshcache
-from meshcache.core.messages import Change, Clear, Get, Update
-from meshcache.core.record import content_of
 from meshcache.errors import LockNotOwned, OperationError, QuorumNotReached
 from meshcache.locks import Lock
+from meshcache.protocol.messages import Change, Clear, Get, Update
+from meshcache.protocol.record import content_of
 
 T = TypeVar("T")
 KEY = b"lock:L"

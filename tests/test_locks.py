@@ -14,9 +14,9 @@ from fake_node import FakeNode, fake_mesh
 from story import DEFAULT, STRICT, Story
 
 import meshcache
-from meshcache.core.messages import Change, Update
 from meshcache.errors import LockNotOwned, OperationTimeout
 from meshcache.locks import Lock
+from meshcache.protocol.messages import Change, Update
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from meshcache.config import MembershipSettings
 from meshcache.core.lease import Lease
 from meshcache.core.members import State, first_incarnation, next_life, supersedes
 from meshcache.core.membership import TICK_S, WITNESSES_CALLED, Membership
-from meshcache.core.messages import Ack, Fact, Gossip, Message, Nack, Ping, PingReq, Rumour, Vouch
 from meshcache.core.outbox import Outbox
 from meshcache.core.probing import HEALTH_WORST, RELAYS_MAX
 from meshcache.core.rumours import RUMOURS_PER_MESSAGE, RumourQueue, retransmits
 from meshcache.core.suspicion import Suspicion, bounds_s, confirmations_wanted, sync_interval_s, timeout_s
+from meshcache.protocol.messages import Ack, Fact, Gossip, Message, Nack, Ping, PingReq, Rumour, Vouch
 from meshcache.simulation.swarm import Swarm, measure
 
 BORN = first_incarnation(1_800_000_000_000)

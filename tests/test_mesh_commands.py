@@ -9,9 +9,9 @@ import pytest
 from fake_client import FakeClient, member
 
 from meshcache import cli, commands
-from meshcache.core.record import NEVER_MS
 from meshcache.errors import NodeUnavailable, OperationTimeout
 from meshcache.health import health_of
+from meshcache.protocol.record import NEVER_MS
 from meshcache.report import explain_text, flatten, hot_text, ring_text, stats_text, status_text, table
 from meshcache.terminal import Paint, quantity
 

@@ -10,13 +10,13 @@ import pytest
 from meshcache.arguments import MISSING
 from meshcache.codec import Codec
 from meshcache.copies import Copies
-from meshcache.core import near as near_module
-from meshcache.core.invalidation import SILENCE_S, Streams
-from meshcache.core.messages import BATCH_OPS_MAX, Event, EventKind, Fact, Invalidations
-from meshcache.core.near import CLEARS_MAX, RECENT_S, NearCache, NearStore
-from meshcache.core.record import NEVER_MS, NO_EXTRAS, Extras, stamp, with_extras
-from meshcache.core.wire import encode_frame
 from meshcache.following import REDIAL_S, Following
+from meshcache.protocol import near_store as near_module
+from meshcache.protocol.invalidation import SILENCE_S, Streams
+from meshcache.protocol.messages import BATCH_OPS_MAX, Event, EventKind, Fact, Invalidations
+from meshcache.protocol.near_store import CLEARS_MAX, RECENT_S, NearCache, NearStore
+from meshcache.protocol.record import NEVER_MS, NO_EXTRAS, Extras, stamp, with_extras
+from meshcache.protocol.wire import encode_frame
 from meshcache.routing import HOT_S, Routing
 from meshcache.subscription import QUEUE_EVENTS_MAX, Feed, Invalidation, InvalidationKind
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from meshcache.copies import Copies, Reading
-from meshcache.core import invalidation
-from meshcache.core.invalidation import Streams
-from meshcache.core.messages import Invalidations
-from meshcache.core.near import NearStore
+from meshcache.protocol import invalidation
+from meshcache.protocol.invalidation import Streams
+from meshcache.protocol.messages import Invalidations
+from meshcache.protocol.near_store import NearStore
 from meshcache.simulation.history import History, Operation, Violation
 from meshcache.simulation.near import NearPlan, NearSimulation
 

@@ -11,7 +11,7 @@ from meshcache.config import Config
 from meshcache.core import inspection
 from meshcache.core.node import NodeCore
 from meshcache.core.notices import TELL_AGAIN_S, TOO_FEW_AFTER_S
-from meshcache.core.record import NEVER_MS, stamp
+from meshcache.protocol.record import NEVER_MS, stamp
 
 WALL_MS = 1_800_000_000_000
 ONE_NODE = {"replicas": 1, "slots": 16, "vnodes": 8}

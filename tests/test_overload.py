@@ -22,9 +22,9 @@ from fake_node import FakeNode, fake_mesh
 
 import meshcache
 from meshcache import AsyncClient, Client
-from meshcache.core.messages import Change, Clear, Get, Hello, Inspect, Set, Update
 from meshcache.hub import CALLS_PER_TURN, PARKED_MAX, UNDER_WAY_MAX
 from meshcache.link import Call, Link, Unsendable
+from meshcache.protocol.messages import Change, Clear, Get, Hello, Inspect, Set, Update
 
 CALLERS = Path(__file__).parent.parent / "scripts" / "faults" / "callers.py"
 T = TypeVar("T")

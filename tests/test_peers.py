@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from meshcache.core.members import State
-from meshcache.core.messages import Fact, Welcome
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
+from meshcache.protocol.messages import Fact, Welcome
 
 
 def fact(number: int, boot: int = 1) -> Fact:

@@ -16,10 +16,10 @@ from fake_node import FakeNode, fake_mesh
 
 import meshcache
 from meshcache import AsyncClient, Client, ConfigError, NearCache, errors
-from meshcache.core.messages import DEFAULT_LEVEL
 from meshcache.errors import MeshcacheError, QueueFull, QuorumNotReached, ValueTooLarge
 from meshcache.follower import Subscription
 from meshcache.listening import AsyncSubscription
+from meshcache.protocol.messages import DEFAULT_LEVEL
 
 
 class Rot13:

@@ -26,8 +26,8 @@ from fake_node import fake_mesh
 import meshcache
 from meshcache import plain
 from meshcache.codec import Codec
-from meshcache.core.record import stamp
 from meshcache.errors import SerializationError
+from meshcache.protocol.record import stamp
 
 STAMP = stamp(bytes(16), 1)
 

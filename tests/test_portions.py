@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from meshcache.config import Config
-from meshcache.core import messages as m
 from meshcache.core import portions
-from meshcache.core.messages import Code
 from meshcache.core.node import NodeCore
 from meshcache.core.portions import PORTION_KEYS
-from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import Code
+from meshcache.protocol.wire import decode_frame, encode_frame
 
 WALL_MS = 1_700_000_000_000
 HEAVY, LIGHT, OTHER = b"heavy", b"light", b"other"

@@ -6,9 +6,9 @@ import pytest
 from story import DEFAULT, LOOSE, STRICT, Story
 
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.messages import LEVEL_ALL, LEVEL_ONE, LEVEL_QUORUM
 from meshcache.core.reads import HEDGE_S
 from meshcache.errors import MeshcacheError, OperationTimeout, QuorumNotReached
+from meshcache.protocol.messages import LEVEL_ALL, LEVEL_ONE, LEVEL_QUORUM
 from meshcache.simulation.hosts import NodeHost
 
 

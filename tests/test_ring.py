@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshcache.core.ring import COPIES_SLACK, PRIMARY_SLACK, Ring, RingMember, _Auction, slot_of
+from meshcache.protocol.ring import COPIES_SLACK, PRIMARY_SLACK, Ring, RingMember, _Auction, slot_of
 
 SLOTS = 1024
 SCRIPT = Path(__file__).parent.parent / "scripts" / "ring_table"

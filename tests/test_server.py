@@ -16,10 +16,10 @@ import pytest
 import zmq
 
 from meshcache.config import Config
-from meshcache.core import messages as m
-from meshcache.core.messages import Code
-from meshcache.core.wire import decode_frame, encode_frame
 from meshcache.errors import ConfigError
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import Code
+from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.server import Node
 
 pytestmark = pytest.mark.process

@@ -18,27 +18,6 @@ import pytest
 from meshcache.arguments import DEFAULT, MISSING, levels, milliseconds, raw_key, raw_keys
 from meshcache.breaker import Breaker
 from meshcache.codec import Codec
-from meshcache.core.messages import (
-    BATCH_OPS_MAX,
-    Clear,
-    Code,
-    Delete,
-    EventKind,
-    Fact,
-    Get,
-    Inspect,
-    InvalidateTags,
-    Message,
-    Refused,
-    Reject,
-    Reply,
-    Set,
-    TurnedAway,
-    Update,
-    Welcome,
-)
-from meshcache.core.record import NEVER_MS, Extras, extras_of, stamp, tombstone, with_extras
-from meshcache.core.wire import decode_frame, encode_frame
 from meshcache.delivery import Board, pause_s, within
 from meshcache.durations import seconds
 from meshcache.errors import (
@@ -69,6 +48,27 @@ from meshcache.failure import (
 from meshcache.flights import Flights
 from meshcache.link import CALLS_MAX, GREETING, Batch, Call, Link, Unsendable
 from meshcache.locks import Lock
+from meshcache.protocol.messages import (
+    BATCH_OPS_MAX,
+    Clear,
+    Code,
+    Delete,
+    EventKind,
+    Fact,
+    Get,
+    Inspect,
+    InvalidateTags,
+    Message,
+    Refused,
+    Reject,
+    Reply,
+    Set,
+    TurnedAway,
+    Update,
+    Welcome,
+)
+from meshcache.protocol.record import NEVER_MS, Extras, extras_of, stamp, tombstone, with_extras
+from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.routing import Routing
 from meshcache.seeds import parse_seeds
 from meshcache.session import Session, begin

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshcache.core.counters import StoreStatistics
-from meshcache.core.record import (
+from meshcache.core.store import BUCKET_MS, HORIZON_MS, NOTED_READS_MAX, TOMBSTONE_SHARE, Store, entry_bytes
+from meshcache.core.tags import TAG_OVERHEAD_BYTES
+from meshcache.protocol.record import (
     HEADER_BYTES,
     NEVER_MS,
     Extras,
@@ -22,15 +24,6 @@ from meshcache.core.record import (
     version_of,
     with_extras,
 )
-from meshcache.core.store import (
-    BUCKET_MS,
-    HORIZON_MS,
-    NOTED_READS_MAX,
-    TOMBSTONE_SHARE,
-    Store,
-    entry_bytes,
-)
-from meshcache.core.tags import TAG_OVERHEAD_BYTES
 
 NOW_MS = 1_700_000_000_000
 ROOMY = 10**9

@@ -18,9 +18,9 @@ from faults.attacker import KEYS, Stranger
 from faults.hostile import ATTACKER, LEFT_MIB_MAX, PEAK_MIB_MAX, resident_bytes
 
 import meshcache
-from meshcache.core import messages as m
-from meshcache.core.wire import decode_frame, encode_frame
 from meshcache.processes import HOST, find_base_port
+from meshcache.protocol import messages as m
+from meshcache.protocol.wire import decode_frame, encode_frame
 
 pytestmark = pytest.mark.process
 

@@ -12,8 +12,8 @@ import pytest
 import meshcache
 from meshcache import plain
 from meshcache.codec import Codec
-from meshcache.core.record import stamp
 from meshcache.errors import SerializationError
+from meshcache.protocol.record import stamp
 from meshcache.survey import ELEMENTS_MAX, NESTED_MAX
 
 STAMP = stamp(bytes(16), 1)

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from story import DEFAULT, LOOSE, STRICT, Story
 
 from meshcache.core import floors, sweeps
-from meshcache.core import messages as m
-from meshcache.core.clock import LEAD_MS_MAX, clock_of
 from meshcache.core.floors import Floors, bucket_of
-from meshcache.core.messages import COARSE_TAGS, EventKind
 from meshcache.core.movement import _Source
 from meshcache.core.node import NodeCore
-from meshcache.core.record import NEVER_MS, Extras, is_tombstone, stamp, tombstone, version_of, with_extras
-from meshcache.core.wire import decode_frame
 from meshcache.core.writes import QuorumWrite
 from meshcache.errors import OperationTimeout, QuorumNotReached
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import LEAD_MS_MAX, clock_of
+from meshcache.protocol.messages import COARSE_TAGS, EventKind
+from meshcache.protocol.record import NEVER_MS, Extras, is_tombstone, stamp, tombstone, version_of, with_extras
+from meshcache.protocol.wire import decode_frame
 from meshcache.simulation.hosts import EPOCH_MS, NodeHost
 
 NOW_MS = 1_800_000_000_000

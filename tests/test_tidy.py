@@ -20,12 +20,26 @@ PROGRAMS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file(
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 600
 
-BELOW_CORE = {"meshcache.errors", "meshcache.config", "meshcache.address", "meshcache.durations"}
-PURE = (
-    "core", "session", "delivery", "link", "filling", "routing", "breaker", "arguments", "codec", "copies", "following",
-    "forms", "options", "plain", "subscription", "survey", "simulation",
-)  # fmt: skip
-"""Modules and packages that must not touch sockets, threads or processes."""
+GROUND = ("address", "config", "durations", "errors")
+"""Modules that everybody may use, and which use each other only."""
+MAY_USE = {
+    "protocol": (),
+    "core": ("protocol",),
+    "client": ("protocol",),
+    "sockets": ("protocol",),
+    "client.blocking": ("protocol", "client", "sockets"),
+    "client.aio": ("protocol", "client", "sockets"),
+    "node": ("protocol", "core", "sockets"),
+    "patterns": ("protocol", "client", "client.blocking", "client.aio"),
+    "simulation": ("protocol", "core", "client"),
+    "local": ("client", "client.blocking", "sockets"),
+}
+"""By room, the other rooms that it may use: what is not here may use all. Rooms within a room belong to it, unless they
+are named themselves."""
+PURE = ("protocol", "core", "client", "simulation")
+"""Rooms that must not touch sockets, threads or processes."""
+EXCEPTIONS = {("meshcache.node.server", "meshcache.client.blocking.client")}
+"""``Node.client()`` is a convenience for programs, and imports what it needs when it is called."""
 
 IMPURE_MODULES = {"socket", "zmq", "threading", "asyncio", "subprocess", "select", "selectors", "multiprocessing"}
 BANNED_IN_CORE = IMPURE_MODULES | {"time", "datetime", "os", "secrets", "uuid", "logging", "structlog"}
@@ -47,8 +61,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
             for alias in node.names:
                 yield alias.name, node.lineno
         elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                yield (f"meshcache.{alias.name}" if node.module == "meshcache" else node.module), node.lineno
+            yield node.module, node.lineno
 
 
 def test_there_is_something_to_look_at() -> None:
@@ -62,30 +75,64 @@ def test_the_package_shows_its_public_names_and_no_others() -> None:
         assert getattr(meshcache, name) is not None
 
 
-@pytest.mark.parametrize("path", CORE, ids=names)
-def test_core_imports_nothing_from_above_and_nothing_that_acts(path: Path) -> None:
+def room_of(module: str) -> str:
+    """The room that a module is in, by the names in MAY_USE; "" for those that are in none."""
+    parts = module.split(".")[1:]
+    for length in (2, 1):
+        name = ".".join(parts[:length])
+        if name in MAY_USE and len(parts) > length:
+            return name
+    return "ground" if parts and parts[0] in GROUND else ""
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def modules_imported(path: Path) -> Iterator[tuple[str, int]]:
+    """Every module of this package that a file imports, with its line; of packages the modules meant."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names if alias.name.startswith("meshcache"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("meshcache"):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in KNOWN else str(node.module), node.lineno
+
+
+KNOWN = {module_of(path) for path in MODULES}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room_of(module_of(path))], ids=names)
+def test_rooms_use_only_the_rooms_below_them(path: Path) -> None:
+    module = module_of(path)
+    room = room_of(module)
+    for other, line in modules_imported(path):
+        theirs = room_of(other)
+        allowed = theirs in {"", "ground", room, *MAY_USE.get(room, ())} if room != "ground" else theirs == "ground"
+        assert allowed or (module, other) in EXCEPTIONS, f"{path}:{line}: {room} imports {other}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room_of(module_of(path)) in PURE], ids=names)
+def test_pure_rooms_touch_no_socket_thread_or_process(path: Path) -> None:
+    banned = BANNED_IN_CORE if room_of(module_of(path)) in {"protocol", "core"} else IMPURE_MODULES
     for module, line in imports(tree_of(path)):
-        top = module.partition(".")[0]
-        assert top not in BANNED_IN_CORE, f"{path}:{line} imports {module}"
-        if top == "meshcache":
-            assert module in BELOW_CORE or module.startswith("meshcache.core"), f"{path}:{line} imports {module}"
+        assert module.partition(".")[0] not in banned, f"{path}:{line} imports {module}"
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MODULES if path.stem in {"errors", "config", "address", "durations"}], ids=names
-)
-def test_the_lowest_layer_imports_itself_only(path: Path) -> None:
-    for module, line in imports(tree_of(path)):
-        assert not module.startswith("meshcache") or module in BELOW_CORE, f"{path}:{line} imports {module}"
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    edges = {module_of(path): [other for other, _ in modules_imported(path)] for path in MODULES}
+    done: set[str] = set()
 
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join([*way[way.index(module) :], module])
+        if module not in done:
+            for other in edges.get(module, ()):
+                visit(other, (*way, module))
+            done.add(module)
 
-@pytest.mark.parametrize(
-    "path", [path for path in MODULES if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in PURE], ids=names
-)
-def test_what_is_simulated_needs_no_socket_thread_or_process(path: Path) -> None:
-    for module, line in imports(tree_of(path)):
-        if (path.stem, module) != ("session", "time"):
-            assert module.partition(".")[0] not in IMPURE_MODULES, f"{path}:{line} imports {module}"
+    for module in edges:
+        visit(module, ())
 
 
 def core_faults(tree: ast.Module) -> Iterator[tuple[int, str]]:

@@ -17,9 +17,9 @@ import meshcache
 from meshcache import AsyncClient, Client
 from meshcache.arguments import milliseconds
 from meshcache.config import Config
-from meshcache.core.record import NEVER_MS
 from meshcache.durations import TIMEOUT_S_MAX, seconds, waiting_s
 from meshcache.inlets import Inlets
+from meshcache.protocol.record import NEVER_MS
 
 LONG: list[Any] = [
     1e10, 1e300, sys.float_info.max, sys.maxsize, 1 << 63, 10**400, 2**31 / 1000, 2 * threading.TIMEOUT_MAX,

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from story import DEFAULT, LOOSE, STRICT, Story
 
-from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.messages import Change, Code
-from meshcache.core.record import NEVER_MS, stamp
 from meshcache.core.updates import UpdateBatch, compute
-from meshcache.core.wire import decode_frame, encode_frame
 from meshcache.errors import KeyMissing, MeshcacheError, NotANumber
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import Change, Code
+from meshcache.protocol.record import NEVER_MS, stamp
+from meshcache.protocol.wire import decode_frame, encode_frame
 
 VERSION = bytes(range(16))
 TEXT = b"\0\1text"

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshcache.core import facts as facts_rules
-from meshcache.core import messages as m
-from meshcache.core import wire
-from meshcache.core.messages import BATCH_OPS_MAX, KEY_BYTES_MAX, KINDS, Change, Event, Fact
-from meshcache.core.wire import decode_frame, encode_frame
 from meshcache.errors import ProtocolError
+from meshcache.protocol import facts as facts_rules
+from meshcache.protocol import messages as m
+from meshcache.protocol import wire
+from meshcache.protocol.messages import BATCH_OPS_MAX, KEY_BYTES_MAX, KINDS, Change, Event, Fact
+from meshcache.protocol.wire import decode_frame, encode_frame
 
 integers = st.integers(-(1 << 63), (1 << 64) - 1)
 counters = st.integers(0, facts_rules.COUNTER_MAX)

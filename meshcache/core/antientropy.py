@@ -20,11 +20,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.members import State
 from meshcache.core.reads import QuorumRead
-from meshcache.core.record import VERSION_BYTES, expiry_bytes
+from meshcache.protocol import messages as m
+from meshcache.protocol.record import VERSION_BYTES, expiry_bytes
 
 INTERVAL_S: Final = 0.25
 """The time between two rounds, at least."""

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeVar
 
-from meshcache.core import messages as m
-from meshcache.core.clock import LEAD_MS_MAX
 from meshcache.core.counters import Counters
-from meshcache.core.record import TOMBSTONE, expiry_bytes, tombstone, version_of
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import LEAD_MS_MAX
+from meshcache.protocol.record import TOMBSTONE, expiry_bytes, tombstone, version_of
 
 
 class Limits(NamedTuple):

@@ -18,16 +18,16 @@ from weakref import ref
 from zlib import crc32
 
 from meshcache.config import Config
-from meshcache.core import messages as m
-from meshcache.core.clock import HybridClock, wall_ms_of
 from meshcache.core.floors import Floors
 from meshcache.core.membership import Membership
-from meshcache.core.messages import EventKind
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
-from meshcache.core.record import NEVER_MS, expiry_bytes, is_tombstone, tombstone, version_of
 from meshcache.core.store import Store
 from meshcache.core.view import Owners, View
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import HybridClock, wall_ms_of
+from meshcache.protocol.messages import EventKind
+from meshcache.protocol.record import NEVER_MS, expiry_bytes, is_tombstone, tombstone, version_of
 
 ENDED_MAX: Final = 64
 """Who waited for an answer and has ended is looked for beyond so many."""

@@ -43,12 +43,12 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from meshcache.core.clock import clock_of
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.messages import LEASE_ALWAYS, LEASE_S, Change, Code, EventKind
 from meshcache.core.reads import QuorumRead
-from meshcache.core.record import expiry_bytes, is_live, version_of
 from meshcache.core.writes import QuorumWrite
+from meshcache.protocol.clock import clock_of
+from meshcache.protocol.messages import LEASE_ALWAYS, LEASE_S, Change, Code, EventKind
+from meshcache.protocol.record import expiry_bytes, is_live, version_of
 
 if TYPE_CHECKING:
     from meshcache.core.updates import UpdateBatch

@@ -20,9 +20,9 @@ from itertools import islice
 from typing import Final
 from zlib import crc32
 
-from meshcache.core.clock import LEAD_MS_MAX, wall_ms_of
-from meshcache.core.messages import COARSE_TAGS, EventKind, Floor
-from meshcache.core.record import EXTRAS, VERSION_BYTES, tags_of
+from meshcache.protocol.clock import LEAD_MS_MAX, wall_ms_of
+from meshcache.protocol.messages import COARSE_TAGS, EventKind, Floor
+from meshcache.protocol.record import EXTRAS, VERSION_BYTES, tags_of
 
 PREFIXES_MAX: Final = 1024
 TAGS_MAX: Final = 16_384

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from meshcache.core import messages as m
-from meshcache.core.clock import HybridClock
-from meshcache.core.messages import Event, Message
-from meshcache.core.wire import encode_frame, weight_of
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import HybridClock
+from meshcache.protocol.messages import Event, Message
+from meshcache.protocol.wire import encode_frame, weight_of
 
 EVENTS_PER_FRAME: Final = m.BATCH_OPS_MAX
 """More is not accepted at the other end."""

@@ -1,9 +1,9 @@
 """HELLO, WELCOME and REFUSED: how links begin, and how a node becomes part of a mesh.
 
 A node says HELLO on every link that it dials. WELCOME tells which process answers there, what the mesh has agreed on
-and who its members are. A node *joins* by the first WELCOME of a seed, whose members it takes over unseen: the operator has
-named that seed. From anybody else it hears of newcomers (newcomers.py), and while they are on trial it does not know
-yet who owns what: so where no seed answers it joins when the trials are over, or by itself when nobody answers at all.
+and who its members are. A node *joins* by the first WELCOME of a seed, whose members it takes over unseen: the operator
+has named that seed. From anybody else it hears of newcomers (newcomers.py), and while they are on trial it does not
+know yet who owns what: so where no seed answers it joins when the trials are over, or by itself if nobody answers.
 
 For the same reason only a seed's word can stop a node that has not joined: a refusal, or settings that contradict its
 own. What others say is noted and dropped.
@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.messages import Fact
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import Fact
 
 _MUST_AGREE: Final = ("slots", "vnodes", "replicas")
 

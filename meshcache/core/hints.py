@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.members import State
+from meshcache.protocol import messages as m
 
 HINT_BYTES_MAX: Final = 8 * 1024 * 1024
 """Keys and records kept for one node."""

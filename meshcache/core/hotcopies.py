@@ -2,8 +2,8 @@
 
 Clients know the ring and ask owners; so this is for those that do not, and for the moments in which a client works with
 an older ring. Such a node would pass every read of a hot key on to its owners. Instead it keeps what they answered for
-``hot_keys.copy_ttl_s``, by the rules of a client's near cache (near.py): voided by the invalidation streams of all
-other members, which the node follows (invalidation.py) from the first such read on and until there was none for
+``hot_keys.copy_ttl_s``, by the rules of a client's near cache (near_store.py): voided by the invalidation streams of
+all other members, which the node follows (invalidation.py) from the first such read on and until there was none for
 ``IDLE_S``, and by what it announces itself.
 
 Only reads at the mesh's own consistency are answered from copies, and only where that is one replica. And only of who
@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.hotkeys import COUNTERS_MAX, HotKeys
-from meshcache.core.invalidation import Streams
-from meshcache.core.messages import DEFAULT_LEVEL, Event, Get, Invalidations
-from meshcache.core.near import TTL_MAX_S, NearCache, NearStore
-from meshcache.core.record import expires_ms_of, is_live, version_of
+from meshcache.protocol.invalidation import Streams
+from meshcache.protocol.messages import DEFAULT_LEVEL, Event, Get, Invalidations
+from meshcache.protocol.near_store import TTL_MAX_S, NearCache, NearStore
+from meshcache.protocol.record import expires_ms_of, is_live, version_of
 
 IDLE_S: Final = 60.0
 """The streams are followed for so long after the last read that could have used a copy."""

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
-from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.members import State
 from meshcache.core.notices import Notices
-from meshcache.core.record import HEADER_BYTES, NEVER_MS, expires_ms_of, extras_of, is_tombstone, version_of
+from meshcache.protocol import messages as m
+from meshcache.protocol.record import HEADER_BYTES, NEVER_MS, expires_ms_of, extras_of, is_tombstone, version_of
 
 EXPLAIN_WAIT_S: Final = 1.0
 """How long an explanation waits for silent replicas before it is given without them."""

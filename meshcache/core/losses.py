@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.members import State, keeps
-from meshcache.core.messages import Fact
+from meshcache.protocol.messages import Fact
 
 
 class Losses:

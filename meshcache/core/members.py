@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from meshcache.core.clock import LEAD_MS_MAX
-from meshcache.core.facts import FACTS_MAX
-from meshcache.core.messages import Fact
-from meshcache.core.ring import RingMember
 from meshcache.core.suspicion import Suspicion
+from meshcache.protocol.clock import LEAD_MS_MAX
+from meshcache.protocol.facts import FACTS_MAX
+from meshcache.protocol.messages import Fact
+from meshcache.protocol.ring import RingMember
 
 
 class State(IntEnum):

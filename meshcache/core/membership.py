@@ -45,16 +45,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from meshcache.config import MembershipSettings
-from meshcache.core.clock import LEAD_MS_MAX
-from meshcache.core.facts import WALL_MS_MAX
 from meshcache.core.lease import Lease
 from meshcache.core.members import MemberTable, State, latest_incarnation, next_life, supersedes
-from meshcache.core.messages import Ack, Fact, Gossip, Nack, Ping, PingReq, Rumour, Vouch
 from meshcache.core.newcomers import Newcomers
 from meshcache.core.outbox import Outbox
 from meshcache.core.probing import Prober
 from meshcache.core.rumours import RumourQueue, retransmits
 from meshcache.core.suspicion import Suspicion, sync_interval_s
+from meshcache.protocol.clock import LEAD_MS_MAX
+from meshcache.protocol.facts import WALL_MS_MAX
+from meshcache.protocol.messages import Ack, Fact, Gossip, Nack, Ping, PingReq, Rumour, Vouch
 
 TICK_S: Final = 0.05
 """How often ``tick`` is expected; half as often while all is calm."""

@@ -29,11 +29,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.pages import PAGE_BYTES, SLOTS_PER_PAGE
-from meshcache.core.ring import Ring
 from meshcache.core.sweeps import Sweeps
+from meshcache.protocol import messages as m
+from meshcache.protocol.ring import Ring
 
 BYTES_PER_S_MAX: Final = 64 * 1024 * 1024
 PAGE_DEADLINE_S: Final = 2.0

@@ -21,9 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from meshcache.core.facts import FACTS_MAX
 from meshcache.core.members import supersedes
-from meshcache.core.messages import Fact
+from meshcache.protocol.facts import FACTS_MAX
+from meshcache.protocol.messages import Fact
 
 WAITING_MAX: Final = FACTS_MAX
 TRIALS_MAX: Final = 16

@@ -37,10 +37,8 @@ from typing import Any, Final, TypeVar
 
 from meshcache.config import Config
 from meshcache.core import invariants
-from meshcache.core import messages as m
 from meshcache.core.antientropy import AntiEntropy
 from meshcache.core.claims import Claims
-from meshcache.core.clock import HybridClock
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
 from meshcache.core.failures import Failures
@@ -52,18 +50,20 @@ from meshcache.core.lease import Lease
 from meshcache.core.losses import Losses
 from meshcache.core.members import State, first_incarnation
 from meshcache.core.membership import Membership
-from meshcache.core.messages import Code, Fact, Message
 from meshcache.core.movement import Movement
 from meshcache.core.outbox import Effects, Outbox
 from meshcache.core.peers import Peers
-from meshcache.core.record import expiry_bytes
 from meshcache.core.requests import Readers, Requests
-from meshcache.core.ring import Ring
 from meshcache.core.store import Store
 from meshcache.core.sweeps import Sweeps
 from meshcache.core.view import View
-from meshcache.core.wire import DeadlinePeek, Frame, decode_frame
 from meshcache.errors import ProtocolError
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import HybridClock
+from meshcache.protocol.messages import Code, Fact, Message
+from meshcache.protocol.record import expiry_bytes
+from meshcache.protocol.ring import Ring
+from meshcache.protocol.wire import DeadlinePeek, Frame, decode_frame
 
 EXPIRATIONS_PER_TURN: Final = 256
 SLOTS_DROPPED_PER_TURN: Final = 4

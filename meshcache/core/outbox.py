@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from meshcache.core.messages import Event, Message
+from meshcache.protocol.messages import Event, Message
 
 
 @dataclass(slots=True)

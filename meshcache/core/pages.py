@@ -6,8 +6,8 @@ import heapq
 from collections.abc import Callable
 from typing import Final
 
-from meshcache.core import messages as m
 from meshcache.core.store import Store
+from meshcache.protocol import messages as m
 
 PAGE_BYTES: Final = 256 * 1024
 """Records in one page: about a millisecond of work on each side."""

@@ -17,8 +17,8 @@ from itertools import islice
 from typing import Final
 
 from meshcache.core.members import State
-from meshcache.core.messages import PROTOCOL, Fact, Hello, Welcome
 from meshcache.core.outbox import Outbox
+from meshcache.protocol.messages import PROTOCOL, Fact, Hello, Welcome
 
 _OFFSET_DECAY_MS: Final = 1
 """Per sample: lets the estimate follow clocks that drift apart, 5 ms a second at the default heartbeat."""

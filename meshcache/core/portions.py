@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from meshcache.core import messages as m
-from meshcache.core.messages import Code
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import Code
 
 COST_US: Final[dict[type[Any], float]] = {m.Get: 0.5, m.Set: 2.0, m.Delete: 3.0, m.Update: 20.0}
 """About what one key costs a node; only what these costs are to each other matters much."""

@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from meshcache.core import messages as m
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.members import State
-from meshcache.core.messages import Code
-from meshcache.core.record import is_live
 from meshcache.core.view import Owners
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import Code
+from meshcache.protocol.record import is_live
 
 HEDGE_S: Final = 0.05
 """How long a read waits for an answer before it asks further owners."""

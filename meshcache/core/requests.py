@@ -16,23 +16,23 @@ from typing import Any, Final
 from zlib import crc32
 
 from meshcache.core import inspection
-from meshcache.core import messages as m
-from meshcache.core.clock import clock_of
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
 from meshcache.core.hotcopies import HotCopies
 from meshcache.core.hotkeys import HotKeys
-from meshcache.core.messages import Code, EventKind
 from meshcache.core.notices import Notices
 from meshcache.core.pages import SLOTS_PER_PAGE, page_of
 from meshcache.core.portions import PORTION_KEYS, Portions
 from meshcache.core.portions import Done as DoneWithBatch
 from meshcache.core.reads import QuorumRead
-from meshcache.core.record import tombstone, without_value
 from meshcache.core.remote_reads import RemoteReads
 from meshcache.core.sweeps import Drop, Sweeps
 from meshcache.core.updates import UpdateBatch, Updates
 from meshcache.core.writes import QuorumWrite
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import clock_of
+from meshcache.protocol.messages import Code, EventKind
+from meshcache.protocol.record import tombstone, without_value
 
 HOT_KEYS_TOLD: Final = 100
 """How many keys INSPECT "hot" tells of."""

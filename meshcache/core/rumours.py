@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from meshcache.core.messages import Rumour
+from meshcache.protocol.messages import Rumour
 
 RETRANSMIT_MULTIPLIER: Final = 4
 

@@ -36,9 +36,10 @@ from itertools import islice
 from typing import Any, Final
 from zlib import crc32
 
-from meshcache.core.clock import wall_ms_of
 from meshcache.core.counters import StoreStatistics
-from meshcache.core.record import (
+from meshcache.core.tags import TagIndex, tag_bytes
+from meshcache.protocol.clock import wall_ms_of
+from meshcache.protocol.record import (
     EXTRAS,
     HEADER_BYTES,
     NEVER_MS,
@@ -51,7 +52,6 @@ from meshcache.core.record import (
     tombstone,
     version_of,
 )
-from meshcache.core.tags import TagIndex, tag_bytes
 
 BUCKET_MS: Final = 250
 """Width of a calendar bucket: how long an expired entry may stay, besides the time between two turns."""

@@ -24,12 +24,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meshcache.core import messages as m
-from meshcache.core.clock import wall_ms_of
 from meshcache.core.coordinator import Coordinator
 from meshcache.core.floors import bucket_of
-from meshcache.core.messages import COARSE_TAGS, Code, EventKind
-from meshcache.core.record import tombstone
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import wall_ms_of
+from meshcache.protocol.messages import COARSE_TAGS, Code, EventKind
+from meshcache.protocol.record import tombstone
 
 ENTRIES_PER_TURN: Final = 2000
 """How many entries one turn looks at: about a millisecond."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from meshcache.core.record import tags_of
+from meshcache.protocol.record import tags_of
 
 TAG_OVERHEAD_BYTES: Final = 120
 """What a tag of an entry takes besides its text: its share of a slot's dict, or of a dict of the entries that share it.

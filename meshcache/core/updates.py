@@ -32,12 +32,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from meshcache.core import messages as m
-from meshcache.core.clock import clock_of
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.messages import Change, Code, EventKind
 from meshcache.core.reads import QuorumRead
-from meshcache.core.record import (
+from meshcache.core.writes import QuorumWrite
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import clock_of
+from meshcache.protocol.messages import Change, Code, EventKind
+from meshcache.protocol.record import (
     STAMP_BYTES,
     TOMBSTONE_CONTENT,
     content_of,
@@ -47,7 +48,6 @@ from meshcache.core.record import (
     split_content,
     version_of,
 )
-from meshcache.core.writes import QuorumWrite
 
 INT_TAG: Final = 2
 """The codec's tag of integers, whose value is decimal ASCII: the one kind of value that a node looks into."""

@@ -23,8 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from meshcache.core.record import VERSION_BYTES
-from meshcache.core.ring import Ring
+from meshcache.protocol.record import VERSION_BYTES
+from meshcache.protocol.ring import Ring
 
 FORMER_MAX: Final = 8
 """Former rings kept at most while members come and go faster than slots are moved; the oldest is given up."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from meshcache.core import messages as m
-from meshcache.core.clock import clock_of
 from meshcache.core.coordinator import Coordinator
-from meshcache.core.messages import Code, EventKind
-from meshcache.core.record import VERSION_BYTES, version_of
 from meshcache.core.view import Owners
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import clock_of
+from meshcache.protocol.messages import Code, EventKind
+from meshcache.protocol.record import VERSION_BYTES, version_of
 
 LINGER_S: Final = 1.0
 """How long an answered write waits for the owners beyond W before it leaves them a hint."""

@@ -28,7 +28,6 @@ from typing import Any, Final, Generic
 
 from meshcache.arguments import MISSING, Key, Ttl
 from meshcache.codec import Codec, ValueCodec
-from meshcache.core.record import HEADER_BYTES
 from meshcache.durations import Timeout, in_seconds, seconds
 from meshcache.errors import OperationTimeout
 from meshcache.patterns.backlog import Entry, Limits
@@ -37,6 +36,7 @@ from meshcache.patterns.journal import Refused, Sync
 from meshcache.patterns.marks import Cache, K, Missing, Name, V, Write, named, stored
 from meshcache.patterns.reading import Reading
 from meshcache.patterns.steps import Flow
+from meshcache.protocol.record import HEADER_BYTES
 
 PUBLISH_ATTEMPTS: Final = 4
 PAUSE_S: Final = 0.05

@@ -14,8 +14,6 @@ from typing import Any, Final, NamedTuple
 
 from meshcache.arguments import levels
 from meshcache.codec import Codec
-from meshcache.core.messages import TTL_NEVER, Code, Get, Inspect, Welcome
-from meshcache.core.near import NearCache, NearStore
 from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Wait
 from meshcache.errors import ProtocolError
 from meshcache.failure import LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Failure
@@ -23,6 +21,8 @@ from meshcache.flights import Flights
 from meshcache.following import TICK_S, Following
 from meshcache.link import GREETING, Call, Link, Outcome
 from meshcache.options import Options
+from meshcache.protocol.messages import TTL_NEVER, Code, Get, Inspect, Welcome
+from meshcache.protocol.near_store import NearCache, NearStore
 from meshcache.routing import Routing
 from meshcache.session import Session
 from meshcache.simulation.network import Line, Network

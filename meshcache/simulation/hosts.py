@@ -17,9 +17,9 @@ from typing import Any, Final
 
 from meshcache.address import split_address
 from meshcache.config import Config
-from meshcache.core.clock import LocalClock
 from meshcache.core.node import NodeCore
-from meshcache.core.wire import decode_frame
+from meshcache.protocol.clock import LocalClock
+from meshcache.protocol.wire import decode_frame
 from meshcache.simulation.history import Violation
 from meshcache.simulation.network import Line, Network
 from meshcache.simulation.world import World

@@ -11,12 +11,12 @@ from typing import Final
 
 import msgpack
 
-from meshcache.core import messages as m
-from meshcache.core.clock import LEAD_MS_MAX
 from meshcache.core.members import State, first_incarnation
-from meshcache.core.messages import KINDS, Fact
-from meshcache.core.record import NEVER_MS, expiry_bytes
-from meshcache.core.wire import decode_frame
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import LEAD_MS_MAX
+from meshcache.protocol.messages import KINDS, Fact
+from meshcache.protocol.record import NEVER_MS, expiry_bytes
+from meshcache.protocol.wire import decode_frame
 from meshcache.simulation.hosts import NodeHost
 from meshcache.simulation.mesh import Mesh
 from meshcache.simulation.network import Line

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from meshcache.config import Config
-from meshcache.core.record import is_tombstone
 from meshcache.delivery import Flow
+from meshcache.protocol.record import is_tombstone
 from meshcache.simulation.clients import ClientHost
 from meshcache.simulation.hosts import NodeHost
 from meshcache.simulation.network import CALM, Network, Weather

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from meshcache.core.invalidation import SILENCE_S
-from meshcache.core.near import NearCache
 from meshcache.options import TIMEOUT_S
+from meshcache.protocol.invalidation import SILENCE_S
+from meshcache.protocol.near_store import NearCache
 from meshcache.simulation.clients import ClientHost
 from meshcache.simulation.history import History, Violation
 from meshcache.simulation.hosts import NodeHost

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 from meshcache.config import MembershipSettings
 from meshcache.core.members import State, first_incarnation
 from meshcache.core.membership import TICK_S, Membership
-from meshcache.core.messages import PROTOCOL, Ack, Fact, Gossip, Hello, Message, Nack, Ping, PingReq, Vouch, Welcome
 from meshcache.core.outbox import Outbox
-from meshcache.core.wire import encode_frame
+from meshcache.protocol.messages import PROTOCOL, Ack, Fact, Gossip, Hello, Message, Nack, Ping, PingReq, Vouch, Welcome
+from meshcache.protocol.wire import encode_frame
 from meshcache.simulation.hosts import EPOCH_MS
 from meshcache.simulation.network import RECONNECT_S, RESET_S
 from meshcache.simulation.world import World

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from meshcache.core.members import State
-from meshcache.core.messages import Ack, Invalidations, Ping
-from meshcache.core.wire import decode_frame
 from meshcache.errors import ProtocolError
+from meshcache.protocol.messages import Ack, Invalidations, Ping
+from meshcache.protocol.wire import decode_frame
 
 
 class World:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from meshcache.codec import Codec
 from meshcache.config import Config
-from meshcache.core.messages import DEFAULT_LEVEL, TTL_DEFAULT
 from meshcache.core.node import NodeCore
-from meshcache.core.wire import decode_frame
 from meshcache.link import Batch
 from meshcache.options import Options
+from meshcache.protocol.messages import DEFAULT_LEVEL, TTL_DEFAULT
+from meshcache.protocol.wire import decode_frame
 from meshcache.routing import Routing
 from meshcache.session import Session
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import zmq
 
-from meshcache.core import messages as m
-from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.protocol import messages as m
+from meshcache.protocol.wire import decode_frame, encode_frame
 
 KEYS: Final = [b"large:%d" % i for i in range(8)]
 DEADLINE_MS: Final = 5000

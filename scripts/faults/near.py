@@ -21,9 +21,9 @@ from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any, Final
 
 import meshcache
-from meshcache.core.messages import Invalidations
-from meshcache.core.wire import decode_frame
 from meshcache.errors import MeshcacheError
+from meshcache.protocol.messages import Invalidations
+from meshcache.protocol.wire import decode_frame
 
 from .scenario import Options, Result
 

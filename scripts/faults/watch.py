@@ -9,8 +9,8 @@ from typing import Any, Final, Self
 
 import meshcache
 from meshcache.core.members import State
-from meshcache.core.messages import Fact
 from meshcache.errors import MeshcacheError, OperationTimeout
+from meshcache.protocol.messages import Fact
 from meshcache.report import flatten
 
 ASK_TIMEOUT_S: Final = 1.0

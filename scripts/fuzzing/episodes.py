@@ -21,15 +21,15 @@ from typing import Any, Final, NamedTuple
 from fuzzing.frames import ADDRESSES, SETTINGS, Draw, Scene
 from meshcache.config import Config
 from meshcache.core import invariants
-from meshcache.core import messages as m
-from meshcache.core.clock import LEAD_MS_MAX, wall_ms_of
-from meshcache.core.facts import FACTS_MAX
-from meshcache.core.messages import Fact, Message
 from meshcache.core.newcomers import TRIALS_MAX, WAITING_MAX
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
-from meshcache.core.wire import decode_frame, encode_frame
 from meshcache.errors import ProtocolError
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import LEAD_MS_MAX, wall_ms_of
+from meshcache.protocol.facts import FACTS_MAX
+from meshcache.protocol.messages import Fact, Message
+from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.simulation.hosts import EPOCH_MS, NodeHost
 from meshcache.simulation.mesh import Mesh
 

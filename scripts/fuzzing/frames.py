@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import msgpack
 
-from meshcache.core import messages as m
-from meshcache.core.clock import LEAD_MS_MAX
-from meshcache.core.messages import KINDS, Change, Fact, Message
-from meshcache.core.record import NEVER_MS, Extras, with_extras
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import LEAD_MS_MAX
+from meshcache.protocol.messages import KINDS, Change, Fact, Message
+from meshcache.protocol.record import NEVER_MS, Extras, with_extras
 
 EDGES: Final = (
     -(1 << 63), -(1 << 31), -1, 0, 1, 2, 255, 256, 4096, 4097, (1 << 31) - 1, 1 << 32, (1 << 44) - 1, (1 << 48) - 1,

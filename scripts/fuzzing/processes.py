@@ -13,8 +13,8 @@ import zmq
 import meshcache
 from fuzzing.episodes import REQUESTS
 from fuzzing.frames import Draw, Scene
-from meshcache.core import messages as m
-from meshcache.core.wire import decode_frame, encode_frame
+from meshcache.protocol import messages as m
+from meshcache.protocol.wire import decode_frame, encode_frame
 
 PAUSE_S: Final = 0.0005
 """Between two frames: what is looked for here is what a frame does, not what a flood does."""

@@ -9,8 +9,8 @@ import time
 from fuzzing.episodes import STEPS, TARGETS, Episode, Target, play, run
 from fuzzing.processes import storm
 from fuzzing.shrinking import kind_of, shrink
-from meshcache.core.wire import decode_frame
 from meshcache.errors import ProtocolError
+from meshcache.protocol.wire import decode_frame
 
 REPORT_S = 5.0
 THREE_STEPS = 150

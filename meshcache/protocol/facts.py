@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from meshcache.address import is_one_machine, split_address
 from meshcache.config import WEIGHT_MAX, check_address, check_label, check_name, or_empty
-from meshcache.core.messages import Fact, Rumour
+from meshcache.protocol.messages import Fact, Rumour
 
 FACTS_MAX: Final = 1024
 """Facts in one message, and members that a node knows at most."""

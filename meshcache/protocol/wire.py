@@ -20,9 +20,10 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from meshcache.core import facts
-from meshcache.core import messages as m
-from meshcache.core.messages import (
+from meshcache.errors import ProtocolError
+from meshcache.protocol import facts
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import (
     BATCH_OPS_MAX,
     COARSE_TAGS,
     KEY_BYTES_MAX,
@@ -32,8 +33,7 @@ from meshcache.core.messages import (
     Floor,
     Message,
 )
-from meshcache.core.record import HEADER_BYTES, VERSION_BYTES, check_content
-from meshcache.errors import ProtocolError
+from meshcache.protocol.record import HEADER_BYTES, VERSION_BYTES, check_content
 
 _TEXT_LENGTH_MAX: Final = 1024
 _MAP_ITEMS_MAX: Final = 1024

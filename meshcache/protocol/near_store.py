@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
-from meshcache.core.messages import Event, EventKind
+from meshcache.protocol.messages import Event, EventKind
 
 ENTRIES_MAX: Final = 10_000_000
 TTL_MAX_S: Final = 86_400.0

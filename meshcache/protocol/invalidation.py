@@ -28,7 +28,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
-from meshcache.core.messages import Event, Invalidations
+from meshcache.protocol.messages import Event, Invalidations
 
 SILENCE_S: Final = 0.75
 """A node not heard of for so long may have said something: three times the pause between two signs of life."""
