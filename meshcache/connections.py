@@ -33,7 +33,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from meshcache.core.requests import Readers
+from meshcache.core.operations.requests import Readers
 
 OWED_BYTES_MAX: Final = 16 << 20
 """For one connection: two replies of the usual limit."""

@@ -22,8 +22,8 @@ from typing import Any
 
 from story import Story
 
-from meshcache.core.floors import Floors
 from meshcache.core.node import NodeCore
+from meshcache.core.storage.drop_floors import Floors
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Change, EventKind
 from meshcache.protocol.record import VERSION_BYTES, is_live

@@ -12,22 +12,15 @@ from zlib import crc32
 
 import pytest
 
-from meshcache.core import (
-    antientropy,
-    claims,
-    fills,
-    hints,
-    members,
-    membership,
-    reads,
-    requests,
-    store,
-    sweeps,
-    updates,
-    writes,
-)
+from meshcache.core import claims
+from meshcache.core.membership import members, membership
 from meshcache.core.node import NodeCore
+from meshcache.core.operations import drops as sweeps
+from meshcache.core.operations import fill_leases as fills
+from meshcache.core.operations import reads, requests, updates, writes
 from meshcache.core.peers import Peers
+from meshcache.core.repair import antientropy, hints
+from meshcache.core.storage import store
 from meshcache.core.view import View
 from meshcache.protocol import facts
 from meshcache.protocol import messages as m

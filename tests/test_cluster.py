@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from story import DEFAULT, LOOSE, STRICT, Story
 
-from meshcache.core.members import State
+from meshcache.core.membership.members import State
 from meshcache.core.node import NodeCore
 from meshcache.errors import MeshcacheError, NodeUnavailable, OperationTimeout, QuorumNotReached
 from meshcache.protocol import messages as m

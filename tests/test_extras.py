@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from story import DEFAULT, Story
 
 from meshcache.codec import Codec
-from meshcache.core.updates import compute
+from meshcache.core.operations.updates import compute
 from meshcache.errors import ProtocolError, SerializationError
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Change, Code

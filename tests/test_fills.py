@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from story import DEFAULT, STRICT, Story
 
-from meshcache.core import fills
+from meshcache.core.operations import fill_leases as fills
 from meshcache.errors import MeshcacheError, OperationTimeout, Overloaded
 from meshcache.filling import PARK_S
 from meshcache.protocol.messages import LEASE_ALWAYS, LEASE_S

@@ -8,8 +8,8 @@ import pytest
 from story import DEFAULT, Story
 
 from meshcache.config import MembershipSettings
-from meshcache.core.members import State, first_incarnation
-from meshcache.core.membership import Membership
+from meshcache.core.membership.members import State, first_incarnation
+from meshcache.core.membership.membership import Membership
 from meshcache.core.outbox import Outbox
 from meshcache.protocol.messages import Fact, Gossip
 from meshcache.simulation.hosts import NodeHost

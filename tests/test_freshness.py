@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from story import DEFAULT, STRICT, Story
 
-from meshcache.core.members import State, keeps
-from meshcache.core.store import SETTLE_MS, Store
+from meshcache.core.membership.members import State, keeps
+from meshcache.core.storage.store import SETTLE_MS, Store
 from meshcache.core.view import View
 from meshcache.errors import MeshcacheError
 from meshcache.protocol.messages import Fact

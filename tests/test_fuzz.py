@@ -12,8 +12,8 @@ from fuzzing.program import THREE_STEPS, main
 from fuzzing.shrinking import kind_of, shrink
 
 from meshcache.core import claims
-from meshcache.core.membership import Membership
-from meshcache.core.newcomers import Newcomers
+from meshcache.core.membership.membership import Membership
+from meshcache.core.membership.newcomers import Newcomers
 from meshcache.protocol import facts, wire
 
 SECONDS = {"one": 14.0, "three": 8.0}
@@ -54,7 +54,7 @@ def answers_of_any_kind(patch: pytest.MonkeyPatch) -> None:
             waiting[0].on_answer(waiting[1], node_id, answer)
         return True
 
-    patch.setattr("meshcache.core.coordinator.Coordinator.on_answer", on_answer)
+    patch.setattr("meshcache.core.operations.coordinator.Coordinator.on_answer", on_answer)
 
 
 def an_unchecked_field(patch: pytest.MonkeyPatch) -> None:

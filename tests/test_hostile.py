@@ -10,13 +10,13 @@ import pytest
 
 from meshcache.config import Config
 from meshcache.core.failures import LOG_EVERY_S
-from meshcache.core.fills import STUCK_S
 from meshcache.core.invariants import InvariantBroken
-from meshcache.core.members import State, first_incarnation, latest_incarnation, next_life
-from meshcache.core.newcomers import GATHER_S, TRIAL_S, TRIALS_MAX, WAITING_MAX
+from meshcache.core.membership.members import State, first_incarnation, latest_incarnation, next_life
+from meshcache.core.membership.newcomers import GATHER_S, TRIAL_S, TRIALS_MAX, WAITING_MAX
 from meshcache.core.node import NodeCore
+from meshcache.core.operations.fill_leases import STUCK_S
+from meshcache.core.operations.reads import QuorumRead
 from meshcache.core.outbox import Effects
-from meshcache.core.reads import QuorumRead
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import LEAD_MS_MAX
 from meshcache.protocol.facts import BOOT_MAX, FACTS_MAX, INCARNATION_MAX
@@ -565,7 +565,7 @@ def test_a_key_is_not_left_locked_by_an_update_that_failed(monkeypatch: pytest.M
     update = m.Update(*pair.lone.head(), 1, 2, 0, [key], [[int(m.Change.INCR), 1, 0, 0]])
     read = pair.request(update, m.Read)
     with monkeypatch.context() as broken:
-        broken.setattr("meshcache.core.updates.compute", lambda *_: 1 // 0)
+        broken.setattr("meshcache.core.operations.updates.compute", lambda *_: 1 // 0)
         pair.play(m.ReadReply(read.request, b"", [None], []))
     assert pair.lone.core.counters.failed == {"ReadReply": 1}
     again = pair.request(update._replace(request=pair.lone.head()[0]), m.Read)

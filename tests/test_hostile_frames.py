@@ -10,8 +10,8 @@ import pytest
 import zmq
 from test_server import Caller, config, counters, eventually, free_port
 
-from meshcache.core.members import first_incarnation
-from meshcache.core.newcomers import TRIALS_MAX
+from meshcache.core.membership.members import first_incarnation
+from meshcache.core.membership.newcomers import TRIALS_MAX
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Fact, Rumour
 from meshcache.protocol.wire import encode_frame

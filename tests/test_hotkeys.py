@@ -15,7 +15,7 @@ from story import DEFAULT, Story
 import meshcache
 from meshcache import LocalMesh
 from meshcache.config import HotKeySettings
-from meshcache.core.hotkeys import COUNTERS_MAX, NOTED_READS_MAX, PANES, HotKeys
+from meshcache.core.operations.hotkeys import COUNTERS_MAX, NOTED_READS_MAX, PANES, HotKeys
 from meshcache.routing import HOT_KEYS_MAX, HOT_S
 
 

@@ -8,7 +8,7 @@ import pytest
 from interleavings import OLD, Case, Explorer
 from planted_bugs import Plant, lease_not_voided
 
-from meshcache.core.fills import Fills
+from meshcache.core.operations.fill_leases import Fills
 from meshcache.protocol.messages import Change
 
 ONE = {"replicas": 1, "write_quorum": 1, "read_quorum": 1, "slots": 16, "vnodes": 8}

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshcache.config import MembershipSettings
-from meshcache.core.lease import Lease
-from meshcache.core.members import State, first_incarnation, next_life, supersedes
-from meshcache.core.membership import TICK_S, WITNESSES_CALLED, Membership
+from meshcache.core.membership.majority import Lease
+from meshcache.core.membership.members import State, first_incarnation, next_life, supersedes
+from meshcache.core.membership.membership import TICK_S, WITNESSES_CALLED, Membership
+from meshcache.core.membership.probing import HEALTH_WORST, RELAYS_MAX
+from meshcache.core.membership.rumours import RUMOURS_PER_MESSAGE, RumourQueue, retransmits
+from meshcache.core.membership.suspicion import Suspicion, bounds_s, confirmations_wanted, sync_interval_s, timeout_s
 from meshcache.core.outbox import Outbox
-from meshcache.core.probing import HEALTH_WORST, RELAYS_MAX
-from meshcache.core.rumours import RUMOURS_PER_MESSAGE, RumourQueue, retransmits
-from meshcache.core.suspicion import Suspicion, bounds_s, confirmations_wanted, sync_interval_s, timeout_s
 from meshcache.protocol.messages import Ack, Fact, Gossip, Message, Nack, Ping, PingReq, Rumour, Vouch
 from meshcache.simulation.swarm import Swarm, measure
 

@@ -8,9 +8,9 @@ from typing import Any
 from story import Story
 
 from meshcache.config import Config
-from meshcache.core import inspection
 from meshcache.core.node import NodeCore
-from meshcache.core.notices import TELL_AGAIN_S, TOO_FEW_AFTER_S
+from meshcache.core.operations import inspection
+from meshcache.core.operations.notices import TELL_AGAIN_S, TOO_FEW_AFTER_S
 from meshcache.protocol.record import NEVER_MS, stamp
 
 WALL_MS = 1_800_000_000_000

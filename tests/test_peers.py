@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshcache.core.members import State
+from meshcache.core.membership.members import State
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
 from meshcache.protocol.messages import Fact, Welcome

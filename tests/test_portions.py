@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from meshcache.config import Config
-from meshcache.core import portions
 from meshcache.core.node import NodeCore
-from meshcache.core.portions import PORTION_KEYS
+from meshcache.core.operations import portions
+from meshcache.core.operations.portions import PORTION_KEYS
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code
 from meshcache.protocol.wire import decode_frame, encode_frame

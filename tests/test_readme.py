@@ -30,7 +30,7 @@ import pytest
 import meshcache
 from meshcache import AsyncClient, Client, LocalMesh, cli
 from meshcache.config import Config
-from meshcache.core.store import entry_bytes
+from meshcache.core.storage.store import entry_bytes
 from meshcache.processes import HOST, find_base_port
 
 ROOT: Final = Path(__file__).resolve().parent.parent

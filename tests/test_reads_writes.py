@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from story import DEFAULT, LOOSE, STRICT, Story
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.reads import HEDGE_S
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.reads import HEDGE_S
 from meshcache.errors import MeshcacheError, OperationTimeout, QuorumNotReached
 from meshcache.protocol.messages import LEVEL_ALL, LEVEL_ONE, LEVEL_QUORUM
 from meshcache.simulation.hosts import NodeHost

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from meshcache.core import remote_reads
-from meshcache.core.remote_reads import RemoteReads
+from meshcache.core.operations import remote_reads
+from meshcache.core.operations.remote_reads import RemoteReads
 
 
 class Reads:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshcache.core.counters import StoreStatistics
-from meshcache.core.store import BUCKET_MS, HORIZON_MS, NOTED_READS_MAX, TOMBSTONE_SHARE, Store, entry_bytes
-from meshcache.core.tags import TAG_OVERHEAD_BYTES
+from meshcache.core.storage.store import BUCKET_MS, HORIZON_MS, NOTED_READS_MAX, TOMBSTONE_SHARE, Store, entry_bytes
+from meshcache.core.storage.tags import TAG_OVERHEAD_BYTES
 from meshcache.protocol.record import (
     HEADER_BYTES,
     NEVER_MS,
@@ -636,7 +636,7 @@ def test_tables_stay_compact_under_churn() -> None:
 
 
 def test_slots_are_made_compact_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshcache.core.store.COMPACTED_ENTRIES_MAX", 10)
+    monkeypatch.setattr("meshcache.core.storage.store.COMPACTED_ENTRIES_MAX", 10)
     store = make_store(slots=64, max_entries=640)
     keys = [b"%08d" % number for number in range(1280)]
     store.merge(keys[:640], [value(1)] * 640, NOW_MS)

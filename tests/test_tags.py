@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from story import DEFAULT, LOOSE, STRICT, Story
 
-from meshcache.core import floors, sweeps
-from meshcache.core.floors import Floors, bucket_of
-from meshcache.core.movement import _Source
 from meshcache.core.node import NodeCore
-from meshcache.core.writes import QuorumWrite
+from meshcache.core.operations import drops as sweeps
+from meshcache.core.operations.writes import QuorumWrite
+from meshcache.core.repair.movement import _Source
+from meshcache.core.storage import drop_floors as floors
+from meshcache.core.storage.drop_floors import Floors, bucket_of
 from meshcache.errors import OperationTimeout, QuorumNotReached
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import LEAD_MS_MAX, clock_of

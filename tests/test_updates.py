@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from story import DEFAULT, LOOSE, STRICT, Story
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.updates import UpdateBatch, compute
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.updates import UpdateBatch, compute
 from meshcache.errors import KeyMissing, MeshcacheError, NotANumber
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Change, Code

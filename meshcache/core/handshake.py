@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from meshcache.core.coordinator import Coordinator
+from meshcache.core.operations.coordinator import Coordinator
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Fact
 

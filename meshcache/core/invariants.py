@@ -6,7 +6,7 @@ out. The look takes a fraction of a millisecond whatever the node holds.
 
 from __future__ import annotations
 
-from meshcache.core.coordinator import Coordinator
+from meshcache.core.operations.coordinator import Coordinator
 
 
 class InvariantBroken(AssertionError):

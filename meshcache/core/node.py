@@ -37,25 +37,25 @@ from typing import Any, Final, TypeVar
 
 from meshcache.config import Config
 from meshcache.core import invariants
-from meshcache.core.antientropy import AntiEntropy
 from meshcache.core.claims import Claims
-from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
 from meshcache.core.failures import Failures
-from meshcache.core.fills import Fills
 from meshcache.core.frames import Frames
 from meshcache.core.handshake import Handshake
-from meshcache.core.hints import Hints
-from meshcache.core.lease import Lease
-from meshcache.core.losses import Losses
-from meshcache.core.members import State, first_incarnation
-from meshcache.core.membership import Membership
-from meshcache.core.movement import Movement
+from meshcache.core.membership.majority import Lease
+from meshcache.core.membership.members import State, first_incarnation
+from meshcache.core.membership.membership import Membership
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.drops import Sweeps
+from meshcache.core.operations.fill_leases import Fills
+from meshcache.core.operations.requests import Readers, Requests
 from meshcache.core.outbox import Effects, Outbox
 from meshcache.core.peers import Peers
-from meshcache.core.requests import Readers, Requests
-from meshcache.core.store import Store
-from meshcache.core.sweeps import Sweeps
+from meshcache.core.repair.antientropy import AntiEntropy
+from meshcache.core.repair.hints import Hints
+from meshcache.core.repair.losses import Losses
+from meshcache.core.repair.movement import Movement
+from meshcache.core.storage.store import Store
 from meshcache.core.view import View
 from meshcache.errors import ProtocolError
 from meshcache.protocol import messages as m

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from meshcache.core.members import State
+from meshcache.core.membership.members import State
 from meshcache.core.outbox import Outbox
 from meshcache.protocol.messages import PROTOCOL, Fact, Hello, Welcome
 

@@ -82,7 +82,8 @@ class Change(IntEnum):
     """[ttl_ms] -> bool: the expiry was set, if there was such a key."""
     LEASE = 6
     """[park_ms, above, token] -> the record, if there is one above that version; or a version: it names the fill lease
-    (fills.py) that the caller holds now; or None: another one holds it, and still did after so long. Travels alone."""
+    (fill_leases.py) that the caller holds now; or None: another one holds it, and still did after so long. Travels
+    alone."""
     FILL = 7
     """[content, ttl_ms, lease] -> bool: stored, if the lease still stood."""
     HOLD = 8

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from meshcache.core.node import NodeCore
-from meshcache.core.writes import QuorumWrite
+from meshcache.core.operations.writes import QuorumWrite
 from meshcache.simulation.hosts import NodeHost
 from meshcache.simulation.mesh import SEED_NUMBERS, Mesh
 

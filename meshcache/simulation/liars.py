@@ -11,7 +11,7 @@ from typing import Final
 
 import msgpack
 
-from meshcache.core.members import State, first_incarnation
+from meshcache.core.membership.members import State, first_incarnation
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import LEAD_MS_MAX
 from meshcache.protocol.messages import KINDS, Fact

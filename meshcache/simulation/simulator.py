@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from meshcache.core.members import State
+from meshcache.core.membership.members import State
 from meshcache.core.node import NodeCore
 from meshcache.simulation.clients import ClientHost
 from meshcache.simulation.faults import BETWEEN, CHAOS, LOSSLESS, ONCE, Faults

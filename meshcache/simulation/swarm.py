@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from meshcache.config import MembershipSettings
-from meshcache.core.members import State, first_incarnation
-from meshcache.core.membership import TICK_S, Membership
+from meshcache.core.membership.members import State, first_incarnation
+from meshcache.core.membership.membership import TICK_S, Membership
 from meshcache.core.outbox import Outbox
 from meshcache.protocol.messages import PROTOCOL, Ack, Fact, Gossip, Hello, Message, Nack, Ping, PingReq, Vouch, Welcome
 from meshcache.protocol.wire import encode_frame

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from meshcache.core.members import State
+from meshcache.core.membership.members import State
 from meshcache.errors import ProtocolError
 from meshcache.protocol.messages import Ack, Invalidations, Ping
 from meshcache.protocol.wire import decode_frame

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
 import meshcache
-from meshcache.core.members import State
+from meshcache.core.membership.members import State
 from meshcache.errors import MeshcacheError, OperationTimeout
 from meshcache.protocol.messages import Fact
 from meshcache.report import flatten

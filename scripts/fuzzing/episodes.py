@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from fuzzing.frames import ADDRESSES, SETTINGS, Draw, Scene
 from meshcache.config import Config
 from meshcache.core import invariants
-from meshcache.core.newcomers import TRIALS_MAX, WAITING_MAX
+from meshcache.core.membership.newcomers import TRIALS_MAX, WAITING_MAX
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.errors import ProtocolError

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.members import State
-from meshcache.core.notices import Notices
+from meshcache.core.membership.members import State
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.notices import Notices
 from meshcache.protocol import messages as m
 from meshcache.protocol.record import HEADER_BYTES, NEVER_MS, expires_ms_of, extras_of, is_tombstone, version_of
 

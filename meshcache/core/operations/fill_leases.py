@@ -43,15 +43,15 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.reads import QuorumRead
-from meshcache.core.writes import QuorumWrite
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.reads import QuorumRead
+from meshcache.core.operations.writes import QuorumWrite
 from meshcache.protocol.clock import clock_of
 from meshcache.protocol.messages import LEASE_ALWAYS, LEASE_S, Change, Code, EventKind
 from meshcache.protocol.record import expiry_bytes, is_live, version_of
 
 if TYPE_CHECKING:
-    from meshcache.core.updates import UpdateBatch
+    from meshcache.core.operations.updates import UpdateBatch
 
 LEASES_MAX: Final = 4096
 PARKED_MAX: Final = 4096

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from meshcache.core.coordinator import Coordinator
+from meshcache.core.operations.coordinator import Coordinator
 
 TELL_AGAIN_S: Final = 60.0
 """Between two lines in the log about evictions."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from meshcache.core.suspicion import Suspicion
+from meshcache.core.membership.suspicion import Suspicion
 from meshcache.protocol.clock import LEAD_MS_MAX
 from meshcache.protocol.facts import FACTS_MAX
 from meshcache.protocol.messages import Fact

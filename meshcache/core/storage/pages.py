@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable
 from typing import Final
 
-from meshcache.core.store import Store
+from meshcache.core.storage.store import Store
 from meshcache.protocol import messages as m
 
 PAGE_BYTES: Final = 256 * 1024

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.members import State
+from meshcache.core.membership.members import State
+from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.view import Owners
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from meshcache.core.members import supersedes
+from meshcache.core.membership.members import supersedes
 from meshcache.protocol.facts import FACTS_MAX
 from meshcache.protocol.messages import Fact
 

@@ -15,8 +15,8 @@ be given up at any time.
 A peer that was counted dead and is back as the same process may have served clients meanwhile, on its side of a split
 network. So all that it has of this node's slots is pulled, too, those that are held included; these keep their vote.
 
-Before its pages each source is asked for its floors (floors.py): what was cleared, and which tags were invalidated,
-while this node was not there. Else it could bring back, or let in later, what the others have dropped.
+Before its pages each source is asked for its floors (drop_floors.py): what was cleared, and which tags were
+invalidated, while this node was not there. Else it could bring back, or let in later, what the others have dropped.
 
 At most one page per source is under way, and ``BYTES_PER_S_MAX`` limits them all, so that the load is not disturbed.
 
@@ -29,9 +29,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.pages import PAGE_BYTES, SLOTS_PER_PAGE
-from meshcache.core.sweeps import Sweeps
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.drops import Sweeps
+from meshcache.core.storage.pages import PAGE_BYTES, SLOTS_PER_PAGE
 from meshcache.protocol import messages as m
 from meshcache.protocol.ring import Ring
 

@@ -2,7 +2,7 @@
 
 Every request is admitted first: one that is meant for a former process, has passed its deadline, or exceeds what this
 node can take is refused or dropped unexecuted. Then it becomes an object of reads.py, writes.py, updates.py or
-sweeps.py, whose ``done`` puts the answer into the outbox; a large batch becomes several of them, see portions.py. The
+drops.py, whose ``done`` puts the answer into the outbox; a large batch becomes several of them, see portions.py. The
 usual GET (this node owns the keys and one holder is enough) is answered here at once.
 """
 
@@ -15,20 +15,20 @@ from functools import partial
 from typing import Any, Final
 from zlib import crc32
 
-from meshcache.core import inspection
-from meshcache.core.coordinator import Coordinator
 from meshcache.core.counters import Counters
-from meshcache.core.hotcopies import HotCopies
-from meshcache.core.hotkeys import HotKeys
-from meshcache.core.notices import Notices
-from meshcache.core.pages import SLOTS_PER_PAGE, page_of
-from meshcache.core.portions import PORTION_KEYS, Portions
-from meshcache.core.portions import Done as DoneWithBatch
-from meshcache.core.reads import QuorumRead
-from meshcache.core.remote_reads import RemoteReads
-from meshcache.core.sweeps import Drop, Sweeps
-from meshcache.core.updates import UpdateBatch, Updates
-from meshcache.core.writes import QuorumWrite
+from meshcache.core.operations import inspection
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.drops import Drop, Sweeps
+from meshcache.core.operations.hotcopies import HotCopies
+from meshcache.core.operations.hotkeys import HotKeys
+from meshcache.core.operations.notices import Notices
+from meshcache.core.operations.portions import PORTION_KEYS, Portions
+from meshcache.core.operations.portions import Done as DoneWithBatch
+from meshcache.core.operations.reads import QuorumRead
+from meshcache.core.operations.remote_reads import RemoteReads
+from meshcache.core.operations.updates import UpdateBatch, Updates
+from meshcache.core.operations.writes import QuorumWrite
+from meshcache.core.storage.pages import SLOTS_PER_PAGE, page_of
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import clock_of
 from meshcache.protocol.messages import Code, EventKind

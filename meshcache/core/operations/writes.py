@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from meshcache.core.coordinator import Coordinator
+from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.view import Owners
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import clock_of

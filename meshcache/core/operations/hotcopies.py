@@ -17,8 +17,8 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.hotkeys import COUNTERS_MAX, HotKeys
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.hotkeys import COUNTERS_MAX, HotKeys
 from meshcache.protocol.invalidation import Streams
 from meshcache.protocol.messages import DEFAULT_LEVEL, Event, Get, Invalidations
 from meshcache.protocol.near_store import TTL_MAX_S, NearCache, NearStore

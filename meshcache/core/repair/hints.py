@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.members import State
+from meshcache.core.membership.members import State
+from meshcache.core.operations.coordinator import Coordinator
 from meshcache.protocol import messages as m
 
 HINT_BYTES_MAX: Final = 8 * 1024 * 1024

@@ -33,7 +33,7 @@ a member that some write to and others do not is worse than one that has to come
   call each other so when it heals, and the majority would lose its members to the gossip of the rest.
 - A node that stalled (its ticks came late) holds no silence against others, and asks for news first.
 
-The traffic of a node in a steady cluster is therefore the same in one of 3 and in one of 500; but see lease.py.
+The traffic of a node in a steady cluster is therefore the same in one of 3 and in one of 500; but see majority.py.
 
 Sources: SWIM (Das et al. 2002); Lifeguard (Dadgar et al. 2017); Cassandra for the boot time as generation.
 """
@@ -45,13 +45,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from meshcache.config import MembershipSettings
-from meshcache.core.lease import Lease
-from meshcache.core.members import MemberTable, State, latest_incarnation, next_life, supersedes
-from meshcache.core.newcomers import Newcomers
+from meshcache.core.membership.majority import Lease
+from meshcache.core.membership.members import MemberTable, State, latest_incarnation, next_life, supersedes
+from meshcache.core.membership.newcomers import Newcomers
+from meshcache.core.membership.probing import Prober
+from meshcache.core.membership.rumours import RumourQueue, retransmits
+from meshcache.core.membership.suspicion import Suspicion, sync_interval_s
 from meshcache.core.outbox import Outbox
-from meshcache.core.probing import Prober
-from meshcache.core.rumours import RumourQueue, retransmits
-from meshcache.core.suspicion import Suspicion, sync_interval_s
 from meshcache.protocol.clock import LEAD_MS_MAX
 from meshcache.protocol.facts import WALL_MS_MAX
 from meshcache.protocol.messages import Ack, Fact, Gossip, Nack, Ping, PingReq, Rumour, Vouch
@@ -326,7 +326,7 @@ class Membership(MemberTable):
                 prober.begin(self.sequence, target, now)
 
     def in_majority(self, now: float) -> bool:
-        """Tell whether more than half of all members, the dead included, have just answered this node (lease.py).
+        """Tell whether more than half of all members, the dead included, have just answered this node (majority.py).
 
         Always, where the partition policy does not ask for it.
         """

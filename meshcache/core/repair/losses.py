@@ -6,8 +6,8 @@ finds void it drops at once, before it answers anything more: neither is it pull
 
 from __future__ import annotations
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.members import State, keeps
+from meshcache.core.membership.members import State, keeps
+from meshcache.core.operations.coordinator import Coordinator
 from meshcache.protocol.messages import Fact
 
 

@@ -14,8 +14,8 @@ newer than that.
 
 What an entry carries besides its value (tags, say) stays with ``touch`` and ``incr``; whoever stores a value says anew.
 
-What is about fill leases takes the same way here, and is decided by fills.py: a caller that is parked there keeps its
-batch waiting, and so travels alone.
+What is about fill leases takes the same way here, and is decided by fill_leases.py: a caller that is parked there keeps
+its batch waiting, and so travels alone.
 
 A lock is an entry whose value is its holder's token (``ACQUIRE``, ``EXTEND``, ``RELEASE``). So whoever asks again,
 because an answer was lost, is recognised: it is given the same version, and the same record is stored once more where
@@ -32,9 +32,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.reads import QuorumRead
-from meshcache.core.writes import QuorumWrite
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.reads import QuorumRead
+from meshcache.core.operations.writes import QuorumWrite
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import clock_of
 from meshcache.protocol.messages import Change, Code, EventKind

@@ -5,7 +5,7 @@ ring. A request is a batch of keys, split into *groups* with the same owners, be
 asked, who has answered, whether it is enough) is the same for all keys of a group. A group is run by a small object
 that is fed answers, broken links, ring changes and its deadline; there is no suspended frame, because members may
 change under it. These objects are ``QuorumRead`` (reads.py), ``QuorumWrite`` (writes.py), those of updates.py
-and sweeps.py; the ``Coordinator`` gives them numbers, links and timers, and finds them again.
+and drops.py; the ``Coordinator`` gives them numbers, links and timers, and finds them again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from weakref import ref
 from zlib import crc32
 
 from meshcache.config import Config
-from meshcache.core.floors import Floors
-from meshcache.core.membership import Membership
+from meshcache.core.membership.membership import Membership
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
-from meshcache.core.store import Store
+from meshcache.core.storage.drop_floors import Floors
+from meshcache.core.storage.store import Store
 from meshcache.core.view import Owners, View
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import HybridClock, wall_ms_of
@@ -68,7 +68,7 @@ class Background(Operation, Protocol):
 
 
 class FillLeases(Protocol):
-    """What others must tell and ask fills.py."""
+    """What others must tell and ask fill_leases.py."""
 
     table: dict[bytes, Any]
     """By key; empty mostly, and then there is nothing to tell."""

@@ -37,7 +37,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from meshcache.core.counters import StoreStatistics
-from meshcache.core.tags import TagIndex, tag_bytes
+from meshcache.core.storage.tags import TagIndex, tag_bytes
 from meshcache.protocol.clock import wall_ms_of
 from meshcache.protocol.record import (
     EXTRAS,

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.members import State
-from meshcache.core.reads import QuorumRead
+from meshcache.core.membership.members import State
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.reads import QuorumRead
 from meshcache.protocol import messages as m
 from meshcache.protocol.record import VERSION_BYTES, expiry_bytes
 

@@ -1,7 +1,7 @@
 """Clear and tag invalidation: have every node drop all keys under a prefix, or with a tag, in bounded steps.
 
 The coordinator stamps the drop and asks every member to sweep. A node works through its slots, a few a turn, and
-answers when it is through. From the moment it hears of the drop it also refuses what is not newer, see floors.py.
+answers when it is through. From the moment it hears of the drop it also refuses what is not newer, see drop_floors.py.
 
 A clear looks at every key and leaves nothing in place of what it drops: its floor stands for the tombstones of all
 keys under the prefix. A tag leads to its bearers at once (tags.py), and each is replaced by a tombstone of the drop's
@@ -24,8 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meshcache.core.coordinator import Coordinator
-from meshcache.core.floors import bucket_of
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.storage.drop_floors import bucket_of
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import wall_ms_of
 from meshcache.protocol.messages import COARSE_TAGS, Code, EventKind

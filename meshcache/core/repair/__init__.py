@@ -1,0 +1,1 @@
+"""How replicas come to agree: slots that move, hints, comparison, and what was lost."""

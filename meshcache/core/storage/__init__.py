@@ -1,0 +1,1 @@
+"""What one node holds: records, their tags, what was dropped, and pages for those who pull."""
