@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from meshcache.client import Client
     from meshcache.config import Config
     from meshcache.launcher import LocalMesh
+    from meshcache.node.server import Node
     from meshcache.protocol.near_store import NearCache
-    from meshcache.server import Node
     from meshcache.subscription import Invalidation, InvalidationKind
 
 __version__ = "0.1.0"
@@ -90,7 +90,7 @@ _HOMES: Final = {
     "LocalMesh": "meshcache.launcher",
     "MISSING": "meshcache.arguments",
     "NearCache": "meshcache.protocol.near_store",
-    "Node": "meshcache.server",
+    "Node": "meshcache.node.server",
 }
 """Imported when first used: a program that only wants the errors, or a node, does not pay for the rest."""
 

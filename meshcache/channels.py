@@ -25,10 +25,6 @@ from typing import Any, Final
 import zmq
 
 from meshcache.closing import Closing
-from meshcache.context import LINK_DESCRIPTORS, Context, end_context, open_context
-from meshcache.dealer import open_dealer, receiver, state_of
-from meshcache.descriptors import as_os_error, require_descriptors
-from meshcache.dialling import Host, reach, shun
 from meshcache.errors import ClientClosed, ProtocolError
 from meshcache.failure import (
     LINK_DOWN,
@@ -45,7 +41,11 @@ from meshcache.failure import (
 from meshcache.link import GREETING, Call, Link, Outcome, Unsendable
 from meshcache.protocol.messages import Welcome
 from meshcache.protocol.wire import Frame
-from meshcache.waiting import Waiters, is_cooperative, wait_readable
+from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context
+from meshcache.sockets.dealer import open_dealer, receiver, state_of
+from meshcache.sockets.descriptors import as_os_error, require_descriptors
+from meshcache.sockets.dialling import Host, reach, shun
+from meshcache.sockets.waiting import Waiters, is_cooperative, wait_readable
 
 CHANNELS_MAX: Final = 16
 PARKED_MAX: Final = 64

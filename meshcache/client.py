@@ -29,8 +29,8 @@ from meshcache.protocol.messages import EventKind
 from meshcache.protocol.near_store import NearCache, NearStatistics
 from meshcache.renewals import Renewals
 from meshcache.session import Session, begin
+from meshcache.sockets.waiting import pause, wait_open
 from meshcache.subscription import Invalidation
-from meshcache.waiting import pause, wait_open
 
 T = TypeVar("T")
 

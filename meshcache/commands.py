@@ -54,8 +54,8 @@ def node(options: Namespace) -> int:
 
 def _run_node(config: Any, parent_pid: int | None) -> int:
     from meshcache import lifeline, log  # noqa: PLC0415
-    from meshcache.memory import prepare_process  # noqa: PLC0415
-    from meshcache.server import Node  # noqa: PLC0415
+    from meshcache.node.memory import prepare_process  # noqa: PLC0415
+    from meshcache.node.server import Node  # noqa: PLC0415
 
     log.configure(config.log)
     prepare_process()

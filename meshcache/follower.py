@@ -22,15 +22,15 @@ from typing import Any, Final, NoReturn, Self
 import zmq
 
 from meshcache.closing import Closing
-from meshcache.descriptors import as_os_error
-from meshcache.dialling import Dials
 from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ClientClosed, NodeUnavailable, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
 from meshcache.link import Call, Outcome
-from meshcache.subscriber import Subscriber
+from meshcache.sockets.descriptors import as_os_error
+from meshcache.sockets.dialling import Dials
+from meshcache.sockets.subscriber import Subscriber
+from meshcache.sockets.waiting import Waiters, pause, wait_readable
 from meshcache.subscription import Feed, Invalidation
-from meshcache.waiting import Waiters, pause, wait_readable
 
 FRAMES_PER_TURN: Final = 256
 RESOLVE_AGAIN_S: Final = 1.0

@@ -30,10 +30,6 @@ from typing import Any, Final
 import zmq
 
 from meshcache.closing import Closing
-from meshcache.context import LINK_DESCRIPTORS, Context, end_context, open_context
-from meshcache.dealer import open_dealer, receiver, state_of
-from meshcache.descriptors import as_os_error, require_descriptors
-from meshcache.dialling import CONNECT_S, Host, dial, failure_of, numeric, probe_of, shun
 from meshcache.errors import ClientClosed, ProtocolError, UsageError
 from meshcache.failure import (
     LINK_LOST,
@@ -51,6 +47,10 @@ from meshcache.link import CALLS_MAX, FAIR_SHARE, GREETING, Batch, Call, Link, O
 from meshcache.protocol.messages import Welcome
 from meshcache.protocol.wire import Frame
 from meshcache.routing import Routing
+from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context
+from meshcache.sockets.dealer import open_dealer, receiver, state_of
+from meshcache.sockets.descriptors import as_os_error, require_descriptors
+from meshcache.sockets.dialling import CONNECT_S, Host, dial, failure_of, numeric, probe_of, shun
 
 TICK_S: Final = 0.02
 LAG_S: Final = 0.05

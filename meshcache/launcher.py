@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from meshcache.banner import banner, typed_command
 from meshcache.config import Config, overrides_of
-from meshcache.descriptors import NoDescriptors, as_os_error
 from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ConfigError, MeshcacheError, NodeUnavailable, OperationTimeout
 from meshcache.loglines import LogLines
@@ -36,6 +35,7 @@ from meshcache.processes import (
     ports_of,
     why_unsettled,
 )
+from meshcache.sockets.descriptors import NoDescriptors, as_os_error
 from meshcache.supervisor import Supervisor
 
 if TYPE_CHECKING:

@@ -19,14 +19,14 @@ from typing import Any, Final, NoReturn, Self
 import zmq
 
 from meshcache.closing import Closing
-from meshcache.dealer import state_of
-from meshcache.dialling import numeric
 from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ClientClosed, NodeUnavailable, OperationTimeout
 from meshcache.following import TICK_S, Following, weak_call
 from meshcache.hub import reached
 from meshcache.link import Call, Outcome
-from meshcache.subscriber import Subscriber
+from meshcache.sockets.dealer import state_of
+from meshcache.sockets.dialling import numeric
+from meshcache.sockets.subscriber import Subscriber
 from meshcache.subscription import Feed, Invalidation
 
 FRAMES_PER_TURN: Final = 256

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from meshcache.delivery import Compute, Flow
 from meshcache.errors import MeshcacheError
-from meshcache.waiting import pause
+from meshcache.sockets.waiting import pause
 
 Run = Callable[[Flow[bool]], bool]
 """Carries out a flow."""

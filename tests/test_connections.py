@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import zmq
 
-from meshcache import connections as c
-from meshcache import memory
-from meshcache.connections import Connections, open_connections, shut_down, traffic_of
-from meshcache.intake import RequestInlet
-from meshcache.memory import Watch
+from meshcache.node import connections as c
+from meshcache.node import memory
+from meshcache.node.connections import Connections, open_connections, shut_down, traffic_of
+from meshcache.node.intake import RequestInlet
+from meshcache.node.memory import Watch
 
 WAIT_S = 20.0
 LARGE = bytes(1 << 20)

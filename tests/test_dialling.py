@@ -17,7 +17,7 @@ from fake_node import FakeNode
 
 import meshcache
 from meshcache import AsyncClient, Client, Node
-from meshcache.dialling import Dials, Host, dial, hosts_of, numeric, race, reach
+from meshcache.sockets.dialling import Dials, Host, dial, hosts_of, numeric, race, reach
 
 DEADLINE_S = 30.0
 T = TypeVar("T")
@@ -256,7 +256,7 @@ def test_a_loop_does_not_wait_for_a_name_server_that_hangs(names: Names, node: F
 
 
 def test_a_look_up_that_hangs_is_not_joined_for_ever(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshcache.dialling.LOOK_UP_S", 0.0)
+    monkeypatch.setattr("meshcache.sockets.dialling.LOOK_UP_S", 0.0)
     names.answers.clear()
     first = dial("hung.test:5")
     assert dial("hung.test:5") is not first

@@ -12,10 +12,10 @@ from test_server import Caller, config, counters, eventually, free_port
 
 from meshcache.core.membership.members import first_incarnation
 from meshcache.core.membership.newcomers import TRIALS_MAX
+from meshcache.node.server import Node
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Fact, Rumour
 from meshcache.protocol.wire import encode_frame
-from meshcache.server import Node
 
 pytestmark = pytest.mark.process
 
@@ -88,7 +88,7 @@ def test_a_node_serves_on(told: str) -> None:
 
 def test_what_cannot_be_dialled_is_counted_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when there are no descriptors left."""
-    monkeypatch.setattr("meshcache.server.DIAL_AGAIN_S", 0.05)
+    monkeypatch.setattr("meshcache.node.server.DIAL_AGAIN_S", 0.05)
     with Node(config(free_port())) as other, Node(config(free_port())) as node:
         caller = Caller(node.config.node.listen)
         opened = node._open

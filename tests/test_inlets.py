@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 import zmq
 
-from meshcache.inlets import DONTWAIT, FRAMES_PER_TURN, RECHECK_S, Inlet, Inlets
+from meshcache.node.poller import DONTWAIT, FRAMES_PER_TURN, RECHECK_S, Inlet, Inlets
 
 WAIT_S = 5.0
 """How long to wait for what must come."""

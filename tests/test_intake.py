@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import zmq
 
-from meshcache import intake
-from meshcache.connections import Connections
-from meshcache.intake import RequestInlet
+from meshcache.node import intake
+from meshcache.node.connections import Connections
+from meshcache.node.intake import RequestInlet
 from meshcache.protocol import messages as m
 from meshcache.protocol.wire import DeadlinePeek, Frame, decode_frame, encode_frame
 

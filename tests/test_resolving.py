@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from meshcache import resolving
 from meshcache.address import split_address
-from meshcache.resolving import THREADS_MAX, Resolver
+from meshcache.sockets import resolver as resolving
+from meshcache.sockets.resolver import THREADS_MAX, Resolver
 
 
 def eventually(condition: Callable[[], object], timeout_s: float = 20.0) -> None:

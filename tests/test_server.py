@@ -17,10 +17,10 @@ import zmq
 
 from meshcache.config import Config
 from meshcache.errors import ConfigError
+from meshcache.node.server import Node
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code
 from meshcache.protocol.wire import decode_frame, encode_frame
-from meshcache.server import Node
 
 pytestmark = pytest.mark.process
 
@@ -233,7 +233,7 @@ def send_until_cut_off(vandal: socket.socket, part: bytes, parts_max: int) -> No
 
 
 def test_an_endless_message_is_cut_off_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshcache.memory.EXCESS_BYTES_MAX", 48 * 1024 * 1024)
+    monkeypatch.setattr("meshcache.node.memory.EXCESS_BYTES_MAX", 48 * 1024 * 1024)
     with Node(config(free_port())) as node:
         caller = Caller(node.config.node.listen)
         caller.set({b"kept": b"v"})

@@ -18,7 +18,7 @@ from meshcache import AsyncClient, Client
 from meshcache.arguments import milliseconds
 from meshcache.config import Config
 from meshcache.durations import TIMEOUT_S_MAX, seconds, waiting_s
-from meshcache.inlets import Inlets
+from meshcache.node.poller import Inlets
 from meshcache.protocol.record import NEVER_MS
 
 LONG: list[Any] = [

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import zmq
 
-from meshcache.dealer import receiver
+from meshcache.sockets.dealer import receiver
 
 FRAMES_PER_TURN: Final = 256
 """How many frames are taken from one socket before the others have their turn …"""

@@ -9,8 +9,8 @@ from typing import Any, Final
 import zmq
 
 from meshcache.address import join_address
-from meshcache.descriptors import as_os_error
 from meshcache.protocol.wire import Frame
+from meshcache.sockets.descriptors import as_os_error
 
 MESSAGE_BYTES_MAX: Final = 1 << 30
 """No reply is that long; it keeps what answers at a wrong port from filling our memory."""

@@ -12,8 +12,8 @@ from typing import Final
 import zmq
 
 from meshcache.address import join_address
-from meshcache.context import Context, end_context, open_context
-from meshcache.descriptors import as_os_error
+from meshcache.sockets.context import Context, end_context, open_context
+from meshcache.sockets.descriptors import as_os_error
 
 FRAME_BYTES_MAX: Final = 1 << 26
 QUEUE_FRAMES_MAX: Final = 1000

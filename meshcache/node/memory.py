@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from meshcache.connections import BLAME_BYTES_MIN, DESCRIPTORS_MAX, Connections, Peer, open_connections, shut_down
+from meshcache.node.connections import BLAME_BYTES_MIN, DESCRIPTORS_MAX, Connections, Peer, open_connections, shut_down
 
 CHECK_S: Final = 0.05
 CHECK_GROWING_S: Final = 0.01

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import zmq
 
-from meshcache.connections import Connection, Connections
-from meshcache.inlets import DONTWAIT, EVENTS, FRAMES_PER_TURN, POLLIN, RCVMORE, SLICE_S, Inlet
+from meshcache.node.connections import Connection, Connections
+from meshcache.node.poller import DONTWAIT, EVENTS, FRAMES_PER_TURN, POLLIN, RCVMORE, SLICE_S, Inlet
 from meshcache.protocol.wire import Frame
 
 STANDING_S: Final = 0.05

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from meshcache.dialling import CONNECT_S, Host, hosts_of, race
+from meshcache.sockets.dialling import CONNECT_S, Host, hosts_of, race
 
 THREADS_MAX: Final = 8
 AGAIN_S: Final = 2.0

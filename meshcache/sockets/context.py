@@ -16,8 +16,8 @@ from typing import Final
 
 import zmq
 
-from meshcache.descriptors import as_os_error, require_descriptors
-from meshcache.waiting import is_cooperative
+from meshcache.sockets.descriptors import as_os_error, require_descriptors
+from meshcache.sockets.waiting import is_cooperative
 
 Context = zmq.Context[zmq.Socket[bytes]]
 

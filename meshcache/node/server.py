@@ -44,21 +44,21 @@ import zmq
 
 from meshcache.address import join_address, split_address
 from meshcache.config import Config
-from meshcache.connections import Connections
-from meshcache.context import open_context
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.core.peers import LINKS_MAX
-from meshcache.dialling import Host, hosts_of, numeric, shun
 from meshcache.durations import waiting_s
 from meshcache.errors import ConfigError, MeshcacheError, UsageError
-from meshcache.inlets import DONTWAIT, SNDMORE, Inlet, Inlets
-from meshcache.intake import RequestInlet, SubscriptionInlet
-from meshcache.memory import Watch
+from meshcache.node.connections import Connections
+from meshcache.node.intake import RequestInlet, SubscriptionInlet
+from meshcache.node.memory import Watch
+from meshcache.node.poller import DONTWAIT, SNDMORE, Inlet, Inlets
 from meshcache.protocol.clock import LocalClock
-from meshcache.resolving import Resolver
-from meshcache.subscriber import Subscriber
-from meshcache.waiting import threads_are_greenlets
+from meshcache.sockets.context import open_context
+from meshcache.sockets.dialling import Host, hosts_of, numeric, shun
+from meshcache.sockets.resolver import Resolver
+from meshcache.sockets.subscriber import Subscriber
+from meshcache.sockets.waiting import threads_are_greenlets
 
 if TYPE_CHECKING:
     from meshcache.client import Client

@@ -30,7 +30,7 @@ from itertools import chain, zip_longest
 from typing import Final
 
 from meshcache.address import split_address
-from meshcache.waiting import wait_open, wait_writable
+from meshcache.sockets.waiting import wait_open, wait_writable
 
 CONNECT_S: Final = 2.0
 """What all hosts of a name may take together, from the end of the look-up."""
