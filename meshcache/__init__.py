@@ -29,15 +29,15 @@ from meshcache.errors import (
 )
 
 if TYPE_CHECKING:
-    from meshcache import codec
-    from meshcache.aio import AsyncClient
-    from meshcache.arguments import DEFAULT, DO_NOT_CACHE, MISSING, Item
-    from meshcache.client import Client
+    from meshcache.client import codec
+    from meshcache.client.aio.client import AsyncClient
+    from meshcache.client.arguments import DEFAULT, DO_NOT_CACHE, MISSING, Item
+    from meshcache.client.blocking.client import Client
+    from meshcache.client.subscription import Invalidation, InvalidationKind
     from meshcache.config import Config
     from meshcache.launcher import LocalMesh
     from meshcache.node.server import Node
     from meshcache.protocol.near_store import NearCache
-    from meshcache.subscription import Invalidation, InvalidationKind
 
 __version__ = "0.1.0"
 
@@ -79,16 +79,16 @@ __all__ = [
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES: Final = {
-    "AsyncClient": "meshcache.aio",
-    "Client": "meshcache.client",
+    "AsyncClient": "meshcache.client.aio.client",
+    "Client": "meshcache.client.blocking.client",
     "Config": "meshcache.config",
-    "DEFAULT": "meshcache.arguments",
-    "DO_NOT_CACHE": "meshcache.arguments",
-    "Invalidation": "meshcache.subscription",
-    "InvalidationKind": "meshcache.subscription",
-    "Item": "meshcache.arguments",
+    "DEFAULT": "meshcache.client.arguments",
+    "DO_NOT_CACHE": "meshcache.client.arguments",
+    "Invalidation": "meshcache.client.subscription",
+    "InvalidationKind": "meshcache.client.subscription",
+    "Item": "meshcache.client.arguments",
     "LocalMesh": "meshcache.launcher",
-    "MISSING": "meshcache.arguments",
+    "MISSING": "meshcache.client.arguments",
     "NearCache": "meshcache.protocol.near_store",
     "Node": "meshcache.node.server",
 }
@@ -97,7 +97,7 @@ _HOMES: Final = {
 
 def __getattr__(name: str) -> Any:
     if name == "codec":
-        return importlib.import_module("meshcache.codec")
+        return importlib.import_module("meshcache.client.codec")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from meshcache.errors import ConfigError, KeyMissing, MeshcacheError
 
 if TYPE_CHECKING:
-    from meshcache.client import Client
+    from meshcache.client.blocking.client import Client
     from meshcache.terminal import Paint
 
 DEFAULT_SEEDS: Final = "127.0.0.1:7101"
@@ -78,7 +78,9 @@ def _run_node(config: Any, parent_pid: int | None) -> int:
 
 def open_client(options: Namespace) -> Client:
     """Return a client of the mesh that the options name."""
-    from meshcache.client import Client  # noqa: PLC0415 - it brings ZeroMQ, which `--help` can do without
+    from meshcache.client.blocking.client import (  # noqa: PLC0415 - it brings ZeroMQ, which `--help` can do without
+        Client,
+    )
 
     return Client(options.at, timeout=options.timeout)
 

@@ -39,7 +39,7 @@ from meshcache.sockets.descriptors import NoDescriptors, as_os_error
 from meshcache.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from meshcache.client import Client
+    from meshcache.client.blocking.client import Client
 
 DEFAULT_BASE_PORT: Final = 7101
 LEAVE_GRACE_S: Final = 40.0
@@ -159,7 +159,9 @@ class LocalMesh:
 
     def client(self, **options: Any) -> Client:
         """Return a new client of this mesh, which is closed with the mesh at the latest."""
-        from meshcache.client import Client  # noqa: PLC0415 - a launch without a client does not need ZeroMQ
+        from meshcache.client.blocking.client import (  # noqa: PLC0415 - a launch without a client does not need ZeroMQ
+            Client,
+        )
 
         client = Client(self.addresses, **options)
         self._clients.append(client)

@@ -19,7 +19,7 @@ from meshcache.report import table
 from meshcache.terminal import RED, Paint
 
 if TYPE_CHECKING:
-    from meshcache.aio import AsyncClient
+    from meshcache.client.aio.client import AsyncClient
 
 _BATCH: Final = 500
 _TTL_MARGIN_S: Final = 60.0
@@ -96,7 +96,7 @@ def run(plan: Plan) -> Outcome:
 
 
 async def _run(plan: Plan) -> Outcome:
-    from meshcache.aio import AsyncClient  # noqa: PLC0415
+    from meshcache.client.aio.client import AsyncClient  # noqa: PLC0415
 
     prefix = f"meshcache-bench:{secrets.token_hex(4)}:"
     keys = [f"{prefix}{index}" for index in range(plan.keys)]

@@ -14,7 +14,7 @@ from meshcache.commands import print_json
 from meshcache.errors import MeshcacheError, NodeUnavailable, OperationTimeout
 
 if TYPE_CHECKING:
-    from meshcache.client import Client
+    from meshcache.client.blocking.client import Client
 
 NOT_WELL: Final = 1
 HOT_KEYS_SHOWN: Final = 20

@@ -52,7 +52,9 @@ def free_base_port(nodes: int, base_port: int) -> int:
 
 def _mesh_behind(taken: Iterable[int]) -> dict[str, Any] | None:
     """Return what a node says that has one of these ports, be it the one where clients ask; None if there is none."""
-    from meshcache.client import Client  # noqa: PLC0415 - a launch that finds its ports free does not need it
+    from meshcache.client.blocking.client import (  # noqa: PLC0415 - a launch that finds its ports free does not need it
+        Client,
+    )
 
     candidates = [port - offset for port in taken for offset in (0, PUBLISH_PORT_OFFSET, HTTP_PORT_OFFSET)]
     asked = [port for port in dict.fromkeys(candidates) if port > 0 and not is_free(port)]

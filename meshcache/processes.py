@@ -22,7 +22,7 @@ from meshcache.errors import MeshcacheError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from meshcache.client import Client
+    from meshcache.client.blocking.client import Client
 
 HOST: Final = "127.0.0.1"
 
@@ -184,7 +184,9 @@ class Survey:
 
     def status(self, address: str) -> dict[str, Any]:
         """Ask the node at ``address``; MeshcacheError if it does not answer."""
-        from meshcache.client import Client  # noqa: PLC0415 - starting processes need not wait for this import
+        from meshcache.client.blocking.client import (  # noqa: PLC0415 - starting processes need not wait for this import
+            Client,
+        )
 
         if address not in self._clients:
             self._clients[address] = Client([address], timeout=_ASK_TIMEOUT_S)

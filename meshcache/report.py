@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from meshcache.client.subscription import Invalidation, InvalidationKind
 from meshcache.health import health_of
 from meshcache.protocol.record import NEVER_MS
-from meshcache.subscription import Invalidation, InvalidationKind
 from meshcache.terminal import GREEN, RED, YELLOW, Paint, quantity
 
 _STATE_COLOURS: Final = {"alive": GREEN, "suspect": YELLOW, "dead": RED}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from meshcache.client import Client
+from meshcache.client.blocking.client import Client
 from meshcache.errors import MeshcacheError
 from meshcache.launcher import LocalMesh
 from meshcache.protocol.near_store import NearCache, NearStatistics

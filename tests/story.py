@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshcache.delivery import Flow
+from meshcache.client.delivery import Flow
 from meshcache.protocol.record import NEVER_MS, stamp, tombstone
 from meshcache.simulation.clients import ClientHost
 from meshcache.simulation.hosts import EPOCH_MS, NodeHost

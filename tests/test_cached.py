@@ -22,9 +22,9 @@ from fake_node import FakeNode, fake_mesh
 from starlette.background import BackgroundTask
 
 import meshcache
-from meshcache.decorator import READABLE_MAX, CachedBy
-from meshcache.forms import NESTED_MAX
-from meshcache.naming import Names
+from meshcache.client.decorator import READABLE_MAX, CachedBy
+from meshcache.client.forms import NESTED_MAX
+from meshcache.client.naming import Names
 
 
 class Colour(Enum):

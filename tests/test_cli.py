@@ -16,6 +16,7 @@ import pytest
 from fake_client import FakeClient, member
 
 from meshcache import cli, commands
+from meshcache.client.subscription import Invalidation, InvalidationKind
 from meshcache.errors import (
     ConfigError,
     KeyMissing,
@@ -27,7 +28,6 @@ from meshcache.errors import (
 )
 from meshcache.load import Outcome
 from meshcache.report import event_text, status_text
-from meshcache.subscription import Invalidation, InvalidationKind
 from meshcache.terminal import Paint
 
 PLAIN = Paint(enabled=False)

@@ -21,7 +21,7 @@ from timing import takes
 
 import meshcache
 from meshcache import AsyncClient, Client
-from meshcache.channels import CHANNELS_MAX
+from meshcache.client.blocking.connections import CHANNELS_MAX
 from meshcache.protocol.messages import Code, Delete, Get, Hello, Inspect, Reject, Reply, Set, Update
 from meshcache.protocol.wire import encode_frame
 

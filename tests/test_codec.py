@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshcache.codec import Codec
+from meshcache.client.codec import Codec
 from meshcache.errors import ConfigError, SerializationError
 from meshcache.protocol.record import stamp
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from story import DEFAULT, Story
 
-from meshcache.codec import Codec
+from meshcache.client.codec import Codec
 from meshcache.core.operations.updates import compute
 from meshcache.errors import ProtocolError, SerializationError
 from meshcache.protocol import messages as m

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from story import DEFAULT, STRICT, Story
 
+from meshcache.client.get_or_set import PARK_S
 from meshcache.core.operations import fill_leases as fills
 from meshcache.errors import MeshcacheError, OperationTimeout, Overloaded
-from meshcache.filling import PARK_S
 from meshcache.protocol.messages import LEASE_ALWAYS, LEASE_S
 from meshcache.simulation.clients import ClientHost, Loader
 from meshcache.simulation.hosts import NodeHost

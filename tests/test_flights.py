@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from story import DEFAULT, STRICT, Story
 
-from meshcache.arguments import DO_NOT_CACHE
+from meshcache.client.arguments import DO_NOT_CACHE
+from meshcache.client.connection import Call
+from meshcache.client.flights import Flights, Seat
 from meshcache.errors import OperationTimeout, SerializationError
-from meshcache.flights import Flights, Seat
-from meshcache.link import Call
 from meshcache.protocol.messages import Update
 from meshcache.simulation.clients import Cancelled, ClientHost, Loader
 

@@ -22,8 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import meshcache
-from meshcache.forms import NESTED_MAX, form
-from meshcache.naming import Names
+from meshcache.client.forms import NESTED_MAX, form
+from meshcache.client.naming import Names
 
 
 class Colour(Enum):

@@ -14,9 +14,9 @@ from story import DEFAULT, Story
 
 import meshcache
 from meshcache import LocalMesh
+from meshcache.client.routing import HOT_KEYS_MAX, HOT_S
 from meshcache.config import HotKeySettings
 from meshcache.core.operations.hotkeys import COUNTERS_MAX, NOTED_READS_MAX, PANES, HotKeys
-from meshcache.routing import HOT_KEYS_MAX, HOT_S
 
 
 def measured(**changes: float) -> HotKeys:

@@ -16,8 +16,8 @@ from fake_node import FakeNode, fake_mesh
 from story import DEFAULT, STRICT, Story
 
 import meshcache
+from meshcache.client.locks import Lock
 from meshcache.errors import LockNotOwned, OperationError, QuorumNotReached
-from meshcache.locks import Lock
 from meshcache.protocol.messages import Change, Clear, Get, Update
 from meshcache.protocol.record import content_of
 

@@ -14,8 +14,8 @@ from fake_node import FakeNode, fake_mesh
 from story import DEFAULT, STRICT, Story
 
 import meshcache
+from meshcache.client.locks import Lock
 from meshcache.errors import LockNotOwned, OperationTimeout
-from meshcache.locks import Lock
 from meshcache.protocol.messages import Change, Update
 
 

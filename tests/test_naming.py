@@ -19,8 +19,8 @@ import pytest
 from fake_node import FakeNode, fake_mesh
 
 import meshcache
-from meshcache.decorator import CachedBy
-from meshcache.naming import Names
+from meshcache.client.decorator import CachedBy
+from meshcache.client.naming import Names
 
 ROOT = Path(meshcache.__file__).parent.parent
 OTHER = "another function is cached under this name"
@@ -404,7 +404,7 @@ def test_names_that_other_texts_could_be_taken_for_stand_in_quotes() -> None:
 
 
 def test_names_beyond_a_limit_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshcache.naming.NAMES_MAX", 10)
+    monkeypatch.setattr("meshcache.client.naming.NAMES_MAX", 10)
     keys = Keys()
     for number in range(50):
         keys.of(functools.partial(times(Table()), number))

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from meshcache.arguments import MISSING
-from meshcache.codec import Codec
-from meshcache.copies import Copies
-from meshcache.following import REDIAL_S, Following
+from meshcache.client.arguments import MISSING
+from meshcache.client.codec import Codec
+from meshcache.client.near_cache import Copies
+from meshcache.client.routing import HOT_S, Routing
+from meshcache.client.streams import REDIAL_S, Following
+from meshcache.client.subscription import QUEUE_EVENTS_MAX, Feed, Invalidation, InvalidationKind
 from meshcache.protocol import near_store as near_module
 from meshcache.protocol.invalidation import SILENCE_S, Streams
 from meshcache.protocol.messages import BATCH_OPS_MAX, Event, EventKind, Fact, Invalidations
 from meshcache.protocol.near_store import CLEARS_MAX, RECENT_S, NearCache, NearStore
 from meshcache.protocol.record import NEVER_MS, NO_EXTRAS, Extras, stamp, with_extras
 from meshcache.protocol.wire import encode_frame
-from meshcache.routing import HOT_S, Routing
-from meshcache.subscription import QUEUE_EVENTS_MAX, Feed, Invalidation, InvalidationKind
 
 RING = b"ring"
 

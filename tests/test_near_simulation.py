@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshcache.copies import Copies, Reading
+from meshcache.client.near_cache import Copies, Reading
 from meshcache.protocol import invalidation
 from meshcache.protocol.invalidation import Streams
 from meshcache.protocol.messages import Invalidations

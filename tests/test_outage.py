@@ -16,10 +16,10 @@ from fake_node import FakeNode, fake_mesh
 
 import meshcache
 from meshcache import AsyncClient, Client
-from meshcache.fallbacks import Fallbacks
+from meshcache.client.fallbacks import Fallbacks
+from meshcache.client.rests import SHUT_S_MAX
 from meshcache.patterns import AsyncReadThrough, CacheAside, ReadThrough, WriteThrough
 from meshcache.protocol.messages import Code, Get, Hello, Reject, Reply, Update
-from meshcache.rests import SHUT_S_MAX
 
 DEADLINE_S = 30.0
 SLACK_S = 1.0

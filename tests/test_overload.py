@@ -22,8 +22,8 @@ from fake_node import FakeNode, fake_mesh
 
 import meshcache
 from meshcache import AsyncClient, Client
-from meshcache.hub import CALLS_PER_TURN, PARKED_MAX, UNDER_WAY_MAX
-from meshcache.link import Call, Link, Unsendable
+from meshcache.client.aio.connections import CALLS_PER_TURN, PARKED_MAX, UNDER_WAY_MAX
+from meshcache.client.connection import Call, Link, Unsendable
 from meshcache.protocol.messages import Change, Clear, Get, Hello, Inspect, Set, Update
 
 CALLERS = Path(__file__).parent.parent / "scripts" / "faults" / "callers.py"

@@ -16,9 +16,9 @@ from fake_node import FakeNode, fake_mesh
 
 import meshcache
 from meshcache import AsyncClient, Client, ConfigError, NearCache, errors
+from meshcache.client.aio.streams import AsyncSubscription
+from meshcache.client.blocking.streams import Subscription
 from meshcache.errors import MeshcacheError, QueueFull, QuorumNotReached, ValueTooLarge
-from meshcache.follower import Subscription
-from meshcache.listening import AsyncSubscription
 from meshcache.protocol.messages import DEFAULT_LEVEL
 
 

@@ -24,8 +24,8 @@ import pytest
 from fake_node import fake_mesh
 
 import meshcache
-from meshcache import plain
-from meshcache.codec import Codec
+from meshcache.client import plain
+from meshcache.client.codec import Codec
 from meshcache.errors import SerializationError
 from meshcache.protocol.record import stamp
 

@@ -320,7 +320,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_files_that_are_named_exist() -> None:
     words = set(re.findall(r"(?<![\w./-])(?:\./)?((?:scripts|configs|meshcache|tests)/[\w./-]*[\w/])", README))
-    assert {"scripts/run", "configs/lan.toml", "meshcache/core/reads.py"} <= words
+    assert {"scripts/run", "configs/lan.toml", "meshcache/core/operations/reads.py"} <= words
     missing = sorted(word for word in words if not (ROOT / word).exists())
     assert not missing
 

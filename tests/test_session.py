@@ -15,10 +15,26 @@ from typing import Any
 
 import pytest
 
-from meshcache.arguments import DEFAULT, MISSING, levels, milliseconds, raw_key, raw_keys
-from meshcache.breaker import Breaker
-from meshcache.codec import Codec
-from meshcache.delivery import Board, pause_s, within
+from meshcache.client.arguments import DEFAULT, MISSING, levels, milliseconds, raw_key, raw_keys
+from meshcache.client.breaker import Breaker
+from meshcache.client.codec import Codec
+from meshcache.client.connection import CALLS_MAX, GREETING, Batch, Call, Link, Unsendable
+from meshcache.client.delivery import Board, pause_s, within
+from meshcache.client.failure import (
+    LINK_DOWN,
+    LINK_LOST,
+    NO_REPLY,
+    NO_TIME,
+    NOT_GREETED,
+    WRONG_CLUSTER,
+    Failure,
+    not_connected,
+)
+from meshcache.client.flights import Flights
+from meshcache.client.locks import Lock
+from meshcache.client.routing import Routing
+from meshcache.client.seeds import parse_seeds
+from meshcache.client.session import Session, begin
 from meshcache.durations import seconds
 from meshcache.errors import (
     ConfigError,
@@ -35,19 +51,6 @@ from meshcache.errors import (
     SerializationError,
     ValueTooLarge,
 )
-from meshcache.failure import (
-    LINK_DOWN,
-    LINK_LOST,
-    NO_REPLY,
-    NO_TIME,
-    NOT_GREETED,
-    WRONG_CLUSTER,
-    Failure,
-    not_connected,
-)
-from meshcache.flights import Flights
-from meshcache.link import CALLS_MAX, GREETING, Batch, Call, Link, Unsendable
-from meshcache.locks import Lock
 from meshcache.protocol.messages import (
     BATCH_OPS_MAX,
     Clear,
@@ -69,9 +72,6 @@ from meshcache.protocol.messages import (
 )
 from meshcache.protocol.record import NEVER_MS, Extras, extras_of, stamp, tombstone, with_extras
 from meshcache.protocol.wire import decode_frame, encode_frame
-from meshcache.routing import Routing
-from meshcache.seeds import parse_seeds
-from meshcache.session import Session, begin
 
 SETTINGS: dict[str, int | float | str] = {
     "slots": 64,

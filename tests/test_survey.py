@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import meshcache
-from meshcache import plain
-from meshcache.codec import Codec
+from meshcache.client import plain
+from meshcache.client.codec import Codec
+from meshcache.client.survey import ELEMENTS_MAX, NESTED_MAX
 from meshcache.errors import SerializationError
 from meshcache.protocol.record import stamp
-from meshcache.survey import ELEMENTS_MAX, NESTED_MAX
 
 STAMP = stamp(bytes(16), 1)
 

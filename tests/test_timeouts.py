@@ -15,7 +15,7 @@ from fake_node import FakeNode, fake_mesh
 
 import meshcache
 from meshcache import AsyncClient, Client
-from meshcache.arguments import milliseconds
+from meshcache.client.arguments import milliseconds
 from meshcache.config import Config
 from meshcache.durations import TIMEOUT_S_MAX, seconds, waiting_s
 from meshcache.node.poller import Inlets

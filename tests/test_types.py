@@ -17,8 +17,8 @@ import pytest
 from fake_node import fake_mesh
 
 import meshcache
-from meshcache.follower import Subscription
-from meshcache.listening import AsyncSubscription
+from meshcache.client.aio.streams import AsyncSubscription
+from meshcache.client.blocking.streams import Subscription
 from meshcache.patterns import WriteBehind, WriteThrough
 
 PROGRAM = """

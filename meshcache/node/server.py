@@ -61,7 +61,7 @@ from meshcache.sockets.subscriber import Subscriber
 from meshcache.sockets.waiting import threads_are_greenlets
 
 if TYPE_CHECKING:
-    from meshcache.client import Client
+    from meshcache.client.blocking.client import Client
 
 BIND_WAIT_S: Final = 1.0
 """close() is asynchronous: the port of a socket just closed may be taken for a moment."""
@@ -205,7 +205,7 @@ class Node:
 
     def client(self, **options: Any) -> Client:
         """Return a client of this node's mesh; the caller closes it. ``options`` are those of ``Client``."""
-        from meshcache.client import Client  # noqa: PLC0415  (a node process needs no client)
+        from meshcache.client.blocking.client import Client  # noqa: PLC0415  (a node process needs no client)
 
         return Client(self.config.node.listen, **options)
 

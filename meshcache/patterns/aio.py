@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Generic, Self
 
-from meshcache.aio import AsyncClient
-from meshcache.arguments import DEFAULT, Ttl
-from meshcache.codec import ValueCodec
+from meshcache.client.aio.client import AsyncClient
+from meshcache.client.arguments import DEFAULT, Ttl
+from meshcache.client.codec import ValueCodec
 from meshcache.durations import Timeout, in_seconds
 from meshcache.patterns.backlog import Limits
 from meshcache.patterns.behind import Behind, SetAside, is_outage

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic
 
-from meshcache.arguments import MISSING, Key, Ttl
-from meshcache.codec import Codec, ValueCodec
+from meshcache.client.arguments import MISSING, Key, Ttl
+from meshcache.client.codec import Codec, ValueCodec
 from meshcache.durations import Timeout, in_seconds, seconds
 from meshcache.errors import OperationTimeout
 from meshcache.patterns.backlog import Entry, Limits

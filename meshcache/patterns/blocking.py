@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Generic, Self
 
-from meshcache.arguments import DEFAULT, Ttl
-from meshcache.client import Client
-from meshcache.codec import ValueCodec
+from meshcache.client.arguments import DEFAULT, Ttl
+from meshcache.client.blocking.client import Client
+from meshcache.client.codec import ValueCodec
 from meshcache.durations import Timeout
 from meshcache.patterns.backlog import Limits
 from meshcache.patterns.behind import Behind, SetAside, is_outage

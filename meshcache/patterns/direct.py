@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic
 
-from meshcache.arguments import MISSING, Key, Ttl
+from meshcache.client.arguments import MISSING, Key, Ttl
 from meshcache.durations import Timeout
 from meshcache.patterns.fences import FenceCounts, Fences, Unfenced
 from meshcache.patterns.marks import Cache, K, Missing, Name, V, Write, named

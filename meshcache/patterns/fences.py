@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
 
-from meshcache.arguments import MISSING, Item, Key, Ttl
+from meshcache.client.arguments import MISSING, Item, Key, Ttl
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import MeshcacheError
 from meshcache.patterns.marks import SPENT, UNTRACKED, Cache, Fence, stored

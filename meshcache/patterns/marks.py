@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, Self, TypeVar
 
-from meshcache.aio import AsyncClient
-from meshcache.arguments import MISSING, Key, Sentinel, raw_key
-from meshcache.client import Client
+from meshcache.client.aio.client import AsyncClient
+from meshcache.client.arguments import MISSING, Key, Sentinel, raw_key
+from meshcache.client.blocking.client import Client
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from meshcache.client import Client
+from meshcache.client.blocking.client import Client
 from meshcache.durations import Timeout, seconds
 
 CHANNEL: Final = "meshcache"

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, Generic
 
-from meshcache.arguments import DEFAULT, MISSING, Ttl, bare, milliseconds
+from meshcache.client.arguments import DEFAULT, MISSING, Ttl, bare, milliseconds
+from meshcache.client.fallbacks import OUTAGES
 from meshcache.errors import MeshcacheError
-from meshcache.fallbacks import OUTAGES
 from meshcache.patterns.marks import ABSENT, Cache, K, Missing, Name, V, is_mark, named, stored
 from meshcache.patterns.steps import Flow
 

@@ -112,8 +112,8 @@ class _Whole:
 
 Copy = list[Any]
 """Until when it may be served; the value, or instead of it the record, where a reader could change the value; the
-version; the raw key. A list, because readers keep references to it by the keys that they are given (copies.py): it is
-voided in place, in one step, and so is void for all of them."""
+version; the raw key. A list, because readers keep references to it by the keys that they are given (near_cache.py): it
+is voided in place, in one step, and so is void for all of them."""
 
 _VERSION: Final = 3
 

@@ -12,19 +12,19 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from meshcache.arguments import levels
-from meshcache.codec import Codec
-from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Wait
+from meshcache.client.arguments import levels
+from meshcache.client.codec import Codec
+from meshcache.client.connection import GREETING, Call, Link, Outcome
+from meshcache.client.delivery import Apart, Board, Compute, Flow, Halt, Wait
+from meshcache.client.failure import LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Failure
+from meshcache.client.flights import Flights
+from meshcache.client.options import Options
+from meshcache.client.routing import Routing
+from meshcache.client.session import Session
+from meshcache.client.streams import TICK_S, Following
 from meshcache.errors import ProtocolError
-from meshcache.failure import LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Failure
-from meshcache.flights import Flights
-from meshcache.following import TICK_S, Following
-from meshcache.link import GREETING, Call, Link, Outcome
-from meshcache.options import Options
 from meshcache.protocol.messages import TTL_NEVER, Code, Get, Inspect, Welcome
 from meshcache.protocol.near_store import NearCache, NearStore
-from meshcache.routing import Routing
-from meshcache.session import Session
 from meshcache.simulation.network import Line, Network
 from meshcache.simulation.world import World
 

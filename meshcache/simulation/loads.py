@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from meshcache.delivery import Flow
+from meshcache.client.delivery import Flow
 from meshcache.simulation.clients import Cancelled, ClientHost, Loader
 from meshcache.simulation.history import History, Operation
 from meshcache.simulation.world import World

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from meshcache.client.delivery import Flow
 from meshcache.config import Config
-from meshcache.delivery import Flow
 from meshcache.protocol.record import is_tombstone
 from meshcache.simulation.clients import ClientHost
 from meshcache.simulation.hosts import NodeHost

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from meshcache.options import TIMEOUT_S
+from meshcache.client.options import TIMEOUT_S
 from meshcache.protocol.invalidation import SILENCE_S
 from meshcache.protocol.near_store import NearCache
 from meshcache.simulation.clients import ClientHost

@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meshcache.arguments import Item
-from meshcache.delivery import Flow
+from meshcache.client.arguments import Item
+from meshcache.client.delivery import Flow
 from meshcache.simulation.clients import ClientHost
 from meshcache.simulation.history import History, Operation
 from meshcache.simulation.world import World

@@ -12,15 +12,15 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from meshcache.codec import Codec
+from meshcache.client.codec import Codec
+from meshcache.client.connection import Batch
+from meshcache.client.options import Options
+from meshcache.client.routing import Routing
+from meshcache.client.session import Session
 from meshcache.config import Config
 from meshcache.core.node import NodeCore
-from meshcache.link import Batch
-from meshcache.options import Options
 from meshcache.protocol.messages import DEFAULT_LEVEL, TTL_DEFAULT
 from meshcache.protocol.wire import decode_frame
-from meshcache.routing import Routing
-from meshcache.session import Session
 
 from .clients import values_of
 from .workload import SMALL_BYTES, batches, key_of, value_for, verify

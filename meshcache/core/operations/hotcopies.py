@@ -7,8 +7,8 @@ all other members, which the node follows (invalidation.py) from the first such 
 ``IDLE_S``, and by what it announces itself.
 
 Only reads at the mesh's own consistency are answered from copies, and only where that is one replica. And only of who
-works with another ring than this node: its near cache keeps nothing of such an answer (copies.py), for a copy of a copy
-could be twice as old as either may be.
+works with another ring than this node: its near cache keeps nothing of such an answer (near_cache.py), for a copy of a
+copy could be twice as old as either may be.
 """
 
 from __future__ import annotations

@@ -32,11 +32,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
-from meshcache.arguments import Key
-from meshcache.delivery import Flow
-from meshcache.filling import result
-from meshcache.forms import form
-from meshcache.naming import Names, is_method, located
+from meshcache.client.arguments import Key
+from meshcache.client.delivery import Flow
+from meshcache.client.forms import form
+from meshcache.client.get_or_set import result
+from meshcache.client.naming import Names, is_method, located
 from meshcache.protocol.messages import KEY_BYTES_MAX
 
 P = ParamSpec("P")

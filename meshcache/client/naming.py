@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
-from meshcache.forms import form, is_fixed
+from meshcache.client.forms import form, is_fixed
 
 NAMES_MAX: Final = 10_000
 """Names that one client remembers as taken; the oldest are forgotten first."""

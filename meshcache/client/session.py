@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from meshcache.arguments import (
+from meshcache.client.arguments import (
     DEFAULT,
     MISSING,
     Item,
@@ -29,15 +29,18 @@ from meshcache.arguments import (
     raw_keys,
     raw_tags,
 )
-from meshcache.asking import Asking
-from meshcache.codec import Codec, ValueCodec, succeeds
-from meshcache.copies import Copies, near_store
-from meshcache.delivery import Flow
+from meshcache.client.asking import Asking
+from meshcache.client.codec import Codec, ValueCodec, succeeds
+from meshcache.client.delivery import Flow
+from meshcache.client.fallbacks import OUTAGES, OnError, OnReadError, loads_on_error, misses_on_error
+from meshcache.client.get_or_set import Fill, terms
+from meshcache.client.near_cache import Copies, near_store
+from meshcache.client.options import Options, options_of
+from meshcache.client.routing import Routing
+from meshcache.client.seeds import parse_seeds
+from meshcache.client.values import decoded, is_hit, is_stale, seconds_left
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import ProtocolError
-from meshcache.fallbacks import OUTAGES, OnError, OnReadError, loads_on_error, misses_on_error
-from meshcache.filling import Fill, terms
-from meshcache.options import Options, options_of
 from meshcache.protocol.messages import (
     BATCH_OPS_MAX,
     Change,
@@ -53,9 +56,6 @@ from meshcache.protocol.messages import (
 )
 from meshcache.protocol.near_store import NearCache
 from meshcache.protocol.record import VERSION_BYTES, Extras, version_of, with_extras
-from meshcache.routing import Routing
-from meshcache.seeds import parse_seeds
-from meshcache.values import decoded, is_hit, is_stale, seconds_left
 
 T = TypeVar("T")
 

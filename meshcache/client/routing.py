@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from zlib import crc32
 
-from meshcache.breaker import Breaker
-from meshcache.failure import NOT_READY
+from meshcache.client.breaker import Breaker
+from meshcache.client.failure import NOT_READY
+from meshcache.client.rests import Rests
 from meshcache.protocol.messages import Fact, Welcome
 from meshcache.protocol.ring import Ring, RingMember
-from meshcache.rests import Rests
 
 ALIVE: Final = 0
 SUSPECT: Final = 1

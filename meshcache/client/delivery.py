@@ -27,6 +27,10 @@ from collections.abc import Callable, Generator, Hashable
 from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
+from meshcache.client.connection import Call, Kind, Outcome, Unsendable
+from meshcache.client.failure import WRONG_CLUSTER, Failure
+from meshcache.client.flights import Flight, Seat
+from meshcache.client.routing import Routing, parse_members
 from meshcache.errors import (
     ConfigError,
     KeyMissing,
@@ -41,11 +45,7 @@ from meshcache.errors import (
     SerializationError,
     ValueTooLarge,
 )
-from meshcache.failure import WRONG_CLUSTER, Failure
-from meshcache.flights import Flight, Seat
-from meshcache.link import Call, Kind, Outcome, Unsendable
 from meshcache.protocol.messages import BATCH_OPS_MAX, Code, Get, Inspect, Reject, Update
-from meshcache.routing import Routing, parse_members
 
 ATTEMPT_S: Final = 0.25
 """An attempt may take this long, or a tenth of the whole timeout if that is more …"""

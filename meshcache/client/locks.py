@@ -23,14 +23,14 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
-from meshcache.arguments import Ttl, milliseconds
-from meshcache.delivery import Flow
+from meshcache.client.arguments import Ttl, milliseconds
+from meshcache.client.delivery import Flow
+from meshcache.client.session import Session
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import LockNotOwned, MeshcacheError, OperationError, OperationTimeout, ProtocolError, UsageError
 from meshcache.protocol.clock import clock_of
 from meshcache.protocol.messages import TOKEN_BYTES, TTL_NEVER, Change
 from meshcache.protocol.record import VERSION_BYTES
-from meshcache.session import Session
 
 PAUSE_S_MIN: Final = 0.01
 PAUSE_S_MAX: Final = 0.25

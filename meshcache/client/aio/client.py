@@ -13,25 +13,36 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Tags, Ttl, namespace_bytes, raw_tags
-from meshcache.codec import ValueCodec
-from meshcache.decorator import AsyncCachedBy as CachedBy
-from meshcache.decorator import refuse_function
-from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Parking, Step, Wait
+from meshcache.client.aio.connections import Hub
+from meshcache.client.aio.streams import AsyncFollower, AsyncSubscription
+from meshcache.client.arguments import (
+    DEFAULT,
+    MISSING,
+    Consistency,
+    Item,
+    Key,
+    Sentinel,
+    Tags,
+    Ttl,
+    namespace_bytes,
+    raw_tags,
+)
+from meshcache.client.codec import ValueCodec
+from meshcache.client.decorator import AsyncCachedBy as CachedBy
+from meshcache.client.decorator import refuse_function
+from meshcache.client.delivery import Apart, Board, Compute, Flow, Halt, Parking, Step, Wait
+from meshcache.client.fallbacks import Fallbacks, OnError, OnReadError, loads_on_error
+from meshcache.client.get_or_set import RELEASE_S, result
+from meshcache.client.locks import AsyncLock as Lock
+from meshcache.client.naming import Names
+from meshcache.client.options import arguments_of
+from meshcache.client.session import Session, begin
+from meshcache.client.streams import Following
+from meshcache.client.subscription import Invalidation
 from meshcache.durations import Timeout
 from meshcache.errors import MeshcacheError
-from meshcache.fallbacks import Fallbacks, OnError, OnReadError, loads_on_error
-from meshcache.filling import RELEASE_S, result
-from meshcache.following import Following
-from meshcache.hub import Hub
-from meshcache.listening import AsyncFollower, AsyncSubscription
-from meshcache.locks import AsyncLock as Lock
-from meshcache.naming import Names
-from meshcache.options import arguments_of
 from meshcache.protocol.messages import EventKind
 from meshcache.protocol.near_store import NearCache, NearStatistics
-from meshcache.session import Session, begin
-from meshcache.subscription import Invalidation
 
 T = TypeVar("T")
 

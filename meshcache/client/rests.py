@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from meshcache.failure import Failure
+from meshcache.client.failure import Failure
 
 SHUT_S: Final = 0.02
 SHUT_S_MAX: Final = 0.5

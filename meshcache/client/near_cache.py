@@ -14,14 +14,14 @@ from types import NoneType
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from meshcache.arguments import MISSING, Key
-from meshcache.codec import PICKLE
-from meshcache.delivery import Flow
+from meshcache.client.arguments import MISSING, Key
+from meshcache.client.codec import PICKLE
+from meshcache.client.delivery import Flow
+from meshcache.client.routing import HOT_KEYS_MAX, Routing
 from meshcache.errors import ConfigError
 from meshcache.protocol.messages import DEFAULT_LEVEL
 from meshcache.protocol.near_store import Copy, NearCache, NearStore
 from meshcache.protocol.record import HEADER_BYTES, NEVER_MS, expires_ms_of, extras_of, version_of
-from meshcache.routing import HOT_KEYS_MAX, Routing
 
 T = TypeVar("T")
 

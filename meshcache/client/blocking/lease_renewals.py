@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from meshcache.delivery import Compute, Flow
+from meshcache.client.delivery import Compute, Flow
 from meshcache.errors import MeshcacheError
 from meshcache.sockets.waiting import pause
 

@@ -11,19 +11,19 @@ from copy import copy
 from typing import Any, Final, Self, TypeVar
 from zlib import crc32
 
-from meshcache.arguments import MISSING, Key, raw_key
-from meshcache.copies import Copies
-from meshcache.delivery import VIEW, Delivery, Flow, allowance_s
+from meshcache.client.arguments import MISSING, Key, raw_key
+from meshcache.client.connection import Call, Kind, Link
+from meshcache.client.delivery import VIEW, Delivery, Flow, allowance_s
+from meshcache.client.fallbacks import Fallbacks
+from meshcache.client.near_cache import Copies
+from meshcache.client.options import Options
+from meshcache.client.routing import Routing
+from meshcache.client.values import FLAGS_AT, is_hit, is_stale
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import NodeUnavailable, SerializationError, ValueTooLarge
-from meshcache.fallbacks import Fallbacks
-from meshcache.link import Call, Kind, Link
-from meshcache.options import Options
 from meshcache.protocol.messages import DEFAULT_LEVEL, Get, Inspect, Update
 from meshcache.protocol.near_store import NearStore
 from meshcache.protocol.record import CONTENT_FLAG_BYTES, HEADER_BYTES
-from meshcache.routing import Routing
-from meshcache.values import FLAGS_AT, is_hit, is_stale
 
 SMALL_KEYS: Final = 512
 SMALL_BYTES: Final = 1 << 20

@@ -11,15 +11,15 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from meshcache.delivery import learn, look_up
+from meshcache.client.connection import Call, Outcome
+from meshcache.client.delivery import learn, look_up
+from meshcache.client.routing import Routing
+from meshcache.client.subscription import Feed
 from meshcache.errors import ProtocolError
-from meshcache.link import Call, Outcome
 from meshcache.protocol.invalidation import Listener, Streams
 from meshcache.protocol.messages import Invalidations
 from meshcache.protocol.near_store import NearStore
 from meshcache.protocol.wire import Frame, decode_frame
-from meshcache.routing import Routing
-from meshcache.subscription import Feed
 
 TICK_S: Final = 0.1
 ALLOWANCE_S: Final = 0.1

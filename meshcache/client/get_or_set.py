@@ -27,13 +27,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from meshcache.arguments import MISSING, Key, Ttl, bare, early_factor, is_kept, milliseconds, raw_key
-from meshcache.asking import Asking
-from meshcache.copies import is_unchangeable
-from meshcache.delivery import Apart, Board, Compute, Flow, Halt, Wait
+from meshcache.client.arguments import MISSING, Key, Ttl, bare, early_factor, is_kept, milliseconds, raw_key
+from meshcache.client.asking import Asking
+from meshcache.client.delivery import Apart, Board, Compute, Flow, Halt, Wait
+from meshcache.client.fallbacks import OUTAGES
+from meshcache.client.flights import Flight, Flights, Seat
+from meshcache.client.near_cache import is_unchangeable
+from meshcache.client.values import decoded, is_stale
 from meshcache.errors import ClientClosed, MeshcacheError, OperationError, OperationTimeout, ProtocolError
-from meshcache.fallbacks import OUTAGES
-from meshcache.flights import Flight, Flights, Seat
 from meshcache.protocol.messages import LEASE_ALWAYS, LEASE_S, TOKEN_BYTES, TTL_DEFAULT, TTL_NEVER, Change
 from meshcache.protocol.record import (
     HEADER_BYTES,
@@ -46,7 +47,6 @@ from meshcache.protocol.record import (
     version_of,
     with_extras,
 )
-from meshcache.values import decoded, is_stale
 
 PARK_S: Final = 2.0
 """How long one question is parked; then it is asked again, so that an owner that fell silent is noticed."""

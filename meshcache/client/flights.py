@@ -1,8 +1,8 @@
 """Callers of one process who miss the same key share one question to its owner, and what comes of it.
 
-Pure: a table, and who is told what. Every caller has a *seat* in a *flight*. One of them leads: it asks (filling.py),
-and the others wait, each for as long as it likes. What they share is the question and its answer as it is stored, and
-neither the leader's deadline nor an object: each decodes for itself.
+Pure: a table, and who is told what. Every caller has a *seat* in a *flight*. One of them leads: it asks
+(get_or_set.py), and the others wait, each for as long as it likes. What they share is the question and its answer as it
+is stored, and neither the leader's deadline nor an object: each decodes for itself.
 
 ::
 

@@ -21,16 +21,16 @@ from typing import Any, Final, NoReturn, Self
 
 import zmq
 
-from meshcache.closing import Closing
+from meshcache.client.closing import Closing
+from meshcache.client.connection import Call, Outcome
+from meshcache.client.streams import TICK_S, Following, weak_call
+from meshcache.client.subscription import Feed, Invalidation
 from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ClientClosed, NodeUnavailable, OperationTimeout
-from meshcache.following import TICK_S, Following, weak_call
-from meshcache.link import Call, Outcome
 from meshcache.sockets.descriptors import as_os_error
 from meshcache.sockets.dialling import Dials
 from meshcache.sockets.subscriber import Subscriber
 from meshcache.sockets.waiting import Waiters, pause, wait_readable
-from meshcache.subscription import Feed, Invalidation
 
 FRAMES_PER_TURN: Final = 256
 RESOLVE_AGAIN_S: Final = 1.0

@@ -29,9 +29,9 @@ from typing import Any, Final
 
 import zmq
 
-from meshcache.closing import Closing
-from meshcache.errors import ClientClosed, ProtocolError, UsageError
-from meshcache.failure import (
+from meshcache.client.closing import Closing
+from meshcache.client.connection import CALLS_MAX, FAIR_SHARE, GREETING, Batch, Call, Link, Outcome, Unsendable
+from meshcache.client.failure import (
     LINK_LOST,
     NO_CONNECTION,
     NO_GREETING,
@@ -42,11 +42,11 @@ from meshcache.failure import (
     Failure,
     not_connected,
 )
-from meshcache.flights import Flights
-from meshcache.link import CALLS_MAX, FAIR_SHARE, GREETING, Batch, Call, Link, Outcome, Unsendable
+from meshcache.client.flights import Flights
+from meshcache.client.routing import Routing
+from meshcache.errors import ClientClosed, ProtocolError, UsageError
 from meshcache.protocol.messages import Welcome
 from meshcache.protocol.wire import Frame
-from meshcache.routing import Routing
 from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context
 from meshcache.sockets.dealer import open_dealer, receiver, state_of
 from meshcache.sockets.descriptors import as_os_error, require_descriptors

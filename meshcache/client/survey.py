@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from typing import Any, Final, NoReturn
 
+from meshcache.client.plain import CONTAINERS, LEAVES, NATIVE, Form, advice, form_of, translate
 from meshcache.errors import SerializationError
-from meshcache.plain import CONTAINERS, LEAVES, NATIVE, Form, advice, form_of, translate
 
 NESTED_MAX: Final = 1024
 """Levels of containers in one value: as many as msgpack reads."""

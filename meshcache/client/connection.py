@@ -9,8 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from meshcache.client.failure import Failure
+from meshcache.client.routing import CLOCK_ERROR_S, Routing
 from meshcache.errors import ProtocolError
-from meshcache.failure import Failure
 from meshcache.protocol.messages import (
     BATCH_OPS_MAX,
     PROTOCOL,
@@ -31,7 +32,6 @@ from meshcache.protocol.messages import (
     Welcome,
 )
 from meshcache.protocol.wire import Frame, decode_frame, encode_frame
-from meshcache.routing import CLOCK_ERROR_S, Routing
 
 Kind = type[ClientOp]
 

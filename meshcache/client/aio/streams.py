@@ -1,4 +1,4 @@
-"""The asyncio driver of the invalidation streams: the SUB socket on the loop's readers, as hub.py has its sockets.
+"""The asyncio driver of the invalidation streams: the SUB socket on the loop's readers, as connections.py has its own.
 
 It starts when a near cache is first used or something is subscribed to, and one timer of 0.1 s runs until the client
 is closed or its loop is.
@@ -18,16 +18,16 @@ from typing import Any, Final, NoReturn, Self
 
 import zmq
 
-from meshcache.closing import Closing
+from meshcache.client.aio.connections import reached
+from meshcache.client.closing import Closing
+from meshcache.client.connection import Call, Outcome
+from meshcache.client.streams import TICK_S, Following, weak_call
+from meshcache.client.subscription import Feed, Invalidation
 from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ClientClosed, NodeUnavailable, OperationTimeout
-from meshcache.following import TICK_S, Following, weak_call
-from meshcache.hub import reached
-from meshcache.link import Call, Outcome
 from meshcache.sockets.dealer import state_of
 from meshcache.sockets.dialling import numeric
 from meshcache.sockets.subscriber import Subscriber
-from meshcache.subscription import Feed, Invalidation
 
 FRAMES_PER_TURN: Final = 256
 RESOLVE_AGAIN_S: Final = 1.0

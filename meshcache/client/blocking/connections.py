@@ -24,9 +24,9 @@ from typing import Any, Final
 
 import zmq
 
-from meshcache.closing import Closing
-from meshcache.errors import ClientClosed, ProtocolError
-from meshcache.failure import (
+from meshcache.client.closing import Closing
+from meshcache.client.connection import GREETING, Call, Link, Outcome, Unsendable
+from meshcache.client.failure import (
     LINK_DOWN,
     LINK_LOST,
     NO_CONNECTION,
@@ -38,7 +38,7 @@ from meshcache.failure import (
     Failure,
     not_connected,
 )
-from meshcache.link import GREETING, Call, Link, Outcome, Unsendable
+from meshcache.errors import ClientClosed, ProtocolError
 from meshcache.protocol.messages import Welcome
 from meshcache.protocol.wire import Frame
 from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context

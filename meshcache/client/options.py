@@ -6,14 +6,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from meshcache.arguments import DEFAULT, Consistency, Ttl, consistency_of, levels, milliseconds, namespace_bytes, ttl_of
-from meshcache.codec import Codec, ValueCodec
+from meshcache.client.arguments import (
+    DEFAULT,
+    Consistency,
+    Ttl,
+    consistency_of,
+    levels,
+    milliseconds,
+    namespace_bytes,
+    ttl_of,
+)
+from meshcache.client.codec import Codec, ValueCodec
+from meshcache.client.fallbacks import OnReadError, misses_on_error
+from meshcache.client.seeds import Seeds
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import ConfigError
-from meshcache.fallbacks import OnReadError, misses_on_error
 from meshcache.protocol.messages import DEFAULT_LEVEL
 from meshcache.protocol.near_store import NearCache
-from meshcache.seeds import Seeds
 
 TIMEOUT_S: Final = 5.0
 

@@ -22,10 +22,10 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import msgpack
 
+from meshcache.client.plain import MARK, form_of, framed, register, restore, restore_container, translate
+from meshcache.client.survey import Plains, survey
 from meshcache.errors import ConfigError, SerializationError
-from meshcache.plain import MARK, form_of, framed, register, restore, restore_container, translate
 from meshcache.protocol.record import EXTRAS, HEADER_BYTES, STAMP_BYTES, without_extras
-from meshcache.survey import Plains, survey
 
 __all__ = ["Codec", "ValueCodec", "register"]
 

@@ -1,7 +1,7 @@
 """What a subscriber gets: invalidations, in a bounded queue.
 
-Pure: how to wait for them is the drivers' (follower.py for threads, listening.py for asyncio). The stream is never held
-up: when a queue is full, what follows is left out and one GAP stands in its place.
+Pure: how to wait for them is the drivers' (blocking/streams.py for threads, aio/streams.py for asyncio). The stream is
+never held up: when a queue is full, what follows is left out and one GAP stands in its place.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from meshcache.arguments import Key
+from meshcache.client.arguments import Key
 from meshcache.protocol.messages import Event, EventKind
 
 QUEUE_EVENTS_MAX: Final = 10_000

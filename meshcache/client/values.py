@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from meshcache.arguments import Key
-from meshcache.codec import Codec
+from meshcache.client.arguments import Key
+from meshcache.client.codec import Codec
+from meshcache.client.routing import Routing
 from meshcache.errors import ProtocolError, SerializationError
 from meshcache.protocol.record import EXTRAS, HEADER_BYTES, NEVER_MS, STAMP_BYTES, TOMBSTONE, expires_ms_of, extras_of
-from meshcache.routing import Routing
 
 FLAGS_AT: Final = STAMP_BYTES
 """Where in a record it is said what is special about it."""

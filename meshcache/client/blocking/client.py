@@ -11,26 +11,37 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from meshcache.arguments import DEFAULT, MISSING, Consistency, Item, Key, Sentinel, Tags, Ttl, namespace_bytes, raw_tags
-from meshcache.channels import Channels
-from meshcache.codec import ValueCodec
-from meshcache.decorator import CachedBy, refuse_function
-from meshcache.delivery import Apart, Board, Compute, Flow, Parking, Step, Wait
+from meshcache.client.arguments import (
+    DEFAULT,
+    MISSING,
+    Consistency,
+    Item,
+    Key,
+    Sentinel,
+    Tags,
+    Ttl,
+    namespace_bytes,
+    raw_tags,
+)
+from meshcache.client.blocking.connections import Channels
+from meshcache.client.blocking.lease_renewals import Renewals
+from meshcache.client.blocking.streams import Follower, Subscription
+from meshcache.client.codec import ValueCodec
+from meshcache.client.decorator import CachedBy, refuse_function
+from meshcache.client.delivery import Apart, Board, Compute, Flow, Parking, Step, Wait
+from meshcache.client.fallbacks import Fallbacks, OnError, OnReadError, loads_on_error
+from meshcache.client.flights import Flights
+from meshcache.client.get_or_set import RELEASE_S, result
+from meshcache.client.locks import Lock
+from meshcache.client.naming import Names
+from meshcache.client.options import arguments_of
+from meshcache.client.session import Session, begin
+from meshcache.client.streams import Following
+from meshcache.client.subscription import Invalidation
 from meshcache.durations import Timeout
-from meshcache.fallbacks import Fallbacks, OnError, OnReadError, loads_on_error
-from meshcache.filling import RELEASE_S, result
-from meshcache.flights import Flights
-from meshcache.follower import Follower, Subscription
-from meshcache.following import Following
-from meshcache.locks import Lock
-from meshcache.naming import Names
-from meshcache.options import arguments_of
 from meshcache.protocol.messages import EventKind
 from meshcache.protocol.near_store import NearCache, NearStatistics
-from meshcache.renewals import Renewals
-from meshcache.session import Session, begin
 from meshcache.sockets.waiting import pause, wait_open
-from meshcache.subscription import Invalidation
 
 T = TypeVar("T")
 
