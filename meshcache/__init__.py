@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from meshcache.client.blocking.client import Client
     from meshcache.client.subscription import Invalidation, InvalidationKind
     from meshcache.config import Config
-    from meshcache.launcher import LocalMesh
+    from meshcache.local.launcher import LocalMesh
     from meshcache.node.server import Node
     from meshcache.protocol.near_store import NearCache
 
@@ -87,7 +87,7 @@ _HOMES: Final = {
     "Invalidation": "meshcache.client.subscription",
     "InvalidationKind": "meshcache.client.subscription",
     "Item": "meshcache.client.arguments",
-    "LocalMesh": "meshcache.launcher",
+    "LocalMesh": "meshcache.local.launcher",
     "MISSING": "meshcache.client.arguments",
     "NearCache": "meshcache.protocol.near_store",
     "Node": "meshcache.node.server",

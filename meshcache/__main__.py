@@ -2,6 +2,6 @@
 
 import sys
 
-from meshcache.cli import main
+from meshcache.cli.main import main
 
 sys.exit(main())

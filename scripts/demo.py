@@ -11,7 +11,7 @@ from typing import Any
 
 from meshcache.client.blocking.client import Client
 from meshcache.errors import MeshcacheError
-from meshcache.launcher import LocalMesh
+from meshcache.local.launcher import LocalMesh
 from meshcache.protocol.near_store import NearCache, NearStatistics
 
 PROFILES = {f"user:{index}": {"name": f"user {index}", "visits": index} for index in range(100)}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from meshcache import banner as under_test
-from meshcache.banner import banner, typed_command
 from meshcache.config import Config
+from meshcache.local import banner as under_test
+from meshcache.local.banner import banner, typed_command
 
 ADDRESSES = [f"127.0.0.1:{port}" for port in (7101, 7102, 7103)]
 

@@ -15,7 +15,10 @@ from typing import Any, Self
 import pytest
 from fake_client import FakeClient, member
 
-from meshcache import cli, commands
+from meshcache.cli import commands
+from meshcache.cli import main as cli
+from meshcache.cli.load import Outcome
+from meshcache.cli.report import event_text, status_text
 from meshcache.client.subscription import Invalidation, InvalidationKind
 from meshcache.errors import (
     ConfigError,
@@ -26,9 +29,7 @@ from meshcache.errors import (
     OperationTimeout,
     QuorumNotReached,
 )
-from meshcache.load import Outcome
-from meshcache.report import event_text, status_text
-from meshcache.terminal import Paint
+from meshcache.local.terminal import Paint
 
 PLAIN = Paint(enabled=False)
 
@@ -434,7 +435,7 @@ def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str], command: st
 
 def test_help_needs_neither_zeromq_nor_structlog() -> None:
     program = (
-        "import sys\nfrom meshcache.cli import main\n"
+        "import sys\nfrom meshcache.cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
         "sys.exit(', '.join({'zmq', 'structlog', 'asyncio', 'msgpack'} & set(sys.modules)) or 0)"
     )
@@ -484,7 +485,7 @@ def test_the_figures_of_a_load() -> None:
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_logs_go_to_stderr_in_the_form_asked_for(form: str) -> None:
     program = (
-        "import logging\nfrom meshcache import log\nfrom meshcache.config import LogSettings\n"
+        "import logging\nfrom meshcache.cli import log\nfrom meshcache.config import LogSettings\n"
         f"log.configure(LogSettings(format={form!r}, level='info'))\n"
         "logging.getLogger('meshcache.node').info('joined', extra={'peer': 'a:1'})\n"
         "logging.getLogger('meshcache.node').debug('detail')\n"

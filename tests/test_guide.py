@@ -17,8 +17,8 @@ import pytest
 from test_readme import ROOT, blocks, checked, code_spans, raised, shown
 
 from meshcache import LocalMesh, patterns
+from meshcache.local.processes import HOST
 from meshcache.patterns import Limits, QueueStatistics
-from meshcache.processes import HOST
 
 GUIDE_PATH: Final = ROOT / "meshcache/patterns/GUIDE.md"
 GUIDE: Final = GUIDE_PATH.read_text(encoding="utf-8")

@@ -20,12 +20,13 @@ from typing import Any
 
 import pytest
 
-from meshcache import cli, launcher, supervisor
+from meshcache.cli import main as cli
 from meshcache.errors import ConfigError, MeshcacheError
-from meshcache.launcher import LocalMesh
-from meshcache.loglines import LogLines
-from meshcache.processes import HOST, NodeProcess, ending_of, find_base_port, is_free, ports_of, why_divided
-from meshcache.supervisor import RESTART_DELAY_MAX_S, Supervisor, restart_delay_s
+from meshcache.local import launcher, supervisor
+from meshcache.local.launcher import LocalMesh
+from meshcache.local.log_lines import LogLines
+from meshcache.local.processes import HOST, NodeProcess, ending_of, find_base_port, is_free, ports_of, why_divided
+from meshcache.local.supervisor import RESTART_DELAY_MAX_S, Supervisor, restart_delay_s
 
 DEADLINE_S = 60.0
 
@@ -197,7 +198,7 @@ def test_restarts_slow_down() -> None:
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_child_ends_with_its_parent(paused: bool) -> None:
     child = (
-        "import os, signal; from meshcache.lifeline import watch_parent; "
+        "import os, signal; from meshcache.local.lifeline import watch_parent; "
         "watch_parent(os.getppid(), lambda: os._exit(0)); print('up', flush=True); signal.pause()"
     )
     parent_program = (
@@ -219,7 +220,7 @@ def test_a_child_ends_with_its_parent(paused: bool) -> None:
 
 def test_a_child_whose_parent_is_gone_already_ends() -> None:
     program = (
-        "import os, signal; from meshcache.lifeline import watch_parent; "
+        "import os, signal; from meshcache.local.lifeline import watch_parent; "
         "watch_parent(1 << 22, lambda: os._exit(7)); signal.pause()"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=DEADLINE_S, check=False).returncode == 7

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from meshcache.loglines import LogLines
+from meshcache.local.log_lines import LogLines
 
 FOR_PROGRAMS = LogLines(readable=False, coloured=False)
 FOR_PEOPLE = LogLines(readable=True, coloured=False)

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from fake_client import FakeClient, member
 
-from meshcache import cli, commands
+from meshcache.cli import commands
+from meshcache.cli import main as cli
+from meshcache.cli.health import health_of
+from meshcache.cli.report import explain_text, flatten, hot_text, ring_text, stats_text, status_text, table
 from meshcache.errors import NodeUnavailable, OperationTimeout
-from meshcache.health import health_of
+from meshcache.local.terminal import Paint, quantity
 from meshcache.protocol.record import NEVER_MS
-from meshcache.report import explain_text, flatten, hot_text, ring_text, stats_text, status_text, table
-from meshcache.terminal import Paint, quantity
 
 PLAIN = Paint(enabled=False)
 

@@ -13,7 +13,7 @@ from fake_node import FakeNode, fake_mesh
 import meshcache
 from meshcache import errors
 from meshcache.errors import ClientClosed, MeshcacheError, UsageError
-from meshcache.processes import find_base_port
+from meshcache.local.processes import find_base_port
 
 CALLS: dict[str, Callable[[Any], Any]] = {
     "get": lambda cache: cache.get("k"),

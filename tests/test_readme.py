@@ -28,10 +28,11 @@ from urllib.parse import unquote
 import pytest
 
 import meshcache
-from meshcache import AsyncClient, Client, LocalMesh, cli
+from meshcache import AsyncClient, Client, LocalMesh
+from meshcache.cli import main as cli
 from meshcache.config import Config
 from meshcache.core.storage.store import entry_bytes
-from meshcache.processes import HOST, find_base_port
+from meshcache.local.processes import HOST, find_base_port
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from faults.attacker import KEYS, Stranger
 from faults.hostile import ATTACKER, LEFT_MIB_MAX, PEAK_MIB_MAX, resident_bytes
 
 import meshcache
-from meshcache.processes import HOST, find_base_port
+from meshcache.local.processes import HOST, find_base_port
 from meshcache.protocol import messages as m
 from meshcache.protocol.wire import decode_frame, encode_frame
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Self
 
-from meshcache.processes import STOP_GRACE_S
+from meshcache.local.processes import STOP_GRACE_S
 
 PORT: Final = 7101
 _NETWORK: Final = "10.199.77"

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Self
 
 import meshcache
+from meshcache.cli.report import flatten
 from meshcache.core.membership.members import State
 from meshcache.errors import MeshcacheError, OperationTimeout
 from meshcache.protocol.messages import Fact
-from meshcache.report import flatten
 
 ASK_TIMEOUT_S: Final = 1.0
 LOOK_INTERVAL_S: Final = 0.02

@@ -184,9 +184,7 @@ class Survey:
 
     def status(self, address: str) -> dict[str, Any]:
         """Ask the node at ``address``; MeshcacheError if it does not answer."""
-        from meshcache.client.blocking.client import (  # noqa: PLC0415 - starting processes need not wait for this import
-            Client,
-        )
+        from meshcache.client.blocking.client import Client  # noqa: PLC0415  (starting processes need not wait for it)
 
         if address not in self._clients:
             self._clients[address] = Client([address], timeout=_ASK_TIMEOUT_S)

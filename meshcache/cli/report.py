@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from meshcache.cli.health import health_of
 from meshcache.client.subscription import Invalidation, InvalidationKind
-from meshcache.health import health_of
+from meshcache.local.terminal import GREEN, RED, YELLOW, Paint, quantity
 from meshcache.protocol.record import NEVER_MS
-from meshcache.terminal import GREEN, RED, YELLOW, Paint, quantity
 
 _STATE_COLOURS: Final = {"alive": GREEN, "suspect": YELLOW, "dead": RED}
 _KIND_COLOURS: Final = {

@@ -1,4 +1,4 @@
-"""Keeps nodes running: passes on what they print, as loglines.py writes it, and starts again those that die.
+"""Keeps nodes running: passes on what they print, as log_lines.py writes it, and starts again those that die.
 
 It is a loop around one selector: signals, the nodes' output, and deadlines. A node that died is started again at once,
 since libzmq aborts rather than raises on some of its own mistakes; one that keeps dying, after a growing wait.
@@ -16,8 +16,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Final, TextIO
 
-from meshcache.loglines import LogLines
-from meshcache.processes import ASK_INTERVAL_S, EXIT_CONFIG, STOP_GRACE_S, NodeProcess, Survey, ending_of, why_unsettled
+from meshcache.local.log_lines import LogLines
+from meshcache.local.processes import (
+    ASK_INTERVAL_S,
+    EXIT_CONFIG,
+    STOP_GRACE_S,
+    NodeProcess,
+    Survey,
+    ending_of,
+    why_unsettled,
+)
 
 QUICK_DEATH_S: Final = 10.0
 """A process that lived for less died quickly: the same is likely to happen again."""

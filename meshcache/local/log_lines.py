@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from meshcache.terminal import RED, YELLOW, Paint
+from meshcache.local.terminal import RED, YELLOW, Paint
 
 _NODE_COLOURS: Final = (36, 35, 32, 34, 96, 95, 92, 94)
 _BOLD_RED: Final = f"1;{RED}"

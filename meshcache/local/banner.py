@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from meshcache.config import Config
-from meshcache.terminal import quantity
+from meshcache.local.terminal import quantity
 
 _WIDTH: Final = 80
 _DEFAULT_ADDRESS: Final = "127.0.0.1:7101"

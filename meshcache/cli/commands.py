@@ -21,7 +21,7 @@ from meshcache.errors import ConfigError, KeyMissing, MeshcacheError
 
 if TYPE_CHECKING:
     from meshcache.client.blocking.client import Client
-    from meshcache.terminal import Paint
+    from meshcache.local.terminal import Paint
 
 DEFAULT_SEEDS: Final = "127.0.0.1:7101"
 MISS: Final = 1
@@ -29,7 +29,7 @@ MISS: Final = 1
 
 def up(options: Namespace) -> int:
     """Launch a mesh and supervise it."""
-    from meshcache import launcher  # noqa: PLC0415
+    from meshcache.local import launcher  # noqa: PLC0415
 
     return launcher.up(
         options.nodes,
@@ -53,7 +53,8 @@ def node(options: Namespace) -> int:
 
 
 def _run_node(config: Any, parent_pid: int | None) -> int:
-    from meshcache import lifeline, log  # noqa: PLC0415
+    from meshcache.cli import log  # noqa: PLC0415
+    from meshcache.local import lifeline  # noqa: PLC0415
     from meshcache.node.memory import prepare_process  # noqa: PLC0415
     from meshcache.node.server import Node  # noqa: PLC0415
 
@@ -78,9 +79,7 @@ def _run_node(config: Any, parent_pid: int | None) -> int:
 
 def open_client(options: Namespace) -> Client:
     """Return a client of the mesh that the options name."""
-    from meshcache.client.blocking.client import (  # noqa: PLC0415 - it brings ZeroMQ, which `--help` can do without
-        Client,
-    )
+    from meshcache.client.blocking.client import Client  # noqa: PLC0415
 
     return Client(options.at, timeout=options.timeout)
 
@@ -217,7 +216,7 @@ def _confirmed(options: Namespace) -> bool:
 
 def watch(options: Namespace) -> int:
     """Show invalidations as they pass, until Ctrl-C."""
-    from meshcache import report  # noqa: PLC0415
+    from meshcache.cli import report  # noqa: PLC0415
 
     colours, left = paint(), options.count
     try:
@@ -299,6 +298,6 @@ def width() -> int:
 
 def paint() -> Paint:
     """Return what colours text, if that goes to a terminal."""
-    from meshcache.terminal import Paint  # noqa: PLC0415
+    from meshcache.local.terminal import Paint  # noqa: PLC0415
 
     return Paint(enabled=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))

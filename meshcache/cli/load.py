@@ -14,9 +14,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from meshcache.cli.report import table
 from meshcache.errors import MeshcacheError
-from meshcache.report import table
-from meshcache.terminal import RED, Paint
+from meshcache.local.terminal import RED, Paint
 
 if TYPE_CHECKING:
     from meshcache.client.aio.client import AsyncClient

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from meshcache.banner import banner, typed_command
 from meshcache.config import Config, overrides_of
 from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ConfigError, MeshcacheError, NodeUnavailable, OperationTimeout
-from meshcache.loglines import LogLines
-from meshcache.occupied import why_taken
-from meshcache.processes import (
+from meshcache.local.banner import banner, typed_command
+from meshcache.local.log_lines import LogLines
+from meshcache.local.occupied import why_taken
+from meshcache.local.processes import (
     ASK_INTERVAL_S,
     EXIT_CONFIG,
     NODES_MAX,
@@ -35,8 +35,8 @@ from meshcache.processes import (
     ports_of,
     why_unsettled,
 )
+from meshcache.local.supervisor import Supervisor
 from meshcache.sockets.descriptors import NoDescriptors, as_os_error
-from meshcache.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from meshcache.client.blocking.client import Client
@@ -159,9 +159,7 @@ class LocalMesh:
 
     def client(self, **options: Any) -> Client:
         """Return a new client of this mesh, which is closed with the mesh at the latest."""
-        from meshcache.client.blocking.client import (  # noqa: PLC0415 - a launch without a client does not need ZeroMQ
-            Client,
-        )
+        from meshcache.client.blocking.client import Client  # noqa: PLC0415  (a launch without a client needs no ZeroMQ)
 
         client = Client(self.addresses, **options)
         self._clients.append(client)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 import meshcache
-from meshcache import commands, mesh_commands
+from meshcache.cli import commands, mesh_commands
 from meshcache.durations import seconds_of
 from meshcache.errors import (
     ConfigError,

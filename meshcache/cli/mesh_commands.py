@@ -9,8 +9,8 @@ from argparse import Namespace
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from meshcache import commands
-from meshcache.commands import print_json
+from meshcache.cli import commands
+from meshcache.cli.commands import print_json
 from meshcache.errors import MeshcacheError, NodeUnavailable, OperationTimeout
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _OWN_COLUMNS: Final = (
 
 def status(options: Namespace) -> int:
     """Show the members, what each says of itself, and what is wrong; say by the exit code whether anything is."""
-    from meshcache import health, report  # noqa: PLC0415
+    from meshcache.cli import health, report  # noqa: PLC0415
 
     with commands.open_client(options) as client:
         seen = client.inspect("status")
@@ -146,7 +146,7 @@ def forget(options: Namespace) -> int:
 
 def stats(options: Namespace) -> int:
     """Show the counters of every node that answers."""
-    from meshcache import report  # noqa: PLC0415
+    from meshcache.cli import report  # noqa: PLC0415
 
     what = "hot" if options.hot else "stats"
     counters, problems = {}, []
@@ -179,7 +179,7 @@ def _hottest(hot: dict[str, dict[str, Any]], limit: int) -> dict[str, dict[str, 
 
 def ring(options: Namespace) -> int:
     """Show the shares of all nodes, or the owners of one key."""
-    from meshcache import report  # noqa: PLC0415
+    from meshcache.cli import report  # noqa: PLC0415
 
     with commands.open_client(options) as client:
         if options.key is not None:
@@ -200,7 +200,7 @@ def ring(options: Namespace) -> int:
 
 def explain(options: Namespace) -> int:
     """Show what each replica holds of a key."""
-    from meshcache import report  # noqa: PLC0415
+    from meshcache.cli import report  # noqa: PLC0415
 
     with commands.open_client(options) as client:
         explained = client.inspect("explain", key=commands.key_bytes(options.key))
@@ -213,7 +213,7 @@ def explain(options: Namespace) -> int:
 
 def bench(options: Namespace) -> int:
     """Put load on a mesh and show how it did."""
-    from meshcache import load  # noqa: PLC0415
+    from meshcache.cli import load  # noqa: PLC0415
 
     plan = load.Plan(
         seeds=options.at,

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from meshcache.banner import counted
 from meshcache.config import HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
 from meshcache.errors import MeshcacheError
-from meshcache.processes import EPHEMERAL_PORTS_FROM, HOST, find_base_port, is_free, ports_of
+from meshcache.local.banner import counted
+from meshcache.local.processes import EPHEMERAL_PORTS_FROM, HOST, find_base_port, is_free, ports_of
 
 _ASK_TIMEOUT_S: Final = 3.0
 _ASKED_MAX: Final = 3
@@ -52,9 +52,7 @@ def free_base_port(nodes: int, base_port: int) -> int:
 
 def _mesh_behind(taken: Iterable[int]) -> dict[str, Any] | None:
     """Return what a node says that has one of these ports, be it the one where clients ask; None if there is none."""
-    from meshcache.client.blocking.client import (  # noqa: PLC0415 - a launch that finds its ports free does not need it
-        Client,
-    )
+    from meshcache.client.blocking.client import Client  # noqa: PLC0415  (not needed where the ports are free)
 
     candidates = [port - offset for port in taken for offset in (0, PUBLISH_PORT_OFFSET, HTTP_PORT_OFFSET)]
     asked = [port for port in dict.fromkeys(candidates) if port > 0 and not is_free(port)]
