@@ -37,7 +37,7 @@ from meshcache.local.processes import HOST, find_base_port
 ROOT: Final = Path(__file__).resolve().parent.parent
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE_LANGUAGES: Final = ("py", "mermaid")
-"""Of meshcache/patterns/GUIDE.md; tests/test_guide.py looks at them."""
+"""Of meshcache/patterns/GUIDE.md; tests/process/test_guide.py looks at them."""
 BIN: Final = Path(sys.executable).parent
 NODES: Final = 3
 

@@ -18,7 +18,7 @@ print(*[simulate(seed).world.digest for seed in {seeds}])
 def digests(hash_seed: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(seeds=SEEDS)],
-        cwd=Path(__file__).parent.parent, env={"PYTHONHASHSEED": hash_seed}, stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[2], env={"PYTHONHASHSEED": hash_seed}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

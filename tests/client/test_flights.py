@@ -311,7 +311,10 @@ def test_a_lease_granted_to_who_was_cancelled_before_it_heard_of_it_is_given_up(
     owner = story.owners("key")[0]
     assert owner.core is not None
     fills = owner.core.coordinator.fills
-    story.mesh.wait_for(lambda: any(lease.version for lease in fills.table.values()), within_s=5.0)
+    for _ in range(50_000):  # in steps that are shorter than any message takes
+        if any(lease.version for lease in fills.table.values()):
+            break
+        story.mesh.run(0.0001)
     assert process.loads == []
     process.cancel("a")
     other = Process(story, "another process")
@@ -397,7 +400,7 @@ def test_what_may_be_joined(story: Story, process: Process) -> None:
     names = [f"joins {i}" for i in range(4)]
     assert process.wait("first", *names, "other timeout", "other levels") == ["v"] * 7
     assert process.wait("other key") == ["k"]
-    assert process.loads == ["first", "other key"]
+    assert sorted(process.loads) == ["first", "other key"]
     assert 58.0 < story.call(session.ttl("key", None)) <= 60.0, "the terms are those of who computed"
 
 

@@ -17,7 +17,7 @@ from meshcache.errors import MeshcacheError, OperationTimeout
 
 pytestmark = pytest.mark.process
 
-CHAOS = Path(__file__).parent.parent / "scripts" / "chaos"
+CHAOS = Path(__file__).parents[2] / "scripts" / "chaos"
 OVERRUN_S = 0.05
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from meshcache.protocol.ring import COPIES_SLACK, PRIMARY_SLACK, Ring, RingMember, _Auction, slot_of
 
 SLOTS = 1024
-SCRIPT = Path(__file__).parent.parent / "scripts" / "ring_table"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "ring_table"
 
 LABELS = st.sampled_from(["", "a", "b", "c"])
 MEMBERS = st.lists(
@@ -155,7 +155,7 @@ def test_of_two_members_with_one_id_the_same_one_counts_in_any_order() -> None:
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4242"])
 def test_another_process_with_another_hash_seed_agrees(hash_seed: str) -> None:
     program = (
-        "import hashlib, json; from meshcache.core.ring import Ring, RingMember;"
+        "import hashlib, json; from meshcache.protocol.ring import Ring, RingMember;"
         "r = Ring.build({RingMember(f'n{i}', 1.0 + i % 3, f'h{i % 4}', f'z{i % 2}') for i in range(8)},"
         " slots=1024, vnodes=150, replicas=3);"
         "print(r.digest.hex(), hashlib.sha256(json.dumps(r.owners).encode()).hexdigest()[:16])"

@@ -26,7 +26,7 @@ from meshcache.client.aio.connections import CALLS_PER_TURN, PARKED_MAX, UNDER_W
 from meshcache.client.connection import Call, Link, Unsendable
 from meshcache.protocol.messages import Change, Clear, Get, Hello, Inspect, Set, Update
 
-CALLERS = Path(__file__).parent.parent / "scripts" / "faults" / "callers.py"
+CALLERS = Path(__file__).parents[2] / "scripts" / "faults" / "callers.py"
 T = TypeVar("T")
 
 

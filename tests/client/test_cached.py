@@ -337,7 +337,7 @@ def test_keys_do_not_depend_on_the_process() -> None:
     printed = {
         subprocess.run(
             [sys.executable, "-c", program], cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(meshcache.__file__).parent.parent)},
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": f"{Path(meshcache.__file__).parent.parent}:{Path(__file__).parents[1]}"},
         ).stdout
         for seed in ("1", "2")
     }  # fmt: skip

@@ -245,7 +245,7 @@ def test_an_operation_ends_by_its_deadline() -> None:
 
 
 def _command() -> ModuleType:
-    path = Path(__file__).parent.parent / "scripts" / "simulate"
+    path = Path(__file__).parents[2] / "scripts" / "simulate"
     loader = importlib.machinery.SourceFileLoader("simulate", str(path))
     spec = importlib.util.spec_from_loader("simulate", loader)
     assert spec is not None
