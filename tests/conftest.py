@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from private_postgres import NoPostgres, private_postgres
+from faults.private_postgres import NoPostgres, private_postgres
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
 import pytest
+from benchmark import refresh_readme
 
 import meshcache
 from meshcache import AsyncClient, Client, LocalMesh
@@ -398,13 +399,6 @@ def test_nothing_is_promised_that_is_not_there() -> None:
 # ---- figures
 
 
-def refresh_readme() -> dict[str, Any]:
-    names: dict[str, Any] = {"__name__": "refresh_readme", "__file__": str(ROOT / "scripts/refresh_readme")}
-    source = (ROOT / "scripts/refresh_readme").read_text(encoding="utf-8")
-    exec(compile(source, "scripts/refresh_readme", "exec"), names)
-    return names
-
-
 def figures(name: str) -> str:
     match = re.search(rf"<!-- {name} -->(.*?)<!-- /{name} -->", README, flags=re.DOTALL)
     assert match, name
@@ -412,20 +406,19 @@ def figures(name: str) -> str:
 
 
 def test_every_figure_names_its_command() -> None:
-    script = refresh_readme()
     marked = re.findall(r"<!-- (\w+) -->", README)
-    assert sorted(marked) == sorted(script["SECTIONS"])
-    for name, section in script["SECTIONS"].items():
+    assert sorted(marked) == sorted(refresh_readme.SECTIONS)
+    for name, section in refresh_readme.SECTIONS.items():
         first = figures(name).strip().splitlines()[0]
         match = re.fullmatch(r"Measured by `([^`]+)`:", first)
         assert match, first
-        assert match[1].split()[0] == section.command[0]
+        assert match[1].split() == section.command
         assert (ROOT / section.command[0]).exists()
         assert "| --- |" in figures(name)
 
 
 def test_figures_are_put_between_their_markers() -> None:
-    replaced = refresh_readme()["replaced"]
+    replaced = refresh_readme.replaced
     text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n<!-- y -->\nleft\n<!-- /y -->\n"
     once = replaced(text, "x", r"new \1")
     assert once == "a\n<!-- x -->\n\nnew \\1\n\n<!-- /x -->\nb\n<!-- y -->\nleft\n<!-- /y -->\n"
@@ -435,7 +428,6 @@ def test_figures_are_put_between_their_markers() -> None:
 
 
 def test_figures_are_made_of_what_was_measured() -> None:
-    script = refresh_readme()
     evenness = [
         {"nodes": 3, "ring": ring, "primary_keys": [low, high]}
         for ring, low, high in (("meshcache", 0.97, 1.03), ("plain 150", 0.87, 1.26))
@@ -444,8 +436,8 @@ def test_figures_are_made_of_what_was_measured() -> None:
         {"nodes": 3, "ring": "meshcache", "primaries": [1.05, 1.1, 1.2], "build_ms": 6.8},
         {"nodes": 3, "ring": "plain 150", "primaries": [0.99, 1.1, 1.3]},
     ]
-    measured = {"command": "scripts/ring_table", "result": {"evenness": evenness, "movement": movement}}
-    text = script["section_text"]("ring", json.loads(json.dumps(measured)))
-    assert "Measured by `scripts/ring_table`:" in text
+    measured = {"command": "scripts/bench ring", "result": {"evenness": evenness, "movement": movement}}
+    text = refresh_readme.section_text("ring", json.loads(json.dumps(measured)))
+    assert "Measured by `scripts/bench ring`:" in text
     assert "| 3 nodes, meshcache | 97 % to 103 % | 1.05 | 1.20 |" in text
     assert "| 3 nodes, plain 150 | 87 % to 126 % | 0.99 | 1.30 |" in text

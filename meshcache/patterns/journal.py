@@ -2,7 +2,7 @@
 
 SQLite's write-ahead log is what is needed here: a commit appends to it, a process that is killed loses nothing that was
 committed, and the space of what was deleted is used again. Where a commit waits for the disk, an append-only log of
-one's own is no quicker (``scripts/bench_queue``). ``sync="full"`` waits for the disk at each commit, and so survives
+one's own is no quicker (``scripts/bench queue``). ``sync="full"`` waits for the disk at each commit, and so survives
 the loss of power; ``"normal"`` leaves that to the operating system, and survives the end of the process only, by
 kill -9 too.
 

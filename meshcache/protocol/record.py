@@ -15,7 +15,7 @@
 
 Every field compares as bytes, so that "newer" and "expired" cost one slice and one memcmp. One object per entry
 takes half the memory of a tuple of fields, is invisible to the garbage collector, and is packed for the network
-without being looked at (``scripts/bench_store`` measures it).
+without being looked at (``scripts/bench store`` measures it).
 
 What a client sends for a write is the *content*: flags and value. The coordinator puts a *stamp* in front, version
 and expiry, and the concatenation is the record. One stamp serves a whole batch.

@@ -35,7 +35,7 @@ round of balancing, and a few rounds a node. Measured with 1,024 slots and two c
 0.1 s for 100, 1 s for 500 (where the rounds are cut short and what is left is moved one slot at a time). With fewer
 than some 30 slots a node, one slot is over 3 % of its load and rounding makes every bound coarse, and a change moves
 more than it should. Primaries moved by a join, relative to the ideal: 1.16 at 10 nodes, 1.4 at 20, 2.4 at 50 (1.4 with
-8,192 slots): take more slots for more nodes. ``scripts/ring_table`` prints loads and movement.
+8,192 slots): take more slots for more nodes. ``scripts/bench ring`` prints loads and movement.
 """
 
 from __future__ import annotations

@@ -1,15 +1,24 @@
-"""The benchmark behind ``scripts/bench``: meshcache beside its peers, interleaved in one run.
+"""What ``scripts/bench`` is made of: one module for each of its subcommands, and what they share.
 
 ::
 
-    measure    clocks, CPU time and memory of other processes, blocks and their summaries
-    servers    starts and stops what is measured: redis-server, memcached, an echo over ZeroMQ, a mesh
-    clients    what a row calls: the same few operations on every contestant, the way its own users write them
-    rows       what is measured
-    load       client programs of the throughput rows, each a process of its own
-    memory     bytes per entry
-    stages     where the time of a get goes inside client and node
-    targets    what we promise, and whether this run shows it
-    report     table, JSON and plot
-    program    the command line
+    program         the command line: which subcommand, and what it runs
+    measure         clocks, CPU time and memory of other processes, blocks and their summaries
+
+    against_peers   meshcache beside its peers, interleaved in one run; it is made of
+      servers         starts and stops what is measured: redis-server, memcached, an echo over ZeroMQ, a mesh
+      clients         what a row calls: the same few operations on every contestant, the way its own users write them
+      rows            what is measured
+      load            client programs of the throughput rows, each a process of its own
+      memory          bytes per entry
+      stages          where the time of a get goes inside client and node
+      targets         what we promise, and whether this run shows it
+      report          table, JSON and plot
+    store           a node's store: memory, longest calls, time per key
+    near            a client's near cache: the cost of a hit, and how soon a copy is void
+    queue           the queue of WriteBehind
+    hotkeys         what finding hot keys costs, and what it brings
+    ring            how even the loads are, and how much moves
+    compare         this tree beside a commit; ``worker`` is its client
+    refresh_readme  runs the others, and writes their figures into README.md
 """

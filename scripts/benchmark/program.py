@@ -1,280 +1,66 @@
-"""The command line: select rows, start servers, alternate the contestants, report."""
+"""The command line of ``scripts/bench``: a subcommand for each measurement, and without one the one against peers.
+
+Each is a module of its own, imported when it is asked for: none needs the libraries of another.
+"""
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
-import os
-import platform
-import resource
-import signal
-import subprocess
 import sys
-import time
-from contextlib import ExitStack
-from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from . import report
-from .clients import NotOffered
-from .memory import memory_per_entry
-from .results import Results, RowResult
-from .rows import ALL, ROWS, Row
-from .servers import SERVERS, Server, Unavailable
 
-if TYPE_CHECKING:
-    from types import FrameType
+class Subcommand(NamedTuple):
+    """A measurement: the module that has its ``main()``, and what it tells."""
 
-    from .rows import Run
+    module: str
+    summary: str
 
-ROOT: Final = Path(__file__).resolve().parent.parent.parent
-MEMORY_ROW: Final = "memory"
-UNKNOWN: Final = "unknown"
 
-DESCRIPTION: Final = """\
-Measure meshcache beside redis and memcached on this machine, in one run.
+AGAINST_PEERS: Final = "against-peers"
+SUBCOMMANDS: Final = {
+    AGAINST_PEERS: Subcommand("against_peers", "meshcache beside redis and memcached; the same as no subcommand"),
+    "store": Subcommand("store", "memory per entry, longest calls, and time per key of a node's store"),
+    "near": Subcommand("near", "what a hit in a near cache costs, and how soon a write makes copies void"),
+    "queue": Subcommand("queue", "what it costs to accept a write in the queue of WriteBehind"),
+    "hotkeys": Subcommand("hotkeys", "what finding hot keys costs, and what it brings"),
+    "ring": Subcommand("ring", "how evenly keys are spread, and how many move when a node joins or leaves"),
+    "compare": Subcommand("compare", "the speed of this tree beside that of a commit"),
+    "refresh-readme": Subcommand("refresh_readme", "measure, and write the tables of README.md anew"),
+}
+OVERVIEW: Final = """\
+usage: scripts/bench [SUBCOMMAND] [OPTION …]
 
-The program starts what it measures on free loopback ports: a mesh of one node (the like-for-like comparison), a mesh
-of three, and, where they are installed, redis-server and memcached without persistence. It stops them in every case.
-The contestants take turns, block by block (A B C A B C ...), so that the noise of the machine hits all alike; compare
-the ratios of one run, never the times of two. Every block checks values against what was stored.
-"""
-EPILOG: Final = """\
+Measure meshcache. Each subcommand has its own --help, with examples:
+
+{subcommands}
+
 examples:
-  scripts/bench --quick                     a look, in less than a minute
-  scripts/bench                             the figures to quote, in less than five minutes
-  scripts/bench --full --out out/nightly    more rounds, and 1,000 values of 1 MB in one call (1 GB in each store)
-  scripts/bench --only 'get_many*' --only get --rounds 21
-  scripts/bench --only get --profile        where the microseconds of a single get go
-  scripts/bench --json-only | jq .targets
+  scripts/bench                        beside redis and memcached: the figures to quote, in less than five minutes
+  scripts/bench store --quick          what an entry takes and a key costs, in less than 20 s
+  scripts/bench compare HEAD~5         has this tree become slower?
 
-how to read it: "server us/key" is the CPU time of the server's process, "client us/key" that of the client program,
-each per key; p50 and p99 are of what the program waits for (a get, a batch, a wave). Peers come from their own
-libraries: pip install '.[bench]' brings redis-py with hiredis, pymemcache and matplotlib.
+Without a subcommand it is against-peers, whose help follows.
 """
 
 
-def say(text: str) -> None:
-    """Tell the progress, on the standard error."""
-    print(text, file=sys.stderr, flush=True)
+def overview() -> str:
+    """Say what there is."""
+    lines = [f"  {name:16}{each.summary}" for name, each in SUBCOMMANDS.items()]
+    return OVERVIEW.format(subcommands="\n".join(lines))
 
 
-class Fleet:
-    """The servers, each started when it is first needed."""
-
-    def __init__(self, unavailable: dict[str, str]) -> None:
-        self._stack = ExitStack()
-        self._running: dict[str, Server] = {}
-        self._unavailable = unavailable
-        self.versions: dict[str, str] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-        self._running.clear()
-
-    def server(self, kind: str) -> Server | None:
-        """Return the server of this kind, or None where there is none to be had."""
-        if kind in self._unavailable:
-            return None
-        if kind not in self._running:
-            try:
-                self._running[kind] = self._stack.enter_context(SERVERS[kind]())
-            except Unavailable as error:
-                self._unavailable[kind] = str(error)
-                say(f"skipping {kind}: {error}")
-                return None
-            self.versions[kind] = self._running[kind].version
-        return self._running[kind]
-
-
-def measure_row(row: Row, fleet: Fleet, rounds: int, seconds: float) -> RowResult:
-    """Open a session on every contestant, then let them take turns."""
-    result = RowResult(row)
-    with ExitStack() as sessions:
-        runs: dict[str, Run] = {}
-        for contestant in row.contestants:
-            server = fleet.server(contestant.split()[0])
-            if server is None:
-                continue
-            try:
-                runs[contestant] = sessions.enter_context(row.session(server, contestant))
-                runs[contestant](seconds / 4)  # the first calls fill caches and connect
-            except NotOffered as error:
-                result.skipped[contestant] = str(error)
-                runs.pop(contestant, None)
-            except Exception as error:  # noqa: BLE001  (one contestant's failure must not cost the others' results)
-                result.failed[contestant] = f"{type(error).__name__}: {error}"
-                runs.pop(contestant, None)
-        for _ in range(rounds):
-            for contestant, run in list(runs.items()):
-                try:
-                    summary = run(seconds * row.seconds_factor).summary()
-                except Exception as error:  # noqa: BLE001  (as above)
-                    result.failed[contestant] = f"{type(error).__name__}: {error}"
-                    del runs[contestant]
-                else:
-                    result.blocks.setdefault(contestant, []).append(summary)
-    return result
-
-
-def run_all(results: Results, rows: list[Row], options: argparse.Namespace) -> None:
-    """Measure the rows in their order, then memory on servers that nobody has used."""
-    started = time.monotonic()
-    with Fleet(results.unavailable) as fleet:
-        for number, row in enumerate(rows, 1):
-            say(f"[{time.monotonic() - started:4.0f} s] {number}/{len(rows)} {row.name}: {row.title}")
-            result = measure_row(row, fleet, options.rounds, options.seconds)
-            results.rows[row.name] = result
-            results.failed += [f"{row.name}, {name}: {reason}" for name, reason in result.failed.items()]
-        results.header.update({f"server {kind}": version for kind, version in fleet.versions.items()})
-    if options.profile:
-        say(f"[{time.monotonic() - started:4.0f} s] stages of a get")
-        try:
-            results.profile = importlib.import_module("benchmark.stages").profile(results)
-        except Exception as error:  # noqa: BLE001  (as above)
-            results.failed.append(f"profile: {type(error).__name__}: {error}")
-    if not wanted(MEMORY_ROW, options.only):
-        return
-    for kind in ALL:
-        say(f"[{time.monotonic() - started:4.0f} s] memory of {kind}, {options.entries:,} entries")
-        with Fleet(results.unavailable) as fleet:
-            server = fleet.server(kind)
-            if server is not None:
-                try:
-                    results.memory[kind] = memory_per_entry(server, options.entries)
-                except Exception as error:  # noqa: BLE001  (as above)
-                    results.failed.append(f"memory, {kind}: {type(error).__name__}: {error}")
-
-
-def wanted(name: str, globs: list[str]) -> bool:
-    """Tell whether a row was asked for."""
-    return not globs or any(fnmatchcase(name, glob) for glob in globs)
-
-
-def header() -> dict[str, str]:
-    """Return what the figures depend on."""
-    commit = _git("rev-parse", "--short", "HEAD")
-    changed = commit != UNKNOWN and _git("status", "--porcelain")
-    versions = f"Python {platform.python_version()}"
-    try:
-        zmq = importlib.import_module("zmq")
-        versions += f", libzmq {zmq.zmq_version()}, pyzmq {zmq.__version__}"
-    except ImportError:
-        pass
-    return {
-        "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": versions,
-        "commit": f"{commit} with changes" if changed else commit,
-        "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-    }
-
-
-def _git(*arguments: str) -> str:
-    try:
-        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    except OSError:
-        return UNKNOWN
-    return answer.stdout.strip() if answer.returncode == 0 else UNKNOWN
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.machine())
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Read the command line; the presets fill in what was not said."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EPILOG + "\nrows: " + ", ".join([*(row.name for row in ROWS), MEMORY_ROW]),
-    )  # fmt: skip
-    preset = parser.add_mutually_exclusive_group()
-    preset.add_argument("--quick", action="store_true", help="fewer rows and rounds: less than a minute")
-    preset.add_argument("--full", action="store_true", help="every row and more rounds: about a quarter of an hour")
-    parser.add_argument(
-        "--only", metavar="GLOB", action="append", default=[], help="only rows of this name; repeatable"
-    )
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often each contestant has its turn in each row")
-    parser.add_argument("--seconds", type=float, metavar="S", help="how long one block lasts")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "out", metavar="DIR", help="for bench.json, bench.svg and bench.png"
-    )
-    parser.add_argument("--json-only", action="store_true", help="print the JSON instead of the table; write no files")
-    parser.add_argument("--profile", action="store_true", help="also show where the time of a get goes (rows: get)")
-    parser.add_argument("--list", action="store_true", help="list the rows")
-    options = parser.parse_args(argv)
-    rounds, seconds, entries = (
-        (3, 0.1, 50_000) if options.quick else (15, 0.3, 200_000) if options.full else (7, 0.2, 200_000)
-    )
-    options.rounds = options.rounds or rounds
-    options.seconds = options.seconds or seconds
-    options.entries = entries
-    return options
-
-
-def select(options: argparse.Namespace) -> list[Row]:
-    """Return the rows to measure; a row that is named runs whatever the preset says."""
-    if options.only:
-        return [row for row in ROWS if wanted(row.name, options.only)]
-    return [row for row in ROWS if options.full or not (row.full_only or (options.quick and not row.quick))]
-
-
-def write(results: Results, folder: Path) -> None:
-    """Write JSON and plots."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "bench.json"]
-    written[0].write_text(json.dumps(report.as_json(results), indent=1) + "\n")
-    pictures = [folder / "bench.svg", folder / "bench.png"]
-    try:
-        if report.plot(results, pictures):
-            written += pictures
-    except ImportError:
-        say("no plot: matplotlib is not installed (pip install '.[bench]')")
-    say("written: " + ", ".join(str(path) for path in written))
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """End as by an exception, so that every server is stopped on the way out."""
-    del frame
-    raise SystemExit(128 + number)
-
-
-def main(argv: list[str]) -> int:
-    """Run the benchmark; 0, or 1 where a contestant failed, or 130 after Ctrl-C."""
-    options = parse(argv)
-    rows = select(options)
-    if options.list:
-        print("\n".join(f"{row.name:26}{row.title}" for row in ROWS))
-        return 0
-    if not rows and not wanted(MEMORY_ROW, options.only):
-        say(f"no row is named so: {', '.join(options.only)} (scripts/bench --list shows them)")
+def main(arguments: Sequence[str]) -> int:
+    """Run what the arguments say, and return its exit status."""
+    name, rest = AGAINST_PEERS, list(arguments)
+    if rest and not rest[0].startswith("-"):
+        name, *rest = rest
+    elif rest and rest[0] in {"-h", "--help"}:
+        print(overview())
+    if name not in SUBCOMMANDS:
+        print(f"scripts/bench: no such subcommand: {name}; there are: {', '.join(SUBCOMMANDS)}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGHUP, _terminate)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # 1,000 tasks of redis.asyncio take as many connections
-    settings: dict[str, Any] = {"rounds": options.rounds, "seconds": options.seconds, "entries": options.entries}
-    results = Results(header(), settings)
-    try:
-        run_all(results, rows, options)
-    except KeyboardInterrupt:
-        say("interrupted; every server is stopped")
-        return 130
-    if options.json_only:
-        print(json.dumps(report.as_json(results), indent=1))
-    else:
-        print(report.table(results))
-        write(results, options.out)
-    for failure in results.failed:
-        say(f"failed: {failure}")
-    return 1 if results.failed else 0
+    module = importlib.import_module(f"{__package__}.{SUBCOMMANDS[name].module}")
+    status: int = module.main(rest)
+    return status

@@ -1,4 +1,4 @@
-"""A client that runs the operations that it is told, and tells how many it did: see ``scripts/compare``.
+"""A client that runs the operations that it is told, and tells how many it did: see ``scripts/bench compare``.
 
 It runs whichever tree is first in PYTHONPATH, so it uses nothing but the public interface.
 """

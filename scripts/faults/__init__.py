@@ -2,5 +2,6 @@
 
 ``ledger`` says what a read may return, ``tally`` counts, ``lane`` chooses operations, ``load`` runs lanes in processes
 of their own; ``nodes`` and ``namespaces`` have the meshes, ``watch`` looks at them; the other modules are scenarios,
-listed in ``program``, and ``report`` and ``plot`` tell what came of them.
+listed in ``program``, and ``report`` and ``plot`` tell what came of them. ``write_behind`` is a subcommand of its own:
+``kill_writer`` is what it does, to a ``private_postgres``.
 """

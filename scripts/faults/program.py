@@ -46,14 +46,18 @@ SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
     "stampede": stampede,
     "overload": overload,
 }
+WRITE_BEHIND: Final = "write-behind"
 EXAMPLES: Final = """\
 scenarios: {names}
+
+subcommand: write-behind kills a process that writes behind a cache into a PostgreSQL; it has its own --help
 
 examples:
   scripts/chaos --quick                  all of them, short
   scripts/chaos kill9 --rounds 50        fifty kills
   scripts/chaos pause --logs out/logs --debug
   scripts/chaos stampede --rounds 200 --beside 4
+  scripts/chaos write-behind --writes 1000 --kills 1
 
 What is checked: *wrong* values belong to another key or were never written; *stale* ones are older than the last one
 acknowledged before the read began; *missed* ones were acknowledged, not deleted, and not found. A key is unavailable
@@ -83,12 +87,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print the results as JSON, and write nothing")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.scenarios if name not in SCENARIOS]:
-        parser.error(f"no such scenario: {', '.join(unknown)}; there are: {', '.join(SCENARIOS)}")
+        parser.error(
+            f"no such scenario: {', '.join(unknown)}; there are: {', '.join(SCENARIOS)}; and, alone, {WRITE_BEHIND}"
+        )
     return options
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run what the arguments say; 1 if a goal was missed."""
+    if arguments and arguments[0] == WRITE_BEHIND:
+        from .write_behind import main as write_behind  # noqa: PLC0415  (it needs psycopg, the others do not)
+
+        return write_behind(arguments[1:])
     parsed = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     options = Options(

@@ -14,6 +14,15 @@ from meshcache.protocol.wire import decode_frame
 
 REPORT_S = 5.0
 THREE_STEPS = 150
+EXAMPLES = """\
+examples:
+  scripts/fuzz                                       100,000 frames to one node's core, in about a minute
+  scripts/fuzz --target three --seconds 10           to a simulated mesh of three
+  scripts/fuzz --target processes --frames 20000     to three processes, over ZeroMQ
+  scripts/fuzz --target one --seed 17 --frames 1     one episode again
+
+A finding is printed with its seed, and with the fewest steps that lead to it: make a test of them.
+"""
 
 
 def main(arguments: list[str]) -> int:
@@ -21,8 +30,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/fuzz",
         description="Send frames to nodes that no honest peer would send. Exit 1 if anything is found.",
-        epilog="A finding is printed with its seed, and with the fewest steps that lead to it: make a test of them.",
-    )
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--target", choices=[*TARGETS, "processes"], default="one", help="one node core, three of them "
                         "in the simulator, or three processes over ZeroMQ (default: one)")  # fmt: skip
     parser.add_argument("--frames", type=int, default=100_000, help="how many to send at least (100,000)")

@@ -81,8 +81,8 @@ def test_links_lead_somewhere() -> None:
 
 def test_what_is_named_exists() -> None:
     for name in code_spans(PROSE):
-        if re.fullmatch(r"scripts/\w+", name):
-            assert (ROOT / name).exists(), name
+        if match := re.fullmatch(r"(scripts/\w+)( .*)?", name):
+            assert (ROOT / match[1]).exists(), name
     for pattern in ("CacheAside", "InvalidateOnWrite", "ReadThrough", "WriteBehind", "WriteThrough"):
         assert hasattr(patterns, f"Async{pattern}")
         assert f"import {pattern}" in GUIDE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from kill_writer import KEYS, THREADS, Ledger, experiment, held, table
+from faults.kill_writer import KEYS, THREADS, Ledger, experiment, held, table
 
 
 @pytest.mark.process

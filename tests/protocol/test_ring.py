@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from meshcache.protocol.ring import COPIES_SLACK, PRIMARY_SLACK, Ring, RingMember, _Auction, slot_of
 
 SLOTS = 1024
-SCRIPT = Path(__file__).parents[2] / "scripts" / "ring_table"
+BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 
 LABELS = st.sampled_from(["", "a", "b", "c"])
 MEMBERS = st.lists(
@@ -308,8 +308,8 @@ def test_every_ring_keeps_its_invariants(
         assert abs(held - fair) <= max(fair * PRIMARY_SLACK, 1)
 
 
-def test_the_table_script_prints_json() -> None:
-    command = [sys.executable, str(SCRIPT), "--json", "--keys", "2000", "--sets", "10"]
+def test_the_measurement_prints_json() -> None:
+    command = [sys.executable, str(BENCH), "ring", "--json", "--keys", "2000", "--sets", "10"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     measured = json.loads(done.stdout)
     assert {row["nodes"] for row in measured["evenness"]} == {3, 5, 10}

@@ -17,7 +17,7 @@ reads away from here, which must not make it look cold at once.
 Counting every read would cost 0.15 µs a key, a sixth of what a node spends on it, so one request in
 ``threshold_reads / SAMPLES_MIN`` is counted for all, with gaps of random length: a key that is read in step with a
 fixed stride would never be seen, or always. Thresholds below 2 * ``SAMPLES_MIN`` are counted exactly. The sampled
-requests' keys are appended to a list, and counted by thousands (``scripts/bench_hotkeys`` compares the ways).
+requests' keys are appended to a list, and counted by thousands (``scripts/bench hotkeys`` compares the ways).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ can be: until ``SETTLE_MS`` after the write, and as long as what it covered woul
 delete is remembered. A value that outlives both leaves none: the usual case.
 
 Bytes. An entry is charged what the allocator takes for its key and record, plus ``ENTRY_OVERHEAD_BYTES``, calibrated
-against the resident memory of a process by ``scripts/bench_store``. One with tags is charged for those, too (tags.py).
+against the resident memory of a process by ``scripts/bench store``. One with tags is charged for those, too (tags.py).
 The flags of a record are zero in all but tombstones and records with extras: one look spares the others any question.
 """
 

@@ -6,7 +6,7 @@ enough for a resize to be felt, not even a tag that every entry bears.
 
 The index follows from the records held: ``add`` and ``remove`` are called with every record that enters and leaves the
 store, whatever the reason, and those without tags never come here. What an entry is charged for its tags follows from
-its record, too; ``scripts/bench_store`` holds it against the resident memory of a process.
+its record, too; ``scripts/bench store`` holds it against the resident memory of a process.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ key. The one after goes on writing. In the end every key must have its last valu
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -17,22 +16,23 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from private_postgres import NoPostgres, private_postgres
 
 import meshcache
 from meshcache.patterns import Missing, Write, WriteBehind
+
+from .private_postgres import private_postgres
 
 THREADS: Final = 20
 KEYS: Final = 1000
 """A multiple of THREADS: so a key is written by one thread, and its values grow."""
 WAIT_S: Final = 300.0
+SCRIPTS: Final = Path(__file__).resolve().parent.parent
 NAMESPACE: Final = "counters:"
 TABLE: Final = "CREATE TABLE counters (key INTEGER PRIMARY KEY, value INTEGER, sequence BIGINT)"
 UPSERT: Final = """
@@ -133,9 +133,10 @@ class Experiment:
     def run(self, *, until: int | None, writing: bool) -> None:
         """Run a writer to its end, or kill it when so many writes were accepted."""
         self.ledger.drained = False
+        environment = {**os.environ, "PYTHONPATH": f"{SCRIPTS}:{os.environ.get('PYTHONPATH', '')}"}
         begin = self.ledger.next if writing else [self._writes] * THREADS
-        program = [sys.executable, __file__, *self._arguments, json.dumps(begin), str(self._writes)]
-        with subprocess.Popen(program, stdout=subprocess.PIPE) as writer:
+        program = [sys.executable, "-m", __name__, *self._arguments, json.dumps(begin), str(self._writes)]
+        with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE) as writer:
             watchdog = threading.Timer(WAIT_S, writer.kill)
             watchdog.start()
             assert writer.stdout is not None
@@ -218,26 +219,6 @@ def table(result: dict[str, Any]) -> str:
         f'{result["writes"]:,} writes by {THREADS} threads, sync="{result["sync"]}", {result["seconds"]} s in all.'
     )
     return "\n".join([*lines, "", summary])
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run what the arguments say; 1 if a write was lost."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/write_behind", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--writes", type=int, default=100_000, help="how many (100,000)")
-    parser.add_argument("--kills", type=int, default=3, help="how often the writer is killed (3)")
-    parser.add_argument("--sync", choices=("full", "normal"), default="full", help="of the queue's file (full)")
-    parser.add_argument("--seed", type=int, default=1, help="when to kill (1)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    options = parser.parse_args(arguments)
-    try:
-        result = experiment(options.writes, options.kills, options.sync, options.seed)
-    except NoPostgres as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(json.dumps(result) if options.json else table(result))
-    return 0 if held(result) else 1
 
 
 if __name__ == "__main__":

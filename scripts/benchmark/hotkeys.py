@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Hot keys: what finding them costs, and what they are good for.
 
 Counting: CPU nanoseconds for each key read, three ways, interleaved, medians:
@@ -21,26 +20,32 @@ import json
 import multiprocessing
 import random
 import statistics
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from itertools import accumulate, cycle
-from typing import NamedTuple
-
-from benchmark.measure import cpu_seconds, say
+from typing import Final, NamedTuple
 
 import meshcache
 from meshcache.config import HotKeySettings
 from meshcache.core.operations.hotkeys import HotKeys
+
+from .measure import cpu_seconds, say
 
 THRESHOLD_READS = 1000
 READS = 400_000
 HOT_SHARE = 0.9
 COLD_KEYS = 2000
 READERS = 2
+EXAMPLES: Final = """\
+examples:
+  scripts/bench hotkeys                                both parts, in less than a minute
+  scripts/bench hotkeys --only mesh                    the figures in README.md
+  scripts/bench hotkeys --only counting --rounds 1     a look at what counting costs
+  scripts/bench hotkeys --only mesh --rounds 1 --seconds 1
+"""
 
 Way = Callable[[list[list[bytes]]], set[bytes]]
 
@@ -57,7 +62,7 @@ def sampled(requests: list[list[bytes]]) -> set[bytes]:
 def all_of_them(requests: list[list[bytes]]) -> set[bytes]:
     """Count every request, by thousands."""
     hot = HotKeys(HotKeySettings(threshold_reads=THRESHOLD_READS), random.Random(71), now=0.0)
-    hot._stride = hot._left = hot._gap_max = 1
+    hot._stride = hot._left = hot._gap_max = 1  # noqa: SLF001  (what is compared)
     for keys in requests:
         hot.note(keys, 0.0)
     hot.count(0.0)
@@ -163,21 +168,21 @@ def measure_counting(rounds: int) -> None:
         say(f"{size:>14}  " + "  ".join(f"{statistics.median(spent_ns[n]):6.0f} ns {verdict[n]:>12}" for n in ways))
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Measure, and print tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench hotkeys", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default: 5)")
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of one block on a mesh (default: 3)")
     parser.add_argument("--only", choices=("counting", "mesh"), help="one of the two parts")
     parser.add_argument("--json", action="store_true", help="the mesh's figures as JSON; text goes to standard error")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.only != "mesh":
         measure_counting(options.rounds)
     if options.only != "counting":
         figures = measure_mesh(options.rounds, options.seconds)
         if options.json:
             print(json.dumps(figures))
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Measure the store: memory per entry, accounted against resident bytes, longest calls, time per key, and tags.
 
 Each experiment runs in a process of its own, because resident memory never tells what was there before. The variants
-are what the layout of ``meshcache/core/store.py`` was chosen against:
+are what the layout of ``meshcache/core/storage/store.py`` was chosen against:
 
   store         the store as it is
   eager-touch   the same, but every read moves its entries at once instead of noting them
@@ -23,21 +22,26 @@ import subprocess
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
+from meshcache.core.storage.store import Store
 from meshcache.protocol.record import Extras, expiry_bytes, stamp, tombstone, with_extras
-from meshcache.core.storage.store import Store  # noqa: E402
 
 NOW_MS = 1_700_000_000_000
 LIFETIME_MS = 300_000
 BATCH = 100
 EXPIRE_BUDGET = 2000
+DOOR: Final = Path(__file__).resolve().parent.parent / "bench"
+EXAMPLES: Final = """\
+examples:
+  scripts/bench store --quick                    small sizes: a look, in less than 20 s
+  scripts/bench store                            every size: about 5 minutes and 5 GB of memory
+  scripts/bench store --quick --only memory      one kind of experiment
+  scripts/bench store --json > out/store.jsonl   one JSON object a line, for other programs
+"""
 Result = dict[str, Any]
 
 
@@ -296,7 +300,7 @@ def experiment_tags(entries: int, value_bytes: int, shared_by: int, variant: str
             longest.time(f"{phase}: merge", partial(store.merge, keys, records, NOW_MS))
         resident = resident_bytes() - empty
         result[f"{phase}_resident_to_accounted"] = round(resident / store.statistics().bytes, 3)
-    for name, kind in (("overwrite_us", tagged), ("overwrite_untagged_us", lambda keys, records: records)):
+    for name, kind in (("overwrite_us", tagged), ("overwrite_untagged_us", lambda _, records: records)):
         writes = [(keys, kind(keys, load.records())) for keys in [load.recent_keys(entries) for _ in range(20)]]
         result[name] = best_us([partial(store.merge, keys, records, NOW_MS) for keys, records in writes], 1)
     version = (load.version + 1).to_bytes(16, "big")
@@ -356,27 +360,30 @@ def plan(*, quick: bool) -> list[tuple[str, Result]]:
 
 def run_apart(name: str, arguments: Result) -> Result:
     """Run one experiment in a process of its own."""
-    command = [sys.executable, __file__, "--one", json.dumps([name, arguments])]
+    command = [sys.executable, str(DOOR), "store", "--one", json.dumps([name, arguments])]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     answer: Result = json.loads(done.stdout)
     return answer
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run what is asked for, and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench store", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="small sizes, under 20 s; without it about 5 min and 5 GB")
     parser.add_argument("--only", choices=EXPERIMENTS, help="one kind of experiment")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.one:
-        name, arguments = json.loads(options.one)
-        print(json.dumps(EXPERIMENTS[name](**arguments)))
+        name, of = json.loads(options.one)
+        print(json.dumps(EXPERIMENTS[name](**of)))
         return 0
-    for name, arguments in plan(quick=options.quick):
+    for name, of in plan(quick=options.quick):
         if options.only in {None, name}:
-            result = run_apart(name, arguments)
+            result = run_apart(name, of)
             line = json.dumps({"experiment": name} | result) if options.json else f"{name:10}{as_text(result)}"
             print(line, flush=True)
     return 0
@@ -391,7 +398,3 @@ def as_text(result: Result) -> str:
         if isinstance(table, dict)
     ]
     return plain + "".join(tables)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

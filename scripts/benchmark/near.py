@@ -1,54 +1,46 @@
-#!/usr/bin/env python3
 """What a near cache costs and how soon it hears of a write.
-
-    scripts/bench_near                hits beside cachetools and redis-py's client-side cache, then the time to void
-    scripts/bench_near --hits         only the first
-    scripts/bench_near --void         only the second
 
 Hits: CPU nanoseconds of one read of a cached key, ten thousand reads a round, interleaved rounds, medians. "same
 handling" is cachetools.LRUCache that holds records and decodes them with the same codec on each read, as a near cache
-does with values that a caller could change. Contestants that are not installed are left out (pip install 'meshcache[bench]').
+does with values that a caller could change. Contestants that are not installed are left out (pip install '.[bench]').
 
-Time to void: one writer, several processes with near caches that hold the key, on a mesh of three nodes on this machine.
-From when the writer has its acknowledgement until the last of them has dropped its copy, by the machine's one clock.
+Time to void: one writer, several processes with near caches that hold the key, on a mesh of three nodes on one
+machine. From when the writer has its acknowledgement until the last of them has dropped its copy, by its one clock.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import importlib.util
+import json
 import multiprocessing
 import os
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-VENV = Path(__file__).resolve().parent.parent / ".venv"
-if __name__ == "__main__" and (VENV / "bin/python").exists() and Path(sys.prefix).resolve() != VENV.resolve():
-    # Without an activated environment, use the one that ./scripts/run and ./scripts/test make.
-    os.execv(VENV / "bin/python", [str(VENV / "bin/python"), __file__, *sys.argv[1:]])  # noqa: S606
+import meshcache
+from meshcache import Client, LocalMesh, NearCache
+from meshcache.client.codec import Codec
+from meshcache.protocol.messages import Event
+from meshcache.protocol.record import NEVER_MS, VERSION_BYTES, stamp
 
-sys.path[:0] = [str(VENV.parent), str(VENV.parent / "scripts")]
-
-from benchmark.measure import say  # noqa: E402  (the environment comes first)
-from benchmark.servers import Unavailable, redis_server  # noqa: E402  (the environment comes first)
-
-import meshcache  # noqa: E402
-from meshcache import Client, LocalMesh, NearCache  # noqa: E402
-from meshcache.client.codec import Codec  # noqa: E402
-from meshcache.protocol.messages import Event  # noqa: E402
-from meshcache.protocol.record import NEVER_MS, VERSION_BYTES, stamp  # noqa: E402
+from .measure import say
+from .servers import Unavailable, redis_server
 
 KEYS = [f"user:{i}" for i in range(1000)]
 TEXT = "x" * 100
 TREE = {"name": "Ada", "langs": ["en", "fr"], "visits": 7}
 LAPS = 10
 WRITE_PAUSE_S = 0.005
+EXAMPLES: Final = """\
+examples:
+  scripts/bench near                            hits beside cachetools and redis-py, then the time to void
+  scripts/bench near --hits --rounds 3          only what a hit costs, quickly
+  scripts/bench near --void --readers 8         only the time to void, with more processes that hold a copy
+"""
 
 Read = Callable[[str], Any]
 
@@ -151,7 +143,7 @@ def hits(rounds: int) -> dict[str, dict[str, float]]:
 def hold_copy(seeds: list[str], pipe: Any) -> None:
     """Be a process with a near cache: keep a copy of the key, and tell when each version was voided."""
     client = Client(seeds, near_cache=NearCache(ttl=3600))
-    near = client._session.near
+    near = client._session.near  # noqa: SLF001  (of what nobody else is told, it tells the moment)
     assert near is not None
     voided: dict[bytes, int] = {}
     on_event = near.on_event
@@ -209,16 +201,19 @@ def void(writes: int, readers: int) -> dict[str, float]:
     return {"readers": readers, "p50_ms": p50, "p99_ms": p99, "longest_ms": longest}
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Measure what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench near", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--hits", action="store_true", help="only what a hit costs")
     parser.add_argument("--void", action="store_true", help="only the time to void")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="interleaved rounds of hits (9)")
     parser.add_argument("--writes", type=int, default=1000, metavar="N", help="writes to hear of (1000)")
     parser.add_argument("--readers", type=int, default=4, metavar="N", help="processes with near caches (4)")
     parser.add_argument("--json", action="store_true", help="the figures as JSON; the text goes to standard error")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     say(f"meshcache {meshcache.__version__}, {os.cpu_count()} processors")
     figures: dict[str, Any] = {}
     if not options.void:
@@ -227,7 +222,4 @@ def main() -> None:
         figures["void"] = void(options.writes, options.readers)
     if options.json:
         print(json.dumps(figures))
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measure the queue of write-behind: what it costs to accept a write, and the files it was chosen from.
 
   journal     SQLite with a write-ahead log: meshcache/patterns/journal.py
@@ -17,7 +16,6 @@ import json
 import os
 import statistics
 import struct
-import sys
 import tempfile
 import threading
 import time
@@ -25,20 +23,24 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import msgpack
 
-import msgpack  # noqa: E402  (the path above comes first)
-
-from meshcache.patterns.backlog import Entry, Limits  # noqa: E402  (as above)
-from meshcache.patterns.durable import DurableQueue  # noqa: E402  (as above)
-from meshcache.patterns.journal import Journal  # noqa: E402  (as above)
+from meshcache.patterns.backlog import Entry, Limits
+from meshcache.patterns.durable import DurableQueue
+from meshcache.patterns.journal import Journal
 
 VALUE = bytes(100)
 BATCHES = (1, 10, 100)
 THREADS = (1, 16, 64)
+EXAMPLES: Final = """\
+examples:
+  scripts/bench queue                              in less than half a minute, in the temporary directory
+  scripts/bench queue --dir /var/lib/app           on the disk that the application would use
+  scripts/bench queue --rounds 20 --seconds 0.2    a look
+  scripts/bench queue --json | jq '.queue[] | select(.threads == 16)'
+"""
 Commit = Callable[[Sequence[Entry]], object]
 
 
@@ -143,14 +145,17 @@ def measure_queue(home: Path, sync: Any, threads: int, seconds: float) -> dict[s
     }
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Measure, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench queue", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=200, help="commits of each kind (200)")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each number of threads (2)")
     parser.add_argument("--dir", type=Path, help="on the disk that is to be measured (the temporary directory)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=options.dir) as home:
         commits = [row for sync in ("full", "normal") for row in measure_files(Path(home), sync, options.rounds)]
         queues = [
@@ -176,10 +181,3 @@ def main() -> int:
             f"{row['p99_us']:,.0f} | {row['cpu_us']:.0f} | {row['writes_per_commit']:.1f} |"
         )
     return 0
-
-
-if __name__ == "__main__":
-    VENV = ROOT / ".venv"
-    if (VENV / "bin/python").exists() and Path(sys.prefix).resolve() != VENV.resolve():
-        os.execv(VENV / "bin/python", [str(VENV / "bin/python"), __file__, *sys.argv[1:]])  # noqa: S606
-    sys.exit(main())

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Compare the speed of this tree with that of a commit: see ``scripts/compare --help``.
+"""Compare the speed of this tree with that of a commit.
 
 Both run at the same time, a node and a client of each, and are measured in turns of a fraction of a second, so that
 whatever else the machine does meets both. Processes of one program differ by some percent among themselves, for as long
@@ -16,15 +15,22 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent
-VENV: Final = ROOT / ".venv"
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
 WORKER: Final = ROOT / "scripts/benchmark/worker.py"
 Figures = list[tuple[float, ...]]
 """Of each turn, in µs an operation: wall time, and processor time of both processes, of the client and of the node."""
 OPERATIONS: Final = ("get", "set", "get_many", "set_many", "gets_64", "near")
+EXAMPLES: Final = """\
+examples:
+  scripts/bench compare HEAD~5                      all operations, in about two minutes
+  scripts/bench compare main --only get set         only these two
+  scripts/bench compare HEAD --only get             this very tree twice: how much the figures differ by chance
+  scripts/bench compare v0.1 --starts 1 --rounds 2  a look
+"""
 
 
 class Side:
@@ -39,8 +45,9 @@ class Side:
         assert self.node.stdout is not None
         if self.node.stdout.readline() != "ready\n":
             raise RuntimeError(f"the node of {tree} did not start")
+        # -P: not the modules beside it, of which one is named as one of Python's own.
         self.client = subprocess.Popen(
-            [sys.executable, str(WORKER), f"127.0.0.1:{port}"], env=environment, cwd=tree, text=True,
+            [sys.executable, "-P", str(WORKER), f"127.0.0.1:{port}"], env=environment, cwd=tree, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
@@ -102,18 +109,18 @@ def tell(operation: str, figures: list[Figures]) -> None:
     )
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Compare, and print a line for each operation."""
     parser = argparse.ArgumentParser(
-        prog="scripts/compare", description="Compare the speed of this tree with that of a commit.",
-        epilog="Above 1: this tree is faster. Example: scripts/compare HEAD~5 --only get set",
+        prog="scripts/bench compare", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("commit", help="what to compare with")
     parser.add_argument("--starts", type=int, default=5, help="how often to start the processes (5)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each in one start (5)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (0.3)")
     parser.add_argument("--only", nargs="+", choices=OPERATIONS, default=list(OPERATIONS), help="which operations")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "before"
         git = ["git", "-C", str(ROOT), "worktree"]
@@ -125,9 +132,3 @@ def main() -> int:
     for operation, figures in found.items():
         tell(operation, figures)
     return 0
-
-
-if __name__ == "__main__":
-    if (VENV / "bin/python").exists() and Path(sys.prefix).resolve() != VENV.resolve():
-        os.execv(VENV / "bin/python", [str(VENV / "bin/python"), __file__, *sys.argv[1:]])  # noqa: S606
-    sys.exit(main())

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measure the ring and print Markdown tables: how even the loads are, and how much moves when a node joins or leaves.
 
 Beside meshcache's ring stands plain consistent hashing (a key belongs to the next MD5 point on the circle, no slots,
@@ -13,14 +12,11 @@ import argparse
 import hashlib
 import json
 import random
-import sys
 import time
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Final
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from meshcache.protocol.ring import Ring, RingMember, slot_of
 
@@ -29,6 +25,12 @@ VNODES: Final = 150
 PLAIN_POINTS: Final = (50, 100, 150, 500)
 PLAIN_SETS_MAX: Final = 40
 CIRCLE: Final = 1 << 64
+EXAMPLES: Final = """\
+examples:
+  scripts/bench ring                                both tables, in some seconds
+  scripts/bench ring --sets 10 --keys 2000          a look
+  scripts/bench ring --seed 2 --json | jq .movement
+"""
 
 
 class Plain:
@@ -181,14 +183,17 @@ def markdown(loads: list[dict[str, Any]], moves: list[dict[str, Any]], keys: int
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench ring", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     parser.add_argument("--keys", type=int, default=200_000, help="keys to hash (default: %(default)s)")
     parser.add_argument("--sets", type=int, default=100, help="member sets per cluster size (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the member sets (default: %(default)s)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.keys < 1 or options.sets < 10:
         parser.error("at least 1 key and 10 sets")
     loads = evenness((3, 5, 10), options.keys)
@@ -197,7 +202,4 @@ def main() -> None:
         print(json.dumps({"slots": SLOTS, "vnodes": VNODES, "evenness": loads, "movement": moves}, indent=2))
     else:
         print(markdown(loads, moves, options.keys, options.sets))
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -1,9 +1,9 @@
-#!/usr/bin/env python3
 """Measure, and write the figures into README.md, between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 
-Each section has one command, which is named above its figures. What a command measured is kept in out/NAME-readme.json,
-so that ``--reuse`` can write the tables again without measuring. Run it on a quiet machine: it takes about twenty minutes
-and 5 GB of memory; with ``--quick`` about one minute, for figures that are no more than a hint.
+Each section has one command, which is named above its figures. What a command measured is kept in
+out/NAME-readme.json, so that ``--reuse`` can write the tables again without measuring. Run it on a quiet machine: it
+takes about twenty minutes and 5 GB of memory; with ``--quick`` about one minute, for figures that are no more than a
+hint.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
 README: Final = ROOT / "README.md"
 OUT: Final = ROOT / "out"
-VENV_PYTHON: Final = ROOT / ".venv/bin/python"
+EXAMPLES: Final = """\
+examples:
+  scripts/bench refresh-readme                          everything
+  scripts/bench refresh-readme --only ring --only near  two sections
+  scripts/bench refresh-readme --quick                  is every section still written? (then: git checkout README.md)
+  scripts/bench refresh-readme --reuse                  the same figures in tables of another form
+"""
 
 BENCH_LEGEND: Final = (
     'Rows are of one node, unless they say 3 nodes. "vs" is how many times the keys a second meshcache serves, beside '
@@ -150,11 +156,11 @@ def near_text(result: dict[str, Any]) -> str:
     text, tree = result["hit_ns"].values()
     rows = [[name, f"{text[name]:,.0f} ns", f"{tree[name]:,.0f} ns"] for name in text]
     void = result["void"]
-    return "\n".join([
-        table(["CPU time of a hit", "a str", "a dict, which each reader gets anew"], rows), "",
-        f"From the acknowledgement of a write until the copies of {void['readers']:.0f} other processes are void: half of "
-        f"them within {void['p50_ms']:.1f} ms, 99 % within {void['p99_ms']:.1f} ms.",
-    ])  # fmt: skip
+    heard = (
+        f"From the acknowledgement of a write until the copies of {void['readers']:.0f} other processes are void: half "
+        f"of them within {void['p50_ms']:.1f} ms, 99 % within {void['p99_ms']:.1f} ms."
+    )
+    return "\n".join([table(["CPU time of a hit", "a str", "a dict, which each reader gets anew"], rows), "", heard])
 
 
 def hot_text(result: dict[str, Any]) -> str:
@@ -163,7 +169,11 @@ def hot_text(result: dict[str, Any]) -> str:
         ["`hot_keys.enabled = false`", "1.0", f"{result['busiest_off']:.0%}"],
         ["`true`", f"{result['times_as_fast']:.1f}", f"{result['busiest_on']:.0%}"],
     ]
-    head = ["two processes read one key nine times of ten", "times the reads", "share of the busiest node in the CPU time"]
+    head = [
+        "two processes read one key nine times of ten",
+        "times the reads",
+        "share of the busiest node in the CPU time",
+    ]
     return table(head, rows) + "\n\nThree nodes, N=2 W=2 R=1."
 
 
@@ -185,12 +195,10 @@ class Section(NamedTuple):
 
 SECTIONS: Final = {
     "bench": Section(["scripts/bench"], ["--quick"], "--json-only", json.loads, bench_text),
-    "ring": Section(["scripts/ring_table"], ["--sets", "20"], "--json", json.loads, ring_text),
-    "near": Section(["scripts/bench_near"], ["--rounds", "3", "--writes", "100"], "--json", json.loads, near_text),
-    "hot": Section(
-        ["scripts/bench_hotkeys", "--only", "mesh"], ["--rounds", "1"], "--json", json.loads, hot_text
-    ),
-    "store": Section(["scripts/bench_store"], ["--quick"], "--json", json_lines, store_text),
+    "ring": Section(["scripts/bench", "ring"], ["--sets", "20"], "--json", json.loads, ring_text),
+    "near": Section(["scripts/bench", "near"], ["--rounds", "3", "--writes", "100"], "--json", json.loads, near_text),
+    "hot": Section(["scripts/bench", "hotkeys", "--only", "mesh"], ["--rounds", "1"], "--json", json.loads, hot_text),
+    "store": Section(["scripts/bench", "store"], ["--quick"], "--json", json_lines, store_text),
 }
 
 
@@ -199,9 +207,8 @@ def measure(name: str, *, quick: bool) -> dict[str, Any]:
     section = SECTIONS[name]
     command = [*section.command, *(section.quick if quick else [])]
     print(f"{' '.join(command)} …", file=sys.stderr, flush=True)
-    python = str(VENV_PYTHON) if VENV_PYTHON.exists() else sys.executable
     done = subprocess.run(
-        [python, *command, section.machine_readable], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, *command, section.machine_readable], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     )
     measured = {"command": " ".join(command), "result": section.read(done.stdout)}
     OUT.mkdir(exist_ok=True)
@@ -227,13 +234,16 @@ def section_text(name: str, measured: dict[str, Any]) -> str:
     return f"Measured by `{measured['command']}`:\n\n{SECTIONS[name].text(measured['result'])}"
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Measure what is asked for and rewrite its sections."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench refresh-readme", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="rough figures in about a minute")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="one section; may be repeated")
     parser.add_argument("--reuse", action="store_true", help="do not measure: take what is in out/")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for name in options.only or SECTIONS:
         if options.reuse and not kept(name).exists():
             print(f"nothing to reuse for {name}: {kept(name).relative_to(ROOT)} is not there", file=sys.stderr)
@@ -242,7 +252,3 @@ def main() -> int:
         README.write_text(replaced(README.read_text(), name, section_text(name, measured)))
         print(f"README.md: {name}", file=sys.stderr)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
