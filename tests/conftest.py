@@ -7,6 +7,10 @@ import pytest
 from faults.private_postgres import NoPostgres, private_postgres
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-transcripts", action="store_true", help="write tests/core/transcripts/*.txt anew")
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """A real server, for the whole run; what it yields is for psycopg.connect()."""
