@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from meshcache.client.subscription import Invalidation, InvalidationKind
     from meshcache.config import Config
     from meshcache.local.launcher import LocalMesh
-    from meshcache.node.server import Node
+    from meshcache.node.node import Node
     from meshcache.protocol.near_store import NearCache
 
 __version__ = "0.1.0"
@@ -90,7 +90,7 @@ _HOMES: Final = {
     "LocalMesh": "meshcache.local.launcher",
     "MISSING": "meshcache.client.arguments",
     "NearCache": "meshcache.protocol.near_store",
-    "Node": "meshcache.node.server",
+    "Node": "meshcache.node.node",
 }
 """Imported when first used: a program that only wants the errors, or a node, does not pay for the rest."""
 

@@ -1,8 +1,9 @@
-"""README.md is true: its examples run, what it shows is what comes out, and what it names is there.
+"""README.md and its chapters are true: examples run, what they show is what comes out, and what they name is there.
 
 In a Python block ``expression   # -> value`` says what an expression comes to, ``# raises Error`` that it raises.
-Blocks of one section share their names. In a console block the lines after ``$ command`` are its output. Addresses from
-127.0.0.1:7101 on stand for those of a mesh that the tests start; times, versions and digests differ every time.
+Blocks of one section share their names; in a chapter that says so, those of the whole chapter do. In a console block
+the lines after ``$ command`` are its output. Addresses from 127.0.0.1:7101 on stand for those of a mesh that the tests
+start; times, versions and digests differ every time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ast
 import configparser
 import json
+import logging
 import math
 import os
 import platform
@@ -27,20 +29,58 @@ from urllib.parse import unquote
 
 import pytest
 from benchmark import refresh_readme
+from test_tidy import GROUND, MAY_USE
 
 import meshcache
-from meshcache import AsyncClient, Client, LocalMesh
+from meshcache import AsyncClient, Client, LocalMesh, errors
 from meshcache.cli import main as cli
 from meshcache.config import Config
+from meshcache.core.membership import newcomers
+from meshcache.core.operations import fill_leases, requests
+from meshcache.core.operations.portions import PORTION_KEYS
 from meshcache.core.storage.store import entry_bytes
 from meshcache.local.processes import HOST, find_base_port
+from meshcache.node import connections, intake, memory, server
+from meshcache.protocol import clock
+from meshcache.protocol import messages as m
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE_LANGUAGES: Final = ("py", "mermaid")
 """Of meshcache/patterns/GUIDE.md; tests/process/test_guide.py looks at them."""
 BIN: Final = Path(sys.executable).parent
 NODES: Final = 3
+
+
+class Document(NamedTuple):
+    """README.md, or a chapter of it."""
+
+    name: str
+    text: str
+    prose: str
+    """What is not in fenced blocks."""
+
+    def linked(self, link: str) -> Path:
+        """The file that a link without an anchor leads to."""
+        return (ROOT / self.name).parent / unquote(link) if link else ROOT / self.name
+
+
+def document(name: str) -> Document:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return Document(name, text, re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+README: Final = document("README.md")
+CLIENT: Final = document("meshcache/client/GUIDE.md")
+NODE: Final = document("meshcache/node/GUIDE.md")
+CORE: Final = document("meshcache/core/GUIDE.md")
+FIGURES: Final = document("scripts/benchmark/GUIDE.md")
+PATTERNS: Final = document("meshcache/patterns/GUIDE.md")
+"""Its blocks are run by tests/process/test_guide.py."""
+RUN_HERE: Final = (README, CLIENT, NODE, CORE, FIGURES)
+DOCUMENTS: Final = (*RUN_HERE, PATTERNS)
+PROSE: Final = "\n".join(each.prose for each in RUN_HERE)
+SHARES_NAMES: Final = (CLIENT,)
+"""Chapters whose Python blocks share their names from the first to the last."""
 
 
 class Block(NamedTuple):
@@ -50,12 +90,14 @@ class Block(NamedTuple):
     text: str
     line: int
     section: str
+    name: str = "README.md"
+    """Of its document."""
 
 
-def blocks(*languages: str, document: str = README) -> list[Block]:
+def blocks(*languages: str, document: Document) -> list[Block]:
     found = []
     section = ""
-    lines = iter(enumerate(document.splitlines(), start=1))
+    lines = iter(enumerate(document.text.splitlines(), start=1))
     for number, line in lines:
         if line.startswith("#"):
             section = line.lstrip("# ")
@@ -65,25 +107,30 @@ def blocks(*languages: str, document: str = README) -> list[Block]:
                 if inner == "```":
                     break
                 body.append(inner)
-            found.append(Block(line[3:], "\n".join(body) + "\n", number, section))
+            found.append(Block(line[3:], "\n".join(body) + "\n", number, section, document.name))
     checked_here = {"python", "console", "sh", "toml", "ini", *GUIDE_LANGUAGES}
     assert {block.language for block in found} <= checked_here, "a block nobody checks"
     return [block for block in found if block.language in languages]
 
 
+def all_blocks(*languages: str) -> list[Block]:
+    return [block for each in RUN_HERE for block in blocks(*languages, document=each)]
+
+
 def sections(language: str) -> list[Any]:
-    names = dict.fromkeys(block.section for block in blocks(language))
-    return [
-        pytest.param([block for block in blocks(language) if block.section == name], id=name.replace(" ", "-"))
-        for name in names
-    ]
+    whole = [each.name for each in SHARES_NAMES] if language == "python" else []
+    found: dict[str, list[Block]] = {}
+    for block in all_blocks(language):
+        found.setdefault(block.name if block.name in whole else f"{block.name} {block.section}", []).append(block)
+    return [pytest.param(group, id=name.replace(" ", "-")) for name, group in found.items()]
 
 
-def tables(heading: str) -> list[list[str]]:
+def tables(heading: str, *documents: Document) -> list[list[str]]:
     """Return the rows of the tables that have this first heading."""
+    text = "\n".join(document.text for document in documents or RUN_HERE)
     rows: list[list[str]] = []
     inside = False
-    for line in README.splitlines():
+    for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
         if not cells:
             inside = False
@@ -99,9 +146,6 @@ def code_spans(text: str) -> list[str]:
     return re.findall(r"`([^`\n]+)`", text)
 
 
-PROSE: Final = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
-
-
 # ---- examples in Python
 
 
@@ -113,7 +157,7 @@ def mesh() -> Iterator[LocalMesh]:
 
 @pytest.fixture
 def addresses(mesh: LocalMesh) -> dict[str, str]:
-    """What the addresses in README.md stand for."""
+    """What the addresses in the documents stand for."""
     real = dict(zip([f"{HOST}:{7101 + index}" for index in range(NODES)], mesh.addresses, strict=True))
     return real | {f"{HOST}:7104": f"{HOST}:{find_base_port(1)}"}
 
@@ -149,25 +193,25 @@ class Claims(ast.NodeTransformer):
 
 def shown(value: Any, claim: str) -> None:
     expected = eval(claim, {"inf": math.inf, "meshcache": meshcache})
-    assert value == expected, f"is {value!r}, and README.md shows {claim}"
-    assert type(value) is type(expected), f"is {value!r}, and README.md shows {claim}"
+    assert value == expected, f"is {value!r}, and the text shows {claim}"
+    assert type(value) is type(expected), f"is {value!r}, and the text shows {claim}"
 
 
 def raised(call: Any, claim: str) -> None:
     with pytest.raises(Exception) as caught:
         call()
     kinds = {kind.__name__ for kind in type(caught.value).__mro__}
-    assert claim in kinds, f"raises {caught.value!r}, and README.md says {claim}"
+    assert claim in kinds, f"raises {caught.value!r}, and the text says {claim}"
 
 
 def checked(block: Block, addresses: Mapping[str, str]) -> tuple[CodeType, int]:
-    """Compile a block, with line numbers that are those of README.md."""
+    """Compile a block, with line numbers that are those of its document."""
     text = substituted(block.text, addresses)
     claims = Claims(text)
     tree = ast.fix_missing_locations(claims.visit(ast.parse(text)))
     arrows = [comment for comment in claims.comments.values() if comment.startswith(("->", "raises"))]
     assert claims.claims == len(arrows), f"line {block.line}: a claim that is not beside a whole expression"
-    return compile(ast.increment_lineno(tree, block.line), str(ROOT / "README.md"), "exec"), claims.claims
+    return compile(ast.increment_lineno(tree, block.line), str(ROOT / block.name), "exec"), claims.claims
 
 
 @pytest.mark.process
@@ -200,8 +244,8 @@ def run_pytest(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("1 + 1  # -> 3\n", "is 2, and README.md shows 3"),
-        ("[1].copy()  # -> (1,)\n", "README.md shows"),
+        ("1 + 1  # -> 3\n", "is 2, and the text shows 3"),
+        ("[1].copy()  # -> (1,)\n", "the text shows"),
         ("int('x')  # raises KeyError\n", "raises ValueError"),
         ("x = 1  # -> 1\n", "not beside a whole expression"),
     ],
@@ -266,7 +310,7 @@ def test_commands_print_what_is_shown(examples: list[Block], addresses: dict[str
 def test_what_is_to_be_watched_is_told(mesh: LocalMesh) -> None:
     client = mesh.client()
     assert all("synced" in member for member in client.inspect("status")["members"])
-    assert '"synced": true' in README
+    assert '"synced": true' in NODE.text
     counted = client.inspect("stats")
     for cell, *_ in tables("Counter"):
         for name in code_spans(cell):
@@ -277,8 +321,8 @@ def test_what_is_to_be_watched_is_told(mesh: LocalMesh) -> None:
 def test_commands_that_are_not_run_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     understood = 0
-    lines = [line for block in blocks("sh") for line in block.text.splitlines()]
-    lines += [match.partition("=")[2] for match in re.findall(r"^ExecStart=.*$", README, flags=re.MULTILINE)]
+    lines = [line for block in all_blocks("sh") for line in block.text.splitlines()]
+    lines += [match.partition("=")[2] for match in re.findall(r"^ExecStart=.*$", NODE.text, flags=re.MULTILINE)]
     lines += [span for span in code_spans(PROSE) if span.startswith("meshcache ")]
     for line in lines:
         words = shlex.split(line, comments=True)
@@ -302,33 +346,59 @@ def test_commands_that_are_not_run_are_understood(monkeypatch: pytest.MonkeyPatc
 # ---- what is named
 
 
-def anchors() -> set[str]:
+def anchors(prose: str) -> set[str]:
     return {
         re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
-        for line in PROSE.splitlines()
+        for line in prose.splitlines()
         if line.startswith("#")
     }
 
 
-def test_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)]+)\)", PROSE)
-    assert links
-    for link in links:
-        if link.startswith("#"):
-            assert link[1:] in anchors(), link
-        elif "://" not in link:
-            assert (ROOT / unquote(link)).exists(), link
+def broken_links(of: Document) -> list[str]:
+    prose = {ROOT / each.name: each.prose for each in DOCUMENTS}
+    broken = []
+    for link in re.findall(r"\]\(([^)]+)\)", of.prose):
+        file, _, anchor = link.partition("#")
+        path = of.linked(file).resolve()
+        if "://" not in link and not (path.exists() and (not anchor or anchor in anchors(prose.get(path, "")))):
+            broken.append(link)
+    return broken
 
 
-def test_files_that_are_named_exist() -> None:
-    words = set(re.findall(r"(?<![\w./-])(?:\./)?((?:scripts|configs|meshcache|tests)/[\w./-]*[\w/])", README))
-    assert {"scripts/run", "configs/lan.toml", "meshcache/core/operations/reads.py"} <= words
+@pytest.mark.parametrize("of", DOCUMENTS, ids=lambda each: each.name)
+def test_links_lead_somewhere(of: Document) -> None:
+    assert "](" in of.prose
+    assert broken_links(of) == []
+
+
+def test_a_link_that_leads_nowhere_is_noticed() -> None:
+    text = "[a](GUIDE.md) [b](#y) [c](../../README.md#start) [d](../no.md) [e](../node/GUIDE.md#no) [f](https://x.org)"
+    assert broken_links(Document("meshcache/client/GUIDE.md", text, text)) == ["#y", "../no.md", "../node/GUIDE.md#no"]
+
+
+def test_every_chapter_is_linked_and_leads_back() -> None:
+    for chapter in DOCUMENTS[1:]:
+        assert f"]({chapter.name})" in README.prose
+    assert {each.name for each in DOCUMENTS[1:]} == {
+        str(path.relative_to(ROOT)) for top in ("meshcache", "scripts") for path in (ROOT / top).rglob("GUIDE.md")
+    }
+
+
+@pytest.mark.parametrize("of", DOCUMENTS, ids=lambda each: each.name)
+def test_files_that_are_named_exist(of: Document) -> None:
+    words = set(re.findall(r"(?<![\w./-])(?:\./)?((?:scripts|configs|meshcache|tests)/[\w./-]*[\w/])", of.text))
     missing = sorted(word for word in words if not (ROOT / word).exists())
     assert not missing
+    if of is README:
+        assert {"scripts/run", "meshcache/core/GUIDE.md"} <= words
+    if of is CORE:
+        assert "meshcache/core/operations/reads.py" in words
 
 
 def test_scripts_can_be_executed() -> None:
-    for name in sorted(set(re.findall(r"\./(scripts/\w+)", README))):
+    found = {name for each in DOCUMENTS for name in re.findall(r"(?:^|[ `])(?:\./)?(scripts/\w+)(?=[` \n])", each.text)}
+    assert {"scripts/run", "scripts/chaos"} <= found
+    for name in sorted(found):
         assert os.access(ROOT / name, os.X_OK), name
 
 
@@ -366,11 +436,11 @@ def test_overrides_and_variables_that_are_shown_are_accepted() -> None:
 
 
 def test_the_configuration_that_is_shown_is_accepted(tmp_path: Path) -> None:
-    for number, block in enumerate(blocks("toml")):
+    for number, block in enumerate(all_blocks("toml")):
         file = tmp_path / f"{number}.toml"
         file.write_text(block.text)
         assert Config.load(file, environ={}) != Config()
-    for block in blocks("ini"):
+    for block in all_blocks("ini"):
         configparser.ConfigParser(interpolation=None).read_string(block.text)
 
 
@@ -383,9 +453,10 @@ def test_the_operations_for_newcomers_exist() -> None:
 
 def test_what_an_entry_is_charged_is_as_shown() -> None:
     charged = entry_bytes(bytes(16), bytes(24 + 100))
-    assert f"a 16-byte key with a 100-byte value is\ncharged {charged} bytes" in README
+    text = " ".join(NODE.text.split())
+    assert f"a 16-byte key with a 100-byte value is charged {charged} bytes" in text
     held = settings()["store.max_bytes"] / charged
-    assert "100 MB hold about 300,000" in README
+    assert "100 MB hold about 300,000" in text
     assert 290_000 < held < 310_000
 
 
@@ -393,28 +464,106 @@ def test_nothing_is_promised_that_is_not_there() -> None:
     """Whoever adds one of these has something to tell in README.md."""
     for name in ("pipeline",):
         assert not hasattr(Client, name), f"{name} is there: take it out of 'Not yet'"
-        assert not re.search(rf"\.{name}\(", README)
+        assert not any(re.search(rf"\.{name}\(", each.text) for each in DOCUMENTS)
+
+
+def test_the_errors_are_those_that_there_are() -> None:
+    """Each with the builtin that it also is; what is above them in the tree is told in the text."""
+    tree = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
+    del tree["MeshcacheError"], tree["OperationError"], tree["Any"]
+    told = {code_spans(name)[0]: code_spans(builtin) for name, builtin, _ in tables("Error")}
+    assert list(told) == sorted(told, key=lambda name: not issubclass(tree[name], errors.OperationError))
+    assert sum(not issubclass(tree[name], errors.OperationError) for name in told) == 4
+    assert told.keys() == tree.keys()
+    for name, builtins_told in told.items():
+        kinds = [kind.__name__ for kind in tree[name].__mro__ if kind.__module__ == "builtins"]
+        assert builtins_told == kinds[: kinds.index("Exception")][: len(builtins_told)], name
+        assert bool(builtins_told) == (kinds[0] != "Exception"), name
+
+
+def test_the_warnings_are_those_that_nodes_log() -> None:
+    told = {code_spans(name)[0] for name, _ in tables("Event")}
+    noted = {event for event, level in server._LEVELS.items() if level == logging.WARNING}
+    assert told == noted | {"connection_cut", "router_reset"}
+    for name in told - noted:
+        assert any(f'"{name}"' in path.read_text(encoding="utf-8") for path in (ROOT / "meshcache/node").glob("*.py"))
+
+
+def test_what_is_bounded_is_bounded_at_that() -> None:
+    told = {what: bound for what, bound, _ in tables("What is bounded")}
+    text = "; ".join(told.values())
+    for bound in (
+        f"{connections.OWED_BYTES_MAX >> 20} MiB", f"{connections.OWED_BYTES_TOTAL >> 20} MiB",
+        f"{memory.EXCESS_BYTES_MAX >> 20} MiB", f"{intake.WAITING_MAX:,} of one", f"{intake.WAITING_ALL_MAX:,} of all",
+        f"{fill_leases.LEASES_MAX:,} of each", f"{requests.DEADLINE_S_MAX:.0f} s from",
+        f"{clock.LEAD_MS_MAX // 1000} s",
+    ):  # fmt: skip
+        assert bound in text, bound
+    assert told["subscriptions of one connection"] == str(intake.SUBSCRIPTIONS_MAX)
+    assert told["newcomers that are dialled at a time"] == str(newcomers.TRIALS_MAX)
+    assert fill_leases.LEASES_MAX == fill_leases.PARKED_MAX
+    assert connections.OWED_BYTES_SMALL == 1 << 20
+    assert connections.DEAF_S == 1.0
+    batches = " ".join(NODE.prose.split())
+    assert f"more than {PORTION_KEYS[m.Update]} counts or {PORTION_KEYS[m.Set]} sets" in batches
+
+
+def test_the_house_is_as_it_is_built() -> None:
+    told = {code_spans(name)[0] if "`" in name else name: used for name, _, used in tables("Room")}
+    assert told.pop("cli") == "all"
+    assert told.pop("ground") == "nothing else"
+    assert {name: tuple(code_spans(used)) for name, used in told.items()} == MAY_USE
+    (ground,) = [what for name, what, _ in tables("Room") if name == "ground"]
+    assert tuple(code_spans(ground)) == GROUND
+    packages = {path.parent.name for path in (ROOT / "meshcache").glob("*/__init__.py")}
+    assert {name for name in told if "." not in name} | {"cli"} == packages
+    folders = {code_spans(name)[0] for name, _ in tables("Folder")} - {"meshcache/core"}
+    assert folders == {str(path.parent.relative_to(ROOT)) for path in (ROOT / "meshcache/core").glob("*/__init__.py")}
+
+
+def test_one_word_means_one_thing() -> None:
+    words = [word for word, _ in tables("Word")]
+    assert words == sorted(set(words))
 
 
 # ---- figures
 
 
 def figures(name: str) -> str:
-    match = re.search(rf"<!-- {name} -->(.*?)<!-- /{name} -->", README, flags=re.DOTALL)
+    match = re.search(rf"<!-- {name} -->(.*?)<!-- /{name} -->", FIGURES.text, flags=re.DOTALL)
     assert match, name
     return match[1]
 
 
 def test_every_figure_names_its_command() -> None:
-    marked = re.findall(r"<!-- (\w+) -->", README)
+    marked = re.findall(r"<!-- (\w+) -->", FIGURES.text)
     assert sorted(marked) == sorted(refresh_readme.SECTIONS)
+    assert (ROOT / FIGURES.name, ROOT / README.name) == (refresh_readme.CHAPTER, refresh_readme.README)
     for name, section in refresh_readme.SECTIONS.items():
         first = figures(name).strip().splitlines()[0]
         match = re.fullmatch(r"Measured by `([^`]+)`:", first)
         assert match, first
-        assert match[1].split() == section.command
+        assert match[1].split()[: len(section.command)] == section.command
         assert (ROOT / section.command[0]).exists()
         assert "| --- |" in figures(name)
+
+
+def test_the_figures_of_the_readme_are_those_of_the_chapter() -> None:
+    assert re.findall(r"<!-- (\w+) -->", README.text) == ["short"]
+    full = {what: [rate, *ratios] for what, rate, _, *ratios in tables("what", FIGURES)}
+    short = {what: figures for what, *figures in tables("what", README)}
+    assert short == {what: full[what] for what in refresh_readme.IN_README}
+
+
+def test_the_figures_of_the_readme_are_made_of_the_same_measurement() -> None:
+    titles = [*refresh_readme.IN_README, "another"]
+    faster = {"first_is_times_as_fast": {"value": 0.5}}
+    ours = {"median": {"keys_per_s": 4321.0, "p50_us": 200.0, "p99_us": 300.0}}
+    rows = [{"title": each, "contestants": {"meshcache": ours, "redis": faster}} for each in titles]
+    short = refresh_readme.short_text({"rows": rows}).splitlines()
+    assert short[2] == f"| {titles[0]} | 4,321 | 0.50 | - |"
+    assert len(short) == 2 + len(refresh_readme.IN_README)
+    assert "another" not in short[-1]
 
 
 def test_figures_are_put_between_their_markers() -> None:

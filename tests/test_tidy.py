@@ -38,7 +38,7 @@ MAY_USE = {
 are named themselves."""
 PURE = ("protocol", "core", "client", "simulation")
 """Rooms that must not touch sockets, threads or processes."""
-EXCEPTIONS = {("meshcache.node.server", "meshcache.client.blocking.client")}
+EXCEPTIONS = {("meshcache.node.node", "meshcache.client.blocking.client")}
 """``Node.client()`` is a convenience for programs, and imports what it needs when it is called."""
 
 IMPURE_MODULES = {"socket", "zmq", "threading", "asyncio", "subprocess", "select", "selectors", "multiprocessing"}

@@ -56,7 +56,7 @@ def _run_node(config: Any, parent_pid: int | None) -> int:
     from meshcache.cli import log  # noqa: PLC0415
     from meshcache.local import lifeline  # noqa: PLC0415
     from meshcache.node.memory import prepare_process  # noqa: PLC0415
-    from meshcache.node.server import Node  # noqa: PLC0415
+    from meshcache.node.node import Node  # noqa: PLC0415
 
     log.configure(config.log)
     prepare_process()

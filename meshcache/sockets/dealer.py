@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -11,46 +10,25 @@ import zmq
 from meshcache.address import join_address
 from meshcache.protocol.wire import Frame
 from meshcache.sockets.descriptors import as_os_error
+from meshcache.sockets.options import client_dealer, set_options
 
-MESSAGE_BYTES_MAX: Final = 1 << 30
-"""No reply is that long; it keeps what answers at a wrong port from filling our memory."""
-QUEUE_MESSAGES_MAX: Final = 2000
 LARGE_FRAME_BYTES: Final = 1 << 16
 
 
-def open_dealer(context: zmq.Context[zmq.Socket[bytes]], host: str, port: int) -> zmq.Socket[bytes]:
-    """Return a DEALER on its way to a numeric host.
+def open_dealer(
+    context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, *, slice_ms: int = -1
+) -> zmq.Socket[bytes]:
+    """Return a DEALER on its way to a numeric host; to receive takes ``slice_ms`` at most, -1: for ever.
 
     It neither queues while there is no connection nor comes back after one broke: what is sent is sent to the process
     that was greeted, or not at all, and "not writable" means "gone". Raises OSError.
     """
     try:
-        return _connected(context.socket(zmq.DEALER), host, port)
+        socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        set_options(socket, client_dealer(host, slice_ms))
+        socket.connect(f"tcp://{join_address(host, port)}")
     except zmq.ZMQError as error:
         raise as_os_error(error) from None
-
-
-def _connected(socket: zmq.Socket[bytes], host: str, port: int) -> zmq.Socket[bytes]:
-    socket.setsockopt(zmq.ROUTING_ID, b"\x02" + os.urandom(16))
-    for option, value in (
-        (zmq.IMMEDIATE, 1),
-        (zmq.LINGER, 0),
-        (zmq.SNDHWM, QUEUE_MESSAGES_MAX),
-        (zmq.RCVHWM, QUEUE_MESSAGES_MAX),
-        (zmq.RECONNECT_IVL, -1),
-        (zmq.CONNECT_TIMEOUT, 2000),
-        (zmq.HANDSHAKE_IVL, 3000),
-        (zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX),
-        (zmq.HEARTBEAT_IVL, 0),
-        (zmq.TCP_KEEPALIVE, 1),
-        (zmq.TCP_KEEPALIVE_IDLE, 10),
-        (zmq.TCP_KEEPALIVE_INTVL, 3),
-        (zmq.TCP_KEEPALIVE_CNT, 3),
-        (zmq.TCP_MAXRT, 5000),
-        (zmq.IPV6, int(":" in host)),
-    ):
-        socket.setsockopt(option, value)
-    socket.connect(f"tcp://{join_address(host, port)}")
     return socket
 
 

@@ -7,17 +7,12 @@ socket, which both drivers do every 0.1 s at least); what was missed shows in th
 
 from __future__ import annotations
 
-from typing import Final
-
 import zmq
 
 from meshcache.address import join_address
 from meshcache.sockets.context import Context, end_context, open_context
 from meshcache.sockets.descriptors import as_os_error
-
-FRAME_BYTES_MAX: Final = 1 << 26
-QUEUE_FRAMES_MAX: Final = 1000
-"""For each node; what does not fit is lost and shows as a gap."""
+from meshcache.sockets.options import set_options, subscriber
 
 
 class Subscriber:
@@ -32,23 +27,7 @@ class Subscriber:
         except zmq.ZMQError as error:
             self._end_context()
             raise as_os_error(error) from None
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.RCVHWM, QUEUE_FRAMES_MAX),
-            (zmq.MAXMSGSIZE, FRAME_BYTES_MAX),
-            (zmq.RECONNECT_IVL, 100),
-            (zmq.RECONNECT_IVL_MAX, 1000),
-            (zmq.CONNECT_TIMEOUT, 2000),
-            (zmq.HANDSHAKE_IVL, 3000),
-            (zmq.HEARTBEAT_IVL, 0),
-            (zmq.TCP_KEEPALIVE, 1),
-            (zmq.TCP_KEEPALIVE_IDLE, 10),
-            (zmq.TCP_KEEPALIVE_INTVL, 3),
-            (zmq.TCP_KEEPALIVE_CNT, 3),
-            (zmq.IPV6, 1),
-        ):
-            self.socket.setsockopt(option, value)
-        self.socket.setsockopt(zmq.SUBSCRIBE, b"")
+        set_options(self.socket, subscriber())
         self._connected: dict[str, str] = {}
 
     def missing(self, wanted: list[str]) -> list[str]:

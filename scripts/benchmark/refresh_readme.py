@@ -1,4 +1,6 @@
-"""Measure, and write the figures into README.md, between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+"""Measure, and write the figures into scripts/benchmark/GUIDE.md, between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+
+A few rows of the first table stand in README.md, too.
 
 Each section has one command, which is named above its figures. What a command measured is kept in
 out/NAME-readme.json, so that ``--reuse`` can write the tables again without measuring. Run it on a quiet machine: it
@@ -19,12 +21,13 @@ from typing import Any, Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 README: Final = ROOT / "README.md"
+CHAPTER: Final = ROOT / "scripts/benchmark/GUIDE.md"
 OUT: Final = ROOT / "out"
 EXAMPLES: Final = """\
 examples:
   scripts/bench refresh-readme                          everything
   scripts/bench refresh-readme --only ring --only near  two sections
-  scripts/bench refresh-readme --quick                  is every section still written? (then: git checkout README.md)
+  scripts/bench refresh-readme --quick                  is every section still written? Do not keep the figures
   scripts/bench refresh-readme --reuse                  the same figures in tables of another form
 """
 
@@ -32,6 +35,17 @@ BENCH_LEGEND: Final = (
     'Rows are of one node, unless they say 3 nodes. "vs" is how many times the keys a second meshcache serves, beside '
     "that server; below 1 meshcache is the slower one. A second number is against a tuned client."
 )
+IN_README: Final = (
+    "one get at a time",
+    "one set at a time, with a TTL",
+    "get_many of 100 values of 100 bytes",
+    "set_many of 100 values of 100 bytes",
+    "get_many of 10 values of 1 MB",
+    "asyncio, 64 tasks that get one by one",
+    "8 threads share one client",
+    "3 nodes N=2 W=2 R=1: one get at a time",
+)
+"""Rows of ``bench`` that README.md shows, in the section ``short``."""
 RING_LEGEND: Final = (
     "Share: the keys of which a node is the first owner, least to greatest, in percent of the fair share. Moved: the "
     "keys whose first owner changes when one node joins or leaves, relative to the fair share of a node, which has to "
@@ -56,8 +70,8 @@ def microseconds(value: float) -> str:
     return f"{value:,.0f} µs" if value < 10_000 else f"{value / 1000:,.1f} ms"
 
 
-def bench_text(result: dict[str, Any]) -> str:
-    """Show meshcache beside its peers."""
+def bench_rows(result: dict[str, Any]) -> list[list[str]]:
+    """Show each row: meshcache beside its peers."""
     rows = []
     for row in result["rows"]:
         name = next(iter(row["contestants"]))
@@ -67,7 +81,19 @@ def bench_text(result: dict[str, Any]) -> str:
             f"{microseconds(median['p50_us'])} / {microseconds(median['p99_us'])}",
             ratio(row, "redis", "redis tuned"), ratio(row, "memcached"),
         ])  # fmt: skip
-    header = result["header"]
+    return rows
+
+
+def short_text(result: dict[str, Any]) -> str:
+    """Show the few rows that README.md has."""
+    rows = {title: [title, rate, *ratios] for title, rate, _, *ratios in bench_rows(result)}
+    shown = [rows[title] for title in IN_README if title in rows]
+    return table(["what", "meshcache, keys/s", "vs redis", "vs memcached"], shown)
+
+
+def bench_text(result: dict[str, Any]) -> str:
+    """Show meshcache beside its peers, row by row, and the memory that entries take."""
+    rows, header = bench_rows(result), result["header"]
     servers = [f"{name} {header[key]}" for name in ("redis", "memcached") if (key := f"server {name}") in header]
     memory = [
         [name, f"{found['resident']:,.0f}", "-" if found["accounted"] is None else f"{found['accounted']:,.0f}"]
@@ -249,6 +275,9 @@ def main(arguments: Sequence[str]) -> int:
             print(f"nothing to reuse for {name}: {kept(name).relative_to(ROOT)} is not there", file=sys.stderr)
             return 2
         measured = json.loads(kept(name).read_text()) if options.reuse else measure(name, quick=options.quick)
-        README.write_text(replaced(README.read_text(), name, section_text(name, measured)))
-        print(f"README.md: {name}", file=sys.stderr)
+        CHAPTER.write_text(replaced(CHAPTER.read_text(), name, section_text(name, measured)))
+        print(f"{CHAPTER.relative_to(ROOT)}: {name}", file=sys.stderr)
+        if name == "bench":
+            README.write_text(replaced(README.read_text(), "short", short_text(measured["result"])))
+            print("README.md: short", file=sys.stderr)
     return 0

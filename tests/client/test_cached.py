@@ -26,6 +26,8 @@ from meshcache.client.decorator import READABLE_MAX, CachedBy
 from meshcache.client.forms import NESTED_MAX
 from meshcache.client.naming import Names
 
+ROOT = Path(__file__).parents[2]
+
 
 class Colour(Enum):
     RED = 1
@@ -337,7 +339,7 @@ def test_keys_do_not_depend_on_the_process() -> None:
     printed = {
         subprocess.run(
             [sys.executable, "-c", program], cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": f"{Path(meshcache.__file__).parent.parent}:{Path(__file__).parents[1]}"},
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         ).stdout
         for seed in ("1", "2")
     }  # fmt: skip

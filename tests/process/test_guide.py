@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from test_readme import ROOT, blocks, checked, code_spans, raised, shown
+from test_readme import PATTERNS, ROOT, blocks, checked, code_spans, raised, shown
 
 from meshcache import LocalMesh, patterns
 from meshcache.local.processes import HOST
 from meshcache.patterns import Limits, QueueStatistics
 
-GUIDE_PATH: Final = ROOT / "meshcache/patterns/GUIDE.md"
-GUIDE: Final = GUIDE_PATH.read_text(encoding="utf-8")
-PROSE: Final = re.sub(r"^```.*?^```$", "", GUIDE, flags=re.DOTALL | re.MULTILINE)
+GUIDE: Final = PATTERNS.text
+PROSE: Final = PATTERNS.prose
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def test_the_examples_do_what_they_say(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "guide", "_shown": shown, "_raised": raised}
     claims = 0
-    for block in blocks("python", document=GUIDE):
+    for block in blocks("python", document=PATTERNS):
         code, count = checked(block, addresses)
         exec(code, names)
         claims += count
@@ -46,10 +45,10 @@ def test_the_examples_do_what_they_say(
 
 
 def test_the_examples_are_typed(tmp_path: Path) -> None:
-    together = "".join(block.text for block in blocks("python", document=GUIDE))
+    together = "".join(block.text for block in blocks("python", document=PATTERNS))
     files = [tmp_path / "guide.py"]
     files[0].write_text(together)
-    for number, block in enumerate(blocks("py", document=GUIDE)):
+    for number, block in enumerate(blocks("py", document=PATTERNS)):
         files.append(tmp_path / f"guide{number}.py")
         files[-1].write_text(block.text)
     assert len(files) > 1
@@ -59,7 +58,7 @@ def test_the_examples_are_typed(tmp_path: Path) -> None:
 
 
 def test_the_diagrams_name_who_takes_part() -> None:
-    diagrams = blocks("mermaid", document=GUIDE)
+    diagrams = blocks("mermaid", document=PATTERNS)
     assert len(diagrams) >= 6
     for diagram in diagrams:
         first, *lines = [line.strip() for line in diagram.text.splitlines()]
@@ -69,14 +68,6 @@ def test_the_diagrams_name_who_takes_part() -> None:
             step = re.fullmatch(r"(?:(\w)->>(\w)|Note over (\w)(?:,(\w))?): .+", line)
             assert step, line
             assert {name for name in step.groups() if name} <= set(known), line
-
-
-def test_links_lead_somewhere() -> None:
-    headings = [line.lstrip("# ").lower() for line in PROSE.splitlines() if line.startswith("#")]
-    anchors = {re.sub(r"[^a-z0-9 -]", "", heading).replace(" ", "-") for heading in headings}
-    links = re.findall(r"\]\(([^)]+)\)", PROSE)
-    assert links
-    assert {link.removeprefix("#") for link in links} <= anchors
 
 
 def test_what_is_named_exists() -> None:

@@ -12,7 +12,8 @@ from test_server import Caller, config, counters, eventually, free_port
 
 from meshcache.core.membership.members import first_incarnation
 from meshcache.core.membership.newcomers import TRIALS_MAX
-from meshcache.node.server import Node
+from meshcache.node.links import Links
+from meshcache.node.node import Node
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Fact, Rumour
 from meshcache.protocol.wire import encode_frame
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.process
 
 Told = Callable[[Caller, str], list[m.Message]]
 """Makes messages for a caller and the id of the node that it calls."""
+
+
+def links_of(node: Node) -> Links:
+    """What a node that runs has dialled."""
+    assert node._server is not None
+    return node._server.links
 
 
 def fact(node_id: str = "x", address: str = "127.0.0.1:9", **changes: Any) -> Fact:
@@ -80,7 +87,7 @@ def test_a_node_serves_on(told: str) -> None:
         status = honest.exchange(m.Inspect(*honest.head(), "status", b"")).results[0]
         assert [member["node_id"] for member in status["members"]] == [node.config.node.node_id]
         assert status["ready"]
-        assert len(node._dealers) <= TRIALS_MAX
+        assert len(links_of(node).dealers) <= TRIALS_MAX
         assert honest.exchange(m.Delete(*honest.head(), 0, m.EventKind.DELETE, [b"k"])).results == [True]
         honest.close()
         stranger.close()
@@ -88,10 +95,10 @@ def test_a_node_serves_on(told: str) -> None:
 
 def test_what_cannot_be_dialled_is_counted_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when there are no descriptors left."""
-    monkeypatch.setattr("meshcache.node.server.DIAL_AGAIN_S", 0.05)
+    monkeypatch.setattr("meshcache.node.links.DIAL_AGAIN_S", 0.05)
     with Node(config(free_port())) as other, Node(config(free_port())) as node:
         caller = Caller(node.config.node.listen)
-        opened = node._open
+        opened = links_of(node)._open
         failures = [zmq.ZMQError(zmq.ETERM), OSError(24, "Too many open files"), ValueError("no address")]
 
         def fail_at_first(address: str, host: tuple[str, int]) -> None:
@@ -99,10 +106,10 @@ def test_what_cannot_be_dialled_is_counted_and_tried_again(monkeypatch: pytest.M
                 raise failures.pop()
             opened(address, host)
 
-        monkeypatch.setattr(node, "_open", fail_at_first)
+        monkeypatch.setattr(links_of(node), "_open", fail_at_first)
         there = fact(other.config.node.node_id, other.config.node.listen)
         caller.socket.send(encode_frame(0, gossip(there)))
         eventually(lambda: counters(caller)["failed"].get("connecting") == 3)
-        eventually(lambda: len(node._dealers) == 1)
+        eventually(lambda: len(links_of(node).dealers) == 1)
         is_served(caller, b"v")
         caller.close()

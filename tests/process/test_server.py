@@ -17,7 +17,7 @@ import zmq
 
 from meshcache.config import Config
 from meshcache.errors import ConfigError
-from meshcache.node.server import Node
+from meshcache.node.node import Node
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code
 from meshcache.protocol.wire import decode_frame, encode_frame
@@ -433,22 +433,22 @@ def of_hot_keys(caller: Caller) -> dict[str, Any]:
 def test_a_node_that_cannot_listen_anew_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     with Node(config(port)) as node:
-        bind = node._bind
-        refused: list[str] = []
+        server = node._server
+        assert server is not None
+        listen_at = server._listen
+        refused: list[int] = []
 
-        def refusing(kind: int, address: str, wait_s: float = 0) -> Any:
+        def refusing(kind: int, wait_s: float) -> Any:
             if len(refused) < 2:
-                refused.append(address)
+                refused.append(kind)
                 raise ConfigError("planted")
-            return bind(kind, address, wait_s)
+            return listen_at(kind, wait_s)
 
-        look, excess = node._watch.run, [1 << 30]
-        monkeypatch.setattr(node, "_bind", refusing)
-        monkeypatch.setattr(node._watch, "run", lambda now: look(now) or (excess.pop() if excess else 0))
-        core = node._core
-        assert core is not None
-        eventually(lambda: len(refused) == 2 and not node._router.closed)
-        assert core.counters.router_resets == 1
+        look, excess = server.watch.run, [1 << 30]
+        monkeypatch.setattr(server, "_listen", refusing)
+        monkeypatch.setattr(server.watch, "run", lambda now: look(now) or (excess.pop() if excess else 0))
+        eventually(lambda: len(refused) == 2 and not server.entrance.router.closed)
+        assert server.core.counters.router_resets == 1
         with node.client() as client:
             client.set("k", 1)
             assert client.get("k") == 1

@@ -118,7 +118,9 @@ def test_other_nodes_are_known_by_no_name_that_could_be_guessed(mesh: meshcache.
         node={"id": "late", "listen": listen, "seeds": list(mesh.addresses)}, cluster=ALONE
     )
     with meshcache.Node(config) as node:
-        dealers = eventually(lambda: list(node._dealers.values()))
+        server = node._server
+        assert server is not None
+        dealers = eventually(lambda: list(server.links.dealers.values()))
         assert all(dealer.socket.getsockopt(zmq.ROUTING_ID) == b"" for dealer in dealers)
 
 

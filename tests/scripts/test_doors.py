@@ -15,7 +15,12 @@ from faults.program import SCENARIOS, WRITE_BEHIND
 ROOT = Path(__file__).parents[2]
 DOORS = ["bench", "chaos", "fuzz", "simulate"]
 COMMANDS = [*DOORS, *(f"bench {name}" for name in SUBCOMMANDS), f"chaos {WRITE_BEHIND}"]
-DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("meshcache/**/*.md"), *ROOT.glob("meshcache/**/*.py")]
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("meshcache/**/*.md"),
+    *ROOT.glob("scripts/**/*.md"),
+    *ROOT.glob("meshcache/**/*.py"),
+]
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -259,8 +259,7 @@ class Channel:
         require_descriptors(LINK_DESCRIPTORS)
         context = self._pool.context()
         host = reach(address, max(0.001, deadline - time.monotonic()))
-        socket = open_dealer(context, *host)
-        socket.setsockopt(zmq.RCVTIMEO, SLICE_MS)
+        socket = open_dealer(context, *host, slice_ms=SLICE_MS)
         wire = self._wires[address] = _Wire(socket, self._link(address), host)
         return wire
 
