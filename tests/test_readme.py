@@ -237,7 +237,7 @@ def test_python_examples_do_what_they_say(
 
 def run_pytest(file: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(file)]
-    done = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
