@@ -50,7 +50,7 @@ from meshcache.core.operations.drops import Sweeps
 from meshcache.core.operations.fill_leases import Fills
 from meshcache.core.operations.requests import Readers, Requests
 from meshcache.core.outbox import Effects, Outbox
-from meshcache.core.peers import Peers
+from meshcache.core.peers import LINKS_MAX, Peers
 from meshcache.core.repair.antientropy import AntiEntropy
 from meshcache.core.repair.hints import Hints
 from meshcache.core.repair.losses import Losses
@@ -87,17 +87,30 @@ _To = TypeVar("_To")
 class NodeCore:
     """A node as a pure object: see the module's text for how it is driven."""
 
-    def __init__(self, config: Config, *, boot: int, rng: random.Random, now: float, wall_ms: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        boot: int,
+        rng: random.Random,
+        now: float,
+        wall_ms: int,
+        supervised: bool = False,
+        processor_s: Callable[[], float] = float,
+        links_max: int = LINKS_MAX,
+    ) -> None:
+        """``supervised``: another process looks after this one. ``links_max``: as many as the driver can open.
+
+        ``processor_s`` tells how much processor time the driver's thread has taken; one that cannot tell says 0.
+        """
         node, cluster = config.node, config.cluster
         self.config = config
         self.boot = boot
         self.counters = Counters()
         self.outbox = Outbox()
         self.failures = Failures(self.outbox.note, self.counters.failed)
-        self.supervised = False
-        """Another process looks after this one; the driver knows."""
-        self.processor_s: Callable[[], float] = float
-        """Tells how much processor time the driver's thread has taken, in seconds; without a driver that knows, 0."""
+        self._supervised = supervised
+        self._processor_s = processor_s
         self._started = now
         self._now = now
         self._wall_ms_at_start = wall_ms
@@ -110,12 +123,12 @@ class NodeCore:
             slots=cluster.slots, max_entries=config.store.max_entries, max_bytes=config.store.max_bytes,
             grace_ms=int(config.store.tombstone_grace_s * 1000),
         )  # fmt: skip
-        self.membership = Membership(config.membership, own, self.outbox, rng, now)
-        self.peers = Peers(cluster.name, node.seeds, self.outbox)
-        self.membership.linked = self.peers.stands
-        self.membership.newcomers.answers = self.peers.answers
-        if cluster.partition_policy == "strict":
-            self.membership.lease = Lease(config.membership.link_dead_after_s, now)
+        self.peers = Peers(cluster.name, node.seeds, self.outbox, links_max)
+        self.membership = Membership(
+            config.membership, own, self.outbox, rng, now,
+            linked=self.peers.stands, answers=self.peers.answers, wall_ms=lambda: self.coordinator.wall_ms,
+            lease=Lease(config.membership.link_dead_after_s, now) if cluster.partition_policy == "strict" else None,
+        )  # fmt: skip
         self.view = View(own.node_id, self._build_ring())
         self.coordinator = Coordinator(
             config, self.store, self.view, self.membership, self.peers, self.clock, self.outbox
@@ -151,8 +164,7 @@ class NodeCore:
         """What comes in is held against the clock; what fails concerns a message, and not the node."""
         coordinator = self.coordinator
         coordinator.fail = self.fail
-        self.membership.wall_ms = lambda: coordinator.wall_ms
-        self._claims = Claims(self.membership.wall_ms, coordinator.floors.grace_ms, self.counters)
+        self._claims = Claims(lambda: coordinator.wall_ms, coordinator.floors.grace_ms, self.counters)
         self._peek = DeadlinePeek(self.boot)
         bytes_max = self.config.limits.request_bytes_max
         self._frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
@@ -317,9 +329,9 @@ class NodeCore:
 
     def _timed(self, work: str, do: Callable[..., None], *arguments: Any) -> None:
         """Do something that may take long."""
-        began_s = self.processor_s()
+        began_s = self._processor_s()
         do(*arguments)
-        self.counters.note_work(work, self.processor_s() - began_s)
+        self.counters.note_work(work, self._processor_s() - began_s)
 
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
@@ -368,7 +380,7 @@ class NodeCore:
 
     def _retire_on_request(self, origin: bytes) -> None:
         """Whoever reaches the port can ask for it. So say loudly that it was none of those who run this process."""
-        self.outbox.note("asked_to_leave", origin=origin.hex(), by="a request", supervised=self.supervised)
+        self.outbox.note("asked_to_leave", origin=origin.hex(), by="a request", supervised=self._supervised)
         self.retire(self._now)
 
     def _follow_leave(self, now: float) -> None:
@@ -420,20 +432,19 @@ class NodeCore:
     def _follow_members(self, now: float) -> None:
         """Let ring, links and pending operations follow the member table."""
         membership = self.membership
-        membership.changed = False
+        died = membership.take_changes()
         if membership.removed:
             self.counters.rejoins += 1
             self._rejoin(now)
-        for address in membership.died:
+        for address in died:
             self.peers.redial(address)
-        membership.died.clear()
         known = [fact for fact in membership.facts() if fact.state <= State.DEAD]
         self.peers.dial(membership.own, known, membership.newcomers.dialled())
         doomed = self._losses.note() if membership.lease is not None else []
         self.view.note_present([fact.node_id for fact in membership.facts() if fact.state <= State.SUSPECT])
         if membership.ring_changed or membership.removed:
             self._change_ring(now)
-        membership.ring_changed = membership.removed = False
+        membership.note_followed()
         if doomed:
             self.counters.slots_voided += len(doomed)
             self._losses.void(doomed)

@@ -124,9 +124,9 @@ class Node:
     Raises ConfigError where it cannot run: a port or the node's id is in use, another cluster answers at a seed.
     """
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Config | None = None, *, supervised: bool = False) -> None:
         self.config = config or Config()
-        self.supervised = False
+        self.supervised = supervised
         """Another process looks after this one, and starts it again if it dies; it then says who had it leave."""
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -256,13 +256,10 @@ class Node:
         wall_ms = int(wall * 1000)
         boot = wall_ms << 16 | secrets.randbits(16)
         self._clock = LocalClock(now, wall)
-        self._core = NodeCore(self.config, boot=boot, rng=random.Random(boot), now=now, wall_ms=wall_ms)
-        self._core.processor_s = time.thread_time
-        # Half of the descriptors for links that this node dials, the others for those that dial it.
-        files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if files_max != resource.RLIM_INFINITY:
-            self._core.peers.links_max = min(LINKS_MAX, max(1, files_max // 2 // FILES_PER_LINK))
-        self._core.supervised = self.supervised
+        self._core = NodeCore(
+            self.config, boot=boot, rng=random.Random(boot), now=now, wall_ms=wall_ms,
+            supervised=self.supervised, processor_s=time.thread_time, links_max=_links_max(),
+        )  # fmt: skip
         self._inlets.watch(self._wake_fd)
         self._listeners = Connections(split_address(self.config.node.publish_address)[1])
         self._xpub_inlet = SubscriptionInlet(self._xpub, self._listeners, self._on_subscription)
@@ -568,6 +565,14 @@ class Node:
             return
         self._take_requests(core)
         self._watch.was_reset()
+
+
+def _links_max() -> int:
+    """Half of the descriptors are for links that this node dials, the others for those that dial it."""
+    files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files_max == resource.RLIM_INFINITY:
+        return LINKS_MAX
+    return min(LINKS_MAX, max(1, files_max // 2 // FILES_PER_LINK))
 
 
 def _stored_bytes(core: NodeCore) -> int:
