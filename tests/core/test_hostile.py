@@ -585,7 +585,7 @@ def test_a_fill_lease_is_not_left_waiting_for_a_read_that_failed(monkeypatch: py
     (read,) = [operation for operation in coordinator.pending if isinstance(operation, QuorumRead)]
     monkeypatch.setattr(read, "on_timer", lambda: 1 // 0)
     pair.lone.wait(STUCK_S + 6.0)
-    assert coordinator.fills.table == {}
+    assert pair.lone.core.fills.table == {}
     assert pair.lone.core.counters.failed == {"QuorumRead": 1}
 
 

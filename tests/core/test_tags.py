@@ -186,7 +186,7 @@ def test_whatever_way_a_late_copy_takes_it_is_not_let_in(way: str) -> None:
         coordinator.merge_repair([b"key"], [late])
     elif way == "own write":
         QuorumWrite(
-            coordinator, [b"key"], [late], 1, core._now + 1, EventKind.SET, lambda *_: None, restamp=False
+            coordinator, [b"key"], [late], 1, core.coordinator.now + 1, EventKind.SET, lambda *_: None, restamp=False
         ).start()
     else:
         page = m.PullReply(1, b"", 1, b"", [b"key"], [late])
@@ -368,12 +368,12 @@ def test_an_answer_under_another_view_does_not_count() -> None:
     story = Story(2)
     core = core_of(story.node("n1"))
     done: list[Any] = []
-    drop = sweeps.Drop(core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core._now + 5, done.append)
+    drop = sweeps.Drop(core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core.coordinator.now + 5, done.append)
     drop.start()
     core._sweeps.run()
     drop.on_answer(drop.version, "n2", m.SweepReply(1, b"another", 3, False))
     assert not done
-    core.coordinator.now += 1
+    core._set_time(core.coordinator.now + 1)
     drop.on_timer()
     assert "n2" in drop._asked
     drop.on_answer(drop.version, "n2", m.SweepReply(1, core.view.digest, 0, False))
@@ -400,7 +400,7 @@ def test_an_answer_about_a_version_that_was_replaced_does_not_count() -> None:
     story = Story(2)
     core = core_of(story.node("n1"))
     done: list[Any] = []
-    drop = sweeps.Drop(core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core._now + 5, done.append)
+    drop = sweeps.Drop(core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core.coordinator.now + 5, done.append)
     drop.start()
     core._sweeps.run()
     first, digest = drop.version, core.view.digest

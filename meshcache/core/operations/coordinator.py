@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any, Final, Protocol
 from weakref import ref
 from zlib import crc32
 
 from meshcache.config import Config
 from meshcache.core.membership.membership import Membership
+from meshcache.core.operations.instant import Instant
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
 from meshcache.core.storage.drop_floors import Floors
@@ -67,22 +68,6 @@ class Background(Operation, Protocol):
         """Return what there is to tell, as plain values."""
 
 
-class FillLeases(Protocol):
-    """What others must tell and ask fill_leases.py."""
-
-    table: dict[bytes, Any]
-    """By key; empty mostly, and then there is nothing to tell."""
-
-    def begin(self, batch: Any, index: int) -> None:
-        """Serve a change that is about leases."""
-
-    def note_written(self, keys: list[bytes], records: list[bytes]) -> None:
-        """This node was given records."""
-
-    def note_cleared(self, prefix: bytes) -> None:
-        """Every key under a prefix is being deleted."""
-
-
 class Coordinator:
     """What the pending operations of one node share, and the table that finds them again."""
 
@@ -95,7 +80,16 @@ class Coordinator:
         peers: Peers,
         clock: HybridClock,
         outbox: Outbox,
+        instant: Instant,
+        *,
+        keep_hint: Callable[[str, list[bytes], list[bytes]], None],
+        on_announced: Callable[[m.Event], None],
+        fail: Callable[[str, object, Exception], None],
     ) -> None:
+        """``keep_hint`` takes what a node has missed, ``on_announced`` what this node announces.
+
+        ``fail`` takes what an operation raised, or raises it.
+        """
         self.config = config
         self.own_id = membership.own_id
         self.store = store
@@ -105,27 +99,21 @@ class Coordinator:
         self.clock = clock
         self.outbox = outbox
         self.floors = Floors(int(config.store.tombstone_grace_s * 1000))
-        self.now = 0.0
-        """Monotonic seconds; set once per event, so that all decisions in it see one instant."""
-        self.wall_ms = 0
-        self.now_bytes = b""
-        """``wall_ms`` as records hold their expiry."""
+        self.instant = instant
+        self.keep_hint = keep_hint
+        self.fail = fail
         self.pending: dict[Operation, None] = {}
         self.lingering: dict[Operation, int] = {}
         """Operations that are answered, but still wait for slower owners; and how many bytes each keeps for them."""
         self.lingering_bytes = 0
-        self.at_end: dict[Operation, Callable[[], None]] = {}
-        """What is to be called when an operation ends, in whatever way."""
         self.background: dict[str, Background] = {}
         """By name, what the node does on its own account."""
-        self.keep_hint: Callable[[str, list[bytes], list[bytes]], None] = lambda *_: None
-        """Takes what a node has missed; see hints.py."""
-        self.on_announced: Callable[[m.Event], None] = lambda _: None
-        """Takes what this node announces; see hotcopies.py."""
-        self.fills: FillLeases
-        """Those of the keys that this node owns first; set by who makes the node."""
-        self.fail: Callable[[str, object, Exception], None]
-        """Takes what an operation raised, or raises it; set by who makes the node."""
+        self._at_end: dict[Operation, Callable[[], None]] = {}
+        """What is to be called when an operation ends, in whatever way."""
+        self._on_announced = on_announced
+        self._watched: Sized = ()
+        self._note_written: Callable[[list[bytes], list[bytes]], None] = lambda *_: None
+        """See ``watch``."""
         self._waiting: dict[int, tuple[Operation, Any, str, type[Any]]] = {}
         """By number of the request: who waits, for what of its parts, from which node, and for which kind of answer."""
         self._timers: list[tuple[float, int, ref[Operation]]] = []
@@ -134,7 +122,24 @@ class Coordinator:
         self.read_bytes = 0
         """What other nodes answered to reads that are still pending."""
         self.repairs = 0
+        """Records written back to owners that answered a read with less."""
         self.restamps = 0
+        """Records that were stamped once more, since a replica held a newer one."""
+
+    @property
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self.instant.now
+
+    @property
+    def wall_ms(self) -> int:
+        """The wall time."""
+        return self.instant.wall_ms
+
+    @property
+    def now_bytes(self) -> bytes:
+        """The wall time as records hold their expiry."""
+        return self.instant.now_bytes
 
     # -- levels and owners ---------------------------------------------------------------------------------
 
@@ -235,10 +240,16 @@ class Coordinator:
             self.end(operation)
             self.fail(type(operation).__name__, "", error)
 
-    def begin(self, operation: Operation, timer_at: float) -> None:
-        """Keep an operation until ``end``, and call its on_timer at that time."""
+    def begin(self, operation: Operation, timer_at: float, at_end: Callable[[], None] | None = None) -> None:
+        """Keep an operation until ``end``, in whatever way it comes, and call its on_timer at that time."""
         self.pending[operation] = None
+        if at_end is not None:
+            self._at_end[operation] = at_end
         self.wake(operation, timer_at)
+
+    def begin_background(self, name: str, part: Background) -> None:
+        """Keep for good what the node does on its own account."""
+        self.background[name] = part
 
     def wake(self, operation: Operation, timer_at: float) -> None:
         """Call a pending operation's on_timer at that time."""
@@ -255,9 +266,21 @@ class Coordinator:
         """Forget an operation; answers still under way will meet no one."""
         self.pending.pop(operation, None)
         self.lingering_bytes -= self.lingering.pop(operation, 0)
-        at_end = self.at_end.pop(operation, None)
+        at_end = self._at_end.pop(operation, None)
         if at_end is not None:
             at_end()
+
+    def note_read(self, change_bytes: int) -> None:
+        """Count what other nodes answered to a pending read; less than 0: it is not kept any more."""
+        self.read_bytes += change_bytes
+
+    def note_repairs(self, count: int) -> None:
+        """Count records that a read writes back."""
+        self.repairs += count
+
+    def note_restamps(self, count: int) -> None:
+        """Count records that a write stamps once more."""
+        self.restamps += count
 
     def _knows(self, operation: Operation | None) -> bool:
         return operation in self.pending or operation in self.lingering or operation in self.background.values()
@@ -299,9 +322,13 @@ class Coordinator:
         if overruled:
             return self._merge_what_is_left(keys, records, overruled)
         outcome = self.store.merge(keys, records, self.wall_ms)
-        if self.fills.table:
-            self.fills.note_written(keys, records)
+        if self._watched:
+            self._note_written(keys, records)
         return outcome
+
+    def watch(self, keys: Sized, note_written: Callable[[list[bytes], list[bytes]], None]) -> None:
+        """Have somebody told of the keys and records that are stored here, as long as ``keys`` is not empty."""
+        self._watched, self._note_written = keys, note_written
 
     def _merge_what_is_left(
         self, keys: list[bytes], records: list[bytes], overruled: dict[int, bytes]
@@ -320,8 +347,8 @@ class Coordinator:
                     continue
             kept.append(i)
         newer, live = self.store.merge([keys[i] for i in kept], [admitted[i] for i in kept], self.wall_ms)
-        if self.fills.table:
-            self.fills.note_written(keys, admitted)
+        if self._watched:
+            self._note_written(keys, admitted)
         greater: list[list[int | bytes]] = [[kept[int(place)], version] for place, version in newer]
         told = {place for place, _ in greater}
         greater += [[i, floor] for i, floor in overruled.items() if i not in told]
@@ -359,4 +386,4 @@ class Coordinator:
         """Put what happened to these keys into this node's invalidation stream."""
         event = m.Event(int(kind), version, keys)
         self.outbox.events.append(event)
-        self.on_announced(event)
+        self._on_announced(event)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.fill_leases import Fills
 from meshcache.core.storage.drop_floors import bucket_of
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import wall_ms_of
@@ -59,8 +60,9 @@ class _Job:
 class Sweeps:
     """The sweeps under way on one node."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, fills: Fills) -> None:
         self._coordinator = coordinator
+        self._fills = fills
         self._slots = coordinator.config.cluster.slots
         self.jobs: list[_Job] = []
 
@@ -88,7 +90,7 @@ class Sweeps:
         """What is being computed under a prefix may be old. Which tags it will bear is not known: see the floors."""
         if kind == EventKind.CLEAR:
             for prefix in names:
-                self._coordinator.fills.note_cleared(prefix)
+                self._fills.note_cleared(prefix)
 
     def run(self) -> None:
         """Do one turn's share."""
@@ -127,7 +129,7 @@ class Sweeps:
             if keys:
                 dead = tombstone(version, wall_ms_of(version) + self._coordinator.floors.grace_ms)
                 job.dropped += len(store.merge(keys, [dead] * len(keys), wall_ms)[1])
-                self._coordinator.fills.note_written(keys, [dead] * len(keys))
+                self._fills.note_written(keys, [dead] * len(keys))
                 return number + len(keys) * DROP_COST
         job.slot += 1
         return 1 + len(wanted) // 2

@@ -130,6 +130,7 @@ class Fills:
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
         self.table: dict[bytes, FillLease] = {}
+        """By key. Empty mostly, and then nobody need tell what is written. Changed in place."""
         self._voided: list[FillLease] = []
         self._parked = 0
         """How many callers are parked, at most; counted anew with each ``run``."""
@@ -137,6 +138,7 @@ class Fills:
         self._ended: dict[bytes, float] = {}
         """Until when to remember tokens whose questions, should one still be under way, are granted nothing."""
         self._counts = dict.fromkeys(("granted", "filled", "refused", "voided", "lapsed", "overloaded"), 0)
+        coordinator.watch(self.table, self.note_written)
 
     def begin(self, batch: UpdateBatch, index: int) -> None:
         """Serve one change that is about leases."""

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.reads import QuorumRead
@@ -68,6 +68,13 @@ _TOKEN_FLAGS: Final = bytes((0, 0))
 """To clients a lock's token is a value of bytes."""
 Computed = tuple[Any, bytes | None, int]
 """What the update answers, the content to store (None: nothing), its expiry in ms."""
+
+
+class FillLeases(Protocol):
+    """Who serves the changes that are about fill leases; see fill_leases.py."""
+
+    def begin(self, batch: UpdateBatch, index: int) -> None:
+        """Serve one change of a batch."""
 
 
 class UpdateBatch:
@@ -112,7 +119,7 @@ class UpdateBatch:
                 self._unsent.append(index)
             elif owner == coordinator.own_id:
                 if request.changes[index][0] in _LEASE_CHANGES:
-                    coordinator.fills.begin(self, index)
+                    self.updates.fills.begin(self, index)
                 else:
                     KeyUpdate(self, index).start()
             elif request.hops:
@@ -265,8 +272,9 @@ class KeyUpdate:
 class Updates:
     """What the updates of one node share: which keys are locked, and who waits for them."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, fills: FillLeases) -> None:
         self.coordinator = coordinator
+        self.fills = fills
         self.locked: dict[bytes, deque[KeyUpdate]] = {}
         self._released: dict[bytes, None] = {}
         """Tokens of locks, the one released last at the end."""

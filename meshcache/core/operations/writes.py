@@ -166,7 +166,7 @@ class QuorumWrite:
             return
         for _, version in newer:
             coordinator.clock.merge(clock_of(version), coordinator.wall_ms)
-        coordinator.restamps += len(places)
+        coordinator.note_restamps(len(places))
         # A stamp for each: a batch may have a key twice, and the later content must win again.
         records = [coordinator.clock.tick(coordinator.wall_ms) + group.records[i][VERSION_BYTES:] for i in places]
         self._restamped.update({indices[i]: version_of(record) for i, record in zip(places, records, strict=True)})
