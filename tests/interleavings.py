@@ -247,7 +247,7 @@ class Explorer:
             assert not core.coordinator.pending
             core.fills.table.clear()
             core.fills._ended.clear()
-            core.coordinator.floors = Floors(core.coordinator.floors.grace_ms)
+            core.coordinator.replica.floors = Floors(core.coordinator.replica.floors.grace_ms)
             core.coordinator.background["hints"].hints.__init__()  # type: ignore[attr-defined]  # and forget the hints
 
     # ---- the actors

@@ -51,6 +51,7 @@ from meshcache.core.operations.fill_leases import Fills
 from meshcache.core.operations.hotcopies import HotCopies
 from meshcache.core.operations.hotkeys import HotKeys
 from meshcache.core.operations.instant import Instant
+from meshcache.core.operations.replica import Replica
 from meshcache.core.operations.requests import Readers, Requests
 from meshcache.core.outbox import Effects, Outbox
 from meshcache.core.peers import LINKS_MAX, Peers
@@ -122,9 +123,10 @@ class NodeCore:
         copies = HotCopies(
             hot, self.view, self.membership, self.outbox, self._instant, enabled=config.cluster.read_quorum == 1
         )
+        replica = Replica(config.store, self.store, self.clock, self.outbox, self._instant, copies.on_announced)
         self.coordinator = Coordinator(
-            config, self.store, self.view, self.membership, self.peers, self.clock, self.outbox, self._instant,
-            keep_hint=hints.add, on_announced=copies.on_announced, fail=self.fail,
+            config, replica, self.view, self.membership, self.peers, self.clock, self.outbox, self._instant,
+            keep_hint=hints.add, fail=self.fail,
         )  # fmt: skip
         self._build_gates()
         self._begin_background(hints)
@@ -151,7 +153,7 @@ class NodeCore:
 
     def _build_gates(self) -> None:
         """What comes in is held against the clock; what fails on its way out concerns a message, and not the node."""
-        self._claims = Claims(lambda: self._instant.wall_ms, self.coordinator.floors.grace_ms, self.counters)
+        self._claims = Claims(lambda: self._instant.wall_ms, self.coordinator.replica.floors.grace_ms, self.counters)
         self._peek = DeadlinePeek(self.boot)
         bytes_max = self.config.limits.request_bytes_max
         self._frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)

@@ -393,7 +393,7 @@ def test_no_drop_from_the_future_is_begun(lone: Lone, which: int, kind: Any) -> 
     assert lone.tell(kind(*lone.head(), version, b"" if kind is m.Sweep else [b"t"])) == []
     lone.wait(0.2)
     assert lone.get(b"k") == b"before"
-    assert len(lone.core.coordinator.floors) == 0
+    assert len(lone.core.coordinator.replica.floors) == 0
     assert lone.set(b"k", b"after")
 
 
@@ -459,7 +459,7 @@ def test_no_page_of_a_slot_brings_a_version_from_the_future(which: int) -> None:
     late, good = late_versions(pair.lone.wall_ms)[which], (EPOCH_MS << 16).to_bytes(8, "big") + bytes(8)
     movement = core.coordinator.background["movement"]
     pair.play(m.FloorsReply(pair.asked_for(m.Floors).request, b"", b"", [m.Floor(4, b"", late)]))
-    assert len(core.coordinator.floors) == 0
+    assert len(core.coordinator.replica.floors) == 0
     pull = pair.asked_for(m.Pull)
     late = late_versions(pair.lone.wall_ms)[which]
     pair.play(m.PullReply(pull.request, b"", len(pull.slots), b"", [b"a", b"b"], [record(late), record(good)]))

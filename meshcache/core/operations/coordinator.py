@@ -11,8 +11,7 @@ and drops.py; the ``Coordinator`` gives them numbers, links and timers, and find
 from __future__ import annotations
 
 import heapq
-import math
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 from weakref import ref
 from zlib import crc32
@@ -20,15 +19,12 @@ from zlib import crc32
 from meshcache.config import Config
 from meshcache.core.membership.membership import Membership
 from meshcache.core.operations.instant import Instant
+from meshcache.core.operations.replica import Replica
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
-from meshcache.core.storage.drop_floors import Floors
-from meshcache.core.storage.store import Store
 from meshcache.core.view import Owners, View
 from meshcache.protocol import messages as m
-from meshcache.protocol.clock import HybridClock, wall_ms_of
-from meshcache.protocol.messages import EventKind
-from meshcache.protocol.record import NEVER_MS, expiry_bytes, is_tombstone, tombstone, version_of
+from meshcache.protocol.clock import HybridClock
 
 ENDED_MAX: Final = 64
 """Who waited for an answer and has ended is looked for beyond so many."""
@@ -74,7 +70,7 @@ class Coordinator:
     def __init__(
         self,
         config: Config,
-        store: Store,
+        replica: Replica,
         view: View,
         membership: Membership,
         peers: Peers,
@@ -83,22 +79,18 @@ class Coordinator:
         instant: Instant,
         *,
         keep_hint: Callable[[str, list[bytes], list[bytes]], None],
-        on_announced: Callable[[m.Event], None],
         fail: Callable[[str, object, Exception], None],
     ) -> None:
-        """``keep_hint`` takes what a node has missed, ``on_announced`` what this node announces.
-
-        ``fail`` takes what an operation raised, or raises it.
-        """
+        """``keep_hint`` takes what a node has missed; ``fail`` takes what an operation raised, or raises it."""
         self.config = config
         self.own_id = membership.own_id
-        self.store = store
+        self.replica = replica
+        self.store = replica.store
         self.view = view
         self.membership = membership
         self.peers = peers
         self.clock = clock
         self.outbox = outbox
-        self.floors = Floors(int(config.store.tombstone_grace_s * 1000))
         self.instant = instant
         self.keep_hint = keep_hint
         self.fail = fail
@@ -110,10 +102,6 @@ class Coordinator:
         """By name, what the node does on its own account."""
         self._at_end: dict[Operation, Callable[[], None]] = {}
         """What is to be called when an operation ends, in whatever way."""
-        self._on_announced = on_announced
-        self._watched: Sized = ()
-        self._note_written: Callable[[list[bytes], list[bytes]], None] = lambda *_: None
-        """See ``watch``."""
         self._waiting: dict[int, tuple[Operation, Any, str, type[Any]]] = {}
         """By number of the request: who waits, for what of its parts, from which node, and for which kind of answer."""
         self._timers: list[tuple[float, int, ref[Operation]]] = []
@@ -270,6 +258,13 @@ class Coordinator:
         if at_end is not None:
             at_end()
 
+    def send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
+        """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""
+        link = self.peers.by_node.get(node_id)
+        if link is not None and keys:
+            deadline_ms = self.wall_ms + link.offset_ms + REPAIR_DEADLINE_MS
+            self.outbox.send(link.address, m.Write(0, link.boot, deadline_ms, self.view.digest, True, keys, records))
+
     def note_read(self, change_bytes: int) -> None:
         """Count what other nodes answered to a pending read; less than 0: it is not kept any more."""
         self.read_bytes += change_bytes
@@ -300,90 +295,3 @@ class Coordinator:
         while self._timers and not self._knows(self._timers[0][2]()):
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
-
-    # -- the local replica ---------------------------------------------------------------------------------
-
-    def expires_ms(self, ttl_ms: int) -> int:
-        """Return the expiry that a ``ttl_ms`` of the protocol means."""
-        if ttl_ms == m.TTL_DEFAULT:
-            default_s = self.config.store.default_ttl_s
-            if default_s == math.inf:
-                return NEVER_MS
-            return self.wall_ms + max(1, round(default_s * 1000))
-        return self.wall_ms + ttl_ms if ttl_ms > 0 else NEVER_MS
-
-    def merge(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
-        """Store records here, each if nothing newer is held and no clear or tag invalidation has overruled it.
-
-        Everything that comes to this node is stored by way of this. It returns what ``Store.merge`` does; the version
-        of the drop stands for the greater one held.
-        """
-        overruled = self.floors.overruled(keys, records, self.wall_ms) if self.floors else None
-        if overruled:
-            return self._merge_what_is_left(keys, records, overruled)
-        outcome = self.store.merge(keys, records, self.wall_ms)
-        if self._watched:
-            self._note_written(keys, records)
-        return outcome
-
-    def watch(self, keys: Sized, note_written: Callable[[list[bytes], list[bytes]], None]) -> None:
-        """Have somebody told of the keys and records that are stored here, as long as ``keys`` is not empty."""
-        self._watched, self._note_written = keys, note_written
-
-    def _merge_what_is_left(
-        self, keys: list[bytes], records: list[bytes], overruled: dict[int, bytes]
-    ) -> tuple[list[list[int | bytes]], list[int]]:
-        """Merge a batch of which some records are overruled, by index, by the drop of a version.
-
-        What an overruled record would have replaced goes with it: a newer version was written and dropped, so no older
-        one must stay.
-        """
-        admitted, kept = list(records), []
-        for i, record in enumerate(records):
-            if i in overruled:
-                admitted[i] = tombstone(overruled[i], wall_ms_of(overruled[i]) + self.floors.grace_ms)
-                held = self.store.peek(keys[i])
-                if held is None or version_of(held) >= version_of(record):
-                    continue
-            kept.append(i)
-        newer, live = self.store.merge([keys[i] for i in kept], [admitted[i] for i in kept], self.wall_ms)
-        if self._watched:
-            self._note_written(keys, admitted)
-        greater: list[list[int | bytes]] = [[kept[int(place)], version] for place, version in newer]
-        told = {place for place, _ in greater}
-        greater += [[i, floor] for i, floor in overruled.items() if i not in told]
-        return greater, [kept[place] for place in live]
-
-    def merge_repair(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
-        """Store here what a repair brings, unless this node has forgotten something as new.
-
-        What it replaces is announced: a coordinator that died in the middle of a write announced nothing, and those
-        who keep copies of the old value hear of the new one when the replica does.
-        """
-        keys, records = self.store.above_floor(keys, records)
-        replaced: dict[tuple[EventKind, bytes], list[bytes]] = {}
-        for key, record in zip(keys, records, strict=True) if self.outbox.subscribed else ():
-            held = self.store.peek(key)
-            if held is not None and version_of(held) < version_of(record):
-                kind = EventKind.DELETE if is_tombstone(record) else EventKind.SET
-                replaced.setdefault((kind, version_of(record)), []).append(key)
-        for (kind, version), changed in replaced.items():
-            self.publish(kind, version, changed)
-        return self.merge(keys, records)
-
-    def send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
-        """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""
-        link = self.peers.by_node.get(node_id)
-        if link is not None and keys:
-            deadline_ms = self.wall_ms + link.offset_ms + REPAIR_DEADLINE_MS
-            self.outbox.send(link.address, m.Write(0, link.boot, deadline_ms, self.view.digest, True, keys, records))
-
-    def stamp(self, expires_ms: int) -> bytes:
-        """Return a new version and this expiry: what makes a content a record."""
-        return self.clock.tick(self.wall_ms) + expiry_bytes(expires_ms)
-
-    def publish(self, kind: EventKind, version: bytes, keys: list[bytes]) -> None:
-        """Put what happened to these keys into this node's invalidation stream."""
-        event = m.Event(int(kind), version, keys)
-        self.outbox.events.append(event)
-        self._on_announced(event)

@@ -71,7 +71,7 @@ class Sweeps:
 
         What was begun before with the same version is only waited for: nothing so old has been let in since.
         """
-        floors, wall_ms = self._coordinator.floors, self._coordinator.wall_ms
+        floors, wall_ms = self._coordinator.replica.floors, self._coordinator.wall_ms
         news = [name for name in names if floors.set(kind, name, version, wall_ms)]
         self.jobs.append(_Job(kind, dict.fromkeys(news, version), done))
         self._void_fills(kind, news)
@@ -80,7 +80,7 @@ class Sweeps:
         """Take over what another node knows to be dropped, and drop it here."""
         news: dict[int, dict[bytes, bytes]] = {}
         for kind, name, version in floors:
-            if self._coordinator.floors.set(kind, name, version, self._coordinator.wall_ms):
+            if self._coordinator.replica.floors.set(kind, name, version, self._coordinator.wall_ms):
                 news.setdefault(kind, {})[name] = version
         for kind, names in news.items():
             self.jobs.append(_Job(kind, names, _nobody_waits))
@@ -127,7 +127,7 @@ class Sweeps:
         for number, (tag, version) in enumerate(wanted.items()):
             keys = store.bearers(job.slot, tag, version, DROPS_PER_STEP)
             if keys:
-                dead = tombstone(version, wall_ms_of(version) + self._coordinator.floors.grace_ms)
+                dead = tombstone(version, wall_ms_of(version) + self._coordinator.replica.floors.grace_ms)
                 job.dropped += len(store.merge(keys, [dead] * len(keys), wall_ms)[1])
                 self._fills.note_written(keys, [dead] * len(keys))
                 return number + len(keys) * DROP_COST
@@ -243,5 +243,5 @@ class Drop:
     def _finish(self, results: list[Any]) -> None:
         if self in self.coordinator.pending:
             self.coordinator.end(self)
-            self.coordinator.publish(self.kind, self.version, self.names)
+            self.coordinator.replica.publish(self.kind, self.version, self.names)
             self.done(results)

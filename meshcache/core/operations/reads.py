@@ -229,7 +229,7 @@ class QuorumRead:
                 continue
             coordinator.note_repairs(len(keys))
             if node_id == coordinator.own_id:
-                coordinator.merge_repair(keys, winners)
+                coordinator.replica.merge_repair(keys, winners)
             else:
                 coordinator.send_repair(node_id, keys, winners)
 

@@ -83,6 +83,7 @@ class Requests:
         self._retire = retire
         self._compare = compare
         self._coordinator = coordinator
+        self._replica = coordinator.replica
         self._instant = coordinator.instant
         self._config = coordinator.config
         self._read_quorum = self._config.cluster.read_quorum
@@ -325,18 +326,19 @@ class Requests:
         self._change(origin, request, self._set)
 
     def _set(self, request: m.Set, answer: DoneWithBatch) -> None:
-        keys, contents, coordinator = request.keys, request.contents, self._coordinator
-        expires_ms = coordinator.expires_ms(request.ttl_ms)
-        stamp = coordinator.stamp(expires_ms)
+        keys, contents, replica = request.keys, request.contents, self._replica
+        expires_ms = replica.expires_ms(request.ttl_ms)
+        stamp = replica.stamp(expires_ms)
         if len(keys) == 1 or len(dict.fromkeys(keys)) == len(keys):
             records = [stamp + content for content in contents]
         else:  # a key twice in one batch: the later content must have the greater version
-            records = [coordinator.stamp(expires_ms) + content for content in contents]
+            records = [replica.stamp(expires_ms) + content for content in contents]
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
             answer([errors.get(i) for i in range(len(keys))] if errors else None)
 
-        QuorumWrite(coordinator, keys, records, request.w, self._deadline(request), EventKind.SET, done).start()
+        coordinator, deadline = self._coordinator, self._deadline(request)
+        QuorumWrite(coordinator, keys, records, request.w, deadline, EventKind.SET, done).start()
 
     def _on_delete(self, origin: bytes, request: m.Delete) -> None:
         if self._admit(origin, request) and not self._level_refused(origin, request, request.w):
@@ -449,9 +451,9 @@ class Requests:
             self._early.extend([(write.view, key) for key in keys])
             self._pass_on(write)
         if write.repair:
-            newer, live = self._coordinator.merge_repair(keys, records)
+            newer, live = self._replica.merge_repair(keys, records)
         else:
-            newer, live = self._coordinator.merge(keys, records)
+            newer, live = self._replica.merge(keys, records)
         if write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
 
@@ -495,7 +497,7 @@ class Requests:
 
     def _on_floors(self, origin: bytes, request: m.Floors) -> None:
         if self._admit(origin, request, from_client=False):
-            cursor, floors = self._coordinator.floors.page(request.cursor)
+            cursor, floors = self._replica.floors.page(request.cursor)
             self._outbox.reply(origin, m.FloorsReply(request.request, self._view.digest, cursor, floors))
 
     def _on_pull(self, origin: bytes, pull: m.Pull) -> None:

@@ -255,7 +255,7 @@ class KeyUpdate:
         elif record is not None and kind == Change.ACQUIRE:
             stamp = record[:STAMP_BYTES]  # it is held by this token: there may be too few copies, and that is all
         else:
-            stamp = coordinator.stamp(expires_ms)
+            stamp = coordinator.replica.stamp(expires_ms)
         if kind in {Change.ACQUIRE, Change.EXTEND}:
             answer = version_of(stamp)
         event = EventKind.DELETE if kind in _REMOVALS else EventKind.SET
@@ -298,7 +298,7 @@ def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -
     if kind == Change.TOUCH:
         if record is None:
             return False, None, 0
-        return True, content_of(record), coordinator.expires_ms(change[1])
+        return True, content_of(record), coordinator.replica.expires_ms(change[1])
     if kind in _REMOVALS:
         named = version_of if kind == Change.DROP else _token_of
         dropped = record is not None and named(record) == change[1]
@@ -307,7 +307,7 @@ def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -
     if kind in {Change.ACQUIRE, Change.EXTEND}:
         free = record is None and kind == Change.ACQUIRE
         granted = free or (record is not None and _token_of(record) == change[1])
-        return None, _TOKEN_FLAGS + change[1] if granted else None, coordinator.expires_ms(change[2])
+        return None, _TOKEN_FLAGS + change[1] if granted else None, coordinator.replica.expires_ms(change[2])
     content, ttl_ms = change[1], change[2]
     if kind == Change.ADD:
         granted = record is None
@@ -315,7 +315,7 @@ def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -
         granted = record is not None
     else:
         granted = record is not None and version_of(record) == change[3]
-    return granted, content if granted else None, coordinator.expires_ms(ttl_ms)
+    return granted, content if granted else None, coordinator.replica.expires_ms(ttl_ms)
 
 
 def _token_of(record: bytes) -> bytes | None:
@@ -329,7 +329,7 @@ def _increment(change: list[Any], record: bytes | None, coordinator: Coordinator
     if record is None:
         if initial is None:
             return [int(Code.KEY_MISSING)], None, 0
-        head, number, expires_ms = _INT_FLAGS, initial + delta, coordinator.expires_ms(ttl_ms)
+        head, number, expires_ms = _INT_FLAGS, initial + delta, coordinator.replica.expires_ms(ttl_ms)
     else:
         try:
             head, digits = split_content(content_of(record))
