@@ -245,10 +245,10 @@ class Explorer:
                 self._collect(None, core)
         for core in self.cores.values():
             assert not core.coordinator.pending
-            core.coordinator.fills.table.clear()
-            core.coordinator.fills._ended.clear()  # type: ignore[attr-defined]  # what no other part knows of
-            core.coordinator.floors = Floors(core.coordinator.floors.grace_ms)
-            core.coordinator.background["hints"].__init__(core.coordinator)  # type: ignore[misc]  # and forget the hints
+            core.fills.table.clear()
+            core.fills._ended.clear()
+            core.coordinator.replica.floors = Floors(core.coordinator.replica.floors.grace_ms)
+            core.coordinator.background["hints"].hints.__init__()  # type: ignore[attr-defined]  # and forget the hints
 
     # ---- the actors
 

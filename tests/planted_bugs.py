@@ -235,7 +235,7 @@ def add_and_replace_look_at_nothing(patch: pytest.MonkeyPatch) -> None:
 
     def careless(change: list[Any], record: bytes | None, coordinator: Any) -> Any:
         if change[0] in {m.Change.ADD, m.Change.REPLACE}:
-            return True, change[1], coordinator.expires_ms(change[2])
+            return True, change[1], coordinator.replica.expires_ms(change[2])
         return compute(change, record, coordinator)
 
     patch.setattr(updates, "compute", careless)

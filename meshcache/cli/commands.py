@@ -60,11 +60,10 @@ def _run_node(config: Any, parent_pid: int | None) -> int:
 
     log.configure(config.log)
     prepare_process()
-    running = Node(config)
+    running = Node(config, supervised=parent_pid is not None)
     signal.signal(signal.SIGINT, lambda *_: running.stop())
     signal.signal(signal.SIGTERM, lambda *_: running.drain())
     if parent_pid is not None:
-        running.supervised = True
         lifeline.watch_parent(parent_pid, running.stop)
     try:
         running.run(on_ready=lambda: print("ready", flush=True))

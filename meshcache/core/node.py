@@ -48,11 +48,15 @@ from meshcache.core.membership.membership import Membership
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Sweeps
 from meshcache.core.operations.fill_leases import Fills
+from meshcache.core.operations.hotcopies import HotCopies
+from meshcache.core.operations.hotkeys import HotKeys
+from meshcache.core.operations.instant import Instant
+from meshcache.core.operations.replica import Replica
 from meshcache.core.operations.requests import Readers, Requests
 from meshcache.core.outbox import Effects, Outbox
-from meshcache.core.peers import Peers
+from meshcache.core.peers import LINKS_MAX, Peers
 from meshcache.core.repair.antientropy import AntiEntropy
-from meshcache.core.repair.hints import Hints
+from meshcache.core.repair.hints import Handoff, Hints
 from meshcache.core.repair.losses import Losses
 from meshcache.core.repair.movement import Movement
 from meshcache.core.storage.store import Store
@@ -61,7 +65,6 @@ from meshcache.errors import ProtocolError
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import HybridClock
 from meshcache.protocol.messages import Code, Fact, Message
-from meshcache.protocol.record import expiry_bytes
 from meshcache.protocol.ring import Ring
 from meshcache.protocol.wire import DeadlinePeek, Frame, decode_frame
 
@@ -87,49 +90,52 @@ _To = TypeVar("_To")
 class NodeCore:
     """A node as a pure object: see the module's text for how it is driven."""
 
-    def __init__(self, config: Config, *, boot: int, rng: random.Random, now: float, wall_ms: int) -> None:
-        node, cluster = config.node, config.cluster
+    def __init__(
+        self,
+        config: Config,
+        *,
+        boot: int,
+        rng: random.Random,
+        now: float,
+        wall_ms: int,
+        supervised: bool = False,
+        processor_s: Callable[[], float] = float,
+        links_max: int = LINKS_MAX,
+    ) -> None:
+        """``supervised``: another process looks after this one. ``links_max``: as many as the driver can open.
+
+        ``processor_s`` tells how much processor time the driver's thread has taken; one that cannot tell says 0.
+        """
         self.config = config
         self.boot = boot
         self.counters = Counters()
         self.outbox = Outbox()
         self.failures = Failures(self.outbox.note, self.counters.failed)
-        self.supervised = False
-        """Another process looks after this one; the driver knows."""
-        self.processor_s: Callable[[], float] = float
-        """Tells how much processor time the driver's thread has taken, in seconds; without a driver that knows, 0."""
-        self._started = now
-        self._now = now
-        self._wall_ms_at_start = wall_ms
-        own = Fact(
-            node.node_id, node.listen, node.publish_address, node.http_address, node.host_label, node.zone,
-            node.weight, boot, first_incarnation(wall_ms), int(State.ALIVE), b"",
-        )  # fmt: skip
+        self._supervised = supervised
+        self._processor_s = processor_s
+        self._instant = Instant(now, wall_ms)
         self.clock = HybridClock(boot)
-        self.store = Store(
-            slots=cluster.slots, max_entries=config.store.max_entries, max_bytes=config.store.max_bytes,
-            grace_ms=int(config.store.tombstone_grace_s * 1000),
-        )  # fmt: skip
-        self.membership = Membership(config.membership, own, self.outbox, rng, now)
-        self.peers = Peers(cluster.name, node.seeds, self.outbox)
-        self.membership.linked = self.peers.stands
-        self.membership.newcomers.answers = self.peers.answers
-        if cluster.partition_policy == "strict":
-            self.membership.lease = Lease(config.membership.link_dead_after_s, now)
-        self.view = View(own.node_id, self._build_ring())
-        self.coordinator = Coordinator(
-            config, self.store, self.view, self.membership, self.peers, self.clock, self.outbox
+        self.store = self._make_store()
+        self.peers = Peers(config.cluster.name, config.node.seeds, self.outbox, links_max)
+        self.membership = self._make_membership(rng)
+        self.view = View(config.node.node_id, self._build_ring())
+        hints, hot = Hints(), HotKeys(config.hot_keys, rng, now)
+        copies = HotCopies(
+            hot, self.view, self.membership, self.outbox, self._instant, enabled=config.cluster.read_quorum == 1
         )
+        replica = Replica(config.store, self.store, self.clock, self.outbox, self._instant, copies.on_announced)
+        self.coordinator = Coordinator(
+            config, replica, self.view, self.membership, self.peers, self.clock, self.outbox, self._instant,
+            keep_hint=hints.add, fail=self.fail,
+        )  # fmt: skip
         self._build_gates()
-        self._sweeps = Sweeps(self.coordinator)
-        self._movement = Movement(self.coordinator, self._sweeps)
-        self._begin_background()
-        self._requests = self._serve(rng)
+        self._begin_background(hints)
+        self._requests = self._make_requests(hot, copies)
         self._handshake = Handshake(self.coordinator, boot, now, self._follow_members_now)
+        self._losses = Losses(self.coordinator)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
         self._returning = False
         """This node was counted dead and is back, and not everybody is in sync with that."""
-        self._losses = Losses(self.coordinator)
         self._in_touch_at = now
         """When last no member was missing, as far as this node knows: if it was cut off, then not for longer."""
         self._leaving = False
@@ -138,49 +144,57 @@ class NodeCore:
         """This node has handed its slots over and left; the driver stops."""
         self._doubt: int | None = None
         """After a stall: the ping whose ack shows that the others still count on this node."""
-        self._publish_at = now
-        self._housekeeping_at = now
+        self._publish_at = self._housekeeping_at = now
         self._slots_to_drop: list[int] = []
         self._backlog = False
         """There is background work for the next turn."""
         self._on_request = self._request_handlers()
         self._on_answer = self._answer_handlers()
-        self._set_time(now)
 
     def _build_gates(self) -> None:
-        """What comes in is held against the clock; what fails concerns a message, and not the node."""
-        coordinator = self.coordinator
-        coordinator.fail = self.fail
-        self.membership.wall_ms = lambda: coordinator.wall_ms
-        self._claims = Claims(self.membership.wall_ms, coordinator.floors.grace_ms, self.counters)
+        """What comes in is held against the clock; what fails on its way out concerns a message, and not the node."""
+        self._claims = Claims(lambda: self._instant.wall_ms, self.coordinator.replica.floors.grace_ms, self.counters)
         self._peek = DeadlinePeek(self.boot)
         bytes_max = self.config.limits.request_bytes_max
         self._frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
 
-    def _begin_background(self) -> None:
-        self.coordinator.fills = fills = Fills(self.coordinator)
-        hints = Hints(self.coordinator)
-        self.coordinator.keep_hint = hints.add
-        self._anti_entropy = AntiEntropy(self.coordinator)
-        self.coordinator.background = {
-            "movement": self._movement,
-            "hints": hints,
-            "anti_entropy": self._anti_entropy,
-            "fills": fills,
-        }
+    def _make_store(self) -> Store:
+        store = self.config.store
+        return Store(
+            slots=self.config.cluster.slots, max_entries=store.max_entries, max_bytes=store.max_bytes,
+            grace_ms=int(store.tombstone_grace_s * 1000),
+        )  # fmt: skip
 
-    def _serve(self, rng: random.Random) -> Requests:
+    def _make_membership(self, rng: random.Random) -> Membership:
+        node, settings, now = self.config.node, self.config.membership, self._instant.now
+        own = Fact(
+            node.node_id, node.listen, node.publish_address, node.http_address, node.host_label, node.zone,
+            node.weight, self.boot, first_incarnation(self._instant.wall_ms), int(State.ALIVE), b"",
+        )  # fmt: skip
+        strict = self.config.cluster.partition_policy == "strict"
+        return Membership(
+            settings, own, self.outbox, rng, now,
+            linked=self.peers.stands, answers=self.peers.answers, wall_ms=lambda: self._instant.wall_ms,
+            lease=Lease(settings.link_dead_after_s, now) if strict else None,
+        )  # fmt: skip
+
+    def _begin_background(self, hints: Hints) -> None:
+        """Begin what the node does on its own account; it is run in this order."""
+        self.fills = Fills(self.coordinator)
+        self._sweeps = Sweeps(self.coordinator, self.fills)
+        self._movement = Movement(self.coordinator, self._sweeps)
+        self._anti_entropy = AntiEntropy(self.coordinator)
+        self.coordinator.begin_background("movement", self._movement)
+        self.coordinator.begin_background("hints", Handoff(self.coordinator, hints))
+        self.coordinator.begin_background("anti_entropy", self._anti_entropy)
+        self.coordinator.begin_background("fills", self.fills)
+
+    def _make_requests(self, hot: HotKeys, copies: HotCopies) -> Requests:
         return Requests(
-            self.coordinator,
-            self._sweeps,
-            self.counters,
-            self.boot,
-            rng,
-            lambda: self.ready,
-            lambda: self.membership.in_majority(self._now),
-            self._retire_on_request,
+            self.coordinator, self._sweeps, self.fills, hot, copies, self.counters, self.boot,
+            lambda: self.ready, lambda: self.membership.in_majority(self._instant.now), self._retire_on_request,
             self._anti_entropy.answer,
-        )
+        )  # fmt: skip
 
     def _request_handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
         """Return what takes each kind of message on the ROUTER, given its origin and the message."""
@@ -206,7 +220,7 @@ class NodeCore:
             m.Ack: self._on_ack,
             m.Vouch: lambda _, vouch: self.membership.on_vouch(vouch),
             m.Nack: lambda _, nack: self.membership.on_nack(nack),
-            m.Gossip: lambda _, gossip: self.membership.hear(gossip.rumours, self._now),
+            m.Gossip: lambda _, gossip: self.membership.hear(gossip.rumours, self._instant.now),
             m.Welcome: self._handshake.on_welcome,
             m.Refused: self._handshake.on_refused,
         }
@@ -224,7 +238,7 @@ class NodeCore:
 
     def past_by_now(self) -> Callable[[Frame], bool | None]:
         """Return what tells, without decoding, if a client's request is past its deadline; None of any other frame."""
-        return self._peek.past_by(self.coordinator.wall_ms)
+        return self._peek.past_by(self._instant.wall_ms)
 
     def turn_away(self, origin: bytes, frames: list[bytes]) -> None:
         """Refuse as overloaded requests of which ``past_by_now`` said that their time is not over; nothing is done."""
@@ -271,7 +285,7 @@ class NodeCore:
         """
         if isinstance(error, AssertionError):
             raise error
-        self.failures.add(kind, origin, error, self._now)
+        self.failures.add(kind, origin, error, self._instant.now)
         invariants.check(self.coordinator)
 
     def link_up(self, address: str, now: float) -> None:
@@ -311,21 +325,21 @@ class NodeCore:
         if self.membership.changed:
             self._timed("change_of_members", self._follow_members, now)
         if self._requests.portions.lines:
-            self._requests.portions.run(self.coordinator.wall_ms)
+            self._requests.portions.run(self._instant.wall_ms)
         if self._backlog or self._sweeps.jobs:
             self._timed("expiry_and_drops", self._background)
 
     def _timed(self, work: str, do: Callable[..., None], *arguments: Any) -> None:
         """Do something that may take long."""
-        began_s = self.processor_s()
+        began_s = self._processor_s()
         do(*arguments)
-        self.counters.note_work(work, self.processor_s() - began_s)
+        self.counters.note_work(work, self._processor_s() - began_s)
 
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
         portions = self._requests.portions
         if self._backlog or self._sweeps.jobs or (portions.lines and portions.may_run()):
-            return self._now
+            return self._instant.now
         timer = self.coordinator.next_deadline()
         return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)
 
@@ -344,8 +358,7 @@ class NodeCore:
 
     def note_subscribers(self, present: bool) -> None:
         """Somebody subscribed to the invalidation stream, or nobody is left. A new subscriber is told the number."""
-        self.outbox.subscribed = present
-        self.outbox.idle = self.outbox.idle or present
+        self.outbox.note_subscribers(present=present)
 
     def retire(self, now: float) -> None:
         """Hand over what this node owns, then leave; ``gone`` says when that is done."""
@@ -359,7 +372,7 @@ class NodeCore:
 
     def heed(self, readers: Readers) -> None:
         """Take from now on into account what the driver knows of those who ask."""
-        self._requests.readers = readers
+        self._requests.heed(readers)
 
     @property
     def settled(self) -> bool:
@@ -368,8 +381,8 @@ class NodeCore:
 
     def _retire_on_request(self, origin: bytes) -> None:
         """Whoever reaches the port can ask for it. So say loudly that it was none of those who run this process."""
-        self.outbox.note("asked_to_leave", origin=origin.hex(), by="a request", supervised=self.supervised)
-        self.retire(self._now)
+        self.outbox.note("asked_to_leave", origin=origin.hex(), by="a request", supervised=self._supervised)
+        self.retire(self._instant.now)
 
     def _follow_leave(self, now: float) -> None:
         if self._leaving and not self.gone and (self.settled or now >= self._leave_by):
@@ -394,22 +407,19 @@ class NodeCore:
             return False
         if self.membership.removed:  # it has yet to forget what it must
             return False
-        return self.membership.in_majority(self._now)
+        return self.membership.in_majority(self._instant.now)
 
     # -- time, members, background -------------------------------------------------------------------------
 
     def _set_time(self, now: float) -> None:
-        if now == self._now and self.coordinator.now_bytes:
+        instant = self._instant
+        if now == instant.now:
             return
         membership = self.config.membership
-        if now - self._now > membership.link_dead_after_s and self.membership.peers():
+        if now - instant.now > membership.link_dead_after_s and self.membership.peers():
             self._doubt = self.membership.sequence
-            self.outbox.note("stalled", seconds=round(now - self._now, 3))
-        self._now = now
-        coordinator = self.coordinator
-        coordinator.now = now
-        coordinator.wall_ms = wall_ms = self._wall_ms_at_start + int((now - self._started) * 1000)
-        coordinator.now_bytes = expiry_bytes(wall_ms)
+            self.outbox.note("stalled", seconds=round(now - instant.now, 3))
+        instant.move(now)
 
     def _build_ring(self) -> Ring:
         cluster = self.config.cluster
@@ -420,20 +430,19 @@ class NodeCore:
     def _follow_members(self, now: float) -> None:
         """Let ring, links and pending operations follow the member table."""
         membership = self.membership
-        membership.changed = False
+        died = membership.take_changes()
         if membership.removed:
             self.counters.rejoins += 1
             self._rejoin(now)
-        for address in membership.died:
+        for address in died:
             self.peers.redial(address)
-        membership.died.clear()
         known = [fact for fact in membership.facts() if fact.state <= State.DEAD]
         self.peers.dial(membership.own, known, membership.newcomers.dialled())
         doomed = self._losses.note() if membership.lease is not None else []
         self.view.note_present([fact.node_id for fact in membership.facts() if fact.state <= State.SUSPECT])
         if membership.ring_changed or membership.removed:
             self._change_ring(now)
-        membership.ring_changed = membership.removed = False
+        membership.note_followed()
         if doomed:
             self.counters.slots_voided += len(doomed)
             self._losses.void(doomed)
@@ -452,7 +461,7 @@ class NodeCore:
             for slot in view.gained(ring):
                 self.store.drop_slot(slot)
                 view.held[slot] = 0
-            self.store.merge([key for key, _ in early], [record for _, record in early], self.coordinator.wall_ms)
+            self.store.merge([key for key, _ in early], [record for _, record in early], self._instant.wall_ms)
             view.change(ring, view.without_us(ring) if not self._handshake.served else view.ring, keep_until)
             self.outbox.note("ring", members=[member.node_id for member in ring.members])
         if self._returning:
@@ -492,7 +501,7 @@ class NodeCore:
             self._slots_to_drop = [slot for slot, owned in enumerate(self.view.owned) if not owned]
         if now >= self._publish_at:
             self._publish_at = now + PUBLISH_IDLE_S
-            self.outbox.idle = True
+            self.outbox.repeat_number()
         self._backlog = True
 
     def _is_calm(self) -> bool:
@@ -519,7 +528,7 @@ class NodeCore:
             if not self.view.owned[slot]:
                 self.store.drop_slot(slot)
         del self._slots_to_drop[-SLOTS_DROPPED_PER_TURN:]
-        more_expired = self.store.expire(self.coordinator.wall_ms, EXPIRATIONS_PER_TURN)
+        more_expired = self.store.expire(self._instant.wall_ms, EXPIRATIONS_PER_TURN)
         self._backlog = more_expired or bool(self._sweeps.jobs) or bool(self._slots_to_drop)
 
     def _link_lost(self, address: str) -> None:
@@ -535,7 +544,7 @@ class NodeCore:
         except ProtocolError:
             self.counters.malformed += 1
             return []
-        if clock and not self.clock.merge(clock, self.coordinator.wall_ms):
+        if clock and not self.clock.merge(clock, self._instant.wall_ms):
             self.counters.clock_refused += 1
             return []
         return messages
@@ -554,25 +563,25 @@ class NodeCore:
             self._on_reply(address, reject)
 
     def _follow_members_now(self) -> None:
-        self._timed("change_of_members", self._follow_members, self._now)
+        self._timed("change_of_members", self._follow_members, self._instant.now)
 
     def _on_ping(self, origin: bytes, ping: m.Ping) -> None:
-        self.outbox.reply(origin, self.membership.on_ping(ping, self.coordinator.wall_ms, self._now))
+        self.outbox.reply(origin, self.membership.on_ping(ping, self._instant.wall_ms, self._instant.now))
 
     def _on_ack(self, address: str, ack: m.Ack) -> None:
         link = self.peers.links.get(address)
         if link is None:
             return  # what came before it in the frame told that nobody is to be found there
-        link.sample_offset(ack.wall_ms, self.coordinator.wall_ms)
-        self.membership.on_ack(link.node_id, address, ack, self._now)
+        link.sample_offset(ack.wall_ms, self._instant.wall_ms)
+        self.membership.on_ack(link.node_id, address, ack, self._instant.now)
         if self._doubt is not None and self._doubt < ack.sequence <= self.membership.sequence:
-            self._follow_members(self._now)  # forget first what a removed node must forget
+            self._follow_members(self._instant.now)  # forget first what a removed node must forget
             self._doubt = None
 
     def _on_ping_req(self, origin: bytes, request: m.PingReq) -> None:
-        self.membership.on_ping_req(origin, request, self._now)
+        self.membership.on_ping_req(origin, request, self._instant.now)
 
     def _on_gossip(self, origin: bytes, gossip: m.Gossip) -> None:
-        told = self.membership.on_gossip(gossip, self._now)
+        told = self.membership.on_gossip(gossip, self._instant.now)
         if told:
             self.outbox.reply(origin, m.Gossip(told))

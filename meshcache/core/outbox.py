@@ -70,6 +70,24 @@ class Outbox:
         """Have the driver log an event."""
         self.notes.append((event, fields))
 
+    def follow_streams(self, addresses: list[str]) -> None:
+        """Have the driver receive these invalidation streams, and no others."""
+        self.follow = addresses
+
+    def note_subscribers(self, *, present: bool) -> None:
+        """Somebody subscribed to the invalidation stream, or nobody is left. A new subscriber is told the number."""
+        self.subscribed = present
+        self.idle = self.idle or present
+
+    def repeat_number(self) -> None:
+        """Tell how far the invalidation stream is, though nothing happened."""
+        self.idle = True
+
+    def count_values(self, size: int) -> int:
+        """Count the values in a reply to a client; return what there is of them in this turn."""
+        self.reply_bytes += size
+        return self.reply_bytes
+
     def clear(self) -> None:
         """Begin a new turn. What was handed out in Effects is not touched."""
         self.sends, self.replies, self.events, self.reply_bytes = {}, {}, [], 0

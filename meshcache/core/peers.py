@@ -56,12 +56,12 @@ class Link:
 class Peers:
     """All dialled links of one node."""
 
-    def __init__(self, cluster: str, seeds: tuple[str, ...], outbox: Outbox) -> None:
+    def __init__(self, cluster: str, seeds: tuple[str, ...], outbox: Outbox, links_max: int = LINKS_MAX) -> None:
+        """``links_max``: as many as the driver can open."""
         self.links: dict[str, Link] = {}
         self.by_node: dict[str, Link] = {}
         """Established links by node id."""
-        self.links_max = LINKS_MAX
-        """The driver knows what it can open."""
+        self._links_max = links_max
         self._cluster = cluster
         self._seeds = seeds
         self._outbox = outbox
@@ -72,7 +72,7 @@ class Peers:
         wanted.update(dict.fromkeys(fact.address for fact in sorted(members, key=_is_dead)))
         wanted.update(dict.fromkeys(newcomers or ()))
         wanted.pop(own.address, None)
-        wanted = dict.fromkeys(islice(wanted, self.links_max))
+        wanted = dict.fromkeys(islice(wanted, self._links_max))
         for address in wanted:
             if address not in self.links:
                 self.links[address] = Link(address)

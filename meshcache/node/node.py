@@ -45,9 +45,9 @@ class Node:
     Raises ConfigError where it cannot run: a port or the node's id is in use, another cluster answers at a seed.
     """
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Config | None = None, *, supervised: bool = False) -> None:
         self.config = config or Config()
-        self.supervised = False
+        self.supervised = supervised
         """Another process looks after this one, and starts it again if it dies; it then says who had it leave."""
         self._thread: threading.Thread | None = None
         self._asked = Asked(threading.Event(), threading.Event())

@@ -120,13 +120,10 @@ class Server:
         wall_ms = int(wall * 1000)
         boot = wall_ms << 16 | secrets.randbits(16)
         self._clock = LocalClock(now, wall)
-        self.core = NodeCore(config, boot=boot, rng=random.Random(boot), now=now, wall_ms=wall_ms)
-        self.core.processor_s = time.thread_time
-        # Half of the descriptors for links that this node dials, the others for those that dial it.
-        files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if files_max != resource.RLIM_INFINITY:
-            self.core.peers.links_max = min(LINKS_MAX, max(1, files_max // 2 // FILES_PER_LINK))
-        self.core.supervised = supervised
+        self.core = NodeCore(
+            config, boot=boot, rng=random.Random(boot), now=now, wall_ms=wall_ms,
+            supervised=supervised, processor_s=time.thread_time, links_max=_links_max(),
+        )  # fmt: skip
         self.links = Links(
             self.core, self._context, self._inlets, self._clock, config.limits, wake, self._count_malformed
         )
@@ -286,3 +283,11 @@ class Server:
         if frame:
             self._subscriptions += 1 if frame[0] else -1
         self.core.note_subscribers(present=self._subscriptions > 0)
+
+
+def _links_max() -> int:
+    """Half of the descriptors are for links that this node dials, the others for those that dial it."""
+    files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files_max == resource.RLIM_INFINITY:
+        return LINKS_MAX
+    return min(LINKS_MAX, max(1, files_max // 2 // FILES_PER_LINK))

@@ -64,7 +64,7 @@ class Peer:
         sends, replies = self.outbox.sends, self.outbox.replies
         self.outbox.clear()
         if self.membership.changed:
-            self.membership.changed = False
+            self.membership.take_changes()
             self._dial()
         for address, messages in sends.items():
             self._transmit(address, messages)

@@ -310,7 +310,7 @@ def test_a_lease_granted_to_who_was_cancelled_before_it_heard_of_it_is_given_up(
     process.ask("a", "a")
     owner = story.owners("key")[0]
     assert owner.core is not None
-    fills = owner.core.coordinator.fills
+    fills = owner.core.fills
     for _ in range(50_000):  # in steps that are shorter than any message takes
         if any(lease.version for lease in fills.table.values()):
             break
@@ -459,7 +459,7 @@ def test_however_callers_come_and_go_each_ends_in_its_time_and_the_lease_is_free
     story.mesh.run(0.5)
     for host in story.mesh.nodes.values():
         assert host.core is not None
-        assert not host.core.coordinator.fills.table
+        assert not host.core.fills.table
         assert host.core.coordinator.background["fills"].statistics()["lapsed"] == 0
 
 

@@ -116,6 +116,6 @@ def test_a_turn_with_many_events_is_published_in_frames_that_can_be_read(monkeyp
     core = story.node("n1").core
     assert core is not None
     for i in range(5):
-        core.coordinator.publish(EventKind.SET, bytes(16), [b"k%d" % i])
+        core.coordinator.replica.publish(EventKind.SET, bytes(16), [b"k%d" % i])
     story.mesh.run(1.0)
     assert [keys for *_, keys in ear.events] == [[b"k%d" % i] for i in range(5)]

@@ -47,7 +47,7 @@ class Source:
 
 def table(host: NodeHost) -> dict[bytes, fills.FillLease]:
     assert host.core is not None
-    return host.core.coordinator.fills.table
+    return host.core.fills.table
 
 
 def counts(host: NodeHost) -> dict[str, int]:

@@ -33,12 +33,14 @@ GRACE_MS = 600_000
 class Lone:
     """A node core driven by hand: time passes only when it is told to."""
 
-    def __init__(self, *seeds: str, **tables: Any) -> None:
+    def __init__(self, *seeds: str, wiring: dict[str, Any] | None = None, **tables: Any) -> None:
         tables = {"cluster": {"slots": 64, "vnodes": 8, "replicas": 1, "write_quorum": 1}, **tables}
         node = {"id": "n1", "listen": "127.0.0.1:7101", "seeds": list(seeds)}
         config = Config.from_tables(node=node, **tables)
         self.now = START
-        self.core = NodeCore(config, boot=EPOCH_MS << 16, rng=random.Random(1), now=START, wall_ms=EPOCH_MS)
+        self.core = NodeCore(
+            config, boot=EPOCH_MS << 16, rng=random.Random(1), now=START, wall_ms=EPOCH_MS, **(wiring or {})
+        )
         self.replicas = config.cluster.replicas
         self.number = 0
         self.dialled: dict[str, None] = {}
@@ -268,8 +270,8 @@ def test_many_who_answer_at_once_make_one_new_ring(lone: Lone) -> None:
     assert lone.core.counters.ring_changes == before + 1
 
 
-def test_no_more_are_dialled_than_the_driver_can_open(lone: Lone) -> None:
-    lone.core.peers.links_max = 3
+def test_no_more_are_dialled_than_the_driver_can_open() -> None:
+    lone = Lone(wiring={"links_max": 3})
     lone.tell(gossip(*[fact(f"n{i}") for i in range(2, 20)]))
     lone.wait(0.2)
     assert len(lone.dialled) == 3
@@ -391,7 +393,7 @@ def test_no_drop_from_the_future_is_begun(lone: Lone, which: int, kind: Any) -> 
     assert lone.tell(kind(*lone.head(), version, b"" if kind is m.Sweep else [b"t"])) == []
     lone.wait(0.2)
     assert lone.get(b"k") == b"before"
-    assert len(lone.core.coordinator.floors) == 0
+    assert len(lone.core.coordinator.replica.floors) == 0
     assert lone.set(b"k", b"after")
 
 
@@ -457,7 +459,7 @@ def test_no_page_of_a_slot_brings_a_version_from_the_future(which: int) -> None:
     late, good = late_versions(pair.lone.wall_ms)[which], (EPOCH_MS << 16).to_bytes(8, "big") + bytes(8)
     movement = core.coordinator.background["movement"]
     pair.play(m.FloorsReply(pair.asked_for(m.Floors).request, b"", b"", [m.Floor(4, b"", late)]))
-    assert len(core.coordinator.floors) == 0
+    assert len(core.coordinator.replica.floors) == 0
     pull = pair.asked_for(m.Pull)
     late = late_versions(pair.lone.wall_ms)[which]
     pair.play(m.PullReply(pull.request, b"", len(pull.slots), b"", [b"a", b"b"], [record(late), record(good)]))
@@ -583,7 +585,7 @@ def test_a_fill_lease_is_not_left_waiting_for_a_read_that_failed(monkeypatch: py
     (read,) = [operation for operation in coordinator.pending if isinstance(operation, QuorumRead)]
     monkeypatch.setattr(read, "on_timer", lambda: 1 // 0)
     pair.lone.wait(STUCK_S + 6.0)
-    assert coordinator.fills.table == {}
+    assert pair.lone.core.fills.table == {}
     assert pair.lone.core.counters.failed == {"QuorumRead": 1}
 
 
@@ -702,8 +704,7 @@ def test_a_key_that_cannot_be_written_is_not_repaired(key: bytes) -> None:
 
 
 def test_who_is_asked_to_leave_says_so_loudly() -> None:
-    lone = Lone("127.0.0.1:7102")
-    lone.core.supervised = True
+    lone = Lone("127.0.0.1:7102", wiring={"supervised": True})
     lone.welcome(fact("n2", "127.0.0.1:7102"))
     lone.wait(0.1)
     lone.tell(m.Leave(*lone.head()))

@@ -35,7 +35,7 @@ def test_doubt_hastens_a_node() -> None:
 
     def watch(host: NodeHost) -> None:
         assert core is not None
-        seen.append((bool(core.membership.suspicions), core._housekeeping_at - core._now))
+        seen.append((bool(core.membership.suspicions), core._housekeeping_at - core.coordinator.now))
 
     story.node("n1").on_turn = watch
     story.mesh.run(1.0)
@@ -54,7 +54,7 @@ def test_the_longest_work_of_a_node_is_told_by_name() -> None:
     story = Story(3)
     core = story.node("n1").core
     assert core is not None
-    core.processor_s = lambda: 0.25 * (3 - len(core.view.ring.members))
+    core._processor_s = lambda: 0.25 * (3 - len(core.view.ring.members))
     story.node("n3").crash()
     story.mesh.wait_for(lambda: len(core.view.ring.members) == 2)
     assert core.counters.longest_work_ms == {"change_of_members": 250}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -38,8 +38,8 @@ def suspect(node_id: str, *accusers: str) -> Rumour:
     return Rumour(fact(node_id, state=State.SUSPECT), list(accusers))
 
 
-def membership(own: str = "n1", *known: str, now: float = 0.0) -> Membership:
-    table = Membership(SETTINGS, fact(own), Outbox(), random.Random(1), now)
+def membership(own: str = "n1", *known: str, now: float = 0.0, **wiring: Any) -> Membership:
+    table = Membership(SETTINGS, fact(own), Outbox(), random.Random(1), now, **wiring)
     for node_id in known:
         table.take(fact(node_id), now)
     return table
@@ -612,8 +612,7 @@ def test_news_is_pushed_to_a_few_and_then_told_so_often_in_all() -> None:
 
 
 def test_no_rumour_is_spent_on_a_link_that_does_not_stand() -> None:
-    table = membership("n1", "n2", "n3", "n4")
-    table.linked = lambda address: address == "n3:7101"
+    table = membership("n1", "n2", "n3", "n4", linked=lambda address: address == "n3:7101")
     table.merge([fact("n9")], 0.0)
     assert set(sent(table)) == {"n3:7101"}
 
@@ -721,13 +720,13 @@ def test_a_lease_is_held_by_a_majority_of_answers_and_counts_from_the_questions(
 
 def test_under_a_lease_everybody_is_asked_all_the_time() -> None:
     members = [f"n{i}" for i in range(2, 12)]
-    table = membership("n1", *members)
-    table.lease = Lease(0.6, 0.0)
+    lease = Lease(0.6, 0.0)
+    table = membership("n1", *members, lease=lease)
     run(table, 0.0, 3.0, *members)
     everybody = ["n1", *members]
-    assert table.lease.held("n1", everybody, 3.0)
+    assert lease.held("n1", everybody, 3.0)
     run(table, 3.0, 3.8, *members[:4])
-    assert not table.lease.held("n1", everybody, 3.8)
+    assert not lease.held("n1", everybody, 3.8)
 
 
 # Many at once

@@ -203,6 +203,6 @@ def test_what_has_ended_is_not_kept_until_its_deadline() -> None:
     gone = weakref.ref(operation)
     del operation
     assert gone() is None
-    coordinator.now = 7.0
+    coordinator.instant.move(7.0)
     coordinator.tick()
     assert coordinator.next_deadline() is None

@@ -144,27 +144,27 @@ def stamped(core: NodeCore, number: int, *tags: bytes) -> bytes:
 def test_a_late_copy_is_refused_and_takes_the_older_value_with_it(core: NodeCore) -> None:
     coordinator, store = core.coordinator, core.store
     floor = version(5, coordinator.wall_ms)
-    coordinator.merge([b"old", b"new"], [stamped(core, 1), stamped(core, 8)])
-    coordinator.floors.set(EventKind.TAG, b"t", floor, coordinator.wall_ms)
+    coordinator.replica.merge([b"old", b"new"], [stamped(core, 1), stamped(core, 8)])
+    coordinator.replica.floors.set(EventKind.TAG, b"t", floor, coordinator.wall_ms)
     keys = [b"none", b"old", b"new", b"untagged"]
     records = [stamped(core, 3, b"t"), stamped(core, 3, b"t"), stamped(core, 3, b"t"), stamped(core, 3)]
-    newer, live = coordinator.merge(keys, records)
+    newer, live = coordinator.replica.merge(keys, records)
     assert sorted(newer) == [[0, floor], [1, floor], [2, floor]]
     assert live == [1]
     assert store.peek(b"none") is None
     assert is_tombstone(store.peek(b"old") or b"")
     assert store.peek(b"new") == stamped(core, 8)
     assert store.peek(b"untagged") == stamped(core, 3)
-    assert coordinator.merge([b"none"], [stamped(core, 6, b"t")]) == ([], [])
+    assert coordinator.replica.merge([b"none"], [stamped(core, 6, b"t")]) == ([], [])
     assert store.peek(b"none") == stamped(core, 6, b"t")
 
 
 def test_answers_keep_to_the_indices_of_the_write_whatever_was_refused_of_it(core: NodeCore) -> None:
     coordinator = core.coordinator
-    coordinator.floors.set(EventKind.CLEAR, b"a", version(5, coordinator.wall_ms), coordinator.wall_ms)
-    coordinator.merge([b"b", b"c"], [stamped(core, 9), stamped(core, 1)])
+    coordinator.replica.floors.set(EventKind.CLEAR, b"a", version(5, coordinator.wall_ms), coordinator.wall_ms)
+    coordinator.replica.merge([b"b", b"c"], [stamped(core, 9), stamped(core, 1)])
     dead = tombstone(version(6, coordinator.wall_ms), NOW_MS * 2)
-    newer, live = coordinator.merge([b"a", b"b", b"c"], [stamped(core, 1), stamped(core, 2), dead])
+    newer, live = coordinator.replica.merge([b"a", b"b", b"c"], [stamped(core, 1), stamped(core, 2), dead])
     assert sorted(newer) == [[0, version(5, coordinator.wall_ms)], [1, version(9, coordinator.wall_ms)]]
     assert live == [2]
 
@@ -183,10 +183,10 @@ def test_whatever_way_a_late_copy_takes_it_is_not_let_in(way: str) -> None:
         request = m.Write(0, core.boot, 1 << 60, b"", way == "hint", [b"key"], [late])
         core._requests._on_write(b"peer", request)
     elif way == "read repair":
-        coordinator.merge_repair([b"key"], [late])
+        coordinator.replica.merge_repair([b"key"], [late])
     elif way == "own write":
         QuorumWrite(
-            coordinator, [b"key"], [late], 1, core._now + 1, EventKind.SET, lambda *_: None, restamp=False
+            coordinator, [b"key"], [late], 1, core.coordinator.now + 1, EventKind.SET, lambda *_: None, restamp=False
         ).start()
     else:
         page = m.PullReply(1, b"", 1, b"", [b"key"], [late])
@@ -198,7 +198,7 @@ def test_a_hint_that_was_overruled_is_not_waited_for_and_a_set_that_was_is_stamp
     story = Story(2, {**DEFAULT, "write_quorum": 1})
     core = core_of(story.node("n1"))
     ahead = core.clock.tick(core.coordinator.wall_ms + 1000)
-    core.coordinator.floors.set(EventKind.TAG, b"t", ahead, core.coordinator.wall_ms)
+    core.coordinator.replica.floors.set(EventKind.TAG, b"t", ahead, core.coordinator.wall_ms)
     core.clock.latest -= 1 << 26  # as of a coordinator that has not heard of it yet
     put(story, "key", "value", "t", at=story.node("n1"))
     assert story.get("key") == "value"
@@ -270,7 +270,7 @@ def test_the_stream_tells_of_the_tags_when_it_is_done(monkeypatch: pytest.Monkey
     story = Story(2)
     seen: list[m.Event] = []
     core = core_of(story.node("n1"))
-    monkeypatch.setattr(core.coordinator, "publish", lambda *event: seen.append(m.Event(*event)))
+    monkeypatch.setattr(core.coordinator.replica, "publish", lambda *event: seen.append(m.Event(*event)))
     invalidate(story, "t", "u", at=story.node("n1"))
     assert [(event.kind, event.keys) for event in seen] == [(EventKind.TAG, [b"t", b"u"])]
     frames = core._frames.stream([seen[0]], core.view.digest, subscribed=True)
@@ -282,7 +282,7 @@ def test_an_older_value_without_the_tag_does_not_come_back_from_a_replica_that_m
     first, second = story.owners("key")
     story.put(second, "key", "old", clock_ms=10)
     new = stamp(version(0, EPOCH_MS + 20), NEVER_MS) + with_extras(b"\0\1new", Extras((b"t",)))
-    core_of(first).coordinator.merge([b"key"], [new])
+    core_of(first).coordinator.replica.merge([b"key"], [new])
     assert story.get("key", story.at(first)) == "new"
     assert invalidate(story, "t") == 1
     story.mesh.run(10.0)
@@ -348,8 +348,8 @@ def test_who_joins_refuses_late_copies_of_what_was_dropped_before_it_came() -> N
     story.mesh.settle()
     story.mesh.wait_for(lambda: core_of(story.node("n3")).settled)
     core = core_of(story.node("n3"))
-    assert len(core.coordinator.floors) == 2
-    core.coordinator.merge([b"elsewhere", b"c1"], [late, late])
+    assert len(core.coordinator.replica.floors) == 2
+    core.coordinator.replica.merge([b"elsewhere", b"c1"], [late, late])
     assert core.store.peek(b"elsewhere") is None
     assert core.store.peek(b"c1") is None
 
@@ -368,12 +368,12 @@ def test_an_answer_under_another_view_does_not_count() -> None:
     story = Story(2)
     core = core_of(story.node("n1"))
     done: list[Any] = []
-    drop = sweeps.Drop(core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core._now + 5, done.append)
+    drop = sweeps.Drop(core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core.coordinator.now + 5, done.append)
     drop.start()
     core._sweeps.run()
     drop.on_answer(drop.version, "n2", m.SweepReply(1, b"another", 3, False))
     assert not done
-    core.coordinator.now += 1
+    core._set_time(core.coordinator.now + 1)
     drop.on_timer()
     assert "n2" in drop._asked
     drop.on_answer(drop.version, "n2", m.SweepReply(1, core.view.digest, 0, False))
@@ -400,7 +400,7 @@ def test_an_answer_about_a_version_that_was_replaced_does_not_count() -> None:
     story = Story(2)
     core = core_of(story.node("n1"))
     done: list[Any] = []
-    drop = sweeps.Drop(core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core._now + 5, done.append)
+    drop = sweeps.Drop(core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core.coordinator.now + 5, done.append)
     drop.start()
     core._sweeps.run()
     first, digest = drop.version, core.view.digest
@@ -418,7 +418,7 @@ def test_a_tag_of_many_entries_is_dropped_in_turns_that_stay_short() -> None:
     core = core_of(story.node("n1"))
     wall_ms = core.coordinator.wall_ms
     keys = [b"key%d" % number for number in range(10_000)]
-    core.coordinator.merge(keys, [tagged(1, b"t", now_ms=wall_ms - 1)] * len(keys))
+    core.coordinator.replica.merge(keys, [tagged(1, b"t", now_ms=wall_ms - 1)] * len(keys))
     dropped: list[int] = []
     core._sweeps.begin(EventKind.TAG, [b"t"], core.clock.tick(wall_ms), dropped.append)
     turns, most, left = 0, 0, core.store.statistics().entries

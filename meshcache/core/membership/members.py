@@ -84,6 +84,10 @@ class Member:
     since: float
     """When this node learned of the present state."""
 
+    def postpone(self, by_s: float) -> None:
+        """This node did not run for so long: that time does not count."""
+        self.since += by_s
+
 
 class MemberTable:
     """What one node knows of all."""
@@ -94,13 +98,13 @@ class MemberTable:
         self.suspicions: dict[str, Suspicion] = {}
         """By id of the suspect."""
         self.ring_changed = True
-        """The set of members that own slots changed; the node rebuilds its ring and resets this."""
+        """The set of members that own slots changed; and the node has not followed that yet."""
         self.changed = True
-        """Something in the table changed; the node follows it and resets this."""
+        """Something in the table changed since ``take_changes``."""
         self.refused = 0
         """Facts that cannot be true, or of more members than there may be."""
         self.died: list[str] = []
-        """Addresses of nodes newly declared dead; the node redials them and clears this."""
+        """Addresses of nodes declared dead since ``take_changes``."""
         self._note = note
         self._digest = 0
         self._facts: list[Fact] | None = None
@@ -159,6 +163,12 @@ class MemberTable:
         if found[0].state == State.SUSPECT:
             raise ValueError(f"{node} is silent, but not declared dead: see `meshcache status`, and try again then")
         raise ValueError(f"{node} is alive: have it leave first, with `meshcache leave {node}`")
+
+    def take_changes(self) -> list[str]:
+        """Begin to follow what has changed; return the addresses of nodes declared dead, to be redialled."""
+        self.changed = False
+        died, self.died = self.died, []
+        return died
 
     def conflict(self, newcomer: Fact) -> str | None:
         """Say why a newcomer's id cannot be its own, or None. A restart on the same address is no conflict."""

@@ -71,23 +71,37 @@ WITNESSES_CALLED: Final = 8
 class Membership(MemberTable):
     """The table of members of one node, and what it says and hears of it."""
 
-    def __init__(self, config: MembershipSettings, own: Fact, outbox: Outbox, rng: random.Random, now: float) -> None:
+    def __init__(
+        self,
+        config: MembershipSettings,
+        own: Fact,
+        outbox: Outbox,
+        rng: random.Random,
+        now: float,
+        *,
+        linked: Callable[[str], bool] = lambda _: True,
+        answers: Callable[[Fact], bool] = lambda _: True,
+        wall_ms: Callable[[], int] = lambda: WALL_MS_MAX,
+        lease: Lease | None = None,
+    ) -> None:
+        """``linked`` tells whether the link to an address stands: no rumour is spent on one that does not.
+
+        ``answers``: see Newcomers. ``wall_ms`` tells the wall time: no incarnation is from the future.
+        """
         super().__init__(own, outbox.note, now)
         self.removed = False
-        """Others had declared this node dead. The node forgets its data and resets this."""
-        self.linked: Callable[[str], bool] = lambda _: True
-        """Tells whether the link to an address stands: no rumour is spent on one that does not."""
-        self.wall_ms: Callable[[], int] = lambda: WALL_MS_MAX
-        """Tells the wall time: no incarnation is from the future."""
-        self.newcomers = Newcomers()
+        """Others had declared this node dead, and it has not forgotten its data yet."""
+        self.newcomers = Newcomers(answers)
         self.sequence = 0
         """Number of the last ping; acks repeat it."""
-        self.lease: Lease | None = None
+        self.lease = lease
         """Under the strict partition policy: whether this node may serve."""
         self.prober = Prober(config, rng, now)
         self.rumours = RumourQueue()
         self._config = config
         self._outbox = outbox
+        self._linked = linked
+        self._wall_ms = wall_ms
         self._rng = rng
         self._ticked_at = now
         self._gossip_at = now
@@ -184,14 +198,16 @@ class Membership(MemberTable):
 
     def on_nack(self, nack: Nack) -> None:
         """A member that was asked to heard nothing of the target either."""
-        probe = self.prober.probes.get(nack.sequence)
-        if probe is not None:
-            probe.nacks += 1
+        self.prober.on_nack(nack.sequence)
 
     def on_gossip(self, gossip: Gossip, now: float) -> list[Rumour]:
         """Take pushed rumours; return what contradicts them, for who sent them."""
         self.hear(gossip.rumours, now)
         return self._contradiction("", [rumour.fact for rumour in gossip.rumours])
+
+    def note_followed(self) -> None:
+        """The node works with the ring of these members, and has forgotten what it had to forget."""
+        self.ring_changed = self.removed = False
 
     def statistics(self) -> dict[str, int]:
         """Return how many are known, and what was not believed."""
@@ -209,19 +225,19 @@ class Membership(MemberTable):
         for fact in self.peers():
             if fact.address == address:
                 self._accuse(fact.node_id, now)
-                self.suspicions[fact.node_id].link_lost = True
+                self.suspicions[fact.node_id].on_link_lost()
 
     def link_refused(self, address: str) -> None:
         """Nobody listens at ``address``."""
         for suspicion in self._suspicions_at(address):
-            suspicion.refused = True
+            suspicion.on_refused()
         if self.newcomers.on_refused(address):
             self.changed = True
 
     def link_restored(self, address: str) -> None:
         """Somebody listens at ``address`` again: a suspect has the full time to refute."""
         for suspicion in self._suspicions_at(address):
-            suspicion.link_lost = suspicion.refused = False
+            suspicion.on_link_restored()
 
     def _suspicions_at(self, address: str) -> list[Suspicion]:
         return [held for node_id, held in self.suspicions.items() if self.members[node_id].fact.address == address]
@@ -288,10 +304,10 @@ class Membership(MemberTable):
         self.prober.postpone(late_s)
         for suspicion in self.suspicions.values():
             if not suspicion.is_gone:  # what the other machine's system said stands, however late it was heard
-                suspicion.since += late_s
+                suspicion.postpone(late_s)
         for member in self.members.values():
             if member.fact.state >= State.DEAD:
-                member.since += late_s
+                member.postpone(late_s)
         if late_s > self._config.link_dead_after_s and self.own.state != State.LEFT:
             self._sync_with(self._some_peers(self._config.indirect_probes))
             self._sync_at = now + sync_interval_s(self._config, self.count())
@@ -338,7 +354,7 @@ class Membership(MemberTable):
     def _age(self, now: float) -> None:
         if self.suspicions and not self.in_majority(now):  # a minority removes nobody, and forgives the silence
             for suspicion in self.suspicions.values():
-                suspicion.since = now
+                suspicion.begin_anew(now)
         for node_id, suspicion in list(self.suspicions.items()):
             others = any(fact.state == State.ALIVE and fact.node_id != node_id for fact in self.peers())
             if now - suspicion.since >= suspicion.timeout_s(self._config, self.count(), other_witnesses=others):
@@ -382,7 +398,7 @@ class Membership(MemberTable):
             lease.ask(self.sequence, now)
 
     def _some_peers(self, count: int) -> list[Fact]:
-        peers = [fact for fact in self.peers() if self.linked(fact.address)]
+        peers = [fact for fact in self.peers() if self._linked(fact.address)]
         return self._rng.sample(peers, min(count, len(peers)))
 
     def _sync(self, now: float) -> None:
@@ -411,7 +427,7 @@ class Membership(MemberTable):
         self._push()
 
     def _next_to_tell(self, count: int) -> list[Fact]:
-        peers = {fact.node_id: fact for fact in self.peers() if self.linked(fact.address)}
+        peers = {fact.node_id: fact for fact in self.peers() if self._linked(fact.address)}
         chosen: dict[str, Fact] = {}
         while len(chosen) < min(count, len(peers)):
             if not self._tell_next:
@@ -442,7 +458,7 @@ class Membership(MemberTable):
         """Merge one rumour; True if it is news."""
         own = fact.node_id == self.own_id
         # Of itself a node hears whatever another one can have believed whose clock is ahead: it must refute it.
-        if fact.incarnation > latest_incarnation(self.wall_ms() + own * LEAD_MS_MAX):
+        if fact.incarnation > latest_incarnation(self._wall_ms() + own * LEAD_MS_MAX):
             self.refused += 1
             return False
         if own:

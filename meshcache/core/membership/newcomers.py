@@ -47,15 +47,15 @@ class Newcomer:
 class Newcomers:
     """The newcomers of one node. Decides whom to try; dials nobody."""
 
-    def __init__(self) -> None:
-        self.answers: Callable[[Fact], bool] = lambda _: True
-        """Tells whether the node of a fact has answered at the address in it, and is still there."""
+    def __init__(self, answers: Callable[[Fact], bool]) -> None:
+        """``answers`` tells whether the node of a fact has answered at the address in it, and is still there."""
         self.given_up = 0
         """How many did not answer, or were too many to be tried."""
         self._known: dict[tuple[str, str], Newcomer] = {}
         """By node id and address: two may claim one id, and both are tried."""
         self._introduced: dict[bytes, tuple[str, str]] = {}
         """By connection, who introduced itself there last."""
+        self._answers = answers
 
     def __len__(self) -> int:
         return len(self._known)
@@ -74,7 +74,7 @@ class Newcomers:
         elif supersedes(fact, held.fact):
             held.fact = fact
         held.origin = origin or held.origin
-        if held.answered_at is None and self.answers(held.fact):
+        if held.answered_at is None and self._answers(held.fact):
             held.answered_at = now
 
     def _introduce(self, place: tuple[str, str], origin: bytes) -> None:

@@ -123,6 +123,12 @@ class Prober:
         if not expected:
             self.judge(probe.helpers - probe.nacks if probe.helpers > 0 else 1)
 
+    def on_nack(self, number: int) -> None:
+        """A helper heard nothing of the target of a probe either."""
+        probe = self.probes.get(number)
+        if probe is not None:
+            probe.nacks += 1
+
     def judge(self, change: int) -> None:
         """Note what speaks for (less than 0) or against (more than 0) this node's own health."""
         self.health = max(0, min(HEALTH_WORST, self.health + change))

@@ -84,6 +84,26 @@ class Suspicion:
         """Tell whether there is more than silence: the connection broke, and nobody takes another."""
         return self.link_lost and self.refused
 
+    def on_link_lost(self) -> None:
+        """Our connection to the accused broke."""
+        self.link_lost = True
+
+    def on_refused(self) -> None:
+        """Nobody listens where the accused was."""
+        self.refused = True
+
+    def on_link_restored(self) -> None:
+        """Somebody listens there again."""
+        self.link_lost = self.refused = False
+
+    def postpone(self, by_s: float) -> None:
+        """This node did not listen for so long: that time does not count."""
+        self.since += by_s
+
+    def begin_anew(self, now: float) -> None:
+        """The time to refute begins now."""
+        self.since = now
+
     def confirm(self, accuser: str) -> bool:
         """Add an accuser; True if it is one more, and not too many already."""
         if accuser in self.accusers or len(self.accusers) >= ACCUSERS_MAX:

@@ -11,7 +11,6 @@ and drops.py; the ``Coordinator`` gives them numbers, links and timers, and find
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 from weakref import ref
@@ -19,15 +18,13 @@ from zlib import crc32
 
 from meshcache.config import Config
 from meshcache.core.membership.membership import Membership
+from meshcache.core.operations.instant import Instant
+from meshcache.core.operations.replica import Replica
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
-from meshcache.core.storage.drop_floors import Floors
-from meshcache.core.storage.store import Store
 from meshcache.core.view import Owners, View
 from meshcache.protocol import messages as m
-from meshcache.protocol.clock import HybridClock, wall_ms_of
-from meshcache.protocol.messages import EventKind
-from meshcache.protocol.record import NEVER_MS, expiry_bytes, is_tombstone, tombstone, version_of
+from meshcache.protocol.clock import HybridClock
 
 ENDED_MAX: Final = 64
 """Who waited for an answer and has ended is looked for beyond so many."""
@@ -67,65 +64,44 @@ class Background(Operation, Protocol):
         """Return what there is to tell, as plain values."""
 
 
-class FillLeases(Protocol):
-    """What others must tell and ask fill_leases.py."""
-
-    table: dict[bytes, Any]
-    """By key; empty mostly, and then there is nothing to tell."""
-
-    def begin(self, batch: Any, index: int) -> None:
-        """Serve a change that is about leases."""
-
-    def note_written(self, keys: list[bytes], records: list[bytes]) -> None:
-        """This node was given records."""
-
-    def note_cleared(self, prefix: bytes) -> None:
-        """Every key under a prefix is being deleted."""
-
-
 class Coordinator:
     """What the pending operations of one node share, and the table that finds them again."""
 
     def __init__(
         self,
         config: Config,
-        store: Store,
+        replica: Replica,
         view: View,
         membership: Membership,
         peers: Peers,
         clock: HybridClock,
         outbox: Outbox,
+        instant: Instant,
+        *,
+        keep_hint: Callable[[str, list[bytes], list[bytes]], None],
+        fail: Callable[[str, object, Exception], None],
     ) -> None:
+        """``keep_hint`` takes what a node has missed; ``fail`` takes what an operation raised, or raises it."""
         self.config = config
         self.own_id = membership.own_id
-        self.store = store
+        self.replica = replica
+        self.store = replica.store
         self.view = view
         self.membership = membership
         self.peers = peers
         self.clock = clock
         self.outbox = outbox
-        self.floors = Floors(int(config.store.tombstone_grace_s * 1000))
-        self.now = 0.0
-        """Monotonic seconds; set once per event, so that all decisions in it see one instant."""
-        self.wall_ms = 0
-        self.now_bytes = b""
-        """``wall_ms`` as records hold their expiry."""
+        self.instant = instant
+        self.keep_hint = keep_hint
+        self.fail = fail
         self.pending: dict[Operation, None] = {}
         self.lingering: dict[Operation, int] = {}
         """Operations that are answered, but still wait for slower owners; and how many bytes each keeps for them."""
         self.lingering_bytes = 0
-        self.at_end: dict[Operation, Callable[[], None]] = {}
-        """What is to be called when an operation ends, in whatever way."""
         self.background: dict[str, Background] = {}
         """By name, what the node does on its own account."""
-        self.keep_hint: Callable[[str, list[bytes], list[bytes]], None] = lambda *_: None
-        """Takes what a node has missed; see hints.py."""
-        self.on_announced: Callable[[m.Event], None] = lambda _: None
-        """Takes what this node announces; see hotcopies.py."""
-        self.fills: FillLeases
-        """Those of the keys that this node owns first; set by who makes the node."""
-        self.fail: Callable[[str, object, Exception], None]
-        """Takes what an operation raised, or raises it; set by who makes the node."""
+        self._at_end: dict[Operation, Callable[[], None]] = {}
+        """What is to be called when an operation ends, in whatever way."""
         self._waiting: dict[int, tuple[Operation, Any, str, type[Any]]] = {}
         """By number of the request: who waits, for what of its parts, from which node, and for which kind of answer."""
         self._timers: list[tuple[float, int, ref[Operation]]] = []
@@ -134,7 +110,24 @@ class Coordinator:
         self.read_bytes = 0
         """What other nodes answered to reads that are still pending."""
         self.repairs = 0
+        """Records written back to owners that answered a read with less."""
         self.restamps = 0
+        """Records that were stamped once more, since a replica held a newer one."""
+
+    @property
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self.instant.now
+
+    @property
+    def wall_ms(self) -> int:
+        """The wall time."""
+        return self.instant.wall_ms
+
+    @property
+    def now_bytes(self) -> bytes:
+        """The wall time as records hold their expiry."""
+        return self.instant.now_bytes
 
     # -- levels and owners ---------------------------------------------------------------------------------
 
@@ -235,10 +228,16 @@ class Coordinator:
             self.end(operation)
             self.fail(type(operation).__name__, "", error)
 
-    def begin(self, operation: Operation, timer_at: float) -> None:
-        """Keep an operation until ``end``, and call its on_timer at that time."""
+    def begin(self, operation: Operation, timer_at: float, at_end: Callable[[], None] | None = None) -> None:
+        """Keep an operation until ``end``, in whatever way it comes, and call its on_timer at that time."""
         self.pending[operation] = None
+        if at_end is not None:
+            self._at_end[operation] = at_end
         self.wake(operation, timer_at)
+
+    def begin_background(self, name: str, part: Background) -> None:
+        """Keep for good what the node does on its own account."""
+        self.background[name] = part
 
     def wake(self, operation: Operation, timer_at: float) -> None:
         """Call a pending operation's on_timer at that time."""
@@ -255,9 +254,28 @@ class Coordinator:
         """Forget an operation; answers still under way will meet no one."""
         self.pending.pop(operation, None)
         self.lingering_bytes -= self.lingering.pop(operation, 0)
-        at_end = self.at_end.pop(operation, None)
+        at_end = self._at_end.pop(operation, None)
         if at_end is not None:
             at_end()
+
+    def send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
+        """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""
+        link = self.peers.by_node.get(node_id)
+        if link is not None and keys:
+            deadline_ms = self.wall_ms + link.offset_ms + REPAIR_DEADLINE_MS
+            self.outbox.send(link.address, m.Write(0, link.boot, deadline_ms, self.view.digest, True, keys, records))
+
+    def note_read(self, change_bytes: int) -> None:
+        """Count what other nodes answered to a pending read; less than 0: it is not kept any more."""
+        self.read_bytes += change_bytes
+
+    def note_repairs(self, count: int) -> None:
+        """Count records that a read writes back."""
+        self.repairs += count
+
+    def note_restamps(self, count: int) -> None:
+        """Count records that a write stamps once more."""
+        self.restamps += count
 
     def _knows(self, operation: Operation | None) -> bool:
         return operation in self.pending or operation in self.lingering or operation in self.background.values()
@@ -277,86 +295,3 @@ class Coordinator:
         while self._timers and not self._knows(self._timers[0][2]()):
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
-
-    # -- the local replica ---------------------------------------------------------------------------------
-
-    def expires_ms(self, ttl_ms: int) -> int:
-        """Return the expiry that a ``ttl_ms`` of the protocol means."""
-        if ttl_ms == m.TTL_DEFAULT:
-            default_s = self.config.store.default_ttl_s
-            if default_s == math.inf:
-                return NEVER_MS
-            return self.wall_ms + max(1, round(default_s * 1000))
-        return self.wall_ms + ttl_ms if ttl_ms > 0 else NEVER_MS
-
-    def merge(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
-        """Store records here, each if nothing newer is held and no clear or tag invalidation has overruled it.
-
-        Everything that comes to this node is stored by way of this. It returns what ``Store.merge`` does; the version
-        of the drop stands for the greater one held.
-        """
-        overruled = self.floors.overruled(keys, records, self.wall_ms) if self.floors else None
-        if overruled:
-            return self._merge_what_is_left(keys, records, overruled)
-        outcome = self.store.merge(keys, records, self.wall_ms)
-        if self.fills.table:
-            self.fills.note_written(keys, records)
-        return outcome
-
-    def _merge_what_is_left(
-        self, keys: list[bytes], records: list[bytes], overruled: dict[int, bytes]
-    ) -> tuple[list[list[int | bytes]], list[int]]:
-        """Merge a batch of which some records are overruled, by index, by the drop of a version.
-
-        What an overruled record would have replaced goes with it: a newer version was written and dropped, so no older
-        one must stay.
-        """
-        admitted, kept = list(records), []
-        for i, record in enumerate(records):
-            if i in overruled:
-                admitted[i] = tombstone(overruled[i], wall_ms_of(overruled[i]) + self.floors.grace_ms)
-                held = self.store.peek(keys[i])
-                if held is None or version_of(held) >= version_of(record):
-                    continue
-            kept.append(i)
-        newer, live = self.store.merge([keys[i] for i in kept], [admitted[i] for i in kept], self.wall_ms)
-        if self.fills.table:
-            self.fills.note_written(keys, admitted)
-        greater: list[list[int | bytes]] = [[kept[int(place)], version] for place, version in newer]
-        told = {place for place, _ in greater}
-        greater += [[i, floor] for i, floor in overruled.items() if i not in told]
-        return greater, [kept[place] for place in live]
-
-    def merge_repair(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
-        """Store here what a repair brings, unless this node has forgotten something as new.
-
-        What it replaces is announced: a coordinator that died in the middle of a write announced nothing, and those
-        who keep copies of the old value hear of the new one when the replica does.
-        """
-        keys, records = self.store.above_floor(keys, records)
-        replaced: dict[tuple[EventKind, bytes], list[bytes]] = {}
-        for key, record in zip(keys, records, strict=True) if self.outbox.subscribed else ():
-            held = self.store.peek(key)
-            if held is not None and version_of(held) < version_of(record):
-                kind = EventKind.DELETE if is_tombstone(record) else EventKind.SET
-                replaced.setdefault((kind, version_of(record)), []).append(key)
-        for (kind, version), changed in replaced.items():
-            self.publish(kind, version, changed)
-        return self.merge(keys, records)
-
-    def send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
-        """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""
-        link = self.peers.by_node.get(node_id)
-        if link is not None and keys:
-            deadline_ms = self.wall_ms + link.offset_ms + REPAIR_DEADLINE_MS
-            self.outbox.send(link.address, m.Write(0, link.boot, deadline_ms, self.view.digest, True, keys, records))
-
-    def stamp(self, expires_ms: int) -> bytes:
-        """Return a new version and this expiry: what makes a content a record."""
-        return self.clock.tick(self.wall_ms) + expiry_bytes(expires_ms)
-
-    def publish(self, kind: EventKind, version: bytes, keys: list[bytes]) -> None:
-        """Put what happened to these keys into this node's invalidation stream."""
-        event = m.Event(int(kind), version, keys)
-        self.outbox.events.append(event)
-        self.on_announced(event)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.fill_leases import Fills
 from meshcache.core.storage.drop_floors import bucket_of
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import wall_ms_of
@@ -59,8 +60,9 @@ class _Job:
 class Sweeps:
     """The sweeps under way on one node."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, fills: Fills) -> None:
         self._coordinator = coordinator
+        self._fills = fills
         self._slots = coordinator.config.cluster.slots
         self.jobs: list[_Job] = []
 
@@ -69,7 +71,7 @@ class Sweeps:
 
         What was begun before with the same version is only waited for: nothing so old has been let in since.
         """
-        floors, wall_ms = self._coordinator.floors, self._coordinator.wall_ms
+        floors, wall_ms = self._coordinator.replica.floors, self._coordinator.wall_ms
         news = [name for name in names if floors.set(kind, name, version, wall_ms)]
         self.jobs.append(_Job(kind, dict.fromkeys(news, version), done))
         self._void_fills(kind, news)
@@ -78,7 +80,7 @@ class Sweeps:
         """Take over what another node knows to be dropped, and drop it here."""
         news: dict[int, dict[bytes, bytes]] = {}
         for kind, name, version in floors:
-            if self._coordinator.floors.set(kind, name, version, self._coordinator.wall_ms):
+            if self._coordinator.replica.floors.set(kind, name, version, self._coordinator.wall_ms):
                 news.setdefault(kind, {})[name] = version
         for kind, names in news.items():
             self.jobs.append(_Job(kind, names, _nobody_waits))
@@ -88,7 +90,7 @@ class Sweeps:
         """What is being computed under a prefix may be old. Which tags it will bear is not known: see the floors."""
         if kind == EventKind.CLEAR:
             for prefix in names:
-                self._coordinator.fills.note_cleared(prefix)
+                self._fills.note_cleared(prefix)
 
     def run(self) -> None:
         """Do one turn's share."""
@@ -125,9 +127,9 @@ class Sweeps:
         for number, (tag, version) in enumerate(wanted.items()):
             keys = store.bearers(job.slot, tag, version, DROPS_PER_STEP)
             if keys:
-                dead = tombstone(version, wall_ms_of(version) + self._coordinator.floors.grace_ms)
+                dead = tombstone(version, wall_ms_of(version) + self._coordinator.replica.floors.grace_ms)
                 job.dropped += len(store.merge(keys, [dead] * len(keys), wall_ms)[1])
-                self._coordinator.fills.note_written(keys, [dead] * len(keys))
+                self._fills.note_written(keys, [dead] * len(keys))
                 return number + len(keys) * DROP_COST
         job.slot += 1
         return 1 + len(wanted) // 2
@@ -241,5 +243,5 @@ class Drop:
     def _finish(self, results: list[Any]) -> None:
         if self in self.coordinator.pending:
             self.coordinator.end(self)
-            self.coordinator.publish(self.kind, self.version, self.names)
+            self.coordinator.replica.publish(self.kind, self.version, self.names)
             self.done(results)

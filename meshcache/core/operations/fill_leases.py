@@ -130,6 +130,7 @@ class Fills:
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
         self.table: dict[bytes, FillLease] = {}
+        """By key. Empty mostly, and then nobody need tell what is written. Changed in place."""
         self._voided: list[FillLease] = []
         self._parked = 0
         """How many callers are parked, at most; counted anew with each ``run``."""
@@ -137,6 +138,7 @@ class Fills:
         self._ended: dict[bytes, float] = {}
         """Until when to remember tokens whose questions, should one still be under way, are granted nothing."""
         self._counts = dict.fromkeys(("granted", "filled", "refused", "voided", "lapsed", "overloaded"), 0)
+        coordinator.replica.watch(self.table, self.note_written)
 
     def begin(self, batch: UpdateBatch, index: int) -> None:
         """Serve one change that is about leases."""
@@ -230,7 +232,7 @@ class Fills:
             return
         coordinator = self._coordinator
         _, content, ttl_ms, _ = batch.request.changes[index]
-        record = lease.version + expiry_bytes(coordinator.expires_ms(ttl_ms)) + content
+        record = lease.version + expiry_bytes(coordinator.replica.expires_ms(ttl_ms)) + content
         lease.phase, lease.void, lease.since = Phase.STORING, False, coordinator.now
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)

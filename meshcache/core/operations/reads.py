@@ -81,18 +81,19 @@ class QuorumRead:
         write_level: int,
         deadline: float,
         done: Callable[[list[Any]], None],
+        ended: Callable[[int], None] | None = None,
     ) -> None:
         self.coordinator = coordinator
         self.deadline = deadline
         self.read_level = read_level
         self.write_level = write_level
         self.done = done
-        self.ended: Callable[[int], None] = _nobody
         self.results: list[Any] = [None] * len(keys)
         self.groups: list[ReadGroup] = []
         self._keys = keys
         self._held_bytes = 0
         """What others answered so far."""
+        self._ended = ended
 
     def start(self) -> None:
         """Read locally, ask others where that is not enough."""
@@ -102,8 +103,7 @@ class QuorumRead:
             self.release()
             self.done(self.results)
             return
-        self.coordinator.begin(self, self.deadline)
-        self.coordinator.at_end[self] = self.release
+        self.coordinator.begin(self, self.deadline, self.release)
         self.coordinator.wake(self, min(self.deadline, self.coordinator.now + HEDGE_S))
 
     def _start_group(self, group: ReadGroup) -> None:
@@ -227,9 +227,9 @@ class QuorumRead:
                 winners.append(winner)
             if not keys:
                 continue
-            coordinator.repairs += len(keys)
+            coordinator.note_repairs(len(keys))
             if node_id == coordinator.own_id:
-                coordinator.merge_repair(keys, winners)
+                coordinator.replica.merge_repair(keys, winners)
             else:
                 coordinator.send_repair(node_id, keys, winners)
 
@@ -244,7 +244,7 @@ class QuorumRead:
         read_group.asked.pop(node_id, None)
         size = sum(map(len, filter(None, answer.records)))
         self._held_bytes += size
-        self.coordinator.read_bytes += size
+        self.coordinator.note_read(size)
         read_group.answers.setdefault(node_id, {}).update(zip(keys, answer.records, strict=False))
         if answer.voteless:
             told = [keys[i] for i in answer.voteless if 0 <= i < len(keys)]
@@ -311,10 +311,7 @@ class QuorumRead:
     def release(self) -> None:
         """Give back what this read takes, whether it was answered or has failed; to be called again does no harm."""
         held_bytes, self._held_bytes = self._held_bytes, 0
-        self.coordinator.read_bytes -= held_bytes
-        ended, self.ended = self.ended, _nobody
-        ended(held_bytes)
-
-
-def _nobody(_held_bytes: int) -> None:
-    """Stands for whoever wants to know that a read has ended, where nobody does."""
+        self.coordinator.note_read(-held_bytes)
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(held_bytes)

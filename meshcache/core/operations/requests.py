@@ -8,7 +8,6 @@ usual GET (this node owns the keys and one holder is enough) is answered here at
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Container
 from functools import partial
@@ -19,6 +18,7 @@ from meshcache.core.counters import Counters
 from meshcache.core.operations import inspection
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Drop, Sweeps
+from meshcache.core.operations.fill_leases import Fills
 from meshcache.core.operations.hotcopies import HotCopies
 from meshcache.core.operations.hotkeys import HotKeys
 from meshcache.core.operations.notices import Notices
@@ -66,9 +66,11 @@ class Requests:
         self,
         coordinator: Coordinator,
         sweeps: Sweeps,
+        fills: Fills,
+        hot: HotKeys,
+        copies: HotCopies,
         counters: Counters,
         boot: int,
-        rng: random.Random,
         ready: Callable[[], bool],
         in_majority: Callable[[], bool],
         retire: Callable[[bytes], None],
@@ -81,24 +83,29 @@ class Requests:
         self._retire = retire
         self._compare = compare
         self._coordinator = coordinator
+        self._replica = coordinator.replica
+        self._instant = coordinator.instant
         self._config = coordinator.config
         self._read_quorum = self._config.cluster.read_quorum
         self._outbox = coordinator.outbox
         self._store = coordinator.store
         self._view = coordinator.view
         self._sweeps = sweeps
-        self._updates = Updates(coordinator)
+        self._updates = Updates(coordinator, fills)
         self.portions = Portions(coordinator.fail, lambda: coordinator.lingering_bytes)
         self._remote_reads = RemoteReads(lambda: coordinator.read_bytes)
         self.readers = Readers()
         self._counters = counters
-        self.hot = HotKeys(self._config.hot_keys, rng, coordinator.now)
-        self.copies = HotCopies(coordinator, self.hot)
-        coordinator.on_announced = self.copies.on_announced
+        self.hot = hot
+        self.copies = copies
         self.notices = Notices(coordinator)
         self._boot = boot
         self.leave_asked_by = ""
         """The connection on which somebody asked this node to leave; empty: nobody did, unless its own process."""
+
+    def heed(self, readers: Readers) -> None:
+        """Take from now on into account what the driver knows of those who ask."""
+        self.readers = readers
 
     def handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
         """Return what serves each kind of request, given who asks and the request."""
@@ -127,7 +134,7 @@ class Requests:
             self._counters.stale_boot += 1
             self._reject(origin, request, [int(Code.STALE_BOOT)])
             return False
-        if request.deadline_ms < self._coordinator.wall_ms:
+        if request.deadline_ms < self._instant.wall_ms:
             self._counters.late += 1
             return False
         if from_client:
@@ -148,8 +155,8 @@ class Requests:
         self._outbox.reply(origin, m.Reply(request, self._view.digest, results))
 
     def _deadline(self, request: Any) -> float:
-        remaining_s: float = (request.deadline_ms - self._coordinator.wall_ms) / 1000
-        return self._coordinator.now + min(remaining_s, DEADLINE_S_MAX)
+        remaining_s: float = (request.deadline_ms - self._instant.wall_ms) / 1000
+        return self._instant.now + min(remaining_s, DEADLINE_S_MAX)
 
     def _level_refused(self, origin: bytes, request: Any, *levels: int) -> bool:
         replicas = self._config.cluster.replicas
@@ -167,7 +174,7 @@ class Requests:
             return
         keys = get.keys
         self._counters.keys += len(keys)
-        self.hot.note(keys, self._coordinator.now)
+        self.hot.note(keys, self._instant.now)
         if len(keys) > PORTION_KEYS[m.Get]:
             done = partial(self._reply_records, origin, get)
             self._run_in_portions(origin, get, partial(self._get, origin), done)
@@ -180,7 +187,7 @@ class Requests:
         """Return what this node has, in the usual case: it holds the slots of the keys, and one holder is enough."""
         view, keys = self._view, get.keys
         if self._reads_one(get.r) and not view.former and (view.holds_all or self._holds(keys)):
-            return self._store.read(keys, self._coordinator.now_bytes)
+            return self._store.read(keys, self._instant.now_bytes)
         return None
 
     def _get(self, origin: bytes, get: m.Get, done: Done) -> None:
@@ -210,13 +217,15 @@ class Requests:
             # On the losing side of a partition: by now the majority may have newer values.
             done(results if self._in_majority() else [[int(Code.NOT_READY)]] * len(keys))
 
-        read = QuorumRead(self._coordinator, keys, get.r, get.w, self._deadline(get), checked)
-        if not self._remote_reads.start(origin, len(keys), partial(self._begin_read, origin, read)):
+        make = partial(QuorumRead, self._coordinator, keys, get.r, get.w, self._deadline(get), checked)
+        if not self._remote_reads.start(origin, len(keys), partial(self._begin_read, origin, len(keys), make)):
             done([[int(Code.OVERLOADED)]] * len(keys))
 
-    def _begin_read(self, origin: bytes, read: QuorumRead, expected_bytes: float) -> None:
+    def _begin_read(
+        self, origin: bytes, keys: int, make: Callable[[Callable[[int], None]], QuorumRead], expected_bytes: float
+    ) -> None:
         """Begin a read. If it fails it ends unanswered: this may be called in the turn of another one."""
-        read.ended = partial(self._remote_reads.ended, origin, len(read.results), expected_bytes)
+        read = make(partial(self._remote_reads.ended, origin, keys, expected_bytes))
         try:
             if origin in self.readers.deaf:
                 read.release()
@@ -292,8 +301,7 @@ class Requests:
             size = len(records[0] or b"") if len(records) == 1 else sum(map(len, filter(None, records)))
             if size > SMALL_REPLY_BYTES:
                 budget = self._config.limits.reply_bytes_max
-                self._outbox.reply_bytes += min(size, budget)
-                if self._outbox.reply_bytes > self.readers.bytes_left:
+                if self._outbox.count_values(min(size, budget)) > self.readers.bytes_left:
                     self._reject(origin, get, [int(Code.OVERLOADED)])
                     return
                 if size > budget:
@@ -318,18 +326,19 @@ class Requests:
         self._change(origin, request, self._set)
 
     def _set(self, request: m.Set, answer: DoneWithBatch) -> None:
-        keys, contents, coordinator = request.keys, request.contents, self._coordinator
-        expires_ms = coordinator.expires_ms(request.ttl_ms)
-        stamp = coordinator.stamp(expires_ms)
+        keys, contents, replica = request.keys, request.contents, self._replica
+        expires_ms = replica.expires_ms(request.ttl_ms)
+        stamp = replica.stamp(expires_ms)
         if len(keys) == 1 or len(dict.fromkeys(keys)) == len(keys):
             records = [stamp + content for content in contents]
         else:  # a key twice in one batch: the later content must have the greater version
-            records = [coordinator.stamp(expires_ms) + content for content in contents]
+            records = [replica.stamp(expires_ms) + content for content in contents]
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
             answer([errors.get(i) for i in range(len(keys))] if errors else None)
 
-        QuorumWrite(coordinator, keys, records, request.w, self._deadline(request), EventKind.SET, done).start()
+        coordinator, deadline = self._coordinator, self._deadline(request)
+        QuorumWrite(coordinator, keys, records, request.w, deadline, EventKind.SET, done).start()
 
     def _on_delete(self, origin: bytes, request: m.Delete) -> None:
         if self._admit(origin, request) and not self._level_refused(origin, request, request.w):
@@ -409,8 +418,8 @@ class Requests:
     def _on_read(self, origin: bytes, read: m.Read) -> None:
         if not self._admit(origin, read, from_client=False):
             return
-        self.hot.note(read.keys, self._coordinator.now)
-        records = self._store.read(read.keys, self._coordinator.now_bytes)
+        self.hot.note(read.keys, self._instant.now)
+        records = self._store.read(read.keys, self._instant.now_bytes)
         voteless = self._voteless(read.keys)
         view = self._view
         for i in voteless:
@@ -442,9 +451,9 @@ class Requests:
             self._early.extend([(write.view, key) for key in keys])
             self._pass_on(write)
         if write.repair:
-            newer, live = self._coordinator.merge_repair(keys, records)
+            newer, live = self._replica.merge_repair(keys, records)
         else:
-            newer, live = self._coordinator.merge(keys, records)
+            newer, live = self._replica.merge(keys, records)
         if write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
 
@@ -488,7 +497,7 @@ class Requests:
 
     def _on_floors(self, origin: bytes, request: m.Floors) -> None:
         if self._admit(origin, request, from_client=False):
-            cursor, floors = self._coordinator.floors.page(request.cursor)
+            cursor, floors = self._replica.floors.page(request.cursor)
             self._outbox.reply(origin, m.FloorsReply(request.request, self._view.digest, cursor, floors))
 
     def _on_pull(self, origin: bytes, pull: m.Pull) -> None:

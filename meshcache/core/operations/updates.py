@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.reads import QuorumRead
@@ -68,6 +68,13 @@ _TOKEN_FLAGS: Final = bytes((0, 0))
 """To clients a lock's token is a value of bytes."""
 Computed = tuple[Any, bytes | None, int]
 """What the update answers, the content to store (None: nothing), its expiry in ms."""
+
+
+class FillLeases(Protocol):
+    """Who serves the changes that are about fill leases; see fill_leases.py."""
+
+    def begin(self, batch: UpdateBatch, index: int) -> None:
+        """Serve one change of a batch."""
 
 
 class UpdateBatch:
@@ -112,7 +119,7 @@ class UpdateBatch:
                 self._unsent.append(index)
             elif owner == coordinator.own_id:
                 if request.changes[index][0] in _LEASE_CHANGES:
-                    coordinator.fills.begin(self, index)
+                    self.updates.fills.begin(self, index)
                 else:
                     KeyUpdate(self, index).start()
             elif request.hops:
@@ -248,7 +255,7 @@ class KeyUpdate:
         elif record is not None and kind == Change.ACQUIRE:
             stamp = record[:STAMP_BYTES]  # it is held by this token: there may be too few copies, and that is all
         else:
-            stamp = coordinator.stamp(expires_ms)
+            stamp = coordinator.replica.stamp(expires_ms)
         if kind in {Change.ACQUIRE, Change.EXTEND}:
             answer = version_of(stamp)
         event = EventKind.DELETE if kind in _REMOVALS else EventKind.SET
@@ -265,8 +272,9 @@ class KeyUpdate:
 class Updates:
     """What the updates of one node share: which keys are locked, and who waits for them."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, fills: FillLeases) -> None:
         self.coordinator = coordinator
+        self.fills = fills
         self.locked: dict[bytes, deque[KeyUpdate]] = {}
         self._released: dict[bytes, None] = {}
         """Tokens of locks, the one released last at the end."""
@@ -290,7 +298,7 @@ def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -
     if kind == Change.TOUCH:
         if record is None:
             return False, None, 0
-        return True, content_of(record), coordinator.expires_ms(change[1])
+        return True, content_of(record), coordinator.replica.expires_ms(change[1])
     if kind in _REMOVALS:
         named = version_of if kind == Change.DROP else _token_of
         dropped = record is not None and named(record) == change[1]
@@ -299,7 +307,7 @@ def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -
     if kind in {Change.ACQUIRE, Change.EXTEND}:
         free = record is None and kind == Change.ACQUIRE
         granted = free or (record is not None and _token_of(record) == change[1])
-        return None, _TOKEN_FLAGS + change[1] if granted else None, coordinator.expires_ms(change[2])
+        return None, _TOKEN_FLAGS + change[1] if granted else None, coordinator.replica.expires_ms(change[2])
     content, ttl_ms = change[1], change[2]
     if kind == Change.ADD:
         granted = record is None
@@ -307,7 +315,7 @@ def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -
         granted = record is not None
     else:
         granted = record is not None and version_of(record) == change[3]
-    return granted, content if granted else None, coordinator.expires_ms(ttl_ms)
+    return granted, content if granted else None, coordinator.replica.expires_ms(ttl_ms)
 
 
 def _token_of(record: bytes) -> bytes | None:
@@ -321,7 +329,7 @@ def _increment(change: list[Any], record: bytes | None, coordinator: Coordinator
     if record is None:
         if initial is None:
             return [int(Code.KEY_MISSING)], None, 0
-        head, number, expires_ms = _INT_FLAGS, initial + delta, coordinator.expires_ms(ttl_ms)
+        head, number, expires_ms = _INT_FLAGS, initial + delta, coordinator.replica.expires_ms(ttl_ms)
     else:
         try:
             head, digits = split_content(content_of(record))

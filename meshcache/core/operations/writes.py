@@ -122,7 +122,7 @@ class QuorumWrite:
             return
         targets = group.targets()
         if coordinator.own_id in targets:
-            newer, live = coordinator.merge(group.keys, group.records)
+            newer, live = coordinator.replica.merge(group.keys, group.records)
             self._note_ack(group, coordinator.own_id, newer, live)
         self._ask_missing(group)
         (self._complete if group.complete() else self.groups).append(group)
@@ -166,7 +166,7 @@ class QuorumWrite:
             return
         for _, version in newer:
             coordinator.clock.merge(clock_of(version), coordinator.wall_ms)
-        coordinator.restamps += len(places)
+        coordinator.note_restamps(len(places))
         # A stamp for each: a batch may have a key twice, and the later content must win again.
         records = [coordinator.clock.tick(coordinator.wall_ms) + group.records[i][VERSION_BYTES:] for i in places]
         self._restamped.update({indices[i]: version_of(record) for i, record in zip(places, records, strict=True)})
@@ -228,9 +228,9 @@ class QuorumWrite:
         restamped = self._restamped
         keys = [key for i, key in enumerate(self._keys) if i not in restamped] if restamped else self._keys
         if keys:
-            self.coordinator.publish(self.kind, version_of(self._records[-1]), keys)
+            self.coordinator.replica.publish(self.kind, version_of(self._records[-1]), keys)
         for i, version in restamped.items():
-            self.coordinator.publish(self.kind, version, [self._keys[i]])
+            self.coordinator.replica.publish(self.kind, version, [self._keys[i]])
         self.done(self.errors, self.live)
         self._linger()
 

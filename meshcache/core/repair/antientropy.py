@@ -163,7 +163,7 @@ class AntiEntropy:
             pairs = [
                 (key, record) for key, record in zip(self._fetching(group), answer.records, strict=False) if record
             ]
-            coordinator.merge_repair([key for key, _ in pairs], [record for _, record in pairs])
+            coordinator.replica.merge_repair([key for key, _ in pairs], [record for _, record in pairs])
             self.fetched += len(pairs)
             return
         self.differing_slots += len(answer.slots)

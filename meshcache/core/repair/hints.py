@@ -26,14 +26,12 @@ DELIVER_DEADLINE_S: Final = 2.0
 class Hints:
     """What one coordinator keeps for owners that missed it."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
-        self.coordinator = coordinator
+    def __init__(self) -> None:
         self.kept = 0
         self.delivered = 0
         self.dropped = 0
         self._waiting: dict[str, dict[bytes, bytes]] = {}
         self._bytes: dict[str, int] = {}
-        self._asked_at: dict[str, float] = {}
 
     def statistics(self) -> dict[str, Any]:
         """Return the number of hints by node, and what became of those before."""
@@ -61,19 +59,16 @@ class Hints:
             self.dropped += 1
         self._bytes[node_id] = size
 
-    def run(self) -> None:
-        """Deliver to whoever is back; forget the gone. Called by housekeeping."""
-        now = self.coordinator.now
-        for node_id in list(self._waiting):
-            state = self.coordinator.membership.state_of(node_id)
-            if state >= State.DEAD or not self._waiting[node_id]:
-                self.dropped += len(self._waiting.pop(node_id))
-                self._bytes.pop(node_id, None)
-                self._asked_at.pop(node_id, None)
-            elif state == State.ALIVE and now - self._asked_at.get(node_id, -DELIVER_DEADLINE_S) >= DELIVER_DEADLINE_S:
-                self._deliver(node_id)
+    def nodes(self) -> list[str]:
+        """Return for whom something is kept, or was until it was delivered."""
+        return list(self._waiting)
 
-    def _deliver(self, node_id: str) -> None:
+    def has(self, node_id: str) -> bool:
+        """Tell whether something is kept for a node."""
+        return bool(self._waiting.get(node_id))
+
+    def page(self, node_id: str) -> tuple[list[bytes], list[bytes]]:
+        """Return keys and records that are kept for a node, the oldest, as many as one message may bring."""
         keys: list[bytes] = []
         records: list[bytes] = []
         size = 0
@@ -83,6 +78,48 @@ class Hints:
             keys.append(key)
             records.append(record)
             size += len(record)
+        return keys, records
+
+    def on_delivered(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
+        """A node has these records, or newer ones: forget them."""
+        hints = self._waiting.get(node_id, {})
+        for key, record in zip(keys, records, strict=True):
+            if hints.get(key) == record:
+                del hints[key]
+                self._bytes[node_id] -= len(key) + len(record)
+                self.delivered += 1
+
+    def drop(self, node_id: str) -> None:
+        """Forget a node and all that is kept for it."""
+        self.dropped += len(self._waiting.pop(node_id))
+        self._bytes.pop(node_id, None)
+
+
+class Handoff:
+    """Delivers the hints of one coordinator."""
+
+    def __init__(self, coordinator: Coordinator, hints: Hints) -> None:
+        self.coordinator = coordinator
+        self.hints = hints
+        self._asked_at: dict[str, float] = {}
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the number of hints by node, and what became of those before."""
+        return self.hints.statistics()
+
+    def run(self) -> None:
+        """Deliver to whoever is back; forget the gone. Called by housekeeping."""
+        now = self.coordinator.now
+        for node_id in self.hints.nodes():
+            state = self.coordinator.membership.state_of(node_id)
+            if state >= State.DEAD or not self.hints.has(node_id):
+                self.hints.drop(node_id)
+                self._asked_at.pop(node_id, None)
+            elif state == State.ALIVE and now - self._asked_at.get(node_id, -DELIVER_DEADLINE_S) >= DELIVER_DEADLINE_S:
+                self._deliver(node_id)
+
+    def _deliver(self, node_id: str) -> None:
+        keys, records = self.hints.page(node_id)
         if keys and self.coordinator.ask(
             self, (keys, records), node_id, self.coordinator.now + DELIVER_DEADLINE_S,
             lambda request, boot, deadline_ms, view: m.Write(request, boot, deadline_ms, view, True, keys, records),
@@ -91,14 +128,9 @@ class Hints:
 
     def on_answer(self, group: tuple[list[bytes], list[bytes]], node_id: str, answer: m.WriteReply) -> None:  # noqa: ARG002
         """The node has these records, or newer ones: forget them, and go on with the next."""
-        hints = self._waiting.get(node_id, {})
-        for key, record in zip(*group, strict=True):
-            if hints.get(key) == record:
-                del hints[key]
-                self._bytes[node_id] -= len(key) + len(record)
-                self.delivered += 1
+        self.hints.on_delivered(node_id, *group)
         self._asked_at.pop(node_id, None)
-        if hints:
+        if self.hints.has(node_id):
             self._deliver(node_id)
 
     def on_lost(self, group: object, node_id: str) -> None:  # noqa: ARG002  (the hints are still there)

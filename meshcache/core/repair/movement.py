@@ -203,7 +203,7 @@ class Movement:
         if coordinator.view.void:
             counted = [pair for pair in zip(keys, records, strict=True) if coordinator.view.counts(*pair)]
             keys, records = [key for key, _ in counted], [record for _, record in counted]
-        coordinator.merge(keys, records)
+        coordinator.replica.merge(keys, records)
         size = sum(map(len, records))
         self.pulled_keys += len(keys)
         self.pulled_bytes += size

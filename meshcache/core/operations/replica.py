@@ -1,0 +1,121 @@
+"""What this node holds, as operations change it: the store, and all that has to be minded when something is stored.
+
+Whatever comes to a node is merged here: what a clear or tag invalidation has overruled stays out, those who compute a
+value that is being written hear of it (fill_leases.py), and what a repair changes is announced.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sized
+
+from meshcache.config import StoreSettings
+from meshcache.core.operations.instant import Instant
+from meshcache.core.outbox import Outbox
+from meshcache.core.storage.drop_floors import Floors
+from meshcache.core.storage.store import Store
+from meshcache.protocol import messages as m
+from meshcache.protocol.clock import HybridClock, wall_ms_of
+from meshcache.protocol.messages import EventKind
+from meshcache.protocol.record import NEVER_MS, expiry_bytes, is_tombstone, tombstone, version_of
+
+
+class Replica:
+    """The replica that one node is of the slots that it holds. ``on_announced`` takes what this node announces."""
+
+    def __init__(
+        self,
+        settings: StoreSettings,
+        store: Store,
+        clock: HybridClock,
+        outbox: Outbox,
+        instant: Instant,
+        on_announced: Callable[[m.Event], None],
+    ) -> None:
+        self.store = store
+        self.floors = Floors(int(settings.tombstone_grace_s * 1000))
+        self._default_ttl_s = settings.default_ttl_s
+        self._clock = clock
+        self._outbox = outbox
+        self._instant = instant
+        self._on_announced = on_announced
+        self._watched: Sized = ()
+        self._note_written: Callable[[list[bytes], list[bytes]], None] = lambda *_: None
+        """See ``watch``."""
+
+    def expires_ms(self, ttl_ms: int) -> int:
+        """Return the expiry that a ``ttl_ms`` of the protocol means."""
+        if ttl_ms == m.TTL_DEFAULT:
+            if self._default_ttl_s == math.inf:
+                return NEVER_MS
+            return self._instant.wall_ms + max(1, round(self._default_ttl_s * 1000))
+        return self._instant.wall_ms + ttl_ms if ttl_ms > 0 else NEVER_MS
+
+    def merge(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
+        """Store records here, each if nothing newer is held and no clear or tag invalidation has overruled it.
+
+        Everything that comes to this node is stored by way of this. It returns what ``Store.merge`` does; the version
+        of the drop stands for the greater one held.
+        """
+        overruled = self.floors.overruled(keys, records, self._instant.wall_ms) if self.floors else None
+        if overruled:
+            return self._merge_what_is_left(keys, records, overruled)
+        outcome = self.store.merge(keys, records, self._instant.wall_ms)
+        if self._watched:
+            self._note_written(keys, records)
+        return outcome
+
+    def watch(self, keys: Sized, note_written: Callable[[list[bytes], list[bytes]], None]) -> None:
+        """Have somebody told of the keys and records that are stored here, as long as ``keys`` is not empty."""
+        self._watched, self._note_written = keys, note_written
+
+    def _merge_what_is_left(
+        self, keys: list[bytes], records: list[bytes], overruled: dict[int, bytes]
+    ) -> tuple[list[list[int | bytes]], list[int]]:
+        """Merge a batch of which some records are overruled, by index, by the drop of a version.
+
+        What an overruled record would have replaced goes with it: a newer version was written and dropped, so no older
+        one must stay.
+        """
+        admitted, kept = list(records), []
+        for i, record in enumerate(records):
+            if i in overruled:
+                admitted[i] = tombstone(overruled[i], wall_ms_of(overruled[i]) + self.floors.grace_ms)
+                held = self.store.peek(keys[i])
+                if held is None or version_of(held) >= version_of(record):
+                    continue
+            kept.append(i)
+        newer, live = self.store.merge([keys[i] for i in kept], [admitted[i] for i in kept], self._instant.wall_ms)
+        if self._watched:
+            self._note_written(keys, admitted)
+        greater: list[list[int | bytes]] = [[kept[int(place)], version] for place, version in newer]
+        told = {place for place, _ in greater}
+        greater += [[i, floor] for i, floor in overruled.items() if i not in told]
+        return greater, [kept[place] for place in live]
+
+    def merge_repair(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
+        """Store here what a repair brings, unless this node has forgotten something as new.
+
+        What it replaces is announced: a coordinator that died in the middle of a write announced nothing, and those
+        who keep copies of the old value hear of the new one when the replica does.
+        """
+        keys, records = self.store.above_floor(keys, records)
+        replaced: dict[tuple[EventKind, bytes], list[bytes]] = {}
+        for key, record in zip(keys, records, strict=True) if self._outbox.subscribed else ():
+            held = self.store.peek(key)
+            if held is not None and version_of(held) < version_of(record):
+                kind = EventKind.DELETE if is_tombstone(record) else EventKind.SET
+                replaced.setdefault((kind, version_of(record)), []).append(key)
+        for (kind, version), changed in replaced.items():
+            self.publish(kind, version, changed)
+        return self.merge(keys, records)
+
+    def stamp(self, expires_ms: int) -> bytes:
+        """Return a new version and this expiry: what makes a content a record."""
+        return self._clock.tick(self._instant.wall_ms) + expiry_bytes(expires_ms)
+
+    def publish(self, kind: EventKind, version: bytes, keys: list[bytes]) -> None:
+        """Put what happened to these keys into this node's invalidation stream."""
+        event = m.Event(int(kind), version, keys)
+        self._outbox.events.append(event)
+        self._on_announced(event)
