@@ -21,7 +21,8 @@ not lost. Fewer losses cost nothing: of N = 3, W = 2, any one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
+from zlib import crc32
 
 from meshcache.protocol.record import VERSION_BYTES
 from meshcache.protocol.ring import Ring
@@ -193,6 +194,22 @@ class View:
                     found[owners] = None
             known = self._former_owners[slot] = tuple(found)
         return known
+
+    def group_by_owners(self, keys: list[bytes]) -> dict[tuple[Owners, tuple[Owners, ...]], list[int]]:
+        """Return the indices of the keys by (owners, former owners)."""
+        ring, former = self.ring, self.former
+        owners_of, mask = ring.owners, ring.slots - 1
+        if len(ring.members) == 1 and not former:
+            return {(owners_of[0], ()): list(range(len(keys)))}
+        slots = [crc32(key) & mask for key in keys]
+        groups: dict[Any, list[int]] = {}
+        if not former:  # mostly: half the time of what follows
+            for i, slot in enumerate(slots):
+                groups.setdefault(owners_of[slot], []).append(i)
+            return {(owners, ()): indices for owners, indices in groups.items()}
+        for i, slot in enumerate(slots):
+            groups.setdefault((owners_of[slot], self.former_owners(slot)), []).append(i)
+        return groups
 
     def _note_ownership(self) -> None:
         self.owned = bytearray(self._own_id in owners for owners in self.ring.owners)

@@ -14,7 +14,6 @@ import heapq
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 from weakref import ref
-from zlib import crc32
 
 from meshcache.config import Config
 from meshcache.core.membership.membership import Membership
@@ -22,7 +21,7 @@ from meshcache.core.operations.instant import Instant
 from meshcache.core.operations.replica import Replica
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
-from meshcache.core.view import Owners, View
+from meshcache.core.view import View
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import HybridClock
 
@@ -129,50 +128,6 @@ class Coordinator:
         """The wall time as records hold their expiry."""
         return self.instant.now_bytes
 
-    # -- levels and owners ---------------------------------------------------------------------------------
-
-    def level(self, asked: int, configured: int, owners: int) -> int:
-        """Return how many owners a level means. An explicit number stands as it is; names adapt to who is there.
-
-        It is one at least: where all nodes are leaving nobody owns anything, and nothing can be done.
-        """
-        if asked > 0:
-            return asked
-        if asked == m.LEVEL_ONE:
-            return 1
-        if asked == m.LEVEL_QUORUM:
-            return owners // 2 + 1
-        return max(1, owners if asked == m.LEVEL_ALL else min(configured, owners))
-
-    def holders_only(self, needed_to_read: int, write_level: int, owners: int) -> bool:
-        """Tell whether W + R > N: then absence is no vote, since a cache forgets."""
-        return needed_to_read + self.level(write_level, self.config.cluster.write_quorum, owners) > owners
-
-    def group_by_owners(self, keys: list[bytes]) -> dict[tuple[Owners, tuple[Owners, ...]], list[int]]:
-        """Return the indices of the keys by (owners, former owners)."""
-        view = self.view
-        owners_of, mask = view.ring.owners, view.ring.slots - 1
-        if len(view.ring.members) == 1 and not view.former:
-            return {(owners_of[0], ()): list(range(len(keys)))}
-        slots = [crc32(key) & mask for key in keys]
-        groups: dict[Any, list[int]] = {}
-        if not view.former:  # mostly: half the time of what follows
-            for i, slot in enumerate(slots):
-                groups.setdefault(owners_of[slot], []).append(i)
-            return {(owners, ()): indices for owners, indices in groups.items()}
-        for i, slot in enumerate(slots):
-            groups.setdefault((owners_of[slot], view.former_owners(slot)), []).append(i)
-        return groups
-
-    def answers_alone(self, key: bytes, record: bytes | None, r: int, w: int) -> bool:
-        """Tell whether this owner need ask nobody about a key: R is 1, and it holds it or absence needs no proof."""
-        slot = self.view.ring.slot_of(key)
-        owners = len(self.view.ring.owners[slot])
-        needed = self.level(r, self.config.cluster.read_quorum, owners)
-        if needed > 1 or self.view.former_owners(slot) or not self.view.held[slot]:
-            return False
-        return record is not None or owners <= 1 or not self.holders_only(needed, w, owners)
-
     # -- asking and being answered -------------------------------------------------------------------------
 
     def ask(self, operation: Operation, group: Any, node_id: str, deadline: float, make: MakeRequest) -> bool:
@@ -181,7 +136,7 @@ class Coordinator:
         if link is None:
             return False
         self._number += 1
-        deadline_ms = self.wall_ms + int((deadline - self.now) * 1000) + link.offset_ms
+        deadline_ms = self.instant.wall_ms + int((deadline - self.instant.now) * 1000) + link.offset_ms
         message = make(self._number, link.boot, deadline_ms, self.view.digest)
         self._waiting[self._number] = (operation, group, node_id, m.ANSWERS[type(message)])
         self.outbox.send(link.address, message)
@@ -262,7 +217,7 @@ class Coordinator:
         """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""
         link = self.peers.by_node.get(node_id)
         if link is not None and keys:
-            deadline_ms = self.wall_ms + link.offset_ms + REPAIR_DEADLINE_MS
+            deadline_ms = self.instant.wall_ms + link.offset_ms + REPAIR_DEADLINE_MS
             self.outbox.send(link.address, m.Write(0, link.boot, deadline_ms, self.view.digest, True, keys, records))
 
     def note_read(self, change_bytes: int) -> None:
@@ -282,7 +237,7 @@ class Coordinator:
 
     def tick(self) -> None:
         """Run the timers that are due, and drop who waits for answers of operations that ended."""
-        while self._timers and self._timers[0][0] <= self.now:
+        while self._timers and self._timers[0][0] <= self.instant.now:
             operation = heapq.heappop(self._timers)[2]()
             if operation is not None:
                 self._shielded(operation, operation.on_timer)

@@ -43,6 +43,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from meshcache.core.operations import quorum
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.reads import QuorumRead
 from meshcache.core.operations.writes import QuorumWrite
@@ -269,7 +270,7 @@ class Fills:
         batch = lease.parked[0].batch
         request = batch.request
         record = coordinator.store.read([lease.key], coordinator.now_bytes)[0]
-        if coordinator.answers_alone(lease.key, record, request.r, request.w):
+        if quorum.answers_alone(coordinator.view, coordinator.config.cluster, lease.key, record, request.r, request.w):
             self._decide(lease, record)
         else:
             QuorumRead(

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from meshcache.core.membership.members import State
+from meshcache.core.operations import quorum
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.view import Owners
 from meshcache.protocol import messages as m
@@ -97,7 +98,7 @@ class QuorumRead:
 
     def start(self) -> None:
         """Read locally, ask others where that is not enough."""
-        for (owners, former), indices in self.coordinator.group_by_owners(self._keys).items():
+        for (owners, former), indices in self.coordinator.view.group_by_owners(self._keys).items():
             self._start_group(ReadGroup(owners, former, [self._keys[i] for i in indices], indices))
         if not self.groups:
             self.release()
@@ -109,8 +110,9 @@ class QuorumRead:
     def _start_group(self, group: ReadGroup) -> None:
         coordinator, cluster = self.coordinator, self.coordinator.config.cluster
         owners = len(group.owners)
-        group.needed = coordinator.level(self.read_level, cluster.read_quorum, owners)
-        group.strict = coordinator.holders_only(group.needed, self.write_level, owners)
+        group.needed = quorum.level(self.read_level, cluster.read_quorum, owners)
+        needed_to_write = quorum.level(self.write_level, cluster.write_quorum, owners)
+        group.strict = quorum.holders_only(group.needed, needed_to_write, owners)
         if group.needed > owners:
             self._fail(group)
             return
@@ -279,7 +281,7 @@ class QuorumRead:
         """
         open_groups, self.groups = self.groups, []
         for old in open_groups:
-            for (owners, former), places in self.coordinator.group_by_owners(old.keys).items():
+            for (owners, former), places in self.coordinator.view.group_by_owners(old.keys).items():
                 group = ReadGroup(owners, former, [old.keys[i] for i in places], [old.indices[i] for i in places])
                 if (owners, former) == (old.owners, old.former):
                     group.answers = {node_id: dict(answered) for node_id, answered in old.answers.items()}

@@ -15,7 +15,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from meshcache.core.counters import Counters
-from meshcache.core.operations import inspection
+from meshcache.core.operations import inspection, quorum
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Drop, Sweeps
 from meshcache.core.operations.fill_leases import Fills
@@ -276,12 +276,13 @@ class Requests:
         configured = self._read_quorum
         if level == m.DEFAULT_LEVEL and configured == 1:  # mostly
             return True
-        return self._coordinator.level(level, configured, min(self._config.cluster.replicas, self._size())) == 1
+        return quorum.level(level, configured, min(self._config.cluster.replicas, self._size())) == 1
 
     def _must_ask_others(self, write_level: int) -> bool:
         """Tell whether absence here proves nothing: there are other owners, and W + 1 > N."""
-        owners = min(self._config.cluster.replicas, self._size())
-        return owners > 1 and self._coordinator.holders_only(1, write_level, owners)
+        cluster = self._config.cluster
+        owners = min(cluster.replicas, self._size())
+        return owners > 1 and quorum.holders_only(1, quorum.level(write_level, cluster.write_quorum, owners), owners)
 
     def _size(self) -> int:
         return len(self._view.ring.members)

@@ -32,6 +32,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from meshcache.core.operations import quorum
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.reads import QuorumRead
 from meshcache.core.operations.writes import QuorumWrite
@@ -209,7 +210,7 @@ class KeyUpdate:
             return
         coordinator, request = updates.coordinator, self.batch.request
         record = coordinator.store.read([self.key], coordinator.now_bytes)[0]
-        if coordinator.answers_alone(self.key, record, request.r, request.w):
+        if quorum.answers_alone(coordinator.view, coordinator.config.cluster, self.key, record, request.r, request.w):
             self._apply(record)
         else:
             updates.locked[self.key] = deque()

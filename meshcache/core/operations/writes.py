@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from meshcache.core.operations import quorum
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.view import Owners
 from meshcache.protocol import messages as m
@@ -101,7 +102,7 @@ class QuorumWrite:
     def start(self) -> None:
         """Store locally, send to the others; finish at once if that is enough."""
         coordinator = self.coordinator
-        for (owners, former), indices in coordinator.group_by_owners(self._keys).items():
+        for (owners, former), indices in coordinator.view.group_by_owners(self._keys).items():
             if len(indices) == len(self._keys):
                 group = WriteGroup(owners, former, self._keys, self._records, indices)
             else:
@@ -116,7 +117,7 @@ class QuorumWrite:
     def _start_group(self, group: WriteGroup) -> None:
         coordinator = self.coordinator
         owners = group.owners
-        group.needed = coordinator.level(self.level, coordinator.config.cluster.write_quorum, len(owners))
+        group.needed = quorum.level(self.level, coordinator.config.cluster.write_quorum, len(owners))
         if group.needed > len(owners):
             self._fail(group)
             return
@@ -187,7 +188,7 @@ class QuorumWrite:
         """Send what is not yet stored to those who own it now. What a node has stored counts for any view."""
         open_groups, self.groups = self.groups, []
         for old in open_groups:
-            for (owners, former), places in self.coordinator.group_by_owners(old.keys).items():
+            for (owners, former), places in self.coordinator.view.group_by_owners(old.keys).items():
                 whole = len(places) == len(old.keys)
                 group = WriteGroup(
                     owners,

@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from meshcache.core.membership.members import State
+from meshcache.core.operations import quorum
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.reads import QuorumRead
 from meshcache.protocol import messages as m
@@ -199,10 +200,9 @@ class AntiEntropy:
             self._send(node_id, send[start : start + BATCH_KEYS])
 
     def _is_strict(self, slot: int) -> bool:
-        coordinator = self.coordinator
-        owners = len(coordinator.view.ring.owners[slot])
-        needed = coordinator.level(m.DEFAULT_LEVEL, coordinator.config.cluster.read_quorum, owners)
-        return coordinator.holders_only(needed, m.DEFAULT_LEVEL, owners)
+        cluster, owners = self.coordinator.config.cluster, len(self.coordinator.view.ring.owners[slot])
+        r = quorum.level(m.DEFAULT_LEVEL, cluster.read_quorum, owners)
+        return quorum.holders_only(r, quorum.level(m.DEFAULT_LEVEL, cluster.write_quorum, owners), owners)
 
     def _read(self, keys: list[bytes]) -> None:
         """Read keys by quorum, for the sake of the read repair."""
