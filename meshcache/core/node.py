@@ -132,7 +132,7 @@ class NodeCore:
         self._begin_background(hints)
         self._requests = self._make_requests(hot, copies)
         self._handshake = Handshake(self.coordinator, boot, now, self._follow_members_now)
-        self._losses = Losses(self.coordinator)
+        self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
         self._returning = False
         """This node was counted dead and is back, and not everybody is in sync with that."""
@@ -445,7 +445,7 @@ class NodeCore:
         membership.note_followed()
         if doomed:
             self.counters.slots_voided += len(doomed)
-            self._losses.void(doomed)
+            self._losses.void(doomed, self.clock.tick(self._instant.wall_ms))
         followed = (self.view.digest, tuple(fact.node_id for fact in membership.peers()))
         if self._handshake.joined and followed != self._followed:
             self._followed = followed

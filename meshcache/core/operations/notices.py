@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from meshcache.core.operations.coordinator import Coordinator
+from meshcache.config import Config
+from meshcache.core.operations.instant import Instant
+from meshcache.core.outbox import Outbox
+from meshcache.core.storage.store import Store
+from meshcache.core.view import View
 
 TELL_AGAIN_S: Final = 60.0
 """Between two lines in the log about evictions."""
@@ -22,8 +26,12 @@ TOO_FEW_AFTER_S: Final = 5.0
 class Notices:
     """What one node tells whoever runs it."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
+    def __init__(self, config: Config, store: Store, view: View, outbox: Outbox, instant: Instant) -> None:
+        self._config = config
+        self._store = store
+        self._view = view
+        self._outbox = outbox
+        self._instant = instant
         self._lost = 0
         """Entries that went for a limit since the start, as of the last look."""
         self._lost_at: float | None = None
@@ -31,16 +39,16 @@ class Notices:
         """How many of them the log has heard of."""
         self._refused = 0
         """How many of those were larger than the whole store."""
-        self._tell_at = coordinator.now
+        self._tell_at = instant.now
         self._ring = b""
-        self._ring_since = coordinator.now
+        self._ring_since = instant.now
         self._too_few = False
         """The log was told that there are too few nodes."""
 
     @property
     def evicted_s_ago(self) -> float | None:
         """How long ago an entry went for a limit, in seconds; None: never."""
-        return None if self._lost_at is None else round(self._coordinator.now - self._lost_at, 1)
+        return None if self._lost_at is None else round(self._instant.now - self._lost_at, 1)
 
     def run(self) -> None:
         """Look whether there is something to tell."""
@@ -48,16 +56,15 @@ class Notices:
         self._look_at_ring()
 
     def _look_at_store(self) -> None:
-        coordinator = self._coordinator
-        held, now = coordinator.store.statistics(), coordinator.now
+        held, now = self._store.statistics(), self._instant.now
         lost = held.evictions + held.refused
         if lost > self._lost:
             self._lost, self._lost_at = lost, now
         if lost > self._told and now >= self._tell_at:
-            settings = coordinator.config.store
+            settings = self._config.store
             too_large = held.refused > self._refused  # for the whole store
             by_entries = not too_large and held.entries / settings.max_entries >= held.bytes / settings.max_bytes
-            coordinator.outbox.note(
+            self._outbox.note(
                 "evicting",
                 entries=lost - self._told,
                 limit="store.max_entries" if by_entries else "store.max_bytes",
@@ -67,8 +74,7 @@ class Notices:
             self._told, self._refused, self._tell_at = lost, held.refused, now + TELL_AGAIN_S
 
     def _look_at_ring(self) -> None:
-        coordinator = self._coordinator
-        ring, replicas, now = coordinator.view.ring, coordinator.config.cluster.replicas, coordinator.now
+        ring, replicas, now = self._view.ring, self._config.cluster.replicas, self._instant.now
         if ring.digest != self._ring:
             self._ring, self._ring_since = ring.digest, now
         too_few = len(ring.members) < replicas
@@ -76,11 +82,11 @@ class Notices:
             return
         self._too_few = too_few
         if too_few:
-            coordinator.outbox.note(
+            self._outbox.note(
                 "too_few_nodes",
                 nodes=len(ring.members),
                 replicas=replicas,
                 advice="a key has only as many copies as there are nodes: add nodes, or lower cluster.replicas",
             )
         else:
-            coordinator.outbox.note("enough_nodes", nodes=len(ring.members), replicas=replicas)
+            self._outbox.note("enough_nodes", nodes=len(ring.members), replicas=replicas)

@@ -98,7 +98,7 @@ class Requests:
         self._counters = counters
         self.hot = hot
         self.copies = copies
-        self.notices = Notices(coordinator)
+        self.notices = Notices(self._config, self._store, self._view, self._outbox, self._instant)
         self._boot = boot
         self.leave_asked_by = ""
         """The connection on which somebody asked this node to leave; empty: nobody did, unless its own process."""
