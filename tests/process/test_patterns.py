@@ -223,8 +223,9 @@ def test_write_through_needs_no_load_afterwards(cache: meshcache.Client, users: 
     names.delete(2)
     assert names.get_many([1, 2]) == {1: "Ada"}
     assert users.loads == 0
-    assert 50 < (cache.ttl("1") or 0) <= 60
-    assert 20 < (cache.ttl("2") or 0) <= 30
+    # The client knows the node's clock as well as its greeting was quick: beside busy processes not to the millisecond.
+    assert 50 < (cache.ttl("1") or 0) < 61
+    assert 20 < (cache.ttl("2") or 0) < 31
 
 
 def test_a_transaction_of_the_users_own(cache: meshcache.Client, users: Users) -> None:
