@@ -127,7 +127,7 @@ def minority_removes(patch: pytest.MonkeyPatch) -> None:
 
     def age_all(self: Any, now: float) -> None:
         with pytest.MonkeyPatch.context() as for_now:
-            for_now.setattr(self, "lease", None)
+            for_now.setattr(self, "majority", None)
             age(self, now)
 
     patch.setattr(membership.Membership, "_age", age_all)

@@ -42,7 +42,7 @@ from meshcache.core.counters import Counters
 from meshcache.core.failures import Failures
 from meshcache.core.frames import Frames
 from meshcache.core.handshake import Handshake
-from meshcache.core.membership.majority import Lease
+from meshcache.core.membership.majority import Majority
 from meshcache.core.membership.members import State, first_incarnation
 from meshcache.core.membership.membership import Membership
 from meshcache.core.operations.coordinator import Coordinator
@@ -175,7 +175,7 @@ class NodeCore:
         return Membership(
             settings, own, self.outbox, rng, now,
             linked=self.peers.stands, answers=self.peers.answers, wall_ms=lambda: self._instant.wall_ms,
-            lease=Lease(settings.link_dead_after_s, now) if strict else None,
+            majority=Majority(settings.link_dead_after_s, now) if strict else None,
         )  # fmt: skip
 
     def _begin_background(self, hints: Hints) -> None:
@@ -438,7 +438,7 @@ class NodeCore:
             self.peers.redial(address)
         known = [fact for fact in membership.facts() if fact.state <= State.DEAD]
         self.peers.dial(membership.own, known, membership.newcomers.dialled())
-        doomed = self._losses.note() if membership.lease is not None else []
+        doomed = self._losses.note() if membership.majority is not None else []
         self.view.note_present([fact.node_id for fact in membership.facts() if fact.state <= State.SUSPECT])
         if membership.ring_changed or membership.removed:
             self._change_ring(now)
@@ -473,7 +473,7 @@ class NodeCore:
         self._returning = True
         away_s = now - self._in_touch_at
         # Under the strict policy the others may have had to forget what it holds: it comes back with nothing.
-        empty = self.membership.lease is not None or away_s > self.config.store.tombstone_grace_s
+        empty = self.membership.majority is not None or away_s > self.config.store.tombstone_grace_s
         if empty:
             self.store.clear()
             self._losses.start_anew()
@@ -514,7 +514,7 @@ class NodeCore:
             and not self._leaving
             and not membership.suspicions
             and not len(membership.rumours)
-            and membership.lease is None
+            and membership.majority is None
             and not self.view.former
             and membership.own.synced == self.view.digest
         )

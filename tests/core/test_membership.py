@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshcache.config import MembershipSettings
-from meshcache.core.membership.majority import Lease
+from meshcache.core.membership.majority import Majority
 from meshcache.core.membership.members import State, first_incarnation, next_life, supersedes
 from meshcache.core.membership.membership import TICK_S, WITNESSES_CALLED, Membership
 from meshcache.core.membership.probing import HEALTH_WORST, RELAYS_MAX
@@ -700,33 +700,33 @@ def test_who_leaves_tells_everybody_and_is_not_brought_back_by_rumour() -> None:
 
 
 def test_a_lease_is_held_by_a_majority_of_answers_and_counts_from_the_questions() -> None:
-    lease = Lease(0.6, 0.0)
+    majority = Majority(0.6, 0.0)
     members = ["n1", "n2", "n3", "n4"]
-    assert lease.held("n1", ["n1"], 0.0)
+    assert majority.held("n1", ["n1"], 0.0)
     for number, at in ((1, 0.1), (2, 0.2)):
-        lease.ask(number, at)
-    lease.answer("n2", 1)
-    assert not lease.held("n1", members, 0.3), "half is no majority"
-    lease.answer("n3", 2)
-    lease.answer("n3", 2)
-    assert lease.held("n1", members, 0.65)
-    assert not lease.held("n1", members, 0.75), "that of the first question is over"
-    lease.ask(3, 0.8)
-    assert lease.due(0.8)
-    lease.due(2.0)
-    lease.answer("n2", 3)
-    assert not lease.held("n1", ["n1", "n2"], 2.0), "an answer to a question long ago"
+        majority.ask(number, at)
+    majority.answer("n2", 1)
+    assert not majority.held("n1", members, 0.3), "half is no majority"
+    majority.answer("n3", 2)
+    majority.answer("n3", 2)
+    assert majority.held("n1", members, 0.65)
+    assert not majority.held("n1", members, 0.75), "that of the first question is over"
+    majority.ask(3, 0.8)
+    assert majority.due(0.8)
+    majority.due(2.0)
+    majority.answer("n2", 3)
+    assert not majority.held("n1", ["n1", "n2"], 2.0), "an answer to a question long ago"
 
 
 def test_under_a_lease_everybody_is_asked_all_the_time() -> None:
     members = [f"n{i}" for i in range(2, 12)]
-    lease = Lease(0.6, 0.0)
-    table = membership("n1", *members, lease=lease)
+    majority = Majority(0.6, 0.0)
+    table = membership("n1", *members, majority=majority)
     run(table, 0.0, 3.0, *members)
     everybody = ["n1", *members]
-    assert lease.held("n1", everybody, 3.0)
+    assert majority.held("n1", everybody, 3.0)
     run(table, 3.0, 3.8, *members[:4])
-    assert not lease.held("n1", everybody, 3.8)
+    assert not majority.held("n1", everybody, 3.8)
 
 
 # Many at once

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-ROUNDS_PER_LEASE: Final = 4
+ROUNDS: Final = 4
 
 
-class Lease:
+class Majority:
     """Who answered what was asked when."""
 
     def __init__(self, lasts_s: float, now: float) -> None:
@@ -30,7 +30,7 @@ class Lease:
         """Tell whether it is time to ask everybody again; forget questions too old to matter."""
         if now < self._next_at:
             return False
-        self._next_at = now + self.lasts_s / ROUNDS_PER_LEASE
+        self._next_at = now + self.lasts_s / ROUNDS
         self._asked = {number: at for number, at in self._asked.items() if now - at <= self.lasts_s}
         return True
 

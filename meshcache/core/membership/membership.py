@@ -45,7 +45,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from meshcache.config import MembershipSettings
-from meshcache.core.membership.majority import Lease
+from meshcache.core.membership.majority import Majority
 from meshcache.core.membership.members import MemberTable, State, latest_incarnation, next_life, supersedes
 from meshcache.core.membership.newcomers import Newcomers
 from meshcache.core.membership.probing import Prober
@@ -82,7 +82,7 @@ class Membership(MemberTable):
         linked: Callable[[str], bool] = lambda _: True,
         answers: Callable[[Fact], bool] = lambda _: True,
         wall_ms: Callable[[], int] = lambda: WALL_MS_MAX,
-        lease: Lease | None = None,
+        majority: Majority | None = None,
     ) -> None:
         """``linked`` tells whether the link to an address stands: no rumour is spent on one that does not.
 
@@ -94,7 +94,7 @@ class Membership(MemberTable):
         self.newcomers = Newcomers(answers)
         self.sequence = 0
         """Number of the last ping; acks repeat it."""
-        self.lease = lease
+        self.majority = majority
         """Under the strict partition policy: whether this node may serve."""
         self.prober = Prober(config, rng, now)
         self.rumours = RumourQueue()
@@ -165,8 +165,8 @@ class Membership(MemberTable):
     def on_ack(self, node_id: str, address: str, ack: Ack, now: float) -> None:
         """The node at ``address`` answered our ping. ``node_id`` is empty while nobody has introduced itself there."""
         self.heard(node_id)
-        if self.lease is not None and node_id:
-            self.lease.answer(node_id, ack.sequence)
+        if self.majority is not None and node_id:
+            self.majority.answer(node_id, ack.sequence)
         relay = self.prober.relays.pop(ack.sequence, None)
         if relay is not None and node_id:
             self._outbox.reply(relay.origin, Vouch(relay.sequence))
@@ -290,8 +290,8 @@ class Membership(MemberTable):
         for relay in self.prober.overdue(now):
             self._outbox.reply(relay.origin, Nack(relay.sequence))
         self._probe(now)
-        if self.lease is not None and self.lease.due(now):
-            self._ask_all(self.lease, now)
+        if self.majority is not None and self.majority.due(now):
+            self._ask_all(self.majority, now)
         if len(self.rumours) and now >= self._gossip_at:
             self._gossip_at = now + self._config.gossip_interval_s
             self._push()
@@ -346,10 +346,10 @@ class Membership(MemberTable):
 
         Always, where the partition policy does not ask for it.
         """
-        if self.lease is None:
+        if self.majority is None:
             return True
         members = [fact.node_id for fact in self.facts() if fact.state <= State.DEAD]
-        return self.lease.held(self.own_id, members, now)
+        return self.majority.held(self.own_id, members, now)
 
     def _age(self, now: float) -> None:
         if self.suspicions and not self.in_majority(now):  # a minority removes nobody, and forgives the silence
@@ -392,10 +392,10 @@ class Membership(MemberTable):
         rumours = self._with_news(accused)
         self._outbox.send(fact.address, Ping(self.sequence, self.own_id, self.digest(), sync, rumours))
 
-    def _ask_all(self, lease: Lease, now: float) -> None:
+    def _ask_all(self, majority: Majority, now: float) -> None:
         for fact in self.peers():
             self._ping(fact)
-            lease.ask(self.sequence, now)
+            majority.ask(self.sequence, now)
 
     def _some_peers(self, count: int) -> list[Fact]:
         peers = [fact for fact in self.peers() if self._linked(fact.address)]
