@@ -79,7 +79,7 @@ class Following:
 
     def _relisten(self) -> None:
         listeners: list[Listener] = [] if self.near is None else [self.near]
-        self.streams.listeners = (*listeners, *self.feeds)
+        self.streams.tell(*listeners, *self.feeds)
 
     def addresses(self) -> list[str]:
         """Return where to be connected; it changes only in ``tick``."""

@@ -79,6 +79,10 @@ class Streams:
         self._digest = b""
         self._review_at = -math.inf
 
+    def tell(self, *listeners: Listener) -> None:
+        """From now on these hear what is announced and what was missed, and no others."""
+        self.listeners = listeners
+
     def follow(self, members: Mapping[str, str], digest: bytes, now: float) -> None:
         """Follow these members, node id to publish address, of the ring with this digest."""
         self._digest = digest

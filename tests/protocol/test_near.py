@@ -57,7 +57,7 @@ def heard() -> Heard:
 def streams(heard: Heard) -> Streams:
     """Two nodes, a with number 7 and b with number 3, both just heard of at time 0."""
     streams = Streams()
-    streams.listeners = (heard,)
+    streams.tell(heard)
     streams.follow({"a": "a:1", "b": "b:1"}, RING, 0.0)
     streams.receive(said("a", 7), 0.0)
     streams.receive(said("b", 3), 0.0)

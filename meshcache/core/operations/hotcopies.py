@@ -49,7 +49,7 @@ class HotCopies:
         self._enabled = enabled
         self._near = NearStore(NearCache(2 * COUNTERS_MAX, ttl=min(TTL_MAX_S, hot.copy_ttl_ms / 1000)), only=hot.until)
         self._streams = Streams()
-        self._streams.listeners = (self._near,)
+        self._streams.tell(self._near)
         self._wanted_until = -math.inf
         self._followed: list[str] = []
         """Publish addresses that the driver was told to follow."""
