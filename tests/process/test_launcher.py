@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -332,7 +333,9 @@ class Up:
         """Return the process id of each node."""
         found = {}
         for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            arguments: list[str] = []
+            with contextlib.suppress(OSError):  # it has just ended
+                arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
             if "--id" in arguments:
                 found[arguments[arguments.index("--id") + 1]] = int(pid)
         return found
