@@ -29,6 +29,8 @@ GROWING_BYTES: Final = 4 << 20
 EXCESS_BYTES_MAX: Final = 64 << 20
 EXCESS_BYTES_GOAL: Final = 32 << 20
 """What cutting aims at; above it, free memory is given back to the system."""
+HELD_FACTOR: Final = 2
+"""What a connection holds takes so much of it at most: as it arrived, and decoded."""
 RESET_BYTES: Final = 512 << 20
 TRIM_S_MIN: Final = 0.5
 TRIM_S_MAX: Final = 30.0
@@ -138,7 +140,7 @@ class Watch:
         self._trim_at = now + self._trim_s
 
     def _cut_to_blame(self, excess: int) -> int:
-        """Cut the connections that hold most; returns how many bytes they held."""
+        """Cut the connections that hold most, if they are what takes it; returns how many bytes they held."""
         found: list[tuple[int, Connections, int, Peer, Any]] = []
         for connections in self._sockets():
             by_fd = {connection.fd: (name, connection) for name, connection in connections.known.items()}
@@ -149,9 +151,13 @@ class Watch:
                     held += connection.owed_bytes - connection.taken_bytes
                 if held >= BLAME_BYTES_MIN:
                     found.append((held, connections, fd, traffic.peer, name))
+        # What else a process needs memory for, a program around its node say, is nobody's fault here.
+        theirs = min(excess, HELD_FACTOR * sum(entry[0] for entry in found))
+        if theirs <= EXCESS_BYTES_MAX:
+            return 0
         cut = 0
         for held, connections, fd, peer, name in sorted(found, key=lambda entry: -entry[0]):
-            if cut >= excess - EXCESS_BYTES_GOAL:
+            if cut >= theirs - EXCESS_BYTES_GOAL:
                 break
             cut += held
             why, fields = "holds memory that is short", {"held_bytes": held, "excess_bytes": excess}

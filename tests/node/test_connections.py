@@ -214,18 +214,36 @@ def test_when_descriptors_are_short_those_go_first_that_never_said_anything(
         stranger.close()
 
 
-def test_who_holds_the_memory_is_cut_and_nobody_else(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    dealer, origin = hub.connect()
-    looking, spare = watch(hub)
+def vandal_of(hub: Hub, megabytes: int) -> socket.socket:
+    """Send the beginning of a message that never ends; all of it has arrived."""
     vandal = silent(hub)
     vandal.sendall(b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL" + bytes(48))
     vandal.sendall(b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0"[:1])
     ready = b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
     vandal.sendall(bytes([len(ready)]) + ready)
     vandal.settimeout(WAIT_S)
-    for _ in range(20):
+    for _ in range(megabytes):
         vandal.sendall(b"\x03" + (1 << 20).to_bytes(8, "big") + LARGE)
-    eventually(lambda: any(traffic.received_bytes > c.BLAME_BYTES_MIN for _, traffic in open_connections(hub.port)))
+    eventually(lambda: any(traffic.received_bytes >= megabytes << 20 for _, traffic in open_connections(hub.port)))
+    return vandal
+
+
+def test_what_others_need_memory_for_is_no_connections_fault(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node may be part of a program, which grows as it likes; a large message may arrive meanwhile."""
+    looking, spare = watch(hub)
+    busy = vandal_of(hub, 16)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 300 << 20)
+    assert looking.run(10.0) == 0
+    os.close(spare)
+    assert hub.connections.cut == 0
+    assert not is_cut(busy)
+    busy.close()
+
+
+def test_who_holds_the_memory_is_cut_and_nobody_else(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    dealer, origin = hub.connect()
+    looking, spare = watch(hub)
+    vandal = vandal_of(hub, 40)
     monkeypatch.setattr(memory, "resident_bytes", lambda: 1 << 30)
     looking.run(10.0)
     os.close(spare)

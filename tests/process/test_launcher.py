@@ -98,10 +98,12 @@ def supervise(
     return exit_code, out.getvalue(), log.getvalue()
 
 
-def test_lines_of_nodes_get_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    long = QUIETLY + "print('one\\ntwo\\n' + 'x' * 200_000, end='', flush=True); signal.pause()"
+def test_lines_of_nodes_get_their_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    written = tmp_path / "written"
+    say = "print('one\\ntwo\\n' + 'x' * 200_000, end='', flush=True)"
+    long = f"{QUIETLY}{say}; open({str(written)!r}, 'w').close(); signal.pause()"
     exit_code, out, log = supervise(
-        monkeypatch, [FOREVER, long], lambda text: "node1  here" in text and "node2  two" in text
+        monkeypatch, [FOREVER, long], lambda text: "node1  here" in text and "node2  two" in text and written.exists()
     )
     assert (exit_code, out) == (0, "")
     said = {line.partition("  ")[2] for line in log.splitlines()}
