@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from meshcache.node.connections import BLAME_BYTES_MIN, DESCRIPTORS_MAX, Connections, Peer, open_connections, shut_down
 
-CHECK_S: Final = 0.05
+CHECK_S: Final = 0.1
 CHECK_GROWING_S: Final = 0.01
 GROWING_BYTES: Final = 4 << 20
 """More than before by so much: look again soon."""
