@@ -115,33 +115,35 @@ class Server:
         try:
             router = self._listen(zmq.ROUTER, BIND_WAIT_S)
             self._xpub = self._listen(zmq.XPUB, BIND_WAIT_S)
-        except BaseException:
+            now, wall = time.monotonic(), time.time()
+            wall_ms = int(wall * 1000)
+            boot = wall_ms << 16 | secrets.randbits(16)
+            self._clock = LocalClock(now, wall)
+            self.core = NodeCore(
+                config, boot=boot, rng=random.Random(boot), now=now, wall_ms=wall_ms,
+                supervised=supervised, processor_s=time.thread_time, links_max=_links_max(),
+            )  # fmt: skip
+            self.links = Links(
+                self.core, self._context, self._inlets, self._clock, config.limits, wake, self._count_malformed
+            )
+            self._inlets.watch(wake_fd)
+            self._listeners = Connections(split_address(config.node.publish_address)[1])
+            self._xpub_inlet = SubscriptionInlet(self._xpub, self._listeners, self._on_subscription)
+            self._inlets.add(self._xpub_inlet)
+            self._subscriptions = 0
+            self.core.note_subscribers(present=False)
+            self.entrance = self._enter(router)
+            # The store's lists grow to millions of entries, all of them atoms: the collector need never look at them.
+            gc.collect()
+            gc.freeze()
+            self.watch = Watch(
+                lambda: (self.entrance.connections, self._listeners),
+                lambda: self.core.store.statistics().bytes,
+                wake_fd,
+            )
+        except BaseException:  # whatever it was: the ports must be free again
             self._close_sockets()
             raise
-        now, wall = time.monotonic(), time.time()
-        wall_ms = int(wall * 1000)
-        boot = wall_ms << 16 | secrets.randbits(16)
-        self._clock = LocalClock(now, wall)
-        self.core = NodeCore(
-            config, boot=boot, rng=random.Random(boot), now=now, wall_ms=wall_ms,
-            supervised=supervised, processor_s=time.thread_time, links_max=_links_max(),
-        )  # fmt: skip
-        self.links = Links(
-            self.core, self._context, self._inlets, self._clock, config.limits, wake, self._count_malformed
-        )
-        self._inlets.watch(wake_fd)
-        self._listeners = Connections(split_address(config.node.publish_address)[1])
-        self._xpub_inlet = SubscriptionInlet(self._xpub, self._listeners, self._on_subscription)
-        self._inlets.add(self._xpub_inlet)
-        self._subscriptions = 0
-        self.core.note_subscribers(present=False)
-        self.entrance = self._enter(router)
-        # The store's lists grow to millions of entries, all of them atoms: the collector need never look at them.
-        gc.collect()
-        gc.freeze()
-        self.watch = Watch(
-            lambda: (self.entrance.connections, self._listeners), lambda: self.core.store.statistics().bytes, wake_fd
-        )
 
     def run(self, on_ready: Callable[[], None] | None) -> None:
         """Serve until asked to stop, or until the node has left; ``on_ready`` is called once, when it has joined."""

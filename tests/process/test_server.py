@@ -452,3 +452,18 @@ def test_a_node_that_cannot_listen_anew_tries_again(monkeypatch: pytest.MonkeyPa
         with node.client() as client:
             client.set("k", 1)
             assert client.get("k") == 1
+
+
+def test_a_node_that_cannot_be_made_leaves_its_ports_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("planted")
+
+    with monkeypatch.context() as for_now:
+        for_now.setattr("meshcache.node.server.NodeCore", broken)
+        with pytest.raises(RuntimeError, match="planted"):
+            Node(config(port)).start()
+    with Node(config(port)) as node, node.client() as client:
+        client.set("k", 1)
+        assert client.get("k") == 1
