@@ -11,10 +11,14 @@ OWN: Final[dict[str, Any]] = {
     "slots_missing": 0,
     "replicas": 2,
     "store": {
-        "entries": 9871, "max_entries": 10_000, "bytes": 8_123_456, "max_bytes": 100_000_000,
-        "evictions": 0, "evicted_s_ago": None,
+        "entries": 9871,
+        "max_entries": 10_000,
+        "bytes": 8_123_456,
+        "max_bytes": 100_000_000,
+        "evictions": 0,
+        "evicted_s_ago": None,
     },
-}  # fmt: skip
+}
 """What a node says of itself."""
 
 

@@ -260,11 +260,11 @@ class Explorer:
 
     def _update(self, path: Path, actor: str, change: list[Any]) -> None:
         self._send(
-            path, actor, self.owners[0],
-            lambda request, boot, deadline_ms: m.Update(
-                request, boot, deadline_ms, b"", 0, 0, 0, [path.key], [change]
-            ),
-        )  # fmt: skip
+            path,
+            actor,
+            self.owners[0],
+            lambda request, boot, deadline_ms: m.Update(request, boot, deadline_ms, b"", 0, 0, 0, [path.key], [change]),
+        )
 
     def _ask(self, path: Path) -> None:
         path.asked = True

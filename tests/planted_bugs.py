@@ -335,40 +335,89 @@ HARSH: Final = Weather(delay_s=0.01, loss=0.05, duplication=0.5, in_order=False,
 HOT: Final = Mix(values=2, counters=1, guards=1, think_s=0.02, short_lived=0.0)
 SHORT_LIVED: Final = {"skew_ms": 0, "mix": Mix(values=2, think_s=0.3, short_lived=1.0)}
 BUSY: Final = {
-    "weather": HARSH, "mix": HOT, "skew_ms": 2000, "drift": 5e-4, "clients": 4, "lanes": 2, "stray": 0.5, "spares": 0,
-    "strikes": ("crash", "crash", "pause", "leave"), "clogs": 0.0,
-}  # fmt: skip
+    "weather": HARSH,
+    "mix": HOT,
+    "skew_ms": 2000,
+    "drift": 5e-4,
+    "clients": 4,
+    "lanes": 2,
+    "stray": 0.5,
+    "spares": 0,
+    "strikes": ("crash", "crash", "pause", "leave"),
+    "clogs": 0.0,
+}
 TWO_OF_TWO: Final = {**BUSY, "nodes": 4, "replicas": 2, "write_quorum": 2, "read_quorum": 1}
 TWO_OF_THREE: Final = {**BUSY, "nodes": 4, "replicas": 3, "write_quorum": 2, "read_quorum": 2}
 ONE: Final = {**BUSY, "nodes": 4, "replicas": 1, "write_quorum": 1, "read_quorum": 1}
 QUIET: Final = {
-    **TWO_OF_TWO, "weather": Weather(), "clients": 1, "lanes": 2, "strikes": ("crash",), "transition_s": 2.0,
+    **TWO_OF_TWO,
+    "weather": Weather(),
+    "clients": 1,
+    "lanes": 2,
+    "strikes": ("crash",),
+    "transition_s": 2.0,
     "mix": Mix(values=12, think_s=0.3, short_lived=0.0, operations=("get", "set"), weights=(0.2, 1)),
-}  # fmt: skip
+}
 UPDATES: Final = {
-    **TWO_OF_THREE, "mix": Mix(values=1, counters=1, guards=1, think_s=0.02, short_lived=0.0, operations=("get", "set",
-    "delete", "touch", "add", "replace", "gets_cas", "drop", "put"), weights=(2, 2, 1, 2, 2, 2, 2, 2, 1)),
-}  # fmt: skip
+    **TWO_OF_THREE,
+    "mix": Mix(
+        values=1,
+        counters=1,
+        guards=1,
+        think_s=0.02,
+        short_lived=0.0,
+        operations=("get", "set", "delete", "touch", "add", "replace", "gets_cas", "drop", "put"),
+        weights=(2, 2, 1, 2, 2, 2, 2, 2, 1),
+    ),
+}
 ALONE: Final = {"replicas": 1, "write_quorum": 1, "read_quorum": 1, "slots": 256, "weather": Weather(delay_s=0.1)}
 SELDOM: Final = {
-    **BUSY, "nodes": 4, "replicas": 3, "write_quorum": 2, "read_quorum": 1, "mix":
-    Mix(values=1, counters=100, guards=1, think_s=0.1, operations=("incr",), weights=(1,)),
-}  # fmt: skip
+    **BUSY,
+    "nodes": 4,
+    "replicas": 3,
+    "write_quorum": 2,
+    "read_quorum": 1,
+    "mix": Mix(values=1, counters=100, guards=1, think_s=0.1, operations=("incr",), weights=(1,)),
+}
 PARTED: Final = {
-    "nodes": 5, "replicas": 3, "write_quorum": 2, "read_quorum": 2, "slots": 16, "weather": Weather(), "skew_ms": 0,
-    "clients": 3, "lanes": 2, "stray": 0.5, "timeout_s": 0.5,
+    "nodes": 5,
+    "replicas": 3,
+    "write_quorum": 2,
+    "read_quorum": 2,
+    "slots": 16,
+    "weather": Weather(),
+    "skew_ms": 0,
+    "clients": 3,
+    "lanes": 2,
+    "stray": 0.5,
+    "timeout_s": 0.5,
     "mix": Mix(
         values=60, think_s=0.02, short_lived=0.0, operations=("get", "get_many", "set", "delete"), weights=(8, 6, 3, 1)
     ),
-}  # fmt: skip
+}
 LOADS: Final = {
-    **TWO_OF_THREE, "weather": Weather(delay_s=0.001, loss=0.1), "skew_ms": 0, "lanes": 1, "timeout_s": 2.0,
-    "stray": 1.0, "mix": Mix(values=1, counters=1, guards=1, think_s=0.01), "loaded": 1, "load_s": 0.1,
-}  # fmt: skip
+    **TWO_OF_THREE,
+    "weather": Weather(delay_s=0.001, loss=0.1),
+    "skew_ms": 0,
+    "lanes": 1,
+    "timeout_s": 2.0,
+    "stray": 1.0,
+    "mix": Mix(values=1, counters=1, guards=1, think_s=0.01),
+    "loaded": 1,
+    "load_s": 0.1,
+}
 TAGGED: Final = {
-    **TWO_OF_TWO, "mix": Mix(values=2, think_s=0.02, short_lived=0.0, operations=("get", "set"), weights=(4, 3),
-    tagged=0.7, invalidations=0.1),
-}  # fmt: skip
+    **TWO_OF_TWO,
+    "mix": Mix(
+        values=2,
+        think_s=0.02,
+        short_lived=0.0,
+        operations=("get", "set"),
+        weights=(4, 3),
+        tagged=0.7,
+        invalidations=0.1,
+    ),
+}
 FULL: Final = {**TWO_OF_TWO, "max_entries": 2, "max_bytes": 800}
 
 

@@ -156,7 +156,7 @@ def test_variables_that_are_no_settings(tmp_path: Path) -> None:
         ("node", "zone", "a\nb", "must be printable and at most 255 characters long"),
         ("log", "level", "loud", 'must be "debug" or "info" or "warning" or "error", is "loud"'),
     ],
-)  # fmt: skip
+)
 def test_a_value_that_is_wrong_by_itself(table: str, key: str, value: object, says: str) -> None:
     assert problems(**{table: {key: value}}) == [f"{table}.{key}: {says}"]
 
@@ -174,11 +174,13 @@ def test_a_value_that_is_wrong_by_itself(table: str, key: str, value: object, sa
             {"store": {"max_bytes": 1000}, "limits": {"value_bytes_max": 1001}},
             "limits.value_bytes_max: must not be greater than store.max_bytes: 1,001 and 1,000",
         ),
-        ({"node": {"listen": "127.0.0.1:65400"}},
-         "node.http: is node.listen's port + 200 by default, which is above 65535: set it"),
+        (
+            {"node": {"listen": "127.0.0.1:65400"}},
+            "node.http: is node.listen's port + 200 by default, which is above 65535: set it",
+        ),
         ({"node": {"http": "127.0.0.1:7101"}}, "node.http: is the same address as node.listen"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_contradict_each_other(tables: dict[str, dict[str, object]], says: str) -> None:
     assert problems(**tables) == [says]
 

@@ -493,11 +493,15 @@ def test_what_is_bounded_is_bounded_at_that() -> None:
     told = {what: bound for what, bound, _ in tables("What is bounded")}
     text = "; ".join(told.values())
     for bound in (
-        f"{connections.OWED_BYTES_MAX >> 20} MiB", f"{connections.OWED_BYTES_TOTAL >> 20} MiB",
-        f"{memory.EXCESS_BYTES_MAX >> 20} MiB", f"{intake.WAITING_MAX:,} of one", f"{intake.WAITING_ALL_MAX:,} of all",
-        f"{fill_leases.LEASES_MAX:,} of each", f"{requests.DEADLINE_S_MAX:.0f} s from",
+        f"{connections.OWED_BYTES_MAX >> 20} MiB",
+        f"{connections.OWED_BYTES_TOTAL >> 20} MiB",
+        f"{memory.EXCESS_BYTES_MAX >> 20} MiB",
+        f"{intake.WAITING_MAX:,} of one",
+        f"{intake.WAITING_ALL_MAX:,} of all",
+        f"{fill_leases.LEASES_MAX:,} of each",
+        f"{requests.DEADLINE_S_MAX:.0f} s from",
         f"{clock.LEAD_MS_MAX // 1000} s",
-    ):  # fmt: skip
+    ):
         assert bound in text, bound
     assert told["subscriptions of one connection"] == str(intake.SUBSCRIPTIONS_MAX)
     assert told["newcomers that are dialled at a time"] == str(newcomers.TRIALS_MAX)

@@ -32,7 +32,7 @@ from meshcache.protocol.messages import (
     Ping,
     Rumour,
     Welcome,
-)  # fmt: skip
+)
 from meshcache.protocol.record import HEADER_BYTES, VERSION_BYTES, is_tombstone, split_content, stamp, tags_of
 from meshcache.protocol.wire import decode_frame
 from meshcache.simulation.clients import ClientHost
@@ -58,9 +58,7 @@ class Transcript:
         self._wanted = wanted
         self._versions: dict[bytes, str] = {}
         self._tokens: dict[bytes, str] = {}
-        self._first = {
-            host.name: host.core.membership.own for host in mesh.nodes.values() if host.core is not None
-        }  # fmt: skip
+        self._first = {host.name: host.core.membership.own for host in mesh.nodes.values() if host.core is not None}
         self._heard: dict[tuple[str, str], None] = {}
         """Who knows, or was asked, what."""
         self._mesh = mesh
@@ -93,9 +91,13 @@ class Transcript:
     def _line(self, text: str) -> None:
         milliseconds = 1000 * (self._world.now - self._begin)
         self.lines += textwrap.wrap(
-            text, WIDTH, initial_indent=f"{milliseconds:6.0f}  ", subsequent_indent=" " * 12,
-            break_long_words=False, break_on_hyphens=False,
-        )  # fmt: skip
+            text,
+            WIDTH,
+            initial_indent=f"{milliseconds:6.0f}  ",
+            subsequent_indent=" " * 12,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
 
     def _on_frame(self, what: str, frame: bytes) -> None:
         source, _, target = what.split(" ")

@@ -20,8 +20,16 @@ NOT_WELL: Final = 1
 HOT_KEYS_SHOWN: Final = 20
 
 _OWN_COLUMNS: Final = (
-    "ready", "ring_digest", "changing", "slots_missing", "hints", "compared_s_ago", "cluster", "replicas", "store",
-)  # fmt: skip
+    "ready",
+    "ring_digest",
+    "changing",
+    "slots_missing",
+    "hints",
+    "compared_s_ago",
+    "cluster",
+    "replicas",
+    "store",
+)
 """What each node says of itself, and no other can say of it."""
 
 

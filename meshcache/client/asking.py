@@ -77,9 +77,17 @@ class Asking:
         return Link(address, self.cluster, self.routing)
 
     def _one(
-        self, name: str, given: Key, kind: Kind, options: tuple[Any, ...], key: bytes, payload: Any,
-        content_bytes: int, timeout: Timeout | None, repeatable: bool = True,
-    ) -> Flow[Any]:  # fmt: skip
+        self,
+        name: str,
+        given: Key,
+        kind: Kind,
+        options: tuple[Any, ...],
+        key: bytes,
+        payload: Any,
+        content_bytes: int,
+        timeout: Timeout | None,
+        repeatable: bool = True,
+    ) -> Flow[Any]:
         """Deliver one key: straight to its owner, and by the long way only if anything is unusual.
 
         ``name`` and ``given`` are what the caller called, and with which key: for errors.
@@ -121,9 +129,14 @@ class Asking:
         return delivery.results[0]
 
     def update(
-        self, name: str, key: Key, change: list[Any], content_bytes: int, timeout: Timeout | None,
+        self,
+        name: str,
+        key: Key,
+        change: list[Any],
+        content_bytes: int,
+        timeout: Timeout | None,
         repeatable: bool = False,
-    ) -> Flow[Any]:  # fmt: skip
+    ) -> Flow[Any]:
         """Have the key's first owner run a change; ``name`` is the operation that needs it."""
         options = (self.options.w, self.options.r, 0)
         raw = raw_key(self._prefix, key)
@@ -131,9 +144,15 @@ class Asking:
         return self._writing([raw], flow)
 
     def _many(
-        self, name: str, given: list[Any], kind: Kind, options: tuple[Any, ...], keys: list[bytes],
-        payloads: list[Any] | None, timeout: Timeout | None,
-    ) -> Flow[tuple[list[Any], dict[int, Exception]]]:  # fmt: skip
+        self,
+        name: str,
+        given: list[Any],
+        kind: Kind,
+        options: tuple[Any, ...],
+        keys: list[bytes],
+        payloads: list[Any] | None,
+        timeout: Timeout | None,
+    ) -> Flow[tuple[list[Any], dict[int, Exception]]]:
         """Deliver many keys, all of which may be asked for again; returns their results, and by index what failed."""
         if not keys:
             return [], {}
@@ -184,15 +203,34 @@ class Asking:
         return delivery.results[0]
 
     def _delivery(
-        self, name: str, given: list[Any], kind: Kind, options: tuple[Any, ...], keys: list[bytes],
-        payloads: list[Any] | None, started: float, timeout_s: float, repeatable: bool, **how: Any,
-    ) -> Delivery:  # fmt: skip
+        self,
+        name: str,
+        given: list[Any],
+        kind: Kind,
+        options: tuple[Any, ...],
+        keys: list[bytes],
+        payloads: list[Any] | None,
+        started: float,
+        timeout_s: float,
+        repeatable: bool,
+        **how: Any,
+    ) -> Delivery:
         if self._caller is not None:
             name, given = self._caller, []
         return Delivery(
-            self.routing, self.rng, name, given, kind, options, keys, payloads,
-            deadline=started + timeout_s, timeout_s=timeout_s, repeatable=repeatable, **how,
-        )  # fmt: skip
+            self.routing,
+            self.rng,
+            name,
+            given,
+            kind,
+            options,
+            keys,
+            payloads,
+            deadline=started + timeout_s,
+            timeout_s=timeout_s,
+            repeatable=repeatable,
+            **how,
+        )
 
     def _prepare(self, name: str, given: list[Any], started: float, timeout_s: float) -> Flow[None]:
         """Before the first operation: have a seed greet us, so that settings and ring are known."""

@@ -175,9 +175,17 @@ class Link:
     """
 
     __slots__ = (
-        "_asked_at", "_boot", "_cluster", "_expected", "_number", "_routing", "_wall_ms", "address", "is_clock_vague",
+        "_asked_at",
+        "_boot",
+        "_cluster",
+        "_expected",
+        "_number",
+        "_routing",
+        "_wall_ms",
+        "address",
+        "is_clock_vague",
         "ready",
-    )  # fmt: skip
+    )
 
     def __init__(self, address: str, cluster: str, routing: Routing) -> None:
         self.address = address

@@ -341,11 +341,18 @@ _FORMS: Final[tuple[tuple[type, Callable[[Any], Any], Callable[[Any], Any]], ...
     *[
         (kind, str, kind)
         for kind in (
-            IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network,
-            PosixPath, PurePosixPath, PureWindowsPath,
+            IPv4Address,
+            IPv4Interface,
+            IPv4Network,
+            IPv6Address,
+            IPv6Interface,
+            IPv6Network,
+            PosixPath,
+            PurePosixPath,
+            PureWindowsPath,
         )
     ],
-)  # fmt: skip
+)
 
 for _kind, _encode, _decode in _FORMS:
     _by_type[_kind] = _by_name[RESERVED + _kind.__name__] = Form(_kind, RESERVED + _kind.__name__, _encode, _decode)

@@ -60,8 +60,16 @@ class Peer:
     """A node as this client sees it."""
 
     __slots__ = (
-        "address", "answered_at", "boot", "breaker", "doubt_s", "doubted_until", "node_id", "state", "wall_offset_ms",
-    )  # fmt: skip
+        "address",
+        "answered_at",
+        "boot",
+        "breaker",
+        "doubt_s",
+        "doubted_until",
+        "node_id",
+        "state",
+        "wall_offset_ms",
+    )
 
     def __init__(self, address: str) -> None:
         self.address = address

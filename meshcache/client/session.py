@@ -274,9 +274,17 @@ class Session(Asking):
         return (yield from self._fill("refresh", key, load, ttl, timeout, **how).run_anew())
 
     def _fill(
-        self, name: str, key: Key, load: Any, ttl: Ttl, timeout: Timeout | None,
-        *, stale_ttl: Ttl = None, early: float = 0.0, tags: Tags = (),
-    ) -> Fill:  # fmt: skip
+        self,
+        name: str,
+        key: Key,
+        load: Any,
+        ttl: Ttl,
+        timeout: Timeout | None,
+        *,
+        stale_ttl: Ttl = None,
+        early: float = 0.0,
+        tags: Tags = (),
+    ) -> Fill:
         kept = terms(self._ttl_ms(ttl), stale_ttl, early, raw_tags(self._prefix, tags))
         return Fill(self, name, key, load, kept, self.timeout_s(timeout))
 

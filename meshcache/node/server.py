@@ -120,9 +120,15 @@ class Server:
             boot = wall_ms << 16 | secrets.randbits(16)
             self._clock = LocalClock(now, wall)
             self.core = NodeCore(
-                config, boot=boot, rng=random.Random(boot), now=now, wall_ms=wall_ms,
-                supervised=supervised, processor_s=time.thread_time, links_max=_links_max(),
-            )  # fmt: skip
+                config,
+                boot=boot,
+                rng=random.Random(boot),
+                now=now,
+                wall_ms=wall_ms,
+                supervised=supervised,
+                processor_s=time.thread_time,
+                links_max=_links_max(),
+            )
             self.links = Links(
                 self.core, self._context, self._inlets, self._clock, config.limits, wake, self._count_malformed
             )

@@ -295,9 +295,16 @@ class NearStore:
     def statistics(self, gaps: int, now: float) -> NearStatistics:
         """Return the counts; ``gaps`` are the streams'."""
         return NearStatistics(
-            self.hits, self.misses, self.fills, self.refused, self.invalidations, gaps, self.flushes,
-            len(self.entries), now < self.live_until,
-        )  # fmt: skip
+            self.hits,
+            self.misses,
+            self.fills,
+            self.refused,
+            self.invalidations,
+            gaps,
+            self.flushes,
+            len(self.entries),
+            now < self.live_until,
+        )
 
     def drop_all(self) -> None:
         """Drop every copy, and refuse the answers of reads under way. To be called with the lock held."""
@@ -337,9 +344,14 @@ class NearStore:
         return len(dropped)
 
     def _remember(
-        self, memory: OrderedDict[bytes, _Announced], count_max: int, key: bytes, version: bytes, now: float,
+        self,
+        memory: OrderedDict[bytes, _Announced],
+        count_max: int,
+        key: bytes,
+        version: bytes,
+        now: float,
         own: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         number = self._number = self._number + 1
         before = memory.pop(key, None)
         own_number = number if own else 0

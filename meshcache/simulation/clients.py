@@ -80,9 +80,17 @@ class ClientHost:
     between_nodes = False
 
     def __init__(
-        self, world: World, network: Network, name: str, seeds: tuple[str, ...], *,
-        timeout_s: float = 2.0, consistency: Any = None, stray: float = 0.0, near_cache: NearCache | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        world: World,
+        network: Network,
+        name: str,
+        seeds: tuple[str, ...],
+        *,
+        timeout_s: float = 2.0,
+        consistency: Any = None,
+        stray: float = 0.0,
+        near_cache: NearCache | None = None,
+    ) -> None:
         self.world = world
         self.network = network
         self.name = name

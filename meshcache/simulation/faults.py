@@ -79,20 +79,58 @@ FAULTS: Final[Mapping[str, str]] = {
 }
 
 ONCE: Final = (
-    "crash", "pause", "leave", "retire", "join", "swap", "two retire", "slow", "suspend", "move", "impostor", "jump",
-    "cut client", "crash while joining", "crash while handing over", "crash while writing",
-)  # fmt: skip
+    "crash",
+    "pause",
+    "leave",
+    "retire",
+    "join",
+    "swap",
+    "two retire",
+    "slow",
+    "suspend",
+    "move",
+    "impostor",
+    "jump",
+    "cut client",
+    "crash while joining",
+    "crash while handing over",
+    "crash while writing",
+)
 """The strikes of ``single``: at most one process loses what it holds."""
 
 LOSSLESS: Final = ("retire", "join", "swap", "two retire", "impostor", "cut client")
 """The strikes after which nothing may be lost."""
 
 CHAOS: Final = (
-    "crash", "pause", "leave", "cut", "one way", "heal", "slow", "restore", "reset",
-    "clog", "swizzle", "halves", "isolate", "bridge", "majorities", "flap", "suspend", "retire", "join", "storm",
-    "move", "impostor", "jump", "wild clock", "cut client", "crash while joining", "crash while handing over",
+    "crash",
+    "pause",
+    "leave",
+    "cut",
+    "one way",
+    "heal",
+    "slow",
+    "restore",
+    "reset",
+    "clog",
+    "swizzle",
+    "halves",
+    "isolate",
+    "bridge",
+    "majorities",
+    "flap",
+    "suspend",
+    "retire",
+    "join",
+    "storm",
+    "move",
+    "impostor",
+    "jump",
+    "wild clock",
+    "cut client",
+    "crash while joining",
+    "crash while handing over",
     "crash while writing",
-)  # fmt: skip
+)
 """What ``chaos`` draws its menus from."""
 
 BETWEEN: Final = (
@@ -265,11 +303,25 @@ class Faults:
         return [host]
 
     _STRIKES: Final[dict[str, Callable[[Faults, str, NodeHost], list[NodeHost]]]] = {
-        "crash": _crash, "pause": _pause, "suspend": _pause, "slow": _slow, "leave": _leave, "retire": _leave,
-        "join": _join, "swap": _swap, "two retire": _two_retire, "storm": _storm, "move": _move,
-        "cut client": _cut_client, "impostor": _impostor, "jump": _jump, "wild clock": _jump,
-        "crash while joining": _ambush, "crash while handing over": _ambush, "crash while writing": _ambush,
-    }  # fmt: skip
+        "crash": _crash,
+        "pause": _pause,
+        "suspend": _pause,
+        "slow": _slow,
+        "leave": _leave,
+        "retire": _leave,
+        "join": _join,
+        "swap": _swap,
+        "two retire": _two_retire,
+        "storm": _storm,
+        "move": _move,
+        "cut client": _cut_client,
+        "impostor": _impostor,
+        "jump": _jump,
+        "wild clock": _jump,
+        "crash while joining": _ambush,
+        "crash while handing over": _ambush,
+        "crash while writing": _ambush,
+    }
 
     def restore(self, host: NodeHost) -> None:
         """Have a host's process run, and well."""

@@ -145,9 +145,15 @@ class History:
     """All operations of one simulation, held against the promises."""
 
     def __init__(
-        self, *, fresh: bool, atomic: bool, durable: bool = False, holds: bool = False, skew_s: float = 0.0,
+        self,
+        *,
+        fresh: bool,
+        atomic: bool,
+        durable: bool = False,
+        holds: bool = False,
+        skew_s: float = 0.0,
         stale_s: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.fresh = fresh
         self.holds = holds
         """Who wrote to W nodes is found by who reads R: W >= R."""

@@ -45,9 +45,16 @@ class NodeHost:
     between_nodes = True
 
     def __init__(
-        self, world: World, network: Network, config: Config, *,
-        wall_offset_ms: int = 0, rate: float = 1.0, turn_s: float = 0.0002, impostor: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        world: World,
+        network: Network,
+        config: Config,
+        *,
+        wall_offset_ms: int = 0,
+        rate: float = 1.0,
+        turn_s: float = 0.0002,
+        impostor: bool = False,
+    ) -> None:
         self.world = world
         self.network = network
         self.config = config

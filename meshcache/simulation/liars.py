@@ -128,7 +128,11 @@ class Liar:
         return 0, [m.Ping(number, NAME, b"", True, []), m.PingReq(number, NAME)]
 
     _LIES: Final[dict[str, Callable[[Liar, NodeHost], tuple[int, list[m.Message]]]]] = {
-        "lying facts": _lying_facts, "lying deaths": _lying_deaths, "ghosts": _ghosts,
-        "lying versions": _lying_versions, "lying clock": _lying_clock, "odd pings": _odd_pings,
-    }  # fmt: skip
+        "lying facts": _lying_facts,
+        "lying deaths": _lying_deaths,
+        "ghosts": _ghosts,
+        "lying versions": _lying_versions,
+        "lying clock": _lying_clock,
+        "odd pings": _odd_pings,
+    }
     NAMES: Final = tuple(_LIES)

@@ -21,9 +21,14 @@ class Mesh:
     """Node hosts by id (n1, n2, …), not started yet, and the network between them."""
 
     def __init__(
-        self, *, nodes: int = 3, seed: int = 0, weather: Weather = CALM,
-        trace: Callable[[str], None] | None = None, **tables: Mapping[str, Any],
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nodes: int = 3,
+        seed: int = 0,
+        weather: Weather = CALM,
+        trace: Callable[[str], None] | None = None,
+        **tables: Mapping[str, Any],
+    ) -> None:
         self.world = World(seed, trace)
         self.network = Network(self.world)
         self.network.weather = weather

@@ -87,10 +87,13 @@ class NearSimulation:
         self.plan = plan
         n, w, r = plan.levels
         self.mesh = Mesh(
-            nodes=plan.nodes, seed=plan.seed, weather=Weather(delay_s=plan.delay_s), trace=trace,
+            nodes=plan.nodes,
+            seed=plan.seed,
+            weather=Weather(delay_s=plan.delay_s),
+            trace=trace,
             cluster={"replicas": n, "write_quorum": w, "read_quorum": r, "slots": 16, "vnodes": 8},
             membership={"transition_s": 0.5},
-        )  # fmt: skip
+        )
         self.world = self.mesh.world
         self.history = History(fresh=True, atomic=False, stale_s=plan.bound_s)
         self.readers: list[ClientHost] = []

@@ -230,18 +230,25 @@ class Simulation:
     def __init__(self, plan: Plan, trace: Callable[[str], None] | None = None) -> None:
         self.plan = plan
         self.mesh = Mesh(
-            nodes=0, seed=plan.seed, trace=trace,
+            nodes=0,
+            seed=plan.seed,
+            trace=trace,
             cluster={
-                "replicas": plan.replicas, "write_quorum": plan.write_quorum, "read_quorum": plan.read_quorum,
-                "slots": plan.slots, "vnodes": 8, "partition_policy": "strict" if plan.kind == "split" else "available",
+                "replicas": plan.replicas,
+                "write_quorum": plan.write_quorum,
+                "read_quorum": plan.read_quorum,
+                "slots": plan.slots,
+                "vnodes": 8,
+                "partition_policy": "strict" if plan.kind == "split" else "available",
             },
             membership={"transition_s": plan.transition_s, "leave_timeout_s": LEAVE_TIMEOUT_S},
             store={
-                "max_entries": plan.max_entries, "max_bytes": plan.max_bytes,
+                "max_entries": plan.max_entries,
+                "max_bytes": plan.max_bytes,
                 # A tombstone's grace ends by the clock of whoever holds it: it must outlast what clocks differ.
                 "tombstone_grace_s": plan.tombstone_grace_s + 2 * plan.skew_ms / 1000,
             },
-        )  # fmt: skip
+        )
         self.world = self.mesh.world
         self.faults = Faults(self.mesh, skew_ms=plan.skew_ms, turn_s=plan.turn_s, replicas=plan.replicas)
         self._forgotten: dict[str, tuple[int, int]] = {}
@@ -261,9 +268,13 @@ class Simulation:
         self.liar = Liar(self.mesh, plan.lies)
         self.workload = Workload(self.world, self.history, plan.mix, plan.timeout_s)
         self.loads = Loads(
-            self.world, self.history, keys=plan.loaded, load_s=plan.load_s, think_s=plan.mix.think_s,
+            self.world,
+            self.history,
+            keys=plan.loaded,
+            load_s=plan.load_s,
+            think_s=plan.mix.think_s,
             timeout_s=plan.timeout_s,
-        )  # fmt: skip
+        )
 
     def _add_host(self) -> NodeHost:
         plan, rng = self.plan, self.world.rng

@@ -25,9 +25,14 @@ WARM_UP_S: Final = 2.0
 STEADY_S: Final = 10.0
 KNOWN_WITHIN_S: Final = 60.0
 _SETTINGS: Final[dict[str, int | float | str]] = {
-    "cluster": "meshcache", "slots": 1024, "vnodes": 150, "replicas": 3,
-    "value_bytes_max": 1 << 24, "request_bytes_max": 1 << 26, "reply_bytes_max": 1 << 23,
-}  # fmt: skip
+    "cluster": "meshcache",
+    "slots": 1024,
+    "vnodes": 150,
+    "replicas": 3,
+    "value_bytes_max": 1 << 24,
+    "request_bytes_max": 1 << 26,
+    "reply_bytes_max": 1 << 23,
+}
 
 
 class Peer:
@@ -135,9 +140,14 @@ class Swarm:
     """A cluster of that many members, which all know each other already."""
 
     def __init__(
-        self, nodes: int, *, seed: int = 0, loss: float = 0.0, tick_s: float = TICK_S,
+        self,
+        nodes: int,
+        *,
+        seed: int = 0,
+        loss: float = 0.0,
+        tick_s: float = TICK_S,
         settings: MembershipSettings | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.world = World(seed)
         self.loss = loss
         self.tick_s = tick_s

@@ -20,9 +20,20 @@ from meshcache.simulation.history import History, Operation
 from meshcache.simulation.world import World
 
 WEIGHTS: Final = {
-    "get": 8.0, "get_many": 2.0, "set": 6.0, "set_many": 1.0, "delete": 2.0, "incr": 3.0, "count": 2.0, "add": 1.0,
-    "gets_cas": 2.0, "drop": 0.5, "touch": 1.0, "replace": 0.5, "put": 0.5,
-}  # fmt: skip
+    "get": 8.0,
+    "get_many": 2.0,
+    "set": 6.0,
+    "set_many": 1.0,
+    "delete": 2.0,
+    "incr": 3.0,
+    "count": 2.0,
+    "add": 1.0,
+    "gets_cas": 2.0,
+    "drop": 0.5,
+    "touch": 1.0,
+    "replace": 0.5,
+    "put": 0.5,
+}
 """The operations, and how often each is drawn."""
 
 HASTE_S: Final = (0.001, 0.003, 0.01)

@@ -195,9 +195,11 @@ def _cpu_model() -> str:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; the presets fill in what was not said."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="scripts/bench",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EPILOG + "\nrows: " + ", ".join([*(row.name for row in ROWS), MEMORY_ROW]),
-    )  # fmt: skip
+    )
     preset = parser.add_mutually_exclusive_group()
     preset.add_argument("--quick", action="store_true", help="fewer rows and rounds: less than a minute")
     preset.add_argument("--full", action="store_true", help="every row and more rounds: about a quarter of an hour")

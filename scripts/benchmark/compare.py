@@ -47,9 +47,13 @@ class Side:
             raise RuntimeError(f"the node of {tree} did not start")
         # -P: not the modules beside it, of which one is named as one of Python's own.
         self.client = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER), f"127.0.0.1:{port}"], env=environment, cwd=tree, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-P", str(WORKER), f"127.0.0.1:{port}"],
+            env=environment,
+            cwd=tree,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def measure(self, operation: str, seconds: float) -> tuple[float, float, float, float]:
         """Return wall time, and processor time of both processes, of the client and of the node, in µs an operation."""
@@ -112,9 +116,11 @@ def tell(operation: str, figures: list[Figures]) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Compare, and print a line for each operation."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench compare", description=__doc__, epilog=EXAMPLES,
+        prog="scripts/bench compare",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("commit", help="what to compare with")
     parser.add_argument("--starts", type=int, default=5, help="how often to start the processes (5)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each in one start (5)")

@@ -171,9 +171,11 @@ def measure_counting(rounds: int) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Measure, and print tables."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench hotkeys", description=__doc__, epilog=EXAMPLES,
+        prog="scripts/bench hotkeys",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="interleaved rounds (default: 5)")
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of one block on a mesh (default: 3)")
     parser.add_argument("--only", choices=("counting", "mesh"), help="one of the two parts")

@@ -204,9 +204,11 @@ def void(writes: int, readers: int) -> dict[str, float]:
 def main(arguments: Sequence[str]) -> int:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench near", description=__doc__, epilog=EXAMPLES,
+        prog="scripts/bench near",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--hits", action="store_true", help="only what a hit costs")
     parser.add_argument("--void", action="store_true", help="only the time to void")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="interleaved rounds of hits (9)")

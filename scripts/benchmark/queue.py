@@ -148,9 +148,11 @@ def measure_queue(home: Path, sync: Any, threads: int, seconds: float) -> dict[s
 def main(arguments: Sequence[str]) -> int:
     """Measure, and print."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench queue", description=__doc__, epilog=EXAMPLES,
+        prog="scripts/bench queue",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--rounds", type=int, default=200, help="commits of each kind (200)")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each number of threads (2)")
     parser.add_argument("--dir", type=Path, help="on the disk that is to be measured (the temporary directory)")

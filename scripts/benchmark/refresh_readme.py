@@ -76,11 +76,15 @@ def bench_rows(result: dict[str, Any]) -> list[list[str]]:
     for row in result["rows"]:
         name = next(iter(row["contestants"]))
         median = row["contestants"][name]["median"]
-        rows.append([
-            row["title"], f"{median['keys_per_s']:,.0f}",
-            f"{microseconds(median['p50_us'])} / {microseconds(median['p99_us'])}",
-            ratio(row, "redis", "redis tuned"), ratio(row, "memcached"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                row["title"],
+                f"{median['keys_per_s']:,.0f}",
+                f"{microseconds(median['p50_us'])} / {microseconds(median['p99_us'])}",
+                ratio(row, "redis", "redis tuned"),
+                ratio(row, "memcached"),
+            ]
+        )
     return rows
 
 
@@ -100,13 +104,19 @@ def bench_text(result: dict[str, Any]) -> str:
         for name, found in result["memory_bytes_per_entry"].items()
     ]
     entries = next(iter(result["memory_bytes_per_entry"].values()), {"entries": 0})["entries"]
-    return "\n".join([
-        f"{header['machine']}; {header['versions']}; {'; '.join(servers)}.", "",
-        table(["what", "meshcache, keys/s", "p50 / p99 of a call", "vs redis", "vs memcached"], rows), "",
-        BENCH_LEGEND, "",
-        f"Memory per entry beyond its 16-byte key and 100-byte value ({entries:,} entries with a TTL):", "",
-        table(["server", "resident bytes", "by its own account"], memory),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"{header['machine']}; {header['versions']}; {'; '.join(servers)}.",
+            "",
+            table(["what", "meshcache, keys/s", "p50 / p99 of a call", "vs redis", "vs memcached"], rows),
+            "",
+            BENCH_LEGEND,
+            "",
+            f"Memory per entry beyond its 16-byte key and 100-byte value ({entries:,} entries with a TTL):",
+            "",
+            table(["server", "resident bytes", "by its own account"], memory),
+        ]
+    )
 
 
 def spread(values: list[float]) -> str:
@@ -127,10 +137,13 @@ def ring_text(result: dict[str, Any]) -> str:
         for (nodes, ring), load in loads.items()
     ]
     head = ["ring", "share of the keys", "moved, mean", "moved, most"]
-    return "\n".join([
-        table(head, rows), "",
-        RING_LEGEND,
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            table(head, rows),
+            "",
+            RING_LEGEND,
+        ]
+    )
 
 
 def store_text(results: list[dict[str, Any]]) -> str:
@@ -155,12 +168,17 @@ def store_text(results: list[dict[str, Any]]) -> str:
         + [f"{each[column]:.2f}" for column in ("read_us", "overwrite_us", "evict_us")]
         for each in speed
     ]
-    return "\n".join([
-        table(["value bytes", "bytes beyond key and value", "resident / accounted"], sizes), "",
-        table(["µs of CPU a key, in batches of 100", "read", "overwrite", "write that evicts"], times), "",
-        pauses_text(results), "",
-        "The OrderedDict only looks up and keeps the order: no byte limit, no expiry calendar, no tombstones.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            table(["value bytes", "bytes beyond key and value", "resident / accounted"], sizes),
+            "",
+            table(["µs of CPU a key, in batches of 100", "read", "overwrite", "write that evicts"], times),
+            "",
+            pauses_text(results),
+            "",
+            "The OrderedDict only looks up and keeps the order: no byte limit, no expiry calendar, no tombstones.",
+        ]
+    )
 
 
 def pauses_text(results: list[dict[str, Any]]) -> str:
@@ -263,9 +281,11 @@ def section_text(name: str, measured: dict[str, Any]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Measure what is asked for and rewrite its sections."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench refresh-readme", description=__doc__, epilog=EXAMPLES,
+        prog="scripts/bench refresh-readme",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--quick", action="store_true", help="rough figures in about a minute")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="one section; may be repeated")
     parser.add_argument("--reuse", action="store_true", help="do not measure: take what is in out/")

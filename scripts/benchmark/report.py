@@ -154,8 +154,16 @@ def plot(results: Results, paths: list[Path]) -> bool:
         seen.add(name)
         errors = [[max(0.0, ratio.value - ratio.low)], [max(0.0, ratio.high - ratio.value)]]
         # On a logarithmic axis a bar starts at 1, where both are equally fast.
-        axes.barh(position, ratio.value - 1, left=1, height=0.85, color=COLOURS[name], label=label, xerr=errors,
-                  error_kw={"elinewidth": 0.8, "ecolor": "#444444"})  # fmt: skip
+        axes.barh(
+            position,
+            ratio.value - 1,
+            left=1,
+            height=0.85,
+            color=COLOURS[name],
+            label=label,
+            xerr=errors,
+            error_kw={"elinewidth": 0.8, "ecolor": "#444444"},
+        )
         edge = max(ratio.value, ratio.high, 1.0) if ratio.value >= 1 else 1.0
         axes.text(edge * 1.03, position, f"{ratio.value:.2f}", va="center", fontsize=7)
         position += 1

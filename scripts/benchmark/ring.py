@@ -186,9 +186,11 @@ def markdown(loads: list[dict[str, Any]], moves: list[dict[str, Any]], keys: int
 def main(arguments: Sequence[str]) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench ring", description=__doc__, epilog=EXAMPLES,
+        prog="scripts/bench ring",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     parser.add_argument("--keys", type=int, default=200_000, help="keys to hash (default: %(default)s)")
     parser.add_argument("--sets", type=int, default=100, help="member sets per cluster size (default: %(default)s)")

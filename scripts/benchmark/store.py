@@ -369,9 +369,11 @@ def run_apart(name: str, arguments: Result) -> Result:
 def main(arguments: Sequence[str]) -> int:
     """Run what is asked for, and print it."""
     parser = argparse.ArgumentParser(
-        prog="scripts/bench store", description=__doc__, epilog=EXAMPLES,
+        prog="scripts/bench store",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, under 20 s; without it about 5 min and 5 GB")
     parser.add_argument("--only", choices=EXPERIMENTS, help="one kind of experiment")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")

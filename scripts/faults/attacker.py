@@ -287,11 +287,23 @@ def half_messages(address: str, _publish: str, seconds: float) -> dict[str, Any]
 ATTACKS: Final[dict[str, Callable[[str, str, float], dict[str, Any]]]] = {
     attack.__name__.replace("_", "-"): attack
     for attack in (
-        unread_replies, unread_by_many, huge_subscription, many_subscriptions, deaf_subscribers, heavy_gets,
-        heavy_sets, heavy_deletes, heavy_updates, heavy_tags, heavy_clears, heavy_rumours, open_loop,
-        idle_connections, half_messages,
+        unread_replies,
+        unread_by_many,
+        huge_subscription,
+        many_subscriptions,
+        deaf_subscribers,
+        heavy_gets,
+        heavy_sets,
+        heavy_deletes,
+        heavy_updates,
+        heavy_tags,
+        heavy_clears,
+        heavy_rumours,
+        open_loop,
+        idle_connections,
+        half_messages,
     )
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     told = ATTACKS[sys.argv[3]](sys.argv[1], sys.argv[2], float(sys.argv[4]))

@@ -106,11 +106,17 @@ def attack_once(name: str, nodes: int, seconds: float) -> dict[str, Any]:
             name: mesh.log(name)[-1500:] for name in sorted({f"node{i + 1}" for i in range(nodes)} - set(mesh.pids))
         }
         return {
-            "logs": logs, "told": json.loads(attack.stdout) if attack.returncode == 0 else attack.stderr[-500:],
-            "ended": ended, "gap_s": max(witness.took_s, default=9.0), "p99_s": witness.quantile_s(0.99),
-            "reads": len(witness.took_s), "failed": witness.failed,
-            "peak_mib": (witness.peak_bytes - before) / 2**20, "left_mib": (left - before) / 2**20, "busy": busy,
-        }  # fmt: skip
+            "logs": logs,
+            "told": json.loads(attack.stdout) if attack.returncode == 0 else attack.stderr[-500:],
+            "ended": ended,
+            "gap_s": max(witness.took_s, default=9.0),
+            "p99_s": witness.quantile_s(0.99),
+            "reads": len(witness.took_s),
+            "failed": witness.failed,
+            "peak_mib": (witness.peak_bytes - before) / 2**20,
+            "left_mib": (left - before) / 2**20,
+            "busy": busy,
+        }
 
 
 def _settle(cache: meshcache.Client, nodes: Sequence[str]) -> None:

@@ -186,10 +186,17 @@ def experiment(writes: int, kills: int, sync: str, seed: int) -> dict[str, Any]:
         stale = sum(in_cache.get(str(key), value) != value for key, value in expected.items())
         right = sum(run.found().get(key) == value for key, value in expected.items())
         return {
-            "writes": writes, "sync": sync, "rows": [asdict(row) for row in rows], "keys": len(expected),
-            "keys_right": right, "keys_cached": len(in_cache), "keys_stale_in_cache": stale,
-            "drained": ledger.drained, "accepted": ledger.accepted, "seconds": round(took_s, 1),
-        }  # fmt: skip
+            "writes": writes,
+            "sync": sync,
+            "rows": [asdict(row) for row in rows],
+            "keys": len(expected),
+            "keys_right": right,
+            "keys_cached": len(in_cache),
+            "keys_stale_in_cache": stale,
+            "drained": ledger.drained,
+            "accepted": ledger.accepted,
+            "seconds": round(took_s, 1),
+        }
 
 
 def held(result: dict[str, Any]) -> bool:

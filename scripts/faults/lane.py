@@ -103,8 +103,10 @@ class Lane:
         values = {name_of(key): value_of(key, n, self._padding) for key, n in zip(keys, numbers, strict=True)}
         name = name_of(keys[0])
         arguments: dict[str, tuple[Any, ...]] = {
-            "delete": (name,), "set": (name, values[name], None), "set_many": (values, None)
-        }  # fmt: skip
+            "delete": (name,),
+            "set": (name, values[name], None),
+            "set_many": (values, None),
+        }
         return Call(verb, arguments[verb], keys, [], numbers)
 
     def take(self, call: Call, outcome: Any, begin: float, end: float) -> None:

@@ -201,11 +201,15 @@ class _Worker:
         first = self._number * self._plan.lanes
         self.lanes = [
             Lane(
-                self._ledger, range((first + i) * per_lane, (first + i + 1) * per_lane),
-                self._plan.mix, self._plan.value_bytes, first + i, began,
+                self._ledger,
+                range((first + i) * per_lane, (first + i + 1) * per_lane),
+                self._plan.mix,
+                self._plan.value_bytes,
+                first + i,
+                began,
             )
             for i in range(self._plan.lanes)
-        ]  # fmt: skip
+        ]
         return self.lanes
 
     def _fills(self) -> list[Call]:

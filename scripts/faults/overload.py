@@ -61,9 +61,14 @@ class _Run:
 
 
 def _run(
-    mesh: meshcache.LocalMesh, kind: str, count: int, operation: str, timeout_s: float, seconds: float,
+    mesh: meshcache.LocalMesh,
+    kind: str,
+    count: int,
+    operation: str,
+    timeout_s: float,
+    seconds: float,
     hurt: Callable[[meshcache.LocalMesh], tuple[float, float]] | None = None,
-) -> _Run:  # fmt: skip
+) -> _Run:
     """Let a crowd of callers loose, in a process of its own, and meanwhile hurt the node."""
     arguments = [",".join(mesh.addresses), kind, str(count), operation, str(timeout_s), str(seconds)]
     with subprocess.Popen([sys.executable, str(CALLERS), *arguments], stdout=subprocess.PIPE, text=True) as callers:

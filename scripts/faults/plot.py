@@ -58,6 +58,11 @@ def _mark(axes: Any, marks: list[tuple[float, str]]) -> None:
         top = axes[3]
         for number, (at_s, what) in enumerate(marks):
             top.annotate(
-                what, (at_s, 0.98 - 0.08 * (number % 3)), xycoords=("data", "axes fraction"), fontsize=6,
-                color="#c0392b", rotation=0, va="top",
-            )  # fmt: skip
+                what,
+                (at_s, 0.98 - 0.08 * (number % 3)),
+                xycoords=("data", "axes fraction"),
+                fontsize=6,
+                color="#c0392b",
+                rotation=0,
+                va="top",
+            )

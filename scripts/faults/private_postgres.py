@@ -69,17 +69,27 @@ def private_postgres(*, fsync: bool = False) -> Iterator[str]:
             "--no-sync",
         ]
         made = subprocess.run(
-            [*command, "--locale=C"], cwd=home, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False,
+            [*command, "--locale=C"],
+            cwd=home,
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
+            check=False,
             **account,
-        )  # fmt: skip
+        )
         if made.returncode:
             raise NoPostgres(f"initdb failed: {made.stderr.strip() or made.stdout.strip()}")
         with (home / "log").open("wb") as log:
             settings = ["listen_addresses=", f"unix_socket_directories={home}", f"fsync={'on' if fsync else 'off'}"]
             server = subprocess.Popen(
                 [binaries / "postgres", "-D", data, *(word for each in settings for word in ("-c", each))],
-                cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **account,
-            )  # fmt: skip
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **account,
+            )
         try:
             _wait(binaries, home, server)
             yield f"host={home} user=meshcache dbname=postgres"

@@ -68,9 +68,11 @@ from the first call on it that did not succeed to the end of the first one that 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="scripts/chaos", description="Put meshes of real processes under load, hurt them, and check every answer.",
-        epilog=EXAMPLES.format(names=", ".join(SCENARIOS)), formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        prog="scripts/chaos",
+        description="Put meshes of real processes under load, hurt them, and check every answer.",
+        epilog=EXAMPLES.format(names=", ".join(SCENARIOS)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="which to run (all)")
     parser.add_argument("--quick", action="store_true", help="short versions")
     parser.add_argument(
@@ -102,9 +104,15 @@ def main(arguments: Sequence[str]) -> int:
     parsed = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     options = Options(
-        quick=parsed.quick, rounds=parsed.rounds, rate=parsed.rate, seed=parsed.seed, logs=parsed.logs,
-        debug=parsed.debug, beside=parsed.beside, attacks=tuple(parsed.attacks),
-    )  # fmt: skip
+        quick=parsed.quick,
+        rounds=parsed.rounds,
+        rate=parsed.rate,
+        seed=parsed.seed,
+        logs=parsed.logs,
+        debug=parsed.debug,
+        beside=parsed.beside,
+        attacks=tuple(parsed.attacks),
+    )
     results = []
     for name in dict.fromkeys(parsed.scenarios or SCENARIOS):
         print(f"== {name}", file=sys.stderr, flush=True)

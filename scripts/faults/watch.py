@@ -131,9 +131,18 @@ class Watch:
 def sum_of(counters: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Return the sums over all nodes of the counters that tell of faults; of times the maximum."""
     names = (
-        "node.late", "node.stale_boot", "node.rejoins", "node.refused", "node.undeliverable", "node.malformed",
-        "node.ring_changes", "node.router_resets", "coordinator.repairs", "coordinator.restamps", "store.evictions",
-    )  # fmt: skip
+        "node.late",
+        "node.stale_boot",
+        "node.rejoins",
+        "node.refused",
+        "node.undeliverable",
+        "node.malformed",
+        "node.ring_changes",
+        "node.router_resets",
+        "coordinator.repairs",
+        "coordinator.restamps",
+        "store.evictions",
+    )
     sums = {name: sum(values.get(name, 0) for values in counters.values()) for name in names}
     times = [name for values in counters.values() for name in values if name.startswith("node.longest_")]
     for name in ["node.longest_turn_ms", *times]:

@@ -25,9 +25,11 @@ Exit 1 if a write was lost, 2 if there is no PostgreSQL.
 def main(arguments: Sequence[str]) -> int:
     """Run what the arguments say; 1 if a write was lost."""
     parser = argparse.ArgumentParser(
-        prog="scripts/chaos write-behind", description=kill_writer.__doc__, epilog=EXAMPLES,
+        prog="scripts/chaos write-behind",
+        description=kill_writer.__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--writes", type=int, default=100_000, help="how many (100,000)")
     parser.add_argument("--kills", type=int, default=3, help="how often the writer is killed (3)")
     parser.add_argument("--sync", choices=("full", "normal"), default="full", help="of the queue's file (full)")

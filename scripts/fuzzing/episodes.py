@@ -43,14 +43,42 @@ PEER_EVENT: Final = 0.1
 ORIGINS: Final = (b"\1client", b"\2client", b"\3peer")
 
 REQUESTS: Final[list[type[Message]]] = [
-    m.Hello, m.Ping, m.PingReq, m.Gossip, m.Get, m.Set, m.Delete, m.Update, m.Clear, m.InvalidateTags, m.Inspect,
-    m.Read, m.Write, m.Sweep, m.SweepTags, m.Pull, m.Floors, m.Compare,
-]  # fmt: skip
+    m.Hello,
+    m.Ping,
+    m.PingReq,
+    m.Gossip,
+    m.Get,
+    m.Set,
+    m.Delete,
+    m.Update,
+    m.Clear,
+    m.InvalidateTags,
+    m.Inspect,
+    m.Read,
+    m.Write,
+    m.Sweep,
+    m.SweepTags,
+    m.Pull,
+    m.Floors,
+    m.Compare,
+]
 """What is sent to a ROUTER, but for what has a node leave."""
 ANSWERS: Final[list[type[Message]]] = [
-    m.Welcome, m.Refused, m.Ack, m.Vouch, m.Nack, m.Gossip, m.Reply, m.Reject, m.ReadReply, m.WriteReply, m.SweepReply,
-    m.PullReply, m.FloorsReply, m.CompareReply,
-]  # fmt: skip
+    m.Welcome,
+    m.Refused,
+    m.Ack,
+    m.Vouch,
+    m.Nack,
+    m.Gossip,
+    m.Reply,
+    m.Reject,
+    m.ReadReply,
+    m.WriteReply,
+    m.SweepReply,
+    m.PullReply,
+    m.FloorsReply,
+    m.CompareReply,
+]
 
 Step = tuple[Any, ...]
 """What is done, and with what."""
@@ -197,9 +225,10 @@ class Trio:
 
     def __init__(self) -> None:
         self.mesh = Mesh(
-            nodes=3, cluster={"slots": 64, "vnodes": 8, "replicas": 2},
+            nodes=3,
+            cluster={"slots": 64, "vnodes": 8, "replicas": 2},
             store={"max_entries": 200, "tombstone_grace_s": 30.0},
-        ).start()  # fmt: skip
+        ).start()
         self.mesh.run(0.5)
         self.gone = False
         self.boots = {name: host.starts for name, host in self.mesh.nodes.items()}

@@ -20,16 +20,52 @@ from meshcache.protocol.messages import KINDS, Change, Fact, Message
 from meshcache.protocol.record import NEVER_MS, Extras, with_extras
 
 EDGES: Final = (
-    -(1 << 63), -(1 << 31), -1, 0, 1, 2, 255, 256, 4096, 4097, (1 << 31) - 1, 1 << 32, (1 << 44) - 1, (1 << 48) - 1,
-    1 << 52, 1 << 53, (1 << 56) - 1, (1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1,
-)  # fmt: skip
+    -(1 << 63),
+    -(1 << 31),
+    -1,
+    0,
+    1,
+    2,
+    255,
+    256,
+    4096,
+    4097,
+    (1 << 31) - 1,
+    1 << 32,
+    (1 << 44) - 1,
+    (1 << 48) - 1,
+    1 << 52,
+    1 << 53,
+    (1 << 56) - 1,
+    (1 << 62) - 1,
+    1 << 62,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+)
 KEYS: Final = [b"k%d" % i for i in range(24)]
 TAGS: Final = [b"t1", b"t2", b"t3"]
 ADDRESSES: Final = [f"127.0.0.{i}:{7000 + i}" for i in range(2, 9)]
 ODD_TEXTS: Final = (
-    "", "garbage", "h:0", "h:65536", "[::1]:1", "[::]:1", "0.0.0.0:1", "224.0.0.1:9", "a..b:1", "a" * 64 + ":1", "\0",
-    "\x1b[2J", "é", "n" * 65, "x" * 2000, "::1:80", "localhost:1", "no.such.host.invalid:9",
-)  # fmt: skip
+    "",
+    "garbage",
+    "h:0",
+    "h:65536",
+    "[::1]:1",
+    "[::]:1",
+    "0.0.0.0:1",
+    "224.0.0.1:9",
+    "a..b:1",
+    "a" * 64 + ":1",
+    "\0",
+    "\x1b[2J",
+    "é",
+    "n" * 65,
+    "x" * 2000,
+    "::1:80",
+    "localhost:1",
+    "no.such.host.invalid:9",
+)
 _ACCUSERS: Final[tuple[list[str], ...]] = (*[[]] * 20, *[["n2"]] * 10, *[["n2", "n3"]] * 10, ["n2"] * 9)
 DAMAGED: Final = 0.08
 NOISE: Final = 0.04
@@ -233,9 +269,18 @@ class Draw:
         known = list(rng.choice(scene.facts)) if scene.facts and rng.random() < 0.7 else None
         number = rng.randint(2, 40)
         said: list[Any] = known or [
-            f"n{number}", rng.choice(ADDRESSES), rng.choice(("", "127.0.0.1:9")), "", "h", "", 1.0,
-            (scene.wall_ms << 16) + number, scene.wall_ms << 8, 0, b"",
-        ]  # fmt: skip
+            f"n{number}",
+            rng.choice(ADDRESSES),
+            rng.choice(("", "127.0.0.1:9")),
+            "",
+            "h",
+            "",
+            1.0,
+            (scene.wall_ms << 16) + number,
+            scene.wall_ms << 8,
+            0,
+            b"",
+        ]
         for _ in range(rng.choice((0, 1, 1, 2))):
             place = rng.randrange(len(said))
             said[place] = self._fact_field(place, said[place], scene)

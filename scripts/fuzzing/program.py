@@ -30,10 +30,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/fuzz",
         description="Send frames to nodes that no honest peer would send. Exit 1 if anything is found.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--target", choices=[*TARGETS, "processes"], default="one", help="one node core, three of them "
-                        "in the simulator, or three processes over ZeroMQ (default: one)")  # fmt: skip
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--target",
+        choices=[*TARGETS, "processes"],
+        default="one",
+        help="one node core, three of them in the simulator, or three processes over ZeroMQ (default: one)",
+    )
     parser.add_argument("--frames", type=int, default=100_000, help="how many to send at least (100,000)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long in any case")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode (0)")

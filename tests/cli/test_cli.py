@@ -146,8 +146,9 @@ def test_invalidate_takes_keys_a_prefix_or_tags(client: FakeClient, capsysbinary
         assert "--prefix" in error
     client.answers["invalidate_prefix"] = 6
     assert json.loads(run(capsysbinary, "invalidate", "--prefix", "u:", "--json")[1]) == {
-        "prefix": "u:", "dropped_copies": 6,
-    }  # fmt: skip
+        "prefix": "u:",
+        "dropped_copies": 6,
+    }
     client.answers["invalidate_tags"] = 7
     assert json.loads(run(capsysbinary, "invalidate", "--tag", "t", "--json")[1]) == {
         "tags": ["t"],
@@ -227,9 +228,11 @@ def test_watch_prints_a_line_for_each_event(client: FakeClient, capsysbinary: py
     assert client.calls[0] == ("subscribe", ("u",), {})
     lines = [line.split(maxsplit=3)[1:] for line in out.decode().splitlines()]
     assert lines == [
-        ["set", "node1", "user:1"], ["delete", "node2", "\\udcff\\n"], ["clear", "node1", "u:*"],
+        ["set", "node1", "user:1"],
+        ["delete", "node2", "\\udcff\\n"],
+        ["clear", "node1", "u:*"],
         ["gap", "-", "something may be missing here"],
-    ]  # fmt: skip
+    ]
     client.answers["subscribe"] = FakeSubscription(EVENTS)
     out = run(capsysbinary, "watch", "--json", "--count", "2")[1]
     first, second = [json.loads(line) for line in out.splitlines()]

@@ -117,9 +117,13 @@ def test_fewer_nodes_than_copies_are_a_warning() -> None:
 
 def store(**fields: Any) -> dict[str, Any]:
     return {
-        "entries": 10, "max_entries": 10_000, "bytes": 1000, "max_bytes": 100_000,
-        "evictions": 0, "evicted_s_ago": None,
-    } | fields  # fmt: skip
+        "entries": 10,
+        "max_entries": 10_000,
+        "bytes": 1000,
+        "max_bytes": 100_000,
+        "evictions": 0,
+        "evicted_s_ago": None,
+    } | fields
 
 
 def test_a_node_that_evicts_is_a_warning_that_says_what_to_set() -> None:
@@ -147,8 +151,10 @@ def test_evictions_of_a_while_ago_are_told_as_such() -> None:
 
 LARGE = {
     "store": store(entries=987_654, max_entries=1_000_000, bytes=1_999_999_999, max_bytes=2_000_000_000),
-    "hints": 123_456, "compared_s_ago": 1234.5, "incarnation": 2**60,
-}  # fmt: skip
+    "hints": 123_456,
+    "compared_s_ago": 1234.5,
+    "incarnation": 2**60,
+}
 MESHES = {
     "usual": [well(f"node{i}", store=store(entries=9871)) for i in range(1, 4)],
     "production": [
@@ -216,11 +222,24 @@ def test_tables_fold_and_cut_where_they_must() -> None:
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (0, "0"), (7, "7"), (999, "999"), (1000, "1k"), (1234, "1,234"), (9871, "9,871"), (10_000, "10k"),
-        (15_617, "15,617"), (99_999, "99,999"), (123_456, "123k"), (999_950, "1.0M"), (1_000_000, "1M"),
-        (1_234_567, "1.2M"), (100_000_000, "100M"), (2_500_000_000, "2.5G"), (10**13, "10T"),
+        (0, "0"),
+        (7, "7"),
+        (999, "999"),
+        (1000, "1k"),
+        (1234, "1,234"),
+        (9871, "9,871"),
+        (10_000, "10k"),
+        (15_617, "15,617"),
+        (99_999, "99,999"),
+        (123_456, "123k"),
+        (999_950, "1.0M"),
+        (1_000_000, "1M"),
+        (1_234_567, "1.2M"),
+        (100_000_000, "100M"),
+        (2_500_000_000, "2.5G"),
+        (10**13, "10T"),
     ],
-)  # fmt: skip
+)
 def test_quantities_are_short(number: int, text: str) -> None:
     assert quantity(number) == text
 

@@ -313,12 +313,26 @@ def test_the_same_call_has_the_same_key_however_it_is_written() -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (1, 1.0), (1, True), (1, "1"), ("a", b"a"), (None, "None"), ((1, 2), [1, 2]), ([1, 2], [[1], 2]),
-        (("a", "b"), ("a','b",)), ({1}, frozenset({1})), ({"a": 1}, [("a", 1)]), (Colour.RED, Colour.BLUE),
-        (Colour.RED, "RED"), (Decimal(1), 1), (UUID(int=1), str(UUID(int=1))), ((1,), 1), ((), ((),)),
-        (datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01"), ("x" * 500 + "a", "x" * 500 + "b"),
+        (1, 1.0),
+        (1, True),
+        (1, "1"),
+        ("a", b"a"),
+        (None, "None"),
+        ((1, 2), [1, 2]),
+        ([1, 2], [[1], 2]),
+        (("a", "b"), ("a','b",)),
+        ({1}, frozenset({1})),
+        ({"a": 1}, [("a", 1)]),
+        (Colour.RED, Colour.BLUE),
+        (Colour.RED, "RED"),
+        (Decimal(1), 1),
+        (UUID(int=1), str(UUID(int=1))),
+        ((1,), 1),
+        ((), ((),)),
+        (datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01"),
+        ("x" * 500 + "a", "x" * 500 + "b"),
     ],
-)  # fmt: skip
+)
 def test_different_arguments_have_different_keys(one: Any, other: Any) -> None:
     assert key_of(one) != key_of(other)
 
@@ -338,11 +352,15 @@ def test_keys_do_not_depend_on_the_process() -> None:
     program = "from test_cached import key_of; print(key_of({'a', 'b', 'c'}, {'x': (1, None)}))"
     printed = {
         subprocess.run(
-            [sys.executable, "-c", program], cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
             env={"PYTHONHASHSEED": seed, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         ).stdout
         for seed in ("1", "2")
-    }  # fmt: skip
+    }
     assert len(printed) == 1
 
 
@@ -568,13 +586,21 @@ class Yielding:
 @pytest.mark.parametrize(
     ("function", "error"),
     [
-        (yielding, "generator"), (yielding_later, "generator"), (functools.partial(yielding, 1), "generator"),
-        (Yielding(), "generator"), (functools.partial(Yielding(), 1), "generator"), (Yielding().__call__, "generator"),
-        (classmethod(yielding), "generator"), (staticmethod(yielding_later), "generator"),
-        (property(len), "put @property over it"), (functools.cached_property(len), "put @property over it"),
-        (7, "is for functions"), (None, "is for functions"), (classmethod(OF_ALL), "put @property"),
+        (yielding, "generator"),
+        (yielding_later, "generator"),
+        (functools.partial(yielding, 1), "generator"),
+        (Yielding(), "generator"),
+        (functools.partial(Yielding(), 1), "generator"),
+        (Yielding().__call__, "generator"),
+        (classmethod(yielding), "generator"),
+        (staticmethod(yielding_later), "generator"),
+        (property(len), "put @property over it"),
+        (functools.cached_property(len), "put @property over it"),
+        (7, "is for functions"),
+        (None, "is for functions"),
+        (classmethod(OF_ALL), "put @property"),
     ],
-)  # fmt: skip
+)
 def test_what_can_not_be_cached_is_refused_when_it_is_decorated(
     cache: meshcache.Client, function: Any, error: str
 ) -> None:

@@ -37,9 +37,18 @@ class Process:
         self._interrupts: dict[str, Callable[[BaseException], None]] = {}
 
     def ask(
-        self, name: str, value: Any = None, *, seconds: float = 0.1, timeout: float = 20.0, key: str = "key",
-        session: Any = None, operation: str = "get_or_set", ttl: float | None = None, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        value: Any = None,
+        *,
+        seconds: float = 0.1,
+        timeout: float = 20.0,
+        key: str = "key",
+        session: Any = None,
+        operation: str = "get_or_set",
+        ttl: float | None = None,
+        **options: Any,
+    ) -> None:
         began = self.story.mesh.world.now
 
         def read() -> Any:

@@ -99,8 +99,27 @@ def test_functions_of_one_factory_are_told_apart_by_what_they_close_over(cache: 
     double, triple = cache.cached()(times(2)), cache.cached()(times(3))
     assert (double(5), triple(5), double(5)) == ((2, 5), (3, 5), (2, 5))
     keys = Keys()
-    distinct = [1, True, "1", (1, 2), ("1", 2), None, Table, int, top, math.sin, len, times(1), times(2), math, sys,
-                functools.partial(top, 1), functools.partial(top, 2), "abc".join, "abd".join]  # fmt: skip
+    distinct = [
+        1,
+        True,
+        "1",
+        (1, 2),
+        ("1", 2),
+        None,
+        Table,
+        int,
+        top,
+        math.sin,
+        len,
+        times(1),
+        times(2),
+        math,
+        sys,
+        functools.partial(top, 1),
+        functools.partial(top, 2),
+        "abc".join,
+        "abd".join,
+    ]
     assert len({keys.of(times(factor), 1) for factor in distinct}) == len(distinct)
     assert keys.of(times(2), 1) == keys.of(times(2), 1) == Keys().of(times(2), 1)
 
@@ -221,9 +240,14 @@ def test_partials_are_told_apart_by_what_they_hold(cache: meshcache.Client) -> N
     assert two.refresh(1) == (2, 1)
     keys = Keys()
     held: list[Any] = [
-        functools.partial(add), functools.partial(add, 1), functools.partial(add, "1"), functools.partial(add, one=1),
-        functools.partial(max, 1, key=len), functools.partial(max, 1), functools.partial(max, 1, "key", len),
-    ]  # fmt: skip
+        functools.partial(add),
+        functools.partial(add, 1),
+        functools.partial(add, "1"),
+        functools.partial(add, one=1),
+        functools.partial(max, 1, key=len),
+        functools.partial(max, 1),
+        functools.partial(max, 1, "key", len),
+    ]
     names = [keys.names.of_function(b"", one, alone=True) for one in held]
     assert len(set(names)) == len(names)
     keys.of(functools.partial(add, Table()), 1)
@@ -367,10 +391,14 @@ if __name__ == "__main__":
 
 def keys_of(*arguments: str, cwd: Path, body: str = "x", seed: str = "0", given: str | None = None) -> list[str]:
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=True,
+        [sys.executable, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=True,
         input=None if given is None else given.replace("BODY", body),
         env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-    ).stdout.split()  # fmt: skip
+    ).stdout.split()
 
 
 def test_two_programs_differ_and_one_is_the_same_in_every_process(tmp_path: Path) -> None:

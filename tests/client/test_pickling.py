@@ -54,9 +54,17 @@ def described(client: Client | AsyncClient) -> list[Any]:
             session.copies is None,
         )
     return [
-        type(client), session.routing.seeds, options.prefix, options.timeout_s, options.ttl_ms, options.w, options.r,
-        options.codec.chosen, session.cluster, near,
-    ]  # fmt: skip
+        type(client),
+        session.routing.seeds,
+        options.prefix,
+        options.timeout_s,
+        options.ttl_ms,
+        options.w,
+        options.r,
+        options.codec.chosen,
+        session.cluster,
+        near,
+    ]
 
 
 def by_pickle(value: Any) -> Any:

@@ -110,9 +110,13 @@ def test_what_is_not_found_by_its_name_is_refused_in_words() -> None:
         return number
 
     functions: list[Any] = [
-        plain_square, cache.cached()(local), cache.cached()(max), cache.cached()(functools.partial(local, 1)),
-        wrapped.__wrapped__, Kiosk("k").parents,
-    ]  # fmt: skip
+        plain_square,
+        cache.cached()(local),
+        cache.cached()(max),
+        cache.cached()(functools.partial(local, 1)),
+        wrapped.__wrapped__,
+        Kiosk("k").parents,
+    ]
     for function in functions:
         for each in (function, function.refresh):
             with pytest.raises(pickle.PicklingError, match=r"can not pickle the cached .*the top of a module"):
@@ -183,7 +187,12 @@ def test_other_processes_run_cached_functions(
     root = Path(meshcache.__file__).parent.parent
     with fake_mesh() as (node,):
         ran = subprocess.run(
-            [sys.executable, *arguments, method], cwd=tmp_path, capture_output=True, text=True, check=False,
-            env={**os.environ, "MESHCACHE_SEEDS": node.address, "PYTHONPATH": str(root)}, timeout=100,
-        )  # fmt: skip
+            [sys.executable, *arguments, method],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "MESHCACHE_SEEDS": node.address, "PYTHONPATH": str(root)},
+            timeout=100,
+        )
     assert ran.stdout == PRINTED, ran.stderr

@@ -176,12 +176,41 @@ class Money:
 
 
 OWN: list[Any] = [
-    Colour.RED, Mood.GOOD, Right.READ, Right.READ | Right.WRITE, Right(0), Right(8), Shape.ROUND, Point(1, 2),
-    Pair(1, 2), iter([]), object(), ValueError("a"), defaultdict(lambda: 1), defaultdict(Items),
-    Text("a"), Number(1), Number(1 << 70), Real(1.5), Data(b"a"), Items([1]), Table(a=1), Triple((1,)), Group({1}),
-    Tally("a"), Exact(1), urllib.parse.urlsplit("http://a/b"), Money(Decimal(1), "EUR"), Money, len, lambda: 0, ...,
-    msgpack.ExtType(1, b""), msgpack.ExtType(99, b"a"), msgpack.Timestamp(7),
-]  # fmt: skip
+    Colour.RED,
+    Mood.GOOD,
+    Right.READ,
+    Right.READ | Right.WRITE,
+    Right(0),
+    Right(8),
+    Shape.ROUND,
+    Point(1, 2),
+    Pair(1, 2),
+    iter([]),
+    object(),
+    ValueError("a"),
+    defaultdict(lambda: 1),
+    defaultdict(Items),
+    Text("a"),
+    Number(1),
+    Number(1 << 70),
+    Real(1.5),
+    Data(b"a"),
+    Items([1]),
+    Table(a=1),
+    Triple((1,)),
+    Group({1}),
+    Tally("a"),
+    Exact(1),
+    urllib.parse.urlsplit("http://a/b"),
+    Money(Decimal(1), "EUR"),
+    Money,
+    len,
+    lambda: 0,
+    ...,
+    msgpack.ExtType(1, b""),
+    msgpack.ExtType(99, b"a"),
+    msgpack.Timestamp(7),
+]
 
 
 @pytest.mark.parametrize("value", OWN, ids=lambda value: type(value).__name__)
@@ -328,10 +357,21 @@ def test_stored_bytes_name_nothing_but_what_is_registered(name: Any) -> None:
 
 @pytest.mark.parametrize(
     "items",
-    [[], ["python.deque"], ["python.deque", 1, 2], ["python.range", [1, 2, 0]], ["python.Fraction", [1, 0]],
-     ["python.defaultdict", ["eval", {}]], ["python.defaultdict", 5], ["python.HTTPStatus", 7],
-     ["python.ZoneInfo", "../x"], ["python.IPv4Address", "x"], ["python.timezone", []], ["python.OrderedDict", 5]],
-)  # fmt: skip
+    [
+        [],
+        ["python.deque"],
+        ["python.deque", 1, 2],
+        ["python.range", [1, 2, 0]],
+        ["python.Fraction", [1, 0]],
+        ["python.defaultdict", ["eval", {}]],
+        ["python.defaultdict", 5],
+        ["python.HTTPStatus", 7],
+        ["python.ZoneInfo", "../x"],
+        ["python.IPv4Address", "x"],
+        ["python.timezone", []],
+        ["python.OrderedDict", 5],
+    ],
+)
 def test_hostile_forms_are_serialization_errors(items: list[Any]) -> None:
     data = msgpack.packb([msgpack.ExtType(12, b""), *items])
     with pytest.raises(SerializationError, match="can not decode"):
@@ -378,7 +418,7 @@ def test_names_and_types_are_unique() -> None:
 @pytest.mark.parametrize(
     "kind",
     [int, str, bytes, bool, type(None), list, dict, tuple, set, frozenset, bytearray, Decimal, deque, type(Path())],
-)  # fmt: skip
+)
 def test_what_is_stored_as_it_is_can_not_be_registered(kind: Any) -> None:
     with pytest.raises(ValueError, match="stored as what it is"):
         meshcache.codec.register(kind, "shop.kind", str, kind)

@@ -102,8 +102,13 @@ class World:
     def __init__(self, nodes: int = 3, *, known: bool = True, **options: Any) -> None:
         self.now = 100.0
         arguments: dict[str, Any] = {
-            "timeout": 5.0, "ttl": DEFAULT, "consistency": None, "codec": None, "namespace": "", "cluster": "",
-        }  # fmt: skip
+            "timeout": 5.0,
+            "ttl": DEFAULT,
+            "consistency": None,
+            "codec": None,
+            "namespace": "",
+            "cluster": "",
+        }
         self.session = begin("127.0.0.1:7101", **(arguments | options), clock=lambda: self.now)
         self.routing = self.session.routing
         self.session.rng = random.Random(1)
@@ -1112,8 +1117,9 @@ def test_who_is_turned_away_hears_that_the_node_is_overloaded() -> None:
     two, _ = link.encode(get_call(), 101.0)
     found = link.accept(encode_frame(0, [TurnedAway(world.routing.digest, [one, two, 99])]))
     assert [(number, outcome.error) for number, outcome in found if isinstance(outcome, Reject)] == [
-        (one, [Code.OVERLOADED]), (two, [Code.OVERLOADED]),
-    ]  # fmt: skip
+        (one, [Code.OVERLOADED]),
+        (two, [Code.OVERLOADED]),
+    ]
     assert link.ready
     assert link.accept(encode_frame(0, [Reply(one, b"", [b"1"])])) == []
 

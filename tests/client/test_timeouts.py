@@ -22,9 +22,16 @@ from meshcache.node.poller import Inlets
 from meshcache.protocol.record import NEVER_MS
 
 LONG: list[Any] = [
-    1e10, 1e300, sys.float_info.max, sys.maxsize, 1 << 63, 10**400, 2**31 / 1000, 2 * threading.TIMEOUT_MAX,
+    1e10,
+    1e300,
+    sys.float_info.max,
+    sys.maxsize,
+    1 << 63,
+    10**400,
+    2**31 / 1000,
+    2 * threading.TIMEOUT_MAX,
     timedelta.max,
-]  # fmt: skip
+]
 
 
 @pytest.fixture

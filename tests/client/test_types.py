@@ -219,8 +219,12 @@ def place(line: int) -> int:
 def test_mypy_finds_the_mistakes_and_nothing_else(program: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(program)],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
     found = re.findall(r"program\.py:(\d+): error: ", ran.stdout)
     assert {place(int(line)) for line in found} == MISTAKES, ran.stdout + ran.stderr
 
@@ -231,8 +235,12 @@ def test_pyright_finds_the_mistakes_and_nothing_else(program: Path) -> None:
     (program.parent / "pyrightconfig.json").write_text(json.dumps(settings))
     ran = subprocess.run(
         [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, str(program)],
-        cwd=program.parent, capture_output=True, text=True, check=False, timeout=100,
-    )  # fmt: skip
+        cwd=program.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
     found = [each for each in json.loads(ran.stdout)["generalDiagnostics"] if each["severity"] == "error"]
     assert {place(each["range"]["start"]["line"] + 1) for each in found} == MISTAKES, ran.stdout
 

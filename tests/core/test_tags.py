@@ -67,8 +67,14 @@ def test_a_floor_overrules_what_is_under_its_name_and_not_newer() -> None:
     assert held
     keys = [b"k", b"k", b"k", b"k", b"a:1", b"a:1", b"a:1"]
     records = [
-        tagged(4, b"s", b"t"), tagged(5, b"t"), tagged(6, b"t"), tagged(1, b"s"), tagged(3), tagged(4), tagged(1, b"t"),
-    ]  # fmt: skip
+        tagged(4, b"s", b"t"),
+        tagged(5, b"t"),
+        tagged(6, b"t"),
+        tagged(1, b"s"),
+        tagged(3),
+        tagged(4),
+        tagged(1, b"t"),
+    ]
     assert held.overruled(keys, records, NOW_MS) == {0: version(5), 1: version(5), 4: version(3), 6: version(5)}
 
 

@@ -291,8 +291,17 @@ def hand_over() -> Transcript:
 
 
 STORIES: list[Callable[[], Transcript]] = [
-    get, set, read_repair, join, leave, refutation, fill_lease, invalidation_gap, tag_drop, hand_over,
-]  # fmt: skip
+    get,
+    set,
+    read_repair,
+    join,
+    leave,
+    refutation,
+    fill_lease,
+    invalidation_gap,
+    tag_drop,
+    hand_over,
+]
 
 
 def text_of(story: Callable[[], Transcript]) -> str:

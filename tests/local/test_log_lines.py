@@ -76,8 +76,10 @@ def test_what_is_no_event_is_shown_as_it_is() -> None:
     assert FOR_PEOPLE.of_node("node2", "Assertion failed").endswith("  node2  Assertion failed")
     fails = json.dumps({"event": "node_failed", "level": "error", "exception": "Traceback\n  line", "timestamp": "?"})
     assert FOR_PEOPLE.of_node("node2", fails).splitlines() == [
-        "--:--:--  node2  node_failed", "    Traceback", "      line",
-    ]  # fmt: skip
+        "--:--:--  node2  node_failed",
+        "    Traceback",
+        "      line",
+    ]
 
 
 def test_a_death_stands_out_and_nodes_have_colours_of_their_own() -> None:

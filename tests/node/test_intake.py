@@ -35,11 +35,16 @@ def test_a_request_tells_its_number_and_whether_it_is_past_without_being_decoded
 @pytest.mark.parametrize(
     "frame",
     [
-        b"", b"\x92", b"\x92\0", b"\x92\0\x90", b"\xff" * 50, encode_frame(0, [m.Hello(1, "", None, b"")]),
+        b"",
+        b"\x92",
+        b"\x92\0",
+        b"\x92\0\x90",
+        b"\xff" * 50,
+        encode_frame(0, [m.Hello(1, "", None, b"")]),
         encode_frame(5, [m.Read(1, BOOT, NOW_MS, b"", [b"k"])]),
         encode_frame(0, [m.Get(1, 7, 0, b"", 0, 0, False, [])]),
     ],
-)  # fmt: skip
+)
 def test_of_any_other_frame_nothing_is_told(frame: bytes) -> None:
     assert DeadlinePeek(BOOT).past_by(NOW_MS)(frame) is None
 
@@ -58,10 +63,13 @@ class Overloaded:
         self.stop_after = 1 << 30
         peek = DeadlinePeek(BOOT)
         self.inlet = RequestInlet(
-            self.router, Connections(self.port), self.take, lambda: None,
+            self.router,
+            Connections(self.port),
+            self.take,
+            lambda: None,
             lambda: peek.past_by(NOW_MS),
             lambda _, frames: self.turned_away.extend(map(peek.number_of, frames)),
-        )  # fmt: skip
+        )
         self.inlet._shedding = True
         self.dealers: list[zmq.Socket[bytes]] = []
 

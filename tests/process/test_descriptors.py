@@ -231,8 +231,11 @@ def mesh() -> Iterator[LocalMesh]:
 def test_a_process_without_descriptors_is_told_so_and_lives(mesh: LocalMesh, name: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", COMMON + PROGRAMS[name], ",".join(mesh.addresses)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as program:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
         assert program.stdout is not None
         said = program.stdout.readline()
         if said.startswith("restart"):

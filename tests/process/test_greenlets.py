@@ -188,8 +188,11 @@ def mesh() -> Iterator[LocalMesh]:
 def run(program: str, seeds: list[str], patched: str = "{}") -> None:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-c", program, ",".join(seeds), patched],
-        capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (0, "well\n"), done.stderr
 
 

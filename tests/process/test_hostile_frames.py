@@ -65,10 +65,8 @@ FRAMES: dict[str, Told] = {
     "an immortal record": lambda caller, node_id: [
         m.Write(*caller.head(), False, [b"k"], [b"\xff" * 22 + b"\0\0planted"])
     ],
-    "an immortal tombstone": lambda caller, node_id: [
-        m.Write(*caller.head(), True, [b"k"], [b"\xff" * 22 + b"\1\0"])
-    ],
-}  # fmt: skip
+    "an immortal tombstone": lambda caller, node_id: [m.Write(*caller.head(), True, [b"k"], [b"\xff" * 22 + b"\1\0"])],
+}
 
 
 def is_served(caller: Caller, value: bytes) -> None:

@@ -298,7 +298,10 @@ near.close()
 def test_thousands_of_real_interruptions_cost_nothing_for_good(mesh: LocalMesh, seed: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STORM, ",".join(mesh.addresses), str(seed)],
-        capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[1]) > 500

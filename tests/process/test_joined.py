@@ -719,9 +719,14 @@ def test_a_program_that_ends_while_loads_run_prints_nothing_and_holds_nothing(
 ) -> None:
     command = [sys.executable, "-W", "error", "-c", PROGRAM + ENDS[end], mesh.addresses[0], key]
     found = subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=Path(__file__).parent,
+        command,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        cwd=Path(__file__).parent,
         env={**os.environ, "PYTHONPATH": f"{Path(meshcache.__file__).parent.parent}:{Path(__file__).parents[1]}"},
-    )  # fmt: skip
+    )
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
     at_once(other, key)
 

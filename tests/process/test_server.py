@@ -188,9 +188,16 @@ def test_frames_that_are_no_request_are_counted_and_dropped(caller: Caller, fram
 @pytest.mark.parametrize(
     "update",
     [
-        [99, 1], [4, "one", None, 0], [1, b"", 0], [5, True], [3, b"\0\0v", 0], [4, 1.5, 0, 0], [], [1, b"\1\0tomb", 0],
+        [99, 1],
+        [4, "one", None, 0],
+        [1, b"", 0],
+        [5, True],
+        [3, b"\0\0v", 0],
+        [4, 1.5, 0, 0],
+        [],
+        [1, b"\1\0tomb", 0],
     ],
-)  # fmt: skip
+)
 def test_changes_of_the_wrong_shape_are_counted_and_dropped(caller: Caller, update: list[Any]) -> None:
     before = counters(caller)["malformed"]
     caller.socket.send(encode_frame(0, [m.Update(*caller.head(), 0, 0, 0, [b"k"], [update])]))
@@ -302,8 +309,7 @@ def test_a_node_that_stops_leaves_the_others_ring_at_once() -> None:
         with Node(config(second, seeds=[first])):
             eventually(lambda: is_complete(caller, 2))
         eventually(lambda: is_complete(caller, 1), timeout_s=1.0)
-        states = [m["state"] for m in caller.exchange(
-            m.Inspect(*caller.head(), "status", b"")).results[0]["members"]]  # fmt: skip
+        states = [m["state"] for m in caller.exchange(m.Inspect(*caller.head(), "status", b"")).results[0]["members"]]
         assert sorted(states) == ["alive", "left"]
         caller.close()
 

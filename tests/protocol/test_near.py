@@ -461,10 +461,13 @@ def test_a_feed_has_what_is_under_its_prefix_without_the_namespace() -> None:
     feed.on_event("n", event(EventKind.TAG, 10, "ns:team", "team"), 0.0)
     kind = InvalidationKind
     assert list(feed.queue) == [
-        ("u1", kind.SET, version(5), "n"), (b"u\xff", kind.DELETE, version(6), "n"), ("", kind.CLEAR, version(7), "n"),
-        ("", kind.CLEAR, version(8), "n"), ("user", kind.CLEAR, version(9), "n"),
+        ("u1", kind.SET, version(5), "n"),
+        (b"u\xff", kind.DELETE, version(6), "n"),
+        ("", kind.CLEAR, version(7), "n"),
+        ("", kind.CLEAR, version(8), "n"),
+        ("user", kind.CLEAR, version(9), "n"),
         ("team", kind.TAG, version(10), "n"),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_feed_that_is_not_read_says_that_it_lost_something_and_stays_bounded() -> None:

@@ -29,9 +29,14 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     python = Path(sys.base_prefix) / "bin" / "python3"
     environment = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}}
     return subprocess.run(
-        [python, ROOT / "scripts" / door, *arguments], cwd=folder, env=environment, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+        [python, ROOT / "scripts" / door, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_there_are_no_other_doors() -> None:

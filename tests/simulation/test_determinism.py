@@ -18,8 +18,11 @@ print(*[simulate(seed).world.digest for seed in {seeds}])
 def digests(hash_seed: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(seeds=SEEDS)],
-        cwd=Path(__file__).parents[2], env={"PYTHONHASHSEED": hash_seed}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONHASHSEED": hash_seed},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_a_seed_leaves_the_same_trace_whatever_the_hash_seed() -> None:

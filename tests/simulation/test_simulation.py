@@ -95,10 +95,20 @@ class Told:
         self.number = 0
 
     def tell(
-        self, name: str, key: str, start: float, end: float, *, written: object = None, result: object = None,
-        error: Exception | None = None, is_open: bool = False, ttl_s: float | None = None, expected: bytes = b"",
+        self,
+        name: str,
+        key: str,
+        start: float,
+        end: float,
+        *,
+        written: object = None,
+        result: object = None,
+        error: Exception | None = None,
+        is_open: bool = False,
+        ttl_s: float | None = None,
+        expected: bytes = b"",
         tags: tuple[str, ...] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.number += 1
         operation = Operation(self.number, "c", name, (key,), start, 1.0, written)
         operation.expected = expected

@@ -274,9 +274,13 @@ class Fills:
             self._decide(lease, record)
         else:
             QuorumRead(
-                coordinator, [lease.key], request.r, request.w, batch.deadline,
+                coordinator,
+                [lease.key],
+                request.r,
+                request.w,
+                batch.deadline,
                 lambda results: self._on_found(lease, results[0]),
-            ).start()  # fmt: skip
+            ).start()
 
     def _on_found(self, lease: FillLease, found: Any) -> None:
         if self.table.get(lease.key) is not lease:

@@ -129,11 +129,14 @@ class Explain:
             if node_id == coordinator.own_id:
                 self.found[node_id] = replica(coordinator, self.key)
             elif not coordinator.ask(
-                self, None, node_id, self.deadline,
+                self,
+                None,
+                node_id,
+                self.deadline,
                 lambda request, boot, deadline_ms, digest: m.Inspect(
                     request, boot, deadline_ms, digest, "replica", self.key
                 ),
-            ):  # fmt: skip
+            ):
                 self.on_lost(None, node_id)
         self._settle()
 
@@ -163,9 +166,14 @@ class Explain:
     def _unknown(self, node_id: str, why: str) -> dict[str, Any]:
         state = self.coordinator.membership.state_of(node_id).name.lower()
         return {
-            "node_id": node_id, "state": state, "error": why,
-            "version": None, "expires_ms": None, "tombstone": False, "value_bytes": 0,
-        }  # fmt: skip
+            "node_id": node_id,
+            "state": state,
+            "error": why,
+            "version": None,
+            "expires_ms": None,
+            "tombstone": False,
+            "value_bytes": 0,
+        }
 
     def _settle(self) -> None:
         if len(self.found) == len(self._owners) and self in self.coordinator.pending:

@@ -151,9 +151,12 @@ class QuorumRead:
     def _ask(self, group: ReadGroup, node_id: str) -> bool:
         keys = group.unanswered(node_id)
         asked = self.coordinator.ask(
-            self, (group, keys), node_id, self.deadline,
+            self,
+            (group, keys),
+            node_id,
+            self.deadline,
             lambda request, boot, deadline_ms, view: m.Read(request, boot, deadline_ms, view, keys),
-        )  # fmt: skip
+        )
         if asked:
             group.asked[node_id] = None
         return asked

@@ -381,9 +381,13 @@ class Requests:
 
     def _drop(self, origin: bytes, request: m.Clear | m.InvalidateTags, kind: EventKind, names: list[bytes]) -> None:
         Drop(
-            self._coordinator, self._sweeps, kind, names, self._deadline(request),
+            self._coordinator,
+            self._sweeps,
+            kind,
+            names,
+            self._deadline(request),
             lambda results: self._reply(origin, request.request, results),
-        ).start()  # fmt: skip
+        ).start()
 
     def _on_inspect(self, origin: bytes, request: m.Inspect) -> None:
         if not self._admit(origin, request, from_client=False):
@@ -391,9 +395,11 @@ class Requests:
         coordinator = self._coordinator
         if request.what == "explain":
             inspection.Explain(
-                coordinator, request.key, self._deadline(request),
+                coordinator,
+                request.key,
+                self._deadline(request),
                 lambda results: self._reply(origin, request.request, results),
-            ).start()  # fmt: skip
+            ).start()
             return
         makers: dict[str, Callable[[], dict[str, Any]]] = {
             "view": lambda: inspection.view(coordinator),

@@ -136,11 +136,14 @@ class UpdateBatch:
         asked, keys = self.request, [self.request.keys[i] for i in group]
         changes = [self.request.changes[i] for i in group]
         sent = self.coordinator.ask(
-            self, group, owner, self.deadline,
+            self,
+            group,
+            owner,
+            self.deadline,
             lambda request, boot, deadline_ms, view: m.Update(
                 request, boot, deadline_ms, view, asked.w, asked.r, 1, keys, changes
             ),
-        )  # fmt: skip
+        )
         if not sent:
             self._unsent.extend(group)
 
@@ -265,9 +268,15 @@ class KeyUpdate:
             self.batch.settle(self.index, errors.get(0, answer))
 
         QuorumWrite(
-            coordinator, [self.key], [stamp + content], self.batch.request.w, self.batch.deadline, event, done,
+            coordinator,
+            [self.key],
+            [stamp + content],
+            self.batch.request.w,
+            self.batch.deadline,
+            event,
+            done,
             restamp=False,
-        ).start()  # fmt: skip
+        ).start()
 
 
 class Updates:

@@ -135,11 +135,14 @@ class QuorumWrite:
             if node_id in group.acked or node_id in group.asked or node_id == coordinator.own_id:
                 continue
             if coordinator.ask(
-                self, group, node_id, self.deadline,
+                self,
+                group,
+                node_id,
+                self.deadline,
                 lambda request, boot, deadline_ms, view: m.Write(
                     request, boot, deadline_ms, view, False, keys, records
                 ),
-            ):  # fmt: skip
+            ):
                 group.asked[node_id] = None
 
     def on_answer(self, group: WriteGroup, node_id: str, answer: m.WriteReply) -> None:

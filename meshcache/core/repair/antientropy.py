@@ -128,9 +128,12 @@ class AntiEntropy:
         digests = [coordinator.store.slot_digest(slot) for slot in slots]
         self.compared_slots += len(slots)
         coordinator.ask(
-            self, slots, node_id, coordinator.now + DEADLINE_S,
+            self,
+            slots,
+            node_id,
+            coordinator.now + DEADLINE_S,
             lambda request, boot, deadline_ms, view: m.Compare(request, boot, deadline_ms, view, slots, digests),
-        )  # fmt: skip
+        )
 
     def answer(self, compare: m.Compare) -> m.CompareReply:
         """Say which slots differ here, and what this node has of the first of them."""
@@ -215,9 +218,12 @@ class AntiEntropy:
 
     def _fetch(self, node_id: str, keys: list[bytes]) -> None:
         self.coordinator.ask(
-            self, keys, node_id, self.coordinator.now + DEADLINE_S,
+            self,
+            keys,
+            node_id,
+            self.coordinator.now + DEADLINE_S,
             lambda request, boot, deadline_ms, view: m.Read(request, boot, deadline_ms, view, keys),
-        )  # fmt: skip
+        )
 
     def _send(self, node_id: str, keys: list[bytes]) -> None:
         coordinator = self.coordinator

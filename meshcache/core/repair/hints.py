@@ -121,9 +121,12 @@ class Handoff:
     def _deliver(self, node_id: str) -> None:
         keys, records = self.hints.page(node_id)
         if keys and self.coordinator.ask(
-            self, (keys, records), node_id, self.coordinator.now + DELIVER_DEADLINE_S,
+            self,
+            (keys, records),
+            node_id,
+            self.coordinator.now + DELIVER_DEADLINE_S,
             lambda request, boot, deadline_ms, view: m.Write(request, boot, deadline_ms, view, True, keys, records),
-        ):  # fmt: skip
+        ):
             self._asked_at[node_id] = self.coordinator.now
 
     def on_answer(self, group: tuple[list[bytes], list[bytes]], node_id: str, answer: m.WriteReply) -> None:  # noqa: ARG002

@@ -167,18 +167,24 @@ class Movement:
             return
         begin = source.floors_from
         if self.coordinator.ask(
-            self, (source, [], begin), source.node_id, self.coordinator.now + PAGE_DEADLINE_S,
+            self,
+            (source, [], begin),
+            source.node_id,
+            self.coordinator.now + PAGE_DEADLINE_S,
             lambda request, boot, deadline_ms, view: m.Floors(request, boot, deadline_ms, view, begin),
-        ):  # fmt: skip
+        ):
             source.asked_at = self.coordinator.now
 
     def _ask_for_page(self, source: _Source) -> None:
         slots = [source.slots[i] for i in range(min(SLOTS_PER_PAGE, len(source.slots)))]
         cursor = source.cursor
         if self.coordinator.ask(
-            self, (source, slots, cursor), source.node_id, self.coordinator.now + PAGE_DEADLINE_S,
+            self,
+            (source, slots, cursor),
+            source.node_id,
+            self.coordinator.now + PAGE_DEADLINE_S,
             lambda request, boot, deadline_ms, view: m.Pull(request, boot, deadline_ms, view, slots, cursor),
-        ):  # fmt: skip
+        ):
             source.asked_at = self.coordinator.now
 
     def _on_floors(self, asked: _Source, answer: m.FloorsReply) -> None:
