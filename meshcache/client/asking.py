@@ -12,7 +12,7 @@ from typing import Any, Final, Self, TypeVar
 from zlib import crc32
 
 from meshcache.client.arguments import MISSING, Key, raw_key
-from meshcache.client.connection import Call, Kind, Link
+from meshcache.client.connection import Call, Connection, Request
 from meshcache.client.delivery import VIEW, Delivery, Flow, allowance_s
 from meshcache.client.fallbacks import Fallbacks
 from meshcache.client.near_cache import Copies
@@ -72,58 +72,41 @@ class Asking:
         other._caller = caller  # noqa: SLF001  (of its kind)
         return other
 
-    def link(self, address: str) -> Link:
+    def connection(self, address: str) -> Connection:
         """Return the protocol's side of a new connection to ``address``."""
-        return Link(address, self.cluster, self.routing)
+        return Connection(address, self.cluster, self.routing)
 
-    def _one(
-        self,
-        name: str,
-        given: Key,
-        kind: Kind,
-        options: tuple[Any, ...],
-        key: bytes,
-        payload: Any,
-        content_bytes: int,
-        timeout: Timeout | None,
-        repeatable: bool = True,
-    ) -> Flow[Any]:
-        """Deliver one key: straight to its owner, and by the long way only if anything is unusual.
-
-        ``name`` and ``given`` are what the caller called, and with which key: for errors.
-        """
+    def _one(self, request: Request, timeout: Timeout | None) -> Flow[Any]:
+        """Deliver a request of one key: straight to its owner, and by the long way only if anything is unusual."""
         routing = self.routing
         started = self._clock()
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
         if self._unchecked or not routing.known:
-            yield from self._prepare(name, [given], started, timeout_s)
-        if content_bytes:
-            self.check_size(content_bytes)
-        keys = [key]
-        payloads = None if payload is None else [payload]
+            yield from self._prepare(request, started, timeout_s)
+        if request.content_bytes:
+            self.check_size(request.content_bytes)
+        key = request.keys[0]
         first = routing.first
         address = first[crc32(key) & (len(first) - 1)] if started < routing.due else None
         tried: tuple[Call, Any] | None = None
         if address is not None:
-            if kind is Get and key in routing.hot:
+            if request.kind is Get and key in routing.hot:
                 address = routing.spread(key, started, self.rng.random()) or address
                 self._use_copies()
-            size = len(key) + content_bytes
-            if not repeatable:
+            size = len(key) + request.content_bytes
+            if not request.repeatable:
                 allowance = timeout_s
             elif timeout is None and size < SMALL_BYTES:
                 allowance = self._allowance_s
             else:
                 allowance = allowance_s(timeout_s, size)
-            call = Call(address, kind, options, keys, payloads, started + timeout_s, allowance, size)
+            call = Call(address, request, started + timeout_s, allowance, size)
             (outcome,) = yield [call]
             if type(outcome) is list and type(outcome[0]) is not list:
                 routing.succeeded(address, started)
                 return outcome[0]
             tried = call, outcome
-        delivery = self._delivery(name, [given], kind, options, keys, payloads, started, timeout_s, repeatable)
-        if tried is not None:
-            delivery.resume(*tried)
+        delivery = self._delivery(request, started, timeout_s, tried)
         yield from delivery.run()
         delivery.check()
         return delivery.results[0]
@@ -140,115 +123,88 @@ class Asking:
         """Have the key's first owner run a change; ``name`` is the operation that needs it."""
         options = (self.options.w, self.options.r, 0)
         raw = raw_key(self._prefix, key)
-        flow = self._one(name, key, Update, options, raw, change, content_bytes, timeout, repeatable)
-        return self._writing([raw], flow)
+        request = Request(name, Update, options, [raw], [key], [change], content_bytes, repeatable)
+        return self._writing([raw], self._one(request, timeout))
 
-    def _many(
-        self,
-        name: str,
-        given: list[Any],
-        kind: Kind,
-        options: tuple[Any, ...],
-        keys: list[bytes],
-        payloads: list[Any] | None,
-        timeout: Timeout | None,
-    ) -> Flow[tuple[list[Any], dict[int, Exception]]]:
+    def _many(self, request: Request, timeout: Timeout | None) -> Flow[tuple[list[Any], dict[int, Exception]]]:
         """Deliver many keys, all of which may be asked for again; returns their results, and by index what failed."""
+        keys = request.keys
         if not keys:
             return [], {}
         started = self._clock()
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
         if self._unchecked or not self.routing.known:
-            yield from self._prepare(name, given, started, timeout_s)
+            yield from self._prepare(request, started, timeout_s)
         routing = self.routing
         size = sum(map(len, keys))
-        if payloads:
-            lengths = list(map(len, payloads))
-            self.check_size(max(lengths))
-            size += sum(lengths)
+        if request.payloads:
+            self.check_size(max(map(len, request.payloads)))
+            size += request.content_bytes
         tried: tuple[Call, Any] | None = None
         small = len(keys) <= SMALL_KEYS and size < min(SMALL_BYTES, routing.settings.request_bytes_max // 2)
         if small and routing.only is not None and started < routing.due:
             # Everything for one node, in one message: no need to sort the keys.
-            allowance = allowance_s(timeout_s, size)
-            call = Call(routing.only, kind, options, keys, payloads, started + timeout_s, allowance, size)
+            call = Call(routing.only, request, started + timeout_s, allowance_s(timeout_s, size), size)
             (outcome,) = yield [call]
             if type(outcome) is list and list not in set(map(type, outcome)):
                 routing.succeeded(call.address, started)
                 return outcome, {}
             tried = call, outcome
-        delivery = self._delivery(name, given, kind, options, keys, payloads, started, timeout_s, repeatable=True)
-        if tried is not None:
-            delivery.resume(*tried)
+        delivery = self._delivery(request, started, timeout_s, tried)
         yield from delivery.run()
         return delivery.results, delivery.errors
 
-    def _ask(
-        self, name: str, kind: Kind, options: tuple[Any, ...], node: str | None, timeout: Timeout | None
-    ) -> Flow[Any]:
+    def _ask(self, request: Request, node: str | None, timeout: Timeout | None) -> Flow[Any]:
         """Ask something that is of no one key: any node, or the one named by id or address."""
         started = self._clock()
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
         if not self.routing.known:
-            yield from self._prepare(name, [], started, timeout_s)
+            yield from self._prepare(request, started, timeout_s)
         address = None
         if node is not None:
             address = self.routing.address_of(node)
             if address is None:
                 names = ", ".join(f"{peer.node_id} ({peer.address})" for peer in self.routing.peers.values())
-                raise NodeUnavailable(f"{name}: there is no node {node!r}; the mesh has {names or 'no member'}")
-        delivery = self._delivery(name, [], kind, options, [], None, started, timeout_s, repeatable=True, node=address)
+                raise NodeUnavailable(f"{request.name}: there is no node {node!r}; the mesh has {names or 'no member'}")
+        delivery = self._delivery(request, started, timeout_s, node=address)
         yield from delivery.run()
         delivery.check()
         return delivery.results[0]
 
     def _delivery(
         self,
-        name: str,
-        given: list[Any],
-        kind: Kind,
-        options: tuple[Any, ...],
-        keys: list[bytes],
-        payloads: list[Any] | None,
+        request: Request,
         started: float,
         timeout_s: float,
-        repeatable: bool,
-        **how: Any,
+        tried: tuple[Call, Any] | None = None,
+        *,
+        node: str | None = None,
+        park_s: float = 0.0,
     ) -> Delivery:
+        """Return the long way of a request; ``tried``: the attempt at all of it that was made, and what it came to."""
         if self._caller is not None:
-            name, given = self._caller, []
-        return Delivery(
-            self.routing,
-            self.rng,
-            name,
-            given,
-            kind,
-            options,
-            keys,
-            payloads,
-            deadline=started + timeout_s,
-            timeout_s=timeout_s,
-            repeatable=repeatable,
-            **how,
-        )
+            request = request.on_behalf_of(self._caller)
+        delivery = Delivery(self.routing, self.rng, request, started, timeout_s, node, park_s)
+        if tried is not None:
+            delivery.resume(*tried)
+        return delivery
 
-    def _prepare(self, name: str, given: list[Any], started: float, timeout_s: float) -> Flow[None]:
+    def _prepare(self, request: Request, started: float, timeout_s: float) -> Flow[None]:
         """Before the first operation: have a seed greet us, so that settings and ring are known."""
         routing = self.routing
         if not routing.known:
+            given = request.given if len(request.given) == 1 else []
+            question = Request(request.name, Inspect, VIEW, [], given)
             # Thousands may do this at once, and all but the first want no more than that it is done.
             address = routing.pick(None, routing.rests.current(started), started)
             tried: tuple[Call, Any] | None = None
             if address is not None:
                 routing.rests.ask([address], started)
-                call = Call(address, Inspect, VIEW, [], None, started + timeout_s, allowance_s(timeout_s, 0), 0)
+                call = Call(address, question, started + timeout_s, allowance_s(timeout_s, 0))
                 (outcome,) = yield [call]
                 tried = call, outcome
             if not routing.known:
-                given = given if len(given) == 1 else []
-                greeting = self._delivery(name, given, Inspect, VIEW, [], None, started, timeout_s, repeatable=True)
-                if tried is not None:
-                    greeting.resume(*tried)
+                greeting = self._delivery(question, started, timeout_s, tried)
                 yield from greeting.run_until(lambda: routing.known)
                 if not routing.known:
                     greeting.check()
@@ -273,15 +229,12 @@ class Asking:
     def ask_parked(self, name: str, key: Key, change: list[Any], timeout_s: float, park_s: float) -> Flow[Any]:
         """Have the key's first owner run a change that it may answer only after ``park_s``."""
         started = self._clock()
-        raw = raw_key(self._prefix, key)
-        if self._unchecked or not self.routing.known:
-            yield from self._prepare(name, [key], started, timeout_s)
         options = (self.options.w, self.options.r, 0)
-        delivery = self._delivery(
-            name, [key], Update, options, [raw], [change], started, timeout_s, repeatable=True, park_s=park_s
-        )
-        flow = delivery.run()
-        yield from self._writing([raw], flow)
+        request = Request(name, Update, options, [raw_key(self._prefix, key)], [key], [change])
+        if self._unchecked or not self.routing.known:
+            yield from self._prepare(request, started, timeout_s)
+        delivery = self._delivery(request, started, timeout_s, park_s=park_s)
+        yield from self._writing(request.keys, delivery.run())
         delivery.check()
         return delivery.results[0]
 
@@ -300,7 +253,7 @@ class Asking:
 
     def prepare(self, timeout: Timeout | None) -> Flow[None]:
         """Learn who is in the mesh, if that is not known yet."""
-        yield from self._prepare("subscribe", [], self._clock(), self.timeout_s(timeout))
+        yield from self._prepare(Request("subscribe", Inspect, VIEW, [], []), self._clock(), self.timeout_s(timeout))
 
     def timeout_s(self, timeout: Timeout | None) -> float:
         """Return the total time of a call that was given this ``timeout``."""
@@ -320,7 +273,7 @@ class Asking:
             if value is not MISSING:
                 return value, None
             reading = copies.begin([raw])
-        record = yield from self._one(name, key, Get, self._read, raw, None, 0, timeout)
+        record = yield from self._one(Request(name, Get, self._read, [raw], [key]), timeout)
         value = self._value(record, MISSING, key)
         if copies is not None and value is not MISSING:
             copies.keep(raw, record, value, reading)

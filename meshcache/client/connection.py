@@ -54,29 +54,65 @@ CALLS_MAX: Final = 256
 """Calls in one message at most: what waits for one answer comes to life at once, and holds up all else meanwhile."""
 
 
-class Call:
-    """One request to one node, for some keys. Calls of equal kind, options and allowance may share a message."""
+class Request:
+    """What an operation asks of nodes, for one key, for many, or for none; all its attempts say the same."""
 
-    __slots__ = ("address", "allowance_s", "keys", "kind", "options", "payloads", "size", "until")
+    __slots__ = ("content_bytes", "given", "keys", "kind", "name", "options", "payloads", "repeatable")
 
     def __init__(
         self,
-        address: str,
+        name: str,
         kind: Kind,
         options: tuple[Any, ...],
         keys: list[bytes],
-        payloads: list[Any] | None,
-        until: float,
-        allowance_s: float,
-        size: int,
+        given: list[Any],
+        payloads: list[Any] | None = None,
+        content_bytes: int = 0,
+        repeatable: bool = True,
     ) -> None:
-        self.address = address
+        self.name = name
+        """What the user called; it and ``given``, the keys as the user wrote them or none, are for errors."""
         self.kind = kind
         self.options = options
         """The fields of the message before its keys, or instead of them."""
         self.keys = keys
+        self.given = given
         self.payloads = payloads
         """Aligned with the keys: contents or changes; None where the message has only keys."""
+        self.content_bytes = content_bytes
+        """How long all contents in the payloads are."""
+        self.repeatable = repeatable
+        """To execute it twice does no more than to execute it once."""
+
+    def part(self, indices: list[int]) -> Request:
+        """Return the same for these of its keys, in this order."""
+        keys, payloads = self.keys, self.payloads
+        if indices == list(range(len(keys))):
+            return self
+        some = None if payloads is None else [payloads[i] for i in indices]
+        return Request(
+            self.name, self.kind, self.options, [keys[i] for i in indices], [], some, repeatable=self.repeatable
+        )
+
+    def on_behalf_of(self, caller: str) -> Request:
+        """Return the same, whose errors name what the user called."""
+        return Request(
+            caller, self.kind, self.options, self.keys, [], self.payloads, self.content_bytes, self.repeatable
+        )
+
+    def may_be_parked(self) -> bool:
+        """Tell whether the answer may take long, for which no other call should wait."""
+        return self.kind is Update and self.payloads is not None and self.payloads[0][0] == Change.LEASE
+
+
+class Call:
+    """One attempt of a request at one node. Calls of equal kind, options and allowance may share a message."""
+
+    __slots__ = ("address", "allowance_s", "request", "size", "until")
+
+    def __init__(self, address: str, request: Request, until: float, allowance_s: float, size: int = 0) -> None:
+        self.address = address
+        self.request = request
         self.until = until
         """The deadline of the operation, by the session's clock: nobody waits any longer."""
         self.allowance_s = allowance_s
@@ -93,10 +129,6 @@ class Call:
         """Tell whether an attempt that leaves now leaves the node time enough to be blamed for its silence."""
         return self.until - now >= FAIR_SHARE * self.allowance_s
 
-    def may_be_parked(self) -> bool:
-        """Tell whether the answer may take long, for which no other call should wait."""
-        return self.kind is Update and self.payloads is not None and self.payloads[0][0] == Change.LEASE
-
 
 class Batch:
     """Calls that travel as one message."""
@@ -104,28 +136,29 @@ class Batch:
     __slots__ = ("_unique", "calls", "count", "may_be_parked", "size", "until")
 
     def __init__(self, call: Call) -> None:
+        request = call.request
         self.calls = [call]
-        self.count = len(call.keys)
+        self.count = len(request.keys)
         self.size = call.size
         self.until = call.until
         """The earliest of all: the message must not be executed later."""
-        self.may_be_parked = call.kind is Update and call.may_be_parked()
+        self.may_be_parked = request.may_be_parked()
         # Of one stamp, or one turn, only one change of a key can win: the others go in a message of their own.
-        self._unique = None if call.kind is Get else set(call.keys)
+        self._unique = None if request.kind is Get else set(request.keys)
 
     def join(self, call: Call, size_max: int) -> bool:
         """Take the call in, if it fits."""
-        calls = self.calls
-        keys = call.keys
+        calls, request = self.calls, call.request
+        keys = request.keys
         if not keys or not self.count:
-            if call.kind is not Inspect or calls[0].kind is not Inspect:
+            if request.kind is not Inspect or calls[0].request.kind is not Inspect:
                 return False  # of questions that are the same one will do; all else without keys is done for each
         else:
             size = self.size + call.size
             count = self.count + len(keys)
             if len(calls) >= CALLS_MAX or size > size_max or count > BATCH_OPS_MAX:
                 return False
-            if self.may_be_parked or (call.kind is Update and call.may_be_parked()):
+            if self.may_be_parked or request.may_be_parked():
                 return False
             unique = self._unique
             if unique is not None:
@@ -144,11 +177,13 @@ class Batch:
         first = calls[0]
         if len(calls) == 1 or not self.count:
             return first
-        keys = [key for call in calls for key in call.keys]
+        requests, one = [call.request for call in calls], first.request
+        keys = [key for request in requests for key in request.keys]
         payloads = None
-        if first.payloads is not None:
-            payloads = [payload for call in calls for payload in call.payloads or ()]
-        return Call(first.address, first.kind, first.options, keys, payloads, self.until, first.allowance_s, self.size)
+        if one.payloads is not None:
+            payloads = [payload for request in requests for payload in request.payloads or ()]
+        joined = Request(one.name, one.kind, one.options, keys, [], payloads)
+        return Call(first.address, joined, self.until, first.allowance_s, self.size)
 
     def split(self, outcome: Outcome) -> list[Outcome]:
         """Give each call what is its own."""
@@ -162,16 +197,17 @@ class Batch:
         parts: list[Outcome] = []
         start = 0
         for call in calls:
-            parts.append(outcome[start : start + len(call.keys)])
-            start += len(call.keys)
+            end = start + len(call.request.keys)
+            parts.append(outcome[start:end])
+            start = end
         return parts
 
 
-class Link:
+class Connection:
     """One connection to one node: greeted once, then requests by number.
 
     A driver sends ``hello()`` first and whenever ``ready`` is false, feeds every frame to ``accept``, and drops the
-    link for a new one when its connection breaks: a link never outlives the process at its other end.
+    connection for a new one when its connection breaks: a connection never outlives the process at its other end.
     """
 
     __slots__ = (
@@ -201,21 +237,21 @@ class Link:
         self._asked_at = 0.0
 
     def hello(self) -> bytes:
-        """Return the frame that opens the link, or sets its clock again."""
+        """Return the frame that opens the connection, or sets its clock again."""
         self._asked_at = self._routing.clock()
         return encode_frame(0, [Hello(PROTOCOL, self._cluster, None, b"")])
 
     def encode(self, call: Call, deadline: float) -> tuple[int, bytes]:
         """Return the request's number, and its frame. Raises what its fields are to blame for, and is as before."""
-        number = self._number + 1
-        keys = call.keys
-        if call.payloads is not None:
-            lists: tuple[list[Any], ...] = (keys, call.payloads)
+        number, request = self._number + 1, call.request
+        keys = request.keys
+        if request.payloads is not None:
+            lists: tuple[list[Any], ...] = (keys, request.payloads)
         else:
             lists = (keys,) if keys else ()
         deadline_ms = int(deadline * 1000 + self._wall_ms)
-        make: Callable[..., Any] = call.kind
-        message = make(number, self._boot, deadline_ms, self._routing.digest, *call.options, *lists)
+        make: Callable[..., Any] = request.kind
+        message = make(number, self._boot, deadline_ms, self._routing.digest, *request.options, *lists)
         frame = encode_frame(0, [message])
         self._number = number
         self._expected[number] = call
@@ -241,7 +277,7 @@ class Link:
         self._expected.clear()
 
     def accept(self, frame: Frame) -> list[tuple[int, Outcome | Welcome]]:
-        """Return what the frame answers, by number. Raises ProtocolError: the link is then no good."""
+        """Return what the frame answers, by number. Raises ProtocolError: the connection is then no good."""
         try:
             _clock, messages = decode_frame(frame)
         except ProtocolError as error:
@@ -259,7 +295,7 @@ class Link:
             if message.view != self._routing.digest:
                 self._routing.note_view(self.address, message.view)
             results = message.results
-            if results is None or len(results) != (len(call.keys) or 1):
+            if results is None or len(results) != (len(call.request.keys) or 1):
                 results = _aligned(results, call)
             found.append((message.request, results))
         return found
@@ -303,8 +339,8 @@ class Link:
 
 def _aligned(results: list[Any] | None, call: Call) -> list[Any]:
     """Return one result for each key; of a SET, none at all stands for success."""
-    expected = len(call.keys) or 1
-    if results is None and call.kind is Set:
+    expected = len(call.request.keys) or 1
+    if results is None and call.request.kind is Set:
         return [None] * expected
     if results is None or len(results) != expected:
         raise ProtocolError(f"{len(results or ())} results for {expected} keys")

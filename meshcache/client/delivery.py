@@ -27,7 +27,7 @@ from collections.abc import Callable, Generator, Hashable
 from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
-from meshcache.client.connection import Call, Kind, Outcome, Unsendable
+from meshcache.client.connection import Call, Outcome, Request, Unsendable
 from meshcache.client.failure import WRONG_CLUSTER, Failure
 from meshcache.client.flights import Flight, Seat
 from meshcache.client.routing import Routing, parse_members
@@ -142,7 +142,7 @@ def look_up(routing: Routing, now: float, allowance: float) -> list[Call]:
     address = routing.whom_to_refresh(now) if due else None
     if address is None:
         return []
-    return [Call(address, Inspect, VIEW, [], None, now + allowance, allowance, 0)]
+    return [Call(address, Request("look up", Inspect, VIEW, [], []), now + allowance, allowance)]
 
 
 def learn(routing: Routing, call: Call, outcome: Outcome) -> None:
@@ -176,41 +176,27 @@ class Delivery:
         self,
         routing: Routing,
         rng: random.Random,
-        name: str,
-        given: list[Any],
-        kind: Kind,
-        options: tuple[Any, ...],
-        keys: list[bytes],
-        payloads: list[Any] | None,
-        *,
-        deadline: float,
+        request: Request,
+        started: float,
         timeout_s: float,
-        repeatable: bool,
         node: str | None = None,
         park_s: float = 0.0,
     ) -> None:
         """Without keys: one request to any node. ``node``: to this address and no other.
 
-        ``name`` and ``given``, for errors: the operation that the user called, and the keys as the user gave them, or
-        none. ``park_s``: how long a node may keep its answer back.
+        ``park_s``: how long a node may keep its answer back.
         """
-        self.results: list[Any] = [None] * (len(keys) or 1)
+        self.results: list[Any] = [None] * (len(request.keys) or 1)
         self.errors: dict[int, Exception] = {}
         self._routing = routing
         self._rng = rng
-        self._kind = kind
-        self._options = options
-        self._keys = keys
-        self._payloads = payloads
-        self._deadline = deadline
+        self._request = request
+        self._deadline = started + timeout_s
         self._timeout_s = timeout_s
-        self._repeatable = repeatable
         self._node = node
         self._park_s = park_s
-        self._operation = name
-        self._given = given
         self._pending = list(range(len(self.results)))
-        self._started = self._asked_at = deadline - timeout_s
+        self._started = self._asked_at = started
         self._avoid: set[str] = set()
         self._greeted_again: set[str] = set()
         self._has_asked = False
@@ -285,7 +271,7 @@ class Delivery:
     def _plan(self, now: float) -> list[tuple[Call, list[int]]]:
         """Group the pending keys by the node to ask."""
         routing = self._routing
-        keys = self._keys
+        keys = self._request.keys
         avoid = self._avoid | routing.rests.current(now)
         if not keys or self._node is not None:
             address = self._node or routing.pick(None, avoid, now)
@@ -305,29 +291,27 @@ class Delivery:
 
     def _call(self, address: str, indices: list[int], now: float) -> tuple[Call, list[int]]:
         """Make the call for as many of these keys as one request may carry; the others wait for the next round."""
-        keys, payloads = self._keys, self._payloads
+        request = self._request
         size_max = self._routing.settings.request_bytes_max // 2
-        if keys:
+        if request.keys:
             del indices[BATCH_OPS_MAX:]
-        picked = [keys[i] for i in indices] if keys else []
-        contents = None if payloads is None else [payloads[i] for i in indices]
-        sizes = list(map(len, picked))
-        if contents is not None and self._kind is not Update:
-            sizes = list(map(int.__add__, sizes, map(len, contents)))
+            request = request.part(indices)
+        sizes = list(map(len, request.keys))
+        if request.payloads is not None and request.kind is not Update:
+            sizes = list(map(int.__add__, sizes, map(len, request.payloads)))
         size = sum(sizes)
         if size > size_max:
             count, size = 1, sizes[0]
             while size + sizes[count] <= size_max:
                 size += sizes[count]
                 count += 1
-            del indices[count:], picked[count:]
-            contents = None if contents is None else contents[:count]
+            del indices[count:]
+            request = self._request.part(indices)
         allowance = self._timeout_s
-        if self._repeatable:
-            weight = max(size, len(picked) * _EXPECTED_REPLY_BYTES)
+        if request.repeatable:
+            weight = max(size, len(request.keys) * _EXPECTED_REPLY_BYTES)
             allowance = allowance_s(self._timeout_s, weight) * self._patience + self._park_s
-        allowance = within(allowance, self._deadline - now)
-        return Call(address, self._kind, self._options, picked, contents, self._deadline, allowance, size), indices
+        return Call(address, request, self._deadline, within(allowance, self._deadline - now), size), indices
 
     def _is_unreached(self, now: float) -> bool:
         """Tell whether no node could even be reached for so long that waiting for the deadline is no use."""
@@ -384,7 +368,7 @@ class Delivery:
             self.results[i] = result
             return True
         code = result[0] if result else None
-        if code == Code.MORE and self._kind is Get:
+        if code == Code.MORE and self._request.kind is Get:
             return False
         if code in {Code.OVERLOADED, Code.NOT_READY}:
             self._whys[address] = _reason(code)
@@ -392,7 +376,7 @@ class Delivery:
             self._last = Reject(0, b"", result)
             return False
         error = _error(result, self._name(i))
-        if code == Code.QUORUM and self._repeatable:
+        if code == Code.QUORUM and self._request.repeatable:
             self._notes[i] = error
             self._quorum_missing = True
             return False
@@ -432,7 +416,7 @@ class Delivery:
             self._avoid.add(address)
         if failure.late or failure.sent:
             self._reached = True
-        if failure.sent and not self._repeatable:
+        if failure.sent and not self._request.repeatable:
             kind = OperationTimeout if failure.late else NodeUnavailable
             for i in indices:
                 self.errors[i] = kind(f"{self._name(i)}: {address}: {failure.why}; it may or may not be applied")
@@ -462,7 +446,7 @@ class Delivery:
         return NodeUnavailable if not self._late and (last or resting) else OperationTimeout
 
     def _name(self, i: int) -> str:
-        return f"{self._operation} {self._given[i]!r:.80}" if self._given else self._operation
+        return f"{self._request.name} {self._request.given[i]!r:.80}" if self._request.given else self._request.name
 
 
 def _reason(code: Any) -> str:

@@ -15,7 +15,7 @@ class Failure(NamedTuple):
     sent: bool
     """It may have been executed; else it certainly was not."""
     late: bool
-    """Its time was over; else the link is gone, or never was."""
+    """Its time was over; else the connection is gone, or never was."""
     why: str
     blame: bool = True
     """It speaks against the node. Else, and if it is not late, this process lacks what it takes to connect."""
@@ -26,8 +26,8 @@ class Failure(NamedTuple):
 
 
 NO_REPLY: Final = Failure(sent=True, late=True, why="no reply in time")
-LINK_LOST: Final = Failure(sent=True, late=False, why="the connection broke before the reply")
-LINK_DOWN: Final = Failure(sent=False, late=False, why="the connection is down")
+CONNECTION_LOST: Final = Failure(sent=True, late=False, why="the connection broke before the reply")
+NOT_CONNECTED: Final = Failure(sent=False, late=False, why="the connection is down")
 NO_GREETING: Final = Failure(sent=False, late=True, why="connected, but no greeting in time")
 NO_CONNECTION: Final = Failure(sent=False, late=True, why="no name server or host answered in time")
 NOT_GREETED: Final = Failure(sent=False, late=False, why="the connection broke before the greeting", shut=True)

@@ -31,6 +31,7 @@ from meshcache.client.arguments import (
 )
 from meshcache.client.asking import Asking
 from meshcache.client.codec import Codec, ValueCodec, succeeds
+from meshcache.client.connection import Request
 from meshcache.client.delivery import Flow
 from meshcache.client.fallbacks import OUTAGES, OnError, OnReadError, loads_on_error, misses_on_error
 from meshcache.client.get_or_set import Fill, terms
@@ -96,7 +97,8 @@ class Session(Asking):
             if self.copies is not None:
                 value, _ = yield from self.look(key, timeout)
                 return default if value is MISSING else value
-            record = yield from self._one("get", key, Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
+            raw = raw_key(self._prefix, key)
+            record = yield from self._one(Request("get", Get, self._read, [raw], [key]), timeout)
             return self._value(record, default, key)
         except OUTAGES as error:
             if not self._misses(error):
@@ -105,7 +107,8 @@ class Session(Asking):
 
     def gets(self, key: Key, timeout: Timeout | None) -> Flow[Item | None]:
         try:
-            record = yield from self._one("gets", key, Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
+            raw = raw_key(self._prefix, key)
+            record = yield from self._one(Request("gets", Get, self._read, [raw], [key]), timeout)
         except OUTAGES as error:
             if not self._misses(error):
                 raise
@@ -140,7 +143,7 @@ class Session(Asking):
 
     def _get_records(self, given: list[Any], raws: list[bytes], timeout: Timeout | None) -> Flow[list[Any]]:
         try:
-            records, errors = yield from self._many("get_many", given, Get, self._read, raws, None, timeout)
+            records, errors = yield from self._many(Request("get_many", Get, self._read, raws, given), timeout)
         except OUTAGES as error:
             if not self._misses(error, len(raws)):
                 raise
@@ -165,8 +168,9 @@ class Session(Asking):
     def set(self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[None]:
         raw = raw_key(self._prefix, key)
         content = self._tagged(self._encode(value), tags) if tags else self._encode(value)
-        flow = self._one("set", key, Set, (self.options.w, self._ttl_ms(ttl)), raw, content, len(content), timeout)
-        yield from self._writing([raw], flow)
+        options = (self.options.w, self._ttl_ms(ttl))
+        request = Request("set", Set, options, [raw], [key], [content], len(content))
+        yield from self._writing([raw], self._one(request, timeout))
 
     def set_many(self, items: Mapping[Any, Any], ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[list[Any]]:
         given = list(items)
@@ -179,21 +183,21 @@ class Session(Asking):
             contents = [with_extras(content, said) for content in contents]
         options = (self.options.w, self._ttl_ms(ttl))
         raws = list(latest)
-        flow = self._many("set_many", names, Set, options, raws, contents, timeout)
-        _, errors = yield from self._writing(raws, flow)
+        request = Request("set_many", Set, options, raws, names, contents, sum(map(len, contents)))
+        _, errors = yield from self._writing(raws, self._many(request, timeout))
         return [names[i] for i in sorted(errors)]
 
     def delete(self, key: Key, timeout: Timeout | None) -> Flow[bool]:
         raw = raw_key(self._prefix, key)
-        flow = self._one("delete", key, Delete, (self.options.w, int(EventKind.DELETE)), raw, None, 0, timeout)
-        return bool((yield from self._writing([raw], flow)))
+        request = Request("delete", Delete, (self.options.w, int(EventKind.DELETE)), [raw], [key])
+        return bool((yield from self._writing([raw], self._one(request, timeout))))
 
     def delete_many(self, keys: Iterable[Key], timeout: Timeout | None, kind: int = EventKind.DELETE) -> Flow[int]:
         given = key_list(keys)
         named = dict(zip(raw_keys(self._prefix, given), given, strict=True))
         raws, name = list(named), "invalidate" if kind == EventKind.INVALIDATE else "delete_many"
-        flow = self._many(name, list(named.values()), Delete, (self.options.w, int(kind)), raws, None, timeout)
-        existed, errors = yield from self._writing(raws, flow)
+        request = Request(name, Delete, (self.options.w, int(kind)), raws, list(named.values()))
+        existed, errors = yield from self._writing(raws, self._many(request, timeout))
         if errors:
             raise errors.pop(min(errors))
         return sum(map(bool, existed))
@@ -237,7 +241,7 @@ class Session(Asking):
     def exists(self, key: Key, timeout: Timeout | None) -> Flow[bool]:
         raw = raw_key(self._prefix, key)
         try:
-            record = yield from self._one("exists", key, Get, self._read_meta, raw, None, 0, timeout)
+            record = yield from self._one(Request("exists", Get, self._read_meta, [raw], [key]), timeout)
         except OUTAGES as error:
             if not self._misses(error):
                 raise
@@ -247,7 +251,7 @@ class Session(Asking):
     def ttl(self, key: Key, timeout: Timeout | None) -> Flow[float | None]:
         raw = raw_key(self._prefix, key)
         try:
-            record = yield from self._one("ttl", key, Get, self._read_meta, raw, None, 0, timeout)
+            record = yield from self._one(Request("ttl", Get, self._read_meta, [raw], [key]), timeout)
         except OUTAGES as error:
             if not self._misses(error):
                 raise
@@ -295,7 +299,7 @@ class Session(Asking):
         name = f"invalidate_prefix {prefix!r:.80}" if prefix else "clear"
         prefix = self._prefix + namespace_bytes(prefix)
         with contextlib.nullcontext() if self._copies is None else self._copies.clearing(prefix):
-            dropped = yield from self._ask(name, Clear, (prefix,), None, timeout)
+            dropped = yield from self._ask(Request(name, Clear, (prefix,), [], []), None, timeout)
         if type(dropped) is not int:
             raise ProtocolError(f"{name}: the node answered {dropped!r:.200}")
         return dropped
@@ -307,23 +311,23 @@ class Session(Asking):
         if len(raws) > BATCH_OPS_MAX:
             raise ValueError(f"tags: one call invalidates at most {BATCH_OPS_MAX:,}, not {len(raws):,}")
         with contextlib.nullcontext() if self._copies is None else self._copies.invalidating(raws):
-            dropped = yield from self._ask("invalidate_tags", InvalidateTags, (raws,), None, timeout)
+            dropped = yield from self._ask(Request("invalidate_tags", InvalidateTags, (raws,), [], []), None, timeout)
         if type(dropped) is not int:
             raise ProtocolError(f"invalidate_tags: the node answered {dropped!r:.200}")
         return dropped
 
     def inspect(self, what: str, key: Key, node: str | None, timeout: Timeout | None) -> Flow[dict[str, Any]]:
         options = (what, raw_key(self._prefix, key) if key else b"")
-        answer = yield from self._ask(f"inspect {what}", Inspect, options, node, timeout)
+        answer = yield from self._ask(Request(f"inspect {what}", Inspect, options, [], []), node, timeout)
         if not isinstance(answer, dict):
             raise ProtocolError(f"inspect {what}: the node answered {answer!r:.200}")
         return answer
 
     def leave(self, node: str, timeout: Timeout | None) -> Flow[None]:
-        yield from self._ask(f"leave {node}", Leave, (), node, timeout)
+        yield from self._ask(Request(f"leave {node}", Leave, (), [], []), node, timeout)
 
     def forget(self, node: str, timeout: Timeout | None) -> Flow[None]:
-        yield from self._ask("forget", Forget, (node,), None, timeout)
+        yield from self._ask(Request("forget", Forget, (node,), [], []), None, timeout)
 
     # ---- reading
 

@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 
 from meshcache.client.arguments import levels
 from meshcache.client.codec import Codec
-from meshcache.client.connection import GREETING, Call, Link, Outcome
+from meshcache.client.connection import GREETING, Call, Connection, Outcome
 from meshcache.client.delivery import Apart, Board, Compute, Flow, Halt, Wait
-from meshcache.client.failure import LINK_DOWN, LINK_LOST, NO_GREETING, NO_REPLY, Failure
+from meshcache.client.failure import CONNECTION_LOST, NO_GREETING, NO_REPLY, NOT_CONNECTED, Failure
 from meshcache.client.flights import Flights
 from meshcache.client.options import Options
 from meshcache.client.routing import Routing
@@ -64,12 +64,12 @@ class _Waiting:
             self.report(outcome)
 
 
-class _Connection:
+class _Wire:
     """A line, the protocol's side of it, and who waits for what."""
 
-    def __init__(self, line: Line, link: Link) -> None:
+    def __init__(self, line: Line, connection: Connection) -> None:
         self.line = line
-        self.link = link
+        self.connection = connection
         self.to_send: list[_Waiting] = []
         self.sent: dict[int, _Waiting] = {}
 
@@ -107,7 +107,7 @@ class ClientHost:
         """What it was computing never ends, and is not renewed."""
         self.flights = Flights(nullcontext())
         self._seeds = seeds
-        self._connections: dict[str, _Connection] = {}
+        self._wires: dict[str, _Wire] = {}
         self._sockets = 0
         self.lives = 0
         """Counts how often all that it had under way was given up."""
@@ -146,10 +146,10 @@ class ClientHost:
         """Give up all that is under way, as a process does that ends: nobody waits for it, or hears of it."""
         self.lives += 1
         self.flights = Flights(nullcontext())
-        connections, self._connections = list(self._connections.values()), {}
-        for connection in connections:
-            connection.line.close()
-            for waiting in [*connection.to_send, *connection.sent.values()]:
+        wires, self._wires = list(self._wires.values()), {}
+        for wire in wires:
+            wire.line.close()
+            for waiting in [*wire.to_send, *wire.sent.values()]:
                 waiting.done = True
 
     def exchange(self, calls: list[Call], done: Callable[[list[Any]], None]) -> None:
@@ -177,80 +177,80 @@ class ClientHost:
 
     def _post(self, waiting: _Waiting) -> None:
         address = waiting.call.address
-        connection = self._connections.get(address)
-        if connection is None:
+        wire = self._wires.get(address)
+        if wire is None:
             self._sockets += 1
             self.routing_id = b"\x02%b %d" % (self.name.encode(), self._sockets)
-            connection = _Connection(self.network.dial(self, address), self.session.link(address))
-            self._connections[address] = connection
-        elif not connection.link.ready and connection.line.up and not connection.to_send:
-            connection.line.send(connection.link.hello())
-        self.world.at(waiting.deadline + CALL_SLACK_S, self._on_deadline, connection, waiting)
-        if connection.link.ready:
-            self._send(connection, waiting)
+            wire = _Wire(self.network.dial(self, address), self.session.connection(address))
+            self._wires[address] = wire
+        elif not wire.connection.ready and wire.line.up and not wire.to_send:
+            wire.line.send(wire.connection.hello())
+        self.world.at(waiting.deadline + CALL_SLACK_S, self._on_deadline, wire, waiting)
+        if wire.connection.ready:
+            self._send(wire, waiting)
         else:
-            connection.to_send.append(waiting)
+            wire.to_send.append(waiting)
 
-    def _send(self, connection: _Connection, waiting: _Waiting) -> None:
+    def _send(self, wire: _Wire, waiting: _Waiting) -> None:
         if waiting.done:
             return
-        waiting.number, frame = connection.link.encode(waiting.call, waiting.deadline)
-        if connection.line.send(frame):
-            connection.sent[waiting.number] = waiting
+        waiting.number, frame = wire.connection.encode(waiting.call, waiting.deadline)
+        if wire.line.send(frame):
+            wire.sent[waiting.number] = waiting
         else:
-            waiting.finish(LINK_DOWN)
+            waiting.finish(NOT_CONNECTED)
 
-    def _on_deadline(self, connection: _Connection, waiting: _Waiting) -> None:
+    def _on_deadline(self, wire: _Wire, waiting: _Waiting) -> None:
         if waiting.done:
             return
         if waiting.number == GREETING:
-            connection.to_send = [other for other in connection.to_send if other is not waiting]
-            self._drop(connection)
+            wire.to_send = [other for other in wire.to_send if other is not waiting]
+            self._drop(wire)
             waiting.finish(NO_GREETING)
         else:
-            connection.sent.pop(waiting.number, None)
-            connection.link.forget(waiting.number)
+            wire.sent.pop(waiting.number, None)
+            wire.connection.forget(waiting.number)
             waiting.finish(NO_REPLY)
 
-    def _drop(self, connection: _Connection) -> None:
-        address = connection.link.address
-        if self._connections.get(address) is connection:
-            del self._connections[address]
-        connection.line.close()
-        sent, connection.sent = connection.sent, {}
-        to_send, connection.to_send = connection.to_send, []
+    def _drop(self, wire: _Wire) -> None:
+        address = wire.connection.address
+        if self._wires.get(address) is wire:
+            del self._wires[address]
+        wire.line.close()
+        sent, wire.sent = wire.sent, {}
+        to_send, wire.to_send = wire.to_send, []
         for waiting in sent.values():
-            waiting.finish(LINK_LOST)
+            waiting.finish(CONNECTION_LOST)
         for waiting in to_send:
-            waiting.finish(LINK_DOWN)
+            waiting.finish(NOT_CONNECTED)
 
     # What the network calls
 
     def on_up(self, address: str) -> None:
         """See network.Dialler."""
-        connection = self._connections[address]
-        connection.line.send(connection.link.hello())
+        wire = self._wires[address]
+        wire.line.send(wire.connection.hello())
 
     def on_down(self, address: str) -> None:
         """See network.Dialler."""
-        self._drop(self._connections[address])
+        self._drop(self._wires[address])
 
     def on_refused(self, address: str) -> None:
         """See network.Dialler."""
-        self._drop(self._connections[address])
+        self._drop(self._wires[address])
 
     def on_answer(self, address: str, frame: bytes) -> None:
         """See network.Dialler."""
-        connection = self._connections[address]
-        for number, outcome in connection.link.accept(frame):
+        wire = self._wires[address]
+        for number, outcome in wire.connection.accept(frame):
             if isinstance(outcome, Welcome):
-                to_send, connection.to_send = connection.to_send, []
+                to_send, wire.to_send = wire.to_send, []
                 for waiting in to_send:
-                    self._send(connection, waiting)
+                    self._send(wire, waiting)
             elif number == GREETING:
                 raise ProtocolError(f"{self.name} was refused: {outcome}")
             else:
-                waited = connection.sent.pop(number, None)
+                waited = wire.sent.pop(number, None)
                 if waited is not None:
                     waited.finish(outcome)
 
@@ -367,7 +367,7 @@ class _Run:
     def _on_outcomes(self, calls: list[Call], resume: Report, outcomes: list[Any]) -> None:
         self.failed = any(isinstance(outcome, Failure) for outcome in outcomes)
         for call, outcome in zip(calls, outcomes, strict=True):
-            if call.kind not in {Get, Inspect} and _may_be_executed(outcome):
+            if call.request.kind not in {Get, Inspect} and _may_be_executed(outcome):
                 self.open = True
         resume(outcomes)
 

@@ -63,11 +63,11 @@ class Exchange:
             prefix=b"", timeout_s=5.0, ttl_ms=TTL_DEFAULT, w=DEFAULT_LEVEL, r=DEFAULT_LEVEL, codec=Codec(None)
         )
         self.session = Session(routing, random.Random(1), options)
-        self.link = self.session.link(ADDRESS)
+        self.connection = self.session.connection(ADDRESS)
         self.core.tick(now)
         self.core.drain()
-        self.core.receive_request(ORIGIN, self.link.hello(), now)
-        self.link.accept(self.core.drain().replies[0][1])
+        self.core.receive_request(ORIGIN, self.connection.hello(), now)
+        self.connection.accept(self.core.drain().replies[0][1])
 
     def run(self, flows: list[Any]) -> tuple[list[Any], list[int]]:
         """Carry one wave of flows out; return what they came to, and the nanoseconds at the end of each stage."""
@@ -78,7 +78,7 @@ class Exchange:
         for call in calls[1:]:
             assert batch.join(call, 1 << 20)
         whole = batch.whole()
-        _, request = self.link.encode(whole, whole.deadline(time.monotonic()))
+        _, request = self.connection.encode(whole, whole.deadline(time.monotonic()))
         marks.append(clock())
         decode_frame(request)  # once more than the node does, to tell its share
         marks.append(clock())
@@ -90,7 +90,7 @@ class Exchange:
         marks.append(clock())
         reply = core.drain().replies[0][1]
         marks.append(clock())
-        ((_, outcome),) = self.link.accept(reply)
+        ((_, outcome),) = self.connection.accept(reply)
         assert isinstance(outcome, list)
         outcomes = batch.split(outcome) if len(calls) > 1 else [outcome]
         answers = [_end(flow, one) for flow, one in zip(flows, outcomes, strict=True)]

@@ -354,7 +354,7 @@ def test_who_comes_after_a_change_is_not_given_an_answer_of_before(
     exchange = process.client.exchange
 
     def slow(calls: list[Call], done: Callable[[list[Any]], None]) -> None:
-        if calls[0].kind is Update:
+        if calls[0].request.kind is Update:
             exchange(calls, lambda outcomes: under_way.append(lambda: done(outcomes)))
         else:
             exchange(calls, done)

@@ -18,13 +18,13 @@ import pytest
 from meshcache.client.arguments import DEFAULT, MISSING, levels, milliseconds, raw_key, raw_keys
 from meshcache.client.breaker import Breaker
 from meshcache.client.codec import Codec
-from meshcache.client.connection import CALLS_MAX, GREETING, Batch, Call, Link, Unsendable
+from meshcache.client.connection import CALLS_MAX, GREETING, Batch, Call, Connection, Request, Unsendable
 from meshcache.client.delivery import Board, pause_s, within
 from meshcache.client.failure import (
-    LINK_DOWN,
-    LINK_LOST,
+    CONNECTION_LOST,
     NO_REPLY,
     NO_TIME,
+    NOT_CONNECTED,
     NOT_GREETED,
     WRONG_CLUSTER,
     Failure,
@@ -124,7 +124,7 @@ class World:
 
     @property
     def data_calls(self) -> list[Call]:
-        return [call for call in self.calls if call.kind is not Inspect]
+        return [call for call in self.calls if call.request.kind is not Inspect]
 
     def greet(self, *facts: Fact) -> None:
         self.routing.welcome(facts[0].address, welcome(*facts), self.now, self.now)
@@ -154,11 +154,11 @@ class World:
 
 
 def hits(call: Call) -> Any:
-    if call.kind is Inspect:
+    if call.request.kind is Inspect:
         return [{"members": [list(fact(i)) for i in (1, 2, 3)]}]
-    if call.kind is Get:
-        return [record() for _ in call.keys]
-    return [None if call.kind is Set else True for _ in call.keys]
+    if call.request.kind is Get:
+        return [record() for _ in call.request.keys]
+    return [None if call.request.kind is Set else True for _ in call.request.keys]
 
 
 # ---- arguments
@@ -336,7 +336,7 @@ def test_a_key_goes_to_its_first_owner_in_one_call() -> None:
     world = World()
     assert world.run(world.session.get("k", None, None), hits) == "v"
     (call,) = world.calls
-    assert (call.address, call.kind, call.keys) == (world.owners(b"k")[0], Get, [b"k"])
+    assert (call.address, call.request.kind, call.request.keys) == (world.owners(b"k")[0], Get, [b"k"])
     assert call.deadline(100.0) == 100.5
 
 
@@ -345,7 +345,7 @@ def test_failover_goes_on_to_the_next_owner_and_then_avoids_the_node() -> None:
     first, second = world.owners(b"k")
 
     def answer(call: Call) -> Any:
-        return LINK_DOWN if call.address == first else hits(call)
+        return NOT_CONNECTED if call.address == first else hits(call)
 
     assert world.run(world.session.get("k", None, None), answer) == "v"
     assert [call.address for call in world.data_calls] == [first, second]
@@ -362,7 +362,7 @@ def test_a_failure_asks_another_node_for_news_beside_the_next_operation() -> Non
     first = world.owners(b"k")[0]
     world.run(world.session.get("k", None, None), lambda c: NO_REPLY if c.address == first else hits(c))
     beside = world.steps[-1]
-    assert [call.kind for call in beside] == [Get, Inspect]
+    assert [call.request.kind for call in beside] == [Get, Inspect]
     assert beside[1].address != first
 
 
@@ -377,7 +377,7 @@ def test_a_call_outlives_a_split_network_if_its_timeout_allows(seed: int) -> Non
     def answer(call: Call) -> Any:
         if call.address not in here:
             return NO_REPLY
-        if call.kind is Inspect:
+        if call.request.kind is Inspect:
             states = [0, 0, *[int(world.now >= known_at) * 2] * 3]
             return [{"members": [list(fact(i + 1, state)) for i, state in enumerate(states)]}]
         return hits(call) if call.deadline(world.now) >= known_at else NO_REPLY
@@ -413,7 +413,7 @@ def test_when_all_nodes_fail_the_seeds_are_asked_again() -> None:
 
     def answer(call: Call) -> Any:
         seen.append(call.address)
-        return hits(call) if call.address == "127.0.0.1:7101" else LINK_DOWN
+        return hits(call) if call.address == "127.0.0.1:7101" else NOT_CONNECTED
 
     assert world.run(world.session.get("k", None, None), answer) == "v"
     assert set(seen) == {"127.0.0.1:7101", "127.0.0.1:7102", "127.0.0.1:7103"}
@@ -445,7 +445,7 @@ def test_a_half_open_breaker_gets_one_probe_and_closes() -> None:
     world.run(world.session.get("k", None, None), hits)
     assert world.data_calls[-1].address == second
     world.now += 29
-    world.run(world.session.get("k", None, None), lambda c: LINK_DOWN if c.address == first else hits(c))
+    world.run(world.session.get("k", None, None), lambda c: NOT_CONNECTED if c.address == first else hits(c))
     assert [call.address for call in world.data_calls[-2:]] == [first, second]
     world.now += 2
     world.run(world.session.get("k", None, None), hits)
@@ -474,14 +474,14 @@ def test_another_view_in_an_answer_leads_to_one_refresh_a_second() -> None:
     world.now += 2
     world.routing.note_view("127.0.0.1:7101", b"another!")
     world.run(world.session.get("k", None, None), hits)
-    assert [call.kind for call in world.steps[-1]] == [Get, Inspect]
+    assert [call.request.kind for call in world.steps[-1]] == [Get, Inspect]
     assert len(world.routing.peers) == 3
     world.routing.note_view("127.0.0.1:7101", b"another!")
     world.run(world.session.get("k", None, None), hits)
-    assert [call.kind for call in world.steps[-1]] == [Get]
+    assert [call.request.kind for call in world.steps[-1]] == [Get]
     world.now += 1
     world.run(world.session.get("k", None, None), hits)
-    assert [call.kind for call in world.steps[-1]] == [Get, Inspect]
+    assert [call.request.kind for call in world.steps[-1]] == [Get, Inspect]
 
 
 def test_members_are_asked_for_every_thirty_seconds() -> None:
@@ -489,7 +489,7 @@ def test_members_are_asked_for_every_thirty_seconds() -> None:
     for step in (29.0, 2.0, 29.0, 2.0):
         world.now += step
         world.run(world.session.get("k", None, None), hits)
-    assert [[c.kind for c in step] for step in world.steps] == [[Get], [Get, Inspect], [Get], [Get, Inspect]]
+    assert [[c.request.kind for c in step] for step in world.steps] == [[Get], [Get, Inspect], [Get], [Get, Inspect]]
 
 
 def test_a_node_that_is_about_to_leave_owns_nothing_and_is_asked_last() -> None:
@@ -508,7 +508,9 @@ def test_a_garbled_answer_to_a_refresh_changes_nothing() -> None:
     world = World()
     world.now += 31
     digest = world.routing.digest
-    world.run(world.session.get("k", None, None), lambda c: [{"members": [[1]]}] if c.kind is Inspect else hits(c))
+    world.run(
+        world.session.get("k", None, None), lambda c: [{"members": [[1]]}] if c.request.kind is Inspect else hits(c)
+    )
     assert world.routing.digest == digest
 
 
@@ -523,7 +525,7 @@ def test_the_first_operation_has_a_seed_greet_us() -> None:
         return hits(call)
 
     assert world.run(world.session.get("k", None, None), answer) == "v"
-    assert [call.kind for call in world.calls] == [Inspect, Get]
+    assert [call.request.kind for call in world.calls] == [Inspect, Get]
 
 
 def test_no_way_to_any_node_is_told_after_two_seconds_with_the_reason() -> None:
@@ -682,11 +684,11 @@ def test_levels_are_checked_once_the_cluster_is_known() -> None:
 def test_levels_travel() -> None:
     world = World(consistency="quorum")
     world.run(world.session.get("k", None, None), hits)
-    assert list(world.calls[-1].options) == [-2, -2, False]
+    assert list(world.calls[-1].request.options) == [-2, -2, False]
     world.run(world.session.derive(consistency=(2, 1)).set("k", 1, 5, None), hits)
-    assert list(world.calls[-1].options) == [2, 5000]
+    assert list(world.calls[-1].request.options) == [2, 5000]
     world.run(world.session.derive(consistency=(2, 1)).get("k", None, None), hits)
-    assert list(world.calls[-1].options) == [1, 2, False]
+    assert list(world.calls[-1].request.options) == [1, 2, False]
 
 
 # ---- deadlines and what is repeated
@@ -715,7 +717,7 @@ def test_time_without_blame_does_not_count_against_a_node() -> None:
     assert len({call.address for call in world.data_calls}) == 1
 
 
-@pytest.mark.parametrize("failure", [NO_REPLY, LINK_LOST])
+@pytest.mark.parametrize("failure", [NO_REPLY, CONNECTION_LOST])
 def test_what_is_not_safe_to_repeat_is_not_repeated_once_sent(failure: Failure) -> None:
     world = World()
     kind = OperationTimeout if failure.late else NodeUnavailable
@@ -727,12 +729,12 @@ def test_what_is_not_safe_to_repeat_is_not_repeated_once_sent(failure: Failure) 
     ):
         before = len(world.data_calls)
         with pytest.raises(kind, match="may or may not"):
-            world.run(flow, lambda c: failure if c.kind is Update else hits(c))
+            world.run(flow, lambda c: failure if c.request.kind is Update else hits(c))
         assert len(world.data_calls) == before + 1
 
 
 @pytest.mark.parametrize(
-    "failure", [LINK_DOWN, Reject(1, b"", [int(Code.STALE_BOOT)]), Reject(1, b"", [int(Code.OVERLOADED)])]
+    "failure", [NOT_CONNECTED, Reject(1, b"", [int(Code.STALE_BOOT)]), Reject(1, b"", [int(Code.OVERLOADED)])]
 )
 def test_what_was_not_executed_is_repeated_whatever_it_is(failure: Any) -> None:
     world = World()
@@ -746,7 +748,7 @@ def test_touch_is_repeated() -> None:
     world = World()
     outcomes = [NO_REPLY]
     assert world.run(world.session.touch("k", 5, None), lambda c: outcomes.pop() if outcomes else [True])
-    assert world.calls[0].payloads == [[5, 5000]]
+    assert world.calls[0].request.payloads == [[5, 5000]]
 
 
 def test_rejection_everywhere_is_repeated_until_the_deadline() -> None:
@@ -846,7 +848,7 @@ OPERATIONS: dict[str, Callable[[Session], Any]] = {
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("outcome", [Reject(1, b"", [int(Code.NOT_READY)]), NO_REPLY, LINK_LOST])
+@pytest.mark.parametrize("outcome", [Reject(1, b"", [int(Code.NOT_READY)]), NO_REPLY, CONNECTION_LOST])
 @pytest.mark.parametrize("named", OPERATIONS)
 def test_errors_name_what_the_user_called_and_the_key_as_it_was_given(named: str, outcome: Any, known: bool) -> None:
     world = World(known=known, namespace="shop:")
@@ -861,7 +863,7 @@ def test_errors_of_a_later_step_name_it_too(named: str) -> None:
     """The read is answered, and the change that follows is not."""
     world = World(namespace="shop:")
     with pytest.raises(OperationError) as caught:
-        world.run(OPERATIONS[named](world.session), lambda c: [None] if c.kind is Get else LINK_DOWN)
+        world.run(OPERATIONS[named](world.session), lambda c: [None] if c.request.kind is Get else NOT_CONNECTED)
     assert str(caught.value).startswith(f"{named}: ")
 
 
@@ -889,25 +891,25 @@ def test_many_keys_go_to_their_owners_in_one_call_each_and_come_back_as_given() 
     keys: list[Any] = [f"k{i}" for i in range(50)] + [b"k1", b"bytes"]
 
     def answer(call: Call) -> Any:
-        return [record(b"\0\0" + key) if key != b"k7" else None for key in call.keys]
+        return [record(b"\0\0" + key) if key != b"k7" else None for key in call.request.keys]
 
     found = world.run(world.session.get_many(keys, None), answer)
     assert found == {k: (k if isinstance(k, bytes) else k.encode()) for k in keys if k != "k7"}
     assert len(world.steps) == 1
     assert len({call.address for call in world.calls}) == len(world.calls) == 3
     for call in world.calls:
-        assert all(world.owners(key)[0] == call.address for key in call.keys)
+        assert all(world.owners(key)[0] == call.address for key in call.request.keys)
 
 
 def test_more_is_asked_for_again() -> None:
     world = World(nodes=1)
 
     def answer(call: Call) -> Any:
-        return [record(b"\0\0" + key) if i < 3 else [int(Code.MORE)] for i, key in enumerate(call.keys)]
+        return [record(b"\0\0" + key) if i < 3 else [int(Code.MORE)] for i, key in enumerate(call.request.keys)]
 
     found = world.run(world.session.get_many([f"k{i}" for i in range(10)], None), answer)
     assert found == {f"k{i}": b"k%d" % i for i in range(10)}
-    assert [len(call.keys) for call in world.calls] == [10, 7, 4, 1]
+    assert [len(call.request.keys) for call in world.calls] == [10, 7, 4, 1]
     assert not world.pauses
 
 
@@ -915,9 +917,9 @@ def test_one_failing_node_fails_over_only_its_keys() -> None:
     world = World()
     bad = world.owners(b"k0")[0]
     keys = [f"k{i}" for i in range(30)]
-    found = world.run(world.session.get_many(keys, None), lambda c: LINK_DOWN if c.address == bad else hits(c))
+    found = world.run(world.session.get_many(keys, None), lambda c: NOT_CONNECTED if c.address == bad else hits(c))
     assert len(found) == 30
-    sent = [key for call in world.data_calls if call.address != bad for key in call.keys]
+    sent = [key for call in world.data_calls if call.address != bad for key in call.request.keys]
     assert len(sent) == len(set(sent)) == 30
 
 
@@ -926,21 +928,21 @@ def test_an_error_of_one_key_is_no_miss_in_a_batch() -> None:
     with pytest.raises(QuorumNotReached):
         world.run(
             world.session.get_many(["a", "b"], 0.3),
-            lambda c: [[int(Code.QUORUM), 2, 1] if key == b"a" else record() for key in c.keys],
+            lambda c: [[int(Code.QUORUM), 2, 1] if key == b"a" else record() for key in c.request.keys],
         )
 
 
 def test_set_many_splits_by_bytes_and_by_count_and_names_what_failed() -> None:
     world = World(nodes=1)
     world.run(world.session.set_many({f"k{i}": b"x" * 900 for i in range(5)}, 5, None), hits)
-    assert [len(call.keys) for call in world.calls] == [2, 2, 1]
+    assert [len(call.request.keys) for call in world.calls] == [2, 2, 1]
     world = World(nodes=1)
     world.routing.settings.request_bytes_max = 1 << 26
     world.run(world.session.delete_many([f"k{i}" for i in range(BATCH_OPS_MAX + 1)], None), hits)
-    assert [len(call.keys) for call in world.calls] == [BATCH_OPS_MAX, 1]
+    assert [len(call.request.keys) for call in world.calls] == [BATCH_OPS_MAX, 1]
     failed = world.run(
         world.session.set_many({"a": 1, b"b": 2, "c": 3}, 5, 0.2),
-        lambda c: [[int(Code.QUORUM), 2, 1] if key in {b"b", b"c"} else None for key in c.keys],
+        lambda c: [[int(Code.QUORUM), 2, 1] if key in {b"b", b"c"} else None for key in c.request.keys],
     )
     assert failed == [b"b", "c"]
 
@@ -948,7 +950,7 @@ def test_set_many_splits_by_bytes_and_by_count_and_names_what_failed() -> None:
 def test_of_two_names_of_one_key_the_last_is_stored_and_one_delete_counts() -> None:
     world = World(nodes=1)
     world.run(world.session.set_many({"a": 1, b"a": 2}, 5, None), hits)
-    assert (world.calls[-1].keys, world.calls[-1].payloads) == ([b"a"], [b"\0\0022"])
+    assert (world.calls[-1].request.keys, world.calls[-1].request.payloads) == ([b"a"], [b"\0\0022"])
     assert world.run(world.session.delete_many(["a", b"a"], None), hits) == 1
 
 
@@ -980,9 +982,9 @@ def test_namespaces_nest_and_clear_is_theirs() -> None:
     world = World()
     users = world.session.derive(prefix="users:").derive(prefix=b"7:")
     world.run(users.get("a", None, None), hits)
-    assert world.calls[-1].keys == [b"users:7:a"]
+    assert world.calls[-1].request.keys == [b"users:7:a"]
     assert world.run(users.clear(None), lambda c: [4]) == 4
-    assert (world.calls[-1].kind, world.calls[-1].options) == (Clear, (b"users:7:",))
+    assert (world.calls[-1].request.kind, world.calls[-1].request.options) == (Clear, (b"users:7:",))
     with pytest.raises(ProtocolError):
         world.run(users.clear(None), lambda c: ["x"])
 
@@ -991,12 +993,12 @@ def test_inspect_asks_the_node_named() -> None:
     world = World()
     for node in ("n2", "127.0.0.1:7102"):
         assert world.run(world.session.inspect("replica", "k", node, None), lambda c: [{"a": 1}]) == {"a": 1}
-        assert (world.calls[-1].address, world.calls[-1].options) == ("127.0.0.1:7102", ("replica", b"k"))
+        assert (world.calls[-1].address, world.calls[-1].request.options) == ("127.0.0.1:7102", ("replica", b"k"))
     with pytest.raises(NodeUnavailable, match=r"n9.*n1 \(127"):
         world.run(world.session.inspect("status", b"", "n9", None), hits)
     with pytest.raises(NodeUnavailable):
-        world.run(world.session.inspect("status", b"", "n2", 0.5), lambda c: LINK_DOWN)
-    assert {call.address for call in world.calls if call.options[0] == "status"} == {"127.0.0.1:7102"}
+        world.run(world.session.inspect("status", b"", "n2", 0.5), lambda c: NOT_CONNECTED)
+    assert {call.address for call in world.calls if call.request.options[0] == "status"} == {"127.0.0.1:7102"}
 
 
 @pytest.mark.parametrize(("delta", "initial"), [(True, 0), ("1", 0), (1.0, 0), (1, "0")])
@@ -1012,32 +1014,45 @@ def test_the_default_lifetime_is_the_clients_then_the_clusters() -> None:
     world = World(ttl=7)
     world.run(world.session.set("k", 1, DEFAULT, None), hits)
     world.run(world.session.set("k", 1, None, None), hits)
-    assert [call.options[1] for call in world.calls] == [7000, 0]
+    assert [call.request.options[1] for call in world.calls] == [7000, 0]
     world = World()
     world.run(world.session.set("k", 1, DEFAULT, None), hits)
-    assert [call.options[1] for call in world.calls] == [-1]
+    assert [call.request.options[1] for call in world.calls] == [-1]
 
 
-# ---- link and batch
+# ---- connection and batch
 
 
-def link_of(world: World, took_s: float = 0.1) -> Link:
-    link = world.session.link("127.0.0.1:7101")
-    link.hello()
+def call_to(
+    address: str,
+    kind: Any,
+    options: tuple[Any, ...],
+    keys: list[bytes],
+    payloads: list[Any] | None,
+    until: float,
+    allowance_s: float,
+    size: int,
+) -> Call:
+    return Call(address, Request("test", kind, options, keys, [], payloads), until, allowance_s, size)
+
+
+def connection_to(world: World, took_s: float = 0.1) -> Connection:
+    connection = world.session.connection("127.0.0.1:7101")
+    connection.hello()
     world.now += took_s
-    answers = link.accept(encode_frame(0, [welcome(fact(1), fact(2), wall_ms=5_000_000)]))
+    answers = connection.accept(encode_frame(0, [welcome(fact(1), fact(2), wall_ms=5_000_000)]))
     assert [number for number, _ in answers] == [GREETING]
-    return link
+    return connection
 
 
 def get_call(key: bytes = b"k", world: World | None = None) -> Call:
-    return Call("127.0.0.1:7101", Get, (0, 0, False), [key], None, (world.now if world else 100) + 1, 1.0, 1)
+    return call_to("127.0.0.1:7101", Get, (0, 0, False), [key], None, (world.now if world else 100) + 1, 1.0, 1)
 
 
 def test_requests_carry_boot_view_and_the_deadline_in_the_nodes_clock() -> None:
     world = World(known=False)
-    link = link_of(world)
-    number, frame = link.encode(get_call(world=world), world.now + 1)
+    connection = connection_to(world)
+    number, frame = connection.encode(get_call(world=world), world.now + 1)
     _, (message,) = decode_frame(frame)
     assert isinstance(message, Get)
     assert (message.request, message.boot, message.view, message.keys) == (number, 7, world.routing.digest, [b"k"])
@@ -1047,17 +1062,17 @@ def test_requests_carry_boot_view_and_the_deadline_in_the_nodes_clock() -> None:
 def test_after_a_slow_greeting_no_deadline_is_early_and_another_is_asked_for() -> None:
     """Perhaps it was this program that was slow to read it: then the node's clock was read long ago."""
     world = World(known=False)
-    link = link_of(world, took_s=0.8)
-    assert link.ready
-    assert link.is_clock_vague
-    _, (message,) = decode_frame(link.encode(get_call(world=world), world.now + 0.25)[1])
+    connection = connection_to(world, took_s=0.8)
+    assert connection.ready
+    assert connection.is_clock_vague
+    _, (message,) = decode_frame(connection.encode(get_call(world=world), world.now + 0.25)[1])
     assert isinstance(message, Get)
     assert message.deadline_ms == pytest.approx(5_000_000 + 800 + 250, abs=2)
-    link.hello()
+    connection.hello()
     world.now += 0.01
-    link.accept(encode_frame(0, [welcome(fact(1), wall_ms=5_000_010)]))
-    assert not link.is_clock_vague
-    _, (message,) = decode_frame(link.encode(get_call(world=world), world.now + 0.25)[1])
+    connection.accept(encode_frame(0, [welcome(fact(1), wall_ms=5_000_010)]))
+    assert not connection.is_clock_vague
+    _, (message,) = decode_frame(connection.encode(get_call(world=world), world.now + 0.25)[1])
     assert isinstance(message, Get)
     assert message.deadline_ms == pytest.approx(5_000_010 + 5 + 250, abs=2)
 
@@ -1074,14 +1089,14 @@ def test_after_a_slow_greeting_no_deadline_is_early_and_another_is_asked_for() -
     ],
 )
 def test_what_can_not_be_encoded_leaves_the_link_as_it_was(options: tuple[Any, ...], payloads: list[Any]) -> None:
-    link = link_of(World())
-    first, _ = link.encode(get_call(), 101.0)
+    connection = connection_to(World())
+    first, _ = connection.encode(get_call(), 101.0)
     with pytest.raises(Exception):  # noqa: B017  (of what kind is for the field to say)
-        link.encode(Call("a", Set, options, [b"k"], payloads, 200, 1.0, 1), 101.0)
-    second, _ = link.encode(get_call(), 101.0)
+        connection.encode(call_to("a", Set, options, [b"k"], payloads, 200, 1.0, 1), 101.0)
+    second, _ = connection.encode(get_call(), 101.0)
     assert second == first + 1
     replies: list[Message] = [Reply(first, b"", [b"1"]), Reply(second, b"", [b"2"])]
-    assert link.accept(encode_frame(0, replies)) == [(first, [b"1"]), (second, [b"2"])]
+    assert connection.accept(encode_frame(0, replies)) == [(first, [b"1"]), (second, [b"2"])]
 
 
 def test_a_call_that_makes_no_message_fails_for_good_and_in_words() -> None:
@@ -1098,59 +1113,59 @@ def test_a_call_that_makes_no_message_fails_for_good_and_in_words() -> None:
 
 def test_answers_meet_their_request_by_number_or_nobody() -> None:
     world = World()
-    link = link_of(world)
-    one, _ = link.encode(get_call(), 101.0)
-    two, _ = link.encode(get_call(), 101.0)
+    connection = connection_to(world)
+    one, _ = connection.encode(get_call(), 101.0)
+    two, _ = connection.encode(get_call(), 101.0)
     replies: list[Message] = [Reply(two, world.routing.digest, [b"2"]), Reply(99, b"", [b"9"]), Reply(one, b"", [b"1"])]
-    assert link.accept(encode_frame(0, replies)) == [(two, [b"2"]), (one, [b"1"])]
-    assert link.accept(encode_frame(0, [replies[0]])) == []
-    three, _ = link.encode(get_call(), 101.0)
-    link.forget(three)
-    assert not link.ready
-    assert link.accept(encode_frame(0, [Reply(three, b"", [b"3"])])) == []
+    assert connection.accept(encode_frame(0, replies)) == [(two, [b"2"]), (one, [b"1"])]
+    assert connection.accept(encode_frame(0, [replies[0]])) == []
+    three, _ = connection.encode(get_call(), 101.0)
+    connection.forget(three)
+    assert not connection.ready
+    assert connection.accept(encode_frame(0, [Reply(three, b"", [b"3"])])) == []
 
 
 def test_who_is_turned_away_hears_that_the_node_is_overloaded() -> None:
     world = World()
-    link = link_of(world)
-    one, _ = link.encode(get_call(), 101.0)
-    two, _ = link.encode(get_call(), 101.0)
-    found = link.accept(encode_frame(0, [TurnedAway(world.routing.digest, [one, two, 99])]))
+    connection = connection_to(world)
+    one, _ = connection.encode(get_call(), 101.0)
+    two, _ = connection.encode(get_call(), 101.0)
+    found = connection.accept(encode_frame(0, [TurnedAway(world.routing.digest, [one, two, 99])]))
     assert [(number, outcome.error) for number, outcome in found if isinstance(outcome, Reject)] == [
         (one, [Code.OVERLOADED]),
         (two, [Code.OVERLOADED]),
     ]
-    assert link.ready
-    assert link.accept(encode_frame(0, [Reply(one, b"", [b"1"])])) == []
+    assert connection.ready
+    assert connection.accept(encode_frame(0, [Reply(one, b"", [b"1"])])) == []
 
 
 @pytest.mark.parametrize("results", [[], [None, None], None])
 def test_results_that_do_not_align_break_the_link(results: Any) -> None:
-    link = link_of(World())
-    number, _ = link.encode(get_call(), 101.0)
+    connection = connection_to(World())
+    number, _ = connection.encode(get_call(), 101.0)
     with pytest.raises(ProtocolError):
-        link.accept(encode_frame(0, [Reply(number, b"", results)]))
+        connection.accept(encode_frame(0, [Reply(number, b"", results)]))
 
 
 def test_none_stands_for_success_of_a_set_only() -> None:
-    link = link_of(World())
-    number, _ = link.encode(Call("a", Set, (0, 0), [b"a", b"b"], [b"\0\0", b"\0\0"], 200, 1.0, 2), 200.0)
-    assert link.accept(encode_frame(0, [Reply(number, b"", None)])) == [(number, [None, None])]
+    connection = connection_to(World())
+    number, _ = connection.encode(call_to("a", Set, (0, 0), [b"a", b"b"], [b"\0\0", b"\0\0"], 200, 1.0, 2), 200.0)
+    assert connection.accept(encode_frame(0, [Reply(number, b"", None)])) == [(number, [None, None])]
 
 
 @pytest.mark.parametrize("frame", [b"", b"garbage", encode_frame(0, [Get(1, 1, 1, b"", 0, 0, False, [])])])
 def test_what_no_node_sends_breaks_the_link(frame: bytes) -> None:
     with pytest.raises(ProtocolError):
-        link_of(World()).accept(frame)
+        connection_to(World()).accept(frame)
 
 
 def test_a_stale_boot_or_a_refusal() -> None:
-    link = link_of(World())
-    number, _ = link.encode(get_call(), 101.0)
+    connection = connection_to(World())
+    number, _ = connection.encode(get_call(), 101.0)
     reject = Reject(number, b"", [int(Code.STALE_BOOT)])
-    assert link.accept(encode_frame(0, [reject])) == [(number, reject)]
-    assert not link.ready
-    ((number, failure),) = link.accept(encode_frame(0, [Refused("cluster", "another one")]))
+    assert connection.accept(encode_frame(0, [reject])) == [(number, reject)]
+    assert not connection.ready
+    ((number, failure),) = connection.accept(encode_frame(0, [Refused("cluster", "another one")]))
     assert isinstance(failure, Failure)
     assert (number, failure.sent) == (GREETING, False)
     assert "another one" in failure.why
@@ -1160,25 +1175,25 @@ def test_a_batch_merges_what_fits_and_splits_the_results_again() -> None:
     first = get_call(b"a")
     batch = Batch(first)
     assert batch.join(get_call(b"a"), 1000)
-    assert batch.join(Call("a", Get, (0, 0, False), [b"b", b"c"], None, 101, 1.0, 2), 1000)
-    assert batch.whole().keys == [b"a", b"a", b"b", b"c"]
-    assert first.keys == [b"a"]
+    assert batch.join(call_to("a", Get, (0, 0, False), [b"b", b"c"], None, 101, 1.0, 2), 1000)
+    assert batch.whole().request.keys == [b"a", b"a", b"b", b"c"]
+    assert first.request.keys == [b"a"]
     assert batch.split([1, 2, 3, 4]) == [[1], [2], [3, 4]]
     assert batch.split(NO_REPLY) == [NO_REPLY] * 3
     assert not batch.join(get_call(b"d"), 4)
-    assert not batch.join(Call("a", Get, (0, 0, False), [b"k"] * BATCH_OPS_MAX, None, 101, 1.0, 2), 10**9)
+    assert not batch.join(call_to("a", Get, (0, 0, False), [b"k"] * BATCH_OPS_MAX, None, 101, 1.0, 2), 10**9)
 
 
 def test_two_changes_of_one_key_do_not_share_a_message() -> None:
-    batch = Batch(Call("a", Set, (0, 0), [b"a"], [b"\0\0001"], 200, 1.0, 2))
-    assert not batch.join(Call("a", Set, (0, 0), [b"a"], [b"\0\0002"], 200, 1.0, 2), 1000)
-    assert batch.join(Call("a", Set, (0, 0), [b"b"], [b"\0\0002"], 200, 1.0, 2), 1000)
-    assert batch.whole().payloads == [b"\0\0001", b"\0\0002"]
+    batch = Batch(call_to("a", Set, (0, 0), [b"a"], [b"\0\0001"], 200, 1.0, 2))
+    assert not batch.join(call_to("a", Set, (0, 0), [b"a"], [b"\0\0002"], 200, 1.0, 2), 1000)
+    assert batch.join(call_to("a", Set, (0, 0), [b"b"], [b"\0\0002"], 200, 1.0, 2), 1000)
+    assert batch.whole().request.payloads == [b"\0\0001", b"\0\0002"]
 
 
 def test_a_batch_is_over_with_its_most_urgent_call() -> None:
     def call(key: bytes, until: float) -> Call:
-        return Call("a", Get, (0, 0, False), [key], None, until, 1.0, 1)
+        return call_to("a", Get, (0, 0, False), [key], None, until, 1.0, 1)
 
     batch = Batch(call(b"a", 105.0))
     assert batch.join(call(b"b", 103.5), 1000)
@@ -1194,11 +1209,11 @@ def test_no_more_calls_share_a_message_than_wake_tasks_at_once() -> None:
 
 def test_one_question_will_do_for_all_who_ask_the_same() -> None:
     def question() -> Call:
-        return Call("a", Inspect, ("view", b""), [], None, 101, 1.0, 0)
+        return call_to("a", Inspect, ("view", b""), [], None, 101, 1.0, 0)
 
     batch = Batch(question())
     assert all(batch.join(question(), 1000) for _ in range(2 * CALLS_MAX))
-    assert batch.whole().keys == []
+    assert batch.whole().request.keys == []
     assert batch.split([{"members": []}]) == [[{"members": []}]] * (2 * CALLS_MAX + 1)
     assert not batch.join(get_call(), 1000)
     assert not Batch(get_call()).join(question(), 1000)
@@ -1233,8 +1248,8 @@ def test_a_crowd_that_fails_for_one_reason_works_the_routing_out_once(monkeypatc
 
 
 def test_what_has_no_keys_travels_alone() -> None:
-    batch = Batch(Call("a", Clear, (b"",), [], None, 200, 1.0, 0))
-    assert not batch.join(Call("a", Clear, (b"",), [], None, 200, 1.0, 0), 1000)
+    batch = Batch(call_to("a", Clear, (b"",), [], None, 200, 1.0, 0))
+    assert not batch.join(call_to("a", Clear, (b"",), [], None, 200, 1.0, 0), 1000)
     assert batch.split([5]) == [[5]]
 
 
@@ -1242,7 +1257,7 @@ def test_unused_kinds_are_all_asked_for_somewhere() -> None:
     world = World()
     for flow, kind in ((world.session.delete("k", None), Delete), (world.session.exists("k", None), Get)):
         world.run(flow, hits)
-        assert world.calls[-1].kind is kind
+        assert world.calls[-1].request.kind is kind
 
 
 def test_the_real_clock_is_monotonic_by_default() -> None:
@@ -1283,17 +1298,17 @@ def test_tags_that_make_no_sense_are_refused_before_anything_is_sent(
     ):
         with pytest.raises(error, match=text):
             world.run(flow, lambda call: [None])
-    assert not [call for call in world.calls if call.kind is not Inspect]
+    assert not [call for call in world.calls if call.request.kind is not Inspect]
 
 
 def test_a_namespace_is_put_before_tags_as_before_keys_and_each_is_sent_once() -> None:
     world = World()
     session = world.session.derive(prefix="users:")
     world.run(session.set("k", "v", None, None, ["b", b"a", "b"]), lambda call: [None])
-    (content,) = world.calls[-1].payloads or []
+    (content,) = world.calls[-1].request.payloads or []
     assert extras_of(bytes(22) + content).tags == (b"users:b", b"users:a")
     assert world.run(session.invalidate_tags(iter(["b", "b"]), None), lambda call: [3]) == 3
-    assert (world.calls[-1].kind, world.calls[-1].options) == (InvalidateTags, ((b"users:b",),))
+    assert (world.calls[-1].request.kind, world.calls[-1].request.options) == (InvalidateTags, ((b"users:b",),))
     with pytest.raises(ProtocolError, match="invalidate_tags"):
         world.run(session.invalidate_tags(["b"], None), lambda call: ["x"])
     with pytest.raises(ValueError, match="at most 4,096, not 4,097"):
@@ -1304,6 +1319,8 @@ def test_values_with_tags_are_read_as_they_were_written_alone_and_in_a_batch() -
     world = World(1)
     bodies = [with_extras(Codec().encode(value), Extras((b"t",))) for value in ("a", 7, [None])]
     stored = dict(zip([b"x", b"y", b"z"], map(record, bodies), strict=True))
-    assert world.run(world.session.get("y", None, None), lambda call: [stored[key] for key in call.keys]) == 7
-    found = world.run(world.session.get_many(["x", "y", "z"], None), lambda call: [stored[key] for key in call.keys])
+    assert world.run(world.session.get("y", None, None), lambda call: [stored[key] for key in call.request.keys]) == 7
+    found = world.run(
+        world.session.get_many(["x", "y", "z"], None), lambda call: [stored[key] for key in call.request.keys]
+    )
     assert found == {"x": "a", "y": 7, "z": [None]}

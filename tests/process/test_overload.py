@@ -23,7 +23,7 @@ from fake_node import FakeNode, fake_mesh
 import meshcache
 from meshcache import AsyncClient, Client
 from meshcache.client.aio.connections import CALLS_PER_TURN, PARKED_MAX, UNDER_WAY_MAX
-from meshcache.client.connection import Call, Link, Unsendable
+from meshcache.client.connection import Call, Connection, Request, Unsendable
 from meshcache.protocol.messages import Change, Clear, Get, Hello, Inspect, Set, Update
 
 CALLERS = Path(__file__).parents[2] / "scripts" / "faults" / "callers.py"
@@ -129,14 +129,14 @@ def test_a_greeting_that_the_loop_read_late_does_not_make_requests_late(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By half the time until it was read the node's clock would be wrong: by more than an attempt may take."""
-    hello = Link.hello
+    hello = Connection.hello
     stands_still = threading.Event()
 
     def stand_still() -> None:
         stands_still.set()
         time.sleep(2.2)
 
-    def hello_of_a_busy_loop(self: Link) -> bytes:
+    def hello_of_a_busy_loop(self: Connection) -> bytes:
         if not stands_still.is_set():
             asyncio.get_running_loop().call_soon(stand_still)
         return hello(self)
@@ -146,12 +146,12 @@ def test_a_greeting_that_the_loop_read_late_does_not_make_requests_late(
         return FakeNode.PASS
 
     async def main() -> None:
-        monkeypatch.setattr(Link, "hello", hello_of_a_busy_loop)
+        monkeypatch.setattr(Connection, "hello", hello_of_a_busy_loop)
         node.hook = answer_meanwhile
         async with AsyncClient(node.address, timeout=10.0) as cache:
             assert await cache.get("k") is None
             assert len(node.of(Get)) == 1
-            await until(lambda: not wire_of(cache)._link.is_clock_vague)
+            await until(lambda: not wire_of(cache)._connection.is_clock_vague)
             assert node.hellos >= 2  # it was asked for the time once more
             assert await cache.get("k") is None
             assert is_trusted(cache)
@@ -329,7 +329,8 @@ def test_failed_calls_leave_no_circles_to_the_collector(node: FakeNode) -> None:
 
 
 def a_call(node: FakeNode, kind: Any, options: tuple[Any, ...], keys: list[Any], payloads: list[Any] | None) -> Call:
-    return Call(node.address, kind, options, keys, payloads, time.monotonic() + 20, 20.0, 1)
+    request = Request("test", kind, options, keys, [], payloads)
+    return Call(node.address, request, time.monotonic() + 20, 20.0, 1)
 
 
 BAD_CALLS: list[tuple[Any, tuple[Any, ...], list[Any], list[Any] | None]] = [
@@ -425,7 +426,7 @@ def test_what_came_while_a_thread_waited_for_its_turn_is_not_late(
         monkeypatch.setattr(wire, "recv", receive)
         assert client.get("k") == 1
         assert starved
-        assert wire.link.ready
+        assert wire.connection.ready
 
 
 # ---- real nodes

@@ -78,7 +78,7 @@ class AsyncClient:
             near_cache=near_cache,
             on_error=on_error,
         )
-        self._hub = Hub(self._session.link, self._session.routing)
+        self._hub = Hub(self._session.connection, self._session.routing)
         self._follower = AsyncFollower(Following(self._session.routing, self._session.near), self._hub)
         self._names = Names()
         self._near_cache = near_cache

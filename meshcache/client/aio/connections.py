@@ -2,7 +2,7 @@
 
 Calls posted in one turn of the loop wait for its end; then those of one node that agree in kind and options leave as
 one message, or sooner, when it is full. A task costs no timer and no system call of its own: one timer of 20 ms, that
-runs only while something is under way, looks after deadlines and broken links.
+runs only while something is under way, looks after deadlines and broken connections.
 
 A ZeroMQ socket announces by its file descriptor that its state may have changed, once. So after every wake-up and every
 send its state is read again, and the timer reads it too.
@@ -10,10 +10,10 @@ send its state is read again, and the timer reads it too.
 Thousands of tasks can keep the loop busy for longer than a call may take. What follows from that:
 
 - A deadline is judged only when all that has arrived was read, and an attempt counts from when it leaves.
-- What a busy loop made late speaks against no node, and breaks no link. How long the loop really waited for a
+- What a busy loop made late speaks against no node, and breaks no connection. How long the loop really waited for a
   connection or a greeting is told by ``_Mux.attended_s``, which stands still while the loop does not come to its timer.
-- A limited number of requests is under way on a link. The others wait here, where one whose caller's time is over is
-  dropped without having been sent: else a node would work through requests for which nobody waits.
+- A limited number of requests is under way on a connection. The others wait here, where one whose caller's time is over
+  is dropped without having been sent: else a node would work through requests for which nobody waits.
 - Answers, and failures even more, wake tasks that take the loop's time: a limited number of them in one turn.
 """
 
@@ -30,9 +30,9 @@ from typing import Any, Final
 import zmq
 
 from meshcache.client.closing import Closing
-from meshcache.client.connection import CALLS_MAX, FAIR_SHARE, GREETING, Batch, Call, Link, Outcome, Unsendable
+from meshcache.client.connection import CALLS_MAX, FAIR_SHARE, GREETING, Batch, Call, Connection, Outcome, Unsendable
 from meshcache.client.failure import (
-    LINK_LOST,
+    CONNECTION_LOST,
     NO_CONNECTION,
     NO_GREETING,
     NO_REPLY,
@@ -64,11 +64,11 @@ Few enough, too, that all which such a wave allocates and frees again stays belo
 objects: with 10,000 tasks it would walk through all that they hold again and again, and take half of the time.
 """
 UNDER_WAY_MAX: Final = 256
-"""Requests on one link at a time. More would only wait at the node, or fill the socket, which then looks broken."""
+"""Requests on one connection at a time. More would only wait at the node, or fill the socket, which looks dead then."""
 PARKED_MAX: Final = 1024
 """The same for those that may be parked at the node; with the others they are fewer than a socket's queue takes."""
 GREETING_S: Final = 1.0
-"""A link that was not greeted for so long, in the loop's attention, is given up for a new one."""
+"""A connection that was not greeted for so long, in the loop's attention, is given up for a new one."""
 
 
 async def reached(address: str) -> Host:
@@ -127,7 +127,7 @@ class _Cargo:
 
 
 class _Wire:
-    """The link to one node with its socket, or on the way to one."""
+    """The connection to one node with its socket, or on the way to one."""
 
     def __init__(self, mux: _Mux, address: str) -> None:
         self.address = address
@@ -139,7 +139,7 @@ class _Wire:
         self._aloft = [0, 0]
         """How many of each line are flying."""
         self._mux = mux
-        self._link = mux.link(address)
+        self._connection = mux.connection(address)
         self._socket: zmq.Socket[bytes] | None = None
         self._fd = -1
         self._host: Host | None = None
@@ -164,7 +164,7 @@ class _Wire:
         """Send what may be sent now; nothing joins it any more."""
         self.open.clear()
         socket = self._socket
-        if socket is None or not self._link.ready:
+        if socket is None or not self._connection.ready:
             self._begin_to_wait()
             return
         now = self._mux.clock()
@@ -178,7 +178,7 @@ class _Wire:
                 call = cargo.batch.whole()
                 cargo.sent_at, cargo.deadline = now, call.deadline(now)
                 try:
-                    number, frame = self._link.encode(call, cargo.deadline)
+                    number, frame = self._connection.encode(call, cargo.deadline)
                 except Exception as error:  # noqa: BLE001  (whatever its fields are: it must not stop the others)
                     self._set_aside(cargo, error)
                     continue
@@ -187,7 +187,7 @@ class _Wire:
                 except zmq.ZMQError:
                     # Gone since the last use. Perhaps the node is back already: begin anew, nothing of this was sent.
                     queue.appendleft(cargo)
-                    self._disconnect(LINK_LOST)
+                    self._disconnect(CONNECTION_LOST)
                     self._requeue()
                     return
                 self.flying[number] = cargo
@@ -215,51 +215,51 @@ class _Wire:
                     frames_max -= 1
                     self._arrived(self._recv(zmq.NOBLOCK))
                 elif not events & zmq.POLLOUT:
-                    if self._asked_hello and not self._link.ready:
+                    if self._asked_hello and not self._connection.ready:
                         self._fail(NOT_GREETED)
                     elif self._connected:
-                        self._disconnect(LINK_LOST)
+                        self._disconnect(CONNECTION_LOST)
                         self._requeue()
                     return True
                 else:
                     self._connected = True
-                    link = self._link
-                    wants_greeting = link.is_clock_vague or (not link.ready and self._is_needed())
+                    connection = self._connection
+                    wants_greeting = connection.is_clock_vague or (not connection.ready and self._is_needed())
                     if self._asked_hello or not wants_greeting:
                         return True
                     self._asked_hello = True
                     self._step_since = self._mux.attended_s()
-                    socket.send(link.hello(), zmq.NOBLOCK)
+                    socket.send(connection.hello(), zmq.NOBLOCK)
                 socket = self._socket
         except ProtocolError as error:
             self._fail(Failure(sent=True, late=False, why=f"broke the protocol: {error}"))
         except zmq.ZMQError:
-            self._disconnect(LINK_LOST)
+            self._disconnect(CONNECTION_LOST)
             self._requeue()
         return True
 
     def expire(self, now: float, attended_s: float) -> bool:
         """Fail what is too late; True if anything is still under way."""
-        was_ready = self._link.ready
+        was_ready = self._connection.ready
         if self.on_event(FRAMES_PER_TICK):
             for number, cargo in list(self.flying.items()):
                 if cargo.deadline <= now:
                     self._land(number)
-                    self._link.forget(number, silent=cargo.is_fair())
+                    self._connection.forget(number, silent=cargo.is_fair())
                     self._mux.deliver(cargo, NO_REPLY if cargo.is_fair() else NO_TIME_TO_ANSWER)
-        if was_ready and not self._link.ready:
+        if was_ready and not self._connection.ready:
             self._step_since = attended_s
         for queue in self.lines:
             self._expire_queued(queue, now, attended_s)
         has_waited = attended_s - self._step_since >= GREETING_S
-        if has_waited and self._socket is not None and not self._link.ready and self._is_needed():
-            self._disconnect(LINK_LOST)
+        if has_waited and self._socket is not None and not self._connection.ready and self._is_needed():
+            self._disconnect(CONNECTION_LOST)
             self._requeue()
         return bool(self.flying) or self._is_needed()
 
     def _expire_queued(self, queue: deque[_Cargo], now: float, attended_s: float) -> None:
         """Fail what can not be sent in time. The node is to blame only for a wait that was not for this loop."""
-        ready = self._link.ready
+        ready = self._connection.ready
         late: list[tuple[_Cargo, Failure]] = []
         kept: list[_Cargo] = []
         for cargo in queue:
@@ -280,13 +280,13 @@ class _Wire:
                 self._mux.deliver(cargo, failure)
 
     def close(self) -> None:
-        """Close the link; whoever waits learns that it is gone."""
+        """Close the connection; whoever waits learns that it is gone."""
         if self._opening is not None and not self._mux.loop.is_closed():
             self._opening.cancel()
-        self._fail(LINK_LOST)
+        self._fail(CONNECTION_LOST)
 
     def _arrived(self, frame: Frame) -> None:
-        for number, outcome in self._link.accept(frame):
+        for number, outcome in self._connection.accept(frame):
             if number != GREETING:
                 cargo = self._land(number)
                 if cargo is not None and not isinstance(outcome, Welcome):
@@ -355,14 +355,14 @@ class _Wire:
     def _disconnect(self, failure: Failure) -> None:
         """Drop the socket and what was under way on it; the next use opens a new one."""
         socket, self._socket = self._socket, None
-        if socket is not None and not self._link.ready and self._host is not None:
+        if socket is not None and not self._connection.ready and self._host is not None:
             shun(self._host)
         if socket is not None:
             if self._fd >= 0 and not self._mux.loop.is_closed():
                 self._mux.loop.remove_reader(self._fd)
             self._fd = -1
             socket.close(0)
-        self._link = self._mux.link(self.address)
+        self._connection = self._mux.connection(self.address)
         self._connected = self._asked_hello = False
         flying, self.flying = self.flying, {}
         self._aloft = [0, 0]
@@ -370,13 +370,15 @@ class _Wire:
 
 
 class _Mux:
-    """All links in one event loop."""
+    """All connections in one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, link: Callable[[str], Link], routing: Routing) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, connection: Callable[[str], Connection], routing: Routing
+    ) -> None:
         self.loop = loop
         self.clock = routing.clock
         self.pid = os.getpid()
-        self.link = link
+        self.connection = connection
         self._context: Context | None = None
         self.flights = Flights(contextlib.nullcontext())
         self._routing = routing
@@ -400,7 +402,7 @@ class _Mux:
         if wire is None:
             wire = self._wires[call.address] = _Wire(self, call.address)
         future: asyncio.Future[Outcome] = self.loop.create_future()
-        key = (call.kind, call.options, call.allowance_s)
+        key = (call.request.kind, call.request.options, call.allowance_s)
         cargo = wire.open.get(key)
         if cargo is not None and cargo.batch.join(call, self._routing.settings.request_bytes_max // 2):
             cargo.futures.append(future)
@@ -442,7 +444,7 @@ class _Mux:
         self._touched[wire] = None
 
     def close(self) -> None:
-        """Close every link."""
+        """Close every connection."""
         if self._closed or self.pid != os.getpid():
             return
         self._closed = True
@@ -456,7 +458,7 @@ class _Mux:
             end_context(context)
 
     def context(self) -> Context:
-        """Return the context, made when the first link needs it. Raises OSError."""
+        """Return the context, made when the first connection needs it. Raises OSError."""
         if self._context is None:
             self._context = open_context()
         return self._context
@@ -513,10 +515,10 @@ _graveyard: list[_Mux] = []
 
 
 class Hub:
-    """Finds the links that belong to the running event loop and this process."""
+    """Finds the connections that belong to the running event loop and this process."""
 
-    def __init__(self, link: Callable[[str], Link], routing: Routing) -> None:
-        self._link = link
+    def __init__(self, connection: Callable[[str], Connection], routing: Routing) -> None:
+        self._connection = connection
         self._routing = routing
         self._mux: _Mux | None = None
         self._closing: Closing | None = None
@@ -545,7 +547,7 @@ class Hub:
         return mux.flights
 
     def close(self) -> None:
-        """Close every link; later calls fail."""
+        """Close every connection; later calls fail."""
         self._closed = True
         if self._closing is not None:
             self._closing()
@@ -563,6 +565,6 @@ class Hub:
                 raise UsageError("this client belongs to another event loop, which is still open: make one for each")
             else:
                 self._closing()
-        self._mux = mux = _Mux(loop, self._link, self._routing)
+        self._mux = mux = _Mux(loop, self._connection, self._routing)
         self._closing = Closing(self, mux.close)
         return mux

@@ -85,7 +85,7 @@ class Client:
             on_error=on_error,
             lock=threading.RLock(),
         )
-        self._channels = Channels(self._session.link)
+        self._channels = Channels(self._session.connection)
         self._follower = Follower(Following(self._session.routing, self._session.near), self._channels)
         self._flights = Flights(threading.RLock(), os.getpid())
         self._renewals = Renewals()

@@ -1,8 +1,8 @@
 """The sync driver's I/O, done in the caller's thread: no hand-over to another one, and no lock around a wait.
 
-ZeroMQ sockets belong to one thread at a time. A *channel* is a set of links, at most one to each node; a thread takes
-a channel for one step of a flow and puts it back. The last one used is the first one taken, so a single thread always
-finds the same warm links.
+ZeroMQ sockets belong to one thread at a time. A *channel* is a set of connections, at most one to each node; a thread
+takes a channel for one step of a flow and puts it back. The last one used is the first one taken, so a single thread
+always finds the same warm connections.
 
 A socket's receive timeout is one slice: when nothing came for so long, look whether the connection is still there and
 whether the deadline is over. (A poll before each receive would cost five times as much.) Where threads are greenlets,
@@ -25,15 +25,15 @@ from typing import Any, Final
 import zmq
 
 from meshcache.client.closing import Closing
-from meshcache.client.connection import GREETING, Call, Link, Outcome, Unsendable
+from meshcache.client.connection import GREETING, Call, Connection, Outcome, Unsendable
 from meshcache.client.failure import (
-    LINK_DOWN,
-    LINK_LOST,
+    CONNECTION_LOST,
     NO_CONNECTION,
     NO_GREETING,
     NO_REPLY,
     NO_TIME,
     NO_TIME_TO_ANSWER,
+    NOT_CONNECTED,
     NOT_GREETED,
     Failure,
     not_connected,
@@ -54,13 +54,13 @@ SLICE_MS: Final = 20
 
 
 class _Wire:
-    """A link and its socket."""
+    """A connection and its socket."""
 
-    __slots__ = ("_fd", "_is_cooperative", "_pid", "arrived", "host", "link", "recv", "send", "socket")
+    __slots__ = ("_fd", "_is_cooperative", "_pid", "arrived", "connection", "host", "recv", "send", "socket")
 
-    def __init__(self, socket: zmq.Socket[bytes], link: Link, host: Host) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], connection: Connection, host: Host) -> None:
         self.socket = socket
-        self.link = link
+        self.connection = connection
         self.host = host
         self.send: Callable[..., Any] = socket.send
         self.recv = receiver(socket)
@@ -73,7 +73,7 @@ class _Wire:
         self.adapt()
 
     def adapt(self) -> None:
-        """Wait as the threads of this program are to wait, which may have changed since the link was opened."""
+        """Wait as the threads of this program are to wait, which may have changed since the connection was opened."""
         if self._is_cooperative or not is_cooperative():
             return
         self._is_cooperative = True
@@ -111,11 +111,11 @@ _Ticket = tuple[_Wire, int, float, float]
 class Channel:
     """Links of one thread at a time."""
 
-    __slots__ = ("__weakref__", "_link", "_pool", "_wires", "busy")
+    __slots__ = ("__weakref__", "_connection", "_pool", "_wires", "busy")
 
-    def __init__(self, pool: _Pool, link: Callable[[str], Link]) -> None:
+    def __init__(self, pool: _Pool, connection: Callable[[str], Connection]) -> None:
         self._pool = pool
-        self._link = link
+        self._connection = connection
         self._wires: dict[str, _Wire] = {}
         self.busy = False
         """Some thread has it."""
@@ -138,11 +138,11 @@ class Channel:
     def forget(self) -> None:
         """Expect no answer any more: who waited for one was interrupted."""
         for wire in self._wires.values():
-            wire.link.forget_all()
+            wire.connection.forget_all()
             wire.arrived.clear()
 
     def close(self) -> None:
-        """Close every link."""
+        """Close every connection."""
         for address in list(self._wires):
             self._drop(address)
 
@@ -153,7 +153,7 @@ class Channel:
 
     def _post(self, call: Call, again: bool = True) -> _Ticket | Failure | Unsendable:
         wire = self._wires.get(call.address)
-        if wire is None or not wire.link.ready:
+        if wire is None or not wire.connection.ready:
             again = again and wire is not None
             found = self._greet(call, wire)
             if isinstance(found, Failure):
@@ -162,17 +162,17 @@ class Channel:
         sent_at = time.monotonic()
         deadline = call.deadline(sent_at)
         try:
-            number, frame = wire.link.encode(call, deadline)
+            number, frame = wire.connection.encode(call, deadline)
         except Exception as error:
-            if wire.link.can_encode(call, deadline):
+            if wire.connection.can_encode(call, deadline):
                 raise  # a signal's handler raised that in the middle of it
             return Unsendable(error)  # whatever its fields are: the other calls of this step go on
         try:
             wire.send(frame, zmq.NOBLOCK)
         except zmq.ZMQError:
             self._drop(call.address)
-            # The node may be back since the link broke.
-            return self._post(call, again=False) if again else LINK_DOWN
+            # The node may be back since the connection broke.
+            return self._post(call, again=False) if again else NOT_CONNECTED
         return wire, number, sent_at, deadline
 
     def _collect(self, call: Call, ticket: _Ticket | Failure | Unsendable) -> Outcome:
@@ -182,7 +182,7 @@ class Channel:
         outcome: Outcome = self._wait(wire, number, deadline)
         if outcome is NO_REPLY:
             is_fair = call.is_fair(sent_at)
-            wire.link.forget(number, silent=is_fair)
+            wire.connection.forget(number, silent=is_fair)
             return outcome if is_fair else NO_TIME_TO_ANSWER
         return outcome
 
@@ -191,23 +191,23 @@ class Channel:
         arrived = wire.arrived
         if number in arrived:
             return arrived.pop(number)
-        link = wire.link
+        connection = wire.connection
         while True:
             try:
-                found = link.accept(wire.recv(0))
+                found = connection.accept(wire.recv(0))
             except zmq.Again:
                 wire.adapt()
                 events = state_of(wire.socket)
                 if not events & (zmq.POLLIN | zmq.POLLOUT):
-                    self._drop(link.address)
-                    return LINK_LOST
+                    self._drop(connection.address)
+                    return CONNECTION_LOST
                 if events & zmq.POLLIN:
                     continue  # it came while this thread waited for its turn: that is not to be called late
                 found = []
             except zmq.ZMQError:
-                return LINK_LOST
+                return CONNECTION_LOST
             except ProtocolError as error:
-                self._drop(link.address)
+                self._drop(connection.address)
                 return Failure(sent=True, late=False, why=f"broke the protocol: {error}")
             for other, outcome in found:
                 arrived[other] = outcome
@@ -217,7 +217,7 @@ class Channel:
                 return NO_REPLY
 
     def _greet(self, call: Call, wire: _Wire | None) -> _Wire | Failure:
-        """Return a link that is ready for requests, made new if there is none."""
+        """Return a connection that is ready for requests, made new if there is none."""
         now = time.monotonic()
         if now >= call.until:
             return NO_TIME
@@ -229,29 +229,29 @@ class Channel:
                 if isinstance(error, TimeoutError):
                     return NO_CONNECTION if call.is_fair(now) else NO_TIME
                 return not_connected(as_os_error(error))
-        link = wire.link
+        connection = wire.connection
         answer: Any = NO_REPLY
         try:
             if wire.is_connected(deadline):
                 answer = self._hello(wire, deadline)
-                if link.is_clock_vague:
+                if connection.is_clock_vague:
                     answer = self._hello(wire, deadline)  # this one does not have to wait for whatever kept the first
         except zmq.ZMQError:
-            answer = LINK_DOWN
-        if type(answer) is Welcome or link.ready:
+            answer = NOT_CONNECTED
+        if type(answer) is Welcome or connection.ready:
             return wire
         self._drop(call.address)
         shun(wire.host)
         if answer is NO_REPLY:
             return NO_GREETING if call.is_fair(now) else NO_TIME
-        return NOT_GREETED if answer is LINK_LOST else answer._replace(sent=False)
+        return NOT_GREETED if answer is CONNECTION_LOST else answer._replace(sent=False)
 
     def _hello(self, wire: _Wire, deadline: float) -> Any:
         wire.arrived.pop(GREETING, None)
         try:
-            wire.send(wire.link.hello(), zmq.NOBLOCK)
+            wire.send(wire.connection.hello(), zmq.NOBLOCK)
         except zmq.ZMQError:
-            return LINK_DOWN
+            return NOT_CONNECTED
         return self._wait(wire, GREETING, deadline)
 
     def _open(self, address: str, deadline: float) -> _Wire:
@@ -260,7 +260,7 @@ class Channel:
         context = self._pool.context()
         host = reach(address, max(0.001, deadline - time.monotonic()))
         socket = open_dealer(context, *host, slice_ms=SLICE_MS)
-        wire = self._wires[address] = _Wire(socket, self._link(address), host)
+        wire = self._wires[address] = _Wire(socket, self._connection(address), host)
         return wire
 
     def _drop(self, address: str) -> None:
@@ -287,13 +287,13 @@ class _Pool:
         self._context: Context | None = None
 
     def context(self) -> Context:
-        """Return the context, made when the first link needs it. Raises OSError."""
+        """Return the context, made when the first connection needs it. Raises OSError."""
         with self._lock:
             if self._context is None:
                 self._context = open_context()
             return self._context
 
-    def take(self, link: Callable[[str], Link], taken: list[Channel]) -> bool:
+    def take(self, connection: Callable[[str], Connection], taken: list[Channel]) -> bool:
         """Put a free channel into ``taken``, or a new one; False if all there may be are in use.
 
         Raises ClientClosed.
@@ -309,7 +309,7 @@ class _Pool:
                     lost = [channel for channel in self.channels if not channel.busy and channel not in self.free]
                     self.channels.difference_update(lost)
                 if len(self.channels) < self.channels_max:
-                    taken.append(Channel(self, link))
+                    taken.append(Channel(self, connection))
                     self.channels.update(taken)
         return bool(taken)
 
@@ -343,8 +343,8 @@ _graveyard: list[_Pool] = []
 class Channels:
     """Takes steps to channels, from any thread and after any fork."""
 
-    def __init__(self, link: Callable[[str], Link]) -> None:
-        self._link = link
+    def __init__(self, connection: Callable[[str], Connection]) -> None:
+        self._connection = connection
         self._pool = _pools()
         self._closing = Closing(self, self._pool.close)
         _everyone.add(self)
@@ -378,7 +378,7 @@ class Channels:
                 self._returned(pool)
 
     def close(self) -> None:
-        """Close every link; later calls fail."""
+        """Close every connection; later calls fail."""
         self._pool.close()
         self._closing.detach()
 
@@ -409,7 +409,7 @@ class Channels:
         def take() -> bool:
             nonlocal pool
             pool = self._pool_for(parked)  # looked up each time: a greenlet that waits here goes on after a fork
-            return pool.take(self._link, taken)
+            return pool.take(self._connection, taken)
 
         try:
             if not pool.waiters.wait(take, min(call.until for call in calls)):
