@@ -48,9 +48,10 @@ class Asking:
         self.near = near
         self.fallbacks = Fallbacks(routing.clock) if fallbacks is None else fallbacks
         self._copies = None if near is None else Copies(near, routing, options.prefix, options.codec.decode)
-        self.copies = self._copies if options.r == DEFAULT_LEVEL and (near is None or near.only is None) else None
-        """For reads: None too where an explicit read level asks for more than a copy can promise, and until a node
-        says that some key is hot, if there are only copies of such keys."""
+        """For writes, which void copies whatever their level."""
+        self.copies = self._copies if options.r == DEFAULT_LEVEL else None
+        """For reads: None too where an explicit read level asks for more than a copy can promise. A driver looks here
+        before it asks for the flow of a ``get``: a hit is then one call."""
         self.options = options
         self.cluster = cluster
         self._clock = routing.clock
@@ -92,7 +93,6 @@ class Asking:
         if address is not None:
             if request.kind is Get and key in routing.hot:
                 address = routing.spread(key, started, self.rng.random()) or address
-                self._use_copies()
             size = len(key) + request.content_bytes
             if not request.repeatable:
                 allowance = timeout_s
@@ -240,16 +240,7 @@ class Asking:
 
     def _writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:
         """Write so that this client does not read from its copies what it has overwritten."""
-        if self._copies is None or not self._copies.near.used:
-            return flow
-        return self._copies.while_writing(keys, flow)
-
-    def _use_copies(self) -> None:
-        """A key is hot: from now on look for copies first."""
-        wanted = self.options.r == DEFAULT_LEVEL and self.routing.hot_copy_s
-        if self.copies is None and self._copies is not None and wanted:
-            self._copies.near.used = True
-            self.copies = self._copies
+        return flow if self._copies is None else self._copies.while_writing(keys, flow)
 
     def prepare(self, timeout: Timeout | None) -> Flow[None]:
         """Learn who is in the mesh, if that is not known yet."""
@@ -261,21 +252,19 @@ class Asking:
 
     # ---- reading
 
-    def look(self, key: Key, timeout: Timeout | None, name: str = "get") -> Flow[tuple[Any, bytes | None]]:
+    def look(self, key: Key, timeout: Timeout | None, name: str) -> Flow[tuple[Any, bytes | None]]:
         """Return the value or MISSING, and the live record, from which the value is or which is too old for one.
 
         A value from the near cache comes without a record.
         """
         copies, raw = self.copies, raw_key(self._prefix, key)
-        reading = None
-        if copies is not None:
-            value = copies.value(key)
-            if value is not MISSING:
-                return value, None
-            reading = copies.begin([raw])
+        value = MISSING if copies is None else copies.value(key)
+        if value is not MISSING:
+            return value, None
+        reading = None if copies is None else copies.begin([raw])
         record = yield from self._one(Request(name, Get, self._read, [raw], [key]), timeout)
         value = self._value(record, MISSING, key)
-        if copies is not None and value is not MISSING:
+        if reading is not None and copies is not None and value is not MISSING:
             copies.keep(raw, record, value, reading)
         return value, record if is_hit(record) else None
 

@@ -59,12 +59,15 @@ class Copies:
 
     def value(self, key: Key) -> Any:
         """Return the value of a key, or MISSING. The hot path: everything is looked at once, and no lock is taken."""
+        near = self.near
+        entries = near.entries
+        if not entries:
+            return MISSING
         try:
             until, value, record, _, raw = self._found[key]
             now = self._clock()
-            near = self.near
             if now < until and now < near.live_until:
-                near.entries.move_to_end(raw)
+                entries.move_to_end(raw)
                 near.hits += 1
                 return value if record is None else self._decode(record)
         except (KeyError, TypeError):
@@ -88,13 +91,16 @@ class Copies:
 
     def begin(self, raws: list[bytes]) -> Reading | None:
         """Note that a read of these keys begins; None if no copies of them are to be kept."""
-        only = self.near.only
+        near = self.near
+        only = near.only
         if only is not None:
-            raws = [raw for raw in raws if raw in only]
-        self.near.misses += len(raws)
-        if not raws:
-            return None
-        return Reading(self._clock(), self.near.ticket(), frozenset(raws), self._routing.strange_views)
+            # Where reads must ask several nodes, no copy will do, however hot its key.
+            raws = [raw for raw in raws if raw in only] if only and self._routing.hot_copy_s else []
+            if not raws:
+                return None
+        near.misses += len(raws)
+        near.on_use()
+        return Reading(self._clock(), near.ticket(), frozenset(raws), self._routing.strange_views)
 
     def keep(self, raw: bytes, record: bytes, value: Any, reading: Reading | None) -> None:
         """Offer the answer of a read."""
@@ -121,6 +127,8 @@ class Copies:
 
     def while_writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:
         """Run a write, and void the copies of its keys before and after: also if it fails, for it may be executed."""
+        if not self.near.used:
+            return (yield from flow)
         self.near.on_own_write(keys, self._clock())
         try:
             return (yield from flow)

@@ -93,17 +93,21 @@ class Session(Asking):
     # ---- operations
 
     def get(self, key: Key, default: Any, timeout: Timeout | None) -> Flow[Any]:
+        """Ask nodes: whether ``copies`` has the value is looked at before."""
+        copies, raw = self.copies, raw_key(self._prefix, key)
+        reading = None if copies is None else copies.begin([raw])
         try:
-            if self.copies is not None:
-                value, _ = yield from self.look(key, timeout)
-                return default if value is MISSING else value
-            raw = raw_key(self._prefix, key)
             record = yield from self._one(Request("get", Get, self._read, [raw], [key]), timeout)
-            return self._value(record, default, key)
+            value = self._value(record, MISSING, key)
         except OUTAGES as error:
             if not self._misses(error):
                 raise
             return default
+        if value is MISSING:
+            return default
+        if reading is not None and copies is not None:
+            copies.keep(raw, record, value, reading)
+        return value
 
     def gets(self, key: Key, timeout: Timeout | None) -> Flow[Item | None]:
         try:

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
@@ -134,16 +134,16 @@ class NearStore:
         self,
         options: NearCache,
         lock: AbstractContextManager[Any] | None = None,
-        only: Container[bytes] | None = None,
+        only: Collection[bytes] | None = None,
     ) -> None:
         self.ttl_s = float(options.ttl)
-        self.used = only is None
-        """Somebody reads from here, or may any moment."""
         self.only = only
         """The keys of which copies may be kept: a key must be among them when its read begins, and stay while it is
         under way. None: all."""
         self.entries: OrderedDict[bytes, Copy] = OrderedDict()
         """By raw key. A reader looks here by itself, and serves a copy before its time and ``live_until`` only."""
+        self.on_use: Callable[[], object] = int
+        """Called when a read begins of which a copy is to be kept: somebody must follow the streams from then on."""
         self.live_until = -math.inf
         self.hits = self.misses = self.fills = self.refused = self.invalidations = self.flushes = 0
         self.entries_max = options.max_entries
@@ -162,6 +162,11 @@ class NearStore:
         """By raw key the tags of the copies that have any."""
         self._bearers: dict[bytes, dict[bytes, None]] = {}
         """By tag the raw keys of the copies that bear it."""
+
+    @property
+    def used(self) -> bool:
+        """Tell whether somebody reads from here: where only hot keys are kept, once there was one."""
+        return self.only is None or self.misses > 0
 
     # Reads
 

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from meshcache.client.arguments import levels
+from meshcache.client.arguments import MISSING, levels
 from meshcache.client.codec import Codec
 from meshcache.client.connection import GREETING, Call, Connection, Outcome
 from meshcache.client.delivery import Apart, Board, Compute, Flow, Halt, Wait
@@ -141,6 +141,12 @@ class ClientHost:
         run = _Run(self, flow, done)
         run.begin()
         return run.interrupt
+
+    def get(self, key: str, timeout_s: float) -> Flow[Any]:
+        """Return the flow of a get, which looks for a copy first, as the drivers do."""
+        copies = self.session.copies
+        value = MISSING if copies is None else copies.value(key)
+        return value if value is not MISSING else (yield from self.session.get(key, None, timeout_s))
 
     def abandon(self) -> None:
         """Give up all that is under way, as a process does that ends: nobody waits for it, or hears of it."""

@@ -87,7 +87,7 @@ class Loads:
     # One method for each of the operations
 
     def _begin_get(self, client: ClientHost, key: str) -> None:
-        self._run(client, self._operation(client, "get", key), client.session.get(key, None, self.timeout_s))
+        self._run(client, self._operation(client, "get", key), client.get(key, self.timeout_s))
 
     def _begin_change(self, client: ClientHost, key: str) -> None:
         operation = self._operation(client, "delete", key)

@@ -170,7 +170,7 @@ class Workload:
 
     def _begin_get(self, client: ClientHost, timeout_s: float) -> None:
         key = self._pick(self._value_keys)
-        self._run(client, self._operation(client, "get", [key], timeout_s), client.session.get(key, None, timeout_s))
+        self._run(client, self._operation(client, "get", [key], timeout_s), client.get(key, timeout_s))
 
     def _begin_get_many(self, client: ClientHost, timeout_s: float) -> None:
         keys = self.world.rng.sample(self._value_keys, min(3, len(self._value_keys)))
@@ -223,7 +223,7 @@ class Workload:
 
     def _begin_count(self, client: ClientHost, timeout_s: float) -> None:
         key = self._pick(self._counter_keys)
-        self._run(client, self._operation(client, "count", [key], timeout_s), client.session.get(key, None, timeout_s))
+        self._run(client, self._operation(client, "count", [key], timeout_s), client.get(key, timeout_s))
 
     def _begin_add(self, client: ClientHost, timeout_s: float) -> None:
         key = self._pick(self._guard_keys)

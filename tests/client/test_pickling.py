@@ -51,7 +51,7 @@ def described(client: Client | AsyncClient) -> list[Any]:
         near = (
             client._near_cache,
             store and (store.entries_max, store.ttl_s, store.only is None),
-            session.copies is None,
+            store and store.used,
         )
     return [
         type(client),

@@ -90,11 +90,11 @@ class AsyncClient:
         Pass ``default=meshcache.MISSING`` to tell a cached None from a miss.
         """
         session = self._session
-        if session.copies is not None:
-            value = session.copies.value(key)
+        copies = session.copies
+        if copies is not None:
+            value = copies.value(key)
             if value is not MISSING:
                 return value
-            self._follower.start()
         return await self._run(session.get(key, default, timeout))
 
     async def gets(self, key: Key, *, timeout: Timeout | None = None) -> Item | None:
@@ -103,8 +103,6 @@ class AsyncClient:
 
     async def get_many(self, keys: Iterable[Key], *, timeout: Timeout | None = None) -> dict[Any, Any]:
         """Return the values of those keys that are there, under the keys as given."""
-        if self._session.copies is not None:
-            self._follower.start()
         return await self._run(self._session.get_many(keys, timeout))
 
     async def set(
@@ -231,8 +229,6 @@ class AsyncClient:
         others compute for longer than ``timeout``; and what ``set`` raises for a key or a value that can not be stored.
         A value that the nodes fail to store is returned.
         """
-        if self._session.copies is not None:
-            self._follower.start()
         flow = self._session.get_or_set(
             key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags, on_error=on_error
         )
@@ -333,11 +329,9 @@ class AsyncClient:
     def near_statistics(self) -> NearStatistics | None:
         """Return what the near cache did so far; None if there is none, and no key is hot."""
         near = self._session.near
-        return (
-            None
-            if near is None or not near.used
-            else near.statistics(self._follower.following.streams.gaps, time.monotonic())
-        )
+        if near is None or not near.used:
+            return None
+        return near.statistics(self._follower.following.streams.gaps, time.monotonic())
 
     async def inspect(
         self, what: str, key: Key = b"", *, node: str | None = None, timeout: Timeout | None = None

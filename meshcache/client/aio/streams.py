@@ -140,6 +140,8 @@ class AsyncFollower:
         """Why the socket could not be opened."""
         self._closed = False
         following.routing.on_members = weak_call(self._on_members)
+        if following.near is not None:
+            following.near.on_use = weak_call(self.start)
         _everyone.add(self)
 
     def start(self) -> None:

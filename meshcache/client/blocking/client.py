@@ -99,11 +99,11 @@ class Client:
         Pass ``default=meshcache.MISSING`` to tell a cached None from a miss.
         """
         session = self._session
-        if session.copies is not None:
-            value = session.copies.value(key)
+        copies = session.copies
+        if copies is not None:
+            value = copies.value(key)
             if value is not MISSING:
                 return value
-            self._follower.start()
         return self._run(session.get(key, default, timeout))
 
     def gets(self, key: Key, *, timeout: Timeout | None = None) -> Item | None:
@@ -112,8 +112,6 @@ class Client:
 
     def get_many(self, keys: Iterable[Key], *, timeout: Timeout | None = None) -> dict[Any, Any]:
         """Return the values of those keys that are there, under the keys as given."""
-        if self._session.copies is not None:
-            self._follower.start()
         return self._run(self._session.get_many(keys, timeout))
 
     def set(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None) -> None:
@@ -236,14 +234,10 @@ class Client:
         others compute for longer than ``timeout``; and what ``set`` raises for a key or a value that can not be stored.
         A value that the nodes fail to store is returned.
         """
-        how = {"ttl": ttl, "timeout": timeout, "stale_ttl": stale_ttl, "early": early, "tags": tags}
-        flow = self._filling(key, load, on_error=on_error, **how)
+        flow = self._session.get_or_set(
+            key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags, on_error=on_error
+        )
         return result(self._run(flow))
-
-    def _filling(self, key: Key, load: Any, **how: Any) -> Flow[Any]:
-        if self._session.copies is not None:
-            self._follower.start()
-        return self._session.get_or_set(key, load, **how)
 
     def refresh(
         self,
@@ -291,7 +285,9 @@ class Client:
         loads_on_error(on_error)
         options: dict[str, Any] = {"ttl": ttl, "stale_ttl": stale_ttl, "early": early, "tags": tags}
         options |= {"timeout": timeout, "on_error": on_error}
-        return CachedBy(self, key, options, self._names, self._session.options.prefix, self._run, self._filling)
+        return CachedBy(
+            self, key, options, self._names, self._session.options.prefix, self._run, self._session.get_or_set
+        )
 
     def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: Timeout | None = None) -> Lock:
         """Return a lock: a context manager with ``acquire``, ``extend``, ``release`` and the fencing number ``token``.
@@ -339,11 +335,9 @@ class Client:
     def near_statistics(self) -> NearStatistics | None:
         """Return what the near cache did so far; None if there is none, and no key is hot."""
         near = self._session.near
-        return (
-            None
-            if near is None or not near.used
-            else near.statistics(self._follower.following.streams.gaps, time.monotonic())
-        )
+        if near is None or not near.used:
+            return None
+        return near.statistics(self._follower.following.streams.gaps, time.monotonic())
 
     def inspect(
         self, what: str, key: Key = b"", *, node: str | None = None, timeout: Timeout | None = None

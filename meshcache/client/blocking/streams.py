@@ -181,6 +181,8 @@ class Follower:
         self._closing: Closing | None = None
         self._closed = False
         following.routing.on_members = weak_call(self._on_members)
+        if following.near is not None:
+            following.near.on_use = weak_call(self.start)
         _everyone.add(self)
 
     def start(self) -> None:
