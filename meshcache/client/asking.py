@@ -240,7 +240,9 @@ class Asking:
 
     def _writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:
         """Write so that this client does not read from its copies what it has overwritten."""
-        return flow if self._copies is None else self._copies.while_writing(keys, flow)
+        if self._copies is None or not self._copies.near.used:
+            return flow
+        return self._copies.while_writing(keys, flow)
 
     def prepare(self, timeout: Timeout | None) -> Flow[None]:
         """Learn who is in the mesh, if that is not known yet."""

@@ -59,15 +59,12 @@ class Copies:
 
     def value(self, key: Key) -> Any:
         """Return the value of a key, or MISSING. The hot path: everything is looked at once, and no lock is taken."""
-        near = self.near
-        entries = near.entries
-        if not entries:
-            return MISSING
         try:
             until, value, record, _, raw = self._found[key]
             now = self._clock()
+            near = self.near
             if now < until and now < near.live_until:
-                entries.move_to_end(raw)
+                near.entries.move_to_end(raw)
                 near.hits += 1
                 return value if record is None else self._decode(record)
         except (KeyError, TypeError):
@@ -77,6 +74,8 @@ class Copies:
     def _look_up(self, key: Key) -> Any:
         """Find a copy by its raw key, and remember it by the key as given: that spares the way there next time."""
         found, near = self._found, self.near
+        if not near.entries:
+            return MISSING
         try:
             raw = self._prefix + (key.encode() if isinstance(key, str) else key)
             copy = near.entries[raw]
@@ -94,8 +93,9 @@ class Copies:
         near = self.near
         only = near.only
         if only is not None:
-            # Where reads must ask several nodes, no copy will do, however hot its key.
-            raws = [raw for raw in raws if raw in only] if only and self._routing.hot_copy_s else []
+            if not only or not self._routing.hot_copy_s:
+                return None  # no key is hot, or reads of this mesh must ask several nodes
+            raws = [raw for raw in raws if raw in only]
             if not raws:
                 return None
         near.misses += len(raws)
@@ -127,8 +127,6 @@ class Copies:
 
     def while_writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:
         """Run a write, and void the copies of its keys before and after: also if it fails, for it may be executed."""
-        if not self.near.used:
-            return (yield from flow)
         self.near.on_own_write(keys, self._clock())
         try:
             return (yield from flow)

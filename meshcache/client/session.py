@@ -95,9 +95,10 @@ class Session(Asking):
     def get(self, key: Key, default: Any, timeout: Timeout | None) -> Flow[Any]:
         """Ask nodes: whether ``copies`` has the value is looked at before."""
         copies, raw = self.copies, raw_key(self._prefix, key)
-        reading = None if copies is None else copies.begin([raw])
+        request = Request("get", Get, self._read, [raw], [key])
+        reading = None if copies is None else copies.begin(request.keys)
         try:
-            record = yield from self._one(Request("get", Get, self._read, [raw], [key]), timeout)
+            record = yield from self._one(request, timeout)
             value = self._value(record, MISSING, key)
         except OUTAGES as error:
             if not self._misses(error):
@@ -125,7 +126,7 @@ class Session(Asking):
     def get_many(self, keys: Iterable[Key], timeout: Timeout | None) -> Flow[dict[Any, Any]]:
         given = key_list(keys)
         raws = raw_keys(self._prefix, given)
-        if self.copies is not None:
+        if self.copies is not None and self.copies.near.used:  # batches alone make no key one to keep copies of
             return (yield from self._get_many_near(self.copies, given, raws, timeout))
         return self._values(given, (yield from self._get_records(given, raws, timeout)))
 
