@@ -211,10 +211,10 @@ class Explorer:
         self._collect(path, core)
 
     def _settle(self, core: NodeCore) -> None:
-        core.coordinator.tick()
+        core.coordinator.pending.tick()
         while core._sweeps.jobs:
             core._sweeps.run()
-        core.coordinator.tick()
+        core.coordinator.pending.tick()
 
     def _collect(self, path: Path | None, core: NodeCore) -> None:
         """Put what a node sends on its way; without a path it is lost."""
@@ -240,21 +240,21 @@ class Explorer:
             self.now += CALL_S * 0.6
             for core in self.cores.values():
                 core._set_time(self.now)
-                core.coordinator.background["fills"].run()
+                core.coordinator.pending.background["fills"].run()
                 self._settle(core)
                 self._collect(None, core)
         for core in self.cores.values():
-            assert not core.coordinator.pending
+            assert not core.coordinator.pending.running
             core.fills.table.clear()
             core.fills._ended.clear()
             core.coordinator.replica.floors = Floors(core.coordinator.replica.floors.grace_ms)
-            core.coordinator.background["hints"].hints.__init__()  # type: ignore[attr-defined]  # and forget the hints
+            core.coordinator.pending.background["hints"].hints.__init__()  # type: ignore[attr-defined]  # and forget the hints
 
     # ---- the actors
 
     def _send(self, path: Path, actor: str, to: str, make: Any) -> None:
         core = self.cores[to]
-        deadline_ms = core.coordinator.wall_ms + int((self.now - core.coordinator.now + CALL_S) * 1000)
+        deadline_ms = core.coordinator.instant.wall_ms + int((self.now - core.coordinator.instant.now + CALL_S) * 1000)
         name = (actor, len(path.history[actor]), 0)
         path.messages[name] = Message(name, to, actor, False, 0, make(len(path.history[actor]), core.boot, deadline_ms))
 
@@ -311,7 +311,7 @@ class Explorer:
         if type(path.late_got) is bytes and path.late_got[22:] == OLD:
             return f"who asked after the {self.case.change} was given the old value"
         held = [self.cores[owner].store.peek(path.key) for owner in self.owners]
-        now_bytes = self.cores[self.owners[0]].coordinator.now_bytes
+        now_bytes = self.cores[self.owners[0]].coordinator.instant.now_bytes
         for answers in combinations(held, self.case.cluster["read_quorum"]):
             newest = max(filter(None, answers), default=None)
             if newest is not None and is_live(newest, now_bytes) and newest[22:] == OLD:

@@ -33,7 +33,7 @@ class Story:
         """Have a node hold a value (None: a tombstone) written ``clock_ms`` after the simulation's begin."""
         core = host.core
         assert core is not None
-        now_ms = core.coordinator.wall_ms
+        now_ms = core.coordinator.instant.wall_ms
         version = ((EPOCH_MS + clock_ms) << 16).to_bytes(8, "big") + bytes(8)
         expires_ms = NEVER_MS if ttl_ms is None else now_ms + ttl_ms
         record = tombstone(version, now_ms + 60_000) if value is None else stamp(version, expires_ms) + b"\0\1"
@@ -54,7 +54,7 @@ class Story:
 
     def get(self, key: str, client: ClientHost | None = None, timeout: float | None = None) -> Any:
         client = client or self.client
-        return self.mesh.call(client, client.session.get(key, None, timeout))
+        return self.mesh.call(client, client.get(key, timeout))
 
     def set(self, key: str, value: Any, client: ClientHost | None = None, timeout: float | None = None) -> None:
         client = client or self.client

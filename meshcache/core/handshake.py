@@ -14,7 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from meshcache.core.operations.coordinator import Coordinator
+from meshcache.config import Config
+from meshcache.core.membership.membership import Membership
+from meshcache.core.operations.instant import Instant
+from meshcache.core.outbox import Outbox
+from meshcache.core.peers import Peers
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Fact
 
@@ -22,22 +26,36 @@ _MUST_AGREE: Final = ("slots", "vnodes", "replicas")
 
 
 class Handshake:
-    """The handshakes of one node. ``follow`` has rings and links follow a change of the members."""
+    """The handshakes of one node."""
 
-    def __init__(self, coordinator: Coordinator, boot: int, now: float, follow: Callable[[], None]) -> None:
-        node = coordinator.config.node
+    def __init__(
+        self,
+        config: Config,
+        membership: Membership,
+        peers: Peers,
+        outbox: Outbox,
+        instant: Instant,
+        boot: int,
+        *,
+        follow: Callable[[], None],
+        replan: Callable[[], None],
+    ) -> None:
+        """``follow`` has rings and links follow a change of the members, ``replan`` operations one of the links."""
+        node = config.node
         self.joined = not [seed for seed in node.seeds if seed != node.listen]
         self.served = self.joined
         """This node was part of a ring before: the one it knew is the former one when it changes."""
         self.fatal: str | None = None
         """Why this node cannot be part of the cluster (its id is taken, say). The driver stops with this text."""
-        self._coordinator = coordinator
-        self._membership = coordinator.membership
-        self._peers = coordinator.peers
-        self._outbox = coordinator.outbox
+        self._config = config
+        self._membership = membership
+        self._peers = peers
+        self._outbox = outbox
+        self._instant = instant
         self._boot = boot
-        self._alone_at = now + coordinator.config.membership.join_wait_s
+        self._alone_at = instant.now + config.membership.join_wait_s
         self._follow = follow
+        self._replan = replan
 
     def greet(self) -> None:
         """Say HELLO, again, where the connection stands and nobody has answered yet."""
@@ -61,11 +79,11 @@ class Handshake:
         if refusal is not None:
             self._outbox.reply(origin, refusal)
             return
-        membership, coordinator = self._membership, self._coordinator
+        membership = self._membership
         if hello.member is not None:
-            membership.on_hello(hello.member, coordinator.now, origin)
+            membership.on_hello(hello.member, self._instant.now, origin)
             self._peers.on_hello(hello.member)
-        cluster, limits = coordinator.config.cluster, coordinator.config.limits
+        cluster, limits = self._config.cluster, self._config.limits
         settings: dict[str, int | float | str] = {
             "cluster": cluster.name,
             "slots": cluster.slots,
@@ -77,10 +95,10 @@ class Handshake:
         }
         known = hello.member is not None and hello.facts == membership.digest()
         members: list[Fact] = [] if known else membership.facts()
-        self._outbox.reply(origin, m.Welcome(self._boot, coordinator.wall_ms, membership.own_id, settings, members))
+        self._outbox.reply(origin, m.Welcome(self._boot, self._instant.wall_ms, membership.own_id, settings, members))
 
     def _refusal(self, hello: m.Hello) -> m.Refused | None:
-        name = self._coordinator.config.cluster.name
+        name = self._config.cluster.name
         if hello.protocol != m.PROTOCOL:
             text = f"this node speaks protocol {m.PROTOCOL}, not {hello.protocol}: use the same version of meshcache"
             return m.Refused("protocol", text)
@@ -96,7 +114,7 @@ class Handshake:
         """The node at ``address`` took this one's call."""
         if welcome.boot == self._boot:  # a seed under another name is this node itself
             return
-        cluster = self._coordinator.config.cluster
+        cluster = self._config.cluster
         for name in _MUST_AGREE:
             ours, theirs = getattr(cluster, name), welcome.settings.get(name)
             if theirs != ours:
@@ -104,15 +122,14 @@ class Handshake:
                     address, f"cluster.{name} is {ours} here and {theirs!r:.40} at {address}: they must agree"
                 )
                 return
-        coordinator = self._coordinator
-        news = self._peers.on_welcome(address, welcome, coordinator.wall_ms)
+        news = self._peers.on_welcome(address, welcome, self._instant.wall_ms)
         vouched = not self.joined and self._is_seed(address)
-        self._membership.on_welcome(address, welcome.node_id, welcome.members, coordinator.now, vouched=vouched)
+        self._membership.on_welcome(address, welcome.node_id, welcome.members, self._instant.now, vouched=vouched)
         self.joined = self.joined or vouched
         self._follow()
         self.served = self.joined
         if news:
-            coordinator.replan()
+            self._replan()
 
     def on_refused(self, address: str, refused: m.Refused) -> None:
         """The node at ``address`` did not take this one's call."""
@@ -125,4 +142,4 @@ class Handshake:
             self.fatal = text
 
     def _is_seed(self, address: str) -> bool:
-        return address in self._coordinator.config.node.seeds
+        return address in self._config.node.seeds

@@ -51,6 +51,7 @@ from meshcache.core.operations.fill_leases import Fills
 from meshcache.core.operations.hotcopies import HotCopies
 from meshcache.core.operations.hotkeys import HotKeys
 from meshcache.core.operations.instant import Instant
+from meshcache.core.operations.pending import Pending
 from meshcache.core.operations.replica import Replica
 from meshcache.core.operations.requests import Readers, Requests
 from meshcache.core.outbox import Effects, Outbox
@@ -123,15 +124,15 @@ class NodeCore:
         copies = HotCopies(
             hot, self.view, self.membership, self.outbox, self._instant, enabled=config.cluster.read_quorum == 1
         )
-        replica = Replica(config.store, self.store, self.clock, self.outbox, self._instant, copies.on_announced)
-        self.coordinator = Coordinator(
-            config, replica, self.view, self.membership, self.peers, self.clock, self.outbox, self._instant,
-            keep_hint=hints.add, fail=self.fail,
-        )  # fmt: skip
+        self._pending = Pending(self.view, self.peers, self.outbox, self._instant, self.fail)
+        self.coordinator = self._make_coordinator(hints, copies)
         self._build_gates()
         self._begin_background(hints)
         self._requests = self._make_requests(hot, copies)
-        self._handshake = Handshake(self.coordinator, boot, now, self._follow_members_now)
+        self._handshake = Handshake(
+            config, self.membership, self.peers, self.outbox, self._instant, boot,
+            follow=self._follow_members_now, replan=self._pending.replan,
+        )  # fmt: skip
         self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
         self._returning = False
@@ -150,6 +151,14 @@ class NodeCore:
         """There is background work for the next turn."""
         self._on_request = self._request_handlers()
         self._on_answer = self._answer_handlers()
+
+    def _make_coordinator(self, hints: Hints, copies: HotCopies) -> Coordinator:
+        config, clock, outbox, instant = self.config, self.clock, self.outbox, self._instant
+        replica = Replica(config.store, self.store, clock, outbox, instant, copies.on_announced)
+        return Coordinator(
+            config, replica, self.view, self.membership, clock, outbox, instant, self._pending,
+            keep_hint=hints.add, fail=self.fail,
+        )  # fmt: skip
 
     def _build_gates(self) -> None:
         """What comes in is held against the clock; what fails on its way out concerns a message, and not the node."""
@@ -184,10 +193,10 @@ class NodeCore:
         self._sweeps = Sweeps(self.coordinator, self.fills)
         self._movement = Movement(self.coordinator, self._sweeps)
         self._anti_entropy = AntiEntropy(self.coordinator)
-        self.coordinator.begin_background("movement", self._movement)
-        self.coordinator.begin_background("hints", Handoff(self.coordinator, hints))
-        self.coordinator.begin_background("anti_entropy", self._anti_entropy)
-        self.coordinator.begin_background("fills", self.fills)
+        self._pending.begin_background("movement", self._movement)
+        self._pending.begin_background("hints", Handoff(self.coordinator, hints))
+        self._pending.begin_background("anti_entropy", self._anti_entropy)
+        self._pending.begin_background("fills", self.fills)
 
     def _make_requests(self, hot: HotKeys, copies: HotCopies) -> Requests:
         return Requests(
@@ -286,7 +295,11 @@ class NodeCore:
         if isinstance(error, AssertionError):
             raise error
         self.failures.add(kind, origin, error, self._instant.now)
-        invariants.check(self.coordinator)
+        self.check()
+
+    def check(self) -> None:
+        """Raise InvariantBroken if a part of this node contradicts itself or another part."""
+        invariants.check(self.config.cluster.slots, self.store, self.view, self.membership, self.clock)
 
     def link_up(self, address: str, now: float) -> None:
         """The connection to ``address`` stands."""
@@ -313,12 +326,12 @@ class NodeCore:
         self.counters.undeliverable += 1
         link = self.peers.links.get(address)
         if link is not None and link.node_id:
-            self.coordinator.on_link_lost(link.node_id)
+            self._pending.on_link_lost(link.node_id)
 
     def tick(self, now: float) -> None:
         """Do what time asks for. It is called every turn, and mostly finds nothing due."""
         self._set_time(now)
-        self.coordinator.tick()
+        self._pending.tick()
         if now >= self._housekeeping_at:
             self._timed("housekeeping", self._keep_house, now)
             self._housekeeping_at = now + (HOUSEKEEPING_CALM_S if self._is_calm() else HOUSEKEEPING_S)
@@ -340,7 +353,7 @@ class NodeCore:
         portions = self._requests.portions
         if self._backlog or self._sweeps.jobs or (portions.lines and portions.may_run()):
             return self._instant.now
-        timer = self.coordinator.next_deadline()
+        timer = self._pending.next_deadline()
         return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)
 
     def drain(self) -> Effects:
@@ -466,7 +479,7 @@ class NodeCore:
             self.outbox.note("ring", members=[member.node_id for member in ring.members])
         if self._returning:
             view.keep(view.without_us(ring), keep_until)
-        self.coordinator.replan()
+        self._pending.replan()
 
     def _rejoin(self, now: float) -> None:
         """While this node was counted dead it missed writes, and after the grace also that there were deletes."""
@@ -490,7 +503,7 @@ class NodeCore:
             self._doubt = None
         if self._doubt is None and all(fact.state != State.DEAD for fact in self.membership.facts()):
             self._in_touch_at = now
-        for part in self.coordinator.background.values():
+        for part in self._pending.background.values():
             part.run()
         self._follow_leave(now)
         self._requests.hot.count(now)
@@ -534,7 +547,7 @@ class NodeCore:
     def _link_lost(self, address: str) -> None:
         node_id = self.peers.on_down(address)
         if node_id:
-            self.coordinator.on_link_lost(node_id)
+            self._pending.on_link_lost(node_id)
 
     # -- frames --------------------------------------------------------------------------------------------
 
@@ -553,7 +566,7 @@ class NodeCore:
 
     def _on_reply(self, address: str, answer: Any) -> None:
         link = self.peers.links.get(address)  # what came before it in the frame may have closed it
-        if link is not None and not self.coordinator.on_answer(link.node_id, answer):
+        if link is not None and not self._pending.on_answer(link.node_id, answer):
             self.counters.malformed += 1
 
     def _on_reject(self, address: str, reject: m.Reject) -> None:

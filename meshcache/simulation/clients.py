@@ -142,7 +142,7 @@ class ClientHost:
         run.begin()
         return run.interrupt
 
-    def get(self, key: str, timeout_s: float) -> Flow[Any]:
+    def get(self, key: str, timeout_s: float | None) -> Flow[Any]:
         """Return the flow of a get, which looks for a copy first, as the drivers do."""
         copies = self.session.copies
         value = MISSING if copies is None else copies.value(key)

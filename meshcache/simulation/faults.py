@@ -155,7 +155,7 @@ CLOG_S: Final = (0.05, 0.5, 5.0)
 
 
 def _joins(core: NodeCore) -> bool:
-    return not core.gone and core.coordinator.background["movement"].statistics()["slots_missing"] > 0
+    return not core.gone and core.coordinator.pending.background["movement"].statistics()["slots_missing"] > 0
 
 
 def _hands_over(core: NodeCore) -> bool:
@@ -163,7 +163,7 @@ def _hands_over(core: NodeCore) -> bool:
 
 
 def _writes(core: NodeCore) -> bool:
-    return any(isinstance(operation, QuorumWrite) for operation in core.coordinator.pending)
+    return any(isinstance(operation, QuorumWrite) for operation in core.coordinator.pending.running)
 
 
 class Faults:

@@ -119,7 +119,7 @@ class Mesh:
             for slot, owned in enumerate(core.view.owned):
                 for key in core.store.keys_of_slot(slot) if owned else ():
                     record = core.store.peek(key)
-                    if record is not None and record[16:22] > core.coordinator.now_bytes:
+                    if record is not None and record[16:22] > core.coordinator.instant.now_bytes:
                         # When a tombstone may go is each node's own affair: a trace depends on what it covered there.
                         versions.setdefault(key, {})[name] = record[:16] if is_tombstone(record) else record[:22]
         return [

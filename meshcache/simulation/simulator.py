@@ -465,13 +465,13 @@ class Simulation:
         hosts = [host for host in self.mesh.nodes.values() if host.core is not None]
 
         def busy() -> list[NodeHost]:
-            return [host for host in hosts if host.core is not None and host.core.coordinator.pending]
+            return [host for host in hosts if host.core is not None and host.core.coordinator.pending.running]
 
         if self.world.run_until_true(lambda: not busy(), within_s=3.0):  # owners may just be comparing what they hold
             return
         for host in busy():
             assert host.core is not None
-            raise Violation(f"deadline: {host.name} still has {list(host.core.coordinator.pending)}")
+            raise Violation(f"deadline: {host.name} still has {list(host.core.coordinator.pending.running)}")
 
 
 def simulate(seed: int, trace: Callable[[str], None] | None = None) -> Simulation:

@@ -20,7 +20,6 @@ from typing import Any, Final, NamedTuple
 
 from fuzzing.frames import ADDRESSES, SETTINGS, Draw, Scene
 from meshcache.config import Config
-from meshcache.core import invariants
 from meshcache.core.membership.newcomers import TRIALS_MAX, WAITING_MAX
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
@@ -169,7 +168,7 @@ class Lone:
                 elif isinstance(message, m.Ping):
                     scene.pinged.append(message.sequence)
         del scene.waiting[:-50], scene.pinged[:-50]
-        scene.wall_ms = core.coordinator.wall_ms
+        scene.wall_ms = core.coordinator.instant.wall_ms
         scene.view = core.view.digest
         scene.facts = core.membership.facts()[:20]
         self.gone = core.gone or core.fatal is not None
@@ -274,7 +273,7 @@ class Trio:
         host = rng.choice(list(target.mesh.nodes.values()))
         assert host.core is not None
         core = host.core
-        scene = Scene(core.coordinator.wall_ms, core.boot, core.view.digest, facts=core.membership.facts()[:20])
+        scene = Scene(core.coordinator.instant.wall_ms, core.boot, core.view.digest, facts=core.membership.facts()[:20])
         return "to", host.name, "receive_request", rng.choice(ORIGINS), draw.frame(REQUESTS, scene)
 
 
@@ -283,7 +282,7 @@ TARGETS: Final = {"one": Target(Lone, Lone.draw), "three": Target(Trio, Trio.dra
 
 def check_core(core: NodeCore) -> None:
     """Raise Finding, or what broke, if a node is not as it must be."""
-    invariants.check(core.coordinator)
+    core.check()
     if core.counters.failed:
         fields = [said for event, said in core.outbox.notes if event == "failed"]
         raise Finding(f"failed: {core.counters.failed} {fields}")
@@ -293,7 +292,7 @@ def check_core(core: NodeCore) -> None:
     newcomers = core.membership.newcomers
     if len(core.membership.members) > FACTS_MAX or len(newcomers) > WAITING_MAX:
         raise Finding(f"limits: {len(core.membership.members)} members, {len(newcomers)} newcomers")
-    end = core.coordinator.wall_ms + LEAD_MS_MAX + 1
+    end = core.coordinator.instant.wall_ms + LEAD_MS_MAX + 1
     if core.clock.latest >> 16 > end:
         raise Finding("clock: it was moved beyond the allowed lead")
     for slot in range(core.view.ring.slots):

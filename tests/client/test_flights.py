@@ -469,7 +469,7 @@ def test_however_callers_come_and_go_each_ends_in_its_time_and_the_lease_is_free
     for host in story.mesh.nodes.values():
         assert host.core is not None
         assert not host.core.fills.table
-        assert host.core.coordinator.background["fills"].statistics()["lapsed"] == 0
+        assert host.core.coordinator.pending.background["fills"].statistics()["lapsed"] == 0
 
 
 # ---- the table

@@ -167,7 +167,7 @@ def test_a_request_for_a_former_process_is_refused_unexecuted() -> None:
     core = host.core
     assert core is not None
     record = stamp(bytes(16), NEVER_MS) + b"\0\1stale"
-    deadline_ms = core.coordinator.wall_ms + 1000
+    deadline_ms = core.coordinator.instant.wall_ms + 1000
     write = m.Write(7, former, deadline_ms, b"", False, [b"key"], [record])
     core.receive_request(b"peer", encode_frame(0, [write]), host.clock())
     assert core.store.peek(b"key") is None
@@ -179,7 +179,7 @@ def test_a_request_that_comes_too_late_is_dropped_unexecuted() -> None:
     (host,) = story.mesh.nodes.values()
     core = host.core
     assert core is not None
-    request = m.Set(7, core.boot, core.coordinator.wall_ms - 1, b"", 0, 0, [b"key"], [b"\0\1late"])
+    request = m.Set(7, core.boot, core.coordinator.instant.wall_ms - 1, b"", 0, 0, [b"key"], [b"\0\1late"])
     core.receive_request(b"client", encode_frame(0, [request]), host.clock())
     assert core.store.peek(b"key") is None
     assert core.counters.late == 1

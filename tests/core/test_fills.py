@@ -52,7 +52,7 @@ def table(host: NodeHost) -> dict[bytes, fills.FillLease]:
 
 def counts(host: NodeHost) -> dict[str, int]:
     assert host.core is not None
-    return host.core.coordinator.background["fills"].statistics()
+    return host.core.coordinator.pending.background["fills"].statistics()
 
 
 @pytest.mark.parametrize("cluster", [DEFAULT, STRICT])

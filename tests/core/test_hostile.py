@@ -457,7 +457,7 @@ def test_no_page_of_a_slot_brings_a_version_from_the_future(which: int) -> None:
     pair = Pair(joins=True)
     core = pair.lone.core
     late, good = late_versions(pair.lone.wall_ms)[which], (EPOCH_MS << 16).to_bytes(8, "big") + bytes(8)
-    movement = core.coordinator.background["movement"]
+    movement = core.coordinator.pending.background["movement"]
     pair.play(m.FloorsReply(pair.asked_for(m.Floors).request, b"", b"", [m.Floor(4, b"", late)]))
     assert len(core.coordinator.replica.floors) == 0
     pull = pair.asked_for(m.Pull)
@@ -474,7 +474,7 @@ def test_no_comparison_has_a_node_fetch_a_version_from_the_future() -> None:
     late = late_versions(pair.lone.wall_ms)[0]
     synced = pair.peer._replace(synced=core.view.digest, incarnation=pair.peer.incarnation + 1)
     pair.play(gossip(synced))
-    anti_entropy = core.coordinator.background["anti_entropy"]
+    anti_entropy = core.coordinator.pending.background["anti_entropy"]
     compare = pair.asked_for(m.Compare)
     effects = pair.lone.answer(
         pair.peer.address, m.CompareReply(compare.request, b"", compare.slots[:1], [b"a"], [late])
@@ -549,13 +549,13 @@ def test_an_operation_whose_turn_fails_ends_and_the_others_go_on(monkeypatch: py
     coordinator = pair.lone.core.coordinator
     pair.request(m.Get(*pair.lone.head(), 2, 0, False, [b"a"]), m.Read)
     pair.request(m.Get(*pair.lone.head(), 2, 0, False, [b"b"]), m.Read)
-    first, second = coordinator.pending
+    first, second = coordinator.pending.running
     monkeypatch.setattr(first, "replan", lambda: 1 // 0)
     monkeypatch.setattr(second, "on_timer", lambda: 1 // 0)
-    coordinator.replan()
-    assert list(coordinator.pending) == [second]
+    coordinator.pending.replan()
+    assert list(coordinator.pending.running) == [second]
     pair.lone.wait(6.0)
-    assert list(coordinator.pending) == []
+    assert list(coordinator.pending.running) == []
     assert pair.lone.core.counters.failed == {"QuorumRead": 2}
 
 
@@ -582,7 +582,7 @@ def test_a_fill_lease_is_not_left_waiting_for_a_read_that_failed(monkeypatch: py
         key += b"k"
     lease = m.Update(*pair.lone.head(), 0, 0, 0, [key], [[int(m.Change.LEASE), 1000, b"", b"me"]])
     pair.request(lease, m.Read)
-    (read,) = [operation for operation in coordinator.pending if isinstance(operation, QuorumRead)]
+    (read,) = [operation for operation in coordinator.pending.running if isinstance(operation, QuorumRead)]
     monkeypatch.setattr(read, "on_timer", lambda: 1 // 0)
     pair.lone.wait(STUCK_S + 6.0)
     assert pair.lone.core.fills.table == {}

@@ -35,7 +35,7 @@ def test_doubt_hastens_a_node() -> None:
 
     def watch(host: NodeHost) -> None:
         assert core is not None
-        seen.append((bool(core.membership.suspicions), core._housekeeping_at - core.coordinator.now))
+        seen.append((bool(core.membership.suspicions), core._housekeeping_at - core.coordinator.instant.now))
 
     story.node("n1").on_turn = watch
     story.mesh.run(1.0)

@@ -45,7 +45,7 @@ def fill_stamped_late(patch: pytest.MonkeyPatch) -> None:
     def late(self: Any, batch: Any, index: int) -> Any:
         lease = held(self, batch, index)
         if lease is not None and batch.request.changes[index][0] == Change.FILL:
-            lease.version = self._coordinator.clock.tick(self._coordinator.wall_ms)
+            lease.version = self._coordinator.clock.tick(self._coordinator.instant.wall_ms)
         return lease
 
     patch.setattr(Fills, "_held", late)

@@ -176,11 +176,11 @@ def test_a_portion_that_fails_ends_its_batch_and_nobody_elses(monkeypatch: pytes
 def test_no_portion_begins_while_other_owners_lag_behind_and_the_node_does_not_spin_meanwhile() -> None:
     node = Alone()
     coordinator = node.core.coordinator
-    coordinator.lingering_bytes = portions.KEPT_BYTES_MAX
+    coordinator.pending.lingering_bytes = portions.KEPT_BYTES_MAX
     number = node.ask(HEAVY, m.Set, 0, 0, keys(4096), [b"\0\0v"] * 4096)
     assert not node.turn()
     assert node.core.next_deadline() > node.now
-    coordinator.lingering_bytes = 0
+    coordinator.pending.lingering_bytes = 0
     assert node.core.next_deadline() <= node.now
     assert node.turns(number)[1].results is None
 
@@ -195,14 +195,14 @@ class Ended:
 def test_what_has_ended_is_not_kept_until_its_deadline() -> None:
     coordinator = Alone().core.coordinator
     operation: Any = Ended()
-    coordinator.begin(operation, 5.0)
-    coordinator.linger(operation, 1000, 6.0)
-    assert coordinator.lingering_bytes == 1000
-    coordinator.end(operation)
-    assert coordinator.lingering_bytes == 0
+    coordinator.pending.begin(operation, 5.0)
+    coordinator.pending.linger(operation, 1000, 6.0)
+    assert coordinator.pending.lingering_bytes == 1000
+    coordinator.pending.end(operation)
+    assert coordinator.pending.lingering_bytes == 0
     gone = weakref.ref(operation)
     del operation
     assert gone() is None
     coordinator.instant.move(7.0)
-    coordinator.tick()
-    assert coordinator.next_deadline() is None
+    coordinator.pending.tick()
+    assert coordinator.pending.next_deadline() is None

@@ -173,7 +173,7 @@ def test_a_version_beyond_belief_is_not_followed() -> None:
     story.set("key", "value", story.at(first))
     core = first.core
     assert core is not None
-    assert core.clock.latest >> 16 < core.coordinator.wall_ms + 10_000
+    assert core.clock.latest >> 16 < core.coordinator.instant.wall_ms + 10_000
 
 
 def test_delete_tells_whether_there_was_something() -> None:
@@ -213,7 +213,7 @@ def test_nothing_is_left_pending_when_time_is_up() -> None:
         with pytest.raises(MeshcacheError):
             story.mesh.call(client, flow)
     story.mesh.run(0.2)
-    assert not coordinator_of(first).pending
+    assert not coordinator_of(first).pending.running
 
 
 def test_a_level_above_the_number_of_copies_is_refused() -> None:

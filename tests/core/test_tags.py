@@ -144,14 +144,14 @@ def core() -> NodeCore:
 
 
 def stamped(core: NodeCore, number: int, *tags: bytes) -> bytes:
-    return tagged(number, *tags, now_ms=core.coordinator.wall_ms)
+    return tagged(number, *tags, now_ms=core.coordinator.instant.wall_ms)
 
 
 def test_a_late_copy_is_refused_and_takes_the_older_value_with_it(core: NodeCore) -> None:
     coordinator, store = core.coordinator, core.store
-    floor = version(5, coordinator.wall_ms)
+    floor = version(5, coordinator.instant.wall_ms)
     coordinator.replica.merge([b"old", b"new"], [stamped(core, 1), stamped(core, 8)])
-    coordinator.replica.floors.set(EventKind.TAG, b"t", floor, coordinator.wall_ms)
+    coordinator.replica.floors.set(EventKind.TAG, b"t", floor, coordinator.instant.wall_ms)
     keys = [b"none", b"old", b"new", b"untagged"]
     records = [stamped(core, 3, b"t"), stamped(core, 3, b"t"), stamped(core, 3, b"t"), stamped(core, 3)]
     newer, live = coordinator.replica.merge(keys, records)
@@ -167,11 +167,13 @@ def test_a_late_copy_is_refused_and_takes_the_older_value_with_it(core: NodeCore
 
 def test_answers_keep_to_the_indices_of_the_write_whatever_was_refused_of_it(core: NodeCore) -> None:
     coordinator = core.coordinator
-    coordinator.replica.floors.set(EventKind.CLEAR, b"a", version(5, coordinator.wall_ms), coordinator.wall_ms)
+    coordinator.replica.floors.set(
+        EventKind.CLEAR, b"a", version(5, coordinator.instant.wall_ms), coordinator.instant.wall_ms
+    )
     coordinator.replica.merge([b"b", b"c"], [stamped(core, 9), stamped(core, 1)])
-    dead = tombstone(version(6, coordinator.wall_ms), NOW_MS * 2)
+    dead = tombstone(version(6, coordinator.instant.wall_ms), NOW_MS * 2)
     newer, live = coordinator.replica.merge([b"a", b"b", b"c"], [stamped(core, 1), stamped(core, 2), dead])
-    assert sorted(newer) == [[0, version(5, coordinator.wall_ms)], [1, version(9, coordinator.wall_ms)]]
+    assert sorted(newer) == [[0, version(5, coordinator.instant.wall_ms)], [1, version(9, coordinator.instant.wall_ms)]]
     assert live == [2]
 
 
@@ -192,7 +194,14 @@ def test_whatever_way_a_late_copy_takes_it_is_not_let_in(way: str) -> None:
         coordinator.replica.merge_repair([b"key"], [late])
     elif way == "own write":
         QuorumWrite(
-            coordinator, [b"key"], [late], 1, core.coordinator.now + 1, EventKind.SET, lambda *_: None, restamp=False
+            coordinator,
+            [b"key"],
+            [late],
+            1,
+            core.coordinator.instant.now + 1,
+            EventKind.SET,
+            lambda *_: None,
+            restamp=False,
         ).start()
     else:
         page = m.PullReply(1, b"", 1, b"", [b"key"], [late])
@@ -203,8 +212,8 @@ def test_whatever_way_a_late_copy_takes_it_is_not_let_in(way: str) -> None:
 def test_a_hint_that_was_overruled_is_not_waited_for_and_a_set_that_was_is_stamped_anew() -> None:
     story = Story(2, {**DEFAULT, "write_quorum": 1})
     core = core_of(story.node("n1"))
-    ahead = core.clock.tick(core.coordinator.wall_ms + 1000)
-    core.coordinator.replica.floors.set(EventKind.TAG, b"t", ahead, core.coordinator.wall_ms)
+    ahead = core.clock.tick(core.coordinator.instant.wall_ms + 1000)
+    core.coordinator.replica.floors.set(EventKind.TAG, b"t", ahead, core.coordinator.instant.wall_ms)
     core.clock.latest -= 1 << 26  # as of a coordinator that has not heard of it yet
     put(story, "key", "value", "t", at=story.node("n1"))
     assert story.get("key") == "value"
@@ -302,7 +311,7 @@ def test_a_drop_overrules_what_a_node_with_the_same_clock_stamped_before() -> No
     assert lesser.core is not None
     assert greater.core is not None
     key = next(f"k{i}" for i in range(100) if story.owners(f"k{i}") == [greater])
-    ahead = (greater.core.coordinator.wall_ms + 1000) << 16
+    ahead = (greater.core.coordinator.instant.wall_ms + 1000) << 16
     greater.core.clock.latest = ahead
     put(story, key, "before", "t", at=greater)
     record = greater.core.store.peek(key.encode())
@@ -365,7 +374,7 @@ def test_coarse_floors_that_are_learned_drop_the_tags_of_their_buckets() -> None
     core = core_of(story.node("n1"))
     put(story, "key", "value", "t")
     put(story, "other", "value", "u")
-    core._sweeps.learn([m.Floor(COARSE_TAGS, bucket_of(b"t"), core.clock.tick(core.coordinator.wall_ms))])
+    core._sweeps.learn([m.Floor(COARSE_TAGS, bucket_of(b"t"), core.clock.tick(core.coordinator.instant.wall_ms))])
     story.mesh.run(0.5)
     assert (story.get("key"), story.get("other")) == (None, "value")
 
@@ -374,12 +383,14 @@ def test_an_answer_under_another_view_does_not_count() -> None:
     story = Story(2)
     core = core_of(story.node("n1"))
     done: list[Any] = []
-    drop = sweeps.Drop(core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core.coordinator.now + 5, done.append)
+    drop = sweeps.Drop(
+        core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core.coordinator.instant.now + 5, done.append
+    )
     drop.start()
     core._sweeps.run()
     drop.on_answer(drop.version, "n2", m.SweepReply(1, b"another", 3, False))
     assert not done
-    core._set_time(core.coordinator.now + 1)
+    core._set_time(core.coordinator.instant.now + 1)
     drop.on_timer()
     assert "n2" in drop._asked
     drop.on_answer(drop.version, "n2", m.SweepReply(1, core.view.digest, 0, False))
@@ -391,7 +402,7 @@ def test_what_a_node_with_a_clock_ahead_has_stamped_goes_too(way: str) -> None:
     story = Story(3, {**LOOSE, "replicas": 1})
     owner = story.owners("key")[0]
     other = next(host for host in story.mesh.nodes.values() if host is not owner)
-    core_of(owner).clock.tick(core_of(owner).coordinator.wall_ms + 3000)
+    core_of(owner).clock.tick(core_of(owner).coordinator.instant.wall_ms + 3000)
     put(story, "key", "value", "t", at=owner)
     assert core_of(other).clock.latest < core_of(owner).clock.latest
     if way == "tag":
@@ -406,7 +417,9 @@ def test_an_answer_about_a_version_that_was_replaced_does_not_count() -> None:
     story = Story(2)
     core = core_of(story.node("n1"))
     done: list[Any] = []
-    drop = sweeps.Drop(core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core.coordinator.now + 5, done.append)
+    drop = sweeps.Drop(
+        core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core.coordinator.instant.now + 5, done.append
+    )
     drop.start()
     core._sweeps.run()
     first, digest = drop.version, core.view.digest
@@ -422,7 +435,7 @@ def test_an_answer_about_a_version_that_was_replaced_does_not_count() -> None:
 def test_a_tag_of_many_entries_is_dropped_in_turns_that_stay_short() -> None:
     story = Story(1, {**LOOSE, "replicas": 1}, store={"max_entries": 20_000})
     core = core_of(story.node("n1"))
-    wall_ms = core.coordinator.wall_ms
+    wall_ms = core.coordinator.instant.wall_ms
     keys = [b"key%d" % number for number in range(10_000)]
     core.coordinator.replica.merge(keys, [tagged(1, b"t", now_ms=wall_ms - 1)] * len(keys))
     dropped: list[int] = []

@@ -219,7 +219,7 @@ def invalidation_gap() -> Transcript:
     transcript = Transcript(story.mesh, [m.Get, m.Reply, m.Set, m.Invalidations])
 
     def read() -> Any:
-        return transcript.call(c2, "get('user:ada')", c2.session.get("user:ada", None, None))
+        return transcript.call(c2, "get('user:ada')", c2.get("user:ada", 2.0))
 
     story.mesh.run(0.3)
     assert read() == "Ada"

@@ -73,9 +73,9 @@ def test_only_integers_of_64_bits_are_counted(content: bytes, delta: int, coordi
 
 def test_a_counter_keeps_its_expiry_and_the_others_get_a_new_one(coordinator: Coordinator) -> None:
     assert compute([Change.INCR, 1, None, 500], record(b"\0\x021"), coordinator)[2] == EXPIRES_MS
-    assert compute([Change.INCR, 1, 0, 500], None, coordinator)[2] == coordinator.wall_ms + 500
+    assert compute([Change.INCR, 1, 0, 500], None, coordinator)[2] == coordinator.instant.wall_ms + 500
     assert compute([Change.TOUCH, 0], record(), coordinator)[2] == NEVER_MS
-    assert compute([Change.REPLACE, TEXT, 700], record(), coordinator)[2] == coordinator.wall_ms + 700
+    assert compute([Change.REPLACE, TEXT, 700], record(), coordinator)[2] == coordinator.instant.wall_ms + 700
 
 
 def test_errors_of_an_update_reach_the_caller() -> None:
@@ -105,7 +105,7 @@ def test_an_update_is_passed_on_once_only() -> None:
     first, second = story.owners("key")
     core = second.core
     assert core is not None
-    deadline_ms = core.coordinator.wall_ms + 1000
+    deadline_ms = core.coordinator.instant.wall_ms + 1000
     update = m.Update(7, core.boot, deadline_ms, b"", 0, 0, 1, [b"key"], [[int(Change.INCR), 1, 0, 0]])
     core.receive_request(b"peer", encode_frame(0, [update]), second.clock())
     core.tick(second.clock())
@@ -195,11 +195,11 @@ def test_a_batch_answers_each_key_by_itself() -> None:
         assert core is not None
         keys = [b"text", f"n {host.name}".encode(), b"missing"]
         changes: list[list[Any]] = [[int(Change.INCR), 1, initial, 0] for initial in (0, 41, None)]
-        deadline_ms = core.coordinator.wall_ms + 1000
+        deadline_ms = core.coordinator.instant.wall_ms + 1000
         update = m.Update(7, core.boot, deadline_ms, b"", 0, 0, 0, keys, changes)
         answers: list[list[Any]] = []
         updates = core._requests._updates
-        UpdateBatch(updates, update, core.coordinator.now + 1.0, answers.append).start()
+        UpdateBatch(updates, update, core.coordinator.instant.now + 1.0, answers.append).start()
         story.mesh.wait_for(lambda answers=answers: bool(answers))  # type: ignore[misc]  # bound at once
         (results,) = answers
         assert results[0][0] == Code.NOT_A_NUMBER

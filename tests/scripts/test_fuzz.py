@@ -54,7 +54,7 @@ def answers_of_any_kind(patch: pytest.MonkeyPatch) -> None:
             waiting[0].on_answer(waiting[1], node_id, answer)
         return True
 
-    patch.setattr("meshcache.core.operations.coordinator.Coordinator.on_answer", on_answer)
+    patch.setattr("meshcache.core.operations.pending.Pending.on_answer", on_answer)
 
 
 def an_unchecked_field(patch: pytest.MonkeyPatch) -> None:

@@ -1,70 +1,42 @@
-"""What the operations pending at one node share: whom to ask, who answered, and when time is up.
+"""What the operations of one node work with.
 
 The node that a client asked coordinates: it runs the request against the owners of the keys, from its own copy of the
 ring. A request is a batch of keys, split into *groups* with the same owners, because everything that follows (who is
-asked, who has answered, whether it is enough) is the same for all keys of a group. A group is run by a small object
-that is fed answers, broken links, ring changes and its deadline; there is no suspended frame, because members may
-change under it. These objects are ``QuorumRead`` (reads.py), ``QuorumWrite`` (writes.py), those of updates.py
-and drops.py; the ``Coordinator`` gives them numbers, links and timers, and finds them again.
+asked, who has answered, whether it is enough) is the same for all keys of a group. What runs a group is ``QuorumRead``
+(reads.py), ``QuorumWrite`` (writes.py), and those of updates.py and drops.py.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
-from typing import Any, Final, Protocol
-from weakref import ref
 
 from meshcache.config import Config
 from meshcache.core.membership.membership import Membership
 from meshcache.core.operations.instant import Instant
+from meshcache.core.operations.pending import Pending
 from meshcache.core.operations.replica import Replica
 from meshcache.core.outbox import Outbox
-from meshcache.core.peers import Peers
 from meshcache.core.view import View
-from meshcache.protocol import messages as m
 from meshcache.protocol.clock import HybridClock
-
-ENDED_MAX: Final = 64
-"""Who waited for an answer and has ended is looked for beyond so many."""
-REPAIR_DEADLINE_MS: Final = 1_000
-"""A repair that arrives later is not worth executing."""
-
-MakeRequest = Callable[[int, int, int, bytes], m.Message]
-"""Makes a request of (request number, boot, deadline_ms, view)."""
-
-
-class Operation(Protocol):
-    """What is pending at the coordinator."""
-
-    def on_answer(self, group: Any, node_id: str, answer: Any) -> None:
-        """Take what a node answered."""
-
-    def on_lost(self, group: Any, node_id: str) -> None:
-        """The link broke: this node's answer will not come."""
-
-    def on_reject(self, group: Any, node_id: str) -> None:
-        """The node did not execute what it was asked."""
-
-    def on_timer(self) -> None:
-        """The time asked for has come."""
-
-    def replan(self) -> None:
-        """The ring or the links changed: find out anew who is to be asked."""
-
-
-class Background(Operation, Protocol):
-    """What the node does on its own account, for as long as it runs."""
-
-    def run(self) -> None:
-        """Go on; called by housekeeping."""
-
-    def statistics(self) -> dict[str, Any]:
-        """Return what there is to tell, as plain values."""
 
 
 class Coordinator:
-    """What the pending operations of one node share, and the table that finds them again."""
+    """The parts of a node that its operations use. It has no state of its own, and nothing in it is replaced."""
+
+    __slots__ = (
+        "clock",
+        "config",
+        "fail",
+        "instant",
+        "keep_hint",
+        "membership",
+        "outbox",
+        "own_id",
+        "pending",
+        "replica",
+        "store",
+        "view",
+    )
 
     def __init__(
         self,
@@ -72,10 +44,10 @@ class Coordinator:
         replica: Replica,
         view: View,
         membership: Membership,
-        peers: Peers,
         clock: HybridClock,
         outbox: Outbox,
         instant: Instant,
+        pending: Pending,
         *,
         keep_hint: Callable[[str, list[bytes], list[bytes]], None],
         fail: Callable[[str, object, Exception], None],
@@ -87,166 +59,9 @@ class Coordinator:
         self.store = replica.store
         self.view = view
         self.membership = membership
-        self.peers = peers
         self.clock = clock
         self.outbox = outbox
         self.instant = instant
+        self.pending = pending
         self.keep_hint = keep_hint
         self.fail = fail
-        self.pending: dict[Operation, None] = {}
-        self.lingering: dict[Operation, int] = {}
-        """Operations that are answered, but still wait for slower owners; and how many bytes each keeps for them."""
-        self.lingering_bytes = 0
-        self.background: dict[str, Background] = {}
-        """By name, what the node does on its own account."""
-        self._at_end: dict[Operation, Callable[[], None]] = {}
-        """What is to be called when an operation ends, in whatever way."""
-        self._waiting: dict[int, tuple[Operation, Any, str, type[Any]]] = {}
-        """By number of the request: who waits, for what of its parts, from which node, and for which kind of answer."""
-        self._timers: list[tuple[float, int, ref[Operation]]] = []
-        """A heap. It keeps no operation alive: most have ended long before their deadlines."""
-        self._number = 0
-        self.read_bytes = 0
-        """What other nodes answered to reads that are still pending."""
-        self.repairs = 0
-        """Records written back to owners that answered a read with less."""
-        self.restamps = 0
-        """Records that were stamped once more, since a replica held a newer one."""
-
-    @property
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return self.instant.now
-
-    @property
-    def wall_ms(self) -> int:
-        """The wall time."""
-        return self.instant.wall_ms
-
-    @property
-    def now_bytes(self) -> bytes:
-        """The wall time as records hold their expiry."""
-        return self.instant.now_bytes
-
-    # -- asking and being answered -------------------------------------------------------------------------
-
-    def ask(self, operation: Operation, group: Any, node_id: str, deadline: float, make: MakeRequest) -> bool:
-        """Send a request to a node; False if there is no established link to it."""
-        link = self.peers.by_node.get(node_id)
-        if link is None:
-            return False
-        self._number += 1
-        deadline_ms = self.instant.wall_ms + int((deadline - self.instant.now) * 1000) + link.offset_ms
-        message = make(self._number, link.boot, deadline_ms, self.view.digest)
-        self._waiting[self._number] = (operation, group, node_id, m.ANSWERS[type(message)])
-        self.outbox.send(link.address, message)
-        return True
-
-    def on_answer(self, node_id: str, answer: Any) -> bool:
-        """Hand what a node answered to who waits for it. One that nobody waits for is late, and dropped.
-
-        False if the request is another node's, or asked for another kind of answer: then it is none.
-        """
-        waiting = self._waiting.get(answer.request)
-        if waiting is None:
-            return True
-        operation, group, asked, kind = waiting
-        if asked != node_id or type(answer) not in (kind, m.Reject):
-            return False
-        del self._waiting[answer.request]
-        if self._knows(operation):
-            if isinstance(answer, m.Reject):
-                operation.on_reject(group, node_id)
-            else:
-                operation.on_answer(group, node_id, answer)
-        return True
-
-    def on_link_lost(self, node_id: str) -> None:
-        """Give up what was asked of this node on the link that broke."""
-        lost = [request for request, waiting in self._waiting.items() if waiting[2] == node_id]
-        for request in lost:
-            operation, group, _, _ = self._waiting.pop(request)
-            self._shielded(operation, operation.on_lost, group, node_id)
-
-    def replan(self) -> None:
-        """The ring or the links changed."""
-        for operation in [*self.pending, *self.background.values()]:
-            self._shielded(operation, operation.replan)
-
-    def _shielded(self, operation: Operation, turn: Callable[..., None], *arguments: Any) -> None:
-        """Have an operation do something, if it has not ended. If it fails, it ends, and the others go on."""
-        if not self._knows(operation):
-            return
-        try:
-            turn(*arguments)
-        except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this operation)
-            self.end(operation)
-            self.fail(type(operation).__name__, "", error)
-
-    def begin(self, operation: Operation, timer_at: float, at_end: Callable[[], None] | None = None) -> None:
-        """Keep an operation until ``end``, in whatever way it comes, and call its on_timer at that time."""
-        self.pending[operation] = None
-        if at_end is not None:
-            self._at_end[operation] = at_end
-        self.wake(operation, timer_at)
-
-    def begin_background(self, name: str, part: Background) -> None:
-        """Keep for good what the node does on its own account."""
-        self.background[name] = part
-
-    def wake(self, operation: Operation, timer_at: float) -> None:
-        """Call a pending operation's on_timer at that time."""
-        self._number += 1
-        heapq.heappush(self._timers, (timer_at, self._number, ref(operation)))
-
-    def linger(self, operation: Operation, size: int, timer_at: float) -> None:
-        """Keep an operation that is answered, and so many bytes for owners that have not stored them, till then."""
-        self.lingering[operation] = size
-        self.lingering_bytes += size
-        self.wake(operation, timer_at)
-
-    def end(self, operation: Operation) -> None:
-        """Forget an operation; answers still under way will meet no one."""
-        self.pending.pop(operation, None)
-        self.lingering_bytes -= self.lingering.pop(operation, 0)
-        at_end = self._at_end.pop(operation, None)
-        if at_end is not None:
-            at_end()
-
-    def send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
-        """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""
-        link = self.peers.by_node.get(node_id)
-        if link is not None and keys:
-            deadline_ms = self.instant.wall_ms + link.offset_ms + REPAIR_DEADLINE_MS
-            self.outbox.send(link.address, m.Write(0, link.boot, deadline_ms, self.view.digest, True, keys, records))
-
-    def note_read(self, change_bytes: int) -> None:
-        """Count what other nodes answered to a pending read; less than 0: it is not kept any more."""
-        self.read_bytes += change_bytes
-
-    def note_repairs(self, count: int) -> None:
-        """Count records that a read writes back."""
-        self.repairs += count
-
-    def note_restamps(self, count: int) -> None:
-        """Count records that a write stamps once more."""
-        self.restamps += count
-
-    def _knows(self, operation: Operation | None) -> bool:
-        return operation in self.pending or operation in self.lingering or operation in self.background.values()
-
-    def tick(self) -> None:
-        """Run the timers that are due, and drop who waits for answers of operations that ended."""
-        while self._timers and self._timers[0][0] <= self.instant.now:
-            operation = heapq.heappop(self._timers)[2]()
-            if operation is not None:
-                self._shielded(operation, operation.on_timer)
-        waiting = len(self._waiting)
-        if waiting > ENDED_MAX and waiting > ENDED_MAX + 2 * (len(self.pending) + len(self.lingering)):
-            self._waiting = {n: waiting for n, waiting in self._waiting.items() if self._knows(waiting[0])}
-
-    def next_deadline(self) -> float | None:
-        """Return when the next timer of a pending operation is due."""
-        while self._timers and not self._knows(self._timers[0][2]()):
-            heapq.heappop(self._timers)
-        return self._timers[0][0] if self._timers else None

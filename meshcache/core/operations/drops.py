@@ -71,7 +71,7 @@ class Sweeps:
 
         What was begun before with the same version is only waited for: nothing so old has been let in since.
         """
-        floors, wall_ms = self._coordinator.replica.floors, self._coordinator.wall_ms
+        floors, wall_ms = self._coordinator.replica.floors, self._coordinator.instant.wall_ms
         news = [name for name in names if floors.set(kind, name, version, wall_ms)]
         self.jobs.append(_Job(kind, dict.fromkeys(news, version), done))
         self._void_fills(kind, news)
@@ -80,7 +80,7 @@ class Sweeps:
         """Take over what another node knows to be dropped, and drop it here."""
         news: dict[int, dict[bytes, bytes]] = {}
         for kind, name, version in floors:
-            if self._coordinator.replica.floors.set(kind, name, version, self._coordinator.wall_ms):
+            if self._coordinator.replica.floors.set(kind, name, version, self._coordinator.instant.wall_ms):
                 news.setdefault(kind, {})[name] = version
         for kind, names in news.items():
             self.jobs.append(_Job(kind, names, _nobody_waits))
@@ -117,7 +117,7 @@ class Sweeps:
 
     def _sweep_tags(self, job: _Job) -> int:
         """Drop bearers of one tag in one slot, or find that there are none left in it; return what that cost."""
-        store, wall_ms = self._coordinator.store, self._coordinator.wall_ms
+        store, wall_ms = self._coordinator.store, self._coordinator.instant.wall_ms
         wanted = job.names
         if job.kind == COARSE_TAGS:
             buckets = [(tag, bucket_of(tag)) for tag in store.tags_in(job.slot)]
@@ -156,7 +156,7 @@ class Drop:
         self.names = names
         self.deadline = deadline
         self.done = done
-        self.version = coordinator.clock.tick_past(coordinator.wall_ms)
+        self.version = coordinator.clock.tick_past(coordinator.instant.wall_ms)
         self.dropped = 0
         self._through: dict[str, bytes] = {}
         """Per node that has answered, the view under which it did."""
@@ -167,7 +167,7 @@ class Drop:
 
     def start(self) -> None:
         """Sweep here and everywhere."""
-        self.coordinator.begin(self, self.deadline)
+        self.coordinator.pending.begin(self, self.deadline)
         self._sweep()
 
     def _sweep(self) -> None:
@@ -192,7 +192,7 @@ class Drop:
     def replan(self) -> None:
         """Ask every member that lacks and is not being asked."""
         for node_id in self._lacking():
-            if node_id not in self._asked and self.coordinator.ask(
+            if node_id not in self._asked and self.coordinator.pending.ask(
                 self, self.version, node_id, self.deadline, self._request
             ):
                 self._asked[node_id] = None
@@ -212,7 +212,7 @@ class Drop:
         self._asked.pop(node_id, None)
         self._through[node_id] = answer.view
         if answer.view != self.coordinator.view.digest:
-            self.coordinator.wake(self, min(self.deadline, self.coordinator.now + ASK_AGAIN_S))
+            self.coordinator.pending.wake(self, min(self.deadline, self.coordinator.instant.now + ASK_AGAIN_S))
         self._settle()
 
     def on_lost(self, group: bytes, node_id: str) -> None:
@@ -224,7 +224,7 @@ class Drop:
 
     def on_timer(self) -> None:
         """Ask again who answered under another view; at the deadline say how far it got."""
-        if self.coordinator.now < self.deadline:
+        if self.coordinator.instant.now < self.deadline:
             self.replan()
             return
         members = len(self.coordinator.view.ring.members)
@@ -235,13 +235,13 @@ class Drop:
             return
         if self._behind and not self._restamped:
             self._restamped = True
-            self.version = self.coordinator.clock.tick_past(self.coordinator.wall_ms)
+            self.version = self.coordinator.clock.tick_past(self.coordinator.instant.wall_ms)
             self._sweep()
         else:
             self._finish([self.dropped])
 
     def _finish(self, results: list[Any]) -> None:
-        if self in self.coordinator.pending:
-            self.coordinator.end(self)
+        if self in self.coordinator.pending.running:
+            self.coordinator.pending.end(self)
             self.coordinator.replica.publish(self.kind, self.version, self.names)
             self.done(results)

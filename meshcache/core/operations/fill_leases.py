@@ -91,7 +91,7 @@ class Caller:
         self.index = index
         self.patient = park_ms > 0
         """It waits while another one computes the value; else only for this node to look."""
-        self.until = min(batch.coordinator.now + max(park_ms / 1000, LOOK_S), batch.deadline - ANSWER_S)
+        self.until = min(batch.coordinator.instant.now + max(park_ms / 1000, LOOK_S), batch.deadline - ANSWER_S)
 
     def answer(self, result: Any) -> None:
         """Tell the caller."""
@@ -100,7 +100,7 @@ class Caller:
     @property
     def waits(self) -> bool:
         """Tell whether it can still be answered."""
-        return self.batch in self.batch.coordinator.pending
+        return self.batch in self.batch.coordinator.pending.running
 
 
 class FillLease:
@@ -194,7 +194,7 @@ class Fills:
         _, keep, name = batch.request.changes[index]
         lease = self._held(batch, index)
         if lease is not None and keep:
-            lease.ends_at = min(self._coordinator.now + LEASE_S, lease.ends_at_latest)
+            lease.ends_at = min(self._coordinator.instant.now + LEASE_S, lease.ends_at_latest)
         elif lease is not None:
             self._end(lease.token)
             self._grant_next(lease)
@@ -221,7 +221,7 @@ class Fills:
 
     def _end(self, token: bytes) -> None:
         """Grant nothing to a token any more: a question that was repeated may come last."""
-        self._ended[token] = self._coordinator.now + ENDED_S
+        self._ended[token] = self._coordinator.instant.now + ENDED_S
         if len(self._ended) > ENDED_MAX:
             del self._ended[next(iter(self._ended))]
 
@@ -234,7 +234,7 @@ class Fills:
         coordinator = self._coordinator
         _, content, ttl_ms, _ = batch.request.changes[index]
         record = lease.version + expiry_bytes(coordinator.replica.expires_ms(ttl_ms)) + content
-        lease.phase, lease.void, lease.since = Phase.STORING, False, coordinator.now
+        lease.phase, lease.void, lease.since = Phase.STORING, False, coordinator.instant.now
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
             batch.settle(index, errors.get(0, not lease.void))
@@ -261,7 +261,7 @@ class Fills:
     def _look(self, lease: FillLease) -> None:
         """Find out whether there is a value; it takes a quorum where this node alone cannot tell."""
         coordinator = self._coordinator
-        lease.phase, lease.token, lease.since = Phase.LOOKING, b"", coordinator.now
+        lease.phase, lease.token, lease.since = Phase.LOOKING, b"", coordinator.instant.now
         while lease.parked and not lease.parked[0].waits:
             lease.parked.popleft()
         if not lease.parked:
@@ -269,7 +269,7 @@ class Fills:
             return
         batch = lease.parked[0].batch
         request = batch.request
-        record = coordinator.store.read([lease.key], coordinator.now_bytes)[0]
+        record = coordinator.store.read([lease.key], coordinator.instant.now_bytes)[0]
         if quorum.answers_alone(coordinator.view, coordinator.config.cluster, lease.key, record, request.r, request.w):
             self._decide(lease, record)
         else:
@@ -297,8 +297,8 @@ class Fills:
         lease.base = b""
         if record is not None:
             lease.base = version_of(record)
-            coordinator.clock.merge(clock_of(lease.base), coordinator.wall_ms)
-            if is_live(record, coordinator.now_bytes):
+            coordinator.clock.merge(clock_of(lease.base), coordinator.instant.wall_ms)
+            if is_live(record, coordinator.instant.now_bytes):
                 self._serve(lease, record)
         self._grant_next(lease)
 
@@ -321,9 +321,9 @@ class Fills:
                 continue
             lease.phase = Phase.LOADING
             lease.token = caller.token
-            lease.version = coordinator.clock.tick(coordinator.wall_ms)
-            lease.ends_at_latest = coordinator.now + self._age_max_s
-            lease.ends_at = min(coordinator.now + LEASE_S, lease.ends_at_latest)
+            lease.version = coordinator.clock.tick(coordinator.instant.wall_ms)
+            lease.ends_at_latest = coordinator.instant.now + self._age_max_s
+            lease.ends_at = min(coordinator.instant.now + LEASE_S, lease.ends_at_latest)
             self._counts["granted"] += 1
             caller.answer(lease.version)
             self._end_waits(lease)
@@ -338,7 +338,7 @@ class Fills:
             self._counts["voided"] += 1
             lease.phase = Phase.VOID
             self._voided.append(lease)
-            self._coordinator.wake(self, self._coordinator.now)
+            self._coordinator.pending.wake(self, self._coordinator.instant.now)
 
     def _drop(self, lease: FillLease, error: list[Any]) -> None:
         del self.table[lease.key]
@@ -348,7 +348,7 @@ class Fills:
 
     def _end_waits(self, lease: FillLease) -> None:
         """Answer who does not want to wait any longer."""
-        now = self._coordinator.now
+        now = self._coordinator.instant.now
         looking = lease.phase is Phase.LOOKING
         parked, lease.parked = lease.parked, deque()
         for caller in parked:
@@ -392,13 +392,13 @@ class Fills:
         """End waits and leases whose time is over."""
         for lease in list(self.table.values()):
             self._end_waits(lease)
-            if lease.phase in {Phase.LOOKING, Phase.STORING} and self._coordinator.now - lease.since > STUCK_S:
+            if lease.phase in {Phase.LOOKING, Phase.STORING} and self._coordinator.instant.now - lease.since > STUCK_S:
                 self._drop(lease, [int(Code.NOT_READY)])
-            elif lease.phase is Phase.LOADING and lease.ends_at <= self._coordinator.now:
+            elif lease.phase is Phase.LOADING and lease.ends_at <= self._coordinator.instant.now:
                 self._counts["lapsed"] += 1
                 self._grant_next(lease)
         self._parked = sum(len(lease.parked) for lease in self.table.values())
-        while self._ended and self._ended[next(iter(self._ended))] <= self._coordinator.now:
+        while self._ended and self._ended[next(iter(self._ended))] <= self._coordinator.instant.now:
             del self._ended[next(iter(self._ended))]
 
     def statistics(self) -> dict[str, Any]:

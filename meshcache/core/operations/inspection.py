@@ -41,8 +41,8 @@ def status(coordinator: Coordinator, notices: Notices, *, ready: bool) -> dict[s
         "ready": ready,
         "ring_digest": ring.digest.hex(),
         "changing": bool(coordinator.view.former),
-        "hints": sum(coordinator.background["hints"].statistics()["waiting"].values()),
-        "compared_s_ago": coordinator.background["anti_entropy"].statistics()["pass_age_s"],
+        "hints": sum(coordinator.pending.background["hints"].statistics()["waiting"].values()),
+        "compared_s_ago": coordinator.pending.background["anti_entropy"].statistics()["pass_age_s"],
         "slots_missing": sum(
             owned and not held for owned, held in zip(coordinator.view.owned, coordinator.view.held, strict=True)
         ),
@@ -97,14 +97,14 @@ def statistics(coordinator: Coordinator, counters: Any, hot_keys: dict[str, Any]
         "node": {"node_id": coordinator.own_id, **asdict(counters)},
         "store": asdict(coordinator.store.statistics()),
         "coordinator": {
-            "pending": len(coordinator.pending),
-            "lingering": len(coordinator.lingering),
-            "repairs": coordinator.repairs,
-            "restamps": coordinator.restamps,
+            "pending": len(coordinator.pending.running),
+            "lingering": len(coordinator.pending.lingering),
+            "repairs": coordinator.pending.repairs,
+            "restamps": coordinator.pending.restamps,
         },
         "membership": coordinator.membership.statistics(),
         "hot_keys": hot_keys,
-        **{name: part.statistics() for name, part in coordinator.background.items()},
+        **{name: part.statistics() for name, part in coordinator.pending.background.items()},
     }
 
 
@@ -116,7 +116,7 @@ class Explain:
     ) -> None:
         self.coordinator = coordinator
         self.key = key
-        self.deadline = min(deadline, coordinator.now + EXPLAIN_WAIT_S)
+        self.deadline = min(deadline, coordinator.instant.now + EXPLAIN_WAIT_S)
         self.done = done
         self.found: dict[str, dict[str, Any]] = {}
         self._owners = coordinator.view.ring.preference_list(key)
@@ -124,11 +124,11 @@ class Explain:
     def start(self) -> None:
         """Ask every owner."""
         coordinator = self.coordinator
-        coordinator.begin(self, self.deadline)
+        coordinator.pending.begin(self, self.deadline)
         for node_id in self._owners:
             if node_id == coordinator.own_id:
                 self.found[node_id] = replica(coordinator, self.key)
-            elif not coordinator.ask(
+            elif not coordinator.pending.ask(
                 self,
                 None,
                 node_id,
@@ -176,8 +176,8 @@ class Explain:
         }
 
     def _settle(self) -> None:
-        if len(self.found) == len(self._owners) and self in self.coordinator.pending:
-            self.coordinator.end(self)
+        if len(self.found) == len(self._owners) and self in self.coordinator.pending.running:
+            self.coordinator.pending.end(self)
             slot = self.coordinator.view.ring.slot_of(self.key)
             replicas = [self.found[node_id] for node_id in self._owners]
             self.done([{"key": self.key, "slot": slot, "owners": list(self._owners), "replicas": replicas}])

@@ -104,8 +104,8 @@ class QuorumRead:
             self.release()
             self.done(self.results)
             return
-        self.coordinator.begin(self, self.deadline, self.release)
-        self.coordinator.wake(self, min(self.deadline, self.coordinator.now + HEDGE_S))
+        self.coordinator.pending.begin(self, self.deadline, self.release)
+        self.coordinator.pending.wake(self, min(self.deadline, self.coordinator.instant.now + HEDGE_S))
 
     def _start_group(self, group: ReadGroup) -> None:
         coordinator, cluster = self.coordinator, self.coordinator.config.cluster
@@ -117,7 +117,7 @@ class QuorumRead:
             self._fail(group)
             return
         if coordinator.own_id in group.targets():
-            records = coordinator.store.read(group.keys, coordinator.now_bytes)
+            records = coordinator.store.read(group.keys, coordinator.instant.now_bytes)
             group.answers[coordinator.own_id] = dict(zip(group.keys, records, strict=True))
             view = coordinator.view
             if not view.holds_all:
@@ -150,7 +150,7 @@ class QuorumRead:
 
     def _ask(self, group: ReadGroup, node_id: str) -> bool:
         keys = group.unanswered(node_id)
-        asked = self.coordinator.ask(
+        asked = self.coordinator.pending.ask(
             self,
             (group, keys),
             node_id,
@@ -224,7 +224,7 @@ class QuorumRead:
                 held = answered.get(key, winner)
                 if held == winner:
                     continue
-                if not held and not is_live(winner, coordinator.now_bytes):
+                if not held and not is_live(winner, coordinator.instant.now_bytes):
                     continue
                 if not 1 <= len(key) <= m.KEY_BYTES_MAX:  # may be asked for, and is held by who lies
                     continue
@@ -232,11 +232,11 @@ class QuorumRead:
                 winners.append(winner)
             if not keys:
                 continue
-            coordinator.note_repairs(len(keys))
+            coordinator.pending.note_repairs(len(keys))
             if node_id == coordinator.own_id:
                 coordinator.replica.merge_repair(keys, winners)
             else:
-                coordinator.send_repair(node_id, keys, winners)
+                coordinator.pending.send_repair(node_id, keys, winners)
 
     def on_answer(self, group: tuple[ReadGroup, list[bytes]], node_id: str, answer: m.ReadReply) -> None:
         """A replica says what it holds; perhaps, to bound the size of its answer, only of the first keys asked for."""
@@ -249,7 +249,7 @@ class QuorumRead:
         read_group.asked.pop(node_id, None)
         size = sum(map(len, filter(None, answer.records)))
         self._held_bytes += size
-        self.coordinator.note_read(size)
+        self.coordinator.pending.note_read(size)
         read_group.answers.setdefault(node_id, {}).update(zip(keys, answer.records, strict=False))
         if answer.voteless:
             told = [keys[i] for i in answer.voteless if 0 <= i < len(keys)]
@@ -293,7 +293,7 @@ class QuorumRead:
 
     def on_timer(self) -> None:
         """Either the hedge, or the deadline."""
-        if self.coordinator.now < self.deadline:
+        if self.coordinator.instant.now < self.deadline:
             for group in self.groups:
                 for node_id in self._by_promise(group):
                     self._ask(group, node_id)
@@ -309,14 +309,14 @@ class QuorumRead:
             self.results[index] = [int(Code.QUORUM), group.needed, received]
 
     def _settle(self) -> None:
-        if not self.groups and self in self.coordinator.pending:
-            self.coordinator.end(self)
+        if not self.groups and self in self.coordinator.pending.running:
+            self.coordinator.pending.end(self)
             self.done(self.results)
 
     def release(self) -> None:
         """Give back what this read takes, whether it was answered or has failed; to be called again does no harm."""
         held_bytes, self._held_bytes = self._held_bytes, 0
-        self.coordinator.note_read(-held_bytes)
+        self.coordinator.pending.note_read(-held_bytes)
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(held_bytes)

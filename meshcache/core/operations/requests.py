@@ -92,8 +92,8 @@ class Requests:
         self._view = coordinator.view
         self._sweeps = sweeps
         self._updates = Updates(coordinator, fills)
-        self.portions = Portions(coordinator.fail, lambda: coordinator.lingering_bytes)
-        self._remote_reads = RemoteReads(lambda: coordinator.read_bytes)
+        self.portions = Portions(coordinator.fail, lambda: coordinator.pending.lingering_bytes)
+        self._remote_reads = RemoteReads(lambda: coordinator.pending.read_bytes)
         self.readers = Readers()
         self._counters = counters
         self.hot = hot
@@ -142,7 +142,7 @@ class Requests:
             if not self._ready():
                 self._reject(origin, request, [int(Code.NOT_READY)])
                 return False
-            if len(self._coordinator.pending) >= self._config.limits.pending_max or origin in self.readers.deaf:
+            if len(self._coordinator.pending.running) >= self._config.limits.pending_max or origin in self.readers.deaf:
                 self._reject(origin, request, [int(Code.OVERLOADED)])
                 return False
         return True
@@ -233,7 +233,7 @@ class Requests:
             else:
                 read.start()
         except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this read)
-            self._coordinator.end(read)
+            self._coordinator.pending.end(read)
             read.release()
             self._coordinator.fail(type(read).__name__, origin, error)
 
@@ -347,9 +347,9 @@ class Requests:
 
     def _delete(self, request: m.Delete, answer: DoneWithBatch) -> None:
         keys, coordinator = request.keys, self._coordinator
-        version = coordinator.clock.tick(coordinator.wall_ms)
+        version = coordinator.clock.tick(coordinator.instant.wall_ms)
         grace_ms = int(self._config.store.tombstone_grace_s * 1000)
-        record = tombstone(version, coordinator.wall_ms + grace_ms)
+        record = tombstone(version, coordinator.instant.wall_ms + grace_ms)
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:
             answer([errors.get(i, i in live) for i in range(len(keys))])
@@ -532,7 +532,7 @@ class Requests:
             return
         coordinator = self._coordinator
         try:
-            coordinator.membership.dismiss(forget.node, coordinator.now)
+            coordinator.membership.dismiss(forget.node, coordinator.instant.now)
         except ValueError as problem:
             self._reject(origin, forget, [int(Code.INVALID), str(problem)])
         else:

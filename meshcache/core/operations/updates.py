@@ -93,7 +93,7 @@ class UpdateBatch:
 
     def start(self) -> None:
         """Run what this node owns, pass on the rest."""
-        self.coordinator.begin(self, self.deadline)
+        self.coordinator.pending.begin(self, self.deadline)
         self._unsent = list(range(len(self.request.keys)))
         self._distribute()
         if not self._open:
@@ -106,8 +106,8 @@ class UpdateBatch:
         self._settle()
 
     def _settle(self) -> None:
-        if self._open <= 0 and self in self.coordinator.pending:
-            self.coordinator.end(self)
+        if self._open <= 0 and self in self.coordinator.pending.running:
+            self.coordinator.pending.end(self)
             self.done(self.results)
 
     def _distribute(self) -> None:
@@ -130,12 +130,12 @@ class UpdateBatch:
         for owner, group in elsewhere.items():
             self._pass_on(owner, group)
         if self._unsent:
-            coordinator.wake(self, min(self.deadline, coordinator.now + _RETRY_S))
+            coordinator.pending.wake(self, min(self.deadline, coordinator.instant.now + _RETRY_S))
 
     def _pass_on(self, owner: str, group: list[int]) -> None:
         asked, keys = self.request, [self.request.keys[i] for i in group]
         changes = [self.request.changes[i] for i in group]
-        sent = self.coordinator.ask(
+        sent = self.coordinator.pending.ask(
             self,
             group,
             owner,
@@ -159,12 +159,12 @@ class UpdateBatch:
             else:
                 self.settle(index, result)
         if self._unsent:
-            self.coordinator.wake(self, min(self.deadline, self.coordinator.now + _RETRY_S))
+            self.coordinator.pending.wake(self, min(self.deadline, self.coordinator.instant.now + _RETRY_S))
 
     def on_reject(self, group: list[int], node_id: str) -> None:  # noqa: ARG002  (the coordinator says who)
         """Not executed: it can be offered again."""
         self._unsent.extend(group)
-        self.coordinator.wake(self, min(self.deadline, self.coordinator.now + _RETRY_S))
+        self.coordinator.pending.wake(self, min(self.deadline, self.coordinator.instant.now + _RETRY_S))
 
     def on_lost(self, group: list[int], node_id: str) -> None:  # noqa: ARG002  (the coordinator says who)
         """They may have been executed, and must not be repeated."""
@@ -178,7 +178,7 @@ class UpdateBatch:
 
     def on_timer(self) -> None:
         """Offer again, or give up at the deadline."""
-        if self.coordinator.now < self.deadline:
+        if self.coordinator.instant.now < self.deadline:
             self.replan()
             return
         for index in self._unsent:
@@ -212,7 +212,7 @@ class KeyUpdate:
             waiting.append(self)
             return
         coordinator, request = updates.coordinator, self.batch.request
-        record = coordinator.store.read([self.key], coordinator.now_bytes)[0]
+        record = coordinator.store.read([self.key], coordinator.instant.now_bytes)[0]
         if quorum.answers_alone(coordinator.view, coordinator.config.cluster, self.key, record, request.r, request.w):
             self._apply(record)
         else:
@@ -243,8 +243,8 @@ class KeyUpdate:
     def _apply(self, record: bytes | None) -> None:
         coordinator = self.batch.coordinator
         if record is not None:
-            coordinator.clock.merge(clock_of(version_of(record)), coordinator.wall_ms)
-            if not is_live(record, coordinator.now_bytes):
+            coordinator.clock.merge(clock_of(version_of(record)), coordinator.instant.wall_ms)
+            if not is_live(record, coordinator.instant.now_bytes):
                 record = None
         kind = self.change[0]
         if kind in _LOCK_CHANGES and not self.batch.updates.admits(self.change):
@@ -313,7 +313,7 @@ def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -
         named = version_of if kind == Change.DROP else _token_of
         dropped = record is not None and named(record) == change[1]
         grace_ms = int(coordinator.config.store.tombstone_grace_s * 1000)
-        return dropped, TOMBSTONE_CONTENT if dropped else None, coordinator.wall_ms + grace_ms
+        return dropped, TOMBSTONE_CONTENT if dropped else None, coordinator.instant.wall_ms + grace_ms
     if kind in {Change.ACQUIRE, Change.EXTEND}:
         free = record is None and kind == Change.ACQUIRE
         granted = free or (record is not None and _token_of(record) == change[1])

@@ -110,7 +110,7 @@ class QuorumWrite:
                 group = WriteGroup(owners, former, keys, [self._records[i] for i in indices], indices)
             self._start_group(group)
         if self.groups:
-            coordinator.begin(self, self.deadline)
+            coordinator.pending.begin(self, self.deadline)
         else:
             self._finish()
 
@@ -134,7 +134,7 @@ class QuorumWrite:
         for node_id in group.targets():
             if node_id in group.acked or node_id in group.asked or node_id == coordinator.own_id:
                 continue
-            if coordinator.ask(
+            if coordinator.pending.ask(
                 self,
                 group,
                 node_id,
@@ -148,7 +148,7 @@ class QuorumWrite:
     def on_answer(self, group: WriteGroup, node_id: str, answer: m.WriteReply) -> None:
         """A replica has stored the group's records, or holds newer ones."""
         group.asked.pop(node_id, None)
-        if self in self.coordinator.lingering:
+        if self in self.coordinator.pending.lingering:
             group.acked[node_id] = None
             self._end_if_through()
         else:
@@ -169,10 +169,11 @@ class QuorumWrite:
         if not places:
             return
         for _, version in newer:
-            coordinator.clock.merge(clock_of(version), coordinator.wall_ms)
-        coordinator.note_restamps(len(places))
+            coordinator.clock.merge(clock_of(version), coordinator.instant.wall_ms)
+        coordinator.pending.note_restamps(len(places))
+        clock, wall_ms = coordinator.clock, coordinator.instant.wall_ms
         # A stamp for each: a batch may have a key twice, and the later content must win again.
-        records = [coordinator.clock.tick(coordinator.wall_ms) + group.records[i][VERSION_BYTES:] for i in places]
+        records = [clock.tick(wall_ms) + group.records[i][VERSION_BYTES:] for i in places]
         self._restamped.update({indices[i]: version_of(record) for i, record in zip(places, records, strict=True)})
         keys = [group.keys[i] for i in places]
         self._start_group(WriteGroup(group.owners, group.former, keys, records, [indices[i] for i in places]))
@@ -180,7 +181,7 @@ class QuorumWrite:
     def on_lost(self, group: WriteGroup, node_id: str) -> None:
         """The node may or may not have stored it; it is asked again when its link is back, which is safe."""
         group.asked.pop(node_id, None)
-        if self in self.coordinator.lingering:
+        if self in self.coordinator.pending.lingering:
             self.coordinator.keep_hint(node_id, group.keys, group.records)
             self._end_if_through()
 
@@ -206,9 +207,9 @@ class QuorumWrite:
 
     def on_timer(self) -> None:
         """The deadline: say how far it got. Or the end of waiting for those that were not needed."""
-        if self in self.coordinator.lingering:
+        if self in self.coordinator.pending.lingering:
             self._hint_outstanding()
-            self.coordinator.end(self)
+            self.coordinator.pending.end(self)
             return
         for group in self.groups:
             if not group.complete():
@@ -223,8 +224,8 @@ class QuorumWrite:
     def _settle(self) -> None:
         self._complete += [group for group in self.groups if group.complete()]
         self.groups = [group for group in self.groups if not group.complete()]
-        if not self.groups and self in self.coordinator.pending:
-            self.coordinator.end(self)
+        if not self.groups and self in self.coordinator.pending.running:
+            self.coordinator.pending.end(self)
             self._finish()
 
     def _finish(self) -> None:
@@ -249,9 +250,10 @@ class QuorumWrite:
                 if node_id not in group.acked and node_id not in group.asked and node_id != coordinator.own_id:
                     coordinator.keep_hint(node_id, group.keys, group.records)
         if any(group.asked for group in outstanding):
-            if len(coordinator.lingering) < LINGERING_MAX and coordinator.lingering_bytes < LINGERING_BYTES_MAX:
+            pending = coordinator.pending
+            if len(pending.lingering) < LINGERING_MAX and pending.lingering_bytes < LINGERING_BYTES_MAX:
                 size = sum(map(len, self._keys)) + sum(map(len, self._records))
-                coordinator.linger(self, size, coordinator.now + LINGER_S)
+                pending.linger(self, size, coordinator.instant.now + LINGER_S)
             else:
                 self._hint_outstanding()
 
@@ -262,4 +264,4 @@ class QuorumWrite:
 
     def _end_if_through(self) -> None:
         if not any(group.asked for group in self._complete):
-            self.coordinator.end(self)
+            self.coordinator.pending.end(self)

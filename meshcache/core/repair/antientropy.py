@@ -63,22 +63,22 @@ class AntiEntropy:
     def run(self) -> None:
         """Begin a round if it is time. Called by housekeeping."""
         coordinator = self.coordinator
-        if coordinator.now < self._next_at:
+        if coordinator.instant.now < self._next_at:
             return
-        self._next_at = coordinator.now + INTERVAL_S
+        self._next_at = coordinator.instant.now + INTERVAL_S
         evictions = coordinator.store.statistics().evictions
         if evictions != self._evictions:
-            self._evictions, self._evicted_ms = evictions, coordinator.wall_ms
+            self._evictions, self._evicted_ms = evictions, coordinator.instant.wall_ms
         if coordinator.view.former or not coordinator.membership.peers():
             return
         chosen = self._choose()
         for node_id, slots in chosen.items():
             self._compare(node_id, slots)
-        self._next_at = max(self._next_at, coordinator.now + sum(map(len, chosen.values())) / SLOTS_PER_S)
+        self._next_at = max(self._next_at, coordinator.instant.now + sum(map(len, chosen.values())) / SLOTS_PER_S)
 
     def statistics(self) -> dict[str, Any]:
         """Return what was compared and repaired since the start; ``pass_age_s``: since the last whole pass."""
-        age = None if self.passed_at is None else round(self.coordinator.now - self.passed_at, 1)
+        age = None if self.passed_at is None else round(self.coordinator.instant.now - self.passed_at, 1)
         return {
             "compared_slots": self.compared_slots,
             "differing_slots": self.differing_slots,
@@ -90,7 +90,7 @@ class AntiEntropy:
     @property
     def fills(self) -> bool:
         """Tell whether this node takes keys that it lacks: it does not if it may have evicted them itself."""
-        return self.coordinator.wall_ms - self._evicted_ms >= FILL_AFTER_MS
+        return self.coordinator.instant.wall_ms - self._evicted_ms >= FILL_AFTER_MS
 
     def _choose(self) -> dict[str, list[int]]:
         """Return the next slots to compare, by whom to compare them with."""
@@ -120,18 +120,18 @@ class AntiEntropy:
         if self._next_slot >= view.ring.slots:
             self._next_slot = 0
             self._turn += 1
-            self.passed_at = coordinator.now
+            self.passed_at = coordinator.instant.now
         return chosen
 
     def _compare(self, node_id: str, slots: list[int]) -> None:
         coordinator = self.coordinator
         digests = [coordinator.store.slot_digest(slot) for slot in slots]
         self.compared_slots += len(slots)
-        coordinator.ask(
+        coordinator.pending.ask(
             self,
             slots,
             node_id,
-            coordinator.now + DEADLINE_S,
+            coordinator.instant.now + DEADLINE_S,
             lambda request, boot, deadline_ms, view: m.Compare(request, boot, deadline_ms, view, slots, digests),
         )
 
@@ -149,7 +149,7 @@ class AntiEntropy:
 
     def _settled(self, slot: int) -> tuple[list[bytes], list[bytes]]:
         """Return keys and versions of a slot, but for what is too young or has expired; as many as a message holds."""
-        store, wall_ms = self.coordinator.store, self.coordinator.wall_ms
+        store, wall_ms = self.coordinator.store, self.coordinator.instant.wall_ms
         before = (wall_ms - SETTLE_MS).to_bytes(6, "big")
         soon = expiry_bytes(wall_ms + SETTLE_MS)
         keys, versions = [], []
@@ -213,15 +213,15 @@ class AntiEntropy:
         def done(results: list[Any]) -> None:
             self.fetched += sum(type(result) is bytes for result in results)
 
-        deadline = self.coordinator.now + DEADLINE_S
+        deadline = self.coordinator.instant.now + DEADLINE_S
         QuorumRead(self.coordinator, keys, m.DEFAULT_LEVEL, m.DEFAULT_LEVEL, deadline, done).start()
 
     def _fetch(self, node_id: str, keys: list[bytes]) -> None:
-        self.coordinator.ask(
+        self.coordinator.pending.ask(
             self,
             keys,
             node_id,
-            self.coordinator.now + DEADLINE_S,
+            self.coordinator.instant.now + DEADLINE_S,
             lambda request, boot, deadline_ms, view: m.Read(request, boot, deadline_ms, view, keys),
         )
 
@@ -229,7 +229,7 @@ class AntiEntropy:
         coordinator = self.coordinator
         found = [(key, record) for key in keys if (record := coordinator.store.peek(key)) is not None]
         self.sent += len(found)
-        coordinator.send_repair(node_id, [key for key, _ in found], [record for _, record in found])
+        coordinator.pending.send_repair(node_id, [key for key, _ in found], [record for _, record in found])
 
     def on_lost(self, group: object, node_id: str) -> None:
         """The next pass comes to these slots again."""

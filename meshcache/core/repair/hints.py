@@ -109,7 +109,7 @@ class Handoff:
 
     def run(self) -> None:
         """Deliver to whoever is back; forget the gone. Called by housekeeping."""
-        now = self.coordinator.now
+        now = self.coordinator.instant.now
         for node_id in self.hints.nodes():
             state = self.coordinator.membership.state_of(node_id)
             if state >= State.DEAD or not self.hints.has(node_id):
@@ -120,14 +120,14 @@ class Handoff:
 
     def _deliver(self, node_id: str) -> None:
         keys, records = self.hints.page(node_id)
-        if keys and self.coordinator.ask(
+        if keys and self.coordinator.pending.ask(
             self,
             (keys, records),
             node_id,
-            self.coordinator.now + DELIVER_DEADLINE_S,
+            self.coordinator.instant.now + DELIVER_DEADLINE_S,
             lambda request, boot, deadline_ms, view: m.Write(request, boot, deadline_ms, view, True, keys, records),
         ):
-            self._asked_at[node_id] = self.coordinator.now
+            self._asked_at[node_id] = self.coordinator.instant.now
 
     def on_answer(self, group: tuple[list[bytes], list[bytes]], node_id: str, answer: m.WriteReply) -> None:  # noqa: ARG002
         """The node has these records, or newer ones: forget them, and go on with the next."""

@@ -152,11 +152,11 @@ class Movement:
     def run(self) -> None:
         """Ask for the next pages, as far as the allowance goes. Called every turn of housekeeping."""
         coordinator = self.coordinator
-        elapsed_s = min(1.0, coordinator.now - self._allowance_at)
-        self._allowance_at = coordinator.now
+        elapsed_s = min(1.0, coordinator.instant.now - self._allowance_at)
+        self._allowance_at = coordinator.instant.now
         self._allowance_bytes = min(self._allowance_bytes + elapsed_s * BYTES_PER_S_MAX, 4.0 * PAGE_BYTES)
         for source in list(self._sources.values()):
-            if source.asked_at is not None and coordinator.now - source.asked_at > PAGE_DEADLINE_S:
+            if source.asked_at is not None and coordinator.instant.now - source.asked_at > PAGE_DEADLINE_S:
                 source.asked_at = None
             if source.asked_at is None and self._allowance_bytes > 0:
                 self._ask(source)
@@ -166,26 +166,26 @@ class Movement:
             self._ask_for_page(source)
             return
         begin = source.floors_from
-        if self.coordinator.ask(
+        if self.coordinator.pending.ask(
             self,
             (source, [], begin),
             source.node_id,
-            self.coordinator.now + PAGE_DEADLINE_S,
+            self.coordinator.instant.now + PAGE_DEADLINE_S,
             lambda request, boot, deadline_ms, view: m.Floors(request, boot, deadline_ms, view, begin),
         ):
-            source.asked_at = self.coordinator.now
+            source.asked_at = self.coordinator.instant.now
 
     def _ask_for_page(self, source: _Source) -> None:
         slots = [source.slots[i] for i in range(min(SLOTS_PER_PAGE, len(source.slots)))]
         cursor = source.cursor
-        if self.coordinator.ask(
+        if self.coordinator.pending.ask(
             self,
             (source, slots, cursor),
             source.node_id,
-            self.coordinator.now + PAGE_DEADLINE_S,
+            self.coordinator.instant.now + PAGE_DEADLINE_S,
             lambda request, boot, deadline_ms, view: m.Pull(request, boot, deadline_ms, view, slots, cursor),
         ):
-            source.asked_at = self.coordinator.now
+            source.asked_at = self.coordinator.instant.now
 
     def _on_floors(self, asked: _Source, answer: m.FloorsReply) -> None:
         """Drop here what was dropped there, and ask on: for more of it, or then for the first page."""
