@@ -212,8 +212,8 @@ class Explorer:
 
     def _settle(self, core: NodeCore) -> None:
         core.coordinator.pending.tick()
-        while core._sweeps.jobs:
-            core._sweeps.run()
+        while core._drops.jobs:
+            core._drops.run()
         core.coordinator.pending.tick()
 
     def _collect(self, path: Path | None, core: NodeCore) -> None:

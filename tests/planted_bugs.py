@@ -15,9 +15,7 @@ import pytest
 from meshcache.core import claims
 from meshcache.core.membership import members, membership
 from meshcache.core.node import NodeCore
-from meshcache.core.operations import drops as sweeps
-from meshcache.core.operations import fill_leases as fills
-from meshcache.core.operations import reads, requests, updates, writes
+from meshcache.core.operations import drops, fill_leases, reads, requests, updates, writes
 from meshcache.core.peers import Peers
 from meshcache.core.repair import antientropy, hints
 from meshcache.core.storage import store
@@ -264,7 +262,7 @@ def missed_writes_stay_missed(patch: pytest.MonkeyPatch) -> None:
 
 def lease_not_voided(patch: pytest.MonkeyPatch) -> None:
     """The owner does not mind writes that come while a lease stands."""
-    patch.setattr(fills.Fills, "note_written", lambda self, keys, records: None)
+    patch.setattr(fill_leases.FillLeases, "note_written", lambda self, keys, records: None)
 
 
 def invalidated_here_only(patch: pytest.MonkeyPatch) -> None:
@@ -274,7 +272,7 @@ def invalidated_here_only(patch: pytest.MonkeyPatch) -> None:
         self._through |= {member.node_id: self.coordinator.view.digest for member in self.coordinator.view.ring.members}
         self._through.pop(self.coordinator.own_id)
 
-    patch.setattr(sweeps.Drop, "replan", replan)
+    patch.setattr(drops.Drop, "replan", replan)
 
 
 def dropped_below_the_clock_of_others(patch: pytest.MonkeyPatch) -> None:

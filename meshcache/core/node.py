@@ -46,8 +46,8 @@ from meshcache.core.membership.majority import Majority
 from meshcache.core.membership.members import State, first_incarnation
 from meshcache.core.membership.membership import Membership
 from meshcache.core.operations.coordinator import Coordinator
-from meshcache.core.operations.drops import Sweeps
-from meshcache.core.operations.fill_leases import Fills
+from meshcache.core.operations.drops import Drops
+from meshcache.core.operations.fill_leases import FillLeases
 from meshcache.core.operations.hotcopies import HotCopies
 from meshcache.core.operations.hotkeys import HotKeys
 from meshcache.core.operations.instant import Instant
@@ -189,9 +189,9 @@ class NodeCore:
 
     def _begin_background(self, hints: Hints) -> None:
         """Begin what the node does on its own account; it is run in this order."""
-        self.fills = Fills(self.coordinator)
-        self._sweeps = Sweeps(self.coordinator, self.fills)
-        self._movement = Movement(self.coordinator, self._sweeps)
+        self.fills = FillLeases(self.coordinator)
+        self._drops = Drops(self.coordinator, self.fills)
+        self._movement = Movement(self.coordinator, self._drops)
         self._anti_entropy = AntiEntropy(self.coordinator)
         self._pending.begin_background("movement", self._movement)
         self._pending.begin_background("hints", Handoff(self.coordinator, hints))
@@ -200,7 +200,7 @@ class NodeCore:
 
     def _make_requests(self, hot: HotKeys, copies: HotCopies) -> Requests:
         return Requests(
-            self.coordinator, self._sweeps, self.fills, hot, copies, self.counters, self.boot,
+            self.coordinator, self._drops, self.fills, hot, copies, self.counters, self.boot,
             lambda: self.ready, lambda: self.membership.in_majority(self._instant.now), self._retire_on_request,
             self._anti_entropy.answer,
         )  # fmt: skip
@@ -339,7 +339,7 @@ class NodeCore:
             self._timed("change_of_members", self._follow_members, now)
         if self._requests.portions.lines:
             self._requests.portions.run(self._instant.wall_ms)
-        if self._backlog or self._sweeps.jobs:
+        if self._backlog or self._drops.jobs:
             self._timed("expiry_and_drops", self._background)
 
     def _timed(self, work: str, do: Callable[..., None], *arguments: Any) -> None:
@@ -351,7 +351,7 @@ class NodeCore:
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
         portions = self._requests.portions
-        if self._backlog or self._sweeps.jobs or (portions.lines and portions.may_run()):
+        if self._backlog or self._drops.jobs or (portions.lines and portions.may_run()):
             return self._instant.now
         timer = self._pending.next_deadline()
         return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)
@@ -534,7 +534,7 @@ class NodeCore:
 
     def _background(self) -> None:
         """Do one turn's share of what can wait: sweeps, slots that others own, expired entries."""
-        self._sweeps.run()
+        self._drops.run()
         if self.view.former:
             self._slots_to_drop = []  # the ring changed again: decide anew when that is over
         for slot in self._slots_to_drop[-SLOTS_DROPPED_PER_TURN:]:
@@ -542,7 +542,7 @@ class NodeCore:
                 self.store.drop_slot(slot)
         del self._slots_to_drop[-SLOTS_DROPPED_PER_TURN:]
         more_expired = self.store.expire(self._instant.wall_ms, EXPIRATIONS_PER_TURN)
-        self._backlog = more_expired or bool(self._sweeps.jobs) or bool(self._slots_to_drop)
+        self._backlog = more_expired or bool(self._drops.jobs) or bool(self._slots_to_drop)
 
     def _link_lost(self, address: str) -> None:
         node_id = self.peers.on_down(address)

@@ -8,7 +8,7 @@ import pytest
 from interleavings import OLD, Case, Explorer
 from planted_bugs import Plant, lease_not_voided
 
-from meshcache.core.operations.fill_leases import Fills
+from meshcache.core.operations.fill_leases import FillLeases
 from meshcache.protocol.messages import Change
 
 ONE = {"replicas": 1, "write_quorum": 1, "read_quorum": 1, "slots": 16, "vnodes": 8}
@@ -40,7 +40,7 @@ def test_the_old_value_is_never_stored_after_the_change(case: Case) -> None:
 
 def fill_stamped_late(patch: pytest.MonkeyPatch) -> None:
     """A fill gets its version when it is stored, not when the lease was granted."""
-    held = Fills._held
+    held = FillLeases._held
 
     def late(self: Any, batch: Any, index: int) -> Any:
         lease = held(self, batch, index)
@@ -48,7 +48,7 @@ def fill_stamped_late(patch: pytest.MonkeyPatch) -> None:
             lease.version = self._coordinator.clock.tick(self._coordinator.instant.wall_ms)
         return lease
 
-    patch.setattr(Fills, "_held", late)
+    patch.setattr(FillLeases, "_held", late)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from story import DEFAULT, LOOSE, STRICT, Story
 
 from meshcache.core.node import NodeCore
-from meshcache.core.operations import drops as sweeps
+from meshcache.core.operations import drops
 from meshcache.core.operations.writes import QuorumWrite
 from meshcache.core.repair.movement import _Source
 from meshcache.core.storage import drop_floors as floors
@@ -374,7 +374,7 @@ def test_coarse_floors_that_are_learned_drop_the_tags_of_their_buckets() -> None
     core = core_of(story.node("n1"))
     put(story, "key", "value", "t")
     put(story, "other", "value", "u")
-    core._sweeps.learn([m.Floor(COARSE_TAGS, bucket_of(b"t"), core.clock.tick(core.coordinator.instant.wall_ms))])
+    core._drops.learn([m.Floor(COARSE_TAGS, bucket_of(b"t"), core.clock.tick(core.coordinator.instant.wall_ms))])
     story.mesh.run(0.5)
     assert (story.get("key"), story.get("other")) == (None, "value")
 
@@ -383,11 +383,11 @@ def test_an_answer_under_another_view_does_not_count() -> None:
     story = Story(2)
     core = core_of(story.node("n1"))
     done: list[Any] = []
-    drop = sweeps.Drop(
-        core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core.coordinator.instant.now + 5, done.append
+    drop = drops.Drop(
+        core.coordinator, core._drops, EventKind.TAG, [b"t"], core.coordinator.instant.now + 5, done.append
     )
     drop.start()
-    core._sweeps.run()
+    core._drops.run()
     drop.on_answer(drop.version, "n2", m.SweepReply(1, b"another", 3, False))
     assert not done
     core._set_time(core.coordinator.instant.now + 1)
@@ -417,15 +417,15 @@ def test_an_answer_about_a_version_that_was_replaced_does_not_count() -> None:
     story = Story(2)
     core = core_of(story.node("n1"))
     done: list[Any] = []
-    drop = sweeps.Drop(
-        core.coordinator, core._sweeps, EventKind.TAG, [b"t"], core.coordinator.instant.now + 5, done.append
+    drop = drops.Drop(
+        core.coordinator, core._drops, EventKind.TAG, [b"t"], core.coordinator.instant.now + 5, done.append
     )
     drop.start()
-    core._sweeps.run()
+    core._drops.run()
     first, digest = drop.version, core.view.digest
     drop.on_answer(first, "n2", m.SweepReply(1, digest, 1, True))
     assert drop.version > first
-    core._sweeps.run()
+    core._drops.run()
     drop.on_answer(first, "n2", m.SweepReply(1, digest, 0, False))
     assert not done
     drop.on_answer(drop.version, "n2", m.SweepReply(2, digest, 1, True))
@@ -439,13 +439,13 @@ def test_a_tag_of_many_entries_is_dropped_in_turns_that_stay_short() -> None:
     keys = [b"key%d" % number for number in range(10_000)]
     core.coordinator.replica.merge(keys, [tagged(1, b"t", now_ms=wall_ms - 1)] * len(keys))
     dropped: list[int] = []
-    core._sweeps.begin(EventKind.TAG, [b"t"], core.clock.tick(wall_ms), dropped.append)
+    core._drops.begin(EventKind.TAG, [b"t"], core.clock.tick(wall_ms), dropped.append)
     turns, most, left = 0, 0, core.store.statistics().entries
     while not dropped:
-        core._sweeps.run()
+        core._drops.run()
         most, left = max(most, left - core.store.statistics().entries), core.store.statistics().entries
         turns += 1
     assert dropped == [10_000]
     assert left == 0
     assert turns > 30
-    assert most <= sweeps.ENTRIES_PER_TURN // sweeps.DROP_COST + sweeps.DROPS_PER_STEP
+    assert most <= drops.ENTRIES_PER_TURN // drops.DROP_COST + drops.DROPS_PER_STEP

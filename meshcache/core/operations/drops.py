@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from meshcache.core.operations.coordinator import Coordinator
-from meshcache.core.operations.fill_leases import Fills
+from meshcache.core.operations.fill_leases import FillLeases
 from meshcache.core.storage.drop_floors import bucket_of
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import wall_ms_of
@@ -57,10 +57,10 @@ class _Job:
     dropped: int = 0
 
 
-class Sweeps:
+class Drops:
     """The sweeps under way on one node."""
 
-    def __init__(self, coordinator: Coordinator, fills: Fills) -> None:
+    def __init__(self, coordinator: Coordinator, fills: FillLeases) -> None:
         self._coordinator = coordinator
         self._fills = fills
         self._slots = coordinator.config.cluster.slots
@@ -144,14 +144,14 @@ class Drop:
     def __init__(
         self,
         coordinator: Coordinator,
-        sweeps: Sweeps,
+        drops: Drops,
         kind: EventKind,
         names: list[bytes],
         deadline: float,
         done: Callable[[list[Any]], None],
     ) -> None:
         self.coordinator = coordinator
-        self.sweeps = sweeps
+        self.drops = drops
         self.kind = kind
         self.names = names
         self.deadline = deadline
@@ -172,7 +172,7 @@ class Drop:
 
     def _sweep(self) -> None:
         self._through, self._asked = {}, {self.coordinator.own_id: None}
-        self.sweeps.begin(self.kind, self.names, self.version, self._on_own)
+        self.drops.begin(self.kind, self.names, self.version, self._on_own)
         self.replan()
 
     def _on_own(self, dropped: int) -> None:

@@ -125,7 +125,7 @@ class FillLease:
         """Overruled while the fill is being stored."""
 
 
-class Fills:
+class FillLeases:
     """The fill leases of one node."""
 
     def __init__(self, coordinator: Coordinator) -> None:

@@ -17,8 +17,8 @@ from zlib import crc32
 from meshcache.core.counters import Counters
 from meshcache.core.operations import inspection, quorum
 from meshcache.core.operations.coordinator import Coordinator
-from meshcache.core.operations.drops import Drop, Sweeps
-from meshcache.core.operations.fill_leases import Fills
+from meshcache.core.operations.drops import Drop, Drops
+from meshcache.core.operations.fill_leases import FillLeases
 from meshcache.core.operations.hotcopies import HotCopies
 from meshcache.core.operations.hotkeys import HotKeys
 from meshcache.core.operations.notices import Notices
@@ -65,8 +65,8 @@ class Requests:
     def __init__(
         self,
         coordinator: Coordinator,
-        sweeps: Sweeps,
-        fills: Fills,
+        drops: Drops,
+        fills: FillLeases,
         hot: HotKeys,
         copies: HotCopies,
         counters: Counters,
@@ -90,7 +90,7 @@ class Requests:
         self._outbox = coordinator.outbox
         self._store = coordinator.store
         self._view = coordinator.view
-        self._sweeps = sweeps
+        self._drops = drops
         self._updates = Updates(coordinator, fills)
         self.portions = Portions(coordinator.fail, lambda: coordinator.pending.lingering_bytes)
         self._remote_reads = RemoteReads(lambda: coordinator.pending.read_bytes)
@@ -382,7 +382,7 @@ class Requests:
     def _drop(self, origin: bytes, request: m.Clear | m.InvalidateTags, kind: EventKind, names: list[bytes]) -> None:
         Drop(
             self._coordinator,
-            self._sweeps,
+            self._drops,
             kind,
             names,
             self._deadline(request),
@@ -500,7 +500,7 @@ class Requests:
         def done(dropped: int) -> None:
             self._outbox.reply(origin, m.SweepReply(sweep.request, self._view.digest, dropped, ahead))
 
-        self._sweeps.begin(kind, names, sweep.version, done)
+        self._drops.begin(kind, names, sweep.version, done)
 
     def _on_floors(self, origin: bytes, request: m.Floors) -> None:
         if self._admit(origin, request, from_client=False):

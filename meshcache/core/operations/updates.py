@@ -71,7 +71,7 @@ Computed = tuple[Any, bytes | None, int]
 """What the update answers, the content to store (None: nothing), its expiry in ms."""
 
 
-class FillLeases(Protocol):
+class LeaseChanges(Protocol):
     """Who serves the changes that are about fill leases; see fill_leases.py."""
 
     def begin(self, batch: UpdateBatch, index: int) -> None:
@@ -282,7 +282,7 @@ class KeyUpdate:
 class Updates:
     """What the updates of one node share: which keys are locked, and who waits for them."""
 
-    def __init__(self, coordinator: Coordinator, fills: FillLeases) -> None:
+    def __init__(self, coordinator: Coordinator, fills: LeaseChanges) -> None:
         self.coordinator = coordinator
         self.fills = fills
         self.locked: dict[bytes, deque[KeyUpdate]] = {}

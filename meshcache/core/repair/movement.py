@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from meshcache.core.operations.coordinator import Coordinator
-from meshcache.core.operations.drops import Sweeps
+from meshcache.core.operations.drops import Drops
 from meshcache.core.storage.pages import PAGE_BYTES, SLOTS_PER_PAGE
 from meshcache.protocol import messages as m
 from meshcache.protocol.ring import Ring
@@ -55,11 +55,11 @@ class _Source:
 class Movement:
     """The slots that one node holds, and those it is pulling."""
 
-    def __init__(self, coordinator: Coordinator, sweeps: Sweeps) -> None:
+    def __init__(self, coordinator: Coordinator, drops: Drops) -> None:
         self.coordinator = coordinator
         self.pulled_keys = 0
         self.pulled_bytes = 0
-        self._sweeps = sweeps
+        self._drops = drops
         self._sources: dict[str, _Source] = {}
         self._missing: dict[int, int] = {}
         """Per slot that is being pulled, the number of sources that are not through."""
@@ -189,7 +189,7 @@ class Movement:
 
     def _on_floors(self, asked: _Source, answer: m.FloorsReply) -> None:
         """Drop here what was dropped there, and ask on: for more of it, or then for the first page."""
-        self._sweeps.learn(answer.floors)
+        self._drops.learn(answer.floors)
         if self._sources.get(asked.node_id) is asked and asked.asked_at is not None:
             asked.asked_at = None
             asked.floors_from = answer.cursor if answer.floors else None
