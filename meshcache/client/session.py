@@ -103,9 +103,16 @@ class Session(Asking):
                 raise
             return default
 
-    def gets(self, key: Key, timeout: Timeout | None) -> Flow[Item | None]:
+    def gets(self, key: Key, timeout: Timeout | None, *, near: bool = False) -> Flow[Item | None]:
+        copies, raw = self.copies if near else None, raw_key(self._prefix, key)
+        reading = None
+        if copies is not None:
+            copy = copies.item(key)
+            if copy is not None:
+                return copy
+            reading = copies.begin([raw])
         try:
-            record = yield from self._one("gets", key, Get, self._read, raw_key(self._prefix, key), None, 0, timeout)
+            record = yield from self._one("gets", key, Get, self._read, raw, None, 0, timeout)
         except OUTAGES as error:
             if not self._misses(error):
                 raise
@@ -113,7 +120,10 @@ class Session(Asking):
         if not is_hit(record):
             return None
         value = decoded(self.options.codec, record, key)
-        return Item(value, version_of(record), seconds_left(record, self.routing), is_stale(record, self.routing))
+        stale = is_stale(record, self.routing)
+        if copies is not None and not stale:
+            copies.keep(raw, record, value, reading)
+        return Item(value, version_of(record), seconds_left(record, self.routing), stale)
 
     def get_many(self, keys: Iterable[Key], timeout: Timeout | None) -> Flow[dict[Any, Any]]:
         given = key_list(keys)
