@@ -31,6 +31,7 @@ MAY_USE = {
     "client.aio": ("protocol", "client", "sockets"),
     "node": ("protocol", "core", "sockets"),
     "patterns": ("protocol", "client", "client.blocking", "client.aio"),
+    "gateway": ("protocol", "client", "client.aio"),
     "simulation": ("protocol", "core", "client"),
     "local": ("client", "client.blocking", "sockets"),
 }

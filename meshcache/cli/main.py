@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 import meshcache
-from meshcache.cli import commands, mesh_commands
+from meshcache.cli import commands, gateway_command, mesh_commands
 from meshcache.durations import seconds_of
 from meshcache.errors import (
     ConfigError,
@@ -306,7 +306,22 @@ def _add_running_commands(subparsers: _Subparsers[_Parser]) -> None:
     )  # fmt: skip
     watch.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="only keys that begin so")
     watch.add_argument("--count", type=_count, default=0, metavar="N", help="stop after so many lines")
-    for parser in (bench, watch):
+    gateway = _add(
+        subparsers, "gateway", gateway_command.gateway, "serve the cache by plain HTTP, until Ctrl-C",
+        "  meshcache gateway\n"
+        "  meshcache gateway --listen 127.0.0.1:8080 --at 10.0.0.11:7101,10.0.0.12:7101\n"
+        "  curl http://127.0.0.1:7180/cache/greeting",
+        "Prints `ready` and its address. SIGTERM and Ctrl-C have it answer the requests at hand, and stop. "
+        "Needs `pip install 'meshcache[gateway]'`.",
+    )  # fmt: skip
+    listen = gateway_command.DEFAULT_LISTEN
+    gateway.add_argument("--listen", metavar="HOST:PORT", default=listen, help=f"where it answers ({listen})")
+    gateway.add_argument(
+        "--host", metavar="NAME", action="append", default=[], help="a host name that it answers to; may be repeated"
+    )
+    gateway.add_argument("--insecure", action="store_true", help="allow --listen to reach beyond this machine")
+    gateway.add_argument("--allow-writes", action="store_true", help="let the dashboard delete keys")
+    for parser in (bench, watch, gateway):
         _add_mesh_options(parser)
 
 

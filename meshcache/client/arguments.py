@@ -103,6 +103,8 @@ class Item:
     """Seconds left; infinite: never expires."""
     stale: bool
     """Past its lifetime, and served because a new value is being computed."""
+    near: bool = False
+    """Read from a copy in this process, as ``gets(near=True)`` may do; ``ttl`` is then what the copy has left."""
 
 
 def milliseconds(ttl: object) -> int:

@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from meshcache.client.arguments import MISSING, Key
+from meshcache.client.arguments import MISSING, Item, Key
 from meshcache.client.codec import PICKLE
 from meshcache.client.delivery import Flow
 from meshcache.client.routing import HOT_KEYS_MAX, Routing
@@ -87,6 +87,15 @@ class Copies:
             found.clear()
         found[key] = copy
         return self.value(key)
+
+    def item(self, key: Key) -> Item | None:
+        """Return what is known of a copy that may be served."""
+        value = self.value(key)
+        copy = self._found.get(key)
+        if value is MISSING or copy is None:
+            return None
+        until, _, _, version, _ = copy
+        return Item(value, version, max(0.0, until - self._clock()), stale=False, near=True)
 
     def begin(self, raws: list[bytes]) -> Reading | None:
         """Note that a read of these keys begins; None if no copies of them are to be kept."""

@@ -110,9 +110,15 @@ class Session(Asking):
             copies.keep(raw, record, value, reading)
         return value
 
-    def gets(self, key: Key, timeout: Timeout | None) -> Flow[Item | None]:
+    def gets(self, key: Key, timeout: Timeout | None, *, near: bool = False) -> Flow[Item | None]:
+        copies, raw = self.copies if near else None, raw_key(self._prefix, key)
+        reading = None
+        if copies is not None:
+            copy = copies.item(key)
+            if copy is not None:
+                return copy
+            reading = copies.begin([raw])
         try:
-            raw = raw_key(self._prefix, key)
             record = yield from self._one(Request("gets", Get, self._read, [raw], [key]), timeout)
         except OUTAGES as error:
             if not self._misses(error):
@@ -121,7 +127,10 @@ class Session(Asking):
         if not is_hit(record):
             return None
         value = decoded(self.options.codec, record, key)
-        return Item(value, version_of(record), seconds_left(record, self.routing), is_stale(record, self.routing))
+        stale = is_stale(record, self.routing)
+        if copies is not None and not stale:
+            copies.keep(raw, record, value, reading)
+        return Item(value, version_of(record), seconds_left(record, self.routing), stale)
 
     def get_many(self, keys: Iterable[Key], timeout: Timeout | None) -> Flow[dict[Any, Any]]:
         given = key_list(keys)

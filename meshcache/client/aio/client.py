@@ -97,9 +97,12 @@ class AsyncClient:
                 return value
         return await self._run(session.get(key, default, timeout))
 
-    async def gets(self, key: Key, *, timeout: Timeout | None = None) -> Item | None:
-        """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none."""
-        return await self._run(self._session.gets(key, timeout))
+    async def gets(self, key: Key, *, near: bool = False, timeout: Timeout | None = None) -> Item | None:
+        """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none.
+
+        ``near=True``: a copy in this process will do, as it does for ``get``; the item then says ``near``.
+        """
+        return await self._run(self._session.gets(key, timeout, near=near))
 
     async def get_many(self, keys: Iterable[Key], *, timeout: Timeout | None = None) -> dict[Any, Any]:
         """Return the values of those keys that are there, under the keys as given."""

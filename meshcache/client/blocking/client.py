@@ -106,9 +106,12 @@ class Client:
                 return value
         return self._run(session.get(key, default, timeout))
 
-    def gets(self, key: Key, *, timeout: Timeout | None = None) -> Item | None:
-        """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none."""
-        return self._run(self._session.gets(key, timeout))
+    def gets(self, key: Key, *, near: bool = False, timeout: Timeout | None = None) -> Item | None:
+        """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none.
+
+        ``near=True``: a copy in this process will do, as it does for ``get``; the item then says ``near``.
+        """
+        return self._run(self._session.gets(key, timeout, near=near))
 
     def get_many(self, keys: Iterable[Key], *, timeout: Timeout | None = None) -> dict[Any, Any]:
         """Return the values of those keys that are there, under the keys as given."""

@@ -35,6 +35,11 @@ def status(coordinator: Coordinator, notices: Notices, *, ready: bool) -> dict[s
     return {
         "cluster": coordinator.config.cluster.name,
         "replicas": coordinator.config.cluster.replicas,
+        "write_quorum": coordinator.config.cluster.write_quorum,
+        "read_quorum": coordinator.config.cluster.read_quorum,
+        "vnodes": coordinator.config.cluster.vnodes,
+        "slots": coordinator.config.cluster.slots,
+        "value_bytes_max": coordinator.config.limits.value_bytes_max,
         "node_id": own.node_id,
         "address": own.address,
         "boot": own.boot,
