@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 TRIES = 10
+PAUSE_S = 0.01
+"""Between two looks at a condition."""
 DELAY_S_MAX = 5.0
 """No machine that these tests can run on delays a process for longer."""
 
@@ -36,3 +40,12 @@ async def takes_awaited(measure: Callable[[], Awaitable[float]], *, least_s: flo
     expected = _Takes(least_s, most_s)
     while not expected.is_told(await measure()):
         pass
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    """Return what ``condition`` tells as soon as that is true in the sense of ``if``; fail if it never is."""
+    deadline = time.monotonic() + timeout_s + DELAY_S_MAX
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(PAUSE_S)
+    return found

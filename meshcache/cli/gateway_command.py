@@ -35,7 +35,7 @@ def gateway(options: Namespace) -> int:
 
     async def serve() -> None:
         async with AsyncClient(options.at, timeout=options.timeout) as client:
-            await server.serve(client, listener, [host, *options.host], on_ready)
+            await server.serve(client, listener, [host, *options.host], on_ready, allow_writes=options.allow_writes)
 
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())

@@ -25,12 +25,14 @@ from meshcache.errors import MeshcacheError
 from meshcache.gateway.asgi import Answer, Message, Receive, Scope, Send
 from meshcache.gateway.batch import Batches
 from meshcache.gateway.cluster import Cluster
+from meshcache.gateway.dashboard import PAGES, Dashboard
 from meshcache.gateway.entries import Entries
 from meshcache.gateway.guard import PROTECTION, Guard
 from meshcache.gateway.invalidations import Invalidations
 from meshcache.gateway.metrics import Metrics
 from meshcache.gateway.refusals import Refusal, refusal_of
 from meshcache.gateway.requests import Bodies, options_of
+from meshcache.gateway.watch import Watch
 
 _log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
     logging.getLogger("meshcache.gateway"),
@@ -49,14 +51,22 @@ class Gateway:
     """The application. ``stop()`` ends its streams; the client is closed by whoever made it."""
 
     def __init__(
-        self, client: AsyncClient, names: Iterable[str] = (), *, connections: Callable[[], int] = lambda: 0
+        self,
+        client: AsyncClient,
+        names: Iterable[str] = (),
+        *,
+        connections: Callable[[], int] = lambda: 0,
+        allow_writes: bool = False,
     ) -> None:
+        """``allow_writes``: the dashboard may delete keys. It is for people; programs have the paths for that."""
         bodies = Bodies()
         cluster = Cluster(client)
         entries = Entries(client, cluster, bodies)
         self._invalidations = Invalidations(client, bodies)
         self._metrics = Metrics(client, connections, lambda: self._invalidations.streams)
         self._guard = Guard(names)
+        watch = Watch(client, allow_writes=allow_writes, streams=lambda: self._invalidations.streams)
+        self._dashboard = Dashboard(watch)
         self.router = Router(
             [
                 Route("/cache/{key:path}", entries.answer, methods=["GET", "PUT", "DELETE"]),
@@ -69,6 +79,8 @@ class Gateway:
                 Route("/health", cluster.health, methods=["GET"]),
                 Route("/metrics", self._metrics.answer, methods=["GET"]),
                 Route("/openapi.json", _openapi, methods=["GET"]),
+                *[Route(path, self._dashboard.page, methods=["GET"]) for path in PAGES],
+                Route("/dashboard/stream", self._dashboard.stream, methods=["GET"]),
             ],
             redirect_slashes=False,
         )
@@ -77,6 +89,7 @@ class Gateway:
     def stop(self) -> None:
         """Serve no streams any more."""
         self._invalidations.stop()
+        self._dashboard.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

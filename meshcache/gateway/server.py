@@ -328,10 +328,17 @@ def listen_at(host: str, port: int) -> socket.socket:
 
 
 async def serve(
-    client: AsyncClient, listener: socket.socket, names: Iterable[str], on_ready: Callable[[], object]
+    client: AsyncClient,
+    listener: socket.socket,
+    names: Iterable[str],
+    on_ready: Callable[[], object],
+    *,
+    allow_writes: bool = False,
 ) -> None:
     """Serve until a signal comes. ``names`` are host names that the gateway answers to, beside addresses."""
-    gateway = Gateway(client, names, connections=lambda: len(server.server_state.connections))
+    gateway = Gateway(
+        client, names, connections=lambda: len(server.server_state.connections), allow_writes=allow_writes
+    )
     config = uvicorn.Config(
         gateway,
         http=Connection,
