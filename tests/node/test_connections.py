@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import zmq
+from timing import eventually
 
 from meshcache.node import connections as c
 from meshcache.node import memory
@@ -21,16 +19,6 @@ from meshcache.node.memory import Watch
 
 WAIT_S = 20.0
 LARGE = bytes(1 << 20)
-
-
-def eventually(condition: Callable[[], Any]) -> Any:
-    """Return the first true value of ``condition``; fail if there is none in time."""
-    deadline, pause = time.monotonic() + WAIT_S, threading.Event()
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        pause.wait(0.01)
-    raise AssertionError("it did not come true in time")
 
 
 class Hub:

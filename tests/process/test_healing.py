@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from test_server import Caller
+from timing import eventually
 
 import meshcache
 from meshcache.protocol import messages as m
@@ -22,13 +22,6 @@ KEYS = 3000
 def mesh() -> Iterator[meshcache.LocalMesh]:
     with meshcache.LocalMesh(nodes=3, membership={"transition_s": 0.5}) as running:
         yield running
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
-    deadline, pause = time.monotonic() + timeout_s, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        pause.wait(0.05)
 
 
 def fill(cache: meshcache.Client, count: int = KEYS) -> dict[str, int]:

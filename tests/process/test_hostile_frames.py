@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import zmq
-from test_server import Caller, config, counters, eventually, free_port
+from test_server import Caller, config, counters, free_port
+from timing import eventually
 
 from meshcache.core.membership.members import first_incarnation
 from meshcache.core.membership.newcomers import TRIALS_MAX

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 from fake_node import FakeNode, fake_mesh
+from timing import eventually
 
 import meshcache
 from meshcache import AsyncClient, Client
@@ -154,19 +155,12 @@ def test_a_client_asks_a_node_that_is_not_ready_a_few_times_a_second(node: FakeN
                     continue
 
         asking = [pool.submit(ask) for _ in range(8)]
-        wait_until(lambda: time.monotonic() >= until)
+        eventually(lambda: time.monotonic() >= until)
         asked, lasted = len(node.of(Get)), time.monotonic() - began
         node.hook = None
         for future in asking:
             future.result(DEADLINE_S)
     assert asked / lasted < 60
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # ---- loaders run
@@ -657,7 +651,7 @@ def test_a_frozen_node_fails_no_get_or_set_and_neither_do_dead_ones() -> None:
 
         for node_id in ("node1", "node2"):
             mesh.kill(node_id)
-        wait_until(lambda: client_fails(client))
+        eventually(lambda: client_fails(client))
         loads = client.fallbacks.loads
         assert [client.get_or_set(key, key.upper) for key in keys] == [key.upper() for key in keys]
         assert client.fallbacks.loads == loads + len(keys)
@@ -665,7 +659,7 @@ def test_a_frozen_node_fails_no_get_or_set_and_neither_do_dead_ones() -> None:
         for node_id in ("node1", "node2"):
             mesh.start(node_id)
         mesh.wait_ready()
-        wait_until(lambda: not client_fails(client))
+        eventually(lambda: not client_fails(client))
         loads, patient = client.fallbacks.loads, client.with_options(timeout=DEADLINE_S)
         assert [patient.get_or_set(key, key) for key in keys] == keys
         assert [patient.get_or_set(key, "new") for key in keys] == keys

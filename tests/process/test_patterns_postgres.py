@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from timing import eventually
 
 import meshcache
 from meshcache import MISSING, LocalMesh
@@ -30,15 +31,6 @@ with meshcache.Client(sys.argv[1]) as client:
     worker = NotifyWorker(client.namespace("users:"), lambda: psycopg.connect(sys.argv[2], autocommit=True))
     worker.run()
 """
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(int(DEADLINE_S / 0.01)):
-        if condition():
-            return
-        pause.wait(0.01)
-    pytest.fail("not in time")
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import zmq
+from timing import eventually
 
 from meshcache.config import Config
 from meshcache.errors import ConfigError
@@ -37,18 +37,6 @@ def free_port() -> int:
                 continue
             return port
     raise AssertionError("no free port")
-
-
-def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
-    """Return the first true value of ``condition``; fail if there is none in time."""
-    deadline = time.monotonic() + timeout_s
-    pause = threading.Event()
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        pause.wait(0.01)
-    raise AssertionError("it did not come true in time")
 
 
 def config(port: int, *, seeds: list[int] | None = None, **tables: dict[str, Any]) -> Config:

@@ -7,15 +7,14 @@ import resource
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import zmq
 from faults.attacker import KEYS, Stranger
 from faults.hostile import ATTACKER, LEFT_MIB_MAX, PEAK_MIB_MAX, resident_bytes
+from timing import eventually
 
 import meshcache
 from meshcache.local.processes import HOST, find_base_port
@@ -26,16 +25,6 @@ pytestmark = pytest.mark.process
 
 WAIT_S = 30.0
 ALONE = {"replicas": 1, "write_quorum": 1}
-
-
-def eventually(condition: Callable[[], Any]) -> Any:
-    """Return the first true value of ``condition``; fail if there is none in time."""
-    deadline, pause = time.monotonic() + WAIT_S, threading.Event()
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        pause.wait(0.02)
-    raise AssertionError("it did not come true in time")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timing import eventually
 
 import meshcache
 from meshcache import MISSING, LocalMesh, OperationTimeout, QueueFull, QueueUnusable
@@ -29,15 +30,6 @@ from meshcache.patterns.journal import Journal
 
 DEADLINE_S = 20.0
 QUICK = Limits(linger_s=0.0, attempts=3, pause_min_s=0.01, pause_max_s=0.05)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(int(DEADLINE_S / 0.01)):
-        if condition():
-            return
-        pause.wait(0.01)
-    pytest.fail("not in time")
 
 
 # ---- the backlog

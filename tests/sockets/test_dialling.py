@@ -8,12 +8,13 @@ import errno
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pytest
 from fake_node import FakeNode
+from timing import eventually
 
 import meshcache
 from meshcache import AsyncClient, Client, Node
@@ -77,13 +78,6 @@ def run(main: Coroutine[Any, Any, T]) -> T:
             return await main
 
     return asyncio.run(bounded())
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 # ---- hosts of a name
@@ -191,7 +185,7 @@ def test_a_name_is_looked_up_again_for_each_new_connection(names: Names) -> None
         moved.members = [moved.fact()._replace(address=address)]
         names.known["mesh.test"] = ["127.0.0.2"]
         try:
-            wait_until(lambda: _answers(client))
+            eventually(lambda: _answers(client))
             assert moved.hellos
         finally:
             moved.stop()
@@ -226,7 +220,7 @@ def test_a_name_server_that_hangs_costs_no_more_than_the_timeout(names: Names, n
         assert time.monotonic() - began < 3.0
         assert names.asked == 1, "who wants the same name joins"
         names.answers.set()
-        wait_until(lambda: _answers(client))
+        eventually(lambda: _answers(client))
 
 
 def test_a_loop_does_not_wait_for_a_name_server_that_hangs(names: Names, node: FakeNode) -> None:
@@ -272,7 +266,7 @@ def test_who_waits_for_nothing_looks_from_time_to_time(names: Names, node: FakeN
     assert dials.look(address) is None
     names.answers.set()
     found: dict[Host | None, None] = {}
-    wait_until(lambda: found.setdefault(dials.look(address)) is not None or len(found) > 1)
+    eventually(lambda: found.setdefault(dials.look(address)) is not None or len(found) > 1)
     assert set(found) == {None, ("127.0.0.1", node.port)}
     assert reach(address, DEADLINE_S) == ("127.0.0.1", node.port)
 
@@ -302,7 +296,7 @@ def test_nodes_find_a_seed_by_a_name_with_dead_hosts(names: Names) -> None:
     first, second = free_ports(2)
     names.known["mesh.test"] = ["127.0.0.9", "127.0.0.1"]
     with Node(config(first)), Node(config(second, seeds=[f"mesh.test:{first}"])) as joined, joined.client() as client:
-        wait_until(lambda: len(client.inspect("view")["members"]) == 2)
+        eventually(lambda: len(client.inspect("view")["members"]) == 2)
 
 
 def test_nodes_look_a_name_up_again_until_somebody_answers(names: Names) -> None:
@@ -312,7 +306,7 @@ def test_nodes_look_a_name_up_again_until_somebody_answers(names: Names) -> None
     with Node(config(second, seeds=[f"mesh.test:{first}"])) as joining, joining.client() as client:
         names.known["mesh.test"] = ["127.0.0.9", "127.0.0.1"]
         with Node(config(first)):
-            wait_until(lambda: len(client.inspect("view")["members"]) == 2)
+            eventually(lambda: len(client.inspect("view")["members"]) == 2)
 
 
 def test_streams_are_followed_by_a_name_with_dead_hosts(names: Names) -> None:

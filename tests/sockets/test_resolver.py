@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
+from timing import eventually
 
 from meshcache.address import split_address
 from meshcache.sockets import resolver as resolving
 from meshcache.sockets.resolver import THREADS_MAX, Resolver
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        pause.wait(0.005)
 
 
 @pytest.fixture
