@@ -28,6 +28,7 @@ SUBCOMMANDS: Final = {
     "hotkeys": Subcommand("hotkeys", "what finding hot keys costs, and what it brings"),
     "ring": Subcommand("ring", "how evenly keys are spread, and how many move when a node joins or leaves"),
     "compare": Subcommand("compare", "the speed of this tree beside that of a commit"),
+    "screenshot": Subcommand("screenshot", "take the README's picture of the dashboard"),
     "refresh-readme": Subcommand("refresh_readme", "measure, and write the tables of GUIDE.md and README.md anew"),
 }
 OVERVIEW: Final = """\
