@@ -18,6 +18,7 @@ from weakref import ref
 from meshcache.config import Config
 from meshcache.core.membership.membership import Membership
 from meshcache.core.operations.instant import Instant
+from meshcache.core.operations.latencies import Latencies
 from meshcache.core.operations.replica import Replica
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
@@ -29,6 +30,15 @@ ENDED_MAX: Final = 64
 """Who waited for an answer and has ended is looked for beyond so many."""
 REPAIR_DEADLINE_MS: Final = 1_000
 """A repair that arrives later is not worth executing."""
+
+KINDS: Final = {
+    "QuorumRead": "read",
+    "QuorumWrite": "write",
+    "UpdateBatch": "update",
+    "Drop": "drop",
+    "Explain": "explain",
+}
+"""What the operations are called for people, by the names of their classes."""
 
 MakeRequest = Callable[[int, int, int, bytes], m.Message]
 """Makes a request of (request number, boot, deadline_ms, view)."""
@@ -93,7 +103,9 @@ class Coordinator:
         self.instant = instant
         self.keep_hint = keep_hint
         self.fail = fail
-        self.pending: dict[Operation, None] = {}
+        self.pending: dict[Operation, float] = {}
+        """By operation when it began."""
+        self.latencies = Latencies(KINDS)
         self.lingering: dict[Operation, int] = {}
         """Operations that are answered, but still wait for slower owners; and how many bytes each keeps for them."""
         self.lingering_bytes = 0
@@ -185,7 +197,7 @@ class Coordinator:
 
     def begin(self, operation: Operation, timer_at: float, at_end: Callable[[], None] | None = None) -> None:
         """Keep an operation until ``end``, in whatever way it comes, and call its on_timer at that time."""
-        self.pending[operation] = None
+        self.pending[operation] = self.instant.now
         if at_end is not None:
             self._at_end[operation] = at_end
         self.wake(operation, timer_at)
@@ -207,7 +219,9 @@ class Coordinator:
 
     def end(self, operation: Operation) -> None:
         """Forget an operation; answers still under way will meet no one."""
-        self.pending.pop(operation, None)
+        began = self.pending.pop(operation, None)
+        if began is not None:
+            self.latencies.note(operation, began, self.instant.now)
         self.lingering_bytes -= self.lingering.pop(operation, 0)
         at_end = self._at_end.pop(operation, None)
         if at_end is not None:
