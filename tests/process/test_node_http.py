@@ -10,15 +10,18 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 from test_server import config, eventually, free_port
+from timing import DELAY_S_MAX
 
 from meshcache import LocalMesh, Node
 from meshcache.errors import ConfigError
 from meshcache.metrics.families import FAMILIES
+from meshcache.node.endpoints import TELL_WAIT_S, TURN_WAIT_S
 from meshcache.protocol.messages import Fact
 
 pytestmark = pytest.mark.process
@@ -140,11 +143,13 @@ def test_a_stuck_loop_is_unhealthy_and_well_again_when_it_turns() -> None:
             tick(now)
 
         server.core.tick = stuck  # type: ignore[method-assign]
+        began = time.monotonic()
         try:
             text = eventually(lambda: (found := ask(port + 200, "/health"))[0] == 503 and found[1])
             assert json.loads(text)["status"] == "unhealthy"
             assert "has not turned" in json.loads(text)["reason"]
             assert ask(port + 200, "/metrics")[0] == ask(port + 200, "/ready")[0] == 503
+            assert time.monotonic() - began < 0.5 + TURN_WAIT_S + 2 * TELL_WAIT_S + DELAY_S_MAX / 2
         finally:
             may_go_on.set()
         eventually(lambda: ask(port + 200, "/health")[0] == 200)
@@ -168,7 +173,7 @@ def test_a_default_port_that_is_taken_is_told_and_a_chosen_one_is_an_error(caplo
     port = free_port()
     with socket.create_server(("127.0.0.1", port + 200)):
         with caplog.at_level(logging.WARNING), Node(config(port)) as node, node.client() as cache:
-            assert cache.set("k", 1) is None
+            cache.set("k", 1)
             (fact,) = cache.inspect("view")["members"]
             assert fact[Fact._fields.index("http")] == ""
         (line,) = [record for record in caplog.records if record.msg == "http_unavailable"]
