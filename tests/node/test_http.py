@@ -265,8 +265,11 @@ def test_those_who_wait_for_the_node_are_not_cut_for_others() -> None:
         for _ in range(2):
             stack.enter_context(Visitor(served, get("/")))
         eventually(lambda: sum(not one.owes for one in served._connections) == 2)
+        before = list(served._connections)
         with Visitor(served, get("/")) as third:
             assert third.is_cut()
+            assert list(served._connections) == before
+            assert served.cut == 1
 
 
 def test_it_rests_after_its_work() -> None:

@@ -180,8 +180,22 @@ def test_a_default_port_that_is_taken_is_told_and_a_chosen_one_is_an_error(caplo
         assert "node.http" in line.advice  # type: ignore[attr-defined]
         with pytest.raises(ConfigError, match=f"node.http: cannot listen on 127.0.0.1:{port + 200}"):
             Node(config(port, node={"http": f"127.0.0.1:{port + 200}"})).start()
-    with Node(config(port)):  # all was freed
+    assert refuses(port + 200)
+
+
+def test_a_node_that_could_not_be_made_frees_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("planted")
+
+    port = free_port()
+    with monkeypatch.context() as patch:
+        patch.setattr("meshcache.node.server.NodeCore", fail)
+        with pytest.raises(RuntimeError, match="planted"):
+            Node(config(port)).start()
+    assert refuses(port + 200)
+    with Node(config(port)):
         assert ask(port + 200, "/health")[0] == 200
+    assert refuses(port + 200)
 
 
 def test_nodes_of_one_process_tell_each_of_itself() -> None:
