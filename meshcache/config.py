@@ -36,6 +36,9 @@ PUBLISH_PORT_OFFSET: Final = 100
 HTTP_PORT_OFFSET: Final = 200
 """The HTTP port, from ``listen``'s, where ``node.http`` is empty."""
 
+HTTP_OFF: Final = "off"
+"""As ``node.http``: the node serves no HTTP."""
+
 WEIGHT_MAX: Final = 1000.0
 
 _ENVIRONMENT_PREFIX: Final = "MESHCACHE_"
@@ -115,6 +118,11 @@ def or_empty(check: Check) -> Check:
     return lambda value: check(value) if value else None
 
 
+def _http_address(value: str) -> str | None:
+    problem = check_address(value) if value not in {"", HTTP_OFF} else None
+    return f'{problem}; for no HTTP at all write "{HTTP_OFF}"' if problem else None
+
+
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     """``[node]``: what differs from node to node."""
@@ -122,7 +130,7 @@ class NodeSettings:
     id: Annotated[str, or_empty(check_name)] = ""
     listen: Annotated[str, check_address] = "127.0.0.1:7101"
     publish: Annotated[str, or_empty(check_address)] = ""
-    http: Annotated[str, or_empty(check_address)] = ""
+    http: Annotated[str, _http_address] = ""
     seeds: Annotated[tuple[str, ...], _addresses] = ()
     host: Annotated[str, check_label] = ""
     zone: Annotated[str, check_label] = ""
@@ -149,7 +157,9 @@ class NodeSettings:
 
     @property
     def http_address(self) -> str:
-        """Where HTTP is bound."""
+        """Where HTTP is bound; empty if it is off."""
+        if self.http == HTTP_OFF:
+            return ""
         return self.http or self._beside_listen(HTTP_PORT_OFFSET)
 
     def _beside_listen(self, offset: int) -> str:
@@ -239,6 +249,15 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """``[http]``: what a node answers to health checks and scrapes, and bounds on what those may take."""
+
+    stall_s: Annotated[float, _positive] = 5.0
+    connections_max: Annotated[int, _at_least(1)] = 64
+    request_timeout_s: Annotated[float, _positive] = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class SecuritySettings:
     """``[security]``: who may connect."""
 
@@ -269,6 +288,7 @@ class Config:
     near_cache: NearCacheSettings = field(default_factory=NearCacheSettings)
     hot_keys: HotKeySettings = field(default_factory=HotKeySettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -501,9 +521,12 @@ def _address_problems(values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the addresses. What follows from ``listen`` is not held against the user again."""
     listen = values["node.listen"]
     given = {key: values[f"node.{key}"] for key in ("listen", "publish", "http") if values[f"node.{key}"]}
+    is_off = given.get("http") == HTTP_OFF
+    if is_off:
+        del given["http"]
     host, port = split_address(listen)
     problems = []
-    offsets = {"publish": PUBLISH_PORT_OFFSET, "http": HTTP_PORT_OFFSET}
+    offsets = {"publish": PUBLISH_PORT_OFFSET} | ({} if is_off else {"http": HTTP_PORT_OFFSET})
     beyond = [key for key, offset in offsets.items() if key not in given and port + offset > 65535]
     if len(beyond) == 1:
         key = beyond[0]

@@ -175,7 +175,9 @@ def answers_mixed_up(patch: pytest.MonkeyPatch) -> None:
     """A batch is answered in another order than it was asked."""
     reply = requests.Requests._reply_records
     patch.setattr(
-        requests.Requests, "_reply_records", lambda self, origin, get, found: reply(self, origin, get, found[::-1])
+        requests.Requests,
+        "_reply_records",
+        lambda self, origin, get, found, *how: reply(self, origin, get, found[::-1], *how),
     )
 
 

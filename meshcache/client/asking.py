@@ -152,6 +152,7 @@ class Asking:
             tried = call, outcome
         delivery = self._delivery(request, started, timeout_s, tried)
         yield from delivery.run()
+        routing.errors += bool(delivery.errors)
         return delivery.results, delivery.errors
 
     def _ask(self, request: Request, node: str | None, timeout: Timeout | None) -> Flow[Any]:

@@ -2,7 +2,93 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from typing import Any, Final
+
+_SECOND_WORD: Final = re.compile("(?<=[a-z])(?=[A-Z])")
+
+CLIENT_KINDS: Final = ("Get", "Set", "Delete", "Update", "Clear", "InvalidateTags")
+"""The requests of clients, as their messages are called."""
+
+
+SLOW_TURN_S: Final = 0.001
+"""A turn of the driver's loop that takes longer is counted by how long it took."""
+SLOW_TURNS_S: Final = (SLOW_TURN_S, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+"""The upper ends of their classes."""
+LAG_WINDOW_S: Final = 10.0
+BATCH_BITS: Final = 13
+"""A batch has up to 2 ** 12 keys."""
+
+
+@dataclass(slots=True)
+class LoopCounters:
+    """How the driver's loop turns."""
+
+    turns: int = 0
+    busy_s: float = 0.0
+    """In turns: not asleep, but perhaps without a processor."""
+    slow_turns: list[int] = field(default_factory=lambda: [0] * (len(SLOW_TURNS_S) + 1))
+    """Those longer than the first of ``SLOW_TURNS_S``, by the class of their length."""
+    lag_s: float = 0.0
+    """The latest that it came to something that was due, within this window …"""
+    lag_before_s: float = 0.0
+    """… and within the one before."""
+    _window_ends_at: float = 0.0
+
+    def note_slow(self, took_s: float) -> None:
+        """Count a turn that took longer than ``SLOW_TURN_S``."""
+        self.slow_turns[bisect_left(SLOW_TURNS_S, took_s)] += 1
+
+    def note_lag(self, lag_s: float, now: float) -> None:
+        """Note how late it came to something that is due ten times a second."""
+        if now >= self._window_ends_at:
+            self._window_ends_at = now + LAG_WINDOW_S
+            self.lag_before_s, self.lag_s = self.lag_s, 0.0
+        self.lag_s = max(self.lag_s, lag_s)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what there is to tell, as plain values."""
+        slow = self.slow_turns
+        counts = [self.turns - sum(slow), *slow[1:]]
+        turn_s = {"bounds": list(SLOW_TURNS_S), "counts": counts, "sum": round(self.busy_s, 6)}
+        return {"turns": self.turns, "turn_s": turn_s, "lag_s": round(max(self.lag_s, self.lag_before_s), 6)}
+
+
+@dataclass(slots=True)
+class RequestCounters:
+    """What became of requests, by the kind of message; and how many keys they had."""
+
+    answered: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLIENT_KINDS, 0))
+    failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLIENT_KINDS, 0))
+    """Answered, but some key of it in vain: too few nodes, or too little time."""
+    refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLIENT_KINDS, 0))
+    """Not executed. Those from nodes are among them."""
+    refused_for: dict[str, int] = field(default_factory=dict)
+    """The same by reason."""
+    batches: list[int] = field(default_factory=lambda: [0] * BATCH_BITS)
+    """Clients' requests by their keys: at most 1, 2, 4, and so on."""
+
+    def note_refused(self, kind: str, reason: str, count: int = 1) -> None:
+        """Count what was not executed."""
+        self.refused[kind] = self.refused.get(kind, 0) + count
+        self.refused_for[reason] = self.refused_for.get(reason, 0) + count
+
+    def statistics(self, keys: int) -> dict[str, Any]:
+        """Return what there is to tell, as plain values; ``keys``: how many all batches had."""
+        kinds = dict.fromkeys([*self.answered, *self.refused])
+        requests = {
+            _SECOND_WORD.sub("_", kind).lower(): {
+                "answered": self.answered.get(kind, 0),
+                "failed": self.failed.get(kind, 0),
+                "refused": self.refused.get(kind, 0),
+            }
+            for kind in kinds
+        }
+        bounds = [1 << bit for bit in range(BATCH_BITS - 1)]
+        batch_keys = {"bounds": bounds, "counts": list(self.batches), "sum": keys}
+        return {"requests": requests, "refused_for": dict(self.refused_for), "batch_keys": batch_keys}
 
 
 @dataclass(slots=True)
@@ -37,8 +123,36 @@ class Counters:
     """Times the driver closed all connections because unfinished messages filled the memory."""
     longest_turn_ms: float = 0.0
     """The longest that the driver took for one turn of its loop: how long a request may have waited behind others."""
+    requests_in_bytes: int = 0
+    """Frames that came in on connections that others dialled: from clients, and from nodes that ask."""
+    answers_in_bytes: int = 0
+    """Frames that came in on connections that this node dialled, those of the streams that it reads included."""
+    answers_out_bytes: int = 0
+    """Frames that went out to those who asked …"""
+    requests_out_bytes: int = 0
+    """… to nodes that this one asks …"""
+    published_bytes: int = 0
+    """… and into the invalidation stream, once for each who reads it."""
+    links_up: int = 0
+    """Times a connection that this node dialled came to stand …"""
+    links_down: int = 0
+    """… and times one broke."""
     longest_work_ms: dict[str, float] = field(default_factory=dict)
     """The most processor time that work other than clients' requests took at once, by kind, if the driver can tell."""
+
+    loop: LoopCounters = field(default_factory=LoopCounters)
+    requests_by_kind: RequestCounters = field(default_factory=RequestCounters)
+
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """Return all, as plain values, by what it is about."""
+        parts = {"loop", "requests_by_kind"}
+        own = {name: getattr(self, name) for name in self.__slots__ if name not in parts}
+        own |= {name: dict(value) for name, value in own.items() if isinstance(value, dict)}
+        return {
+            "node": own,
+            "loop": self.loop.statistics(),
+            "operations": self.requests_by_kind.statistics(self.keys),
+        }
 
     def note_work(self, work: str, seconds: float) -> None:
         """Note how long a piece of work took."""

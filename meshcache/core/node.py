@@ -37,6 +37,7 @@ from typing import Any, Final, TypeVar
 
 from meshcache.config import Config
 from meshcache.core import invariants
+from meshcache.core.account import account, why_not_ready
 from meshcache.core.claims import Claims
 from meshcache.core.counters import Counters
 from meshcache.core.failures import Failures
@@ -240,6 +241,7 @@ class NodeCore:
     def receive_request(self, origin: bytes, frame: Frame, now: float) -> bool:
         """Take a frame from the ROUTER; True if the turn should end, since what it is answered is enough to send."""
         self._set_time(now)
+        self.counters.requests_in_bytes += len(frame)
         before = self.outbox.reply_bytes
         self._take(self._on_request, origin, self._decode(frame))
         # What other nodes answered in this turn keeps nobody from being served.
@@ -256,6 +258,7 @@ class NodeCore:
     def receive_stream(self, frame: Frame, now: float) -> None:
         """Take a frame that another member published; see Effects.follow."""
         self._set_time(now)
+        self.counters.answers_in_bytes += len(frame)
         try:
             _, messages = decode_frame(frame)
             streams = [self._claims.admitted(message) for message in messages if isinstance(message, m.Invalidations)]
@@ -271,6 +274,7 @@ class NodeCore:
     def receive_answer(self, address: str, frame: Frame, now: float) -> None:
         """Take a frame from the DEALER to ``address``."""
         self._set_time(now)
+        self.counters.answers_in_bytes += len(frame)
         if address in self.peers.links:
             self._take(self._on_answer, address, self._decode(frame))
 
@@ -304,6 +308,7 @@ class NodeCore:
     def link_up(self, address: str, now: float) -> None:
         """The connection to ``address`` stands."""
         self._set_time(now)
+        self.counters.links_up += 1
         self.outbox.note("link_up", address=address)
         self.membership.link_restored(address)
         self.peers.on_up(address, self.membership.own, self.membership.digest())
@@ -311,6 +316,7 @@ class NodeCore:
     def link_down(self, address: str, now: float) -> None:
         """The connection to ``address`` broke: what was asked there is lost, and whoever is there is suspect."""
         self._set_time(now)
+        self.counters.links_down += 1
         self.outbox.note("link_down", address=address)
         self._link_lost(address)
         self.membership.link_lost(address, now)
@@ -387,6 +393,13 @@ class NodeCore:
         """Take from now on into account what the driver knows of those who ask."""
         self._requests.heed(readers)
 
+    def account(self) -> dict[str, Any]:
+        """Return what this node tells of itself, as plain values that nobody changes any more; see account.py."""
+        hindrances = why_not_ready(
+            self.membership, self._instant.now, joined=self._handshake.joined, in_doubt=self._doubt is not None
+        )
+        return account(self.coordinator, self.peers, self._requests.statistics(), hindrances)
+
     @property
     def settled(self) -> bool:
         """Tell whether all owners hold all their slots of the ring that this node knows."""
@@ -415,7 +428,7 @@ class NodeCore:
 
     @property
     def ready(self) -> bool:
-        """Tell whether clients are served: the node has joined, is not in doubt of it, and does not leave."""
+        """Tell whether clients are served: as ``why_not_ready`` has it, but quickly."""
         if not self._handshake.joined or self._doubt is not None or self.membership.own.state > State.SUSPECT:
             return False
         if self.membership.removed:  # it has yet to forget what it must

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from meshcache.config import Config, overrides_of
+from meshcache.config import HTTP_OFF, Config, overrides_of
 from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ConfigError, MeshcacheError, NodeUnavailable, OperationTimeout
 from meshcache.local.banner import banner, typed_command
@@ -67,6 +67,7 @@ def up(
         raise ConfigError(why_taken(taken, nodes, base_port, typed_command()))
     options = ["--config", config_path] if config_path else []
     options += [part for override in overrides for part in ("--set", override)]
+    options += ["--set", f"node.http={HTTP_OFF}"] if config.node.http == HTTP_OFF else []
     options += ["--set", "log.format=json"]  # into our pipe; what we write of it is another matter
     launched = []
     for index in range(nodes):

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
-from meshcache.config import HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
+from meshcache.config import HTTP_OFF, HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
 from meshcache.errors import MeshcacheError
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class NodeProcess:
     def _command(self, seeds: Sequence[str]) -> list[str]:
         command = [sys.executable, "-m", "meshcache", "node", *self._options]
         # The addresses beside ours follow from it, whatever the file or the environment has for a single node.
-        command += ["--set", "node.publish=", "--set", "node.http="]
+        http_off = f"node.http={HTTP_OFF}"  # which is no address
+        command += ["--set", "node.publish=", "--set", http_off if http_off in self._options else "node.http="]
         command += ["--id", self.node_id, "--listen", self.address, "--parent-pid", str(os.getpid())]
         return command + [part for seed in seeds for part in ("--seed", seed)]
 

@@ -46,6 +46,8 @@ LARGE_BLOCK_BYTES: Final = 2 << 20
 FREE_BYTES_MAX: Final = 16 << 20
 """More at the end of the heap is given back at once."""
 
+STARTED_AT_S: Final = time.time()
+
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -63,6 +65,15 @@ def resident_bytes() -> int:
         return 0
     finally:
         os.close(fd)
+
+
+def process_statistics() -> dict[str, float]:
+    """Return what the process takes, all its threads together, and since when it may be a node, as wall seconds."""
+    return {
+        "resident_bytes": resident_bytes(),
+        "cpu_s": round(time.process_time(), 6),
+        "started_at_s": round(STARTED_AT_S, 3),
+    }
 
 
 def return_free_memory() -> None:

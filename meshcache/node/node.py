@@ -7,8 +7,6 @@ nothing of it is there before or after.
 from __future__ import annotations
 
 import atexit
-import contextlib
-import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -17,26 +15,11 @@ from meshcache.config import Config
 from meshcache.durations import waiting_s
 from meshcache.errors import MeshcacheError, UsageError
 from meshcache.node.server import Asked, Server, log
+from meshcache.node.wakeup import Wakeup
 from meshcache.sockets.waiting import threads_are_greenlets
 
 if TYPE_CHECKING:
     from meshcache.client.blocking.client import Client
-
-
-class Wakeup:
-    """Ends the sleep of a loop, from any thread or signal handler."""
-
-    def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def __call__(self) -> None:
-        """Wake the loop; does nothing once it has ended."""
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self.fd, 1)
-
-    def close(self) -> None:
-        """The loop has ended."""
-        os.close(self.fd)
 
 
 class Node:

@@ -23,29 +23,36 @@ from __future__ import annotations
 
 import gc
 import logging
+import platform
 import random
 import resource
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 import zmq
 
 from meshcache.address import split_address
-from meshcache.config import Config
+from meshcache.config import HTTP_OFF, Config
+from meshcache.core.counters import SLOW_TURN_S
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.core.peers import LINKS_MAX
 from meshcache.errors import ConfigError
+from meshcache.node import http
 from meshcache.node.connections import Connections
+from meshcache.node.endpoints import Endpoints
+from meshcache.node.http import HttpServer
 from meshcache.node.intake import RequestInlet, SubscriptionInlet
 from meshcache.node.links import FILES_PER_LINK, Links
-from meshcache.node.memory import Watch
+from meshcache.node.memory import Watch, process_statistics
 from meshcache.node.poller import DONTWAIT, SNDMORE, Inlets
+from meshcache.node.pulse import Pulse, Snapshot
 from meshcache.protocol.clock import LocalClock
 from meshcache.sockets import options
 from meshcache.sockets.context import open_context
@@ -56,6 +63,13 @@ BIND_WAIT_S: Final = 1.0
 EARLY_S: Final = 0.02
 """A look at memory that is due so soon is taken in the turn at hand: half of what an idle node costs are turns."""
 _DONTWAIT_MORE: Final = DONTWAIT | SNDMORE
+
+_BUILD: Final = {
+    "version": sys.modules["meshcache"].__version__,  # which no room may import
+    "python": platform.python_version(),
+    "pyzmq": zmq.pyzmq_version(),
+    "libzmq": zmq.zmq_version(),
+}
 
 _LEVELS: Final = {
     "link_up": logging.DEBUG,
@@ -109,26 +123,19 @@ class Server:
         """``wake`` makes ``wake_fd`` readable, which ends the loop's sleep; ``supervised``: see NodeCore."""
         self._config = config
         self._asked = asked
+        self._supervised = supervised
+        self.pulse = Pulse(wake)
+        self._http: HttpServer | None = None
         # A link takes its own socket, and the two ends of its monitor.
         self._context = open_context(sockets_max=3 * LINKS_MAX + 64)
         self._inlets = Inlets()
         try:
             router = self._listen(zmq.ROUTER, BIND_WAIT_S)
             self._xpub = self._listen(zmq.XPUB, BIND_WAIT_S)
+            self._http = self._listen_http()
             now, wall = time.monotonic(), time.time()
-            wall_ms = int(wall * 1000)
-            boot = wall_ms << 16 | secrets.randbits(16)
             self._clock = LocalClock(now, wall)
-            self.core = NodeCore(
-                config,
-                boot=boot,
-                rng=random.Random(boot),
-                now=now,
-                wall_ms=wall_ms,
-                supervised=supervised,
-                processor_s=time.thread_time,
-                links_max=_links_max(),
-            )
+            self.core = self._make_core(now, int(wall * 1000))
             self.links = Links(
                 self.core, self._context, self._inlets, self._clock, config.limits, wake, self._count_malformed
             )
@@ -153,6 +160,8 @@ class Server:
 
     def run(self, on_ready: Callable[[], None] | None) -> None:
         """Serve until asked to stop, or until the node has left; ``on_ready`` is called once, when it has joined."""
+        if self._http is not None:
+            self._http.start()
         self._loop(on_ready)
         self._say_goodbye()
 
@@ -162,11 +171,15 @@ class Server:
         self._close_sockets()
 
     def _close_sockets(self) -> None:
+        if self._http is not None:
+            self._http.close()
         self._inlets.close()
         self._context.destroy(linger=0)
 
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core, inlets, clock, watch, links = self.core, self._inlets, self._clock, self.watch, self.links
+        pulse, counters, turns = self.pulse, core.counters, core.counters.loop
+        latencies = core.coordinator.pending.latencies
         to_stop, to_drain = self._asked.to_stop, self._asked.to_drain
         while not to_stop.is_set() and not core.gone:
             deadline = min(core.next_deadline(), watch.next_at)
@@ -187,9 +200,16 @@ class Server:
                 on_ready = None
             if effects.notes and core.fatal is not None:  # that is noted, too
                 raise ConfigError(core.fatal)
-            ended = time.monotonic() + clock.stood_still_s
-            if ended - began > core.counters.longest_turn_ms / 1000:
-                core.counters.longest_turn_ms = (ended - began) * 1000
+            if pulse.asked:
+                self._tell()
+            pulse.turned_at = moment = time.monotonic()
+            ended = moment + clock.stood_still_s
+            turns.turns += 1
+            turns.busy_s += (took_s := ended - began)
+            if took_s > SLOW_TURN_S or took_s * 1000 > counters.longest_turn_ms:
+                self._note_slow_turn(took_s)
+            if latencies.ended:
+                latencies.end_turn(ended)
             inlets.recheck(ended)
             if ended >= watch.next_at - EARLY_S:
                 self._look_after(ended)
@@ -197,6 +217,8 @@ class Server:
     def _look_after(self, now: float) -> None:
         """See to memory, descriptors, and connections that do not read."""
         counters, entrance = self.core.counters, self.entrance
+        if self.watch.next_at:
+            counters.loop.note_lag(now - self.watch.next_at, now)
         excess_bytes = self.watch.run(now)
         counters.connections_cut = entrance.connections.cut + self._listeners.cut
         counters.late += entrance.inlet.late
@@ -208,6 +230,27 @@ class Server:
             entrance.router.close(0)
         if entrance.router.closed:
             self._listen_anew()
+
+    def _note_slow_turn(self, took_s: float) -> None:
+        counters = self.core.counters
+        if took_s > SLOW_TURN_S:
+            counters.loop.note_slow(took_s)
+        counters.longest_turn_ms = max(counters.longest_turn_ms, took_s * 1000)
+
+    def _tell(self) -> None:
+        """Answer what another thread has asked. What fails in that concerns nobody but it."""
+        try:
+            self.pulse.tell(self._account)
+        except Exception as error:  # noqa: BLE001  (of whatever kind)
+            self.core.fail("telling of itself", "", error)
+
+    def _account(self) -> Snapshot:
+        """Return what the node tells of itself, and what its sockets and its process are like."""
+        told = self.core.account()
+        told["mesh"]["stream_subscriptions"] = self._subscriptions
+        told["build"] = _BUILD
+        told["process"] = process_statistics()
+        return told
 
     def _perform(self, effects: Effects) -> None:
         for event, fields in effects.notes:
@@ -221,6 +264,7 @@ class Server:
             links.follow(effects.follow)
         for address, frame in effects.sends:
             links.send(address, frame)
+            self.core.counters.requests_out_bytes += len(frame)
         if effects.replies:
             self._reply(effects.replies)
         for frame in effects.publish:
@@ -228,10 +272,11 @@ class Server:
             stir(self._xpub_inlet)
             for name in tuple(self._listeners.known):
                 self._listeners.hand(name, len(frame))
+            self.core.counters.published_bytes += len(frame) * len(self._listeners.known)
 
     def _reply(self, replies: list[tuple[bytes, bytes]]) -> None:
         entrance = self.entrance
-        send, hand = entrance.router.send, entrance.connections.hand
+        send, hand, out_bytes = entrance.router.send, entrance.connections.hand, 0
         for origin, frame in replies:
             try:
                 send(origin, _DONTWAIT_MORE)  # two sends cost half of a send_multipart
@@ -239,7 +284,10 @@ class Server:
             except zmq.ZMQError:  # gone (EHOSTUNREACH), not reading (EAGAIN) or closed; its deadline will tell it
                 self.core.counters.undeliverable += 1
             else:
-                hand(origin, len(frame))
+                size = len(frame)
+                out_bytes += size
+                hand(origin, size)
+        self.core.counters.answers_out_bytes += out_bytes
         if not entrance.router.closed:
             self._inlets.stir(entrance.inlet)
 
@@ -260,6 +308,40 @@ class Server:
         else:
             how = options.publisher(host, limits.link_queue_max)
         return listen(self._context, kind, address, how, wait_s=wait_s, pause=self._asked.to_stop.wait)
+
+    def _listen_http(self) -> HttpServer | None:
+        """Listen for health checks and scrapes. Only an address that was asked for must be free."""
+        node, settings = self._config.node, self._config.http
+        if not node.http_address:
+            return None
+        try:
+            wait_s = BIND_WAIT_S if node.http else 0.0
+            listener = http.listen(node.http_address, wait_s, self._asked.to_stop.wait)
+        except ConfigError as error:
+            if node.http:
+                raise
+            advice = f'no health checks and no metrics; set node.http to a free address, or to "{HTTP_OFF}"'
+            log.warning("http_unavailable", node_id=node.node_id, error=str(error), advice=advice)
+            # Nobody is to be told that it is there.
+            self._config = replace(self._config, node=replace(node, http=HTTP_OFF))
+            return None
+        endpoints = Endpoints(self.pulse, settings.stall_s)
+        served = HttpServer(listener, settings, endpoints.answer, f"meshcache-{node.node_id}-http")
+        self.pulse.listen(served.wake)
+        return served
+
+    def _make_core(self, now: float, wall_ms: int) -> NodeCore:
+        boot = wall_ms << 16 | secrets.randbits(16)
+        return NodeCore(
+            self._config,
+            boot=boot,
+            rng=random.Random(boot),
+            now=now,
+            wall_ms=wall_ms,
+            supervised=self._supervised,
+            processor_s=time.thread_time,
+            links_max=_links_max(),
+        )
 
     def _enter(self, router: zmq.Socket[bytes]) -> _Entrance:
         """Take the requests that come in by this socket."""

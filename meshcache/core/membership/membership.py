@@ -94,6 +94,8 @@ class Membership(MemberTable):
         self.newcomers = Newcomers(answers)
         self.sequence = 0
         """Number of the last ping; acks repeat it."""
+        self.accused = 0
+        """Times this node suspected another one by its own experience."""
         self.majority = majority
         """Under the strict partition policy: whether this node may serve."""
         self.prober = Prober(config, rng, now)
@@ -213,6 +215,10 @@ class Membership(MemberTable):
         """Return how many are known, and what was not believed."""
         return {
             "members": len(self.members),
+            "suspects": len(self.suspicions),
+            "suspicions": self.accused,
+            "probes": self.sequence,
+            "probes_failed": self.prober.failed,
             "newcomers": len(self.newcomers),
             "newcomers_given_up": self.newcomers.given_up,
             "facts_refused": self.refused,
@@ -448,6 +454,7 @@ class Membership(MemberTable):
 
     def _accuse(self, node_id: str, now: float) -> None:
         """Suspect a member by our own experience, and tell others and itself."""
+        self.accused += 1
         fact = self.members[node_id].fact
         self.hear([Rumour(fact._replace(state=int(State.SUSPECT)), [self.own_id])], now)
         self._outbox.send(fact.address, Gossip([self._rumour(self.members[node_id].fact)]))

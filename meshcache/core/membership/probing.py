@@ -65,6 +65,8 @@ class Prober:
 
     def __init__(self, settings: MembershipSettings, rng: random.Random, now: float) -> None:
         self.health = 0
+        self.failed = 0
+        """Probes that ended without an answer."""
         self.probes: dict[int, Probe] = {}
         """Those without an answer so far, by number of the ping."""
         self.relays: dict[int, Relay] = {}
@@ -120,6 +122,7 @@ class Prober:
         ``expected``: the target was suspect already, so that this is no news of our own health.
         """
         probe = self.probes.pop(number)
+        self.failed += 1
         if not expected:
             self.judge(probe.helpers - probe.nacks if probe.helpers > 0 else 1)
 

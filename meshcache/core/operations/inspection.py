@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
+from meshcache.core.counters import Counters
 from meshcache.core.membership.members import State
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.notices import Notices
@@ -96,10 +97,11 @@ def replica(coordinator: Coordinator, key: bytes) -> dict[str, Any]:
     }
 
 
-def statistics(coordinator: Coordinator, counters: Any, hot_keys: dict[str, Any]) -> dict[str, Any]:
+def statistics(coordinator: Coordinator, counters: Counters, hot_keys: dict[str, Any]) -> dict[str, Any]:
     """Return all counters of this node, by part."""
+    sections = counters.sections()
     return {
-        "node": {"node_id": coordinator.own_id, **asdict(counters)},
+        "node": {"node_id": coordinator.own_id, **sections.pop("node")},
         "store": asdict(coordinator.store.statistics()),
         "coordinator": {
             "pending": len(coordinator.pending.running),
@@ -110,6 +112,8 @@ def statistics(coordinator: Coordinator, counters: Any, hot_keys: dict[str, Any]
         "membership": coordinator.membership.statistics(),
         "hot_keys": hot_keys,
         **{name: part.statistics() for name, part in coordinator.pending.background.items()},
+        **sections,
+        "operations": {**sections["operations"], **coordinator.pending.latencies.statistics()},
     }
 
 

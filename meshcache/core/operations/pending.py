@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from weakref import ref
 
 from meshcache.core.operations.instant import Instant
+from meshcache.core.operations.latencies import Latencies
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
 from meshcache.core.view import View
@@ -22,6 +23,15 @@ ENDED_MAX: Final = 64
 """Who waited for an answer and has ended is looked for beyond so many."""
 REPAIR_DEADLINE_MS: Final = 1_000
 """A repair that arrives later is not worth executing."""
+
+KINDS: Final = {
+    "QuorumRead": "read",
+    "QuorumWrite": "write",
+    "UpdateBatch": "update",
+    "Drop": "drop",
+    "Explain": "explain",
+}
+"""What the operations are called for people, by the names of their classes."""
 
 MakeRequest = Callable[[int, int, int, bytes], m.Message]
 """Makes a request of (request number, boot, deadline_ms, view)."""
@@ -68,8 +78,9 @@ class Pending:
         fail: Callable[[str, object, Exception], None],
     ) -> None:
         """``fail`` takes what an operation raised, or raises it."""
-        self.running: dict[Operation, None] = {}
-        """Operations that somebody waits for."""
+        self.running: dict[Operation, float] = {}
+        """Operations that somebody waits for, and when each began."""
+        self.latencies = Latencies(KINDS)
         self.lingering: dict[Operation, int] = {}
         """Operations that are answered, but still wait for slower owners; and how many bytes each keeps for them."""
         self.lingering_bytes = 0
@@ -151,7 +162,7 @@ class Pending:
 
     def begin(self, operation: Operation, timer_at: float, at_end: Callable[[], None] | None = None) -> None:
         """Keep an operation until ``end``, in whatever way it comes, and call its on_timer at that time."""
-        self.running[operation] = None
+        self.running[operation] = self._instant.now
         if at_end is not None:
             self._at_end[operation] = at_end
         self.wake(operation, timer_at)
@@ -173,7 +184,9 @@ class Pending:
 
     def end(self, operation: Operation) -> None:
         """Forget an operation; answers still under way will meet no one."""
-        self.running.pop(operation, None)
+        began = self.running.pop(operation, None)
+        if began is not None:
+            self.latencies.note(operation, began, self._instant.now)
         self.lingering_bytes -= self.lingering.pop(operation, 0)
         at_end = self._at_end.pop(operation, None)
         if at_end is not None:

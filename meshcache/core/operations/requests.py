@@ -43,6 +43,9 @@ SMALL_REPLY_BYTES: Final = 1 << 16
 DEADLINE_S_MAX: Final = 60.0
 """No client can make a node keep an operation for longer."""
 
+_FAILURES: Final = frozenset({int(Code.QUORUM), int(Code.OVERLOADED), int(Code.NOT_READY), int(Code.STALE_BOOT)})
+"""Results that say: not done, or not for certain."""
+
 Done = Callable[[list[Any]], None]
 """Takes the results of an operation."""
 Wrap = Callable[[list[bytes], Done], Done]
@@ -96,6 +99,9 @@ class Requests:
         self._remote_reads = RemoteReads(lambda: coordinator.pending.read_bytes)
         self.readers = Readers()
         self._counters = counters
+        self._by_kind = counters.requests_by_kind
+        self._answered, self._failed = self._by_kind.answered, self._by_kind.failed
+        self._batches = self._by_kind.batches
         self.hot = hot
         self.copies = copies
         self.notices = Notices(self._config, self._store, self._view, self._outbox, self._instant)
@@ -149,6 +155,7 @@ class Requests:
 
     def _reject(self, origin: bytes, request: Any, error: list[Any]) -> None:
         self._counters.refused += 1
+        self._by_kind.note_refused(type(request).__name__, Code(error[0]).name.lower())
         self._outbox.reply(origin, m.Reject(request.request, self._view.digest, error))
 
     def _reply(self, origin: bytes, request: int, results: list[Any] | None) -> None:
@@ -173,15 +180,17 @@ class Requests:
         ):
             return
         keys = get.keys
-        self._counters.keys += len(keys)
+        count = len(keys)
+        self._counters.keys += count
+        self._batches[(count - 1).bit_length()] += 1
         self.hot.note(keys, self._instant.now)
-        if len(keys) > PORTION_KEYS[m.Get]:
-            done = partial(self._reply_records, origin, get)
+        if count > PORTION_KEYS[m.Get]:
+            done = partial(self._reply_read, origin, get)
             self._run_in_portions(origin, get, partial(self._get, origin), done)
         elif (records := self._held(get)) is not None and None not in records:
-            self._reply_records(origin, get, records)
+            self._reply_records(origin, get, records, self._answered)
         else:
-            self._get_elsewhere(origin, get, records, partial(self._reply_records, origin, get))
+            self._get_elsewhere(origin, get, records, partial(self._reply_read, origin, get))
 
     def _held(self, get: m.Get) -> list[bytes | None] | None:
         """Return what this node has, in the usual case: it holds the slots of the keys, and one holder is enough."""
@@ -262,9 +271,11 @@ class Requests:
         """
         keys = request.keys
         self._counters.keys += len(keys)
+        self._batches[(len(keys) - 1).bit_length()] += 1
 
         def done(results: list[Any] | None) -> None:
             certain = results if self._in_majority() else [[int(Code.QUORUM), 1, 0]] * len(keys)
+            self._outcome(certain)[type(request).__name__] += 1
             self._reply(origin, request.request, certain)
 
         if len(keys) > PORTION_KEYS[type(request)]:
@@ -291,7 +302,16 @@ class Requests:
         held, mask = self._view.held, self._view.ring.slots - 1
         return all([held[crc32(key) & mask] for key in keys])  # noqa: C419  (a list is faster than a generator)
 
-    def _reply_records(self, origin: bytes, get: m.Get, records: list[Any]) -> None:
+    def _outcome(self, results: list[Any] | None) -> dict[str, int]:
+        """Return where a request with these results is counted: among those answered, or those that failed."""
+        if results is None or not any([type(result) is list and result[0] in _FAILURES for result in results]):  # noqa: C419  (see _holds)
+            return self._answered
+        return self._failed
+
+    def _reply_read(self, origin: bytes, get: m.Get, records: list[Any]) -> None:
+        self._reply_records(origin, get, records, self._outcome(records))
+
+    def _reply_records(self, origin: bytes, get: m.Get, records: list[Any], outcome: dict[str, int]) -> None:
         if self.hot.until and (hot := self.hot.among(get.keys)):
             # Before the reply: who reads it knows then what to keep.
             copy_ttl_ms = self.hot.copy_ttl_ms if self._config.cluster.read_quorum == 1 else 0
@@ -307,12 +327,14 @@ class Requests:
                     return
                 if size > budget:
                     records = _up_to(budget, records)
+        outcome["Get"] += 1
         self._reply(origin, get.request, records)
 
     def turn_away(self, origin: bytes, numbers: list[int]) -> None:
         """Refuse a client's requests that there is no time for, by their numbers."""
         self._counters.requests += len(numbers)
         self._counters.refused += len(numbers)
+        self._by_kind.note_refused("unknown", Code.OVERLOADED.name.lower(), len(numbers))
         for start in range(0, len(numbers), m.BATCH_OPS_MAX):
             part = numbers[start : start + m.BATCH_OPS_MAX]
             self._outbox.reply(origin, m.TurnedAway(self._view.digest, part))
@@ -380,14 +402,11 @@ class Requests:
             self._drop(origin, request, EventKind.TAG, list(dict.fromkeys(request.tags)))
 
     def _drop(self, origin: bytes, request: m.Clear | m.InvalidateTags, kind: EventKind, names: list[bytes]) -> None:
-        Drop(
-            self._coordinator,
-            self._drops,
-            kind,
-            names,
-            self._deadline(request),
-            lambda results: self._reply(origin, request.request, results),
-        ).start()
+        def done(results: list[Any]) -> None:
+            self._outcome(results)[type(request).__name__] += 1
+            self._reply(origin, request.request, results)
+
+        Drop(self._coordinator, self._drops, kind, names, self._deadline(request), done).start()
 
     def _on_inspect(self, origin: bytes, request: m.Inspect) -> None:
         if not self._admit(origin, request, from_client=False):
@@ -407,9 +426,7 @@ class Requests:
                 inspection.status(coordinator, self.notices, ready=self._ready())
                 | {"leave_asked_by": self.leave_asked_by}
             ),
-            "stats": lambda: inspection.statistics(
-                coordinator, self._counters, self.hot.statistics() | self.copies.statistics()
-            ),
+            "stats": self.statistics,
             "hot": lambda: {"keys": self.hot.top(HOT_KEYS_TOLD)},
             "replica": lambda: inspection.replica(coordinator, request.key),
         }
@@ -419,6 +436,12 @@ class Requests:
             self._reject(origin, request, [int(Code.INVALID), text])
         else:
             self._reply(origin, request.request, [make()])
+
+    def statistics(self) -> dict[str, Any]:
+        """Return all counters of this node, by part, as plain values that nobody changes any more."""
+        return inspection.statistics(
+            self._coordinator, self._counters, self.hot.statistics() | self.copies.statistics()
+        )
 
     # Operations of other coordinators
 
