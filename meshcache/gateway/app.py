@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
 from typing import Any, Final
 
 import structlog
@@ -19,7 +19,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route, Router
 
-import meshcache
 from meshcache.client.aio.client import AsyncClient
 from meshcache.errors import MeshcacheError
 from meshcache.gateway.asgi import Answer, Message, Receive, Scope, Send
@@ -133,7 +132,7 @@ class Gateway:
 def openapi_text() -> str:
     """Return the description of this interface."""
     text = resources.files("meshcache.gateway").joinpath("openapi.json").read_text(encoding="utf-8")
-    return text.replace('"version": "0"', f'"version": "{meshcache.__version__}"')
+    return text.replace('"version": "0"', f'"version": "{metadata.version("meshcache")}"')
 
 
 async def _openapi(request: Request) -> Answer:

@@ -327,10 +327,11 @@ def listen_at(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--listen: can not listen at {where}: {error.strerror or error}") from None
 
 
-async def serve(
-    client: AsyncClient, listener: socket.socket, names: Iterable[str], on_ready: Callable[[], object]
-) -> None:
-    """Serve until a signal comes. ``names`` are host names that the gateway answers to, beside addresses."""
+def server_of(client: AsyncClient, names: Iterable[str], on_ready: Callable[[], object]) -> Server:
+    """Return a server that serves until a signal comes, or ``should_exit`` is set.
+
+    ``names`` are host names that it answers to, beside addresses.
+    """
     gateway = Gateway(client, names, connections=lambda: len(server.server_state.connections))
     config = uvicorn.Config(
         gateway,
@@ -349,4 +350,4 @@ async def serve(
     quiet.addHandler(logging.NullHandler())
     quiet.propagate = False
     server = Server(config, on_ready, gateway.stop)
-    await server.serve([listener])
+    return server
