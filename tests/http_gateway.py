@@ -15,6 +15,7 @@ from meshcache import AsyncClient
 from meshcache.gateway import server as gateway_server
 
 PATIENCE_S = 20.0
+VALUE_BYTES_MAX = 100_000
 
 
 class Response(NamedTuple):
@@ -63,10 +64,10 @@ class RunningGateway:
         return response
 
     def put(self, path: str, value: Any, **headers: str) -> Response:
-        return self.ask("PUT", path, {"value": value}, **headers)
+        return self.ask("PUT", path, {"value": value}, None, **headers)
 
     def get(self, path: str, **headers: str) -> Response:
-        return self.ask("GET", path, **headers)
+        return self.ask("GET", path, None, None, **headers)
 
 
 def until_end(connection: socket.socket) -> bytes:

@@ -9,8 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import VALUE_BYTES_MAX
-from http_gateway import PATIENCE_S, Response, RunningGateway, responses, running_gateway, until_end, wait_until
+from http_gateway import (
+    PATIENCE_S,
+    VALUE_BYTES_MAX,
+    Response,
+    RunningGateway,
+    responses,
+    running_gateway,
+    until_end,
+    wait_until,
+)
 
 from meshcache import Client, Node
 from meshcache.gateway import requests, server
@@ -19,13 +27,13 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(autouse=True)
-def untouched(cache: Client, gateway: RunningGateway) -> Iterator[None]:
+def untouched(gateway_client: Client, gateway: RunningGateway) -> Iterator[None]:
     """Whatever is refused reaches no key, and leaves a gateway that answers."""
-    cache.clear()
-    cache.set("kept", "as it was")
+    gateway_client.clear()
+    gateway_client.set("kept", "as it was")
     yield
     assert gateway.get("/cache/kept").json["value"] == "as it was"
-    assert cache.clear() == 1
+    assert gateway_client.clear() == 1
 
 
 def refused(response: Response, status: int, error: str) -> None:
@@ -291,10 +299,10 @@ def test_pipelined_requests_are_answered_in_order_and_bounded(gateway: RunningGa
     assert len(found) <= server.PIPELINED_MAX + 1
 
 
-def test_more_connections_than_there_are_for_all(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_connections_than_there_are_for_all(gateway_node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that send nothing make room for one that does."""
     monkeypatch.setattr(server.Connection, "connections_max", 20)
-    with running_gateway(node.config.node.listen) as small:
+    with running_gateway(gateway_node.config.node.listen) as small:
         silent = [small.connect() for _ in range(60)]
         try:
             assert small.get("/cache/kept").json["value"] == "as it was"
@@ -304,9 +312,11 @@ def test_more_connections_than_there_are_for_all(node: Node, monkeypatch: pytest
                 connection.close()
 
 
-def test_one_who_does_not_read_is_cut(gateway: RunningGateway, cache: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_who_does_not_read_is_cut(
+    gateway: RunningGateway, gateway_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server, "WRITE_S", 0.3)
-    cache.set("big", b"x" * (VALUE_BYTES_MAX - 300))
+    gateway_client.set("big", b"x" * (VALUE_BYTES_MAX - 300))
     before = len(gateway.server.server_state.connections)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -323,7 +333,7 @@ def test_one_who_does_not_read_is_cut(gateway: RunningGateway, cache: Client, mo
             except OSError:
                 cut = True
     wait_until(lambda: len(gateway.server.server_state.connections) <= before)
-    cache.delete("big")
+    gateway_client.delete("big")
 
 
 def test_all_bodies_together_are_bounded(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:

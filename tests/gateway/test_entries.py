@@ -11,25 +11,25 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from http_gateway import RunningGateway, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from http_gateway import RunningGateway, wait_until
 
 from meshcache import Client, SerializationError
 from meshcache.client.arguments import Item
 from meshcache.gateway.answers import json_bytes
-from meshcache.gateway.conditions import NEVER_S
+from meshcache.gateway.conditions import NEVER_S, cache_headers
 
 
 def test_a_value_is_what_programs_in_python_read_and_the_other_way_round(
-    gateway: RunningGateway, cache: Client
+    gateway: RunningGateway, gateway_client: Client
 ) -> None:
     stored = gateway.put("/cache/user:1", {"name": "Ada", "n": [1, 2.5, None, True, "é"]})
     assert (stored.status, stored.json) == (201, {"key": "user:1", "stored": True, "replicas": 1, "quorum": 1})
-    assert cache.get("user:1") == {"name": "Ada", "n": [1, 2.5, None, True, "é"]}
-    cache.set("number", 41)
+    assert gateway_client.get("user:1") == {"name": "Ada", "n": [1, 2.5, None, True, "é"]}
+    gateway_client.set("number", 41)
     assert gateway.get("/cache/number").json == {"key": "number", "value": 41}
-    assert cache.incr("number") == 42
+    assert gateway_client.incr("number") == 42
     assert gateway.get("/cache/number").json["value"] == 42
 
 
@@ -74,19 +74,19 @@ def test_what_was_put_as_bytes_of_a_type_comes_back_as_that(gateway: RunningGate
     assert got.headers["x-content-type-options"] == "nosniff"
 
 
-def test_bytes_of_programs_in_python(gateway: RunningGateway, cache: Client) -> None:
+def test_bytes_of_programs_in_python(gateway: RunningGateway, gateway_client: Client) -> None:
     gateway.ask("PUT", "/cache/plain", b"\x00\xff")  # as curl -T sends it, without a type
-    assert cache.get("plain") == b"\x00\xff"
+    assert gateway_client.get("plain") == b"\x00\xff"
     gateway.ask("PUT", "/cache/page", b"<p>", Content_Type="text/html")
-    assert cache.get("page") == {"$content-type": "text/html", "$body": b"<p>"}
-    cache.set("page", {"$content-type": "text/css", "$body": b"p {}"})
+    assert gateway_client.get("page") == {"$content-type": "text/html", "$body": b"<p>"}
+    gateway_client.set("page", {"$content-type": "text/css", "$body": b"p {}"})
     assert gateway.get("/cache/page").headers["content-type"] == "text/css"
 
 
 def test_a_type_that_would_be_another_header_is_shown_as_the_dict_that_it_is(
-    gateway: RunningGateway, cache: Client
+    gateway: RunningGateway, gateway_client: Client
 ) -> None:
-    cache.set("smuggled", {"$content-type": "text/css\r\nSet-Cookie: a=b", "$body": b"x"})
+    gateway_client.set("smuggled", {"$content-type": "text/css\r\nSet-Cookie: a=b", "$body": b"x"})
     got = gateway.get("/cache/smuggled")
     assert "set-cookie" not in got.headers
     assert got.json["value"]["$body"] == {"$type": "bytes", "value": "eA=="}
@@ -109,8 +109,10 @@ def test_a_type_that_would_be_another_header_is_shown_as_the_dict_that_it_is(
         ("\ud800<script>", "\ud800<script>"),
     ],
 )
-def test_what_json_lacks_is_shown_as_what_it_is(gateway: RunningGateway, cache: Client, value: Any, shown: Any) -> None:
-    cache.set("typed", value)
+def test_what_json_lacks_is_shown_as_what_it_is(
+    gateway: RunningGateway, gateway_client: Client, value: Any, shown: Any
+) -> None:
+    gateway_client.set("typed", value)
     assert gateway.get("/cache/typed").json["value"] == shown
 
 
@@ -128,18 +130,22 @@ def test_whatever_the_cache_holds_becomes_valid_json(value: Any) -> None:
     json.loads(json_bytes(value), parse_constant=refuse)
 
 
-def test_a_value_nested_too_deep_for_json_is_refused_and_not_a_failure(gateway: RunningGateway, cache: Client) -> None:
+def test_a_value_nested_too_deep_for_json_is_refused_and_not_a_failure(
+    gateway: RunningGateway, gateway_client: Client
+) -> None:
     value: Any = 1
     for _ in range(1000):
         value = [value, {1.5: b""}]
-    cache.set("deep", value)
+    gateway_client.set("deep", value)
     assert gateway.get("/cache/deep").status == 406
 
 
-def test_a_value_of_a_codec_of_somebody_is_refused_and_not_a_failure(gateway: RunningGateway, cache: Client) -> None:
-    cache.with_options(codec="pickle").set("pickled", {1})
+def test_a_value_of_a_codec_of_somebody_is_refused_and_not_a_failure(
+    gateway: RunningGateway, gateway_client: Client
+) -> None:
+    gateway_client.with_options(codec="pickle").set("pickled", {1})
     with pytest.raises(SerializationError):
-        cache.get("pickled")
+        gateway_client.get("pickled")
     refused = gateway.get("/cache/pickled")
     assert (refused.status, refused.json["error"]) == (406, "No form for this value")
 
@@ -151,32 +157,30 @@ def test_a_value_of_a_codec_of_somebody_is_refused_and_not_a_failure(gateway: Ru
     ("lifetime", "seconds"),
     [({"ttl": 90_000}, 90), ({"ttl_s": 1.5}, 1.5), ({"ttl": None}, math.inf), ({"ttl_s": None}, math.inf), ({}, 300)],
 )
-def test_lifetimes(gateway: RunningGateway, cache: Client, lifetime: dict[str, Any], seconds: float) -> None:
+def test_lifetimes(gateway: RunningGateway, gateway_client: Client, lifetime: dict[str, Any], seconds: float) -> None:
     assert gateway.ask("PUT", "/cache/t", {"value": 1, **lifetime}).status == 201
-    left = cache.ttl("t")
+    left = gateway_client.ttl("t")
     assert left == seconds if seconds == math.inf else seconds - 1 < (left or 0) <= seconds + 0.1
 
 
-def test_the_lifetime_of_raw_bytes_is_an_option(gateway: RunningGateway, cache: Client) -> None:
+def test_the_lifetime_of_raw_bytes_is_an_option(gateway: RunningGateway, gateway_client: Client) -> None:
     assert gateway.ask("PUT", "/cache/t?ttl=90000", b"x").status == 201
-    assert 85 < (cache.ttl("t") or 0) <= 91
+    assert 85 < (gateway_client.ttl("t") or 0) <= 91
     assert gateway.ask("PUT", "/cache/t?ttl_s=null", b"x").status == 201
-    assert cache.ttl("t") == math.inf
+    assert gateway_client.ttl("t") == math.inf
     assert gateway.ask("PUT", "/cache/t?ttl=soon", b"x").status == 400
     assert gateway.ask("PUT", "/cache/t?ttl=1", {"value": 1}).status == 400
 
 
-def test_what_caches_on_the_way_are_told(gateway: RunningGateway, cache: Client) -> None:
-    cache.set("t", 1, ttl=50)
+def test_what_caches_on_the_way_are_told(gateway: RunningGateway, gateway_client: Client) -> None:
+    gateway_client.set("t", 1, ttl=50)
     headers = gateway.get("/cache/t").headers
     fresh_s = int(headers["cache-control"].removeprefix("max-age=")) - int(headers["age"])
     assert 45 <= fresh_s <= 50
-    cache.set("t", 1, ttl=None)
+    gateway_client.set("t", 1, ttl=None)
     headers = gateway.get("/cache/t").headers
     assert int(headers["cache-control"].removeprefix("max-age=")) - int(headers["age"]) == NEVER_S
     old = Item(1, (1000 << 16).to_bytes(8, "big") + bytes(8), 10.0, stale=False)
-    from meshcache.gateway.conditions import cache_headers
-
     assert int(cache_headers(old)["Age"]) > 1_000_000_000  # it was written in 1970
 
 
@@ -236,10 +240,10 @@ def test_conditions_that_can_not_be_kept(gateway: RunningGateway, method: str, h
 # ---- the rest
 
 
-def test_tags(gateway: RunningGateway, cache: Client) -> None:
+def test_tags(gateway: RunningGateway, gateway_client: Client) -> None:
     gateway.put("/cache/tagged", 1, Cache_Tag="user:1, a%2Cb")
-    assert cache.invalidate_tags("user:2") == 0
-    assert cache.invalidate_tags("a,b") == 1
+    assert gateway_client.invalidate_tags("user:2") == 0
+    assert gateway_client.invalidate_tags("a,b") == 1
     assert gateway.get("/cache/tagged").status == 404
 
 
@@ -250,7 +254,7 @@ def test_consistency(gateway: RunningGateway) -> None:
     assert gateway.get("/cache/x?consistency=most").status == 400
 
 
-def test_a_hot_key_is_answered_from_a_copy_until_it_changes(gateway: RunningGateway, cache: Client) -> None:
+def test_a_hot_key_is_answered_from_a_copy_until_it_changes(gateway: RunningGateway, gateway_client: Client) -> None:
     gateway.put("/cache/hot", 1)
 
     def read() -> Any:
@@ -260,7 +264,7 @@ def test_a_hot_key_is_answered_from_a_copy_until_it_changes(gateway: RunningGate
 
     etag = gateway.get("/cache/hot").headers["etag"]
     assert wait_until(read).headers["etag"] == etag
-    cache.set("hot", 2)
+    gateway_client.set("hot", 2)
     wait_until(lambda: gateway.get("/cache/hot").json["value"] == 2)
     assert "source" not in gateway.get("/cache/hot?consistency=one").json
 
@@ -291,15 +295,17 @@ def test_a_hot_key_is_answered_from_a_copy_until_it_changes(gateway: RunningGate
         ("%0d%0aX:1", b"\r\nX:1"),
     ],
 )
-def test_a_path_names_one_key_byte_for_byte(gateway: RunningGateway, cache: Client, path: str, key: bytes) -> None:
-    cache.clear()
+def test_a_path_names_one_key_byte_for_byte(
+    gateway: RunningGateway, gateway_client: Client, path: str, key: bytes
+) -> None:
+    gateway_client.clear()
     assert gateway.put(f"/cache/{path}", path).status == 201
-    assert cache.get(key) == path
+    assert gateway_client.get(key) == path
     assert gateway.get(f"/cache/{path}").json["value"] == path
     explained = gateway.get(f"/cluster/explain/{path}").json
     assert explained["replicas"][0]["version"] is not None
     assert gateway.ask("DELETE", f"/cache/{path}").json["deleted"]
-    assert cache.clear() == 0  # there was no other key
+    assert gateway_client.clear() == 0  # there was no other key
 
 
 def test_a_key_that_is_no_text_is_named_in_base64(gateway: RunningGateway) -> None:
