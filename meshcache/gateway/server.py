@@ -193,6 +193,8 @@ class Connection(HttpToolsProtocol):
             return
         if self._in_header:
             self._set_deadline(HEADER_S, self._header_is_late)
+        elif self.expect_100_continue:  # it may send its body, or its next request, and nothing tells which
+            self.transport.close()
         else:
             self._set_deadline(DISCARD_S, self.transport.close)
 

@@ -182,6 +182,11 @@ def test_a_form_is_no_value(gateway: RunningGateway) -> None:
     refused(gateway.ask("PUT", "/cache/kept", b'{"value":1}', kind), 415, "Form refused")
 
 
+def test_an_encoded_body_is_no_value(gateway: RunningGateway) -> None:
+    headers = {"Content-Type": "image/png", "Content-Encoding": "gzip"}
+    refused(gateway.ask("PUT", "/cache/kept", b"x", headers), 415, "Encoded body")
+
+
 @pytest.mark.parametrize("tags", ["a,,b", "%zz", ",".join(map(str, range(33))), "x" * 1025])
 def test_tags_that_make_no_sense(gateway: RunningGateway, tags: str) -> None:
     refused(gateway.put("/cache/kept", 1, Cache_Tag=tags), 400, "Invalid tag")
@@ -289,6 +294,12 @@ def test_a_refused_body_that_ends_leaves_the_connection_as_it_is(gateway: Runnin
     first = head("PUT /cache/kept HTTP/1.1") + b"Content-Length: %d\r\n\r\n" % len(body) + body
     found = gateway.raw(first + head("GET /cache/kept HTTP/1.1") + b"Connection: close\r\n\r\n")
     assert [response.status for response in found] == [413, 200]
+
+
+def test_after_a_refusal_of_what_was_only_announced_no_body_is_expected(gateway: RunningGateway) -> None:
+    announced = head("PUT /cache/kept HTTP/1.1") + b"Content-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n"
+    (response,) = gateway.raw(announced)
+    assert response.status == 413
 
 
 def test_pipelined_requests_are_answered_in_order_and_bounded(gateway: RunningGateway) -> None:

@@ -16,6 +16,7 @@ from openapi_spec_validator import validate
 from starlette.routing import Route
 
 from meshcache import AsyncClient, Client, Config, Node
+from meshcache.gateway import batch as batches
 from meshcache.gateway import invalidations
 from meshcache.gateway.app import Gateway, openapi_text
 from meshcache.gateway.batch import KEYS_MAX
@@ -46,6 +47,17 @@ def test_a_batch_gets_sets_and_deletes(gateway: RunningGateway, gateway_client: 
     assert gateway_client.get_many(["c", "d", "e", "f"]) == {"c": None, "e": [1], "f": [2]}
     assert 4 < (gateway_client.ttl("f") or 0) < 5.1
     assert gateway_client.invalidate_tags("t") == 1
+
+
+def test_a_batch_gets_many_keys_and_not_more_than_there_is_room_for(
+    gateway: RunningGateway, gateway_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {str(i): "x" * 1000 for i in range(KEYS_MAX)}
+    gateway_client.set_many(values)
+    assert batch(gateway, get=list(values)).json["values"] == values
+    monkeypatch.setattr(batches, "VALUES_BYTES_MAX", 900_000)
+    assert batch(gateway, get=list(values)).status == 413
+    assert batch(gateway, get=list(values)[:800]).status == 200
 
 
 @pytest.mark.parametrize(
