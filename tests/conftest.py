@@ -2,9 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 from faults.private_postgres import NoPostgres, private_postgres
+
+from meshcache import Client, Config, Node
+from meshcache.local.processes import HOST, find_base_port
+
+if TYPE_CHECKING:
+    from http_gateway import RunningGateway
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,3 +28,29 @@ def postgres() -> Iterator[str]:
         except NoPostgres as error:
             pytest.skip(str(error))
         yield connect_to
+
+
+@pytest.fixture(scope="module")
+def gateway_node() -> Iterator[Node]:
+    """A node that a gateway is in front of, with a limit of values that is soon reached, and keys that are soon hot."""
+    config = Config.from_tables(
+        node={"id": "n1", "listen": f"{HOST}:{find_base_port(1)}"},
+        limits={"value_bytes_max": 100_000},
+        hot_keys={"threshold_reads": 20},
+    )
+    with Node(config) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def gateway(gateway_node: Node) -> Iterator[RunningGateway]:
+    from http_gateway import running_gateway  # noqa: PLC0415  (other tests do without the packages of the gateway)
+
+    with running_gateway(gateway_node.config.node.listen, ("cache.example",)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway_client(gateway_node: Node) -> Iterator[Client]:
+    with gateway_node.client() as client:
+        yield client

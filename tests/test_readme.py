@@ -76,8 +76,10 @@ CORE: Final = document("meshcache/core/GUIDE.md")
 FIGURES: Final = document("scripts/benchmark/GUIDE.md")
 PATTERNS: Final = document("meshcache/patterns/GUIDE.md")
 """Its blocks are run by tests/process/test_guide.py."""
+GATEWAY: Final = document("meshcache/gateway/GUIDE.md")
+"""Its examples are run by tests/process/test_gateway.py."""
 RUN_HERE: Final = (README, CLIENT, NODE, CORE, FIGURES)
-DOCUMENTS: Final = (*RUN_HERE, PATTERNS)
+DOCUMENTS: Final = (*RUN_HERE, PATTERNS, GATEWAY)
 PROSE: Final = "\n".join(each.prose for each in RUN_HERE)
 SHARES_NAMES: Final = (CLIENT,)
 """Chapters whose Python blocks share their names from the first to the last."""
@@ -321,7 +323,8 @@ def test_what_is_to_be_watched_is_told(mesh: LocalMesh) -> None:
 def test_commands_that_are_not_run_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     understood = 0
-    lines = [line for block in all_blocks("sh") for line in block.text.splitlines()]
+    shell = [*all_blocks("sh"), *blocks("sh", document=GATEWAY)]
+    lines = [line for block in shell for line in block.text.splitlines()]
     lines += [match.partition("=")[2] for match in re.findall(r"^ExecStart=.*$", NODE.text, flags=re.MULTILINE)]
     lines += [span for span in code_spans(PROSE) if span.startswith("meshcache ")]
     for line in lines:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from argparse import Namespace
 from typing import Final
 
@@ -18,6 +16,8 @@ def gateway(options: Namespace) -> int:
     """Serve HTTP until a signal comes."""
     host, port = _address(options.listen, insecure=options.insecure)
     try:
+        import asyncio  # noqa: PLC0415  (it costs time to import, and other commands do not need it)
+
         import uvloop  # noqa: PLC0415
 
         from meshcache.gateway import server  # noqa: PLC0415
@@ -35,11 +35,12 @@ def gateway(options: Namespace) -> int:
 
     async def serve() -> None:
         async with AsyncClient(options.at, timeout=options.timeout) as client:
-            await server.serve(client, listener, [host, *options.host], on_ready, allow_writes=options.allow_writes)
+            names = [host, *options.host]
+            running = server.server_of(client, names, on_ready, allow_writes=options.allow_writes)
+            await running.serve([listener])
 
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())
-    logging.shutdown()
     return 0
 
 

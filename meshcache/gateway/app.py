@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
 from typing import Any, Final
 
 import structlog
@@ -19,7 +19,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route, Router
 
-import meshcache
 from meshcache.client.aio.client import AsyncClient
 from meshcache.errors import MeshcacheError
 from meshcache.gateway.asgi import Answer, Message, Receive, Scope, Send
@@ -79,8 +78,8 @@ class Gateway:
                 Route("/health", cluster.health, methods=["GET"]),
                 Route("/metrics", self._metrics.answer, methods=["GET"]),
                 Route("/openapi.json", _openapi, methods=["GET"]),
-                *[Route(path, self._dashboard.page, methods=["GET"]) for path in PAGES],
-                Route("/dashboard/stream", self._dashboard.stream, methods=["GET"]),
+                *[Route(path, self._dashboard.page, methods=["GET"], include_in_schema=False) for path in PAGES],
+                Route("/dashboard/stream", self._dashboard.stream, methods=["GET"], include_in_schema=False),
             ],
             redirect_slashes=False,
         )
@@ -146,7 +145,7 @@ class Gateway:
 def openapi_text() -> str:
     """Return the description of this interface."""
     text = resources.files("meshcache.gateway").joinpath("openapi.json").read_text(encoding="utf-8")
-    return text.replace('"version": "0"', f'"version": "{meshcache.__version__}"')
+    return text.replace('"version": "0"', f'"version": "{metadata.version("meshcache")}"')
 
 
 async def _openapi(request: Request) -> Answer:

@@ -16,12 +16,17 @@ from meshcache.client.aio.client import AsyncClient
 from meshcache.client.arguments import LEVELS, Ttl
 from meshcache.errors import MeshcacheError
 from meshcache.gateway import requests as asked
-from meshcache.gateway.answers import json_answer
+from meshcache.gateway.answers import json_answer, json_bytes
 from meshcache.gateway.asgi import Answer
 from meshcache.gateway.refusals import RETRY_AFTER_S, Refusal
 
 KEYS_MAX: Final = 1000
 """In one batch."""
+VALUES_BYTES_MAX: Final = 16 << 20
+"""Of the JSON of all values that a batch gets."""
+_PORTION_KEYS: Final = 16
+_PORTION_BYTES: Final = 1 << 20
+"""Below this the next portion is twice as large."""
 
 
 class Entry(NamedTuple):
@@ -52,7 +57,7 @@ class Batches:
         _check_keys(keys)
         client = self._clients[consistency]
         found, failed_sets, deleted = await asyncio.gather(
-            client.get_many(gets), _set_all(client, sets), _delete_all(client, deletes)
+            _get_all(client, gets), _set_all(client, sets), _delete_all(client, deletes)
         )
         failed = {**failed_sets, **{key: str(each) for key, each in deleted.items() if isinstance(each, Exception)}}
         answer = {
@@ -87,6 +92,24 @@ def _check_keys(keys: list[str]) -> None:
     if len(set(keys)) < len(keys):
         twice = next(key for i, key in enumerate(keys) if key in keys[:i])
         raise Refusal(400, "Invalid body", f"the key {twice[:80]!r} stands in the batch twice")
+
+
+async def _get_all(client: AsyncClient, keys: list[str]) -> dict[str, Any]:
+    """Get keys, in portions: how long their values are is not known before, and must not be more than there is room."""
+    found: dict[str, Any] = {}
+    at, count, total_bytes = 0, _PORTION_KEYS, 0
+    while at < len(keys):
+        portion = await client.get_many(keys[at : at + count])
+        portion_bytes = len(json_bytes(portion))
+        total_bytes += portion_bytes
+        if total_bytes > VALUES_BYTES_MAX:
+            raise Refusal(
+                413, "Values too large", f"together they take more than {VALUES_BYTES_MAX:,} bytes: get fewer"
+            )
+        found |= portion
+        at += count
+        count = count * 2 if portion_bytes < _PORTION_BYTES else _PORTION_KEYS
+    return found
 
 
 async def _set_all(client: AsyncClient, entries: list[Entry]) -> dict[str, str]:

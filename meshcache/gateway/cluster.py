@@ -20,7 +20,7 @@ from meshcache.gateway.answers import json_answer, shown_key
 from meshcache.gateway.asgi import Answer
 from meshcache.protocol.ring import Ring, RingMember
 
-FACTS_KEPT_S: Final = 5.0
+FACTS_KEPT_S: Final = 1.0
 STATUS_KEPT_S: Final = 0.5
 CHECK_S: Final = 1.0
 """What a node may take to tell of itself."""
@@ -58,16 +58,14 @@ class Recent(Generic[T]):
         self._found_at = -kept_s
         self._task: asyncio.Task[None] | None = None
 
-    async def get(self, *, wait: bool = True) -> T:
-        """Return it; ``wait=False``: an older one will do, if there is one, and is replaced meanwhile."""
+    async def get(self) -> T:
+        """Return it."""
         found = self._found
         if found is not None and time.monotonic() - self._found_at < self._kept_s:
             return found
         if self._task is None:
             self._task = asyncio.create_task(self._renew())
             self._task.add_done_callback(self._done)
-        if found is not None and not wait:
-            return found
         await asyncio.shield(self._task)
         if self._found is None:
             raise MeshcacheError("the mesh has told nothing yet")
@@ -95,8 +93,8 @@ class Cluster:
         """By node: when this gateway asked it last, in milliseconds, and how often in a row it did not answer."""
 
     async def facts(self) -> Facts:
-        """Return what a write must know; once known, it is had without waiting."""
-        return await self._facts.get(wait=False)
+        """Return what a write must know."""
+        return await self._facts.get()
 
     async def _find_facts(self) -> Facts:
         told = await self._client.inspect("status")

@@ -95,6 +95,8 @@ class Entries:
     async def _content(self, request: Request, options: dict[str, str], value_bytes_max: int) -> tuple[Any, Ttl]:
         """Return the value of a PUT, and its lifetime."""
         kind = asked.media_type(request)
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refusal(415, "Encoded body", "send the value as it is, without Content-Encoding")
         if kind == "application/json":
             if options.keys() & {"ttl", "ttl_s"}:
                 raise Refusal(400, "Invalid ttl", "with a JSON body, ttl and ttl_s belong into the body")

@@ -193,6 +193,8 @@ class Connection(HttpToolsProtocol):
             return
         if self._in_header:
             self._set_deadline(HEADER_S, self._header_is_late)
+        elif self.expect_100_continue:  # it may send its body, or its next request, and nothing tells which
+            self.transport.close()
         else:
             self._set_deadline(DISCARD_S, self.transport.close)
 
@@ -327,15 +329,13 @@ def listen_at(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--listen: can not listen at {where}: {error.strerror or error}") from None
 
 
-async def serve(
-    client: AsyncClient,
-    listener: socket.socket,
-    names: Iterable[str],
-    on_ready: Callable[[], object],
-    *,
-    allow_writes: bool = False,
-) -> None:
-    """Serve until a signal comes. ``names`` are host names that the gateway answers to, beside addresses."""
+def server_of(
+    client: AsyncClient, names: Iterable[str], on_ready: Callable[[], object], *, allow_writes: bool = False
+) -> Server:
+    """Return a server that serves until a signal comes, or ``should_exit`` is set.
+
+    ``names`` are host names that it answers to, beside addresses.
+    """
     gateway = Gateway(
         client, names, connections=lambda: len(server.server_state.connections), allow_writes=allow_writes
     )
@@ -356,4 +356,4 @@ async def serve(
     quiet.addHandler(logging.NullHandler())
     quiet.propagate = False
     server = Server(config, on_ready, gateway.stop)
-    await server.serve([listener])
+    return server

@@ -90,6 +90,45 @@ def cached(client: Client, key: str, value: Any) -> bool:
 # ---- the near cache
 
 
+def test_an_item_is_read_from_a_copy_only_if_that_is_asked_for(writer: Client, near: Client) -> None:
+    writer.set("k", [1], ttl=30)
+
+    def item(**how: bool) -> Any:
+        found = near.gets("k", **how)
+        assert found is not None
+        return found
+
+    until(lambda: item(near=True).near)
+    copy, fresh = item(near=True), item()
+    assert (copy.value, copy.version) == ([1], fresh.version)
+    assert 20 < copy.ttl <= 30.1
+    assert not fresh.near
+    copy.value.append("changed by a reader")
+    assert item(near=True).value == [1]
+    writer.set("k", [2])
+    until(lambda: item(near=True).value == [2])
+    asked = near.with_options(consistency="one").gets("k", near=True)
+    assert asked is not None
+    assert not asked.near
+    writer.delete("k")
+    until(lambda: near.gets("k", near=True) is None)
+
+
+def test_an_item_is_read_from_a_copy_awaited(mesh: LocalMesh, writer: Client) -> None:
+    async def main() -> None:
+        async with AsyncClient(mesh.addresses, near_cache=LONG) as client:
+            writer.set("k", 1)
+            async with asyncio.timeout(10):
+                while not (item := await client.gets("k", near=True)) or not item.near:  # noqa: ASYNC110  (as above)
+                    await asyncio.sleep(0.001)
+            assert item.value == 1
+            fresh = await client.gets("k")
+            assert fresh is not None
+            assert (fresh.near, fresh.version) == (False, item.version)
+
+    run(main())
+
+
 def test_a_copy_is_served_and_voided_by_every_way_to_change_a_key(writer: Client, near: Client) -> None:
     changes: list[tuple[Callable[[], Any], Any]] = [
         (lambda: writer.set("k", 2), 2),
