@@ -113,28 +113,33 @@ class Watch:
         self, member: dict[str, Any], gate: asyncio.Semaphore
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return what there is to show of a member, and what it says of its hot keys."""
+        known = self._client.statistics().nodes.get(member["node_id"])
+        breaker = None if known is None else known.breaker
         node: dict[str, Any] = {
             "id": member["node_id"],
             "address": member["address"],
             "state": member["state"],
             "primarySlots": member["primary_slots"],
             "copySlots": member["copy_slots"],
-            "breaker": None,
+            "breaker": breaker,
             "error": None,
         }
         if member["state"] in _GONE:
             return node, []
         try:
             async with gate:
+                asked_at = time.time()
                 own, counters, hot = await asyncio.gather(
                     *[
                         self._client.inspect(what, node=member["address"], timeout=ASK_S)
                         for what in ("status", "stats", "hot")
                     ]
                 )
+                took_s = time.time() - asked_at
         except MeshcacheError as error:
             self._samples.pop(member["node_id"], None)
             return {**node, "error": str(error)}, []
+        node["clockOffsetMs"] = counters["clock"]["wall_ms"] - 1000 * (asked_at + took_s / 2)
         return node | _own(own, counters) | self._rates(own, counters), hot["keys"]
 
     def _rates(self, own: dict[str, Any], counters: dict[str, Any]) -> dict[str, Any]:
@@ -174,8 +179,7 @@ def _own(own: dict[str, Any], counters: dict[str, Any]) -> dict[str, Any]:
         "slotsMissing": own["slots_missing"],
         "hints": own["hints"],
         "ringDigest": own["ring_digest"],
-        "loopLagMs": counters.get("loop", {}).get("lag_ms"),
-        "clockOffsetMs": None,
+        "loopLagMs": 1000 * counters["loop"]["lag_s"],
     }
 
 

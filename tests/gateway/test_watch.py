@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +26,9 @@ class FakeMesh:
         self.hot: dict[str, list[dict[str, Any]]] = {"n1": [], "n2": []}
         self.asked = 0
 
+    def statistics(self) -> Any:
+        return SimpleNamespace(nodes={"n2": SimpleNamespace(breaker="open")})
+
     async def inspect(self, what: str, *, node: str | None = None, **_: float) -> dict[str, Any]:
         await asyncio.sleep(0)
         self.asked += 1
@@ -36,6 +41,8 @@ class FakeMesh:
             hits = self.hits[name]
             return {
                 "node": {"keys": self.keys[name]},
+                "loop": {"lag_s": 0.002},
+                "clock": {"wall_ms": time.time() * 1000 + 5000},
                 "store": {"hits": hits, "misses": hits, "evictions": 0, "refused": 0},
             }
         members = [
@@ -86,6 +93,9 @@ def test_rates_come_from_two_answers_of_one_process(mesh: FakeMesh) -> None:
         assert node_of(second, "n1")["keysPerS"] > 1000
         assert node_of(second, "n1")["hitRate"] == 0.5
         assert node_of(second, "n2")["keysPerS"] == 0
+        assert node_of(second, "n2")["loopLagMs"] == 2.0
+        assert node_of(second, "n2")["clockOffsetMs"] == pytest.approx(5000, abs=500)
+        assert node_of(second, "n2")["breaker"] == "open"
         assert node_of(second, "n2")["hitRate"] is None
         mesh.boots["n1"], mesh.keys["n1"] = 2, 0  # it has begun anew: no rate below zero
         third = await watch.next(second)
