@@ -266,3 +266,15 @@ def test_a_node_without_id_gets_a_valid_one_from_host_and_port(monkeypatch: pyte
 @pytest.mark.parametrize("text", ["127.0.0.1:7101", "[::1]:7101", "cache-1.example.org:80"])
 def test_addresses_split_and_join(text: str) -> None:
     assert join_address(*split_address(text)) == text
+
+
+def test_http_is_off_where_that_is_said_and_then_takes_no_port() -> None:
+    node = Config.from_tables(node={"http": "off"}).node
+    assert (node.http, node.http_address) == ("off", "")
+    assert Config.from_tables(node={"listen": "127.0.0.1:65400", "http": "off"}).node.publish_address
+    assert problems(node={"http": "of"})[0].endswith('for no HTTP at all write "off"')
+    assert problems(http={"stall_s": 0, "connections_max": 0, "request_timeout_s": -1}) == [
+        "http.stall_s: must be greater than 0, is 0.0",
+        "http.connections_max: must be at least 1, is 0",
+        "http.request_timeout_s: must be greater than 0, is -1.0",
+    ]

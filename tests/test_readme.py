@@ -484,7 +484,7 @@ def test_the_errors_are_those_that_there_are() -> None:
 def test_the_warnings_are_those_that_nodes_log() -> None:
     told = {code_spans(name)[0] for name, _ in tables("Event")}
     noted = {event for event, level in server._LEVELS.items() if level == logging.WARNING}
-    assert told == noted | {"connection_cut", "router_reset"}
+    assert told == noted | {"connection_cut", "http_unavailable", "router_reset"}
     for name in told - noted:
         assert any(f'"{name}"' in path.read_text(encoding="utf-8") for path in (ROOT / "meshcache/node").glob("*.py"))
 

@@ -181,6 +181,7 @@ class Asking:
         if tried is not None:
             delivery.resume(*tried)
         yield from delivery.run()
+        routing.errors += bool(delivery.errors)
         return delivery.results, delivery.errors
 
     def _ask(

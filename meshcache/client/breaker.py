@@ -35,6 +35,13 @@ class Breaker:
         return not self._open_until
 
     @property
+    def state(self) -> str:
+        """As people call it: "closed", "open" or "half-open"."""
+        if not self._open_until:
+            return "closed"
+        return "half-open" if self._probing else "open"
+
+    @property
     def probe_at(self) -> float:
         """When an open breaker lets the next probe pass; infinite for a closed one."""
         return self._open_until or math.inf

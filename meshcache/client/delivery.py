@@ -258,6 +258,7 @@ class Delivery:
                 continue
             calls = [call for call, _ in plan] + refresh
             routing.rests.ask([call.address for call in calls], now)
+            routing.retries += self._has_asked
             self._has_asked = True
             outcomes = yield Parking(calls) if self._park_s else calls
             waiting = set(self._pending).difference(*[indices for _, indices in plan])
@@ -274,6 +275,7 @@ class Delivery:
         Such a circle is left to the collector, and thousands of failing calls would keep it busy.
         """
         if self.errors:
+            self._routing.errors += 1
             raise self.errors.pop(min(self.errors))
 
     # ---- a round

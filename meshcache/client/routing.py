@@ -61,11 +61,13 @@ class Peer:
 
     __slots__ = (
         "address",
+        "answered",
         "answered_at",
         "boot",
         "breaker",
         "doubt_s",
         "doubted_until",
+        "failed",
         "node_id",
         "state",
         "wall_offset_ms",
@@ -84,6 +86,9 @@ class Peer:
         """How long the last doubt was meant to last."""
         self.answered_at = -math.inf
         """When the last request was made that it answered."""
+        self.answered = 0
+        self.failed = 0
+        """Requests that it answered, and that it did not; a count that threads lose shifts nothing."""
 
     def doubt(self, now: float) -> None:
         """Ask it after the others for a while."""
@@ -128,6 +133,12 @@ class Routing:
         """By node id where each member publishes its invalidations, and its boot."""
         self.on_members: Callable[[], None] = _nothing
         """Called when members or owners changed, by whatever thread learned of it."""
+        self.errors = 0
+        """Operations that failed in the end."""
+        self.retries = 0
+        """Rounds of requests after the first of an operation."""
+        self.gone_answered = self.gone_failed = 0
+        """What nodes counted that are no members any more."""
         self.rests = Rests()
         """Addresses that are left alone for a moment."""
         self.failed_at = -math.inf
@@ -182,6 +193,9 @@ class Routing:
         )
         streams = {fact.node_id: (fact.publish, fact.boot) for fact in facts}
         self.streams = streams
+        gone = [peer for address, peer in self.peers.items() if address not in peers]
+        self.gone_answered += sum(peer.answered for peer in gone)
+        self.gone_failed += sum(peer.failed for peer in gone)
         self.peers = peers
         self._addresses = {fact.node_id: fact.address for fact in facts}
         self._refreshed_at = now
@@ -208,6 +222,7 @@ class Routing:
         if peer is None:
             return
         peer.answered_at = asked_at
+        peer.answered += 1
         if peer.breaker.succeed(asked_at) or peer.doubted_until > asked_at:
             peer.doubted_until = 0.0
             self.review(self.clock())
@@ -218,6 +233,7 @@ class Routing:
         peer = self.peers.get(address)
         if peer is not None:
             before = peer.breaker.probe_at, peer.doubted_until
+            peer.failed += 1
             peer.breaker.fail(now)
             peer.doubt(now)
             if self._ask_next == address:

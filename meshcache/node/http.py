@@ -46,6 +46,8 @@ ACCEPTS_PER_ROUND: Final = 16
 BACKLOG: Final = 128
 WORK_SHARE: Final = 0.2
 """Of a processor, at most."""
+ASK_AGAIN_S: Final = 0.05
+"""How often it is looked whether what waits can be answered, if nobody says so: its time may be over."""
 REST_S_MAX: Final = 0.1
 REST_S_MIN: Final = 0.0002
 STOP_S_MAX: Final = 5.0
@@ -170,14 +172,23 @@ class HttpServer:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wakeup.fd, selectors.EVENT_READ)
         while not self._stopping:
-            dues = [0.0 if connection.more else connection.deadline for connection in self._connections]
-            timeout_s = max(0.0, min(dues) - time.monotonic()) if dues else None
-            ready = self._selector.select(timeout_s)
+            ready = self._selector.select(self._sleep_s())
             worked_s = time.thread_time()
             self._turn(ready)
             rest_s = (time.thread_time() - worked_s) * (1 / WORK_SHARE - 1)
             if rest_s > REST_S_MIN and not self._stopping:
                 time.sleep(min(rest_s, REST_S_MAX))
+
+    def _sleep_s(self) -> float | None:
+        """Return how long there is nothing to do, if nothing happens."""
+        connections = self._connections
+        if not connections:
+            return None
+        if any(connection.more for connection in connections):
+            return 0.0
+        sleep_s = max(0.0, min(connection.deadline for connection in connections) - time.monotonic())
+        waits = any(connection.request is not None for connection in connections)
+        return min(sleep_s, ASK_AGAIN_S) if waits else sleep_s
 
     def _turn(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         for key, _ in ready:

@@ -178,7 +178,7 @@ class Server:
 
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core, inlets, clock, watch, links = self.core, self._inlets, self._clock, self.watch, self.links
-        pulse, turns, latencies = self.pulse, core.counters.loop, core.coordinator.latencies
+        pulse, counters, turns, latencies = self.pulse, core.counters, core.counters.loop, core.coordinator.latencies
         to_stop, to_drain = self._asked.to_stop, self._asked.to_drain
         while not to_stop.is_set() and not core.gone:
             deadline = min(core.next_deadline(), watch.next_at)
@@ -205,7 +205,7 @@ class Server:
             ended = moment + clock.stood_still_s
             turns.turns += 1
             turns.busy_s += (took_s := ended - began)
-            if took_s > SLOW_TURN_S:
+            if took_s > SLOW_TURN_S or took_s * 1000 > counters.longest_turn_ms:
                 self._note_slow_turn(took_s)
             if latencies.ended:
                 latencies.end_turn(ended)
@@ -232,7 +232,8 @@ class Server:
 
     def _note_slow_turn(self, took_s: float) -> None:
         counters = self.core.counters
-        counters.loop.note_slow(took_s)
+        if took_s > SLOW_TURN_S:
+            counters.loop.note_slow(took_s)
         counters.longest_turn_ms = max(counters.longest_turn_ms, took_s * 1000)
 
     def _tell(self) -> None:

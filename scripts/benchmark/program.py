@@ -24,6 +24,7 @@ SUBCOMMANDS: Final = {
     "store": Subcommand("store", "memory per entry, longest calls, and time per key of a node's store"),
     "near": Subcommand("near", "what a hit in a near cache costs, and how soon a write makes copies void"),
     "queue": Subcommand("queue", "what it costs to accept a write in the queue of WriteBehind"),
+    "http": Subcommand("http", "what health checks and scrapes cost those who use the cache"),
     "hotkeys": Subcommand("hotkeys", "what finding hot keys costs, and what it brings"),
     "ring": Subcommand("ring", "how evenly keys are spread, and how many move when a node joins or leaves"),
     "compare": Subcommand("compare", "the speed of this tree beside that of a commit"),

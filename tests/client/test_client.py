@@ -555,6 +555,7 @@ def test_both_clients_have_the_same_surface() -> None:
             "lock",
             "subscribe",
             "near_statistics",
+            "statistics",
             "__init__",
         }
         assert inspect.iscoroutinefunction(theirs[name]) is not stays_plain, name

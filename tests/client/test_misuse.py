@@ -43,7 +43,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "leave": lambda cache: cache.leave("n1"),
     "forget": lambda cache: cache.forget("n1"),
 }
-NOT_CALLS = {"cached", "close", "namespace", "with_options", "near_statistics"}
+NOT_CALLS = {"cached", "close", "namespace", "with_options", "near_statistics", "statistics"}
 
 
 @pytest.fixture

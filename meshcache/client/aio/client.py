@@ -37,6 +37,7 @@ from meshcache.client.locks import AsyncLock as Lock
 from meshcache.client.naming import Names
 from meshcache.client.options import arguments_of
 from meshcache.client.session import Session, begin
+from meshcache.client.statistics import ClientStatistics, statistics_of
 from meshcache.client.streams import Following
 from meshcache.client.subscription import Invalidation
 from meshcache.durations import Timeout
@@ -329,6 +330,10 @@ class AsyncClient:
     def fallbacks(self) -> Fallbacks:
         """Counts of what was done without the cache because it failed: ``loads``, ``misses``; and ``last_error``."""
         return self._session.fallbacks
+
+    def statistics(self) -> ClientStatistics:
+        """Return what this client, and those derived from it, did so far: requests, errors, each node's breaker."""
+        return statistics_of(self._session.routing, self.near_statistics())
 
     def near_statistics(self) -> NearStatistics | None:
         """Return what the near cache did so far; None if there is none, and no key is hot."""
