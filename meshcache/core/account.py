@@ -71,6 +71,7 @@ def _mesh(coordinator: Coordinator, peers: Peers) -> dict[str, Any]:
         "members": states,
         "members_behind": sum(fact.synced != view.digest for fact in present),
         "ring_members": len(view.ring.members),
+        "replicas": coordinator.config.cluster.replicas,
         "ring_fingerprint": int.from_bytes(view.digest[:FINGERPRINT_BYTES], "big"),
         "ring_changing": bool(view.former),
         "slots_owned": sum(view.owned),

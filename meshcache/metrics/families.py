@@ -46,6 +46,11 @@ FAMILIES: Final = (
     Family("cache_hit_rate", "gauge", "Hits among all reads since the node started, from 0 to 1.", "hitRate"),
     Family("cache_evictions_total", "counter", "Entries that went because a limit was reached.", "evictions"),
     Family("cache_expirations_total", "counter", "Entries that went because their lifetime was over.", "expirations"),
+    # What it may hold.
+    Family("meshcache_entries_limit", "gauge", "Entries that it may hold: store.max_entries.", "maxEntries"),
+    Family(
+        "meshcache_memory_limit_bytes", "gauge", "Bytes that entries may be charged: store.max_bytes.", "maxMemoryBytes"
+    ),
     # The node and its process.
     Family("meshcache_build_info", "info", "The versions that run; always 1.", "build"),
     Family("meshcache_ready", "gauge", "1 if the node serves and holds what it owns, else 0.", "ready.is_ready"),
@@ -123,6 +128,7 @@ FAMILIES: Final = (
     Family("meshcache_members", "gauge", "Members by state, this node included.", "mesh.members", ("state",)),
     Family("meshcache_members_behind", "gauge", "Owners that do not hold all of this ring yet.", "mesh.members_behind"),
     Family("meshcache_ring_members", "gauge", "Members that own keys.", "mesh.ring_members"),
+    Family("meshcache_replicas", "gauge", "Copies that each key is to have: cluster.replicas.", "mesh.replicas"),
     Family(
         "meshcache_ring_fingerprint",
         "gauge",
