@@ -34,6 +34,7 @@ from test_tidy import GROUND, MAY_USE
 import meshcache
 from meshcache import AsyncClient, Client, LocalMesh, errors
 from meshcache.cli import main as cli
+from meshcache.cli.parser import make_parser
 from meshcache.config import Config
 from meshcache.core.membership import newcomers
 from meshcache.core.operations import fill_leases, requests
@@ -334,7 +335,7 @@ def test_commands_that_are_not_run_are_understood(monkeypatch: pytest.MonkeyPatc
                 cli.main([*words[1:], "--help"])
             assert end.value.code == 0
         else:
-            options = cli._parser().parse_args(words[1:])
+            options = make_parser().parse_args(words[1:])
             config = getattr(options, "config", None)
             if config is not None and not config.startswith("/etc"):
                 seed = [f"node.seeds={','.join(options.seed)}"] if options.seed else []
