@@ -102,6 +102,7 @@ class NodeCore:
         supervised: bool = False,
         processor_s: Callable[[], float] = float,
         links_max: int = LINKS_MAX,
+        host: Callable[[], dict[str, Any]] = dict,  # tells of the process and its machine, when somebody asks
     ) -> None:
         """``supervised``: another process looks after this one. ``links_max``: as many as the driver can open.
 
@@ -117,7 +118,7 @@ class NodeCore:
         self._instant = Instant(now, wall_ms)
         self.clock = HybridClock(boot)
         self.store = self._make_store()
-        self.peers = Peers(config.cluster.name, config.node.seeds, self.outbox, links_max)
+        self.peers = Peers(config.cluster.name, config.node.seeds, self.outbox, self._instant, links_max)
         self.membership = self._make_membership(rng)
         self.view = View(config.node.node_id, self._build_ring())
         hints, hot = Hints(), HotKeys(config.hot_keys, rng, now)
@@ -128,7 +129,7 @@ class NodeCore:
         self.coordinator = self._make_coordinator(hints, copies)
         self._build_gates()
         self._begin_background(hints)
-        self._requests = self._make_requests(hot, copies)
+        self._requests = self._make_requests(hot, copies, host)
         self._handshake = Handshake(
             config, self.membership, self.peers, self.outbox, self._instant, boot,
             follow=self._follow_members_now, replan=self._pending.replan,
@@ -139,8 +140,7 @@ class NodeCore:
         """This node was counted dead and is back, and not everybody is in sync with that."""
         self._in_touch_at = now
         """When last no member was missing, as far as this node knows: if it was cut off, then not for longer."""
-        self._leaving = False
-        self._leave_by = 0.0
+        self._leaving, self._leave_by = False, 0.0
         self.gone = False
         """This node has handed its slots over and left; the driver stops."""
         self._doubt: int | None = None
@@ -198,11 +198,11 @@ class NodeCore:
         self._pending.begin_background("anti_entropy", self._anti_entropy)
         self._pending.begin_background("fills", self.fills)
 
-    def _make_requests(self, hot: HotKeys, copies: HotCopies) -> Requests:
+    def _make_requests(self, hot: HotKeys, copies: HotCopies, host: Callable[[], dict[str, Any]]) -> Requests:
         return Requests(
             self.coordinator, self._drops, self.fills, hot, copies, self.counters, self.boot,
             lambda: self.ready, lambda: self.membership.in_majority(self._instant.now), self._retire_on_request,
-            self._anti_entropy.answer,
+            self._anti_entropy.answer, lambda: {"links": self.peers.statistics(), "host": host()},
         )  # fmt: skip
 
     def _request_handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
@@ -213,7 +213,7 @@ class NodeCore:
             m.Pull: partial(self._timed, "page_sent", requests[m.Pull]),
             m.Compare: partial(self._timed, "slots_compared", requests[m.Compare]),
             m.Ping: self._on_ping,
-            m.PingReq: self._on_ping_req,
+            m.PingReq: lambda origin, request: self.membership.on_ping_req(origin, request, self._instant.now),
             m.Gossip: self._on_gossip,
             m.Hello: self._handshake.on_hello,
         }
@@ -590,9 +590,6 @@ class NodeCore:
         if self._doubt is not None and self._doubt < ack.sequence <= self.membership.sequence:
             self._follow_members(self._instant.now)  # forget first what a removed node must forget
             self._doubt = None
-
-    def _on_ping_req(self, origin: bytes, request: m.PingReq) -> None:
-        self.membership.on_ping_req(origin, request, self._instant.now)
 
     def _on_gossip(self, origin: bytes, gossip: m.Gossip) -> None:
         told = self.membership.on_gossip(gossip, self._instant.now)

@@ -15,6 +15,9 @@ from meshcache.protocol.record import HEADER_BYTES, NEVER_MS, expires_ms_of, ext
 EXPLAIN_WAIT_S: Final = 1.0
 """How long an explanation waits for silent replicas before it is given without them."""
 
+TABLES_TOLD: Final = ("cluster", "store", "membership", "hot_keys", "limits")
+"""Tables of the configuration that a node tells: none with secrets or places in it."""
+
 
 def view(coordinator: Coordinator) -> dict[str, Any]:
     """Return the member table, as clients need it to build the ring."""
@@ -92,7 +95,8 @@ def replica(coordinator: Coordinator, key: bytes) -> dict[str, Any]:
 
 
 def statistics(coordinator: Coordinator, counters: Any, hot_keys: dict[str, Any]) -> dict[str, Any]:
-    """Return all counters of this node, by part."""
+    """Return all counters of this node, by part, and the settings that it works with."""
+    settings = {table: asdict(getattr(coordinator.config, table)) for table in TABLES_TOLD}
     return {
         "node": {"node_id": coordinator.own_id, **asdict(counters)},
         "store": asdict(coordinator.store.statistics()),
@@ -104,6 +108,8 @@ def statistics(coordinator: Coordinator, counters: Any, hot_keys: dict[str, Any]
         },
         "membership": coordinator.membership.statistics(),
         "hot_keys": hot_keys,
+        "settings": settings,
+        "clock": {"wall_ms": coordinator.instant.wall_ms},
         **{name: part.statistics() for name, part in coordinator.pending.background.items()},
     }
 
