@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeAlias
 
 import meshcache
-from meshcache.cli import commands, mesh_commands
+from meshcache.cli import commands, completion, mesh_commands
 from meshcache.cli.argument_types import count, lifetime, seconds, share, whole
 
 EXIT_ERROR: Final = 2
@@ -75,6 +75,7 @@ def make_parser() -> Parser:
     _add_key_commands(subparsers)
     _add_mesh_commands(subparsers)
     _add_running_commands(subparsers)
+    _add_completion(subparsers)
     return parser
 
 
@@ -286,9 +287,7 @@ def _add_mesh_commands(subparsers: _Subparsers) -> None:
         ],
     )
     status.add_argument("--wide", action="store_true", help="show every column")
-    stats = _add(subparsers, "stats", mesh_commands.stats, "show what each node has counted")
-    stats.add_argument("--hot", action="store_true", help="show the keys read most instead, and whether they are hot")
-    stats.add_argument("--limit", type=count, metavar="N", help="with --hot: how many keys (20)")
+    stats = _add_stats(subparsers)
     ring = _add(
         subparsers,
         "ring",
@@ -304,6 +303,27 @@ def _add_mesh_commands(subparsers: _Subparsers) -> None:
     leave, forget = _add_departures(subparsers)
     for parser in (status, stats, ring, explain, leave, forget):
         _add_mesh_options(parser)
+
+
+def _add_stats(subparsers: _Subparsers) -> argparse.ArgumentParser:
+    stats = _add(
+        subparsers,
+        "stats",
+        mesh_commands.stats,
+        "show what each node has counted since it started",
+        [
+            "meshcache stats",
+            "meshcache stats --every 2     how fast counters grow, until Ctrl-C",
+            "meshcache stats --hot",
+        ],
+        ["Counters that are zero on all nodes are not shown, unless you ask for --all. --json has all by their names."],
+    )
+    stats.add_argument("--all", action="store_true", help="also show counters that are zero on all nodes")
+    stats.add_argument("--every", type=seconds, metavar="TIME", help="show rates, again and again, until Ctrl-C")
+    stats.add_argument("--count", type=count, default=0, metavar="N", help="with --every: stop after so many times")
+    stats.add_argument("--hot", action="store_true", help="show the keys read most instead, and whether they are hot")
+    stats.add_argument("--limit", type=count, metavar="N", help="with --hot: how many keys (20)")
+    return stats
 
 
 def _add_departures(subparsers: _Subparsers) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
@@ -362,3 +382,18 @@ def _add_running_commands(subparsers: _Subparsers) -> None:
     watch.add_argument("--count", type=count, default=0, metavar="N", help="stop after so many lines")
     for parser in (bench, watch):
         _add_mesh_options(parser)
+
+
+def _add_completion(subparsers: _Subparsers) -> None:
+    parser = _add(
+        subparsers,
+        "completion",
+        completion.completion,
+        "print a script that completes this command line in a shell",
+        [
+            "source <(meshcache completion bash)",
+            "meshcache completion zsh > ~/.zfunc/_meshcache       a directory of $fpath",
+            "meshcache completion fish > ~/.config/fish/completions/meshcache.fish",
+        ],
+    )
+    parser.add_argument("shell", metavar="SHELL", choices=completion.SHELLS, help="bash, zsh or fish")
