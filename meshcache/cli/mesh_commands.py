@@ -224,6 +224,20 @@ def _tell_silent(found: Survey) -> None:
             print(f"meshcache: {node.node_id} does not answer: {node.error}", file=sys.stderr)
 
 
+def doctor(options: Namespace) -> int:
+    """Say what is wrong with a configuration or a mesh, and what to do about it."""
+    from meshcache.cli import doctor as diagnosis  # noqa: PLC0415
+
+    return diagnosis.doctor(options)
+
+
+def top(options: Namespace) -> int:
+    """Show the mesh live."""
+    from meshcache.cli.top import top as show  # noqa: PLC0415
+
+    return show(options)
+
+
 def _hottest(hot: dict[str, dict[str, Any]], limit: int) -> dict[str, dict[str, Any]]:
     """Return the keys read most of each node; nodes tell them in that order."""
     return {node_id: {"keys": told["keys"][:limit]} for node_id, told in hot.items()}

@@ -18,6 +18,8 @@ from meshcache.cli import commands, completion, mesh_commands
 from meshcache.cli.argument_types import count, lifetime, seconds, share, whole
 
 EXIT_ERROR: Final = 2
+SORTS: Final = ("node", "entries", "memory", "ops", "hits", "evictions")
+"""Columns that `top` can sort by."""
 
 _EPILOG: Final = """\
 examples:
@@ -47,6 +49,16 @@ INCARNATION, which grows when a node refutes what is said of it. What is too wid
 _FORGET: Final = """\
 No node shows it or dials it any longer. Should it come back, it joins as new. A node that is up is refused. Under the
 strict partition policy it counts for no majority any more: do not forget one that is only cut off."""
+
+_TOP: Final = """\
+Keys: q quits, n e m o h v sort by node, entries, memory, operations, hits and evictions, r reverses, space asks at
+once. HITS is the share of lookups that found something; TURN the longest that a node's loop was busy at once since it
+started; CLOCK by how much its clock is ahead of the one here. Nodes that do not answer have no figures. In a pipe, or
+with --once, it is one table. The live view needs the extra "cli": pip install "meshcache[cli]"."""
+
+_DOCTOR: Final = """\
+Looks at: members and ring, settings and quorums, the connections between nodes as each node sees them, ports as they
+are reached from here, clocks, versions, descriptors, memory, and hints that are not delivered."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -287,7 +299,7 @@ def _add_mesh_commands(subparsers: _Subparsers) -> None:
         ],
     )
     status.add_argument("--wide", action="store_true", help="show every column")
-    stats = _add_stats(subparsers)
+    stats, doctor = _add_stats(subparsers), _add_doctor(subparsers)
     ring = _add(
         subparsers,
         "ring",
@@ -301,7 +313,7 @@ def _add_mesh_commands(subparsers: _Subparsers) -> None:
     )
     explain.add_argument("key", metavar="KEY")
     leave, forget = _add_departures(subparsers)
-    for parser in (status, stats, ring, explain, leave, forget):
+    for parser in (status, stats, doctor, ring, explain, leave, forget):
         _add_mesh_options(parser)
 
 
@@ -324,6 +336,22 @@ def _add_stats(subparsers: _Subparsers) -> argparse.ArgumentParser:
     stats.add_argument("--hot", action="store_true", help="show the keys read most instead, and whether they are hot")
     stats.add_argument("--limit", type=count, metavar="N", help="with --hot: how many keys (20)")
     return stats
+
+
+def _add_doctor(subparsers: _Subparsers) -> argparse.ArgumentParser:
+    doctor = _add(
+        subparsers,
+        "doctor",
+        mesh_commands.doctor,
+        "say what is wrong with the mesh, or with a configuration, and what to do",
+        ["meshcache doctor", "meshcache doctor --config configs/production.toml     before a node is started with it"],
+        [
+            "Exit codes: 0 if nothing is wrong, 1 for warnings, 2 for errors.",
+            _DOCTOR,
+        ],
+    )
+    doctor.add_argument("--config", metavar="FILE", help="look at this file instead of the running mesh")
+    return doctor
 
 
 def _add_departures(subparsers: _Subparsers) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
@@ -380,8 +408,24 @@ def _add_running_commands(subparsers: _Subparsers) -> None:
     )
     watch.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="only keys that begin so")
     watch.add_argument("--count", type=count, default=0, metavar="N", help="stop after so many lines")
-    for parser in (bench, watch):
+    top = _add_top(subparsers)
+    for parser in (bench, watch, top):
         _add_mesh_options(parser)
+
+
+def _add_top(subparsers: _Subparsers) -> argparse.ArgumentParser:
+    top = _add(
+        subparsers,
+        "top",
+        mesh_commands.top,
+        "show the nodes of the mesh live: what they hold, and how much they do",
+        ["meshcache top", "meshcache top --every 5 --sort ops", "meshcache top --once --json"],
+        [_TOP],
+    )
+    top.add_argument("--every", type=seconds, default=2.0, metavar="TIME", help="how often to ask (2: seconds)")
+    top.add_argument("--once", action="store_true", help="show it once, with rates over one --every, and exit")
+    top.add_argument("--sort", choices=SORTS, default="node", metavar="COLUMN", help=f"{', '.join(SORTS)} (node)")
+    return top
 
 
 def _add_completion(subparsers: _Subparsers) -> None:
