@@ -66,6 +66,10 @@ def _positive_or_inf(value: float) -> str | None:
     return None if value > 0 else f"must be greater than 0, is {value}; for no end write inf"
 
 
+def _threshold(value: float) -> str | None:
+    return None if value > 0 else f"must be greater than 0, is {value}; to have none logged write inf"
+
+
 def _at_least(low: int) -> Check:
     return lambda value: None if value >= low else f"must be at least {low:,}, is {value:,}"
 
@@ -275,6 +279,7 @@ class LogSettings:
 
     level: Annotated[str, _one_of("debug", "info", "warning", "error")] = "info"
     format: Annotated[str, _one_of("auto", "json", "console")] = "auto"
+    slow_operation_s: Annotated[float, _threshold] = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,9 @@ class FakeClient:
 
         return call
 
-    def inspect(self, what: str, key: bytes = b"", node: str | None = None) -> dict[str, Any]:
+    def inspect(
+        self, what: str, key: bytes = b"", node: str | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
         self.calls.append(("inspect", (what, key, node), {}))
         if isinstance(answer := self.answers.get(f"inspect {what} {node}"), Exception):
             raise answer

@@ -34,13 +34,14 @@ from test_tidy import GROUND, MAY_USE
 import meshcache
 from meshcache import AsyncClient, Client, LocalMesh, errors
 from meshcache.cli import main as cli
+from meshcache.cli.parser import make_parser
 from meshcache.config import Config
 from meshcache.core.membership import newcomers
 from meshcache.core.operations import fill_leases, requests
 from meshcache.core.operations.portions import PORTION_KEYS
-from meshcache.core.storage.store import entry_bytes
+from meshcache.core.storage.charges import entry_bytes
 from meshcache.local.processes import HOST, find_base_port
-from meshcache.node import connections, intake, memory, server
+from meshcache.node import connections, intake, journal, memory
 from meshcache.protocol import clock
 from meshcache.protocol import messages as m
 
@@ -337,7 +338,7 @@ def test_commands_that_are_not_run_are_understood(monkeypatch: pytest.MonkeyPatc
                 cli.main([*words[1:], "--help"])
             assert end.value.code == 0
         else:
-            options = cli._parser().parse_args(words[1:])
+            options = make_parser().parse_args(words[1:])
             config = getattr(options, "config", None)
             if config is not None and not config.startswith("/etc"):
                 seed = [f"node.seeds={','.join(options.seed)}"] if options.seed else []
@@ -484,12 +485,24 @@ def test_the_errors_are_those_that_there_are() -> None:
         assert bool(builtins_told) == (kinds[0] != "Exception"), name
 
 
-def test_the_warnings_are_those_that_nodes_log() -> None:
-    told = {code_spans(name)[0] for name, _ in tables("Event")}
-    noted = {event for event, level in server._LEVELS.items() if level == logging.WARNING}
-    assert told == noted | {"connection_cut", "http_unavailable", "router_reset"}
-    for name in told - noted:
-        assert any(f'"{name}"' in path.read_text(encoding="utf-8") for path in (ROOT / "meshcache/node").glob("*.py"))
+def events_noted() -> set[str]:
+    """Every event that the code of a node notes, by name."""
+    found = set()
+    for room in ("core", "node"):
+        for path in (ROOT / "meshcache" / room).rglob("*.py"):
+            for call in [each for each in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(each, ast.Call)]:
+                name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+                first = call.args[0] if call.args else None
+                if name in {"note", "_note", "tell", "_tell", "exception"} and isinstance(first, ast.Constant):
+                    found.add(str(first.value))
+    return found
+
+
+def test_the_events_are_those_that_nodes_log() -> None:
+    told = {code_spans(name)[0]: level for name, level, _ in tables("Event")}
+    assert list(told) == sorted(told)
+    assert told == {event: logging.getLevelName(level).lower() for event, level in journal.LEVELS.items()}
+    assert told.keys() == events_noted()
 
 
 def test_what_is_bounded_is_bounded_at_that() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from argparse import Namespace
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from meshcache.cli import commands
@@ -14,6 +15,7 @@ from meshcache.cli.commands import print_json
 from meshcache.errors import MeshcacheError, NodeUnavailable, OperationTimeout
 
 if TYPE_CHECKING:
+    from meshcache.cli.survey import Survey
     from meshcache.client.blocking.client import Client
 
 NOT_WELL: Final = 1
@@ -153,31 +155,87 @@ def forget(options: Namespace) -> int:
 
 
 def stats(options: Namespace) -> int:
-    """Show the counters of every node that answers."""
+    """Show the counters of every node that answers, once or again and again."""
     from meshcache.cli import report  # noqa: PLC0415
+    from meshcache.cli.survey import survey  # noqa: PLC0415
 
-    what = "hot" if options.hot else "stats"
-    counters, problems = {}, []
+    if options.every and options.hot:
+        raise ValueError("--hot shows how often keys were read in the last window: --every can not go with it")
     with commands.open_client(options) as client:
-        for member in _sorted(client.inspect("status")["members"]):
-            if member["state"] in {"dead", "left"}:
-                continue
-            try:
-                told = client.inspect(what, node=member["address"])
-                for row in told["keys"] if options.hot else ():
-                    row["key"] = row["key"].decode("utf-8", "backslashreplace")
-                counters[member["node_id"]] = told
-            except MeshcacheError as error:
-                problems.append(f"{member['node_id']} does not answer: {error}")
-    if options.json:
-        print_json(_hottest(counters, options.limit) if options.hot and options.limit else counters)
-    elif options.hot:
-        print(report.hot_text(counters, commands.paint(), options.limit or HOT_KEYS_SHOWN, commands.width()))
-    else:
-        print(report.stats_text(counters, commands.paint(), commands.width()))
-    for problem in problems:
-        print(f"meshcache: {problem}", file=sys.stderr)
+        found = survey(client, timeout_s=options.timeout, hot=options.hot)
+        if options.json and options.every is None:
+            _print_counters_as_json(found, options)
+        elif options.hot:
+            hot = {node.node_id: {"keys": node.hot} for node in found.answering}
+            print(report.hot_text(hot, commands.paint(), options.limit or HOT_KEYS_SHOWN, commands.width()))
+        elif options.every is None:
+            print(_counters(found, None, options))
+        _tell_silent(found)
+        if options.every is not None:
+            with suppress(KeyboardInterrupt):  # how it ends when all is well
+                _follow_counters(client, found, options)
     return 0
+
+
+def _follow_counters(client: Client, before: Survey, options: Namespace) -> None:
+    """Show how fast counters grow, every few seconds, until somebody stops it."""
+    from meshcache.cli.survey import survey  # noqa: PLC0415
+
+    pause, left = threading.Event(), options.count
+    while True:
+        pause.wait(options.every)
+        now = survey(client, timeout_s=options.timeout)
+        if options.json:
+            _print_counters_as_json(now, options)
+        else:
+            clock = datetime.fromtimestamp(now.wall_s, UTC).strftime("%H:%M:%S")
+            print(f"{clock} UTC, in a second, over the last {options.every:g} s\n")
+            print(f"{_counters(now, before, options) or 'nothing happened'}\n", flush=True)
+        _tell_silent(now)
+        before, left = now, left - 1
+        if left == 0:
+            break
+
+
+def _counters(found: Survey, before: Survey | None, options: Namespace) -> str:
+    from meshcache.cli.counters import counters_text  # noqa: PLC0415
+
+    return counters_text(
+        found.answering,
+        None if before is None else before.nodes,
+        commands.paint(),
+        commands.width(),
+        everything=options.all,
+    )
+
+
+def _print_counters_as_json(found: Survey, options: Namespace) -> None:
+    if options.hot:
+        told = {node.node_id: {"keys": list(node.hot)} for node in found.answering}
+        print_json(_hottest(told, options.limit) if options.limit else told)
+    else:
+        print_json({node.node_id: node.stats for node in found.answering})
+    sys.stdout.flush()
+
+
+def _tell_silent(found: Survey) -> None:
+    for node in found.nodes:
+        if node.error:
+            print(f"meshcache: {node.node_id} does not answer: {node.error}", file=sys.stderr)
+
+
+def doctor(options: Namespace) -> int:
+    """Say what is wrong with a configuration or a mesh, and what to do about it."""
+    from meshcache.cli import doctor as diagnosis  # noqa: PLC0415
+
+    return diagnosis.doctor(options)
+
+
+def top(options: Namespace) -> int:
+    """Show the mesh live."""
+    from meshcache.cli.top import top as show  # noqa: PLC0415
+
+    return show(options)
 
 
 def _hottest(hot: dict[str, dict[str, Any]], limit: int) -> dict[str, dict[str, Any]]:

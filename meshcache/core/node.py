@@ -38,14 +38,14 @@ from typing import Any, Final, TypeVar
 from meshcache.config import Config
 from meshcache.core import invariants
 from meshcache.core.account import account, why_not_ready
+from meshcache.core.assembly import membership_of, store_of
 from meshcache.core.claims import Claims
 from meshcache.core.counters import Counters
+from meshcache.core.departure import Departure
 from meshcache.core.failures import Failures
 from meshcache.core.frames import Frames
 from meshcache.core.handshake import Handshake
-from meshcache.core.membership.majority import Majority
-from meshcache.core.membership.members import State, first_incarnation
-from meshcache.core.membership.membership import Membership
+from meshcache.core.membership.members import State
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Drops
 from meshcache.core.operations.fill_leases import FillLeases
@@ -61,12 +61,11 @@ from meshcache.core.repair.antientropy import AntiEntropy
 from meshcache.core.repair.hints import Handoff, Hints
 from meshcache.core.repair.losses import Losses
 from meshcache.core.repair.movement import Movement
-from meshcache.core.storage.store import Store
 from meshcache.core.view import View
 from meshcache.errors import ProtocolError
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import HybridClock
-from meshcache.protocol.messages import Code, Fact, Message
+from meshcache.protocol.messages import Code, Message
 from meshcache.protocol.ring import Ring
 from meshcache.protocol.wire import DeadlinePeek, Frame, decode_frame
 
@@ -103,6 +102,7 @@ class NodeCore:
         supervised: bool = False,
         processor_s: Callable[[], float] = float,
         links_max: int = LINKS_MAX,
+        host: Callable[[], dict[str, Any]] = dict,  # tells of the process and its machine, when somebody asks
     ) -> None:
         """``supervised``: another process looks after this one. ``links_max``: as many as the driver can open.
 
@@ -113,13 +113,12 @@ class NodeCore:
         self.counters = Counters()
         self.outbox = Outbox()
         self.failures = Failures(self.outbox.note, self.counters.failed)
-        self._supervised = supervised
         self._processor_s = processor_s
         self._instant = Instant(now, wall_ms)
         self.clock = HybridClock(boot)
-        self.store = self._make_store()
-        self.peers = Peers(config.cluster.name, config.node.seeds, self.outbox, links_max)
-        self.membership = self._make_membership(rng)
+        self.store = store_of(config)
+        self.peers = Peers(config.cluster.name, config.node.seeds, self.outbox, self._instant, links_max)
+        self.membership = membership_of(config, boot, self.peers, self.outbox, self._instant, rng)
         self.view = View(config.node.node_id, self._build_ring())
         hints, hot = Hints(), HotKeys(config.hot_keys, rng, now)
         copies = HotCopies(
@@ -129,21 +128,26 @@ class NodeCore:
         self.coordinator = self._make_coordinator(hints, copies)
         self._build_gates()
         self._begin_background(hints)
-        self._requests = self._make_requests(hot, copies)
+        self._requests = self._make_requests(hot, copies, host)
         self._handshake = Handshake(
-            config, self.membership, self.peers, self.outbox, self._instant, boot,
-            follow=self._follow_members_now, replan=self._pending.replan,
-        )  # fmt: skip
+            config,
+            self.membership,
+            self.peers,
+            self.outbox,
+            self._instant,
+            boot,
+            follow=self._follow_members_now,
+            replan=self._pending.replan,
+        )
         self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
         self._returning = False
         """This node was counted dead and is back, and not everybody is in sync with that."""
         self._in_touch_at = now
         """When last no member was missing, as far as this node knows: if it was cut off, then not for longer."""
-        self._leaving = False
-        self._leave_by = 0.0
-        self.gone = False
-        """This node has handed its slots over and left; the driver stops."""
+        self._departure = Departure(
+            config.membership.leave_timeout_s, self.membership, self.outbox, lambda: self.settled, supervised=supervised
+        )
         self._doubt: int | None = None
         """After a stall: the ping whose ack shows that the others still count on this node."""
         self._publish_at = self._housekeeping_at = now
@@ -157,9 +161,17 @@ class NodeCore:
         config, clock, outbox, instant = self.config, self.clock, self.outbox, self._instant
         replica = Replica(config.store, self.store, clock, outbox, instant, copies.on_announced)
         return Coordinator(
-            config, replica, self.view, self.membership, clock, outbox, instant, self._pending,
-            keep_hint=hints.add, fail=self.fail,
-        )  # fmt: skip
+            config,
+            replica,
+            self.view,
+            self.membership,
+            clock,
+            outbox,
+            instant,
+            self._pending,
+            keep_hint=hints.add,
+            fail=self.fail,
+        )
 
     def _build_gates(self) -> None:
         """What comes in is held against the clock; what fails on its way out concerns a message, and not the node."""
@@ -167,26 +179,6 @@ class NodeCore:
         self._peek = DeadlinePeek(self.boot)
         bytes_max = self.config.limits.request_bytes_max
         self._frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
-
-    def _make_store(self) -> Store:
-        store = self.config.store
-        return Store(
-            slots=self.config.cluster.slots, max_entries=store.max_entries, max_bytes=store.max_bytes,
-            grace_ms=int(store.tombstone_grace_s * 1000),
-        )  # fmt: skip
-
-    def _make_membership(self, rng: random.Random) -> Membership:
-        node, settings, now = self.config.node, self.config.membership, self._instant.now
-        own = Fact(
-            node.node_id, node.listen, node.publish_address, node.http_address, node.host_label, node.zone,
-            node.weight, self.boot, first_incarnation(self._instant.wall_ms), int(State.ALIVE), b"",
-        )  # fmt: skip
-        strict = self.config.cluster.partition_policy == "strict"
-        return Membership(
-            settings, own, self.outbox, rng, now,
-            linked=self.peers.stands, answers=self.peers.answers, wall_ms=lambda: self._instant.wall_ms,
-            majority=Majority(settings.link_dead_after_s, now) if strict else None,
-        )  # fmt: skip
 
     def _begin_background(self, hints: Hints) -> None:
         """Begin what the node does on its own account; it is run in this order."""
@@ -199,12 +191,21 @@ class NodeCore:
         self._pending.begin_background("anti_entropy", self._anti_entropy)
         self._pending.begin_background("fills", self.fills)
 
-    def _make_requests(self, hot: HotKeys, copies: HotCopies) -> Requests:
+    def _make_requests(self, hot: HotKeys, copies: HotCopies, host: Callable[[], dict[str, Any]]) -> Requests:
         return Requests(
-            self.coordinator, self._drops, self.fills, hot, copies, self.counters, self.boot,
-            lambda: self.ready, lambda: self.membership.in_majority(self._instant.now), self._retire_on_request,
+            self.coordinator,
+            self._drops,
+            self.fills,
+            hot,
+            copies,
+            self.counters,
+            self.boot,
+            lambda: self.ready,
+            lambda: self.membership.in_majority(self._instant.now),
+            lambda origin: self.retire(self._instant.now, origin),
             self._anti_entropy.answer,
-        )  # fmt: skip
+            lambda: {"links": self.peers.statistics(), "host": host()},
+        )
 
     def _request_handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
         """Return what takes each kind of message on the ROUTER, given its origin and the message."""
@@ -214,7 +215,7 @@ class NodeCore:
             m.Pull: partial(self._timed, "page_sent", requests[m.Pull]),
             m.Compare: partial(self._timed, "slots_compared", requests[m.Compare]),
             m.Ping: self._on_ping,
-            m.PingReq: self._on_ping_req,
+            m.PingReq: lambda origin, request: self.membership.on_ping_req(origin, request, self._instant.now),
             m.Gossip: self._on_gossip,
             m.Hello: self._handshake.on_hello,
         }
@@ -379,15 +380,19 @@ class NodeCore:
         """Somebody subscribed to the invalidation stream, or nobody is left. A new subscriber is told the number."""
         self.outbox.note_subscribers(present=present)
 
-    def retire(self, now: float) -> None:
-        """Hand over what this node owns, then leave; ``gone`` says when that is done."""
-        if not self._leaving:
+    def retire(self, now: float, origin: bytes | None = None) -> None:
+        """Hand over what this node owns, then leave; ``gone`` says when that is done. ``origin``: who asked for it."""
+        if origin is not None:
+            self._departure.note_asked(origin)
+        if not self._departure.begun:
             self._set_time(now)
-            self._leaving = True
-            self._leave_by = now + self.config.membership.leave_timeout_s
-            self.outbox.note("leaving")
-            self.membership.retire(now)
+            self._departure.begin(now)
             self._follow_members(now)
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether this node has handed its slots over and left; then the driver stops."""
+        return self._departure.gone
 
     def heed(self, readers: Readers) -> None:
         """Take from now on into account what the driver knows of those who ask."""
@@ -404,17 +409,6 @@ class NodeCore:
     def settled(self) -> bool:
         """Tell whether all owners hold all their slots of the ring that this node knows."""
         return all(fact.synced == self.view.digest for fact in self.membership.owners())
-
-    def _retire_on_request(self, origin: bytes) -> None:
-        """Whoever reaches the port can ask for it. So say loudly that it was none of those who run this process."""
-        self.outbox.note("asked_to_leave", origin=origin.hex(), by="a request", supervised=self._supervised)
-        self.retire(self._instant.now)
-
-    def _follow_leave(self, now: float) -> None:
-        if self._leaving and not self.gone and (self.settled or now >= self._leave_by):
-            self.gone = True
-            self.outbox.note("left", handed_over=self.settled)
-            self.membership.leave(now, handed_over=self.settled)
 
     def leave(self, now: float) -> None:
         """Tell the others that this node goes away on purpose, and take no more requests."""
@@ -518,7 +512,7 @@ class NodeCore:
             self._in_touch_at = now
         for part in self._pending.background.values():
             part.run()
-        self._follow_leave(now)
+        self._departure.run(now)
         self._requests.hot.count(now)
         self._requests.copies.run()
         self._requests.notices.run()
@@ -537,7 +531,7 @@ class NodeCore:
             self._handshake.joined
             and self._doubt is None
             and not len(membership.newcomers)
-            and not self._leaving
+            and not self._departure.begun
             and not membership.suspicions
             and not len(membership.rumours)
             and membership.majority is None
@@ -603,9 +597,6 @@ class NodeCore:
         if self._doubt is not None and self._doubt < ack.sequence <= self.membership.sequence:
             self._follow_members(self._instant.now)  # forget first what a removed node must forget
             self._doubt = None
-
-    def _on_ping_req(self, origin: bytes, request: m.PingReq) -> None:
-        self.membership.on_ping_req(origin, request, self._instant.now)
 
     def _on_gossip(self, origin: bytes, gossip: m.Gossip) -> None:
         told = self.membership.on_gossip(gossip, self._instant.now)

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from meshcache.core.membership.members import State
+from meshcache.core.operations.instant import Instant
 from meshcache.core.outbox import Outbox
 from meshcache.protocol.messages import PROTOCOL, Fact, Hello, Welcome
 
@@ -42,6 +43,10 @@ class Link:
     offset_ms: int = 0
     """The peer's wall clock minus ours, never overestimated by more than its drift: the sample with the least
     delay is the greatest, and so the greatest wins. A deadline made with it may be early, by the delay, never late."""
+    changed_at: float = 0.0
+    """Since when the connection stands, or does not."""
+    heard_ms: int | None = None
+    """By this node's wall clock, when the peer last told its own; None: not yet."""
 
     @property
     def established(self) -> bool:
@@ -50,13 +55,16 @@ class Link:
 
     def sample_offset(self, peer_wall_ms: int, wall_ms: int) -> None:
         """Take another reading of the peer's clock into account."""
+        self.heard_ms = wall_ms
         self.offset_ms = max(peer_wall_ms - wall_ms, self.offset_ms - _OFFSET_DECAY_MS)
 
 
 class Peers:
     """All dialled links of one node."""
 
-    def __init__(self, cluster: str, seeds: tuple[str, ...], outbox: Outbox, links_max: int = LINKS_MAX) -> None:
+    def __init__(
+        self, cluster: str, seeds: tuple[str, ...], outbox: Outbox, instant: Instant, links_max: int = LINKS_MAX
+    ) -> None:
         """``links_max``: as many as the driver can open."""
         self.links: dict[str, Link] = {}
         self.by_node: dict[str, Link] = {}
@@ -65,6 +73,7 @@ class Peers:
         self._cluster = cluster
         self._seeds = seeds
         self._outbox = outbox
+        self._instant = instant
 
     def dial(self, own: Fact, members: list[Fact], newcomers: list[str] | None = None) -> None:
         """Open the links that are wanted and missing, close those that no one wants."""
@@ -75,7 +84,7 @@ class Peers:
         wanted = dict.fromkeys(islice(wanted, self._links_max))
         for address in wanted:
             if address not in self.links:
-                self.links[address] = Link(address)
+                self.links[address] = Link(address, changed_at=self._instant.now)
                 self._outbox.connect.append(address)
         for address in [address for address in self.links if address not in wanted]:
             self.drop(address)
@@ -84,7 +93,7 @@ class Peers:
         """Close a link and open it anew, to be rid of all that is queued on it."""
         if address in self.links:
             self.drop(address)
-            self.links[address] = Link(address)
+            self.links[address] = Link(address, changed_at=self._instant.now)
             self._outbox.connect.append(address)
 
     def on_hello(self, member: Fact) -> None:
@@ -117,7 +126,7 @@ class Peers:
         """The connection stands: introduce this node."""
         link = self.links.get(address)
         if link is not None:
-            link.up = True
+            link.up, link.changed_at = True, self._instant.now
             self.hello(link, own, facts)
 
     def hello(self, link: Link, own: Fact, facts: bytes) -> None:
@@ -129,7 +138,8 @@ class Peers:
         link = self.links.get(address)
         if link is None:
             return ""
-        node_id, link.node_id, link.up = link.node_id, "", False
+        node_id, link.node_id = link.node_id, ""
+        link.up, link.changed_at = False, self._instant.now
         if node_id and self.by_node.get(node_id) is link:
             del self.by_node[node_id]
             for other in self.links.values():  # two processes had this id, or it has moved
@@ -144,9 +154,23 @@ class Peers:
             return False
         link.up = True
         link.node_id, link.boot = welcome.node_id, welcome.boot
-        link.offset_ms = welcome.wall_ms - wall_ms
+        link.offset_ms, link.heard_ms = welcome.wall_ms - wall_ms, wall_ms
         self.by_node[welcome.node_id] = link
         return True
+
+    def statistics(self) -> dict[str, Any]:
+        """Return by address how each link stands: what this node sees of the others."""
+        now, wall_ms = self._instant.now, self._instant.wall_ms
+        return {
+            address: {
+                "node_id": link.node_id,
+                "up": link.established,
+                "since_s": round(now - link.changed_at, 1),
+                "heard_s_ago": None if link.heard_ms is None else round((wall_ms - link.heard_ms) / 1000, 1),
+                "offset_ms": link.offset_ms if link.established else None,
+            }
+            for address, link in self.links.items()
+        }
 
 
 def _is_dead(fact: Fact) -> bool:

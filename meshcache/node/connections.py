@@ -23,14 +23,13 @@ The kernel's figures are those of Linux (``struct tcp_info``, since 4.6). Where 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import resource
 import socket
 import stat
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from meshcache.core.operations.requests import Readers
@@ -66,7 +65,6 @@ _ACKED_AT: Final = 120
 _NOT_SENT_AT: Final = 144
 """… and tcpi_notsent_bytes. All others here have 32 bits."""
 
-_log = logging.getLogger("meshcache.node")
 
 Peer = tuple[Any, ...]
 
@@ -163,8 +161,10 @@ class Connection:
 class Connections(Readers):
     """The connections of one bound socket, by what names them: a routing id, or a descriptor."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tell: Callable[..., None] = lambda *_, **__: None) -> None:
+        """``tell`` takes events for the log."""
         self.port = port
+        self._tell = tell
         self.known: dict[Any, Connection] = {}
         self.deaf: set[Any] = set()
         """Those that are served no more until they have read, and those that were cut."""
@@ -239,7 +239,7 @@ class Connections(Readers):
         self._untold += 1
         now = time.monotonic()
         if now >= self._tell_at:
-            _log.warning("connection_cut", extra={"peer": peer[:2], "why": why, "count": self._untold, **fields})
+            self._tell("connection_cut", peer=peer[:2], why=why, count=self._untold, **fields)
             self._untold, self._tell_at = 0, now + TELL_S
 
     @staticmethod

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from meshcache.config import Config
 from meshcache.durations import waiting_s
 from meshcache.errors import MeshcacheError, UsageError
-from meshcache.node.server import Asked, Server, log
+from meshcache.node.journal import log
+from meshcache.node.server import Asked, Server
 from meshcache.node.wakeup import Wakeup
 from meshcache.sockets.waiting import threads_are_greenlets
 
@@ -120,7 +121,7 @@ class Node:
         except BaseException as error:  # noqa: BLE001  (start() raises it in the caller's thread)
             self._failure = error
             if not isinstance(error, MeshcacheError):
-                log.exception("node_failed")
+                log.exception("node_failed", node_id=self.config.node.node_id)
         finally:
             self._ready.set()
             atexit.unregister(self.stop)

@@ -22,19 +22,15 @@ routing id of their own choice, the ROUTER gives each connection a new one, and 
 from __future__ import annotations
 
 import gc
-import logging
-import platform
 import random
 import resource
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-import structlog
 import zmq
 
 from meshcache.address import split_address
@@ -47,8 +43,10 @@ from meshcache.errors import ConfigError
 from meshcache.node import http
 from meshcache.node.connections import Connections
 from meshcache.node.endpoints import Endpoints
+from meshcache.node.host import build, host_facts
 from meshcache.node.http import HttpServer
 from meshcache.node.intake import RequestInlet, SubscriptionInlet
+from meshcache.node.journal import Journal
 from meshcache.node.links import FILES_PER_LINK, Links
 from meshcache.node.memory import Watch, process_statistics
 from meshcache.node.poller import DONTWAIT, SNDMORE, Inlets
@@ -63,38 +61,6 @@ BIND_WAIT_S: Final = 1.0
 EARLY_S: Final = 0.02
 """A look at memory that is due so soon is taken in the turn at hand: half of what an idle node costs are turns."""
 _DONTWAIT_MORE: Final = DONTWAIT | SNDMORE
-
-_BUILD: Final = {
-    "version": sys.modules["meshcache"].__version__,  # which no room may import
-    "python": platform.python_version(),
-    "pyzmq": zmq.pyzmq_version(),
-    "libzmq": zmq.zmq_version(),
-}
-
-_LEVELS: Final = {
-    "link_up": logging.DEBUG,
-    "link_down": logging.DEBUG,
-    "asked_to_leave": logging.WARNING,
-    "declared_dead": logging.WARNING,
-    "evicting": logging.WARNING,
-    "failed": logging.WARNING,
-    "refused": logging.WARNING,
-    "stalled": logging.WARNING,
-    "too_few_nodes": logging.WARNING,
-}
-"""Of the events that the core notes; all others are for information."""
-
-# Silent until the application configures logging: a library must not write to stdout.
-logging.getLogger("meshcache").addHandler(logging.NullHandler())
-log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-    logging.getLogger("meshcache.node"),
-    wrapper_class=structlog.stdlib.BoundLogger,
-    processors=[
-        structlog.stdlib.filter_by_level,
-        structlog.processors.format_exc_info,
-        structlog.stdlib.render_to_log_kwargs,
-    ],
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +92,7 @@ class Server:
         self._supervised = supervised
         self.pulse = Pulse(wake)
         self._http: HttpServer | None = None
+        self._journal = Journal(config.node.node_id)
         # A link takes its own socket, and the two ends of its monitor.
         self._context = open_context(sockets_max=3 * LINKS_MAX + 64)
         self._inlets = Inlets()
@@ -140,7 +107,7 @@ class Server:
                 self.core, self._context, self._inlets, self._clock, config.limits, wake, self._count_malformed
             )
             self._inlets.watch(wake_fd)
-            self._listeners = Connections(split_address(config.node.publish_address)[1])
+            self._listeners = Connections(split_address(config.node.publish_address)[1], self._journal.tell)
             self._xpub_inlet = SubscriptionInlet(self._xpub, self._listeners, self._on_subscription)
             self._inlets.add(self._xpub_inlet)
             self._subscriptions = 0
@@ -223,9 +190,10 @@ class Server:
         counters.connections_cut = entrance.connections.cut + self._listeners.cut
         counters.late += entrance.inlet.late
         entrance.inlet.late = 0
+        self._journal.catch_up()
         if excess_bytes and not entrance.router.closed:
             counters.router_resets += 1
-            log.error("router_reset", excess_bytes=excess_bytes)
+            self._journal.tell("router_reset", excess_bytes=excess_bytes)
             self._inlets.remove(entrance.inlet)
             entrance.router.close(0)
         if entrance.router.closed:
@@ -248,13 +216,13 @@ class Server:
         """Return what the node tells of itself, and what its sockets and its process are like."""
         told = self.core.account()
         told["mesh"]["stream_subscriptions"] = self._subscriptions
-        told["build"] = _BUILD
+        told["build"] = build()
         told["process"] = process_statistics()
         return told
 
     def _perform(self, effects: Effects) -> None:
         for event, fields in effects.notes:
-            log.log(_LEVELS.get(event, logging.INFO), event, node_id=self.core.membership.own_id, **fields)
+            self._journal.tell(event, **fields)
         links, stir = self.links, self._inlets.stir
         for address in effects.disconnect:
             links.disconnect(address)
@@ -321,7 +289,7 @@ class Server:
             if node.http:
                 raise
             advice = f'no health checks and no metrics; set node.http to a free address, or to "{HTTP_OFF}"'
-            log.warning("http_unavailable", node_id=node.node_id, error=str(error), advice=advice)
+            self._journal.tell("http_unavailable", error=str(error), advice=advice)
             # Nobody is to be told that it is there.
             self._config = replace(self._config, node=replace(node, http=HTTP_OFF))
             return None
@@ -341,11 +309,13 @@ class Server:
             supervised=self._supervised,
             processor_s=time.thread_time,
             links_max=_links_max(),
+            host=host_facts,
         )
 
     def _enter(self, router: zmq.Socket[bytes]) -> _Entrance:
         """Take the requests that come in by this socket."""
-        core, connections = self.core, Connections(split_address(self._config.node.listen)[1])
+        core = self.core
+        connections = Connections(split_address(self._config.node.listen)[1], self._journal.tell)
         core.heed(connections)
         inlet = RequestInlet(
             router, connections, core.receive_request, self._count_malformed, core.past_by_now, core.turn_away

@@ -18,6 +18,7 @@ from fake_client import FakeClient, member
 from meshcache.cli import commands
 from meshcache.cli import main as cli
 from meshcache.cli.load import Outcome
+from meshcache.cli.parser import make_parser
 from meshcache.cli.report import event_text, status_text
 from meshcache.client.subscription import Invalidation, InvalidationKind
 from meshcache.errors import (
@@ -334,7 +335,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def typed_arguments() -> Iterator[tuple[str, argparse.Action]]:
     """Every argument of every command that is read as something else than text."""
-    (commands_of,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (commands_of,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     for command, parser in commands_of.choices.items():
         for action in parser._actions:
             if action.type is not None:
@@ -421,7 +422,7 @@ def test_the_mesh_is_named_by_option_or_variable_or_default(monkeypatch: pytest.
 
 def test_every_help_fits_eighty_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    (commands_of,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (commands_of,) = (a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     for command in ["", *commands_of.choices]:
         with pytest.raises(SystemExit):
             cli.main([*command.split(), "--help"])

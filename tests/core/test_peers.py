@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshcache.core.membership.members import State
+from meshcache.core.operations.instant import Instant
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
 from meshcache.protocol.messages import Fact, Welcome
@@ -24,7 +25,7 @@ def outbox() -> Outbox:
 
 @pytest.fixture
 def peers(outbox: Outbox) -> Peers:
-    peers = Peers("meshcache", (), outbox)
+    peers = Peers("meshcache", (), outbox, Instant(0.0, 0))
     peers.dial(OWN, [OWN, OTHER])
     return peers
 

@@ -16,7 +16,7 @@ from watching import Query
 from meshcache.config import HTTP_PORT_OFFSET
 from meshcache.local.launcher import DEFAULT_BASE_PORT
 from meshcache.metrics.families import FAMILIES
-from meshcache.node import server
+from meshcache.node import host
 
 OF_SCRAPES = {"job", "instance", "mesh"}
 """Labels that Prometheus gives to all that it scrapes as prometheus.yml says."""
@@ -30,7 +30,7 @@ def metrics() -> dict[str, set[str]]:
     """All that can be asked for, with the labels that it has."""
     found = dict(OF_PROMETHEUS)
     for family in FAMILIES:
-        labels = OF_SCRAPES | set(server._BUILD if family.kind == "info" else family.labels)
+        labels = OF_SCRAPES | set(host.build() if family.kind == "info" else family.labels)
         if family.kind == "histogram":
             found |= {f"{family.name}_{part}": labels for part in ("sum", "count")}
             found[f"{family.name}_bucket"] = labels | {"le"}

@@ -16,6 +16,9 @@ from meshcache.protocol.record import HEADER_BYTES, NEVER_MS, expires_ms_of, ext
 EXPLAIN_WAIT_S: Final = 1.0
 """How long an explanation waits for silent replicas before it is given without them."""
 
+TABLES_TOLD: Final = ("cluster", "store", "membership", "hot_keys", "limits")
+"""Tables of the configuration that a node tells: none with secrets or places in it."""
+
 
 def view(coordinator: Coordinator) -> dict[str, Any]:
     """Return the member table, as clients need it to build the ring."""
@@ -98,8 +101,9 @@ def replica(coordinator: Coordinator, key: bytes) -> dict[str, Any]:
 
 
 def statistics(coordinator: Coordinator, counters: Counters, hot_keys: dict[str, Any]) -> dict[str, Any]:
-    """Return all counters of this node, by part."""
+    """Return all counters of this node, by part, and the settings that it works with."""
     sections = counters.sections()
+    settings = {table: asdict(getattr(coordinator.config, table)) for table in TABLES_TOLD}
     return {
         "node": {"node_id": coordinator.own_id, **sections.pop("node")},
         "store": asdict(coordinator.store.statistics()),
@@ -111,6 +115,8 @@ def statistics(coordinator: Coordinator, counters: Counters, hot_keys: dict[str,
         },
         "membership": coordinator.membership.statistics(),
         "hot_keys": hot_keys,
+        "settings": settings,
+        "clock": {"wall_ms": coordinator.instant.wall_ms},
         **{name: part.statistics() for name, part in coordinator.pending.background.items()},
         **sections,
         "operations": {**sections["operations"], **coordinator.pending.latencies.statistics()},

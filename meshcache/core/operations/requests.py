@@ -26,6 +26,7 @@ from meshcache.core.operations.portions import PORTION_KEYS, Portions
 from meshcache.core.operations.portions import Done as DoneWithBatch
 from meshcache.core.operations.reads import QuorumRead
 from meshcache.core.operations.remote_reads import RemoteReads
+from meshcache.core.operations.slow import SlowOperations
 from meshcache.core.operations.updates import UpdateBatch, Updates
 from meshcache.core.operations.writes import QuorumWrite
 from meshcache.core.storage.pages import SLOTS_PER_PAGE, page_of
@@ -78,13 +79,16 @@ class Requests:
         in_majority: Callable[[], bool],
         retire: Callable[[bytes], None],
         compare: Callable[[m.Compare], m.CompareReply],
+        sections: Callable[[], dict[str, Any]],
     ) -> None:
+        """``sections`` returns what else belongs into the statistics."""
         self._ready = ready
         self._in_majority = in_majority
         self._early: deque[tuple[bytes, bytes]] = deque(maxlen=EARLY_MAX)
         """Keys that were written by somebody who works with another ring, and the digest of that."""
         self._retire = retire
         self._compare = compare
+        self._sections = sections
         self._coordinator = coordinator
         self._replica = coordinator.replica
         self._instant = coordinator.instant
@@ -105,6 +109,7 @@ class Requests:
         self.hot = hot
         self.copies = copies
         self.notices = Notices(self._config, self._store, self._view, self._outbox, self._instant)
+        self._slow = SlowOperations(self._config.log.slow_operation_s, self._outbox, self._instant)
         self._boot = boot
         self.leave_asked_by = ""
         """The connection on which somebody asked this node to leave; empty: nobody did, unless its own process."""
@@ -185,12 +190,21 @@ class Requests:
         self._batches[(count - 1).bit_length()] += 1
         self.hot.note(keys, self._instant.now)
         if count > PORTION_KEYS[m.Get]:
-            done = partial(self._reply_read, origin, get)
-            self._run_in_portions(origin, get, partial(self._get, origin), done)
+            self._run_in_portions(origin, get, partial(self._get, origin), self._answer_later(origin, get))
         elif (records := self._held(get)) is not None and None not in records:
             self._reply_records(origin, get, records, self._answered)
         else:
-            self._get_elsewhere(origin, get, records, partial(self._reply_read, origin, get))
+            self._get_elsewhere(origin, get, records, self._answer_later(origin, get))
+
+    def _answer_later(self, origin: bytes, get: m.Get) -> Done:
+        """Return what answers a read that cannot be answered in this turn, or perhaps not."""
+        began = self._instant.now
+
+        def done(records: list[Any]) -> None:
+            self._slow.look(origin, get, began)
+            self._reply_read(origin, get, records)
+
+        return done
 
     def _held(self, get: m.Get) -> list[bytes | None] | None:
         """Return what this node has, in the usual case: it holds the slots of the keys, and one holder is enough."""
@@ -269,11 +283,12 @@ class Requests:
 
         The majority may have gone on without those who stored it, while they got there.
         """
-        keys = request.keys
+        keys, began = request.keys, self._instant.now
         self._counters.keys += len(keys)
         self._batches[(len(keys) - 1).bit_length()] += 1
 
         def done(results: list[Any] | None) -> None:
+            self._slow.look(origin, request, began)
             certain = results if self._in_majority() else [[int(Code.QUORUM), 1, 0]] * len(keys)
             self._outcome(certain)[type(request).__name__] += 1
             self._reply(origin, request.request, certain)
@@ -402,7 +417,10 @@ class Requests:
             self._drop(origin, request, EventKind.TAG, list(dict.fromkeys(request.tags)))
 
     def _drop(self, origin: bytes, request: m.Clear | m.InvalidateTags, kind: EventKind, names: list[bytes]) -> None:
+        began = self._instant.now
+
         def done(results: list[Any]) -> None:
+            self._slow.look(origin, request, began)
             self._outcome(results)[type(request).__name__] += 1
             self._reply(origin, request.request, results)
 
@@ -439,9 +457,8 @@ class Requests:
 
     def statistics(self) -> dict[str, Any]:
         """Return all counters of this node, by part, as plain values that nobody changes any more."""
-        return inspection.statistics(
-            self._coordinator, self._counters, self.hot.statistics() | self.copies.statistics()
-        )
+        hot_keys = self.hot.statistics() | self.copies.statistics()
+        return inspection.statistics(self._coordinator, self._counters, hot_keys) | self._sections()
 
     # Operations of other coordinators
 

@@ -22,8 +22,7 @@ missed the newer one; it must not come back. So what expires leaves a tombstone 
 can be: until ``SETTLE_MS`` after the write, and as long as what it covered would have lived, but no longer than a
 delete is remembered. A value that outlives both leaves none: the usual case.
 
-Bytes. An entry is charged what the allocator takes for its key and record, plus ``ENTRY_OVERHEAD_BYTES``, calibrated
-against the resident memory of a process by ``scripts/bench store``. One with tags is charged for those, too (tags.py).
+Bytes. What an entry is charged is said in charges.py, and written out here where every microsecond counts.
 The flags of a record are zero in all but tombstones and records with extras: one look spares the others any question.
 """
 
@@ -37,7 +36,8 @@ from typing import Any, Final
 from zlib import crc32
 
 from meshcache.core.counters import StoreStatistics
-from meshcache.core.storage.tags import TagIndex, tag_bytes
+from meshcache.core.storage.charges import ENTRY_OVERHEAD_BYTES, entry_bytes
+from meshcache.core.storage.tags import TagIndex
 from meshcache.protocol.clock import wall_ms_of
 from meshcache.protocol.record import (
     EXTRAS,
@@ -48,16 +48,12 @@ from meshcache.protocol.record import (
     expires_ms_of,
     expiry_bytes,
     same_extras,
-    tags_of,
     tombstone,
     version_of,
 )
 
 BUCKET_MS: Final = 250
 """Width of a calendar bucket: how long an expired entry may stay, besides the time between two turns."""
-
-ENTRY_OVERHEAD_BYTES: Final = 112
-"""What an entry takes besides its key and record objects: its share of a dict, an int, five columns, the calendar."""
 
 TOMBSTONE_SHARE: Final = 0.05
 """The part of the byte limit that tombstones may take from live entries."""
@@ -80,15 +76,6 @@ _NOTHING: Final = 0
 """The index of a key that is not there. Its record, the sentinel's, reads as expired."""
 _SENTINEL_RECORD: Final = bytes(HEADER_BYTES)
 _NEVER: Final = expiry_bytes(NEVER_MS)
-
-
-def entry_bytes(key: bytes, record: bytes) -> int:
-    """Return what an entry is charged: 33 bytes of object header and rounding to 16 for each of the two, and the rest.
-
-    Above 512 bytes malloc adds a header of eight bytes, and above 128 kB it may round to pages: under 3 %, not charged.
-    """
-    size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
-    return size + tag_bytes(tags_of(record)) if record[22] & EXTRAS else size
 
 
 class Store:
@@ -582,11 +569,19 @@ class Store:
     def statistics(self) -> StoreStatistics:
         """Return the counters as they are now."""
         return StoreStatistics(
-            entries=self._entries, tombstones=self._tombstones, bytes=self._bytes,
-            tombstone_bytes=self._tombstone_bytes, hits=self._hits, misses=self._misses, evictions=self._evictions,
-            expirations=self._expirations, tombstones_reaped=self._tombstones_reaped,
-            tombstones_dropped=self._tombstones_dropped, refused=self._refused, bookings=self._bookings,
-        )  # fmt: skip
+            entries=self._entries,
+            tombstones=self._tombstones,
+            bytes=self._bytes,
+            tombstone_bytes=self._tombstone_bytes,
+            hits=self._hits,
+            misses=self._misses,
+            evictions=self._evictions,
+            expirations=self._expirations,
+            tombstones_reaped=self._tombstones_reaped,
+            tombstones_dropped=self._tombstones_dropped,
+            refused=self._refused,
+            bookings=self._bookings,
+        )
 
     def contradictions(self) -> list[str]:
         """Say what of tables, columns and counts does not fit together; nothing does, ever. O(slots)."""
