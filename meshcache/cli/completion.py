@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -36,14 +35,6 @@ class Command:
     options: Sequence[Option]
     choices: Sequence[str]
     """What its first argument may be, where only some words are."""
-
-
-def completion(options: Namespace) -> int:
-    """Print the script for a shell."""
-    from meshcache.cli.parser import make_parser  # noqa: PLC0415  (it imports this)
-
-    print(script(options.shell, make_parser()), end="")
-    return 0
 
 
 def script(shell: str, parser: argparse.ArgumentParser) -> str:
@@ -168,7 +159,7 @@ def _zsh(commands: Sequence[Command]) -> str:
     lines = []
     for command in others:
         specs = [spec for option in command.options for spec in _zsh_specs(option)]
-        specs += [_zsh_quoted(f"1:argument:({' '.join(command.choices)})")] if command.choices else []
+        specs.append(_zsh_quoted(f"1:argument:({' '.join(command.choices)})" if command.choices else "*:argument: "))
         lines.append(f"                {command.name}) _arguments {' '.join(specs)} ;;")
     before = " ".join(spec for option in top.options for spec in _zsh_specs(option))
     return _ZSH.format(top=before, names=names, commands="\n".join(lines))

@@ -49,10 +49,10 @@ def findings_text(found: Sequence[Finding], paint: Paint, width: int) -> str:
     ranks = list(Severity)
     lines = []
     for finding in sorted(found, key=lambda each: ranks.index(each.severity)):
-        first = wrapped(f"{finding.severity:<8} {finding.check}: {finding.what}", width).replace("\n  ", "\n" + " " * 9)
-        lines.append(paint(first[:8], _COLOURS.get(finding.severity)) + first[8:])
+        said = wrapped(f"{finding.check}: {finding.what}", width, first=f"{finding.severity:<9}", indent=" " * 9)
+        lines.append(paint(said[:8], _COLOURS.get(finding.severity)) + said[8:])
         if finding.advice:
-            lines.append(" " * 9 + wrapped(f"-> {finding.advice}", width - 9).replace("\n  ", "\n" + " " * 12))
+            lines.append(wrapped(finding.advice, width, first=" " * 9 + "-> ", indent=" " * 12))
     counts = [sum(each.severity is severity for each in found) for severity in (Severity.ERROR, Severity.WARNING)]
     told = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in zip(counts, ("error", "warning"), strict=True) if n]
     colour = RED if counts[0] else YELLOW if counts[1] else GREEN

@@ -318,7 +318,8 @@ def of_clocks(found: Survey) -> Findings:
                 "and the node goes on with the time that it began with",
                 f"start {node.node_id} again",
             )
-    yield from _clocks_between(told)
+    if worst <= CLOCK_WARNING_S:
+        yield from _clocks_between(told)
     if told and worst <= CLOCK_WARNING_S:
         yield fine("clock", f"the clocks of {len(told)} nodes are within {max(0.01, worst):.2f} s of the one here")
 

@@ -87,7 +87,7 @@ def make_parser() -> Parser:
     _add_key_commands(subparsers)
     _add_mesh_commands(subparsers)
     _add_running_commands(subparsers)
-    _add_completion(subparsers)
+    _add_completion(subparsers, parser)
     return parser
 
 
@@ -344,7 +344,7 @@ def _add_doctor(subparsers: _Subparsers) -> argparse.ArgumentParser:
         "doctor",
         mesh_commands.doctor,
         "say what is wrong with the mesh, or with a configuration, and what to do",
-        ["meshcache doctor", "meshcache doctor --config configs/production.toml     before a node is started with it"],
+        ["meshcache doctor", "meshcache doctor --config configs/production.toml"],
         [
             "Exit codes: 0 if nothing is wrong, 1 for warnings, 2 for errors.",
             _DOCTOR,
@@ -455,16 +455,20 @@ def _add_top(subparsers: _Subparsers) -> argparse.ArgumentParser:
     return top
 
 
-def _add_completion(subparsers: _Subparsers) -> None:
+def _add_completion(subparsers: _Subparsers, grammar: Parser) -> None:
+    def print_script(options: argparse.Namespace) -> int:
+        print(completion.script(options.shell, grammar), end="")
+        return 0
+
     parser = _add(
         subparsers,
         "completion",
-        completion.completion,
+        print_script,
         "print a script that completes this command line in a shell",
         [
-            "source <(meshcache completion bash)",
             "meshcache completion zsh > ~/.zfunc/_meshcache       a directory of $fpath",
             "meshcache completion fish > ~/.config/fish/completions/meshcache.fish",
+            "source <(meshcache completion bash)                  for instance in ~/.bashrc",
         ],
     )
     parser.add_argument("shell", metavar="SHELL", choices=completion.SHELLS, help="bash, zsh or fish")

@@ -163,11 +163,12 @@ def health_text(members: Sequence[Mapping[str, Any]], paint: Paint, width: int |
     return "\n".join(paint(wrapped(text, width), colour) for text, colour in said)
 
 
-def wrapped(text: str, width: int | None) -> str:
-    """Break a sentence into lines."""
+def wrapped(text: str, width: int | None, *, first: str = "", indent: str = "  ") -> str:
+    """Break a sentence into lines; the first begins with ``first``, all others with ``indent``."""
     if width is None:
-        return text
-    return textwrap.fill(text, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        return first + text
+    lines = textwrap.TextWrapper(max(width, 20), first, indent, break_long_words=False, break_on_hyphens=False)
+    return lines.fill(text)
 
 
 def flatten(counters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

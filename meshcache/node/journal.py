@@ -49,8 +49,6 @@ WINDOW_S: Final = 10.0
 REPEATS_MAX: Final = 256
 """Different lines that are told apart; what comes beyond is told apart by its event only."""
 
-# Silent until the application configures logging: a library must not write to stdout.
-logging.getLogger("meshcache").addHandler(logging.NullHandler())
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
     logging.getLogger("meshcache.node"),
     wrapper_class=structlog.stdlib.BoundLogger,

@@ -342,7 +342,7 @@ def typed_arguments() -> Iterator[tuple[str, argparse.Action]]:
                 yield command, action
 
 
-BARE = {"node", "up", "status", "stats", "ring", "bench", "watch", "clear"}
+BARE = {"node", "up", "status", "stats", "doctor", "top", "ring", "bench", "watch", "clear"}
 """Commands that can do without positional arguments."""
 
 
@@ -429,7 +429,9 @@ def test_every_help_fits_eighty_columns(capsys: pytest.CaptureFixture[str], monk
         assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
 
 
-@pytest.mark.parametrize("command", ["", "up", "node", "set", "bench", "clear", "status", "forget"])
+@pytest.mark.parametrize(
+    "command", ["", "up", "node", "set", "clear", "status", "forget", "stats", "doctor", "top", "completion"]
+)
 def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([*command.split(), "--help"])

@@ -321,7 +321,11 @@ def test_forget(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) 
 
 def test_stats_has_a_column_for_each_node(client: FakeClient, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     lines = run(capsysbinary, "stats")[1].decode().splitlines()
-    assert lines == ["COUNTER       node1  node2", "store.hits    1,000  1,000", "store.misses      2      2"]
+    assert lines == [
+        "STORE           node1  node2    all",
+        "keys found      1,000  1,000  2,000",
+        "keys not found      2      2      4",
+    ]
     client.answers["inspect stats 127.0.0.1:7102"] = OperationTimeout("no answer")
     exit_code, out, err = run(capsysbinary, "stats", "--json")
     assert (exit_code, json.loads(out)) == (0, {"node1": {"store": {"hits": 1000, "misses": 2}}})

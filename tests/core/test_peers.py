@@ -68,3 +68,25 @@ def test_of_two_processes_with_one_id_the_other_is_found_when_one_is_gone(peers:
     assert peers.by_node["n2"].address == OTHER.address
     peers.drop(OTHER.address)
     assert "n2" not in peers.by_node
+
+
+def test_what_is_told_of_links(peers: Peers) -> None:
+    told = peers.statistics()
+    assert list(told) == [OTHER.address]
+    assert (told[OTHER.address]["up"], told[OTHER.address]["heard_s_ago"]) == (False, None)
+    peers.on_up(OTHER.address, OWN, b"")
+    assert peers.statistics()[OTHER.address]["up"] is False, "nobody has answered yet"
+    peers.on_welcome(OTHER.address, Welcome(9, 5_000, OTHER.node_id, {}, []), 2_000)
+    peers._instant.move(4.0)
+    told = peers.statistics()
+    assert told[OTHER.address] == {
+        "node_id": OTHER.node_id,
+        "up": True,
+        "since_s": 4.0,
+        "heard_s_ago": 2.0,
+        "offset_ms": 3_000,
+    }
+    peers.on_down(OTHER.address)
+    told = peers.statistics()
+    assert (told[OTHER.address]["up"], told[OTHER.address]["since_s"]) == (False, 0.0)
+    assert told[OTHER.address]["offset_ms"] is None
