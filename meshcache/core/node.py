@@ -45,6 +45,7 @@ from meshcache.core.departure import Departure
 from meshcache.core.failures import Failures
 from meshcache.core.frames import Frames
 from meshcache.core.handshake import Handshake
+from meshcache.core.leftovers import Leftovers
 from meshcache.core.membership.members import State
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Drops
@@ -68,10 +69,6 @@ from meshcache.protocol.clock import HybridClock
 from meshcache.protocol.messages import Code, Message
 from meshcache.protocol.ring import Ring
 from meshcache.protocol.wire import DeadlinePeek, Frame, decode_frame
-
-EXPIRATIONS_PER_TURN: Final = 256
-SLOTS_DROPPED_PER_TURN: Final = 4
-"""Bounds on the background work of one turn, so that no request waits long for it."""
 
 HOUSEKEEPING_S: Final = 0.05
 """How often the node looks at what is not urgent to the millisecond: heartbeats, handshakes, expiry."""
@@ -151,9 +148,6 @@ class NodeCore:
         self._doubt: int | None = None
         """After a stall: the ping whose ack shows that the others still count on this node."""
         self._publish_at = self._housekeeping_at = now
-        self._slots_to_drop: list[int] = []
-        self._backlog = False
-        """There is background work for the next turn."""
         self._on_request = self._request_handlers()
         self._on_answer = self._answer_handlers()
 
@@ -184,6 +178,7 @@ class NodeCore:
         """Begin what the node does on its own account; it is run in this order."""
         self.fills = FillLeases(self.coordinator)
         self._drops = Drops(self.coordinator, self.fills)
+        self._leftovers = Leftovers(self.store, self.view, self._drops, self._instant)
         self._movement = Movement(self.coordinator, self._drops)
         self._anti_entropy = AntiEntropy(self.coordinator)
         self._pending.begin_background("movement", self._movement)
@@ -346,8 +341,8 @@ class NodeCore:
             self._timed("change_of_members", self._follow_members, now)
         if self._requests.portions.lines:
             self._requests.portions.run(self._instant.wall_ms)
-        if self._backlog or self._drops.jobs:
-            self._timed("expiry_and_drops", self._background)
+        if self._leftovers.is_due:
+            self._timed("expiry_and_drops", self._leftovers.run)
 
     def _timed(self, work: str, do: Callable[..., None], *arguments: Any) -> None:
         """Do something that may take long."""
@@ -358,7 +353,7 @@ class NodeCore:
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
         portions = self._requests.portions
-        if self._backlog or self._drops.jobs or (portions.lines and portions.may_run()):
+        if self._leftovers.is_due or (portions.lines and portions.may_run()):
             return self._instant.now
         timer = self._pending.next_deadline()
         return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)
@@ -518,11 +513,11 @@ class NodeCore:
         self._requests.notices.run()
         if self.view.settling and self.settled and self.view.expire(now):
             self._returning = False
-            self._slots_to_drop = [slot for slot, owned in enumerate(self.view.owned) if not owned]
+            self._leftovers.note_slots_of_others()
         if now >= self._publish_at:
             self._publish_at = now + PUBLISH_IDLE_S
             self.outbox.repeat_number()
-        self._backlog = True
+        self._leftovers.look()
 
     def _is_calm(self) -> bool:
         """Tell whether nobody is in doubt, no news is to be told, and nothing moves."""
@@ -538,18 +533,6 @@ class NodeCore:
             and not self.view.former
             and membership.own.synced == self.view.digest
         )
-
-    def _background(self) -> None:
-        """Do one turn's share of what can wait: sweeps, slots that others own, expired entries."""
-        self._drops.run()
-        if self.view.former:
-            self._slots_to_drop = []  # the ring changed again: decide anew when that is over
-        for slot in self._slots_to_drop[-SLOTS_DROPPED_PER_TURN:]:
-            if not self.view.owned[slot]:
-                self.store.drop_slot(slot)
-        del self._slots_to_drop[-SLOTS_DROPPED_PER_TURN:]
-        more_expired = self.store.expire(self._instant.wall_ms, EXPIRATIONS_PER_TURN)
-        self._backlog = more_expired or bool(self._drops.jobs) or bool(self._slots_to_drop)
 
     def _link_lost(self, address: str) -> None:
         node_id = self.peers.on_down(address)
