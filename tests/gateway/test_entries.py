@@ -207,6 +207,7 @@ def test_if_match_is_compare_and_set(gateway: RunningGateway) -> None:
     assert gateway.get("/cache/c").json["value"] == 2
     now = gateway.get("/cache/c").headers["etag"]
     assert gateway.put("/cache/c", 4, If_Match=f"{etag}, {now}").status == 201
+    now = gateway.get("/cache/c").headers["etag"]
     assert gateway.put("/cache/c", 5, If_Match=f"W/{now}").status == 412
     assert gateway.put("/cache/c", 5, If_Match='"of-somebody-else"').status == 412
     assert gateway.get("/cache/c").json["value"] == 4
