@@ -94,6 +94,7 @@ def responses(data: bytes) -> list[Response]:
 def running_gateway(at: str, names: tuple[str, ...] = (), timeout_s: float = 5.0) -> Iterator[RunningGateway]:
     """Run a gateway over the mesh at an address."""
     listener = gateway_server.listen_at("127.0.0.1", 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # so that what is not read is soon noticed
     ready, servers = threading.Event(), list[gateway_server.Server]()
 
     async def serve() -> None:

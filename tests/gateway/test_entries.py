@@ -184,6 +184,19 @@ def test_what_caches_on_the_way_are_told(gateway: RunningGateway, gateway_client
     assert int(cache_headers(old)["Age"]) > 1_000_000_000  # it was written in 1970
 
 
+def test_what_is_past_its_lifetime_and_kept_for_others_is_not_there(
+    gateway: RunningGateway, gateway_client: Client
+) -> None:
+    gateway_client.get_or_set("stale", 1, ttl=0.05, stale_ttl=30)
+
+    def is_stale() -> bool:
+        item = gateway_client.gets("stale")
+        return item is not None and item.stale
+
+    wait_until(is_stale)
+    assert gateway.get("/cache/stale").status == 404
+
+
 # ---- conditions
 
 
@@ -207,6 +220,7 @@ def test_if_match_is_compare_and_set(gateway: RunningGateway) -> None:
     assert gateway.get("/cache/c").json["value"] == 2
     now = gateway.get("/cache/c").headers["etag"]
     assert gateway.put("/cache/c", 4, If_Match=f"{etag}, {now}").status == 201
+    now = gateway.get("/cache/c").headers["etag"]
     assert gateway.put("/cache/c", 5, If_Match=f"W/{now}").status == 412
     assert gateway.put("/cache/c", 5, If_Match='"of-somebody-else"').status == 412
     assert gateway.get("/cache/c").json["value"] == 4

@@ -49,7 +49,17 @@ def gateway(at: list[str], *options: str) -> Iterator[tuple[subprocess.Popen[str
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[LocalMesh]:
     with LocalMesh(nodes=3) as mesh:
+        settle(mesh)
         yield mesh
+
+
+def settle(mesh: LocalMesh) -> None:
+    """Wait for the end of the ring changes of the start: until then some keys have more copies."""
+    deadline, pause = time.monotonic() + PATIENCE_S, threading.Event()
+    with mesh.client() as client:
+        while any(client.inspect("status", node=address)["changing"] for address in mesh.addresses):
+            assert time.monotonic() < deadline
+            pause.wait(0.05)
 
 
 def test_the_examples_in_curl_do_what_they_say(mesh: LocalMesh) -> None:
