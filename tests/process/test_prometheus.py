@@ -77,7 +77,7 @@ def seconds(text: str) -> float:
 
 def test_a_node_that_is_killed_is_alerted_on(watched: Watched) -> None:
     mesh, instances, prometheus = watched
-    assert {target["health"] for target in prometheus.told("targets")["activeTargets"]} == {"up"}
+    eventually(lambda: prometheus.find("sum(up)") == [({}, 3.0)])
     assert prometheus.firing() == set()
     held_s = seconds(watching.alerts()["MeshcacheNodeDown"]["for"])
     down = {("MeshcacheNodeDown", instances[1])}
