@@ -126,16 +126,7 @@ class NodeCore:
         self._build_gates()
         self._begin_background(hints)
         self._requests = self._make_requests(hot, copies, host)
-        self._handshake = Handshake(
-            config,
-            self.membership,
-            self.peers,
-            self.outbox,
-            self._instant,
-            boot,
-            follow=self._follow_members_now,
-            replan=self._pending.replan,
-        )
+        self._handshake = self._make_handshake()
         self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
         self._returning = False
@@ -185,6 +176,18 @@ class NodeCore:
         self._pending.begin_background("hints", Handoff(self.coordinator, hints))
         self._pending.begin_background("anti_entropy", self._anti_entropy)
         self._pending.begin_background("fills", self.fills)
+
+    def _make_handshake(self) -> Handshake:
+        return Handshake(
+            self.config,
+            self.membership,
+            self.peers,
+            self.outbox,
+            self._instant,
+            self.boot,
+            follow=self._follow_members_now,
+            replan=self._pending.replan,
+        )
 
     def _make_requests(self, hot: HotKeys, copies: HotCopies, host: Callable[[], dict[str, Any]]) -> Requests:
         return Requests(

@@ -30,6 +30,7 @@ SUBCOMMANDS: Final = {
     "ring": Subcommand("ring", "how evenly keys are spread, and how many move when a node joins or leaves"),
     "compare": Subcommand("compare", "the speed of this tree beside that of a commit"),
     "screenshot": Subcommand("screenshot", "take the README's picture of the dashboard"),
+    "metric-table": Subcommand("metric_table", "write the table of metrics of meshcache/node/GUIDE.md anew"),
     "refresh-readme": Subcommand("refresh_readme", "measure, and write the tables of GUIDE.md and README.md anew"),
 }
 OVERVIEW: Final = """\

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-import metric_table
 import pytest
+from benchmark import metric_table
 
 from meshcache.metrics.families import FAMILIES, Family, rows
 
 
 def test_the_guide_has_the_table_as_it_is() -> None:
     guide = metric_table.GUIDE.read_text(encoding="utf-8")
-    assert metric_table.rewritten(guide) == guide, "run: python scripts/metric_table.py"
+    assert metric_table.rewritten(guide) == guide, "run: scripts/bench metric-table"
     assert [row.split("`")[1] for row in guide.splitlines() if re.match(r"\| `(cache|meshcache|process)_", row)] == [
         name for name, *_ in rows()
     ]

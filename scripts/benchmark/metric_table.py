@@ -1,19 +1,19 @@
 """Write the table of a node's metrics into meshcache/node/GUIDE.md, between its markers ``metrics``.
 
-Run it after a change of meshcache/metrics/families.py: ``python scripts/metric_table.py``. A test compares the two.
+Run it after a change of meshcache/metrics/families.py: ``scripts/bench metric-table``. A test compares the two.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from benchmark.refresh_readme import replaced
-
 from meshcache.metrics.families import rows
 
-GUIDE: Final = Path(__file__).resolve().parent.parent / "meshcache/node/GUIDE.md"
+GUIDE: Final = Path(__file__).resolve().parents[2] / "meshcache/node/GUIDE.md"
 
 
 def table() -> str:
@@ -28,6 +28,14 @@ def rewritten(guide: str) -> str:
     return replaced(guide, "metrics", table())
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> int:
+    """Write the table."""
+    argparse.ArgumentParser(
+        prog="scripts/bench metric-table",
+        description="Write the table of a node's metrics into meshcache/node/GUIDE.md, as the code has them.",
+        epilog="examples:\n  scripts/bench metric-table        after a change of meshcache/metrics/families.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(arguments)
     GUIDE.write_text(rewritten(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"written: {GUIDE.name}", file=sys.stderr)
+    print(f"written: {GUIDE.name}")
+    return 0
