@@ -197,9 +197,13 @@ def of_members(found: Survey) -> Findings:
     if len(owners) < replicas:
         yield warning(
             "members",
-            f"cluster.replicas is {replicas}, but {len(owners)} nodes are there to hold copies",
+            f"cluster.replicas is {replicas}, but {_nodes(len(owners))} there to hold copies",
             "add nodes, or lower cluster.replicas",
         )
+
+
+def _nodes(count: int) -> str:
+    return "1 node is" if count == 1 else f"{count} nodes are"
 
 
 def _agreement(answering: Sequence[NodeAnswer]) -> Findings:
