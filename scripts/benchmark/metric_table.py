@@ -30,12 +30,17 @@ def rewritten(guide: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the table."""
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="scripts/bench metric-table",
         description="Write the table of a node's metrics into meshcache/node/GUIDE.md, as the code has them.",
-        epilog="examples:\n  scripts/bench metric-table        after a change of meshcache/metrics/families.py",
+        epilog="examples:\n  scripts/bench metric-table        after a change of meshcache/metrics/families.py\n"
+        "  scripts/bench metric-table --check",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args(arguments)
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it is out of date")
+    options = parser.parse_args(arguments)
+    if options.check:
+        return int(rewritten(GUIDE.read_text(encoding="utf-8")) != GUIDE.read_text(encoding="utf-8"))
     GUIDE.write_text(rewritten(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"written: {GUIDE.name}")
     return 0

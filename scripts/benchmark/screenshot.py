@@ -23,7 +23,7 @@ ROOT: Final = Path(__file__).parents[2]
 PICTURE: Final = ROOT / "meshcache" / "gateway" / "dashboard.png"
 WIDTH, HEIGHT, SCALE = 1200, 800, 1
 COLOURS: Final = 48
-KEYS: Final = 3000
+KEYS: Final = 1500
 HOT_READS: Final = 12
 
 
@@ -59,10 +59,11 @@ def main(arguments: Sequence[str]) -> int:
 def _load(cache: meshcache.Client, stopping: threading.Event) -> None:
     """Read and write as an app may: more reads than writes, and one key that everybody reads."""
     cache.set("front page", "<h1>Hello</h1>", ttl=None)
+    cache.set_many({f"user:{i}": {"visits": 0} for i in range(KEYS * 19 // 20)}, ttl=None)
     turn = 0
     while not stopping.wait(0.004):
         turn += 1
-        cache.set_many({f"user:{(turn * 5 + i) % KEYS}": {"visits": turn} for i in range(2)}, ttl=60)
+        cache.set_many({f"user:{(turn * 5 + i) % KEYS}": {"visits": turn} for i in range(2)}, ttl=15)
         cache.get_many([f"user:{(turn * 7 + i * 31) % KEYS}" for i in range(10)])
         for _ in range(HOT_READS):
             cache.get("front page")

@@ -14,7 +14,7 @@ const KINDS = ["set", "delete", "invalidate", "clear", "tag"];
 const CHARTS = [
   { name: "Keys per second", field: "keysPerS", format: rate, sum: true },
   { name: "Hit rate", field: "hitRate", format: percent, max: 1 },
-  { name: "How full, of its limits", field: "fullness", format: percent, max: 1 },
+  { name: "How full", field: "fullness", format: percent, max: 1 },
   { name: "Evicted per second", field: "evictionsPerS", format: rate, sum: true },
   { name: "Loop lag", field: "loopLagMs", format: milliseconds },
 ];
@@ -160,7 +160,7 @@ function drawNodes() {
     } else memory.textContent = "–";
     const number = (text) => element("td", { class: "number" }, old ? "–" : text);
     return element("tr", { "data-node": node.id, "data-state": state, ...(isGone(node) ? { class: "gone" } : {}) },
-      element("th", { scope: "row" }, node.id, element("small", {}, " ", node.address)),
+      element("th", { scope: "row" }, node.id, element("small", {}, node.address)),
       element("td", { class: `state ${kind}` }, state, ...(node.error && !isGone(node) ? [element("small", {}, node.error)] : [])),
       element("td", { class: "number" }, ...(old ? ["–"] : [whole(node.entries), element("small", {}, `of ${whole(node.maxEntries)}`)])), memory, number(rate(node.keysPerS)), number(percent(node.hitRate)),
       number(rate(node.evictionsPerS)), number(milliseconds(node.loopLagMs)), number(signed(node.clockOffsetMs)),
