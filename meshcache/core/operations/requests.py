@@ -278,7 +278,8 @@ class Requests:
         self._counters.keys += len(keys)
 
         def done(results: list[Any] | None) -> None:
-            self._slow.look(origin, request, began)
+            if self._instant.now - began >= self._slow.threshold_s:  # mostly not, and a call takes longer to find out
+                self._slow.look(origin, request, began)
             certain = results if self._in_majority() else [[int(Code.QUORUM), 1, 0]] * len(keys)
             self._reply(origin, request.request, certain)
 
