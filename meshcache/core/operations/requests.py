@@ -288,7 +288,8 @@ class Requests:
         self._batches[(len(keys) - 1).bit_length()] += 1
 
         def done(results: list[Any] | None) -> None:
-            self._slow.look(origin, request, began)
+            if self._instant.now - began >= self._slow.threshold_s:  # mostly not, and a call takes longer to find out
+                self._slow.look(origin, request, began)
             certain = results if self._in_majority() else [[int(Code.QUORUM), 1, 0]] * len(keys)
             self._outcome(certain)[type(request).__name__] += 1
             self._reply(origin, request.request, certain)

@@ -25,7 +25,7 @@ class SlowOperations:
     """What one node tells of slow requests."""
 
     def __init__(self, threshold_s: float, outbox: Outbox, instant: Instant) -> None:
-        self._threshold_s = threshold_s
+        self.threshold_s = threshold_s
         self._outbox = outbox
         self._instant = instant
         self._told_at: dict[str, float] = {}
@@ -35,7 +35,7 @@ class SlowOperations:
     def look(self, origin: bytes, request: Any, began: float) -> None:
         """A request is answered now that came at ``began``."""
         seconds = self._instant.now - began
-        if seconds < self._threshold_s or _is_parked(request):
+        if seconds < self.threshold_s or _is_parked(request):
             return
         kind = type(request).__name__.lower()
         left_out, longest_s = self._left_out.pop(kind, (0, 0.0))
