@@ -68,6 +68,12 @@ TOLD: Final[dict[str, Told]] = {
         node__undeliverable="messages that could not be sent",
         coordinator__pending=("waiting for other nodes now", Kind.LEVEL),
         coordinator__lingering=("answered, slower owners still at it", Kind.LEVEL),
+        operations__batch_keys__sum="keys in batches",
+        node__requests_in_bytes=("received from those who ask", Kind.COUNT, _BYTES),
+        node__answers_out_bytes=("sent to those who ask", Kind.COUNT, _BYTES),
+        node__requests_out_bytes=("sent to other nodes", Kind.COUNT, _BYTES),
+        node__answers_in_bytes=("received from other nodes", Kind.COUNT, _BYTES),
+        node__published_bytes=("announced", Kind.COUNT, _BYTES),
     ),
     **_group(
         "store",
@@ -129,6 +135,12 @@ TOLD: Final[dict[str, Told]] = {
         membership__newcomers=("newcomers on trial", Kind.OWN),
         membership__newcomers_given_up="newcomers that did not answer",
         membership__facts_refused="news not believed",
+        membership__suspects=("members that are suspect now", Kind.OWN),
+        membership__suspicions="times a member became suspect",
+        membership__probes="probes of members",
+        membership__probes_failed="of them without an answer",
+        node__links_up="connections to members that came to stand",
+        node__links_down="connections to members that broke",
         node__ring_changes=("changes of the ring", Kind.OWN),
         node__rejoins="times taken for dead",
         node__published="announcements published",
@@ -138,6 +150,9 @@ TOLD: Final[dict[str, Told]] = {
     **_group(
         "time",
         node__longest_turn_ms=("longest turn of the loop", Kind.LONGEST, "ms"),
+        loop__turns="turns of the loop",
+        loop__turn_s__sum=("time in turns", Kind.COUNT, "s"),
+        loop__lag_s=("lateness of the loop, lately", Kind.LONGEST, "s"),
     ),
 }
 """Every counter by its dotted name, in the order in which they are shown."""
@@ -152,6 +167,15 @@ def told_of(name: str) -> Told:
         return Told("time", f"longest {name.rpartition('.')[2].replace('_', ' ')}", kind, "ms")
     if name.startswith("hints.waiting."):
         return Told("copies of keys", f"writes kept for {name.removeprefix('hints.waiting.')}", Kind.LEVEL)
+    match name.split("."):
+        case ["operations", "requests", kind, outcome]:
+            return Told("requests", f"{kind.replace('_', ' ')}: {outcome}")
+        case ["operations", "refused_for", reason]:
+            return Told("requests", f"refused: {reason.replace('_', ' ')}")
+        case ["operations", "duration_s", kind, "sum"]:
+            return Told("time", f"coordinating: {kind}", Kind.COUNT, "s")
+        case ["operations", "waiting_s", kind]:
+            return Told("time", f"of that waiting for others: {kind}", Kind.COUNT, "s")
     if name.startswith("node.failed."):
         return Told("requests", f"failed: {name.removeprefix('node.failed.')}")
     return Told("others", name)

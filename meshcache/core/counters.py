@@ -18,6 +18,8 @@ SLOW_TURN_S: Final = 0.001
 SLOW_TURNS_S: Final = (SLOW_TURN_S, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """The upper ends of their classes."""
 LAG_WINDOW_S: Final = 10.0
+BATCH_BITS_MAX: Final = 64
+"""More keys than 2 to the power of this fit into no frame, however wrong its sender is."""
 BATCH_BITS: Final = 13
 """A batch has up to 2 ** 12 keys."""
 
@@ -67,7 +69,7 @@ class RequestCounters:
     """Not executed. Those from nodes are among them."""
     refused_for: dict[str, int] = field(default_factory=dict)
     """The same by reason."""
-    batches: list[int] = field(default_factory=lambda: [0] * BATCH_BITS)
+    batches: list[int] = field(default_factory=lambda: [0] * BATCH_BITS_MAX)
     """Clients' requests by their keys: at most 1, 2, 4, and so on."""
 
     def note_refused(self, kind: str, reason: str, count: int = 1) -> None:
@@ -87,7 +89,8 @@ class RequestCounters:
             for kind in kinds
         }
         bounds = [1 << bit for bit in range(BATCH_BITS - 1)]
-        batch_keys = {"bounds": bounds, "counts": list(self.batches), "sum": keys}
+        counts = self.batches[: len(bounds)]
+        batch_keys = {"bounds": bounds, "counts": [*counts, sum(self.batches[len(counts) :])], "sum": keys}
         return {"requests": requests, "refused_for": dict(self.refused_for), "batch_keys": batch_keys}
 
 

@@ -22,12 +22,8 @@ class Leftovers:
         self._drops = drops
         self._instant = instant
         self._slots: list[int] = []
-        self._is_more = False
-
-    @property
-    def is_due(self) -> bool:
-        """Tell whether there is something to do in this turn."""
-        return self._is_more or bool(self._drops.jobs)
+        self.is_more = False
+        """There is something to do in the next turn, besides what is to be dropped."""
 
     def note_slots_of_others(self) -> None:
         """All owners hold what is theirs: what this node holds besides can go."""
@@ -35,7 +31,7 @@ class Leftovers:
 
     def look(self) -> None:
         """See in the next turn whether something has expired."""
-        self._is_more = True
+        self.is_more = True
 
     def run(self) -> None:
         """Do one turn's share."""
@@ -47,4 +43,4 @@ class Leftovers:
                 self._store.drop_slot(slot)
         del self._slots[-SLOTS_DROPPED_PER_TURN:]
         more_expired = self._store.expire(self._instant.wall_ms, EXPIRATIONS_PER_TURN)
-        self._is_more = more_expired or bool(self._slots)
+        self.is_more = more_expired or bool(self._slots)

@@ -344,7 +344,7 @@ class NodeCore:
             self._timed("change_of_members", self._follow_members, now)
         if self._requests.portions.lines:
             self._requests.portions.run(self._instant.wall_ms)
-        if self._leftovers.is_due:
+        if self._leftovers.is_more or self._drops.jobs:
             self._timed("expiry_and_drops", self._leftovers.run)
 
     def _timed(self, work: str, do: Callable[..., None], *arguments: Any) -> None:
@@ -356,7 +356,7 @@ class NodeCore:
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
         portions = self._requests.portions
-        if self._leftovers.is_due or (portions.lines and portions.may_run()):
+        if self._leftovers.is_more or self._drops.jobs or (portions.lines and portions.may_run()):
             return self._instant.now
         timer = self._pending.next_deadline()
         return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)

@@ -510,7 +510,7 @@ def test_a_mesh_through_the_command_line(capsysbinary: pytest.CaptureFixture[byt
         wait_for(lambda: run("status")[0] == 0, "all is well")
         assert len(run("ring")[1].splitlines()) == 4
         assert run("explain", "greeting")[1].count("bytes") == 3
-        assert run("stats")[1].splitlines()[0].split() == ["COUNTER", "node1", "node2", "node3"]
+        assert run("stats")[1].splitlines()[0].split() == ["REQUESTS", "node1", "node2", "node3", "all"]
         assert run("delete", "greeting") == (0, "", "")
         assert run("delete", "greeting") == (1, "", "")
         exit_code, out, err = run("bench", "--duration", "0.5", "--concurrency", "4", "--keys", "10")
