@@ -139,8 +139,8 @@ TOLD: Final[dict[str, Told]] = {
         membership__suspicions="times a member became suspect",
         membership__probes="probes of members",
         membership__probes_failed="of them without an answer",
-        node__links_up="connections to members that came to stand",
-        node__links_down="connections to members that broke",
+        node__links_up="connections to members made",
+        node__links_down="connections to members broken",
         node__ring_changes=("changes of the ring", Kind.OWN),
         node__rejoins="times taken for dead",
         node__published="announcements published",
@@ -160,25 +160,30 @@ TOLD: Final[dict[str, Told]] = {
 
 def told_of(name: str) -> Told:
     """Return how a counter is told, also one that is not known here."""
-    if name in TOLD:
-        return TOLD[name]
-    kind = Kind.LONGEST if name.startswith("node.longest_work_ms.") else Kind.COUNT
-    if kind is Kind.LONGEST:
-        return Told("time", f"longest {name.rpartition('.')[2].replace('_', ' ')}", kind, "ms")
-    if name.startswith("hints.waiting."):
-        return Told("copies of keys", f"writes kept for {name.removeprefix('hints.waiting.')}", Kind.LEVEL)
-    match name.split("."):
-        case ["operations", "requests", kind, outcome]:
-            return Told("requests", f"{kind.replace('_', ' ')}: {outcome}")
-        case ["operations", "refused_for", reason]:
-            return Told("requests", f"refused: {reason.replace('_', ' ')}")
+    return TOLD.get(name) or _told_of_one_of_many(name.split(".")) or Told("others", name)
+
+
+def _told_of_one_of_many(parts: list[str]) -> Told | None:
+    """Tell a counter of which there is one for each kind, or for each node."""
+    words = parts[-1].replace("_", " ")
+    match parts:
+        case ["node", "longest_work_ms", _]:
+            found = Told("time", f"longest {words}", Kind.LONGEST, "ms")
+        case ["node", "failed", _]:
+            found = Told("requests", f"failed: {parts[-1]}")
+        case ["hints", "waiting", *node_id]:
+            found = Told("copies of keys", f"writes kept for {'.'.join(node_id)}", Kind.LEVEL)
+        case ["operations", "requests", kind, _]:
+            found = Told("requests", f"{kind.replace('_', ' ')}, {words}")
+        case ["operations", "refused_for", _]:
+            found = Told("requests", f"refused: {words}")
         case ["operations", "duration_s", kind, "sum"]:
-            return Told("time", f"coordinating: {kind}", Kind.COUNT, "s")
-        case ["operations", "waiting_s", kind]:
-            return Told("time", f"of that waiting for others: {kind}", Kind.COUNT, "s")
-    if name.startswith("node.failed."):
-        return Told("requests", f"failed: {name.removeprefix('node.failed.')}")
-    return Told("others", name)
+            found = Told("time", f"coordinating: {kind}", Kind.COUNT, "s")
+        case ["operations", "waiting_s", _]:
+            found = Told("time", f"waiting for others: {words}", Kind.COUNT, "s")
+        case _:
+            return None
+    return found
 
 
 def counters_text(
