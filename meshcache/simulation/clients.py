@@ -21,7 +21,7 @@ from meshcache.client.flights import Flights
 from meshcache.client.options import Options
 from meshcache.client.routing import Routing
 from meshcache.client.session import Session
-from meshcache.client.streams import TICK_S, Following
+from meshcache.client.streams import TICK_S, StreamIntake
 from meshcache.errors import ProtocolError
 from meshcache.protocol.messages import TTL_NEVER, Code, Get, Inspect, Welcome
 from meshcache.protocol.near_store import NearCache, NearStore
@@ -111,25 +111,25 @@ class ClientHost:
         self._sockets = 0
         self.lives = 0
         """Counts how often all that it had under way was given up."""
-        self.following: Following | None = None
+        self.intake: StreamIntake | None = None
         if near is not None:
-            self.following = Following(self.session.routing, near)
-            self.session.routing.on_members = self.following.on_members
-            self._follow(self.following)
+            self.intake = StreamIntake(self.session.routing, near)
+            self.session.routing.on_members = self.intake.on_members
+            self._follow(self.intake)
 
     # The invalidation streams
 
     def on_stream(self, frame: bytes) -> None:
         """See network.Subscriber."""
-        assert self.following is not None
-        self.following.receive(frame, self.world.now)
+        assert self.intake is not None
+        self.intake.receive(frame, self.world.now)
 
-    def _follow(self, following: Following) -> None:
+    def _follow(self, intake: StreamIntake) -> None:
         """Do what is due, and again after a moment."""
-        for call in following.tick(self.world.now):
-            self._post(_Waiting(call, partial(following.learn, call), self.world.now))
-        self.network.subscribe(self, following.addresses())
-        self.world.after(TICK_S, self._follow, following)
+        for call in intake.tick(self.world.now):
+            self._post(_Waiting(call, partial(intake.learn, call), self.world.now))
+        self.network.subscribe(self, intake.addresses())
+        self.world.after(TICK_S, self._follow, intake)
 
     # Flows
 

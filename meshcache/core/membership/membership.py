@@ -23,14 +23,14 @@ has to come back.
   (newcomers.py).
 - No incarnation is taken that is further ahead of the wall clock than clocks may differ: else one false claim could
   never be overruled.
-- Each ``probe_interval_s`` one member is probed, directly and then through others (probing.py). A few of
-  the members that hear of a suspicion probe the suspect next, so that it is soon confirmed or refuted.
+- Each ``probe_interval_s`` one member is probed, directly and then through others (probing.py). A few of the members
+  that hear of a suspicion probe the suspect next, so that it is soon confirmed or refuted.
 - suspicion.py says how long a suspect has to refute, and what shortens that time.
-- A rumour is pushed to a few members at once, and is then passed on with probes and acks, as often as rumours.py
-  says. Probes and acks carry the digest of the sender's table; where two go on differing for longer than
-  rumours take, and every ``sync_interval_s`` with some member, whole tables are exchanged.
-- A node that is suspect or dead by our table is told so as soon as it speaks to us, and a node that repeats an old
-  fact about us is told the present one: two nodes in touch never go on disagreeing about each other.
+- A rumour is pushed to a few members at once, and is then passed on with probes and acks, as often as rumours.py says.
+  Probes and acks carry the digest of the sender's table; where two go on differing for longer than rumours take, and
+  every ``sync_interval_s`` with some member, whole tables are exchanged.
+- A node that is suspect or dead by our table is told so as soon as it speaks to us, and a node that repeats an old fact
+  about us is told the present one: two nodes in touch never go on disagreeing about each other.
 - Under the strict partition policy only a node with a majority declares others dead. Else each side of a partition
   would declare the other dead, and when it heals, the minority's gossip would remove members of the majority.
 - A node that stalled (its ticks came late) counts no silence of that time against others, and first asks for news.
