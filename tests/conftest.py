@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A real server, for the whole run; what it yields is for psycopg.connect()."""
+    """Start a real server for the whole run; yields what psycopg.connect() takes."""
     pytest.importorskip("psycopg", reason="the driver psycopg is not installed")
     with ExitStack() as stack:
         try:

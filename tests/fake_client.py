@@ -1,4 +1,4 @@
-"""A client that answers commands as a test has told it to."""
+"""A client that gives the answers which a test has prepared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWN: Final[dict[str, Any]] = {
         "evicted_s_ago": None,
     },
 }
-"""What a node says of itself."""
+"""What a node answers about itself."""
 
 
 def member(node_id: str, **fields: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class FakeClient:
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.members = [member("node1"), member("node2")]
         self.on_call: dict[str, Callable[[], object]] = {}
-        """What happens when something is asked for."""
+        """By command, what happens when it is called."""
         self.hot: list[tuple[bytes, int, bool]] | None = None
 
     def __enter__(self) -> Self:

@@ -1,4 +1,7 @@
-"""A node for tests of the client: one thread, one ROUTER, a dict. It obeys, and misbehaves on request."""
+"""A node for tests of the client: one thread, one ROUTER, one dict.
+
+It follows the protocol, and breaks it on request.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ Hook = Callable[[Any], Any]
 
 
 class FakeNode:
-    """``hook(request)`` may return a message or bytes to send instead, or None for silence; PASS lets it through."""
+    """``hook(request)`` may return a message or bytes to send instead, or None for silence; PASS serves the request."""
 
     PASS = object()
 
@@ -76,7 +79,7 @@ class FakeNode:
         self.wanted_boot: int | None = None
         self._versions = 0
         self.leases: dict[bytes, bytes] = {}
-        """By key the name of its fill lease, for which the holder's token does; nobody is parked here."""
+        """By key, the name of its fill lease, which is the holder's token here; no caller is parked."""
         self.released: set[bytes] = set()
         """Tokens of locks that acquire nothing any more."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -297,7 +300,7 @@ class FakeNode:
 
 @contextlib.contextmanager
 def fake_mesh(count: int = 1) -> Iterator[list[FakeNode]]:
-    """Nodes that share one dict and know each other: as if every one replicated everything at once."""
+    """Nodes that share one dict and know each other, as if each replicated everything to all at once."""
     data: dict[bytes, bytes] = {}
     nodes = [FakeNode(f"n{i + 1}", data=data) for i in range(count)]
     everyone = [node.fact() for node in nodes]

@@ -1,10 +1,10 @@
 """Every order in which messages can arrive, for one slow loader against one change of what it loads.
 
-The nodes are real ones, from a mesh that has settled; the network is a set of messages of which any may be delivered
-next, or be lost (so often as is allowed). Two orders that differ only in what happens at different nodes lead to the
-same state, so a state is known by what has happened at each node, in its order, and by the order of the stamps, which
-the clocks compare; each is visited once. A path is run anew from its beginning, on a key of its own with the same
-owners, so that it finds nothing of the paths before.
+The nodes are real ones, from a mesh that has settled. The network is a set of messages, of which any may be delivered
+next, or be lost (as often as the case allows). Two orders that differ only between events of different nodes lead to
+the same state. So a state is identified by what has happened at each node, in that node's order, and by the order of
+the versions, which the nodes compare; each state is visited once. A path is run from its beginning, on a key of its own
+with the same owners, so that no earlier path has an effect on it.
 
 ::
 
@@ -30,14 +30,14 @@ from meshcache.protocol.record import VERSION_BYTES, is_live
 from meshcache.protocol.wire import decode_frame, encode_frame
 
 STEP_S = 0.001
-"""Between two events. Stamps of different events differ by it, as those of clocks that agree do."""
+"""The time between two events. Versions of different events differ by it, as those of clocks that agree do."""
 CALL_S = 0.6
 OLD, NEW = b"\0\1old", b"\0\1new"
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is explored."""
+    """What is explored, and the limits of it."""
 
     nodes: int
     cluster: dict[str, Any]
@@ -47,18 +47,18 @@ class Case:
     losses: int
     late: bool = True
     granted: bool = False
-    """Explore from when the loader has its lease, to which there is one way only."""
+    """Begin when the loader has its lease; there is only one way to get there."""
 
 
 @dataclass
 class Message:
-    """One on its way."""
+    """A message under way."""
 
     name: tuple[Any, ...]
-    """Who sent it at which of its events, and which of that event's messages it is."""
+    """Its sender, the sender's event that sent it, and its number among the messages of that event."""
     to: str
     origin: str
-    """Who sent it, a node or an actor."""
+    """Its sender, a node or an actor."""
     is_answer: bool
     clock: int
     content: m.Message
@@ -150,7 +150,7 @@ class Explorer:
         return choices
 
     def _state(self, path: Path, choice: tuple[Any, ...] | None) -> Any:
-        """What is known of a path after a choice: enough to tell what can follow, without running it."""
+        """Return the state of a path after a choice: enough to know what can follow, without running it."""
         histories = {who: tuple(events) for who, events in path.history.items()}
         lost, stamps = frozenset(path.lost), tuple(path.stamps)
         if choice is not None and choice[0] == "lose":
@@ -161,13 +161,13 @@ class Explorer:
         return frozenset(histories.items()), lost, stamps
 
     def _may_be_lost(self, message: Message) -> bool:
-        """With three nodes, only what tells the owner of the change: else there are too many states for a test."""
+        """With three nodes, only messages that tell the owner of the change may be lost: else states are too many."""
         return self.case.nodes < 3 or (message.to == self.owners[0] and isinstance(message.content, m.Write | m.Sweep))
 
     def _order(self, path: Path, choice: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return what of the order between nodes counts: was the source read, was the lease granted, before the change.
+        """Return the part of the order between nodes that counts: which of read, grant and change came before which.
 
-        The clocks order the stamp of the change and those of the leases, which the owner gives at its own events.
+        The clocks order the version of the change and those of the leases, which the owner gives at its own events.
         """
         if choice == ("act", "change"):
             return (("loaded", bool(path.loaded)),)
@@ -235,7 +235,7 @@ class Explorer:
                 count += 1
 
     def _clean_up(self) -> None:
-        """Let everything that is still pending come to its deadline, and lose what that sends."""
+        """Let everything that is pending reach its deadline, and lose what that sends."""
         for _ in range(2):
             self.now += CALL_S * 0.6
             for core in self.cores.values():

@@ -1,7 +1,7 @@
 """Bugs to plant into the core, each of which a checker of the simulation must find.
 
-A checker that cannot fail checks nothing. Each bug here breaks one rule that some module's docstring states, in the
-way a hurried change would.
+A checker that cannot fail checks nothing. Each bug here breaks one rule that a module's docstring states, as a careless
+change could.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def ack_without_storing(patch: pytest.MonkeyPatch) -> None:
-    """A replica acknowledges what it has not stored."""
+    """A replica acknowledges records that it has not stored."""
 
     def on_write(self: Any, origin: bytes, write: m.Write) -> None:
         if self._admit(origin, write, from_client=False) and write.request:
@@ -52,7 +52,7 @@ def done_at_one_copy_less(patch: pytest.MonkeyPatch) -> None:
 
 
 def oldest_wins(patch: pytest.MonkeyPatch) -> None:
-    """Of what the replicas hold the oldest version is taken, and written back."""
+    """Among the versions that replicas hold the oldest is taken, and written back."""
     judge = reads.QuorumRead._judge
 
     def oldest(self: Any, group: Any, key: bytes) -> tuple[bool, bytes | None]:
@@ -64,7 +64,7 @@ def oldest_wins(patch: pytest.MonkeyPatch) -> None:
 
 
 def drop_key(held: store.Store, key: bytes) -> None:
-    """Have a store forget one key, whatever it holds of it."""
+    """Make a store forget one key, whatever it holds of it."""
     held._replay()
     index = held._tables[crc32(key) & held._mask].get(key)
     if index is not None:
@@ -72,7 +72,7 @@ def drop_key(held: store.Store, key: bytes) -> None:
 
 
 def older_overwrites(patch: pytest.MonkeyPatch) -> None:
-    """A store takes what arrives last, whatever its version."""
+    """A store takes the record that arrives last, whatever its version."""
     merge = store.Store.merge
 
     def overwrite(self: Any, keys: list[bytes], records: list[bytes], now_ms: int) -> Any:
@@ -84,7 +84,7 @@ def older_overwrites(patch: pytest.MonkeyPatch) -> None:
 
 
 def wall_clock_stamps(patch: pytest.MonkeyPatch) -> None:
-    """Versions are the wall time, and nobody's clock follows another's."""
+    """Versions are the wall time, and no clock follows another node's."""
 
     def tick(self: Any, wall_ms: int) -> bytes:
         self.latest = max(self.latest % 65536 + 1, 1) % 65536 | wall_ms << 16
@@ -95,7 +95,7 @@ def wall_clock_stamps(patch: pytest.MonkeyPatch) -> None:
 
 
 def superseded_is_done(patch: pytest.MonkeyPatch) -> None:
-    """A write that a replica refused for being older counts as stored."""
+    """A write that a replica refused as older counts as stored."""
     patch.setattr(writes.QuorumWrite, "_restamp", lambda self, group, newer: None)
 
 
@@ -110,17 +110,17 @@ def owner_sets_mixed(patch: pytest.MonkeyPatch) -> None:
 
 
 def slots_gained_with_leftovers(patch: pytest.MonkeyPatch) -> None:
-    """A node that becomes an owner votes with what it was left with from an earlier time."""
+    """A node that becomes an owner votes with records that are left over from an earlier time."""
     patch.setattr(View, "gained", lambda self, ring: [])
 
 
 def slots_outlive_their_owners(patch: pytest.MonkeyPatch) -> None:
-    """Who is left of a slot's owners counts, though all that acknowledged the last write may be gone."""
+    """The remaining owners of a slot count, although all that acknowledged the last write may be gone."""
     patch.setattr(View, "lose", lambda self, node_ids, write_quorum, read_quorum: [])
 
 
 def minority_removes(patch: pytest.MonkeyPatch) -> None:
-    """Under the strict policy, too, whoever misses members long enough declares them dead."""
+    """Under the strict policy, too, a node that misses members for long enough declares them dead."""
     age = membership.Membership._age
 
     def age_all(self: Any, now: float) -> None:
@@ -137,19 +137,19 @@ def no_refutation(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_gossip(patch: pytest.MonkeyPatch) -> None:
-    """News is not passed on, and tables are not compared."""
+    """Rumours are not passed on, and tables are not compared."""
     patch.setattr(membership.Membership, "_spread", lambda self, news: None)
     patch.setattr(membership.Membership, "on_ack", lambda self, node_id, address, ack, now: self.heard(node_id))
 
 
 def nothing_moves(patch: pytest.MonkeyPatch) -> None:
-    """A node that gains slots is given nothing of what is in them, and no owner brings up later what another lacks."""
+    """A node that gains slots is given no records of them, and owners do not repair later what another one lacks."""
     patch.setattr(requests, "page_of", lambda held, slots, cursor, left_over: (len(slots), b"", [], []))
     patch.setattr(antientropy.AntiEntropy, "run", lambda self: None)
 
 
 def updates_anywhere(patch: pytest.MonkeyPatch) -> None:
-    """Whoever is asked for an atomic update runs it."""
+    """Any node that is asked for an atomic update runs it."""
 
     def distribute(self: Any) -> None:
         indices, self._unsent = self._unsent, []
@@ -172,7 +172,7 @@ def updates_unlocked(patch: pytest.MonkeyPatch) -> None:
 
 
 def answers_mixed_up(patch: pytest.MonkeyPatch) -> None:
-    """A batch is answered in another order than it was asked."""
+    """The answers of a batch are in another order than its keys."""
     reply = requests.Requests._reply_records
     patch.setattr(
         requests.Requests,
@@ -182,14 +182,14 @@ def answers_mixed_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def expiry_ignored(patch: pytest.MonkeyPatch) -> None:
-    """What has expired is still served."""
+    """Expired records are still served."""
     read = store.Store.read
     patch.setattr(store.Store, "read", lambda self, keys, now_bytes: read(self, keys, bytes(6)))
     patch.setattr(store.Store, "expire", lambda self, now_ms, budget: False)
 
 
 def limits_ignored(patch: pytest.MonkeyPatch) -> None:
-    """A full store takes more."""
+    """A full store takes more records."""
     patch.setattr(store.Store, "_make_room", lambda self, *_: None)
 
 
@@ -230,7 +230,7 @@ def cas_compares_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def add_and_replace_look_at_nothing(patch: pytest.MonkeyPatch) -> None:
-    """What is to be stored only if the key is there is stored, and so is what is to be stored only if it is not."""
+    """Add and replace store the value whether the key exists or not."""
     compute = updates.compute
 
     def careless(change: list[Any], record: bytes | None, coordinator: Any) -> Any:
@@ -242,7 +242,7 @@ def add_and_replace_look_at_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_id_for_two(patch: pytest.MonkeyPatch) -> None:
-    """A process with the id of a member that is alive is let in."""
+    """A process with the id of a member that is alive is accepted."""
     patch.setattr(members.MemberTable, "conflict", lambda self, newcomer: None)
 
 
@@ -252,7 +252,7 @@ def gone_before_all_is_handed_over(patch: pytest.MonkeyPatch) -> None:
 
 
 def suspension_unnoticed(patch: pytest.MonkeyPatch) -> None:
-    """For a machine that was suspended, no time has passed."""
+    """On a machine that was suspended, no time has passed."""
     patch.setattr(LocalClock, "read", lambda self, monotonic, wall: monotonic)
 
 
@@ -263,12 +263,12 @@ def missed_writes_stay_missed(patch: pytest.MonkeyPatch) -> None:
 
 
 def lease_not_voided(patch: pytest.MonkeyPatch) -> None:
-    """The owner does not mind writes that come while a lease stands."""
+    """The owner ignores writes of a key while a lease for it is held."""
     patch.setattr(fill_leases.FillLeases, "note_written", lambda self, keys, records: None)
 
 
 def invalidated_here_only(patch: pytest.MonkeyPatch) -> None:
-    """Whoever is asked to invalidate a tag drops its bearers, and nobody else does."""
+    """The node that is asked to invalidate a tag drops the entries with it, and no other node does."""
 
     def replan(self: Any) -> None:
         self._through |= {member.node_id: self.coordinator.view.digest for member in self.coordinator.view.ring.members}
@@ -278,29 +278,29 @@ def invalidated_here_only(patch: pytest.MonkeyPatch) -> None:
 
 
 def dropped_below_the_clock_of_others(patch: pytest.MonkeyPatch) -> None:
-    """Nobody tells who invalidates a tag that its clock lags behind what is to be dropped."""
+    """No node tells the coordinator of an invalidation that its clock lags behind what is to be dropped."""
     patch.setattr(requests, "clock_of", lambda version: 1 << 64)
 
 
 def facts_unchecked(patch: pytest.MonkeyPatch) -> None:
-    """What is said of a member is taken as it comes, its address, too; and who is said to be there is there."""
+    """Every fact about a member is taken as it comes, also its address; and a node that is told of counts as there."""
     for field in facts._RULES:
         patch.setitem(facts._RULES, field, lambda _: None)
 
 
 def incarnations_unbounded(patch: pytest.MonkeyPatch) -> None:
-    """Whatever number is said of a member's lives is believed."""
+    """Any incarnation is believed, however great."""
     patch.setitem(facts._RULES, "incarnation", lambda _: None)
     patch.setattr(membership, "latest_incarnation", lambda wall_ms: 1 << 80)
 
 
 def ghosts_own(patch: pytest.MonkeyPatch) -> None:
-    """Who is said to be a member is one, before it has answered at its address."""
+    """A node that others call a member is one, before it has answered at its address."""
     patch.setattr(Peers, "answers", lambda self, fact: True)
 
 
 def versions_of_any_time(patch: pytest.MonkeyPatch) -> None:
-    """What comes in is not held against the clock."""
+    """Messages that arrive are not checked against the clock."""
     for kind in list(claims.GATES):
         patch.delitem(claims.GATES, kind)
 
@@ -316,7 +316,7 @@ def clocks_of_any_time(patch: pytest.MonkeyPatch) -> None:
 
 
 def failures_end_the_process(patch: pytest.MonkeyPatch) -> None:
-    """What a handler raises goes through; and there is one that stumbles over a stranger."""
+    """Errors of handlers are not caught; and one handler fails at the message of a stranger."""
     on_ping = membership.Membership.on_ping
 
     def stumble(self: Any, ping: m.Ping, wall_ms: int, now: float) -> m.Ack:
@@ -422,13 +422,13 @@ FULL: Final = {**TWO_OF_TWO, "max_entries": 2, "max_bytes": 800}
 
 
 class Trap(NamedTuple):
-    """Where a bug shows: under which faults and plan, to which checker."""
+    """Where a bug shows: under which faults and plan, and to which checker."""
 
     kind: str
     plan: dict[str, Any]
     checker: str
     seed: int = 0
-    """Looked at first: one of the seeds that show it."""
+    """The seed that is tried first: one that shows the bug."""
 
 
 TRAPS: Final[dict[Plant, Trap]] = {

@@ -1,4 +1,4 @@
-"""A mesh and a client in the simulator, with the words that tests by hand are told in."""
+"""A mesh and a client in the simulator, with the steps of which tests by hand are made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOOSE = {"replicas": 2, "write_quorum": 1, "read_quorum": 1, "slots": 16, "vnode
 
 
 class Story:
-    """A mesh and a client, with the words that the tests are told in."""
+    """A mesh and a client, with the steps of which tests are made."""
 
     def __init__(self, nodes: int = 3, cluster: dict[str, Any] = DEFAULT, **tables: Any) -> None:
         self.mesh = Mesh(nodes=nodes, cluster=cluster, **tables).start()
@@ -30,7 +30,7 @@ class Story:
         return [self.mesh.nodes[node_id] for node_id in self.mesh.owners(key)]
 
     def put(self, host: NodeHost, key: str, value: str | None, clock_ms: int = 0, ttl_ms: int | None = None) -> bytes:
-        """Have a node hold a value (None: a tombstone) written ``clock_ms`` after the simulation's begin."""
+        """Let a node hold a value (None: a tombstone) written ``clock_ms`` after the simulation's begin."""
         core = host.core
         assert core is not None
         now_ms = core.coordinator.instant.wall_ms
@@ -41,7 +41,7 @@ class Story:
         return version
 
     def held(self, key: str) -> dict[str, bytes | None]:
-        """Per running node the value that it holds."""
+        """Return the value that each running node holds."""
         found = {}
         for host in self.mesh.nodes.values():
             if host.core is not None:
@@ -61,7 +61,7 @@ class Story:
         self.mesh.call(client, client.session.set(key, value, None, timeout))
 
     def at(self, host: NodeHost) -> ClientHost:
-        """A client that asks this node and no other."""
+        """Return a client that asks this node and no other."""
         client = self.mesh.client(f"at {host.name} {self.mesh.world.now}", stray=1.0)
         client._seeds = (host.address,)
         return client

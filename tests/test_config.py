@@ -192,7 +192,7 @@ def test_a_default_gives_way_to_a_bound_that_was_given() -> None:
 
 
 def test_listening_beyond_this_machine_must_be_asked_for() -> None:
-    (found,) = problems(node={"listen": "10.0.0.1:7101"})  # what follows from it is no mistake of its own
+    (found,) = problems(node={"listen": "10.0.0.1:7101"})  # what follows from it is not reported as a mistake
     assert found.startswith("node.listen: 10.0.0.1 can be reached")
     assert "security.insecure = true" in found
     (found,) = problems(node={"listen": "10.0.0.1:7101", "publish": "10.0.0.1:7201"})

@@ -1,4 +1,4 @@
-"""Durations in the words of people."""
+"""Durations as people write them."""
 
 from __future__ import annotations
 

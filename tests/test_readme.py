@@ -1,8 +1,8 @@
 """README.md and its chapters are true: examples run, what they show is what comes out, and what they name is there.
 
-In a Python block ``expression   # -> value`` says what an expression comes to, ``# raises Error`` that it raises.
-Blocks of one section share their names; in a chapter that says so, those of the whole chapter do. In a console block
-the lines after ``$ command`` are its output. Addresses from 127.0.0.1:7101 on stand for those of a mesh that the tests
+In a Python block ``expression   # -> value`` says what the value of an expression is, ``# raises Error`` that it
+raises. Blocks of one section share their names; in a chapter of SHARES_NAMES, all blocks do. In a console block the
+lines after ``$ command`` are its output. Addresses from 127.0.0.1:7101 on stand for those of a mesh that the tests
 start; times, versions and digests differ every time.
 """
 
@@ -47,7 +47,7 @@ from meshcache.protocol import messages as m
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 GUIDE_LANGUAGES: Final = ("py", "mermaid")
-"""Of meshcache/patterns/GUIDE.md; tests/process/test_guide.py looks at them."""
+"""The languages of blocks in meshcache/patterns/GUIDE.md that tests/process/test_guide.py checks."""
 BIN: Final = Path(sys.executable).parent
 NODES: Final = 3
 
@@ -58,10 +58,10 @@ class Document(NamedTuple):
     name: str
     text: str
     prose: str
-    """What is not in fenced blocks."""
+    """The text outside of fenced blocks."""
 
     def linked(self, link: str) -> Path:
-        """The file that a link without an anchor leads to."""
+        """Return the file to which a link without an anchor leads."""
         return (ROOT / self.name).parent / unquote(link) if link else ROOT / self.name
 
 
@@ -94,7 +94,7 @@ class Block(NamedTuple):
     line: int
     section: str
     name: str = "README.md"
-    """Of its document."""
+    """The name of its document."""
 
 
 def blocks(*languages: str, document: Document) -> list[Block]:
@@ -160,7 +160,7 @@ def mesh() -> Iterator[LocalMesh]:
 
 @pytest.fixture
 def addresses(mesh: LocalMesh) -> dict[str, str]:
-    """What the addresses in the documents stand for."""
+    """Return the addresses for which the documents' addresses stand."""
     real = dict(zip([f"{HOST}:{7101 + index}" for index in range(NODES)], mesh.addresses, strict=True))
     return real | {f"{HOST}:7104": f"{HOST}:{find_base_port(1)}"}
 
@@ -280,7 +280,7 @@ def console(block: Block) -> list[tuple[str, list[str]]]:
 
 
 def without_chance(text: str, addresses: Mapping[str, str]) -> list[str]:
-    """Put the same in the place of whatever is different each time; how columns are padded then tells nothing."""
+    """Replace everything that is different each time by fixed text, and the padding of columns by one space."""
     text = substituted(text, addresses)
     for pattern, instead in (
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "TIME"),
@@ -465,14 +465,14 @@ def test_what_an_entry_is_charged_is_as_shown() -> None:
 
 
 def test_nothing_is_promised_that_is_not_there() -> None:
-    """Whoever adds one of these has something to tell in README.md."""
+    """A new name of the package must be described in README.md."""
     for name in ("pipeline",):
         assert not hasattr(Client, name), f"{name} is there: take it out of 'Not yet'"
         assert not any(re.search(rf"\.{name}\(", each.text) for each in DOCUMENTS)
 
 
 def test_the_errors_are_those_that_there_are() -> None:
-    """Each with the builtin that it also is; what is above them in the tree is told in the text."""
+    """The table names each error with the builtin that it also is; the text names their common bases."""
     tree = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
     del tree["MeshcacheError"], tree["OperationError"], tree["Any"]
     told = {code_spans(name)[0]: code_spans(builtin) for name, builtin, _ in tables("Error")}

@@ -1,4 +1,4 @@
-"""Properties of the code itself, which no other test would notice."""
+"""Rules for the code itself, which no other test would check."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 600
 
 GROUND = ("address", "config", "durations", "errors")
-"""Modules that everybody may use, and which use each other only."""
+"""Modules that all others may use, and that use only each other."""
 MAY_USE = {
     "protocol": (),
     "core": ("protocol",),
@@ -36,8 +36,8 @@ MAY_USE = {
     "simulation": ("protocol", "core", "client"),
     "local": ("client", "client.blocking", "sockets"),
 }
-"""By room, the other rooms that it may use: what is not here may use all. Rooms within a room belong to it, unless they
-are named themselves."""
+"""By room, the other rooms that it may use; a room that is not listed may use all. Rooms within a room belong to it,
+unless they are listed themselves."""
 PURE = ("protocol", "core", "client", "simulation")
 """Rooms that must not touch sockets, threads or processes."""
 EXCEPTIONS = {("meshcache.node.node", "meshcache.client.blocking.client")}
@@ -57,7 +57,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Every module imported, as far as the text tells, with its line."""
+    """Yield every module that is imported, as far as the text shows, with its line."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -78,7 +78,7 @@ def test_the_package_shows_its_public_names_and_no_others() -> None:
 
 
 def room_of(module: str) -> str:
-    """The room that a module is in, by the names in MAY_USE; "" for those that are in none."""
+    """Return the room of a module, by the names in MAY_USE; "" if it is in none."""
     parts = module.split(".")[1:]
     for length in (2, 1):
         name = ".".join(parts[:length])
@@ -92,7 +92,7 @@ def module_of(path: Path) -> str:
 
 
 def modules_imported(path: Path) -> Iterator[tuple[str, int]]:
-    """Every module of this package that a file imports, with its line; of packages the modules meant."""
+    """Yield every module of this package that a file imports, with its line; for packages, the modules meant."""
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names if alias.name.startswith("meshcache"))
@@ -138,7 +138,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def core_faults(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """What would make two runs of one seed differ."""
+    """Yield everything that could make two runs of one seed differ, with its line."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"hash", "id", "print"}:
             yield node.lineno, f"calls {node.func.id}()"
@@ -188,7 +188,7 @@ def test_the_look_at_core_finds_what_it_looks_for(text: str, fault: str) -> None
 
 
 def assigned(node: ast.AST) -> list[ast.expr]:
-    """What a statement assigns to, one by one."""
+    """Return the targets of a statement's assignments, one by one."""
     if isinstance(node, ast.Assign | ast.Delete):
         targets = node.targets
     elif isinstance(node, ast.AugAssign | ast.AnnAssign | ast.For | ast.comprehension):
@@ -203,7 +203,7 @@ def assigned(node: ast.AST) -> list[ast.expr]:
 
 
 def declared(tree: ast.Module) -> dict[str, set[str]]:
-    """By class of a module, the attributes that it declares: in its body, or as those of ``self``."""
+    """By class of a module, the attributes that it declares: in its body, or on ``self``."""
     found: dict[str, set[str]] = {}
     for kind in [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]:
         targets = [target for node in ast.walk(kind) for target in assigned(node)]
@@ -221,12 +221,12 @@ def _is_own(target: ast.Attribute) -> bool:
 
 
 def finished_by_others(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Every assignment to an attribute of an object that is not the one which does it.
+    """Yield every assignment to an attribute of another object than the one that makes it.
 
-    An object is whole when it is made, and changes by its own methods only: else what it holds depends on who came by.
-    Two kinds may be changed from outside. Records that a module keeps for itself, in classes of its own: which class an
-    object is of the text does not tell, and so it is taken for one of those if another class of the same module than
-    the one that assigns declares the attribute. And counters, which are there for everybody to raise.
+    An object is complete when it is made, and changes only by its own methods: else its state depends on which other
+    code has run. Two kinds of objects may be changed from outside. First, records that a module keeps for itself, in
+    classes of its own. The text does not show the class of an object; so it counts as one of these if another class of
+    the module than the assigning one declares the attribute. Second, counters, which any code may raise.
     """
     fields = declared(tree)
     scopes = [(node.name, node) for node in tree.body if isinstance(node, ast.ClassDef)]

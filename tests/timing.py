@@ -1,4 +1,4 @@
-"""How long something takes, on a machine that may be busy with other things."""
+"""How long something takes, on a machine that may be busy with other work."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ TRIES = 10
 PAUSE_S = 0.01
 """Between two looks at a condition."""
 DELAY_S_MAX = 5.0
-"""No machine that these tests can run on delays a process for longer."""
+"""No machine on which these tests can run delays a process for longer."""
 
 
 class _Takes:
-    """What a busy machine does only ever adds: so of several tries one will do, but none may be too short."""
+    """A busy machine only ever adds time: so one of several tries must be short enough, and none may be too short."""
 
     def __init__(self, least_s: float, most_s: float) -> None:
         self.least_s = least_s
@@ -29,7 +29,7 @@ class _Takes:
 
 
 def takes(measure: Callable[[], float], *, least_s: float = 0.0, most_s: float) -> None:
-    """Fail unless what ``measure`` tells the seconds of takes so long."""
+    """Fail unless the seconds that ``measure`` returns are between these limits."""
     expected = _Takes(least_s, most_s)
     while not expected.is_told(measure()):
         pass

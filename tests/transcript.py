@@ -1,10 +1,10 @@
-"""What nodes and clients say to each other in a story, for people to read.
+"""The messages of nodes and clients in a story, for people to read.
 
 A line is a message when it arrives, after milliseconds since the beginning. Names of messages and fields are those of
-meshcache/protocol/messages.py. Left out are what only tells one request or moment from another (numbers of requests,
-deadlines, boots, digests), fields that are empty or zero, and, of what members tell each other, whatever the receiver
-has heard before. Versions are named v1, v2, … and tokens t1, t2, … in the order in which they come up. ``n3+1`` is n3
-in the incarnation after the one that it had in the beginning; ``synced``: it has pulled what it gained by the new ring.
+meshcache/protocol/messages.py. A transcript leaves out what only tells one request or moment from another (numbers of
+requests, deadlines, boots, digests), fields that are empty or zero, and rumours that the receiver has heard before.
+Versions are named v1, v2, … and tokens t1, t2, … in the order in which they appear. ``n3+1`` is n3 in the incarnation
+after the one that it had in the beginning; ``synced``: it has pulled what it gained by the new ring.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from meshcache.simulation.mesh import Mesh
 from meshcache.simulation.network import Weather
 
 EVEN = Weather(delay_s=0.0, delay_min_s=0.001)
-"""Every message takes a millisecond: so what is said does not depend on chance."""
+"""Every message takes a millisecond: so the order of messages does not depend on chance."""
 LEFT_OUT = {"request", "boot", "deadline_ms", "view", "settings", "wall_ms", "facts", "sequence", "digests", "protocol"}
 ALWAYS = {"results"}
 LEVELS = {LEVEL_ONE: "ONE", LEVEL_QUORUM: "QUORUM", LEVEL_ALL: "ALL"}
@@ -50,7 +50,7 @@ Wanted = Callable[[str, str, Any], bool]
 
 
 class Transcript:
-    """The messages of some kinds that arrive in a mesh from now on, and what is told between them."""
+    """The messages of some kinds that arrive in a mesh from now on, and the remarks between them."""
 
     def __init__(self, mesh: Mesh, shown: Collection[type[Any]], wanted: Wanted = lambda *_: True) -> None:
         self.lines: list[str] = []
@@ -60,18 +60,18 @@ class Transcript:
         self._tokens: dict[bytes, str] = {}
         self._first = {host.name: host.core.membership.own for host in mesh.nodes.values() if host.core is not None}
         self._heard: dict[tuple[str, str], None] = {}
-        """Who knows, or was asked, what."""
+        """What each host has heard or told before, as (host, text)."""
         self._mesh = mesh
         self._world = mesh.world
         self._begin = mesh.world.now
         mesh.world.note_frame = self._on_frame  # type: ignore[method-assign]  # the trace, before it is text
 
     def tell(self, text: str) -> None:
-        """Say what happens beside the messages."""
+        """Write a remark beside the messages."""
         self._line(f"-- {text}")
 
     def begin(self, client: ClientHost, does: str, flow: Flow[Any]) -> list[Any]:
-        """Have a client begin an operation, and say so, and what comes of it; that will be in the list."""
+        """Let a client begin an operation; write that down, and later the result, which also goes into the list."""
         ended: list[Any] = []
 
         def end(result: Any, error: Exception | None, _: bool) -> None:
@@ -83,7 +83,7 @@ class Transcript:
         return ended
 
     def call(self, client: ClientHost, does: str, flow: Flow[Any]) -> Any:
-        """Have a client do something to its end."""
+        """Let a client run an operation to its end."""
         ended = self.begin(client, does, flow)
         self._mesh.wait_for(lambda: bool(ended))
         return ended[0]
@@ -107,7 +107,7 @@ class Transcript:
                 self._line(f"{what}  {self.message(message)}")
 
     def _is_new(self, way: str, message: Any) -> bool:
-        """Tell whether the receiver of a probe or rumour hears something new; of other messages each one is."""
+        """Tell whether the receiver of a probe or rumour hears something new; all other messages count as new."""
         source, arrow, target = way.split(" ")
         match message:
             case Hello(member=fact) if fact is not None:
@@ -127,7 +127,7 @@ class Transcript:
     # ---- parts of messages
 
     def message(self, message: Any) -> str:
-        """As Python would write it, with less."""
+        """Return a message as Python would write it, with less."""
         always = ALWAYS | {"sequence"} if isinstance(message, Invalidations) else ALWAYS
         fields = [
             f"{name}={self._field(name, value)}"
@@ -194,7 +194,7 @@ class Transcript:
         return " ".join([Change(kind).name, *map(self._value, arguments)])
 
     def _fact(self, fact: Fact) -> str:
-        """Who is in what state; what has changed since it was first told of."""
+        """Return the state of a member, and what has changed since the first fact about it."""
         fact = Fact(*fact)
         first = self._first.setdefault(fact.node_id, fact)
         later = f"+{fact.incarnation - first.incarnation}" if fact.incarnation != first.incarnation else ""

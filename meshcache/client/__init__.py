@@ -1,4 +1,4 @@
-"""The client: what it decides is here, pure; how it waits is in ``blocking`` (threads) and ``aio`` (asyncio)."""
+"""The client: what it decides is in this folder, pure; ``blocking`` (threads) and ``aio`` (asyncio) do the I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Client"]
 
 
 def __getattr__(name: str) -> Any:
-    """Find ``Client``, which programs import from here too; the modules beside this one do not need it."""
+    """Find ``Client``, which programs may import from here; the modules in this folder do not need it."""
     if name != "Client":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from meshcache.client.blocking.client import Client  # noqa: PLC0415  (see above)

@@ -1,4 +1,4 @@
-"""How the arguments of an operation are read, and what is said of those that make no sense."""
+"""How the arguments of an operation are read, and the errors for arguments that make no sense."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from meshcache.protocol.record import NEVER_MS, TAG_BYTES_MAX
 
 
 class Sentinel(Enum):
-    """Values that no cache holds."""
+    """Values that no cache can hold."""
 
     MISSING = "MISSING"
     DEFAULT = "DEFAULT"
@@ -41,13 +41,13 @@ class Sentinel(Enum):
 MISSING: Final = Sentinel.MISSING
 """Pass it as ``default`` to tell a miss from a cached None."""
 DEFAULT: Final = Sentinel.DEFAULT
-"""As ``ttl``: the client's default, else the cluster's."""
+"""Given as ``ttl``: the client's default or, if it has none, the cluster's."""
 
 T = TypeVar("T")
 
 
 class NotKept:
-    """What a loader returned, if the cache is not to keep it."""
+    """What a loader returned, if the cache must not keep it."""
 
     __slots__ = ("value",)
 
@@ -59,7 +59,10 @@ class _DoNotCache:
     """The type of DO_NOT_CACHE."""
 
     def __call__(self, value: T) -> T:
-        """Return what a loader is to return. To type checkers it is the value, since that is what its caller gets."""
+        """Return what a loader is to return.
+
+        For type checkers it is the value itself, which the loader's caller gets.
+        """
         return cast(T, NotKept(value))
 
     def __repr__(self) -> str:
@@ -67,12 +70,12 @@ class _DoNotCache:
 
 
 DO_NOT_CACHE: Final = _DoNotCache()
-"""``return DO_NOT_CACHE(value)`` in the loader of ``get_or_set``, or in a cached function: its caller gets the value,
-which is not stored, and the next one computes it again. Alone it stands for ``DO_NOT_CACHE(None)``."""
+"""``return DO_NOT_CACHE(value)`` in the loader of ``get_or_set``, or in a cached function: the caller gets the value,
+but it is not stored, and the next caller computes it again. ``DO_NOT_CACHE`` alone means ``DO_NOT_CACHE(None)``."""
 
 
 def bare(loaded: Any) -> Any:
-    """Return the value that a loader returned, kept or not."""
+    """Return the value that a loader returned, whether the cache may keep it or not."""
     if loaded is DO_NOT_CACHE:
         return None
     return loaded.value if type(loaded) is NotKept else loaded
@@ -94,21 +97,21 @@ LEVELS: Final = {"one": LEVEL_ONE, "quorum": LEVEL_QUORUM, "all": LEVEL_ALL}
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A value with what the cache knows of it."""
+    """A value, and what the cache knows about it."""
 
     value: Any
     version: bytes
-    """Opaque: for ``cas``."""
+    """To be passed to ``cas``; its bytes have no meaning for programs."""
     ttl: float
-    """Seconds left; infinite: never expires."""
+    """Seconds left; infinite: the value never expires."""
     stale: bool
-    """Past its lifetime, and served because a new value is being computed."""
+    """Whether the value is past its lifetime, and is served because a new one is being computed."""
     near: bool = False
-    """Read from a copy in this process, as ``gets(near=True)`` may do; ``ttl`` is then what the copy has left."""
+    """Whether it is from a copy in this process, as ``gets(near=True)`` may do; ``ttl`` is then what the copy has left."""
 
 
 def milliseconds(ttl: object) -> int:
-    """Return a lifetime as it travels; DEFAULT is the cluster's here."""
+    """Return a lifetime as messages carry it; DEFAULT means the cluster's default here."""
     if ttl is None:
         return TTL_NEVER
     if ttl is DEFAULT:
@@ -124,7 +127,7 @@ def milliseconds(ttl: object) -> int:
 
 
 def early_factor(early: object) -> float:
-    """Check how early values are refreshed."""
+    """Check the argument that says how early values are refreshed."""
     if isinstance(early, bool) or not isinstance(early, (int, float)):
         raise TypeError(f"early must be a number, is {early!r}")
     if not 0 <= early <= EARLY_MAX:
@@ -153,7 +156,7 @@ def consistency_of(w: int, r: int) -> Consistency:
 
 
 def ttl_of(ttl_ms: int) -> Ttl:
-    """Return the lifetime that travels as this."""
+    """Return the lifetime that this number in a message means."""
     if ttl_ms == TTL_DEFAULT:
         return DEFAULT
     return None if ttl_ms == TTL_NEVER else ttl_ms / 1000
@@ -205,7 +208,7 @@ def _invalid_key(key: object, error: Exception | None, size: int = 0) -> Invalid
 
 
 def key_list(keys: object) -> list[Any]:
-    """Return the keys as a list; a single key where several are meant is a mistake worth a word."""
+    """Return the keys as a list; a single key, where several are meant, is an error that says so."""
     if isinstance(keys, (str, bytes)):
         raise TypeError(f"keys must be an iterable of keys, is the single key {keys!r:.80}")
     if not isinstance(keys, Iterable):
@@ -214,7 +217,7 @@ def key_list(keys: object) -> list[Any]:
 
 
 def raw_tags(prefix: bytes, tags: object) -> tuple[bytes, ...]:
-    """Return tags as nodes see them, each once: a namespace is put before a tag as it is before a key."""
+    """Return tags as nodes see them, each once; the namespace is put before a tag as before a key."""
     if isinstance(tags, (str, bytes)):
         raise TypeError(f"tags must be an iterable of tags, is the single tag {tags!r:.80}")
     if not isinstance(tags, Iterable):

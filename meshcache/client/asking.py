@@ -1,7 +1,7 @@
-"""How an operation gets to nodes: the shortest way where all is as usual, ``delivery.py`` where anything is not.
+"""How an operation gets to nodes: the short way in the usual case, and ``delivery.py`` in all others.
 
-Here is what all operations under one set of options share, beside what they mean (session.py): the mesh as it is known,
-copies near the reader, what the user called and with which key, for errors. Pure, as session.py is.
+This class has what all operations under one set of options share, apart from what they mean (session.py): what is known
+of the mesh, the near cache, and, for errors, what the user called and with which key. It is as pure as session.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from meshcache.protocol.record import CONTENT_FLAG_BYTES, HEADER_BYTES
 
 SMALL_KEYS: Final = 512
 SMALL_BYTES: Final = 1 << 20
-"""Below this, size does not add to what an attempt may take."""
+"""Up to this size, an attempt gets no more time for its size."""
 
 T = TypeVar("T")
 
@@ -48,10 +48,12 @@ class Asking:
         self.near = near
         self.fallbacks = Fallbacks(routing.clock) if fallbacks is None else fallbacks
         self._copies = None if near is None else Copies(near, routing, options.prefix, options.codec.decode)
-        """For writes, which void copies whatever their level."""
+        """The near cache for writes, which void copies at any consistency level."""
         self.copies = self._copies if options.r == DEFAULT_LEVEL else None
-        """For reads: None too where an explicit read level asks for more than a copy can promise. A driver looks here
-        before it asks for the flow of a ``get``: a hit is then one call."""
+        """The near cache for reads; None also where an explicit read level asks for more than a copy can promise.
+
+        A driver looks here before it asks for the flow of a ``get``: a hit is then a single call.
+        """
         self.options = options
         self.cluster = cluster
         self._clock = routing.clock
@@ -65,10 +67,10 @@ class Asking:
         self._read_meta = (options.r, options.w, True)
         self._unchecked = options.w > 0 or options.r > 0
         self._caller: str | None = None
-        """What errors name instead of the operation at hand: what the user called is made of several."""
+        """What the user called, if that is made of several operations; errors name it."""
 
     def on_behalf_of(self, caller: str) -> Self:
-        """Return the same, whose errors name what the user called: ``lock 'job'``, say."""
+        """Return the same session, whose errors name what the user called, for example ``lock 'job'``."""
         other = copy(self)
         other._caller = caller  # noqa: SLF001  (of its kind)
         return other
@@ -78,7 +80,7 @@ class Asking:
         return Connection(address, self.cluster, self.routing)
 
     def _one(self, request: Request, timeout: Timeout | None) -> Flow[Any]:
-        """Deliver a request of one key: straight to its owner, and by the long way only if anything is unusual."""
+        """Deliver a request for one key: straight to its owner, and through ``delivery.py`` if anything is unusual."""
         routing = self.routing
         started = self._clock()
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
@@ -120,14 +122,14 @@ class Asking:
         timeout: Timeout | None,
         repeatable: bool = False,
     ) -> Flow[Any]:
-        """Have the key's first owner run a change; ``name`` is the operation that needs it."""
+        """Have the key's first owner run a change; ``name`` is the operation that needs it, for errors."""
         options = (self.options.w, self.options.r, 0)
         raw = raw_key(self._prefix, key)
         request = Request(name, Update, options, [raw], [key], [change], content_bytes, repeatable)
         return self._writing([raw], self._one(request, timeout))
 
     def _many(self, request: Request, timeout: Timeout | None) -> Flow[tuple[list[Any], dict[int, Exception]]]:
-        """Deliver many keys, all of which may be asked for again; returns their results, and by index what failed."""
+        """Deliver many keys, all safe to ask for again; return their results, and the errors by index."""
         keys = request.keys
         if not keys:
             return [], {}
@@ -143,7 +145,7 @@ class Asking:
         tried: tuple[Call, Any] | None = None
         small = len(keys) <= SMALL_KEYS and size < min(SMALL_BYTES, routing.settings.request_bytes_max // 2)
         if small and routing.only is not None and started < routing.due:
-            # Everything for one node, in one message: no need to sort the keys.
+            # Everything is for one node, and goes in one message: no need to sort the keys.
             call = Call(routing.only, request, started + timeout_s, allowance_s(timeout_s, size), size)
             (outcome,) = yield [call]
             if type(outcome) is list and list not in set(map(type, outcome)):
@@ -156,7 +158,7 @@ class Asking:
         return delivery.results, delivery.errors
 
     def _ask(self, request: Request, node: str | None, timeout: Timeout | None) -> Flow[Any]:
-        """Ask something that is of no one key: any node, or the one named by id or address."""
+        """Ask something that is about no key: any node, or the one with the id or address ``node``."""
         started = self._clock()
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
         if not self.routing.known:
@@ -182,7 +184,7 @@ class Asking:
         node: str | None = None,
         park_s: float = 0.0,
     ) -> Delivery:
-        """Return the long way of a request; ``tried``: the attempt at all of it that was made, and what it came to."""
+        """Return the delivery of a request; ``tried`` is an attempt that was made before, and its outcome."""
         if self._caller is not None:
             request = request.on_behalf_of(self._caller)
         delivery = Delivery(self.routing, self.rng, request, started, timeout_s, node, park_s)
@@ -191,12 +193,12 @@ class Asking:
         return delivery
 
     def _prepare(self, request: Request, started: float, timeout_s: float) -> Flow[None]:
-        """Before the first operation: have a seed greet us, so that settings and ring are known."""
+        """Before the first operation, have a seed greet this client, so that settings and ring are known."""
         routing = self.routing
         if not routing.known:
             given = request.given if len(request.given) == 1 else []
             question = Request(request.name, Inspect, VIEW, [], given)
-            # Thousands may do this at once, and all but the first want no more than that it is done.
+            # Thousands of calls may do this at once; all but the first need only that it was done.
             address = routing.pick(None, routing.rests.current(started), started)
             tried: tuple[Call, Any] | None = None
             if address is not None:
@@ -218,7 +220,7 @@ class Asking:
             raise ValueTooLarge(content_bytes - CONTENT_FLAG_BYTES, limit)
 
     def _check_levels(self) -> None:
-        """Refuse levels that the cluster can never reach; not before it is known."""
+        """Refuse levels that the cluster can never reach, as soon as its settings are known."""
         replicas = self.routing.settings.replicas
         if not self._unchecked or not self.routing.known:
             return
@@ -240,7 +242,7 @@ class Asking:
         return delivery.results[0]
 
     def _writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:
-        """Write so that this client does not read from its copies what it has overwritten."""
+        """Run a write such that this client reads no copy of what it has overwritten."""
         if self._copies is None or not self._copies.near.used:
             return flow
         return self._copies.while_writing(keys, flow)
@@ -256,7 +258,7 @@ class Asking:
     # ---- reading
 
     def look(self, key: Key, timeout: Timeout | None, name: str) -> Flow[tuple[Any, bytes | None]]:
-        """Return the value or MISSING, and the live record, from which the value is or which is too old for one.
+        """Return the value or MISSING, and the live record, which has the value or is too old to be one.
 
         A value from the near cache comes without a record.
         """
@@ -272,7 +274,7 @@ class Asking:
         return value, record if is_hit(record) else None
 
     def _value(self, record: Any, default: Any, key: Key) -> Any:
-        """Return the value of a record, or the default for a miss."""
+        """Return the value of a record, or the default if it is a miss."""
         if record is None:
             return default
         try:

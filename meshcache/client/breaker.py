@@ -1,7 +1,7 @@
 """The circuit breaker: when a node keeps failing, stop asking it first.
 
-An open breaker orders, it does not forbid: routing takes such a node last, so that a breaker alone never fails an
-operation. Time is an argument, in seconds of a monotonic clock.
+An open breaker does not forbid a node: routing only takes it last, so that a breaker alone never makes an operation
+fail. Time is an argument, in seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ OPEN_S: Final = 30.0
 class Breaker:
     """Closed: all calls pass. Open: half of at least ten calls in ten seconds failed. Half-open: one call is a probe.
 
-    Threads may share it without a lock: a lost count shifts nothing that matters.
+    Threads may share a breaker without a lock: a count that is lost changes nothing important.
     """
 
     __slots__ = ("_buckets", "_open_until", "_probing")
 
     def __init__(self) -> None:
-        # One [second, successes, failures] for each second of the window, reused in a circle.
+        # One [second, successes, failures] for each second of the window; the oldest is used again.
         self._buckets = [[-1, 0, 0] for _ in range(WINDOW_S)]
         self._open_until = 0.0
         self._probing = False
 
     @property
     def is_closed(self) -> bool:
-        """Every call passes."""
+        """Whether every call passes."""
         return not self._open_until
 
     @property
@@ -47,18 +47,18 @@ class Breaker:
         return self._open_until or math.inf
 
     def admits(self, now: float) -> bool:
-        """Tell whether a call may pass; of an open breaker, whether the caller's is the probe."""
+        """Tell whether a call may pass; if the breaker is open, the call that may pass is the probe."""
         if not self._open_until:
             return True
         if now < self._open_until:
             return False
-        # The probe is out; should its outcome never be told, the next may go in another 30 s.
+        # The probe is under way; if its outcome is never noted, the next probe may go in another 30 s.
         self._open_until = now + OPEN_S
         self._probing = True
         return True
 
     def succeed(self, now: float) -> bool:
-        """Count a success; True if it closed the breaker."""
+        """Count a success; return True if it closed the breaker."""
         if self._open_until:
             self.reset()
             return True
@@ -71,7 +71,7 @@ class Breaker:
         return False
 
     def fail(self, now: float) -> bool:
-        """Count a failure; True if it opened the breaker."""
+        """Count a failure; return True if it opened the breaker."""
         if self._open_until:
             if self._probing:
                 self._probing = False
@@ -87,7 +87,7 @@ class Breaker:
         return True
 
     def reset(self) -> None:
-        """Close and forget: the node is another process now, or has answered."""
+        """Close the breaker and forget its counts: the node is a new process now, or has answered."""
         for bucket in self._buckets:
             bucket[0] = -1
         self._open_until = 0.0

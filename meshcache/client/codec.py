@@ -1,8 +1,8 @@
 """Values to bytes and back, on the client; nodes never look inside.
 
-What a client stores is a *content*: two flag bytes and the value. The first flag byte belongs to the nodes and is
-zero here (if the entry carries extras, record.py puts them behind the flags, and marks them in that byte); the second
-is the tag that says how to read the value, whichever client wrote it::
+What a client stores is a *content*: two flag bytes and the value. The first flag byte belongs to the nodes and is zero
+here (if the entry has extras, record.py puts them behind the flags, and marks them in that byte); the second is the tag
+that says how to read the value, whichever client wrote it::
 
     0  bytes       as they are (bytearray and memoryview come back as bytes)
     1  str         UTF-8; lone surrogates survive
@@ -11,8 +11,8 @@ is the tag that says how to read the value, whichever client wrote it::
     4  anything    pickle: only if both the writer and the reader asked for it by name
     5  anything    the caller's own codec
 
-What msgpack lacks is put in terms of what it has by plain.py, where users also register types of their own. What it
-must not be given is found by survey.py.
+plain.py turns the types that msgpack lacks into types that it has; users also register types of their own there.
+survey.py finds values that msgpack must not be given.
 """
 
 from __future__ import annotations
@@ -54,13 +54,14 @@ class ValueCodec(Protocol):
 
 
 CODEC_AT: Final = HEADER_BYTES - 1
-"""Where in a record the codec's tag is."""
+"""The position of the codec's tag in a record."""
 
 
 class Codec:
-    """What one client does with values: ``encode`` to contents; for records ``readers``, by both flag bytes in turn.
+    """What one client does with values.
 
-    That the first of them chooses the table spares those without extras every question about them.
+    ``encode`` makes contents of values. ``readers`` has a table by the first flag byte, and in that a function by the
+    second one which reads a record: a record without extras so needs no further check.
     """
 
     __slots__ = ("_encoders", "_fallback", "chosen", "readers")
@@ -121,9 +122,9 @@ class Codec:
             raise SerializationError(f"can not decode the {size:,} bytes stored: {why}") from error
 
     def hits(self, keys: list[Any], records: list[Any], is_visible: Callable[[bytes], bool]) -> dict[Any, Any]:
-        """Return the values of those keys that have a record, if what is marked in any way is visible.
+        """Return the values of the keys that have a record; a record with any mark only if ``is_visible``.
 
-        Raises anything that a record which makes no sense can lead to.
+        Raises anything that a malformed record can cause.
         """
         readers = self.readers
         return {
@@ -134,7 +135,7 @@ class Codec:
 
 
 def succeeds(work: Callable[..., Any], *given: Any) -> bool:
-    """Tell whether something that has just failed does not fail now: then a signal's handler raised in it."""
+    """Tell whether work that has just failed succeeds now: then the error came from a signal handler during it."""
     try:
         work(*given)
     except Exception:  # noqa: BLE001  (as it was caught before)
@@ -191,7 +192,7 @@ def _read_int(record: bytes) -> int:
 
 
 def _read_msgpack(record: bytes) -> Any:
-    """Decode a tree. msgpack bounds each length by what is there, and the depth by 1,024."""
+    """Decode nested values. msgpack bounds each length by the bytes that are there, and the depth by 1,024."""
     data = record[HEADER_BYTES:]
     return msgpack.unpackb(
         data,

@@ -1,6 +1,6 @@
-"""What travels between a client and one node: calls, how they share messages, and what arrived frames mean.
+"""What travels between a client and one node: calls, how calls share messages, and what the frames that arrive mean.
 
-Pure. A driver owns the socket; here is everything it would have to know about the protocol to use it.
+Pure. A driver owns the socket; this module has everything that the driver must know of the protocol.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from meshcache.protocol.wire import Frame, decode_frame, encode_frame
 Kind = type[ClientOp]
 
 GREETING: Final = 0
-"""The number under which the answer to HELLO is reported; requests count from 1."""
+"""The number under which the answer to HELLO is reported; requests are numbered from 1."""
 
 
 class Unsendable(NamedTuple):
-    """A call of which no message can be made: nothing was sent, and another attempt would fare no better."""
+    """The outcome of a call of which no message can be made: nothing was sent, and another attempt would fail, too."""
 
     error: Exception
 
 
 Outcome = list[Any] | Reject | Failure | Unsendable
-"""Results aligned with the keys of the call, or why there are none."""
+"""Results in the order of the call's keys, or the reason why there are none."""
 
 FAIR_SHARE: Final = 0.5
-"""A node that had less than this share of an attempt's allowance is not to blame for its silence."""
+"""If a node had less than this share of an attempt's allowance, its silence does not count against it."""
 CALLS_MAX: Final = 256
-"""Calls in one message at most: what waits for one answer comes to life at once, and holds up all else meanwhile."""
+"""The most calls in one message: all that wait for one answer are woken at once, and delay everything else."""
 
 
 class Request:
-    """What an operation asks of nodes, for one key, for many, or for none; all its attempts say the same."""
+    """What an operation asks of nodes, for one key, many or none; it is the same in all attempts."""
 
     __slots__ = ("content_bytes", "given", "keys", "kind", "name", "options", "payloads", "repeatable")
 
@@ -71,21 +71,24 @@ class Request:
         repeatable: bool = True,
     ) -> None:
         self.name = name
-        """What the user called; it and ``given``, the keys as the user wrote them or none, are for errors."""
+        """What the user called.
+
+        With ``given``, the keys as the user wrote them (if there are any), it is for errors.
+        """
         self.kind = kind
         self.options = options
-        """The fields of the message before its keys, or instead of them."""
+        """The fields of the message before its keys, or all of them if it has no keys."""
         self.keys = keys
         self.given = given
         self.payloads = payloads
-        """Aligned with the keys: contents or changes; None where the message has only keys."""
+        """In the order of the keys: contents or changes; None if the message has only keys."""
         self.content_bytes = content_bytes
-        """How long all contents in the payloads are."""
+        """The length of all contents in the payloads."""
         self.repeatable = repeatable
-        """To execute it twice does no more than to execute it once."""
+        """Whether executing it twice does no more than executing it once."""
 
     def part(self, indices: list[int]) -> Request:
-        """Return the same for these of its keys, in this order."""
+        """Return the same request for these of its keys, in this order."""
         keys, payloads = self.keys, self.payloads
         if indices == list(range(len(keys))):
             return self
@@ -95,13 +98,13 @@ class Request:
         )
 
     def on_behalf_of(self, caller: str) -> Request:
-        """Return the same, whose errors name what the user called."""
+        """Return the same request, whose errors name what the user called."""
         return Request(
             caller, self.kind, self.options, self.keys, [], self.payloads, self.content_bytes, self.repeatable
         )
 
     def may_be_parked(self) -> bool:
-        """Tell whether the answer may take long, for which no other call should wait."""
+        """Tell whether the answer may take long, so that no other call should wait for it."""
         return self.kind is Update and self.payloads is not None and self.payloads[0][0] == Change.LEASE
 
 
@@ -114,24 +117,24 @@ class Call:
         self.address = address
         self.request = request
         self.until = until
-        """The deadline of the operation, by the session's clock: nobody waits any longer."""
+        """The deadline of the operation, by the session's clock: nobody waits longer."""
         self.allowance_s = allowance_s
-        """How long the node may take. It counts from when the request leaves: what came before is not the node's."""
+        """How long the node may take. It counts from when the request is sent: no earlier delay is the node's."""
         self.size = size
-        """Bytes of the keys and payloads."""
+        """The bytes of the keys and payloads."""
 
     def deadline(self, now: float) -> float:
-        """Return the deadline of an attempt that leaves now; it travels, so that a node never executes a late one."""
+        """Return the deadline of an attempt that is sent now; the message has it, so that no node executes it late."""
         deadline = now + self.allowance_s
         return deadline if deadline < self.until else self.until  # noqa: FURB136  (every call: min() takes twice as long)
 
     def is_fair(self, now: float) -> bool:
-        """Tell whether an attempt that leaves now leaves the node time enough to be blamed for its silence."""
+        """Tell whether an attempt that is sent now leaves the node enough time for its silence to count against it."""
         return self.until - now >= FAIR_SHARE * self.allowance_s
 
 
 class Batch:
-    """Calls that travel as one message."""
+    """Calls that are sent as one message."""
 
     __slots__ = ("_unique", "calls", "count", "may_be_parked", "size", "until")
 
@@ -141,18 +144,18 @@ class Batch:
         self.count = len(request.keys)
         self.size = call.size
         self.until = call.until
-        """The earliest of all: the message must not be executed later."""
+        """The earliest deadline of all its calls: the message must not be executed later."""
         self.may_be_parked = request.may_be_parked()
-        # Of one stamp, or one turn, only one change of a key can win: the others go in a message of their own.
+        # Of one version, or one turn, only one change of a key can win: further changes go in another message.
         self._unique = None if request.kind is Get else set(request.keys)
 
     def join(self, call: Call, size_max: int) -> bool:
-        """Take the call in, if it fits."""
+        """Take the call in, if it fits; return whether it did."""
         calls, request = self.calls, call.request
         keys = request.keys
         if not keys or not self.count:
             if request.kind is not Inspect or calls[0].request.kind is not Inspect:
-                return False  # of questions that are the same one will do; all else without keys is done for each
+                return False  # equal calls without keys share one request; others need one each
         else:
             size = self.size + call.size
             count = self.count + len(keys)
@@ -186,7 +189,7 @@ class Batch:
         return Call(first.address, joined, self.until, first.allowance_s, self.size)
 
     def split(self, outcome: Outcome) -> list[Outcome]:
-        """Give each call what is its own."""
+        """Give each call its part of the outcome."""
         calls = self.calls
         if len(calls) == 1:
             return [outcome]
@@ -204,10 +207,10 @@ class Batch:
 
 
 class Connection:
-    """One connection to one node: greeted once, then requests by number.
+    """The protocol's side of one connection to one node: greeted once, then requests by number.
 
-    A driver sends ``hello()`` first and whenever ``ready`` is false, feeds every frame to ``accept``, and drops the
-    connection for a new one when its connection breaks: a connection never outlives the process at its other end.
+    A driver sends ``hello()`` first and whenever ``ready`` is false, gives every frame to ``accept``, and replaces this
+    object when its connection breaks: it must never outlive the process at the other end.
     """
 
     __slots__ = (
@@ -227,7 +230,7 @@ class Connection:
         self.address = address
         self.ready = False
         self.is_clock_vague = False
-        """The greeting took long, and so did not tell the node's clock: it serves, but one more should be asked for."""
+        """Whether the greeting was too slow to tell the node's clock: the connection works, but needs another one."""
         self._cluster = cluster
         self._routing = routing
         self._number = GREETING
@@ -237,12 +240,12 @@ class Connection:
         self._asked_at = 0.0
 
     def hello(self) -> bytes:
-        """Return the frame that opens the connection, or sets its clock again."""
+        """Return the frame that opens the connection, or asks for the node's clock again."""
         self._asked_at = self._routing.clock()
         return encode_frame(0, [Hello(PROTOCOL, self._cluster, None, b"")])
 
     def encode(self, call: Call, deadline: float) -> tuple[int, bytes]:
-        """Return the request's number, and its frame. Raises what its fields are to blame for, and is as before."""
+        """Return the request's number and its frame. If a field is at fault, raise and change nothing."""
         number, request = self._number + 1, call.request
         keys = request.keys
         if request.payloads is not None:
@@ -267,22 +270,22 @@ class Connection:
         return True
 
     def forget(self, number: int, *, silent: bool = True) -> None:
-        """Nobody waits for this answer any more. If the node was ``silent``, its clock may not be what we think."""
+        """Stop waiting for an answer. If the node was ``silent``, our idea of its clock may be wrong."""
         self._expected.pop(number, None)
         if silent:
             self.ready = False
 
     def forget_all(self) -> None:
-        """Nobody waits for any answer any more: who did was interrupted."""
+        """Stop waiting for all answers: the thread that waited was interrupted."""
         self._expected.clear()
 
     def accept(self, frame: Frame) -> list[tuple[int, Outcome | Welcome]]:
-        """Return what the frame answers, by number. Raises ProtocolError: the connection is then no good."""
+        """Return what the frame answers, by number. After a ProtocolError the connection cannot be used any more."""
         try:
             _clock, messages = decode_frame(frame)
         except ProtocolError as error:
             decode_frame(frame)
-            # A good frame: a signal's handler raised that in the middle of it.
+            # The frame is good: a signal handler raised the error while it was decoded.
             raise (error.__context__ or error) from None
         found: list[tuple[int, Outcome | Welcome]] = []
         for message in messages:
@@ -301,7 +304,7 @@ class Connection:
         return found
 
     def _told(self, message: Message) -> list[tuple[int, Outcome | Welcome]]:
-        """Return what any message but a REPLY answers, by number."""
+        """Return what any message except a REPLY answers, by number."""
         match message:
             case Reject():
                 return [(message.request, self._rejected(message))] if self._is_expected(message.request) else []
@@ -324,7 +327,7 @@ class Connection:
         raise ProtocolError(f"{type(message).__name__} is nothing that a client receives")
 
     def _is_expected(self, number: int) -> bool:
-        """Tell whether somebody waits for this answer; it is expected no more."""
+        """Tell whether this answer was waited for, and stop waiting for it."""
         return self._expected.pop(number, None) is not None
 
     def _rejected(self, reject: Reject) -> Reject:
@@ -338,7 +341,7 @@ class Connection:
 
 
 def _aligned(results: list[Any] | None, call: Call) -> list[Any]:
-    """Return one result for each key; of a SET, none at all stands for success."""
+    """Return one result for each key; None as the result of a SET means that every key succeeded."""
     expected = len(call.request.keys) or 1
     if results is None and call.request.kind is Set:
         return [None] * expected

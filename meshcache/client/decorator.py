@@ -4,21 +4,22 @@ The key is made of the function's name and its arguments, so that processes that
 
     module.function:(argument,argument,…)    in the order of the signature
 
-Arguments are brought into one form first: by position or by name, given or left to their default, the same call has the
-same key. And no other call has it: whatever goes into a key is told by a text that stands for it alone, the same one in
-every process. Text, numbers, truth values, None, dates, times, Decimals, UUIDs, enums and classes have such a text, and
-so have tuples, lists, sets and dicts of these, each type for itself (1, 1.0, True and "1" differ). Anything else, a
-subclass of these or a time zone of one's own too, is refused with a TypeError; ``key=`` says how to make a key of it.
-forms.py has the texts. naming.py has the names: of methods, of lambdas, of functions that functions make; where a name
-could be another function's, it is refused, too.
+Arguments are brought into one form first: the same call has the same key, whether its arguments are given by position,
+by name, or left to their defaults. And no other call has that key: each argument is written as a text that stands for
+this value alone, and that is the same in every process. Text, numbers, truth values, None, dates, times, Decimals,
+UUIDs, enums and classes have such a text, and so have tuples, lists, sets and dicts of these; values of different types
+differ (1, 1.0, True and "1"). Anything else, also an instance of a subclass of these types or of a user's own time zone
+class, is refused with a TypeError; ``key=`` says how to make a key of it. forms.py has the texts. naming.py has the
+names: of methods, of lambdas, of functions that other functions make; a name that could also be another function's is
+refused, too.
 
 ``self``, the first argument of a method, counts by its class: the instances of one class share their results, those of
 a subclass have their own. A method whose result depends on its instance says so with ``key=``, which is given all
-arguments. A member of an enum, and an object that says itself what it is equal to (``__eq__``), counts by its value; if
-that has no text, the method can not do without ``key=``. ``cls`` is a class like any other argument.
+arguments. An enum member, and an object whose class defines ``__eq__``, counts by its value; if the value has no text,
+the method needs ``key=``. ``cls`` is a class like any other argument.
 
-A key that would be longer than READABLE_MAX, or that is not printable, ends in a hash of the whole. One that ``key=``
-makes is as long as a key may be before it does.
+A key that would be longer than READABLE_MAX, or that is not printable, ends in a hash of the whole key. A key that
+``key=`` makes does so only if it would be longer than any key may be.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ F_co = TypeVar("F_co", covariant=True)
 """Cached or AsyncCached."""
 
 READABLE_MAX: Final = 200
-"""Bytes of a key that is written out; a longer one ends in a hash."""
+"""The most bytes of a key that is written out; a longer key ends in a hash."""
 HASH_BYTES: Final = 16
 _ANY_ARGUMENTS: Final = inspect.Signature(
     [
@@ -58,7 +59,7 @@ _ANY_ARGUMENTS: Final = inspect.Signature(
 
 
 class Cache(Protocol):
-    """What a cached function needs of its client. Of an AsyncClient all of it is awaitable."""
+    """What a cached function needs of its client; in an AsyncClient all of it is awaitable."""
 
     @property
     def get_or_set(self) -> Callable[..., Any]:
@@ -74,7 +75,7 @@ class Cache(Protocol):
 
 
 class _Function(Generic[P]):
-    """A function with its results in the cache; a method when it is looked up in an object, or a class method."""
+    """A function whose results are in the cache; looked up in an object or class, it becomes a method."""
 
     __name__: str
     __qualname__: str
@@ -91,18 +92,18 @@ class _Function(Generic[P]):
         self.function = function
         self._own_key = by.key
         self._options = by.options
-        # It is like a write: whoever calls it is told when it could not be done.
+        # It is like a write: its caller must learn when it could not be done.
         self._options_anew = {name: value for name, value in by.options.items() if name != "on_error"}
         self._names = by.names
         self._key_bytes_max = KEY_BYTES_MAX - len(by.namespace)
         self._bound: tuple[Any, ...] = ()
-        """The object or class whose method this is."""
+        """The object or class to which this method is bound; empty for a function."""
         self._name = by.names.of_function(by.namespace, function, alone=by.key is None)
         self.__name__ = getattr(function, "__name__", self._name)
         self.__qualname__ = getattr(function, "__qualname__", self._name)
         try:
             self._signature = inspect.signature(function)
-        except ValueError:  # written in C, and says nothing of it: a call is known by what is written in it
+        except ValueError:  # written in C, without a signature: a call is known by its arguments as written
             self._signature = _ANY_ARGUMENTS
         first = next(iter(self._signature.parameters), "")
         self._object_name = first if first in {"self", "cls"} and is_method(function) else ""
@@ -110,7 +111,7 @@ class _Function(Generic[P]):
     def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> Key:
         """Return the key of this call, without the client's namespace.
 
-        Raises TypeError where the arguments do not fit the function, or one has no form that can be part of a key.
+        Raises TypeError if the arguments do not fit the function, or if one of them cannot be part of a key.
         """
         if self._own_key is not None:
             return self._made_key(self._own_key(*self._bound, *args, **kwargs))
@@ -133,7 +134,7 @@ class _Function(Generic[P]):
         return functools.partial(self.function, *self._bound, *args, **kwargs)
 
     def _made_key(self, key: Any) -> Key:
-        """Return what ``key=`` has made, behind the function's name."""
+        """Return the key that ``key=`` has made, put behind the function's name."""
         if not isinstance(key, (str, bytes)):
             raise TypeError(f"{self._name}: key= must return str or bytes, returned {key!r:.80}")
         name = f"{self._name}:"
@@ -143,7 +144,7 @@ class _Function(Generic[P]):
         return whole if fits and not _has_surrogates(key) else _hashed(raw, self._key_bytes_max)
 
     def _object(self, value: Any) -> str:
-        """Return the text of a method's object or class."""
+        """Return the text of the object or class to which a method is bound."""
         kind: Any = type(value)
         if self._object_name == "cls" and not isinstance(value, type):
             raise TypeError("cls is no class (where Python looks class methods up so, put cached() over @classmethod)")
@@ -152,7 +153,7 @@ class _Function(Generic[P]):
         return f"{self._names.of_class(kind)}()"
 
     def _method(self, instance: Any, owner: type | None) -> Any:
-        """Return what is found in an object or class: the object, or of a class method the class, is bound to it."""
+        """Return the method bound to the object or, if it is a class method, to the class."""
         first = (type(instance) if owner is None else owner) if self._binds_class else instance
         if first is None or not self._binds or self._bound:
             return self
@@ -161,7 +162,7 @@ class _Function(Generic[P]):
         return method
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """Be pickled as functions and methods are: by name."""
+        """Pickle it by its name, as functions and methods are pickled."""
         if self._bound:
             (first,) = self._bound
             found: Any = getattr(first, self.__name__, None)
@@ -191,13 +192,13 @@ class Cached(_Function[P], Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or have it computed."""
-        # Not by get_or_set(): a function that calls itself, deep down, has this once in every level.
+        # Not by calling get_or_set(): a function that calls itself would need those frames at every level.
         load = functools.partial(self.function, *self._bound, *args, **kwargs)
         found: R = result(self._by.run(self._by.filling(self.cache_key(*args, **kwargs), load, **self._options)))
         return found
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> int:
-        """Drop the result of this call from the cache, everywhere; returns how many there were, 0 or 1."""
+        """Drop the result of this call from the cache, on all nodes; return how many were dropped, 0 or 1."""
         dropped: int = self.cache.invalidate(self.cache_key(*args, **kwargs))
         return dropped
 
@@ -218,12 +219,12 @@ class Cached(_Function[P], Generic[P, R]):
     @overload
     def __get__(self, instance: object, owner: type | None = None) -> Self: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Be a method: the object, or of a class method the class, becomes the first argument."""
+        """Bind it as a method: the object or, for a class method, the class becomes the first argument."""
         return self._method(instance, owner)
 
 
 class AsyncCached(_Function[P], Generic[P, R]):
-    """A coroutine function with its results in the cache; to whoever asks, it is a coroutine function, too."""
+    """A coroutine function with its results in the cache; ``inspect`` sees a coroutine function, too."""
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """See Cached."""
@@ -242,7 +243,7 @@ class AsyncCached(_Function[P], Generic[P, R]):
         result: R = await self.cache.refresh(key, self._load(args, kwargs), **self._options_anew)
         return result
 
-    # What inspect.iscoroutinefunction() looks at in objects that are not functions.
+    # What inspect.iscoroutinefunction() checks in objects that are not functions.
     __code__ = __call__.__code__
     __defaults__ = None
     __kwdefaults__ = None
@@ -265,14 +266,14 @@ class AsyncCached(_Function[P], Generic[P, R]):
 
 
 class InClass(Protocol[F_co]):
-    """How type checkers see a cached class method or static method where it is defined."""
+    """What type checkers see where a cached class method or static method is defined."""
 
     def __get__(self, instance: object, owner: type | None = None) -> F_co:
-        """Return the cached function, which takes no class any more."""
+        """Return the cached function, which no longer takes the class."""
 
 
 class _Decorator:
-    """What both decorators are made of."""
+    """The common part of both decorators."""
 
     def __init__(
         self,
@@ -289,7 +290,7 @@ class _Decorator:
         self.namespace = namespace
 
     def check(self, function: Any) -> tuple[str, bool]:
-        """Refuse what can not be cached; returns the function's name, and whether it is a coroutine function."""
+        """Refuse what cannot be cached; return the function's name, and whether it is a coroutine function."""
         function = getattr(function, "__func__", function)
         name = getattr(function, "__qualname__", None) or repr(function)
         if not callable(function):
@@ -304,7 +305,7 @@ class _Decorator:
 
 
 class CachedBy(_Decorator):
-    """What ``Client.cached`` returns: put it before a plain function."""
+    """What ``Client.cached`` returns: it decorates a plain function."""
 
     def __init__(
         self,
@@ -337,7 +338,7 @@ class CachedBy(_Decorator):
 
 
 class AsyncCachedBy(_Decorator):
-    """What ``AsyncClient.cached`` returns: put it before a coroutine function."""
+    """What ``AsyncClient.cached`` returns: it decorates a coroutine function."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # as above
@@ -354,7 +355,7 @@ class AsyncCachedBy(_Decorator):
 
 
 def refuse_function(ttl: object) -> None:
-    """Say what to do where the decorator was written without parentheses."""
+    """Tell the user what to write if the decorator was used without parentheses."""
     if callable(ttl) or isinstance(ttl, (classmethod, staticmethod)):
         raise TypeError("cached() takes a ttl, not the function: write @cache.cached() with parentheses")
 
@@ -367,18 +368,18 @@ def _call_of(function: Any) -> Any:
 
 
 def _hashed(raw: bytes, limit: int) -> str:
-    """Return a key of ``limit`` bytes that begins with a longer one and ends in a hash of it."""
+    """Return a key of ``limit`` bytes: the beginning of a longer key, and a hash of all of it."""
     digest = hashlib.blake2b(raw, digest_size=HASH_BYTES).hexdigest()
     begin = raw[: max(0, limit - 1 - len(digest))].decode("utf-8", "ignore")
     return f"{begin}#{digest}"
 
 
 def _has_surrogates(key: Key) -> bool:
-    """Tell whether a key is text that UTF-8 lacks."""
+    """Tell whether a key is text that cannot be written in UTF-8."""
     return isinstance(key, str) and not key.isascii() and any("\ud800" <= letter <= "\udfff" for letter in key)
 
 
 def _ends_in_hash(raw: bytes) -> bool:
-    """Tell whether a key could be taken for a longer one's."""
+    """Tell whether a key looks like a longer key that was shortened with a hash."""
     tail = raw[-2 * HASH_BYTES :]
     return raw[-2 * HASH_BYTES - 1 : -2 * HASH_BYTES] == b"#" and all(letter in b"0123456789abcdef" for letter in tail)

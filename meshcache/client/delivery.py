@@ -1,23 +1,23 @@
 """Getting keys to nodes that serve them: failover, retry and deadlines, for operations on one key or thousands.
 
-A flow is a generator that yields steps and is sent what they came to; a driver (client.py, aio.py) carries steps out::
+A flow is a generator that yields steps and is sent their results; a driver carries the steps out::
 
     list[Call]   requests to run in parallel    -> a list of outcomes, aligned
     float        a pause in seconds             -> None
-    Parking      the same, but the answer may be kept back until there is something to say
+    Parking      the same, but the node may keep the answer back until there is something to say
     Board        take a seat in a flight        -> the table of flights
     Wait         until the seat's caller is told -> None
     Apart        run a flow that goes on when its caller is cancelled, as long as others wait -> its value
     Halt         cancel such a flow             -> None
     Compute      call the caller's function     -> its value
 
-What goes wrong while a step is carried out is raised in the flow, also that the caller is cancelled or its thread is
-interrupted. The flow may then yield more steps, to put things in order; but none on GeneratorExit, when there is no
-waiting for anything any more.
+An error while a step is carried out is raised in the flow, also when the caller is cancelled or its thread is
+interrupted. The flow may then yield more steps, to clean up; but none on GeneratorExit, because nothing can be waited
+for then.
 
 Each round sends every pending key to the best node not yet tried, at most one call a node. Keys whose call failed are
 pending again, and that node is avoided until all were tried; then comes a short pause and all are tried again, until
-the deadline. What may have been executed is only repeated if repeating is harmless.
+the deadline. A request that may have been executed is repeated only if that is harmless.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from meshcache.errors import (
 from meshcache.protocol.messages import BATCH_OPS_MAX, Code, Get, Inspect, Reject, Update
 
 ATTEMPT_S: Final = 0.25
-"""An attempt may take this long, or a tenth of the whole timeout if that is more …"""
+"""How long an attempt may take, unless a tenth of the whole timeout is longer …"""
 S_PER_MIB: Final = 0.1
-"""… and this much longer for each MiB."""
+"""… and how much longer for each MiB."""
 UNREACHABLE_S: Final = 2.0
-"""If no node could even be reached for this long, waiting for the deadline is no use."""
+"""After this time without reaching any node, waiting for the deadline is useless."""
 PAUSE_MIN_S: Final = 0.005
 PAUSE_MAX_S: Final = 0.1
 LAG_PAUSES: Final = 3
@@ -63,27 +63,27 @@ VIEW: Final = ("view", b"")
 
 
 class Parking(list[Call]):
-    """Step: calls whose answers may take long; they must not keep others from being sent."""
+    """Step: calls whose answers may take long, so that other calls must not wait for them."""
 
 
 class Board(NamedTuple):
-    """Step: take a seat in the flight for a key: see flights.py."""
+    """Step: take a seat in the flight for a key; see flights.py."""
 
     seat: Seat
     key: Hashable
 
 
 class Wait(NamedTuple):
-    """Step: wait until who sits there is told, but no longer than this."""
+    """Step: wait until the caller in this seat is told, but not longer than this."""
 
     seat: Seat
     seconds: float
 
 
 class Apart(NamedTuple):
-    """Step: run a flow apart from its caller; until its end it is the flight's ``load``.
+    """Step: run a flow apart from its caller; while it runs it is the flight's ``load``.
 
-    None is the answer of a driver whose callers can not leave: the flow goes on with it itself.
+    The step returns None in a driver whose callers cannot be cancelled: then the flow goes on by itself.
     """
 
     flow: Flow[Any]
@@ -91,7 +91,7 @@ class Apart(NamedTuple):
 
 
 class Halt(NamedTuple):
-    """Step: cancel what runs apart, and wait for its end, but no longer than this."""
+    """Step: cancel a flow that runs apart, and wait for its end, but not longer than this."""
 
     flight: Flight
     seconds: float
@@ -103,7 +103,7 @@ class Compute(NamedTuple):
     load: Any
     """The value, or a function of no argument that returns it."""
     renew: Callable[[], Flow[bool]]
-    """Run this every ``every_s`` while it takes, until it says False."""
+    """The flow to run every ``every_s`` while the value is computed, until it returns False."""
     every_s: float
 
 
@@ -113,28 +113,29 @@ Flow = Generator[Step, Any, T]
 
 
 def allowance_s(timeout_s: float, size: int) -> float:
-    """Return how long an attempt that can be repeated may take."""
+    """Return how long an attempt may take that can be repeated."""
     return min(timeout_s, max(ATTEMPT_S, timeout_s / 10) + (size >> 20) * S_PER_MIB)
 
 
 def within(allowance: float, left_s: float) -> float:
-    """Return an allowance that fits into the time left: by halves, so that calls of equal ones still share messages."""
+    """Return an allowance that fits into the time left, halved as needed: calls of equal ones may share a message."""
     while allowance > left_s and allowance > ALLOWANCE_S_MIN:
         allowance /= 2
     return allowance
 
 
 def pause_s(rng: random.Random, attempt: int, lag_s: float = 0.0) -> float:
-    """Return how long to wait before the next attempt: full jitter, so that clients do not come back as one.
+    """Return how long to wait before the next attempt: at random up to a limit, so that clients do not return together.
 
-    The later the program comes to what is due, the longer: however many its callers, their attempts leave it time.
+    ``lag_s``: the later this program does what is due, the longer the pause, so that many callers leave it time to
+    work.
     """
     pause = rng.uniform(PAUSE_MIN_S / 2, min(PAUSE_MAX_S, PAUSE_MIN_S * 2**attempt))
     return pause + rng.uniform(1, LAG_PAUSES) * lag_s
 
 
 def look_up(routing: Routing, now: float, allowance: float) -> list[Call]:
-    """Do what is due in the routing; returns the request for the members, if one is due."""
+    """Do what is due in the routing; return the request for the members, if one is due."""
     if now < routing.due:
         return []
     due = routing.take_refresh(now)
@@ -146,10 +147,10 @@ def look_up(routing: Routing, now: float, allowance: float) -> list[Call]:
 
 
 def learn(routing: Routing, call: Call, outcome: Outcome) -> None:
-    """Take in what came of a request for the members."""
+    """Take in the outcome of a request for the members."""
     now = routing.clock()
     if type(outcome) is list:
-        # It is there, and perhaps just waits for others that are not: the next to ask is not one of those.
+        # The node is alive, and perhaps only waits for others that are not: do not ask those next.
         routing.woke(call.address)
         routing.succeeded(call.address, call.until - call.allowance_s)
         members = parse_members(outcome)
@@ -165,12 +166,15 @@ def note_failure(routing: Routing, address: str, failure: Failure) -> None:
     if failure.shut:
         routing.rests.begin(address, failure, now)
     else:
-        routing.rests.end(address, shut_only=True)  # somebody listens
+        routing.rests.end(address, shut_only=True)  # the node at least accepts connections
     routing.failed(address, now)
 
 
 class Delivery:
-    """One operation on its way. ``results`` are aligned with its keys; ``errors`` has by index what failed for good."""
+    """One operation while it is delivered.
+
+    ``results`` are in the order of its keys; ``errors`` has final failures by index.
+    """
 
     def __init__(
         self,
@@ -182,7 +186,7 @@ class Delivery:
         node: str | None = None,
         park_s: float = 0.0,
     ) -> None:
-        """Without keys: one request to any node. ``node``: to this address and no other.
+        """Without keys it is one request, to any node. ``node``: only to this address.
 
         ``park_s``: how long a node may keep its answer back.
         """
@@ -202,9 +206,9 @@ class Delivery:
         self._has_asked = False
         self._reached = False
         self._late = False
-        """Some node took longer than it had: whoever is just slow may come back."""
+        """Whether some node took longer than it had: it may be slow only, and answer later."""
         self._short = False
-        """This process lacks what it takes to connect: once no connection is left to try, waiting is no use."""
+        """Whether this process lacks the means to connect: if no connection is left to try, waiting is useless."""
         self._quorum_missing = False
         self._attempt = 0
         self._patience = 1
@@ -213,16 +217,16 @@ class Delivery:
         self._last: Failure | Reject | None = None
 
     def resume(self, call: Call, outcome: Outcome) -> None:
-        """Take in an attempt at everything that was made before."""
+        """Take in an attempt at the whole request that was made before."""
         self._has_asked = True
         self._pending = self._accept(call, self._pending, outcome)
 
     def run(self) -> Flow[None]:
-        """Deliver what is pending."""
+        """Deliver all keys that are pending."""
         return self.run_until(lambda: not self._pending)
 
     def run_until(self, done: Callable[[], bool]) -> Flow[None]:
-        """Deliver what is pending, or stop when that is no longer needed."""
+        """Deliver the pending keys, or stop when ``done`` says that this is no longer needed."""
         routing = self._routing
         while not done():
             if self._quorum_missing:
@@ -233,12 +237,12 @@ class Delivery:
             plan = self._plan(now) if now < self._deadline else []
             if not plan:
                 if now >= self._deadline or self._short or self._is_shut_out(now) or self._is_unreached(now):
-                    if not self._has_asked:  # a task that only tries again must not keep its loop from all else
+                    if not self._has_asked:  # a task that only tries again must not keep its loop from other work
                         yield 0.0
                     self._give_up(now)
                     return
                 self._avoid.clear()
-                if self._late:  # perhaps it is only that all are slow; one that is silent says nothing of the next
+                if self._late:  # perhaps all nodes are slow; the silence of one says nothing about the next
                     self._patience *= 2
                 yield self._pause(now)
                 continue
@@ -256,9 +260,9 @@ class Delivery:
                 learn(self._routing, refresh[0], outcomes[-1])
 
     def check(self) -> None:
-        """Raise what failed, if anything did. It must not be found here any more: it leads to us by its traceback.
+        """Raise the error of what failed, and forget it here, because its traceback leads to this object.
 
-        Such a circle is left to the collector, and thousands of failing calls would keep it busy.
+        Such a circle would be left to the garbage collector, and thousands of failing calls would keep that busy.
         """
         if self.errors:
             self._routing.errors += 1
@@ -267,7 +271,7 @@ class Delivery:
     # ---- a round
 
     def _look_up(self, now: float) -> list[Call]:
-        """Do what is due in the routing; returns the request for the members that rides along, if one is due."""
+        """Do what is due in the routing; return the request for the members to send along, if one is due."""
         return look_up(self._routing, now, min(ATTEMPT_S, self._deadline - now))
 
     def _plan(self, now: float) -> list[tuple[Call, list[int]]]:
@@ -316,14 +320,14 @@ class Delivery:
         return Call(address, request, self._deadline, within(allowance, self._deadline - now), size), indices
 
     def _is_unreached(self, now: float) -> bool:
-        """Tell whether no node could even be reached for so long that waiting for the deadline is no use."""
+        """Tell whether no node was reached for so long that waiting for the deadline is useless."""
         if not self._reached:
             resting = self._routing.rests.failures(self._addresses())
-            self._reached = not all(failure.shut for failure in resting.values())  # told so by another call
+            self._reached = not all(failure.shut for failure in resting.values())  # another call learned that
         return not self._reached and now - self._started >= UNREACHABLE_S
 
     def _is_shut_out(self, now: float) -> bool:
-        """Tell whether no node serves this client: it was told so just now, by itself or by another call."""
+        """Tell whether no node serves this client, as this call or another one has just learned."""
         addresses = self._addresses()
         failures = self._routing.rests.failures(addresses)
         if not self._routing.known and any(failure.code == WRONG_CLUSTER for failure in failures.values()):
@@ -342,7 +346,7 @@ class Delivery:
     # ---- outcomes
 
     def _accept(self, call: Call, indices: list[int], outcome: Outcome) -> list[int]:
-        """Take in what came of a call; returns the indices that are still pending."""
+        """Take in the outcome of a call; return the indices that are still pending."""
         if type(outcome) is list:
             self._reached = True
             self._routing.woke(call.address)
@@ -365,7 +369,7 @@ class Delivery:
         raise TypeError(outcome)
 
     def _accept_one(self, address: str, i: int, result: Any) -> bool:
-        """Take in the result of one key; False if it is to be asked for again."""
+        """Take in the result of one key; return False if the key is to be asked for again."""
         if type(result) is not list:
             self.results[i] = result
             return True
@@ -408,7 +412,7 @@ class Delivery:
     def _failed(self, address: str, indices: list[int], failure: Failure) -> list[int]:
         self._last = failure
         self._late = self._late or failure.late
-        if not failure.late or address not in self._whys:  # that it was late says least
+        if not failure.late or address not in self._whys:  # lateness is the least informative reason
             self._whys[address] = failure.why
         if failure.blame:
             note_failure(self._routing, address, failure)
@@ -456,7 +460,7 @@ def _reason(code: Any) -> str:
 
 
 def _error(result: list[Any], name: str) -> Exception:  # noqa: PLR0911  (a table in the form of a match)
-    """Make the exception for one key of what a node said."""
+    """Make the exception for one key from a node's error code."""
     match result:
         case [Code.QUORUM, int(needed), int(received), *_]:
             return QuorumNotReached(needed, received, name)

@@ -1,6 +1,6 @@
-"""What a call comes to that got no answer: why, and what that says of the node and of asking again.
+"""Why a call got no answer, and what that means for the node and for asking again.
 
-Pure: drivers make these, and the policy in delivery.py and routing.py reads them.
+Pure: drivers make these objects, and the policy in delivery.py and routing.py reads them.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ class Failure(NamedTuple):
     """A call without an answer."""
 
     sent: bool
-    """It may have been executed; else it certainly was not."""
+    """Whether it may have been executed; if False, it certainly was not."""
     late: bool
-    """Its time was over; else the connection is gone, or never was."""
+    """Whether its time was over; if False, the connection is gone, or never existed."""
     why: str
     blame: bool = True
-    """It speaks against the node. Else, and if it is not late, this process lacks what it takes to connect."""
+    """Whether it counts against the node. If neither this nor ``late``, this process lacks the means to connect."""
     shut: bool = False
-    """Nobody serves this client there: nobody listens, or the greeting was refused. The next try fares no better."""
+    """Whether the address refuses this client: its connection or its greeting. Another try at once would fail, too."""
     code: str = ""
-    """Of a greeting that was refused: why."""
+    """The reason of a refused greeting."""
 
 
 NO_REPLY: Final = Failure(sent=True, late=True, why="no reply in time")
@@ -38,11 +38,11 @@ NO_TIME_TO_ANSWER: Final = Failure(sent=True, late=True, why="hardly any time wa
 WRONG_CLUSTER: Final = "cluster"
 """The code of a greeting that was refused because the node belongs to another cluster."""
 _OWN_TROUBLE: Final = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
-"""What the system says if it is not the other side that is to blame."""
+"""The system's errors that are the fault of this process and not of the other side."""
 
 
 def not_connected(error: OSError) -> Failure:
-    """Return what came of a call for which no connection could be opened."""
+    """Return the failure of a call for which no connection could be opened."""
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return Failure(sent=False, late=False, why=error.strerror or str(error), blame=False)
     late = isinstance(error, TimeoutError)

@@ -1,12 +1,12 @@
-"""What a client does without the cache while that fails, so that a cache that is down takes nothing else down.
+"""What a client does without the cache while the cache fails, so that a program can go on.
 
-Two ways, and both are asked for by ``on_error``. ``"load"``, the default of ``get_or_set`` and ``cached``: the caller's
-loader runs, and what it returns is returned, but stored nowhere. ``"miss"``, an option of a client that is off by
-default: its plain reads find nothing. Neither hides a mistake (a key or a value that no cache takes, another cluster,
-a refusal), what a loader raises, or that others are still computing; and no write, counter, compare-and-set or lock
-ever goes on as if it had been done.
+There are two ways, both chosen by ``on_error``. ``"load"`` is the default of ``get_or_set`` and ``cached``: the
+caller's loader runs, and its result is returned, but stored nowhere. ``"miss"`` is an option of a client and off by
+default: plain reads find nothing. Neither hides a mistake (a key or a value that no cache takes, another cluster, a
+refusal), an error of the loader, or that others are still computing. And no write, counter, compare-and-set or lock is
+ever reported as done when it was not.
 
-Everything of the kind is counted, and logged when it begins and once a minute while it lasts.
+Every such case is counted, and logged when it begins and once a minute while it lasts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from meshcache.errors import NodeUnavailable, OperationTimeout, Overloaded, Prot
 LOG_EVERY_S: Final = 60.0
 
 OUTAGES: Final = (NodeUnavailable, OperationTimeout, Overloaded, ProtocolError, QuorumNotReached)
-"""The errors that say that the cache fails, and not its caller."""
+"""The errors that mean that the cache fails, and not its caller."""
 
 OnError = Literal["raise", "load"]
 OnReadError = Literal["raise", "miss"]
@@ -29,27 +29,27 @@ _log = logging.getLogger(__name__)
 
 
 class Fallbacks:
-    """Counts of what was done without the cache, by a client and all that are derived from it.
+    """Counts of what a client, and all clients derived from it, did without the cache.
 
     Threads share it without a lock: adding to a count is one step of the interpreter.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.loads = 0
-        """Loaders that ran because the cache failed; their results were not stored."""
+        """How many loaders ran because the cache failed; their results were not stored."""
         self.misses = 0
-        """Reads that found nothing because the cache failed, each key of a batch for itself."""
+        """How many reads found nothing because the cache failed; each key of a batch counts."""
         self.last_error: Exception | None = None
-        """How the cache failed the last time."""
+        """The latest error of the cache."""
         self._clock = clock
         self._log_at = -float("inf")
         self._logged = (0, 0)
 
     def count(self, error: Exception, *, loads: int = 0, misses: int = 0) -> None:
-        """Note that the cache failed, and what was done instead."""
+        """Count that the cache failed, and what was done instead."""
         self.loads += loads
         self.misses += misses
-        self.last_error = error.with_traceback(None)  # its frames hold what the caller had at hand
+        self.last_error = error.with_traceback(None)  # a traceback would keep the caller's variables alive
         now = self._clock()
         if now >= self._log_at:
             self._log_at = now + LOG_EVERY_S
@@ -67,14 +67,14 @@ class Fallbacks:
 
 
 def loads_on_error(on_error: object) -> bool:
-    """Read the argument of ``get_or_set``: True if the loader runs when the cache fails."""
+    """Read the argument of ``get_or_set``; return True if the loader is to run when the cache fails."""
     if on_error not in {"raise", "load"}:
         raise ValueError(f'on_error must be "load" or "raise", is {on_error!r:.80}')
     return on_error == "load"
 
 
 def misses_on_error(on_error: Any) -> bool:
-    """Read the option of a client: True if a plain read finds nothing when the cache fails."""
+    """Read the option of a client; return True if a plain read is to find nothing when the cache fails."""
     if on_error not in {"raise", "miss"}:
         also = '; "load" is for get_or_set and cached, where it is the default' if on_error == "load" else ""
         raise ValueError(f'on_error must be "raise" or "miss", is {on_error!r:.80}{also}')

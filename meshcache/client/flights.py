@@ -1,27 +1,28 @@
-"""Callers of one process who miss the same key share one question to its owner, and what comes of it.
+"""Flights: callers of one process that miss the same key share one question to its owner, and the answer.
 
-Pure: a table, and who is told what. Every caller has a *seat* in a *flight*. One of them leads: it asks
-(get_or_set.py), and the others wait, each for as long as it likes. What they share is the question and its answer as it
-is stored, and neither the leader's deadline nor an object: each decodes for itself.
+Pure: a table of flights, and the rules that say which caller is told what. Every caller has a *seat* in a *flight*. One
+of them leads: it asks (get_or_set.py), and the others wait, each for as long as it likes. They share the question and
+the record that answers it, but neither the leader's deadline nor an object: each caller decodes the record itself.
 
 ::
 
-    open     the leader asks; whoever comes takes a seat
-    closed   the leader has the lease and its loader runs: who comes now may have seen a change that the loader has
-             not, and begins a flight of its own
-    over     the load has come to its end, and all who waited are told, or sit in another flight
+    open     the leader asks; a caller that comes now takes a seat
+    closed   the leader has the lease and its loader runs: a caller that comes now may have seen a change that the
+             loader has not seen, and begins a flight of its own
+    over     the load has ended, and all that waited are told, or sit in another flight
 
-A leader that fails, is cancelled, or runs out of time hands the lead to who has waited longest; nobody else fails with
-it. One leads at a time, so of many whose loaders raise, one after the other computes.
+A leader that fails, is cancelled, or runs out of time hands the lead to the caller that has waited longest; no other
+caller fails because of it. One caller leads at a time, so if many loaders raise errors, they do so one after the other.
 
-Nobody is given what may be older than the beginning of its call:
+No caller is given anything that may be older than the beginning of its call:
 
-- an answer of the owner is for those who sat there before the question was sent. Who came later could have seen a
-  change that the answer, on its way already, has not. They stay, and one of them asks once more for all.
-- what was loaded is for all who sat there when the flight was closed, since it was read after they came.
+- An answer of the owner is for callers that had a seat before the question was sent. A caller that came later could
+  have seen a change that the answer, already under way, does not have. These callers stay, and one of them asks once
+  more for all.
+- A loaded value is for all callers that had a seat when the flight was closed, since it was read after they came.
 
-Seats are held weakly, and the lead of a flight that nobody carries any more is handed on by who notices. So a caller
-whose thread was interrupted in the middle of anything leaves no flight behind in which all others wait.
+Seats are held weakly, and if the leader of a flight is gone, the caller that notices it hands the lead on. So a caller
+whose thread was interrupted, wherever that was, leaves no flight behind in which all others wait for ever.
 """
 
 from __future__ import annotations
@@ -33,35 +34,35 @@ from typing import Any
 
 
 class Seat:
-    """What one caller waits with."""
+    """The place of one caller in a flight."""
 
     __slots__ = ("__weakref__", "flight", "found", "give_up", "leads", "since", "token", "wake")
 
     def __init__(self, token: bytes, give_up: Callable[[bytes, float], Any]) -> None:
         self.token = token
-        """By which the owner knows a flight that this caller begins."""
+        """The token by which the owner knows a flight that this caller begins."""
         self.give_up = give_up
-        """Of a token and some seconds: the flow that tells the owner, within these, that nobody asks any more."""
+        """Given a token and a time in seconds: the flow that tells the owner, within it, that nobody asks any more."""
         self.flight: Flight | None = None
         self.leads = False
         self.found: bytes | None = None
-        """The record that the leader got, for all."""
+        """The record that the leader got, for all seats."""
         self.since = 0
         """How many questions had been sent when this caller came."""
         self.wake: Callable[[], object] | None = None
-        """The driver's, while the caller waits; called once."""
+        """The driver's function to wake the caller while it waits; called once."""
 
     @property
     def told(self) -> bool:
-        """Whether there is something to do."""
+        """Whether there is something to do for the caller."""
         return self.leads or self.found is not None
 
     def leave(self) -> bool:
-        """Wait no more; True if nobody is left who wants what is under way. It may be repeated."""
+        """Leave the seat; return True if no caller is left that wants what is under way. Repeating it does no harm."""
         return self.flight is not None and self.flight.leave(self)
 
     def check(self) -> None:
-        """See that somebody leads."""
+        """Make sure that a caller leads."""
         if self.flight is not None:
             self.flight.check()
 
@@ -77,7 +78,7 @@ def _nobody() -> None:
 
 
 class Flight:
-    """One question and its answer."""
+    """One question, its answer, and the callers that share them."""
 
     __slots__ = ("_leader", "_seats", "_table", "asked", "closed", "give_up", "key", "load", "over", "token", "unheard")
 
@@ -85,7 +86,7 @@ class Flight:
         self._table = table
         self._leader: Callable[[], Seat | None] = _nobody
         self._seats: dict[weakref.ref[Seat], None] = {}
-        """Who waits, in the order of coming; never the leader."""
+        """The callers that wait, in the order in which they came; the leader is not among them."""
         self.key = key
         self.token = seat.token
         self.give_up = seat.give_up
@@ -93,9 +94,9 @@ class Flight:
         """How many questions were sent."""
         self.closed = self.over = False
         self.unheard = False
-        """A caller went before it heard what its question came to."""
+        """Whether a caller left before it had the outcome of its question."""
         self.load: Any = None
-        """What the driver runs the loader in, if that goes on without the leader."""
+        """What the driver runs the loader in, if the loader can go on without the leader."""
 
     @property
     def ending(self) -> bool:
@@ -103,14 +104,14 @@ class Flight:
         return self._table.ending
 
     def close(self) -> None:
-        """Let nobody else in: the loader begins."""
+        """Close the flight to new callers, since the loader begins."""
         with self._table.lock:
             self.closed = True
             self._table.forget(self)
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Be known as one whose loader runs, until this ends."""
+        """List the flight among those whose loader runs, until this ends."""
         self._table.loads[self] = self
         try:
             yield
@@ -118,26 +119,26 @@ class Flight:
             self._table.loads.pop(self, None)
 
     def answer(self, record: bytes) -> None:
-        """Give the owner's answer to all who came before the question was sent."""
+        """Give the owner's answer to all callers that came before the question was sent."""
         with self._table.lock:
             self._tell(record, self.asked)
 
     def land(self, record: bytes) -> None:
-        """Give what was loaded to all."""
+        """Give what was loaded to all callers."""
         with self._table.lock:
             self._tell(record, self.asked + 1)
             self._table.forget(self)
             self.over = True
 
     def fail(self) -> None:
-        """Nothing came of the load: the next one leads."""
+        """Note that the load failed: the next caller leads."""
         with self._table.lock:
             self._leader, self.load = _nobody, None
             self._pass_on()
             self.over = self._leader() is None
 
     def leave(self, seat: Seat) -> bool:
-        """See Seat."""
+        """Leave a seat; see ``Seat.leave``."""
         with self._table.lock:
             self._seats.pop(weakref.ref(seat), None)
             if self._leader() is seat:
@@ -148,22 +149,22 @@ class Flight:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody sits here."""
+        """Whether any caller has a seat here."""
         return self._leader() is not None or any(place() for place in self._seats)
 
     def check(self) -> None:
-        """See that somebody leads."""
+        """Make sure that a caller leads."""
         with self._table.lock:
             if self._leader() is None and self.load is None:
                 self._pass_on()
 
     def take_in(self, seat: Seat) -> None:
-        """Give a seat to who comes; the first one leads."""
+        """Give a caller a seat; the first one leads."""
         seat.flight, seat.found, seat.leads, seat.since = self, None, False, self.asked
         self._seats[weakref.ref(seat)] = None
         self.check()
 
-    # What is done to a seat comes before what says that it is done: so an interrupt in between loses none.
+    # A seat is changed before the flight says so: an interrupt in between then loses no caller.
 
     def _tell(self, record: bytes, asked: int) -> None:
         for place in list(self._seats):
@@ -177,7 +178,7 @@ class Flight:
                 seat.tell()
 
     def _pass_on(self) -> None:
-        """Have who has waited longest lead, or all wait with those who came after the loader had begun."""
+        """Let the caller that has waited longest lead, or all wait with those that came after the loader had begun."""
         other = self._table.open.get(self.key)
         if other is not None and other is not self:
             for waiting in filter(None, (place() for place in self._seats)):
@@ -196,7 +197,7 @@ class Flight:
         self._table.forget(self)
 
     def _lead(self, seat: Seat) -> None:
-        if self.closed:  # the owner knows the load that failed by the token there was
+        if self.closed:  # the owner knows the load that failed by its token
             self.closed, self.token = False, seat.token
         self._table.open[self.key] = self
         self._leader, seat.leads = weakref.ref(seat), True
@@ -206,18 +207,18 @@ class Flights:
     """The flights of one process, or of one event loop in it."""
 
     def __init__(self, lock: AbstractContextManager[Any], pid: int = 0) -> None:
-        """``lock``: one that a thread may take again, since a signal's handler may ask for a key, too."""
+        """``lock``: a thread may take it twice, since a signal handler may ask for a key, too."""
         self.lock = lock
         self.pid = pid
         self.open: dict[Hashable, Flight] = {}
         self.loads: dict[Any, Flight] = {}
-        """Whose loaders run, by what the driver runs them in; it keeps this."""
+        """Flights whose loaders run, by what the driver runs them in; this keeps that alive."""
         self.ending = False
         self._kept: dict[Hashable, list[Flight]] = {}
-        """By key, loads that nobody waits for here; but those in an open flight do so at the owner."""
+        """By key, loads that no seat waits for, but callers in an open flight do, through the owner."""
 
     def board(self, seat: Seat, key: Hashable) -> Flights:
-        """Take a seat in the flight for a key; without one, begin one and lead it. Returns itself."""
+        """Take a seat in the flight for a key; if there is none, begin one and lead it. Returns this table."""
         with self.lock:
             flight = self.open.get(key)
             if flight is None:
@@ -226,7 +227,7 @@ class Flights:
         return self
 
     def keep(self, flight: Flight) -> bool:
-        """Keep a load that nobody sits by if others of this process, who came while it ran, want what it fills."""
+        """Keep a load that has no seats if callers of this process, which came while it ran, want what it fills."""
         other = self.open.get(flight.key)
         if flight.load is None or other is None or other is flight:
             return False
@@ -248,11 +249,11 @@ class Flights:
             return [*self.open.values(), *self.loads.values()]
 
     def forget(self, flight: Flight) -> None:
-        """Let nobody else into a flight."""
+        """Close a flight to new callers."""
         if self.open.get(flight.key) is flight:
             del self.open[flight.key]
 
     def begin_anew(self, lock: AbstractContextManager[Any], pid: int) -> None:
-        """After a fork: nobody here carries the parent's flights, and another thread may have held the lock."""
+        """Begin anew after a fork: nobody leads the parent's flights here, and the lock may have been held."""
         self.lock, self.open, self.loads = lock, {}, {}
         self.pid = pid

@@ -1,12 +1,13 @@
 """The text that stands for an argument in the key of a cached function.
 
-Injective: two values have the same text only if nothing that Python shows of them differs, so that no call can have
-the key of another one. Stable: the text is the same in every process, whatever the seed of its hashes, so that all of
-them find what one of them stored. A value whose type promises neither is refused, with a TypeError.
+It is injective: two values have the same text only if Python shows no difference between them, so no two different
+calls share a key. It is stable: the text is the same in every process, whatever the seed of its hashes, so that all
+processes find what one of them stored. A value whose type promises neither is refused, with a TypeError.
 
-Types are looked up exactly: an instance of a subclass may be more than its base class can say. Text stands as Python
-writes it, in quotes; what contains others is written with the brackets of its type; so every text says where it ends,
-and texts in a row can be told apart. Sets and dicts are equal in any order, and are written in the order of the texts.
+Types are looked up exactly: an instance of a subclass may hold more than its base class shows. A str is written as
+Python writes it, in quotes; a container is written with the brackets of its type. So every text shows where it ends,
+and texts in a row can be told apart. Sets and dicts are equal in any order, and are written in the order of their
+texts.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 NESTED_MAX: Final = 16
-"""How deep an argument may be nested; one that contains itself is deeper."""
+"""How deep an argument may be nested; this also refuses an argument that contains itself."""
 PARTS_MAX: Final = 100_000
-"""Of how many values an argument may be made: what holds the same list many times over is written as often."""
+"""How many values an argument may consist of; a list that it holds several times is counted each time."""
 _DECIMAL_BITS_MAX: Final = 256
-"""Integers beyond this are written in base 16, which takes linear time and which Python does not limit."""
+"""Integers with more bits are written in base 16, which takes linear time and which Python does not limit."""
 
 
 def form(value: Any, class_name: Callable[[type], str]) -> str:
     """Return the text that stands for this value, and for no other.
 
-    ``class_name`` gives classes their names: it raises TypeError where a name would not tell them apart. Raises
-    TypeError that names the type for which there is no text.
+    ``class_name`` returns the name of a class, and raises TypeError if the name could also be another class's. A value
+    for which there is no text raises a TypeError that names its type.
     """
     scalar = _SCALARS.get(type(value))
     return _Writing(class_name).form(value, 0) if scalar is None else scalar(value)
 
 
 def is_fixed(value: Any) -> bool:
-    """Tell whether a value that has a text will have the same one for ever: nothing in it can be changed."""
+    """Tell whether a value that has a text will always have the same one: nothing in it can be changed."""
     kind = type(value)
     if kind in {tuple, frozenset}:
         return all(map(is_fixed, value))
@@ -49,7 +50,7 @@ def is_fixed(value: Any) -> bool:
 
 
 class _Writing:
-    """One argument on its way to a text; it counts what the argument is made of."""
+    """Writes one argument as a text, and counts the values that it consists of."""
 
     __slots__ = ("class_name", "parts")
 
@@ -83,7 +84,7 @@ class _Writing:
         return [f"{self.form(name, depth)}:{self.form(value, depth)}" for name, value in mapping.items()]
 
     def member(self, value: Enum, depth: int) -> str:
-        """Write a member by its name; flags, and what an enum makes of values without a member, by their value."""
+        """Write an enum member by its name; flags, and values that are no member, by their value."""
         name = self.class_name(type(value))
         if not isinstance(value, Flag) and type(value)._member_map_.get(value._name_) is value:
             return f"{name}.{value._name_}" if value._name_.isidentifier() else f"{name}[{value._name_!r}]"
@@ -99,11 +100,11 @@ def _real(value: float) -> str:
 
 
 def _decimal(value: Decimal) -> str:
-    return f"Decimal('{str(value).upper()}')"  # the case of its E is a setting of the thread
+    return f"Decimal('{str(value).upper()}')"  # whether the E is a capital depends on a setting of the thread
 
 
 def _moment(value: datetime | time) -> str:
-    """Write a datetime or time: its time zone, too, must have a text."""
+    """Write a datetime or time. Its time zone must have a text, too."""
     kind = type(value).__name__
     return f"{kind}('{value.replace(tzinfo=None).isoformat()}',{value.fold},{_zone(value.tzinfo)})"
 

@@ -1,21 +1,22 @@
 """``get_or_set``: one computation of a missing value in the whole cluster.
 
 A caller that misses asks the key's first owner for the value *or* the lease (core/fills.py), and is parked there while
-another one computes. With the lease it runs its loader, while the driver renews the lease, and fills. If the lease was
-voided meanwhile, by a delete say, the value is its caller's alone and is not stored.
+another one computes. With the lease the caller runs its loader, while the driver renews the lease, and then sends the
+value (the fill). If the lease was voided meanwhile, for example by a delete, the value is returned to this caller alone
+and is not stored.
 
 *Stale* values: an entry that is written with ``stale_ttl`` is kept that much longer than its ttl, and says in its
-extras when it becomes stale. Who misses it then tries for the lease without being parked: one caller refreshes it, and
-all others get what there is. *Early* refresh (XFetch; Vattani, Chierichetti and Lowenstein 2015): a caller that finds a
-value acts as if it were later by a random time, in proportion to what the value took to compute; so one refreshes it
-before it expires, and a popular value is never missed.
+extras when it becomes stale. A caller that finds a stale value asks for the lease without being parked: one caller
+refreshes the value, and all others get the stale one. *Early* refresh (XFetch; Vattani, Chierichetti and Lowenstein
+2015): a caller that finds a value acts as if the time were later by a random amount, in proportion to the time that the
+value took to compute. So some caller refreshes a popular value before it expires, and it is never missed.
 
-Callers of one process that miss a key share one question to the owner, and what is computed after it (flights.py). What
-they share is a record, as for those in other processes: each decodes for itself, also who computed it, so that nobody
-has an object that others have. What a caller says of lifetimes and tags counts if it is the one that computes.
+Callers of one process that miss a key share one question to the owner, and what is computed after it (flights.py). They
+share a record, as with callers in other processes: each decodes the record itself, also the caller that computed it, so
+that no two callers get the same object. The lifetimes and tags that count are those of the caller that computes.
 
-A load that fails, is cancelled or interrupted gives its lease up at once. It is cancelled when nobody waits for it any
-more; a question that nobody waits for is withdrawn, or the lease could be granted to nobody.
+A load that fails, is cancelled or is interrupted gives its lease up at once. A load is cancelled when nobody waits for
+it any more. A question that nobody waits for is withdrawn; else the lease could be granted to a caller that is gone.
 """
 
 from __future__ import annotations
@@ -49,39 +50,39 @@ from meshcache.protocol.record import (
 )
 
 PARK_S: Final = 2.0
-"""How long one question is parked; then it is asked again, so that an owner that fell silent is noticed."""
+"""How long one question is parked; then it is asked again, so that the silence of an owner is noticed."""
 REASK_S: Final = 0.05
-"""How long a caller pauses that has too little time left to be parked."""
+"""How long a caller pauses if it has too little time left to be parked."""
 RELEASE_S: Final = 1.0
 WITHDRAW_S: Final = 0.1
-"""How long a caller that has run out of time may take to withdraw what one before it has asked."""
+"""How long a caller whose time is over may still take to withdraw the question of its flight."""
 RENEW_S: Final = LEASE_S / 3
 FILL_S_MIN: Final = 0.25
 PROBE_S: Final = 0.25
 NO_LEASE: Final = b""
-"""Stands for the lease, and the token, of a load that the cache knows nothing of."""
+"""Stands for the lease, and for the token, of a load that the cache does not know of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a value is stored and refreshed; read and checked from the arguments of a call."""
+    """How a value is stored and refreshed, read and checked from the arguments of a call."""
 
     ttl_ms: int
-    """Until it is a miss, as it travels."""
+    """The lifetime, in the form that messages carry."""
     stale_ms: int
-    """How much longer it is kept, and may be served while it is refreshed."""
+    """How much longer the value is kept, and may be served while a new one is computed."""
     early: float
-    """XFetch's beta: 0 never refreshes early, 1 is the optimum of the paper, more is earlier."""
+    """The factor beta of XFetch: 0 never refreshes early, 1 is the optimum of the paper, more refreshes earlier."""
     tags: tuple[bytes, ...] = ()
 
     @property
     def kept_ms(self) -> int:
-        """How long the nodes keep it."""
+        """How long the nodes keep the value."""
         return min(self.ttl_ms + self.stale_ms, NEVER_MS) if self.ttl_ms > 0 else self.ttl_ms
 
 
 def terms(ttl_ms: int, stale_ttl: Ttl, early: float, tags: tuple[bytes, ...]) -> Terms:
-    """Check the arguments. ``stale_ttl`` and ``early`` are counted from an expiry, so there must be one."""
+    """Check the arguments. ``stale_ttl`` and ``early`` count from the expiry, so there must be one."""
     stale_ms = 0
     if stale_ttl is not None:
         try:
@@ -90,16 +91,16 @@ def terms(ttl_ms: int, stale_ttl: Ttl, early: float, tags: tuple[bytes, ...]) ->
             raise type(error)(f"stale_{error}") from None
     if stale_ms and ttl_ms in {TTL_DEFAULT, TTL_NEVER}:
         raise ValueError("stale_ttl needs a ttl: give the call or the client one that is not None")
-    with_extras(b"\0\0", Extras(tags, NEVER_MS, NEVER_MS))  # raises now what it would raise when all is computed
+    with_extras(b"\0\0", Extras(tags, NEVER_MS, NEVER_MS))  # raises now any error that would come when all is computed
     return Terms(ttl_ms, stale_ms, early_factor(early), tags)
 
 
 def refuse_awaitable(value: Any) -> None:
-    """Refuse a result that is still to be awaited: it was never run, and can not be stored."""
+    """Refuse a result that must still be awaited: it was never run, and cannot be stored."""
     if not inspect.isawaitable(value):
         return
     if inspect.iscoroutine(value):
-        value.close()  # or Python would warn that nobody awaited it
+        value.close()  # else Python would warn that it was never awaited
     raise TypeError(
         f"the loader returned something to be awaited ({type(value).__qualname__}), not a value: "
         "a coroutine function needs an AsyncClient, and has to await what it returns"
@@ -111,33 +112,33 @@ def _is_lease(answer: bytes) -> bool:
 
 
 def _halt(flights: Flights, key: Hashable) -> Flow[None]:
-    """End loads that were kept for those who came while they ran, when nobody of them waits any more."""
+    """End loads that were kept for callers that came while they ran, when none of these callers waits any more."""
     for flight in flights.forsaken(key):
         yield Halt(flight, 0.0)
 
 
 class Loaded(NamedTuple):
-    """What came of a load."""
+    """The outcome of a load."""
 
     value: Any
     error: BaseException | None = None
 
 
 class Stopped(NamedTuple):
-    """As a value: the loader raised StopIteration, which no generator can raise."""
+    """Returned as a value if the loader raised StopIteration, which no generator can raise."""
 
     error: StopIteration
 
 
 def result(found: Any) -> Any:
-    """Return what a flow of ``Fill`` has found, or raise it."""
+    """Return what a flow of ``Fill`` returned, or raise what it stands for."""
     if type(found) is Stopped:
         raise found.error
     return found
 
 
 class Fill:
-    """One ``get_or_set``."""
+    """One call of ``get_or_set``."""
 
     def __init__(self, asking: Asking, name: str, key: Key, load: Any, terms: Terms, timeout_s: float) -> None:
         """``name`` is what the user called, for errors."""
@@ -152,24 +153,27 @@ class Fill:
         self._started = self._now()
         self._seat = self._seat_with(asking.rng.randbytes(TOKEN_BYTES))
         self._heard_at = self._started
-        """When a node last said that another caller computes the value, or else the beginning."""
+        """When a node last said that another caller computes the value; at first the beginning of the call."""
         self.has_loaded = False
-        """This caller's loader was called: it is not called again, and what it raises is no failure of the cache."""
+        """Whether this caller's loader was called.
+
+        Then it is not called again, and its error is no failure of the cache.
+        """
         self.outwaited = False
-        """The time was over while this caller waited for others."""
+        """Whether the time was over while this caller waited for others."""
 
     def _seat_with(self, token: bytes) -> Seat:
-        # The seat must not lead back to here: it is held weakly, so that it is gone at once when its caller is.
+        # The seat must not refer to this object: it is held weakly, and must be gone as soon as its caller is.
         return Seat(token, functools.partial(_hold, self._asking, self._name, self._key, 0))
 
     def run(self) -> Flow[Any]:
-        """Return the value: the cached one, or what one caller in the cluster computes now."""
+        """Return the value: the cached one, or the one that a caller in the cluster computes now."""
         value, record = yield from self._asking.look(self._key, self._timeout_s, self._name)
         if value is not MISSING and (record is None or not self._is_early(record)):
             return value
         if value is MISSING:
             value = self._stale_value(record)
-        # Levels of consistency are promises: an answer is for those who asked for the same.
+        # Consistency levels are promises: only callers with the same levels share an answer.
         question = (self._raw, self._asking.options.w, self._asking.options.r, value is MISSING)
         above = b"" if record is None else version_of(record)
         if value is MISSING:
@@ -177,14 +181,17 @@ class Fill:
         return (yield from self._seated(question, lambda _: self._refresh(above, value)))
 
     def run_anew(self) -> Flow[Any]:
-        """Compute the value and store it, whatever there is: a computation under way is not stored any more."""
+        """Compute the value and store it, whatever is cached.
+
+        A computation that is under way elsewhere is not stored any more.
+        """
         return (yield from self._seated(self._seat.token, lambda _: self._anew()))
 
     def run_alone(self) -> Flow[Any]:
-        """Compute the value without the cache, which fails; nothing is stored.
+        """Compute the value without the cache, because the cache fails; nothing is stored.
 
-        Of all callers in this process one at a time does so. Whoever comes meanwhile waits, for ``timeout`` at most,
-        and shares the next computation with the others, which is not older than their calls.
+        In this process one caller at a time does this. Callers that come meanwhile wait, for ``timeout`` at most, and
+        share the next computation, which is not older than their calls.
         """
         self._started = self._now()
         self._seat = self._seat_with(NO_LEASE)
@@ -193,7 +200,7 @@ class Fill:
     def is_let_down(self) -> Flow[bool]:
         """Tell whether this caller, whose time is over, waited for a node that fails, and not for a long computation.
 
-        Who sits in a flight does not see whether its question is parked or lost. So one more is asked, a short one.
+        A caller in a flight cannot see whether its question is parked or lost. So it asks one more, short question.
         """
         routing = self._asking.routing
         try:
@@ -206,7 +213,7 @@ class Fill:
     # ---- what was found
 
     def _is_early(self, record: bytes) -> bool:
-        """Tell whether this caller is the one to refresh the value before it expires."""
+        """Tell whether this caller should refresh the value before it expires."""
         if not self._terms.early:
             return False
         extras = extras_of(record)
@@ -218,7 +225,7 @@ class Fill:
         return wall_ms + ahead_ms >= expires_ms
 
     def _stale_value(self, record: bytes | None) -> Any:
-        """Return the value of a record that is stale, if this caller takes it."""
+        """Return the value of a stale record, if this caller accepts it."""
         wall_ms = self._asking.routing.wall_ms(self._now())
         if record is None or not self._terms.stale_ms or wall_ms is None:
             return MISSING
@@ -233,7 +240,7 @@ class Fill:
     # ---- with other callers
 
     def _seated(self, key: Hashable, flow: Callable[[Flights], Flow[Any]]) -> Flow[Any]:
-        """Run a flow with a seat in the flight for a key, and leave nothing behind, however it ends."""
+        """Run a flow with a seat in the flight for a key, and leave the seat however it ends."""
         seat, flights = self._seat, None
         try:
             flights = yield Board(seat, key)
@@ -251,10 +258,13 @@ class Fill:
         return found
 
     def _abandon(self, flights: Flights, key: Hashable, *, in_time: bool) -> Flow[None]:
-        """Get up without a value, and end what nobody waits for any more; ``in_time``: this may take a while."""
+        """Leave the seat without a value, and end what nobody waits for any more.
+
+        ``in_time``: this may take a while.
+        """
         seat, flight = self._seat, self._seat.flight
         if flight is not None:
-            flight.unheard |= in_time  # what this caller asked, if it did, may still be answered with the lease
+            flight.unheard |= in_time  # if this caller asked, the answer may still grant it the lease
         last = flight is not None and seat.leave()
         yield from _halt(flights, key)
         if flight is None or not last:
@@ -276,7 +286,7 @@ class Fill:
             answer = yield from self._ask(above, park=True)
             if _is_lease(answer):
                 self._flight.close()
-                yield from _halt(flights, question)  # what was overruled: nobody gets what it fills
+                yield from _halt(flights, question)  # what was voided: nobody gets what it fills
                 return (yield from self._compute(answer))
             if not is_stale(answer, self._asking.routing):
                 self._flight.answer(answer)
@@ -304,12 +314,12 @@ class Fill:
             return self._value_of(seat.found)
         if not seat.leads:
             seat.leave()
-            yield Board(seat, object())  # nobody else can mean that
+            yield Board(seat, object())  # a flight that no other caller can share
         self._flight.asked += 1
         return (yield from self._compute(NO_LEASE))
 
     def _wait(self) -> Flow[bytes | None]:
-        """Return the record that another caller got, or None: this one leads."""
+        """Return the record that another caller of the flight got, or None if this caller leads now."""
         seat = self._seat
         while not seat.told:
             left_s = self._left_s()
@@ -336,11 +346,11 @@ class Fill:
     # ---- with the owner
 
     def _ask(self, above: bytes, *, park: bool) -> Flow[Any]:
-        """Return the lease, a record above this version, or None if another computes it (never if parked)."""
+        """Return the lease, a record above this version, or None if another caller computes it (never if parked)."""
         asking, flight = self._asking, self._flight
         while True:
             left_s = self._left_s()
-            if left_s <= REASK_S:  # less is not worth a question
+            if left_s <= REASK_S:  # too little time for a question
                 raise self._out_of_time()
             if flight.ending:
                 raise ClientClosed
@@ -361,12 +371,13 @@ class Fill:
                 yield min(REASK_S, left_s)
 
     def _compute(self, lease: bytes) -> Flow[Any]:
-        """Return what the loader returns. Whatever it raises is raised, and frees the lease."""
+        """Return what the loader returns. An error of the loader is raised, and gives the lease up."""
         flight = self._flight
         self.has_loaded = True
         loading = self._load_and_fill(flight, lease)
         loaded = yield Apart(loading, flight)
-        if loaded is None:  # the driver's caller stays until the end, and few frames of Python lie between two loaders
+        # The driver's caller cannot be cancelled, and so few frames of Python lie between nested loaders.
+        if loaded is None:
             with flight.loading():
                 loaded = yield from loading
         if isinstance(loaded.error, StopIteration):
@@ -376,7 +387,7 @@ class Fill:
         return loaded.value
 
     def _load_and_fill(self, flight: Flight, lease: bytes) -> Flow[Loaded]:
-        """Run the loader under the lease, fill, and say in the flight what came of it. What fails is returned."""
+        """Run the loader under the lease, fill, and give the flight the outcome. An error is returned, not raised."""
         began = self._now()
         try:
             value = yield Compute(self._load, lambda: self._hold(1, lease), RENEW_S)
@@ -392,7 +403,7 @@ class Fill:
             if lease == NO_LEASE:
                 self._asking.check_size(len(content))
                 flight.answer(record)
-                flight.fail()  # for those who came since, who need one of their own
+                flight.fail()  # callers that came since need a computation of their own
             elif (yield from self._fill(lease, content, began)):
                 flight.land(record)
             else:
@@ -406,16 +417,16 @@ class Fill:
         return Loaded(value)
 
     def _fill(self, lease: bytes, content: bytes, began: float) -> Flow[bool]:
-        """Store what was computed; False if it may be old by now. It is no matter if the nodes fail to."""
+        """Store what was computed; return False if it may be out of date. A failure of the nodes is ignored."""
         left_s = max(FILL_S_MIN, self._started + self._timeout_s - began)
         change = [int(Change.FILL), content, self._terms.kept_ms, lease]
         try:
             flow = self._asking.update(self._name, self._key, change, len(content), left_s, repeatable=True)
             return bool((yield from flow))
-        except (ValueError, TypeError):  # too large, or nothing that can be stored
+        except (ValueError, TypeError):  # too large, or of a type that cannot be stored
             raise
         except MeshcacheError:
-            return True  # it is there all the same, for all who waited
+            return True  # all that waited have the value all the same
 
     def _content(self, value: Any, load_s: float) -> bytes:
         content = self._asking.options.codec.encode(value)
@@ -431,7 +442,7 @@ class Fill:
 
 
 def _hold(asking: Asking, name: str, key: Key, keep: int, lease: bytes, timeout_s: float) -> Flow[bool]:
-    """Renew a lease, or give it up; False if it is lost. It is no matter if that does not get through."""
+    """Renew a lease, or give it up; return False if it is lost. If the message does not arrive, that is ignored."""
     if lease == NO_LEASE:
         return False
     change = [int(Change.HOLD), keep, lease]

@@ -1,20 +1,22 @@
-"""``cache.lock``: one holder at a time, with a number that tells the latest one.
+"""``cache.lock``: one holder at a time, and a fencing number that grows with every holder.
 
 A lock is an entry like any other, under the key ``lock:NAME``. Its value is a token that its holder draws at random
-each time: who asks with it again is recognised. So acquiring, extending and releasing take one message each, which is
-repeated until there is an answer (Change.ACQUIRE and its kin, in core/updates.py). The entry is stored by the usual
-quorum, and so outlives a node. Its version is the fencing number: every later holder's is greater, so that a resource
-that remembers the greatest it has seen can refuse a holder that was late and does not know.
+each time, so a holder that asks again is recognised. Acquiring, extending and releasing therefore take one message
+each, which is repeated until there is an answer (``Change.ACQUIRE``, ``EXTEND`` and ``RELEASE``, in updates.py). The
+entry is stored by the usual quorum, and so outlives a node. Its version is the fencing number: every later holder's
+number is greater, so that a resource that remembers the greatest number can refuse a former holder that does not know
+that it lost the lock.
 
-Nobody holds a lock without knowing it. Whatever ends ``acquire`` but its answer, be it an error, a cancelled task or
-an exception from a signal handler, the token is *given up*: it is released, and never acquires anything any more, also
-not by a question that is still under way. That takes up to GIVE_UP_S, and so a cancelled task ends that much later.
+No caller holds a lock without knowing it. If anything but the answer ends ``acquire`` (an error, a cancelled task, an
+exception from a signal handler), the token is *given up*: it is released, and never acquires anything any more, not
+even by a question that is still under way. That takes up to GIVE_UP_S, and so a cancelled task ends that much later.
 
-What it does not do: keep two from believing that they hold it, in a network partition (each side has a first owner of
-its own), after the loss of all copies, or when a holder is stopped for longer than the ttl. Who must be safe from that
-checks the number where the effect is.
+Two callers can believe that they hold a lock: in a network partition (each side has a first owner of its own), after
+the loss of all copies, or when a holder is paused for longer than the ttl. A program that must be safe from that checks
+the fencing number at the resource that the lock protects.
 
-Who waits asks again after a pause, which grows to PAUSE_S_MAX, at random, so that those who wait do not come as one.
+A caller that waits asks again after a random pause, which grows to PAUSE_S_MAX, so that many callers do not ask at
+once.
 """
 
 from __future__ import annotations
@@ -38,11 +40,11 @@ PREFIX: Final = "lock:"
 
 
 GIVE_UP_S: Final = 0.5
-"""How long giving up may take at most. After a failure it is part of the call's own time, of which it is a quarter."""
+"""How long giving up may take at most. After a failure it takes at most a quarter of the call's own time."""
 
 
 class _Held:
-    """A lock's state at one caller, and its flows."""
+    """A lock as one caller sees it, and its flows."""
 
     def __init__(self, session: Session, name: str, ttl: Ttl, timeout: Timeout | None) -> None:
         if not isinstance(name, str):
@@ -53,7 +55,7 @@ class _Held:
         self._ttl = _finite(ttl)
         self._timeout_s = session.options.timeout_s if timeout is None else seconds(timeout)
         self._token = b""
-        """With which the lock was asked for; from before that until it is refused, released or given up."""
+        """The token with which the lock is asked for; set before that, until it is refused, released or given up."""
         self._held = False
         self._number = 0
 
@@ -62,13 +64,13 @@ class _Held:
 
     @property
     def token(self) -> int:
-        """The fencing number: greater than that of every holder before. Raises LockNotOwned before it was acquired."""
+        """The fencing number: greater than that of every earlier holder. Raises LockNotOwned before it was acquired."""
         if not self._number:
             raise LockNotOwned(f"lock {self.name!r}: it was not acquired")
         return self._number
 
     def _begin(self) -> None:
-        """Check that this object is free to acquire."""
+        """Check that this object may be used to acquire."""
         if self._token:
             raise UsageError(
                 f"lock {self.name!r}: this object holds it already, or waits for it; each caller needs one of its own:"
@@ -88,7 +90,7 @@ class _Held:
             try:
                 number = yield from self._change(Change.ACQUIRE, max(PAUSE_S_MIN, ask_by - now()))
             except OperationError as error:
-                # Near the end one answer may come too late. That does not change what was said before.
+                # Near the deadline an answer may come too late. That does not change earlier answers.
                 if not (refused and now() >= ask_by) and not (yield from self._is_another_s()):
                     raise
                 yield from self._give_up(error)
@@ -104,7 +106,7 @@ class _Held:
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
 
     def _is_another_s(self) -> Flow[bool]:
-        """Tell whether another one is seen to hold it: then no answer means no more than that one has to wait."""
+        """Tell whether another caller is seen to hold the lock: then no answer only means that this one must wait."""
         try:
             item = yield from self._session.gets(self._key, self._reserve_s() / 2)
         except OperationError:
@@ -122,14 +124,14 @@ class _Held:
             self._lost()
         timeout_s = self._timeout_s - self._reserve_s()
         change = [int(Change.RELEASE), self._token]
-        # Not repeated: the second time it would look lost. If there is no answer, the token is given up.
+        # Not repeated: the second time the lock would look lost. If there is no answer, the token is given up.
         released = yield from self._session.update("lock", self._key, change, 0, timeout_s, repeatable=False)
         self._forget()
         if not released:
             self._lost()
 
     def _give_up(self, error: BaseException) -> Flow[None]:
-        """Hold nothing, and also not what may be granted yet. It is no matter if that does not get through."""
+        """Hold nothing, and refuse what may still be granted. If the message does not arrive, that is ignored."""
         if not self._token:
             return
         timeout_s = self._reserve_s() / 2 if isinstance(error, OperationError) else GIVE_UP_S
@@ -142,7 +144,7 @@ class _Held:
             self._forget()
 
     def _change(self, kind: Change, timeout_s: float, ttl: Ttl = None) -> Flow[int | None]:
-        """Have the lock's entry changed under the token; returns its number, or None if another holds it."""
+        """Have the lock's entry changed under the token; return its number, or None if another caller holds it."""
         change = [int(kind), self._token, milliseconds(self._ttl if ttl is None else ttl)]
         version = yield from self._session.update("lock", self._key, change, 0, timeout_s, repeatable=True)
         if version is None:
@@ -152,7 +154,7 @@ class _Held:
         return clock_of(version)
 
     def _reserve_s(self) -> float:
-        """Return how much of a call's time is kept for what follows a failure."""
+        """Return how much of a call's time is kept for cleaning up after a failure."""
         return min(GIVE_UP_S, self._timeout_s / 4)
 
     def _forget(self) -> None:
@@ -167,7 +169,7 @@ class _Held:
 
 
 class Lock(_Held):
-    """A lock for threads and processes: ``with cache.lock("job") as lock:``. An object is for one caller."""
+    """A lock for threads and processes: ``with cache.lock("job") as lock:``. Each caller needs its own object."""
 
     def __init__(
         self, run: Callable[[Flow[Any]], Any], session: Session, name: str, ttl: Ttl, timeout: Timeout | None
@@ -176,9 +178,9 @@ class Lock(_Held):
         self._run = run
 
     def acquire(self) -> bool:
-        """Wait for the lock, for the lock's ``timeout`` at most; False if it was not to be had.
+        """Wait for the lock, for the lock's ``timeout`` at most; return False if it could not be had.
 
-        Whatever it raises, nothing is held then. Raises UsageError if this object holds it already.
+        If this raises anything, nothing is held. Raises UsageError if this object holds the lock already.
         """
         self._begin()
         try:
@@ -188,11 +190,14 @@ class Lock(_Held):
             raise
 
     def extend(self, ttl: Ttl = None) -> None:
-        """Hold it for ``ttl`` seconds from now (None: as at first). Raises LockNotOwned if it was lost."""
+        """Hold the lock for ``ttl`` seconds from now (None: as at first). Raises LockNotOwned if it was lost."""
         self._run(self._extend(ttl))
 
     def release(self) -> None:
-        """Give it up. Raises LockNotOwned if it was lost before; whatever it raises, it is not held any longer."""
+        """Release the lock.
+
+        Raises LockNotOwned if it was lost before; after any error, it is not held any longer either.
+        """
         try:
             self._run(self._release())
         except BaseException as error:
@@ -217,12 +222,12 @@ class Lock(_Held):
         try:
             self.release()
         except OperationError:
-            if error is None:  # else that is what the caller must hear of
+            if error is None:  # else the caller must hear of that error
                 raise
 
 
 class AsyncLock(_Held):
-    """A lock for tasks and processes: ``async with cache.lock("job") as lock:``. An object is for one caller."""
+    """A lock for tasks and processes: ``async with cache.lock("job") as lock:``. Each caller needs its own object."""
 
     def __init__(
         self,
@@ -238,9 +243,9 @@ class AsyncLock(_Held):
         self._run_to_end = run_to_end
 
     async def acquire(self) -> bool:
-        """Wait for the lock, for the lock's ``timeout`` at most; False if it was not to be had.
+        """Wait for the lock, for the lock's ``timeout`` at most; return False if it could not be had.
 
-        Whatever it raises, nothing is held then. Raises UsageError if this object holds it already.
+        If this raises anything, nothing is held. Raises UsageError if this object holds the lock already.
         """
         self._begin()
         try:
@@ -250,11 +255,14 @@ class AsyncLock(_Held):
             raise
 
     async def extend(self, ttl: Ttl = None) -> None:
-        """Hold it for ``ttl`` seconds from now (None: as at first). Raises LockNotOwned if it was lost."""
+        """Hold the lock for ``ttl`` seconds from now (None: as at first). Raises LockNotOwned if it was lost."""
         await self._run(self._extend(ttl))
 
     async def release(self) -> None:
-        """Give it up. Raises LockNotOwned if it was lost before; whatever it raises, it is not held any longer."""
+        """Release the lock.
+
+        Raises LockNotOwned if it was lost before; after any error, it is not held any longer either.
+        """
         try:
             await self._run(self._release())
         except BaseException as error:
@@ -262,8 +270,8 @@ class AsyncLock(_Held):
             raise
 
     async def _abandon(self, error: BaseException) -> None:
-        """Give up, also if the caller is cancelled once more meanwhile."""
-        if self._token and not isinstance(error, GeneratorExit):  # then nothing can be awaited any more
+        """Give up the token, also if the caller is cancelled once more meanwhile."""
+        if self._token and not isinstance(error, GeneratorExit):  # after that nothing can be awaited any more
             await self._run_to_end(self._give_up(error))
 
     async def __aenter__(self) -> Self:
@@ -277,12 +285,12 @@ class AsyncLock(_Held):
         try:
             await self.release()
         except OperationError:
-            if error is None:  # else that is what the caller must hear of
+            if error is None:  # else the caller must hear of that error
                 raise
 
 
 def _finite(ttl: Ttl) -> Ttl:
-    """Check a lock's lifetime: one that never expires is never free again when its holder dies."""
+    """Check a lock's lifetime: a lock that never expires would stay locked when its holder dies."""
     if milliseconds(ttl) <= TTL_NEVER:
         raise ValueError(f"a lock's ttl must be a number of seconds, is {ttl!r}")
     return ttl

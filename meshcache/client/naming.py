@@ -1,17 +1,17 @@
-"""How functions and classes are called in keys: by names that the next process gives them, too.
+"""The names of functions and classes in keys: names that every other process gives them, too.
 
 A function that is defined in a module is known by ``module.function``, a method by ``module.Class.method``. Where such
-a name does not say which function it is, more is added:
+a name could mean several functions, more is added:
 
-- In the program itself, ``__main__``, the path of its file stands for the module, or what ``python -m`` was told.
-- A lambda, a function called ``_``, and one that was typed in or made by ``exec``: a hash of what it does.
-- What belongs to a function beside its code, if it has a text (forms.py): variables of the function around it, the
-  arguments that ``functools.partial`` holds, the object of a bound method. As it is when the function is decorated.
+- For the program itself, ``__main__``: the path of its file, or the name that ``python -m`` was given.
+- For a lambda, a function called ``_``, and one that was typed in or made by ``exec``: a hash of its code.
+- For a function with more than its code: the text (forms.py) of the variables of the function around it, of the
+  arguments in a ``functools.partial``, of the object of a bound method, as they are when the function is decorated.
 
-What belongs to a function and has no text, or can change, is known in this process only. So the names are *taken*: the
-first function has the name, and a second one to which other objects belong is refused, as is another local function of
-that name. A function at the top of a module may be defined anew, since a module can be reloaded: that is a warning.
-Classes are named like functions: one that cannot be found by its name, because a function made it, takes it.
+Such an object that has no text, or can change, is known in this process only. So names are *taken*: the first function
+has the name, and a second one with other objects is refused, as is another local function of that name. A function at
+the top of a module may be defined anew, since a module can be reloaded: that is only a warning. Classes are named like
+functions: a class that cannot be found by its name, because a function made it, takes the name.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from typing import Any, Final
 from meshcache.client.forms import form, is_fixed
 
 NAMES_MAX: Final = 10_000
-"""Names that one client remembers as taken; the oldest are forgotten first."""
+"""How many names one client remembers as taken; the oldest are forgotten first."""
 _INNER_MAX: Final = 4
-"""How deep functions that belong to functions are looked into."""
+"""How deep functions that belong to other functions are looked into."""
 _MAINS: Final = {"__main__", "__mp_main__"}
 _LOCAL: Final = "<locals>"
 _NAMELESS: Final = {"<lambda>", "_"}
 _HASH_BYTES: Final = 8
 _UNKNOWN: Final = object()
-"""Stands for a variable that has no value yet; it is never the same twice."""
+"""Stands for a variable that has no value yet; it equals nothing else."""
 
 
 class NameTaken(TypeError):
-    """A name is that of another function or class."""
+    """The name belongs to another function or class already."""
 
 
 @dataclass(slots=True)
@@ -53,9 +53,9 @@ class _Origin:
     code: CodeType | None = None
     local: bool = False
     belongings: list[Any] = field(default_factory=list)
-    """What belongs to it beside its code."""
+    """The objects that belong to it beside its code."""
     globals: dict[str, Any] | None = None
-    """Where it finds its global variables, if that is not its module."""
+    """The global variables that it uses, if they are not those of its module."""
 
 
 class Names:
@@ -64,7 +64,7 @@ class Names:
     def __init__(self) -> None:
         self._classes: dict[str, Callable[[], Any]] = {}
         self._named: dict[int, tuple[Callable[[], Any], str]] = {}
-        """Names found before, by the id of the class: a metaclass may say that two classes are equal."""
+        """Names found before, by the id of the class: a metaclass may call two classes equal."""
         self._codes: dict[tuple[bytes, str], str] = {}
         self._objects: dict[tuple[bytes, str], list[Callable[[], Any]]] = {}
 
@@ -82,10 +82,10 @@ class Names:
         return name
 
     def of_function(self, namespace: bytes, function: Any, *, alone: bool) -> str:
-        """Return the name of what is decorated, taken in this namespace.
+        """Return the name of a decorated function, and take it in this namespace.
 
-        ``alone``: with what belongs to it; else a ``key=`` tells functions of one name apart. Raises TypeError if the
-        name is another function's.
+        ``alone``: the objects that belong to the function are part of the name; else a ``key=`` tells functions of one
+        name apart. Raises TypeError if the name is another function's.
         """
         origin = _origin(function)
         if not alone:
@@ -103,7 +103,7 @@ class Names:
         return name
 
     def _check_code(self, namespace: bytes, origin: _Origin) -> None:
-        """Say so where a function of this name does something else."""
+        """Warn if a function of this name with other code exists."""
         name = (namespace, origin.name)
         own = "" if origin.code is None else fingerprint(origin.code)
         if _take(self._codes, name, own) == own:
@@ -114,7 +114,10 @@ class Names:
         warnings.warn(f"{_other(origin.name)}, or they have each other's results", stacklevel=5)
 
     def _belongings(self, origin: _Origin, loose: list[Any], depth: int) -> str:
-        """Return a text for what belongs to a function; what the text does not tell for ever is put into ``loose``."""
+        """Return a text for the objects that belong to a function.
+
+        Objects that it does not describe for ever go to ``loose``.
+        """
         texts = [self._belonging(value, loose, depth) for value in origin.belongings]
         return f"[{','.join(texts)}]" if texts else ""
 
@@ -151,7 +154,7 @@ def is_method(function: Any) -> bool:
 
 
 def fingerprint(code: CodeType) -> str:
-    """Return a hash of what a function does: of its code without lines, file and name."""
+    """Return a hash of what a function does: of its code without line numbers, file and name."""
     return hashlib.blake2b(_code_text(code).encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).hexdigest()
 
 
@@ -166,14 +169,14 @@ def _other(name: str) -> str:
 
 
 def _take(table: dict[Any, Any], name: Any, value: Any) -> Any:
-    """Return what has the name: the value, unless it was taken before."""
+    """Return the owner of the name: the value, unless the name was taken before."""
     if name not in table and len(table) >= NAMES_MAX:
         table.pop(next(iter(table)), None)
     return table.setdefault(name, value)
 
 
 def _reference(value: Any) -> Callable[[], Any]:
-    """Return a function that returns this object; a weak one, if the object can do without being kept."""
+    """Return a function that returns this object; it holds the object weakly if that is possible."""
     try:
         return weakref.ref(value)
     except TypeError:
@@ -184,7 +187,7 @@ def _reference(value: Any) -> Callable[[], Any]:
 
 
 def _is_function(value: Any) -> bool:
-    """Tell whether a value is a function or method, of whatever kind: no class, no object with ``__call__``."""
+    """Tell whether a value is a function or method of any kind, not a class or an object with ``__call__``."""
     named = hasattr(value, "__qualname__") or isinstance(value, functools.partial)
     return callable(value) and named and not isinstance(value, type)
 
@@ -230,27 +233,27 @@ def _of_function(function: FunctionType) -> _Origin:
 
 
 def _is_shared(module: str) -> bool:
-    """Tell whether this is a module that other processes have, too: no prompt, no notebook, no ``exec``."""
+    """Tell whether other processes have this module, too: it is no prompt, no notebook, no ``exec``."""
     if module in _MAINS:
         return _module_name(module) not in _MAINS
     return module in sys.modules and module != "builtins"
 
 
 def _variables(function: FunctionType) -> Iterator[Any]:
-    """Yield the variables of the functions around it, but for itself and the class of ``super()``."""
+    """Yield the variables of the functions around it, except itself and the class of ``super()``."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         if name not in {function.__name__, "__class__"}:
             try:
                 yield cell.cell_contents
-            except ValueError:  # it has no value yet
+            except ValueError:  # the variable has no value yet
                 yield _UNKNOWN
 
 
 def _module_name(module: str) -> str:
-    """Return the name of a module: of the program, what another process that imports it, or runs it, calls it."""
+    """Return the name of a module; for the program, the name by which another process imports or runs it."""
     if module not in _MAINS:
         return module
-    main = sys.modules.get(module)  # in a child of multiprocessing: what it runs as __mp_main__
+    main = sys.modules.get(module)  # in a child of multiprocessing the program is called __mp_main__
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None and spec.name not in _MAINS:
         return str(spec.name)
@@ -263,7 +266,7 @@ def _real_path(file: str) -> str:
 
 
 def _dotted(module: str, qualname: str, digest: str = "") -> str:
-    """Join a name; one that other texts could be taken for stands in quotes."""
+    """Join the parts of a name; a name that could be confused with another text is put in quotes."""
     name = f"{module}{digest and '#'}{digest}.{qualname}"
     parts = f"{module}.{qualname}".split(".")
     return name if all(part.isidentifier() or part in {_LOCAL, "<lambda>"} for part in parts) else repr(name)

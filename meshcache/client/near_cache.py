@@ -1,6 +1,6 @@
-"""The near cache as a session uses it: keys and values on this side, raw keys and records on the other.
+"""The near cache as a session uses it: it turns keys and values into raw keys and records, and back.
 
-Pure. What may be kept and served is decided in core/near.py; here is how a value gets there and back.
+Pure. near_store.py decides what may be kept and served.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ T = TypeVar("T")
 _UNCHANGEABLE: Final = frozenset(
     {bytes, str, int, float, bool, NoneType, complex, datetime, date, time, timedelta, Decimal, UUID}
 )
-"""Types of values that every reader of a copy may be given the same one of."""
+"""Types of values that cannot be changed, so that all readers of a copy may get the same object."""
 
 
 class Reading:
-    """When a read began, by both clocks that count, and of which keys copies may be kept."""
+    """When a read began, by both clocks that count, and for which keys copies may be kept."""
 
     __slots__ = ("began", "raws", "strange_views", "ticket")
 
@@ -44,7 +44,7 @@ class Reading:
 
 
 class Copies:
-    """The near cache under one prefix and codec."""
+    """The near cache, for one prefix and codec."""
 
     __slots__ = ("_clock", "_decode", "_found", "_prefix", "_routing", "near")
 
@@ -55,10 +55,10 @@ class Copies:
         self._prefix = prefix
         self._decode = decode
         self._found: dict[Key, Copy] = {}
-        """By key as given, copies that may be void by now."""
+        """Copies by key as given; a copy here may be void by now."""
 
     def value(self, key: Key) -> Any:
-        """Return the value of a key, or MISSING. The hot path: everything is looked at once, and no lock is taken."""
+        """Return the value of a key, or MISSING. This is the hot path: it checks everything once, and takes no lock."""
         try:
             until, value, record, _, raw = self._found[key]
             now = self._clock()
@@ -68,11 +68,11 @@ class Copies:
                 near.hits += 1
                 return value if record is None else self._decode(record)
         except (KeyError, TypeError):
-            pass  # not looked up before, voided this very moment, or no key at all
+            pass  # not looked up before, voided this very moment, or no valid key
         return self._look_up(key)
 
     def _look_up(self, key: Key) -> Any:
-        """Find a copy by its raw key, and remember it by the key as given: that spares the way there next time."""
+        """Find a copy by its raw key, and remember it by the key as given, which is faster the next time."""
         found, near = self._found, self.near
         if not near.entries:
             return MISSING
@@ -98,7 +98,7 @@ class Copies:
         return Item(value, version, max(0.0, until - self._clock()), stale=False, near=True)
 
     def begin(self, raws: list[bytes]) -> Reading | None:
-        """Note that a read of these keys begins; None if no copies of them are to be kept."""
+        """Note that a read of these keys begins; return None if no copies of them are to be kept."""
         near = self.near
         only = near.only
         if only is not None:
@@ -112,11 +112,11 @@ class Copies:
         return Reading(self._clock(), near.ticket(), frozenset(raws), self._routing.strange_views)
 
     def keep(self, raw: bytes, record: bytes, value: Any, reading: Reading | None) -> None:
-        """Offer the answer of a read."""
+        """Offer the answer of a read to the near cache."""
         if reading is None or raw not in reading.raws:
             return
         if reading.strange_views != self._routing.strange_views:
-            return  # perhaps from a node that does not own the key, and answered from a copy of its own: hotcopies.py
+            return  # a node that does not own the key may have answered from a copy of its own: hotcopies.py
         now = self._clock()
         ttl_s = self.near.ttl_s
         if self.near.only is not None:
@@ -135,7 +135,7 @@ class Copies:
             self.near.fill(raw, copy, reading.ticket, now, extras.tags)
 
     def while_writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:
-        """Run a write, and void the copies of its keys before and after: also if it fails, for it may be executed."""
+        """Run a write, and void the copies of its keys before and after; also if it fails, since it may be executed."""
         self.near.on_own_write(keys, self._clock())
         try:
             return (yield from flow)
@@ -162,9 +162,9 @@ class Copies:
 
 
 def is_unchangeable(value: Any, record: bytes) -> bool:
-    """Tell whether every reader of a record may be given this value of it, and need not decode it for itself.
+    """Tell whether all readers of a record may get this value itself, instead of decoding the record again.
 
-    A tag from PICKLE on means something only to clients that asked for that codec.
+    A tag from PICKLE on has a meaning only for clients that asked for that codec.
     """
     return type(value) in _UNCHANGEABLE and record[HEADER_BYTES - 1] < PICKLE
 
@@ -172,7 +172,7 @@ def is_unchangeable(value: Any, record: bytes) -> bool:
 def near_store(
     near_cache: NearCache | bool | None, read_level: int, lock: AbstractContextManager[Any] | None, routing: Routing
 ) -> NearStore | None:
-    """Return the store for what a client was given as ``near_cache``; None stands for copies of hot keys."""
+    """Return the store for the argument ``near_cache`` of a client; None means copies of hot keys."""
     if near_cache is None and read_level == DEFAULT_LEVEL:
         return NearStore(NearCache(HOT_KEYS_MAX), lock, only=routing.hot)
     if near_cache is None or near_cache is False:

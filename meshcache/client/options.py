@@ -1,4 +1,4 @@
-"""How one client object works: read from the arguments of a client and from the URL that names its seeds."""
+"""The options of a client, read from its arguments and from the URL that names its seeds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TIMEOUT_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How one client object works; clients derived from it differ in these."""
+    """How one client object works; derived clients have other options."""
 
     prefix: bytes
     timeout_s: float
@@ -38,7 +38,7 @@ class Options:
     r: int
     codec: Codec
     misses_on_error: bool = False
-    """Whether a plain read finds nothing when the cache fails, instead of raising."""
+    """Whether a plain read finds nothing when the cache fails, instead of raising an error."""
 
 
 def options_of(
@@ -51,7 +51,7 @@ def options_of(
     namespace: str | bytes,
     on_error: OnReadError | None = None,
 ) -> Options:
-    """Return the options of a new client; what is given as an argument counts more than what a URL says."""
+    """Return the options of a new client; an argument takes precedence over the URL."""
     url = found.options
     if ttl is DEFAULT:
         ttl = url.get("ttl", DEFAULT)
@@ -75,7 +75,7 @@ def options_of(
 def arguments_of(
     options: Options, seeds: Iterable[str], cluster: str, near_cache: NearCache | bool | None
 ) -> dict[str, Any]:
-    """Return the arguments of a new client with these options; ``near_cache`` is what the first one was given."""
+    """Return the arguments that make a client with these options; ``near_cache`` is that of the first client."""
     return {
         "seeds": list(seeds),
         "timeout": options.timeout_s,

@@ -1,16 +1,16 @@
-"""Values that msgpack lacks, put in terms of what it has, and back.
+"""Values of types that msgpack lacks are turned into types that it has, and back.
 
-msgpack has no tuples, sets, dates, decimals. Scalars travel as extensions with a payload of their own. A container
-travels as an array whose first element is an empty extension, the *mark*; so a value of any depth is decoded by one
-pass of one decoder, and neither deep nesting nor a hostile value makes it call itself.
+msgpack has no tuples, sets, dates, decimals. Scalars are stored as msgpack extensions with a payload of their own. A
+container is stored as an array whose first element is an empty extension, the *mark*. So a value of any depth is
+decoded in one pass of one decoder, and neither deep nesting nor a hostile value makes the decoder call itself.
 
 Every other type has a *form*: a name, a function that makes a plain value of an instance, and one that makes an
-instance of that. It travels as an array of a mark, the name and the plain value. Some types of the standard library
-have one from the start, under names that begin with "python."; users give theirs with ``register``.
+instance of a plain value. An instance is stored as an array of a mark, the name and the plain value. Some types of the
+standard library have a form from the start, under names that begin with "python."; users add theirs with ``register``.
 
-A form is found by the exact type: a subclass may mean more than its base can say, so it needs a form of its own. What
-is read is looked up by name among the forms there are, and nothing is ever imported, or called but a form's ``decode``,
-because stored bytes say so.
+A form is found by the exact type: a subclass may hold more than its base class shows, so it needs a form of its own.
+When a value is read, its name is looked up among the forms that exist. Stored bytes can never cause an import, or a
+call of anything but a form's ``decode``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 NAME_BYTES_MAX: Final = 255
 RESERVED: Final = "python."
-"""What the names of the forms begin with that are here from the start."""
+"""The names of the forms that exist from the start begin with this."""
 
 _TUPLE: Final = 1
 _SET: Final = 2
@@ -52,16 +52,16 @@ _UUID: Final = 9
 _BIG_INT: Final = 10
 _COMPLEX: Final = 11
 _FORM: Final = 12
-"""Codes of extensions. They are append-only: a code is never used for something else."""
+"""The codes of the extensions. They are append-only: a code is never used for something else."""
 
 MARK: Final = b"\xc7\x00"
-"""How msgpack writes an extension without payload; its code follows. Bytes without this hold no marked container."""
+"""How msgpack begins an extension without payload; its code follows. Bytes without this have no marked container."""
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Form(NamedTuple):
-    """How instances of one type travel."""
+    """How instances of one type are stored."""
 
     type: type
     name: str
@@ -71,7 +71,7 @@ class Form(NamedTuple):
 
 _by_type: dict[type, Form] = {}
 _by_name: dict[str, Form] = {}
-"""Forms are only added or replaced, by operations on dicts that threads can not divide: so there is no lock."""
+"""Forms are only added or replaced, by single operations on dicts, which are atomic: so there is no lock."""
 
 
 def register(type: type[T], name: str, encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:  # noqa: A002
@@ -79,14 +79,14 @@ def register(type: type[T], name: str, encode: Callable[[T], Any], decode: Calla
 
     ``encode`` gets an instance and returns a plain value: of the types that can be stored, registered ones included.
     ``decode`` gets an equal plain value and returns an instance equal to the first. ``name`` (1 to 255 bytes in UTF-8)
-    is what the stored bytes say, so it must mean the same type in every program that shares the mesh, for as long as
-    values live. Who reads a value whose name is not registered gets SerializationError. It holds for the exact type,
-    also within other values and as a key of a dict; its subclasses need names of their own.
+    is stored with every instance, so it must mean the same type in every program that shares the mesh, for as long as
+    values live. Reading a value whose name is not registered raises SerializationError. The registration is for the
+    exact type, also within other values and as a key of a dict; subclasses need names of their own.
 
-    Registering a type again under its name replaces the functions, and so does a class that was defined anew, as when
-    a module is reloaded. Raises ValueError if the name is that of another type, if the type has another name, or if it
-    is stored as what it is anyway; TypeError if an argument is not of the type said here. It can be called at any
-    time, from any thread.
+    Registering a type again under its name replaces the functions, and so does a class that was defined anew, as when a
+    module is reloaded. Raises ValueError if the name is that of another type, if the type has another name, or if the
+    type can be stored without a form; TypeError if an argument has a wrong type. It can be called at any time, from any
+    thread.
     """
     if not isinstance(type, builtins.type):
         raise TypeError(f"codec.register: type must be a class, is {type!r:.80}")
@@ -117,12 +117,12 @@ def form_of(kind: type) -> Form | None:
 
 
 def full_name(kind: type) -> str:
-    """Return the name of a class with its module's."""
+    """Return the name of a class with the name of its module."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def advice(kind: type) -> str:
-    """Return why an instance of this type is not stored, and what to do instead."""
+    """Return why an instance of this type cannot be stored, and what to do instead."""
     if kind.__module__.partition(".")[0] == "msgpack":
         return "msgpack's extension types are not for values: store what it stands for"
     register_it = f"give it a form with meshcache.codec.register({kind.__qualname__}, …)"
@@ -141,7 +141,7 @@ def advice(kind: type) -> str:
 
 
 def translate(value: Any) -> Any:
-    """Put something that msgpack lacks in terms of what it has; msgpack then goes on with the answer."""
+    """Turn a value that msgpack lacks into one that it has; msgpack then goes on with the result."""
     translator = _TRANSLATORS.get(type(value))
     if translator is not None:
         return translator(value)
@@ -152,12 +152,12 @@ def translate(value: Any) -> Any:
 
 
 def framed(form: Form, plain: Any) -> list[Any]:
-    """Return what stands for an instance whose form has made it ``plain``."""
+    """Return the array for an instance of which its form has made ``plain``."""
     return [msgpack.ExtType(_FORM, b""), form.name, plain]
 
 
 def _zone(value: datetime | time) -> int | str | None:
-    """Return an offset in microseconds, the name of a zone, or None."""
+    """Return the offset in microseconds, the name of the zone, or None."""
     if value.tzinfo is None:
         return None
     if isinstance(value.tzinfo, ZoneInfo) and value.tzinfo.key:
@@ -196,10 +196,10 @@ _TRANSLATORS: Final[dict[type, Callable[[Any], Any]]] = {
 }
 
 NATIVE: Final = frozenset({NoneType, bool, int, float, str, bytes, bytearray, memoryview})
-"""What msgpack packs by itself and that holds nothing else."""
+"""Types that msgpack packs by itself and that hold no other values."""
 
 LEAVES: Final = NATIVE | {datetime, date, time, timedelta, Decimal, uuid.UUID, complex}
-"""What holds nothing else."""
+"""All types that hold no other values."""
 
 CONTAINERS: Final[dict[type, Callable[[Any], Iterable[Any]]]] = {
     list: iter,
@@ -208,14 +208,14 @@ CONTAINERS: Final[dict[type, Callable[[Any], Iterable[Any]]]] = {
     set: iter,
     frozenset: iter,
 }
-"""What holds other values, and how to get at them; what has a form holds what that makes of it."""
+"""Types that hold other values, and the function that returns these; a type with a form holds what its form returns."""
 
 
 # ---- and back
 
 
 class _Mark:
-    """Stands first in the array of a container that msgpack lacks."""
+    """The first element in the array of a container that msgpack lacks."""
 
     __slots__ = ("build",)
 
@@ -224,7 +224,7 @@ class _Mark:
 
 
 def _reform(items: list[Any]) -> Any:
-    """Return the instance that a name and a plain value stand for."""
+    """Return the instance for a name and a plain value."""
     name, plain = items
     form = _by_name.get(name) if type(name) is str else None
     if form is None:
@@ -239,14 +239,14 @@ _MARKS: Final = {_TUPLE: _Mark(tuple), _SET: _Mark(set), _FROZENSET: _Mark(froze
 
 
 def restore_container(items: list[Any]) -> Any:
-    """Return what an array stands for: msgpack's ``list_hook``."""
+    """Return the value for an array: the ``list_hook`` of msgpack."""
     if items and type(items[0]) is _Mark:
         return items[0].build(items[1:])
     return items
 
 
 def restore(code: int, data: bytes) -> Any:
-    """Return what an extension stands for: msgpack's ``ext_hook``."""
+    """Return the value for an extension: the ``ext_hook`` of msgpack."""
     if not data and code in _MARKS:
         return _MARKS[code]
     restorer = _RESTORERS.get(code)
@@ -292,7 +292,7 @@ _FACTORIES: Final[dict[str, Any]] = {
     kind.__name__: kind
     for kind in (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
 } | {kind.__name__: kind for kind in (Counter, OrderedDict, defaultdict, deque, Decimal, Fraction)}
-"""What may be the factory of a defaultdict that is stored."""
+"""The factories that a stored defaultdict may have."""
 
 
 def _plain_defaultdict(value: defaultdict[Any, Any]) -> list[Any]:

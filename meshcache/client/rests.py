@@ -1,13 +1,13 @@
-"""Addresses that are left alone for a moment, because asking again at once is of no use.
+"""Rests: addresses that are not asked for a moment, because asking again at once is useless.
 
-Two reasons: nobody serves this client there (*shut*: the connection is refused, or the greeting), or the node says that
-it is not ready yet. Each rest is twice as long as the one before, up to a limit, and is over for good as soon as the
-node answers. When a rest ends, one call asks; all others go on leaving the address alone until that one knows more. So
-the limit bounds both how often a client asks in vain, however many threads or tasks it has, and for how long after a
-node is back a call can still fail without having asked.
+An address rests for one of two reasons: it refuses this client (*shut*: the connection or the greeting is refused), or
+the node says that it is not ready yet. Each rest is twice as long as the one before, up to a limit, and rests end as
+soon as the node answers. When the time of a rest is over, one call asks; all others go on avoiding the address until
+that call has an outcome. So the limit bounds how often a client asks in vain, however many threads or tasks it has, and
+also for how long after a node is back a call can still fail without having asked.
 
-Pure: time is an argument, in seconds of a monotonic clock. Threads may share it without a lock: what is lost is a
-question too many.
+Pure: time is an argument, in seconds of a monotonic clock. Threads may share the rests without a lock: at worst one
+question too many is asked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Rest:
         self.pause_s = pause_s
         self.until = until
         self.asked = False
-        """A call is on its way to find out."""
+        """Whether a call is under way that finds out whether the address answers."""
 
 
 class Rests:
@@ -43,7 +43,7 @@ class Rests:
         self._rests: dict[str, _Rest] = {}
 
     def begin(self, address: str, failure: Failure, now: float) -> None:
-        """Leave an address alone, longer than the last time."""
+        """Let an address rest, longer than the last time."""
         pause_s, pause_s_max = (SHUT_S, SHUT_S_MAX) if failure.shut else (UNREADY_S, UNREADY_S_MAX)
         old = self._rests.get(address)
         if old is not None and old.failure.shut is failure.shut and now < old.until + FORGET_S:
@@ -53,7 +53,10 @@ class Rests:
         self._rests[address] = _Rest(failure, pause_s, now + pause_s)
 
     def end(self, address: str, *, shut_only: bool = False) -> bool:
-        """The node answers again; True if it was resting. ``shut_only``: it listens, but may not be ready."""
+        """End a rest, since the node answers again; return True if there was one.
+
+        ``shut_only``: the node accepts connections, but may not be ready; end the rest only if it was for that.
+        """
         rest = self._rests.get(address)
         if rest is None or (shut_only and not rest.failure.shut):
             return False
@@ -61,17 +64,17 @@ class Rests:
         return True
 
     def __contains__(self, address: str) -> bool:
-        """Tell whether it is not known that an address answers again, be its rest over or not."""
+        """Tell whether an address has not answered since its rest began, whether its time is over or not."""
         return address in self._rests
 
     def current(self, now: float) -> set[str]:
-        """Return the addresses to leave alone."""
+        """Return the addresses that must not be asked now."""
         if not self._rests:
             return set()
         return {address for address, rest in list(self._rests.items()) if now < rest.until}
 
     def ask(self, addresses: Iterable[str], now: float) -> None:
-        """Calls go to these addresses: where a rest is over, no others follow until it is known what comes of it."""
+        """Note calls to these addresses: where a rest is over, no other call follows until this one has an outcome."""
         for address in addresses if self._rests else ():
             rest = self._rests.get(address)
             if rest is not None and now >= rest.until:
@@ -79,6 +82,6 @@ class Rests:
                 rest.asked = True
 
     def failures(self, addresses: Iterable[str]) -> dict[str, Failure]:
-        """Return why those addresses rest that do, or did until a moment ago."""
+        """Return why addresses rest, of those that do or did until a moment ago."""
         found = {address: self._rests.get(address) for address in addresses}
         return {address: rest.failure for address, rest in found.items() if rest is not None}

@@ -1,7 +1,8 @@
-"""What a client knows of the mesh, and whom it asks: members, their health, and the ring.
+"""What a client knows of the mesh (members, their health, the ring), and which node it asks.
 
-Pure: no socket, and no clock but the one it is given. Threads share it without a lock: the table of first choices and
-the ring are replaced whole, never changed in place, and a count or a due time that is lost is made good a moment later.
+Pure: no socket, and no clock except the one that it is given. Threads share it without a lock: the table of first
+choices and the ring are replaced as a whole, never changed in place, and a lost count or due time is corrected a moment
+later.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ ALIVE: Final = 0
 SUSPECT: Final = 1
 
 REFRESH_S: Final = 30.0
-"""The members are asked for at least this often, while the client is in use."""
+"""The members are asked for at least this often while the client is used …"""
 REFRESH_MIN_S: Final = 1.0
-"""And at most this often, however many answers show another view."""
+"""… and at most this often, however many answers show another view …"""
 REFRESH_FAILING_S: Final = 0.2
-"""Or this often while nodes fail: what they own is served again as soon as this client knows the new members."""
+"""… or this often while nodes fail: their keys are served again as soon as this client knows the new members."""
 DOUBT_S: Final = 1.0
-"""A node that just failed is asked after the others for this long …"""
+"""For how long a node that has just failed is asked after the others …"""
 DOUBT_S_MAX: Final = 4.0
-"""… and for twice as long each time that it fails again, up to this."""
+"""… and the most: it is twice as long each time that the node fails again."""
 CLOCK_ERROR_S: Final = 0.1
-"""A greeting that took longer says too little of the node's clock."""
+"""A greeting that took longer than this says too little about the node's clock."""
 HOT_S: Final = 10.0
-"""A key counts as hot for this long after a node last said so."""
+"""For how long a key counts as hot after a node last said so."""
 HOT_KEYS_MAX: Final = 4096
-"""Keys that count as hot at most; what nodes say beyond that is not heard."""
+"""How many keys count as hot at most; further ones are ignored."""
 
 
 class Settings:
-    """What clients must know of the cluster; as in WELCOME, with defaults for what an older node does not say."""
+    """What clients must know of the cluster, as in WELCOME, with defaults for what an older node does not send."""
 
     __slots__ = ("replicas", "reply_bytes_max", "request_bytes_max", "slots", "value_bytes_max", "vnodes")
 
@@ -57,7 +58,7 @@ class Settings:
 
 
 class Peer:
-    """A node as this client sees it."""
+    """One node, as this client sees it."""
 
     __slots__ = (
         "address",
@@ -79,26 +80,26 @@ class Peer:
         self.state = ALIVE
         self.boot = 0
         self.wall_offset_ms: float | None = None
-        """Its wall clock in milliseconds, minus our monotonic clock in milliseconds."""
+        """The node's wall clock minus our monotonic clock, both in milliseconds."""
         self.breaker = Breaker()
         self.doubted_until = 0.0
         self.doubt_s = 0.0
         """How long the last doubt was meant to last."""
         self.answered_at = -math.inf
-        """When the last request was made that it answered."""
+        """When the latest request was made that the node answered."""
         self.answered = 0
         self.failed = 0
         """Requests that it answered, and that it did not; a count that threads lose shifts nothing."""
 
     def doubt(self, now: float) -> None:
-        """Ask it after the others for a while."""
-        if now >= self.doubted_until:  # else one of many requests that failed for the same reason
+        """Ask the node after the others for a while."""
+        if now >= self.doubted_until:  # else it is one of many requests that failed for the same reason
             answered = self.answered_at >= self.doubted_until - self.doubt_s
             self.doubt_s = DOUBT_S if answered else min(max(DOUBT_S, 2 * self.doubt_s), DOUBT_S_MAX)
             self.doubted_until = now + self.doubt_s
 
     def is_new_process(self, boot: int) -> None:
-        """Forget what is said of a former process of this node."""
+        """Forget what is known of a former process of this node."""
         if boot != self.boot:
             if self.boot:
                 self.breaker.reset()
@@ -107,32 +108,35 @@ class Peer:
 
 
 class Routing:
-    """Sends each key to its first usable owner, and knows whom to ask next."""
+    """Finds the first usable owner of each key, and which node to ask next."""
 
     def __init__(self, seeds: tuple[str, ...], clock: Callable[[], float]) -> None:
         self.seeds = seeds
         self.clock = clock
         self.settings = Settings({})
         self.known = False
-        """A node has answered: settings and ring are the cluster's."""
+        """Whether a node has answered, so that settings and ring are the cluster's."""
         self.ring = Ring.build([], slots=1, vnodes=1, replicas=1)
         self.digest = b""
         self.strange_views = 0
         """How many answers came from nodes that work with another ring."""
         self.peers: dict[str, Peer] = {}
-        """By address, the members of the ring."""
+        """The members of the ring, by address."""
         self.first: list[str | None] = [None]
-        """By slot the address to ask first; None: look closely, a probe may be due. Its length is a power of two."""
+        """By slot the address to ask first; None: use ``pick``, since a probe may be due.
+
+        Its length is a power of two.
+        """
         self.only: str | None = None
-        """The address to ask first for every slot, if it is the same one: then no key needs to be hashed."""
+        """The address to ask first if it is the same for all slots: then no key needs to be hashed."""
         self.hot: dict[bytes, float] = {}
-        """Per hot key until when it counts as such: reads of it are spread over its owners. Changed in place."""
+        """Per hot key, until when it counts as hot: reads of it are spread over its owners. Changed in place."""
         self.hot_copy_s = 0.0
-        """How long a copy of a hot key may be used; 0: reads of this mesh ask several nodes, so no copy will do."""
+        """How long a copy of a hot key may be used; 0: not at all, since reads of this mesh ask several nodes."""
         self.streams: dict[str, tuple[str, int]] = {}
-        """By node id where each member publishes its invalidations, and its boot."""
+        """By node id, the address at which each member publishes its invalidations, and its boot."""
         self.on_members: Callable[[], None] = _nothing
-        """Called when members or owners changed, by whatever thread learned of it."""
+        """Called when members or owners changed, in the thread that learned of it."""
         self.errors = 0
         """Operations that failed in the end."""
         self.retries = 0
@@ -140,27 +144,27 @@ class Routing:
         self.gone_answered = self.gone_failed = 0
         """What nodes counted that are no members any more."""
         self.rests = Rests()
-        """Addresses that are left alone for a moment."""
+        """Addresses that are not asked for a moment."""
         self.failed_at = -math.inf
         """When a node last failed to answer."""
         self.lag_s = 0.0
-        """How late the program comes to what is due, because it has too much to do. Set by drivers."""
+        """How late the program does what is due, because it has too much to do. Drivers set it."""
         self.due = 0.0
-        """When to look up from the hot path: refresh the members, let a breaker probe, end a doubt."""
+        """When the hot path must call ``review``: to refresh the members, let a breaker probe, or end a doubt."""
         self._refresh_at = math.inf
         self._refreshed_at = -math.inf
         self._ask_next = ""
         self._addresses: dict[str, str] = {}
         self._told: tuple[dict[str, tuple[str, int]], bytes] = ({}, b"")
-        """What ``on_members`` was called for last."""
+        """The members and the ring for which ``on_members`` was called last."""
 
     # ---- what nodes tell
 
     def welcome(self, address: str, welcome: Welcome, asked_at: float, now: float) -> float:
-        """Take in a greeting; returns the node's wall clock minus ours, in ms, right to half the round trip.
+        """Take in a greeting; return the node's wall clock minus ours, in ms, exact to half the round trip.
 
-        After a long one, which may be our own delay in reading it, it is the greatest that it can be: with a smaller
-        one all our requests might come too late by the node's clock, and be dropped.
+        After a slow greeting, whose delay may be our own, the result is the greatest possible difference. With a
+        smaller one all our requests might be late by the node's clock, and be dropped.
         """
         offset_ms = welcome.wall_ms - (asked_at + now) * 500
         if now - asked_at > CLOCK_ERROR_S:
@@ -181,7 +185,7 @@ class Routing:
         for fact in facts:
             peer = self.peers.get(fact.address) or Peer(fact.address)
             peer.node_id = fact.node_id
-            peer.state = fact.state if fact.weight > 0 else SUSPECT  # it is about to leave: not the one to ask first
+            peer.state = fact.state if fact.weight > 0 else SUSPECT  # it is about to leave: do not ask it first
             peer.is_new_process(fact.boot)
             peers[fact.address] = peer
         settings = self.settings
@@ -201,8 +205,9 @@ class Routing:
         self._refreshed_at = now
         self._refresh_at = now + REFRESH_S
         self.review(now)
-        # An exception from a signal handler may end this anywhere: until the digest is there, answers show another
-        # view, and so the members are asked for again; and who was not told of a change is told of the next table.
+        # An exception from a signal handler may end this anywhere. Until the digest is set, answers show another view,
+        # and so the members are asked for again; if ``on_members`` was not called for a change, it is called for the
+        # next table.
         self.digest = self.ring.digest
         self.known = True
         if self._told != (streams, self.digest):
@@ -210,14 +215,14 @@ class Routing:
             self._told = (streams, self.digest)
 
     def note_view(self, address: str, digest: bytes) -> None:
-        """An answer carried this view: if it differs from ours, ask that node soon."""
+        """Compare the view that an answer carried with ours; if they differ, ask that node for the members soon."""
         if digest != self.digest and digest:
             self.strange_views += 1
             self._ask_next = address
             self._refresh_by(self._refreshed_at + REFRESH_MIN_S)
 
     def succeeded(self, address: str, asked_at: float) -> None:
-        """A request was answered."""
+        """Note that a request was answered."""
         peer = self.peers.get(address)
         if peer is None:
             return
@@ -228,7 +233,7 @@ class Routing:
             self.review(self.clock())
 
     def failed(self, address: str, now: float) -> None:
-        """A request was not answered, or could not be sent: doubt the node, and ask another for news of it."""
+        """Note that a request was not answered or sent: doubt the node, and ask another one for the members."""
         self.failed_at = now
         peer = self.peers.get(address)
         if peer is not None:
@@ -243,12 +248,12 @@ class Routing:
                 self.review(now)
 
     def woke(self, address: str) -> None:
-        """A node answers that was left alone."""
+        """Note that a node answers that was not asked for a while."""
         if self.rests.end(address):
             self.review(self.clock())
 
     def not_ready(self, address: str, now: float) -> None:
-        """A node says that it does not serve yet: leave it to the others, and ask again soon."""
+        """Note that a node does not serve yet: ask the others first, and this one again soon."""
         self.rests.begin(address, NOT_READY, now)
         peer = self.peers.get(address)
         if peer is not None:
@@ -263,7 +268,7 @@ class Routing:
         return None
 
     def note_hot(self, keys: list[bytes], copy_s: float) -> None:
-        """A node says that these keys are read very often."""
+        """Note keys that are read very often, by the word of a node."""
         now = self.clock()
         self.hot_copy_s = copy_s
         if len(self.hot) + len(keys) > HOT_KEYS_MAX:
@@ -274,7 +279,7 @@ class Routing:
     # ---- whom to ask
 
     def spread(self, key: bytes, now: float, chance: float) -> str | None:
-        """Return one of the owners of a hot key, any of them by ``chance`` in [0, 1); None where that can not be."""
+        """Return one of the owners of a hot key, chosen by ``chance`` in [0, 1); None where reads cannot be spread."""
         if self.hot.get(key, 0.0) <= now:
             return None
         peers = self.peers
@@ -287,7 +292,7 @@ class Routing:
         return crc32(key) & (len(self.first) - 1)
 
     def review(self, now: float) -> None:
-        """Work out the first choices anew, and when to do so again."""
+        """Compute the first choices anew, and when to do that again."""
         ring = self.ring
         peers = self.peers
         usable = {p.node_id: p.address for p in peers.values() if self._rank(p, now) == 0}
@@ -311,7 +316,7 @@ class Routing:
         return {*self.peers, *self.seeds}
 
     def pick(self, slot: int | None, avoid: set[str], now: float) -> str | None:
-        """Return the address to ask, best first; None when all were tried. A breaker or a suspicion only ranks."""
+        """Return the best address to ask; None when all were tried. A breaker or a suspicion only changes the order."""
         best = None
         best_rank = math.inf
         for rank, peer in self._ranked(slot, now):
@@ -324,7 +329,7 @@ class Routing:
         return next((seed for seed in self.seeds if seed not in avoid), None)
 
     def _ranked(self, slot: int | None, now: float) -> Iterator[tuple[float, Peer]]:
-        """Yield every peer with its rank: health first, then place in the preference list."""
+        """Yield every peer with its rank: by health first, then by its place in the preference list."""
         peers = self.peers
         owners = self.ring.owners[slot] if slot is not None and self.known else ()
         probe = peers.get(self._addresses.get(owners[0], "")) if owners else None
@@ -348,13 +353,13 @@ class Routing:
         return 1 if peer.state == SUSPECT else 0
 
     def address_of(self, node: str) -> str | None:
-        """Return the address of a member given by id; an address stands for itself, for it may have joined just now."""
+        """Return the address of a member given by id. An address is returned as it is, since the node may be new."""
         return node if ":" in node else self._addresses.get(node)
 
     # ---- when to ask for the members
 
     def take_refresh(self, now: float) -> bool:
-        """Tell whether the caller should ask for the members now; nobody else will be told so for a while."""
+        """Tell whether the caller should ask for the members now; no other caller is told so for a while."""
         if now < self._refresh_at:
             return False
         self._refreshed_at = now
@@ -363,7 +368,7 @@ class Routing:
         return True
 
     def whom_to_refresh(self, now: float) -> str | None:
-        """Return who is asked for the members: who showed another view, else of the best who answered last."""
+        """Return the node to ask for the members: one that showed another view, else the best that answered lately."""
         address, self._ask_next = self._ask_next, ""
         if address or not self.peers:
             return address or self.pick(None, set(), now)
@@ -375,11 +380,11 @@ class Routing:
 
 
 def _nothing() -> None:
-    """Stand in for whom nobody told yet what to do."""
+    """Do nothing: the default of ``on_members``, until somebody wants to be told."""
 
 
 def parse_members(results: list[Any]) -> list[Fact]:
-    """Read the answer to INSPECT "view"; anything unexpected is an empty list, for the next answer may be better."""
+    """Read the answer to INSPECT "view"; return an empty list if it is malformed: the next one may be better."""
     try:
         return [Fact(*row) for row in results[0]["members"]]
     except (TypeError, KeyError, IndexError):

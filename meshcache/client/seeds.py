@@ -1,4 +1,4 @@
-"""Where a client begins: seeds, as text in several forms, to addresses and options."""
+"""Seeds: the addresses at which a client begins, and the options in their URL, read from text in several forms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _URL_OPTIONS: Final = ("timeout", "ttl", "consistency", "cluster", "codec", "on_
 
 
 class Seeds(NamedTuple):
-    """Addresses to begin with, and what else a URL said."""
+    """The addresses to begin with, and the options that the URL gave."""
 
     addresses: tuple[str, ...]
     namespace: str | None
@@ -26,7 +26,7 @@ class Seeds(NamedTuple):
 
 
 def parse_seeds(seeds: str | Iterable[str] | None) -> Seeds:
-    """Understand what ``Client(seeds)`` takes; ConfigError lists everything that is wrong with it."""
+    """Read what ``Client(seeds)`` takes; ConfigError lists everything that is wrong with it."""
     name = "seeds"
     if seeds is None:
         seeds = os.environ.get(SEEDS_VARIABLE, "")

@@ -1,8 +1,8 @@
 # ruff: noqa: D102  (the operations are described where users see them, in client.py)
-"""The client's operations, written once: every one is a flow that both drivers run.
+"""The client's operations, written once: each one is a flow that both drivers run.
 
-Pure: no socket and no thread here, and the time and chance that it is given. ``delivery.py`` gets keys to nodes,
-``routing.py`` knows the nodes; here is what an operation means: how its arguments are read and what its answer says.
+Pure: no socket and no thread, and time and randomness are given. ``delivery.py`` gets keys to nodes and ``routing.py``
+knows the nodes; this module says what an operation means: how its arguments are read and what its answer says.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Session(Asking):
         codec: str | ValueCodec | None = None,
         on_error: OnReadError | None = None,
     ) -> Session:
-        """Return a session with some options changed; ``prefix`` is put behind the one there is."""
+        """Return a session with some options changed; ``prefix`` is added to the present one."""
         old = self.options
         w, r = (old.w, old.r) if consistency is DEFAULT else levels(consistency)
         options = Options(
@@ -93,7 +93,7 @@ class Session(Asking):
     # ---- operations
 
     def get(self, key: Key, default: Any, timeout: Timeout | None) -> Flow[Any]:
-        """Ask nodes: whether ``copies`` has the value is looked at before."""
+        """Ask nodes for a value. The caller has looked into ``copies`` before."""
         copies, raw = self.copies, raw_key(self._prefix, key)
         request = Request("get", Get, self._read, [raw], [key])
         reading = None if copies is None else copies.begin(request.keys)
@@ -135,7 +135,7 @@ class Session(Asking):
     def get_many(self, keys: Iterable[Key], timeout: Timeout | None) -> Flow[dict[Any, Any]]:
         given = key_list(keys)
         raws = raw_keys(self._prefix, given)
-        if self.copies is not None and self.copies.near.used:  # batches alone make no key one to keep copies of
+        if self.copies is not None and self.copies.near.used:  # batches alone make no key one that copies are kept of
             return (yield from self._get_many_near(self.copies, given, raws, timeout))
         return self._values(given, (yield from self._get_records(given, raws, timeout)))
 
@@ -164,7 +164,7 @@ class Session(Asking):
             return [None] * len(raws)
         for i in sorted(errors):
             if not self._misses(errors[i]):
-                raise errors.pop(i)  # it must not be found here any more: it leads to us by its traceback
+                raise errors.pop(i)  # not kept here, since its traceback leads to this frame
         return records
 
     def _values(self, given: list[Any], records: list[Any]) -> dict[Any, Any]:
@@ -175,7 +175,7 @@ class Session(Asking):
         except Exception:
             if succeeds(codec.hits, given, records, self._is_visible):
                 raise
-            # The slow way says which key and why.
+            # The slow way finds out which key fails and why.
             values = {key: self._value(record, MISSING, key) for key, record in zip(given, records, strict=False)}
             return {key: value for key, value in values.items() if value is not MISSING}
 
@@ -346,14 +346,14 @@ class Session(Asking):
     # ---- reading
 
     def _misses(self, error: Exception, keys: int = 1) -> bool:
-        """Tell whether the keys of a read are to be taken for not there: the cache fails, and the user wants that."""
+        """Tell whether the keys of a read count as missing, because the cache fails and the user wants that."""
         if not (self.options.misses_on_error and self._caller is None and isinstance(error, OUTAGES)):
             return False
         self.fallbacks.count(error, misses=keys)
         return True
 
     def _tagged(self, content: bytes, tags: Tags) -> bytes:
-        """Return a content that carries these tags. Raises TypeError and ValueError on tags that make no sense."""
+        """Return a content with these tags. Raises TypeError and ValueError if the tags make no sense."""
         return with_extras(content, Extras(raw_tags(self._prefix, tags)))
 
     def _ttl_ms(self, ttl: Ttl) -> int:

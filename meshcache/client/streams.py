@@ -1,8 +1,8 @@
-"""What a client does with the invalidation streams, short of receiving them: shared by both drivers.
+"""What a client does with the invalidation streams, except receiving them: shared by both drivers.
 
 Pure. A driver opens a SUB socket, connects it to ``addresses``, hands each frame to ``receive``, calls ``tick`` at
-least every ``TICK_S``, and carries out the calls that it returns. It does so from one thread or loop; only
-``routing.on_members`` and ``attach``/``detach`` come from others.
+least every ``TICK_S``, and carries out the calls that ``tick`` returns. All of this happens in one thread or loop; only
+``routing.on_members`` and ``attach``/``detach`` are called from others.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from meshcache.protocol.wire import Frame, decode_frame
 
 TICK_S: Final = 0.1
 ALLOWANCE_S: Final = 0.1
-"""What asking for the members may take; who showed another ring a moment ago answers at once."""
+"""How long a node may take to answer for the members; a node that has just shown another ring answers at once."""
 REDIAL_S: Final = 5.0
-"""A stream silent for so long is dialled anew, in case its connection only seems to stand."""
+"""A stream that is silent for so long is dialled anew: perhaps its connection only seems to stand."""
 
 
-class Following:
-    """The streams of all members, the near cache and the subscriptions that live on them."""
+class StreamIntake:
+    """Takes in the streams of all members, and feeds the client's near cache and subscriptions from them."""
 
     def __init__(self, routing: Routing, near: NearStore | None) -> None:
         self.routing = routing
@@ -38,32 +38,32 @@ class Following:
         self.feeds: tuple[Feed, ...] = ()
         self.malformed = 0
         self.members_changed = True
-        """The member table is not what ``tick`` saw last."""
+        """Whether members changed since the last ``tick``."""
         self._dialled_at: dict[str, float] = {}
 
     @property
     def needed(self) -> bool:
-        """Tell whether anyone wants to hear."""
+        """Tell whether a near cache or a subscription needs the streams."""
         return (self.near is not None and self.near.used) or bool(self.feeds)
 
     def on_members(self) -> None:
-        """Members or owners changed: nothing may be served until all of them are followed."""
+        """Serve no copies until all members are followed, because members or owners changed."""
         self.members_changed = True
         if self.near is not None:
             self.near.suspend()
 
     def attach(self, feed: Feed) -> None:
-        """Have a subscription fed from now on."""
+        """Feed a subscription from now on."""
         self.feeds = (*self.feeds, feed)
         self._relisten()
 
     def detach(self, feed: Feed) -> None:
-        """Feed it no more."""
+        """Stop feeding a subscription."""
         self.feeds = tuple([other for other in self.feeds if other is not feed])
         self._relisten()
 
     def begin_anew(self) -> None:
-        """Nobody listens any more, or it is another process: all that was known of the streams is worth nothing."""
+        """Forget the state of all streams, because nobody received them for a while, or this is another process now."""
         self.streams = Streams()
         self.members_changed = True
         if self.near is not None:
@@ -71,7 +71,7 @@ class Following:
         self._relisten()
 
     def end(self) -> None:
-        """The client is closed."""
+        """End the near cache and all subscriptions, because the client is closed."""
         if self.near is not None:
             self.near.suspend()
         for feed in self.feeds:
@@ -82,11 +82,11 @@ class Following:
         self.streams.tell(*listeners, *self.feeds)
 
     def addresses(self) -> list[str]:
-        """Return where to be connected; it changes only in ``tick``."""
+        """Return the addresses to be connected to; they change only in ``tick``."""
         return [stream.address for stream in self.streams.streams.values()]
 
     def to_redial(self, now: float) -> list[str]:
-        """Return whose connection is to be made anew."""
+        """Return the addresses whose connection is to be made anew."""
         streams = self.streams.streams.values()
         dialled = self._dialled_at
         self._dialled_at = {stream.address: dialled.get(stream.address, now) for stream in streams}
@@ -99,7 +99,7 @@ class Following:
         return found
 
     def receive(self, frame: Frame, now: float) -> None:
-        """Take what a node published."""
+        """Take in a frame that a node published."""
         streams, routing = self.streams, self.routing
         try:
             _, messages = decode_frame(frame)
@@ -115,7 +115,7 @@ class Following:
         self._show_live()
 
     def tick(self, now: float) -> list[Call]:
-        """Look for silence and follow the member table; returns the request for the members, if one is due."""
+        """Notice silent streams and changes of the members; return the request for the members, if one is due."""
         if not self.streams.listeners:
             self._relisten()
         if self.members_changed:
@@ -128,11 +128,11 @@ class Following:
         return look_up(self.routing, now, ALLOWANCE_S) if self.routing.known else []
 
     def learn(self, call: Call, outcome: Outcome) -> None:
-        """Take in what came of a request for the members."""
+        """Take in the outcome of a request for the members."""
         learn(self.routing, call, outcome)
 
     def live(self, now: float) -> bool:
-        """Tell whether every member is followed, as far as the mesh tells."""
+        """Tell whether every known member is followed, and none is silent or works with another ring."""
         return not self.members_changed and now < self.streams.live_until
 
     def _show_live(self) -> None:
@@ -144,7 +144,7 @@ class Following:
 
 
 def weak_call(method: Callable[[], None]) -> Callable[[], None]:
-    """Return a function that calls the method as long as its object lives."""
+    """Return a function that calls the method as long as its object exists."""
     reference = weakref.WeakMethod(method)
 
     def call() -> None:

@@ -1,7 +1,7 @@
 """What a subscriber gets: invalidations, in a bounded queue.
 
-Pure: how to wait for them is the drivers' (blocking/streams.py for threads, aio/streams.py for asyncio). The stream is
-never held up: when a queue is full, what follows is left out and one GAP stands in its place.
+Pure: the drivers do the waiting (blocking/streams.py for threads, aio/streams.py for asyncio). A slow subscriber never
+delays the stream: when its queue is full, further events are left out, and one GAP stands in their place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from meshcache.client.arguments import Key
 from meshcache.protocol.messages import Event, EventKind
 
 QUEUE_EVENTS_MAX: Final = 10_000
-"""Events that wait for a subscriber; beyond, it is told of a gap instead."""
+"""How many events may wait for a subscriber; then it is told of a gap instead."""
 
 
 class InvalidationKind(StrEnum):
@@ -25,29 +25,35 @@ class InvalidationKind(StrEnum):
     """A value was stored: by set, add, replace, cas, incr or touch."""
     DELETE = "delete"
     INVALIDATE = "invalidate"
-    """It was dropped because its source changed."""
+    """The value was dropped because its source changed."""
     CLEAR = "clear"
-    """Every key that begins with ``key`` was dropped; "" stands for all."""
+    """Every key that begins with ``key`` was dropped; an empty ``key`` means all keys."""
     TAG = "tag"
-    """Every key that bears the tag ``key`` was dropped. Told of every tag of the namespace, whatever prefix of keys."""
+    """Every key with the tag ``key`` was dropped.
+
+    A subscriber is told of all tags of its namespace, whatever its prefix.
+    """
     GAP = "gap"
-    """Something may have been missed here: take everything that you derived from earlier events for void."""
+    """Events may have been missed here: everything that you derived from earlier events may be out of date."""
 
 
 class Invalidation(NamedTuple):
     """One thing that happened to one key, as a node announced it.
 
-    Those of one node come in its order; of two nodes, ``version`` tells which change of a key was later, and events
-    of one change may come more than once. A write that failed is announced too, since it may take effect.
+    The events of one node come in its order. For two nodes, ``version`` tells which change of a key was later, and
+    events of one change may come more than once. A write that failed is announced, too, since it may take effect.
     """
 
     key: Key
-    """Without the client's namespace; str where it is valid UTF-8, else bytes. Of a TAG it is the tag, of a GAP ""."""
+    """The key without the client's namespace; str if it is valid UTF-8, else bytes.
+
+    For a TAG it is the tag, for a GAP "".
+    """
     kind: InvalidationKind
     version: bytes
-    """16 bytes that compare as bytes. Of a GAP it is empty."""
+    """16 bytes that compare as bytes; empty for a GAP."""
     node: str
-    """The id of the node that announced it; of a GAP, whose events may be missing ("": of any)."""
+    """The id of the node that announced it. For a GAP, the node whose events may be missing ("": any node)."""
 
 
 _KINDS: Final = {
@@ -60,38 +66,38 @@ _KINDS: Final = {
 
 
 class Feed:
-    """The events of one subscription that nobody has read yet; a ``Listener`` of the streams."""
+    """The events of one subscription that were not read yet; a ``Listener`` of the streams."""
 
     def __init__(self, namespace: bytes, prefix: bytes, wake: Callable[[], None]) -> None:
         self.queue: deque[Invalidation] = deque()
         self.closed = False
         self.standing = False
-        """The subscription has been returned: from here on, what is missed is told."""
+        """Whether the subscription was returned to its user: from then on, gaps are reported."""
         self._namespace_bytes = len(namespace)
         self._prefix = namespace + prefix
         self._wake = wake
         self._full = False
 
     def on_event(self, node_id: str, event: Event, now: float) -> None:
-        """Queue what of this event is under the prefix, or of a tag that keys under it may bear."""
+        """Queue the keys of this event that are under the prefix, or its tags if they are of the namespace."""
         kind = _KINDS.get(event.kind)
         if kind is None:
-            self.on_gap(node_id, now)  # of a newer version of meshcache: something happened, to who knows what
+            self.on_gap(node_id, now)  # a kind that only newer versions of meshcache know: any key may have changed
             return
         prefix = self._prefix
         if kind is InvalidationKind.TAG:
-            prefix = prefix[: self._namespace_bytes]  # a tag is borne by keys of any name
+            prefix = prefix[: self._namespace_bytes]  # a key of any name may have the tag
         for key in event.keys:
             if key.startswith(prefix) or (kind is InvalidationKind.CLEAR and prefix.startswith(key)):
                 self._put(Invalidation(_readable(key[self._namespace_bytes :]), kind, event.version, node_id))
 
     def on_gap(self, node_id: str, now: float) -> None:  # noqa: ARG002  (as told to every listener)
-        """Queue that something may be missing."""
+        """Queue a gap: events may be missing here."""
         if self.standing:
             self._put(Invalidation("", InvalidationKind.GAP, b"", node_id))
 
     def close(self) -> None:
-        """Take no more; what is queued can still be read."""
+        """Accept no more events; those in the queue can still be read."""
         self.closed = True
         self._wake()
 

@@ -1,13 +1,13 @@
-"""What is looked at before a value is packed, in time linear in what is there.
+"""Checks a value before msgpack packs it, in time linear in its size.
 
-msgpack follows every reference anew. A value that contains itself is therefore refused only when it is 1,024 levels
-down, after all that stands beside the loop was packed as often; one whose parts are shared on many levels would be
-written out whole, and 2**40 elements fit into forty lists of two. Extension types that a caller has made himself would
-be packed as if they were ours. So containers are visited first, each once.
+msgpack follows every reference anew. So it refuses a value that contains itself only when it is 1,024 levels down,
+after it has packed everything beside the loop as many times. A value whose parts are shared on many levels would be
+written out in full, and forty lists of two can come to 2**40 elements. And extension types that a caller has made
+himself would be packed as if they were ours. So the containers of a value are visited first, each once.
 
-The quick look goes level by level. It answers what it can: that there are only types that can be stored, and no
-container twice. If there is one twice, or something is wrong, the *walk* goes depth first, and knows where it is: it
-tells loops from what is merely shared, which is legal, and says where the trouble is.
+The quick look goes level by level. It can confirm that there are only types that can be stored, and no container twice.
+If a container is there twice, or something is wrong, the *walk* goes depth first, and knows the way to where it is: it
+tells loops from parts that are only shared, which are allowed, and says where the trouble is.
 """
 
 from __future__ import annotations
@@ -22,18 +22,24 @@ from meshcache.errors import SerializationError
 NESTED_MAX: Final = 1024
 """Levels of containers in one value: as many as msgpack reads."""
 ELEMENTS_MAX: Final = 1 << 24
-"""Elements that a value may come to when every shared part is written out at each place where it stands."""
+"""How many elements a value may have when every shared part is written out wherever it occurs."""
 FEW: Final = 24
-"""Up to so many, a loop is faster than a set of their types."""
+"""Up to this number, a loop over the values is faster than a set of their types."""
 PLACE_LENGTH_MAX: Final = 400
-"""Characters of the way to what can not be stored."""
+"""How many characters an error may show of the way to a value that cannot be stored."""
 
 Plains = dict[int, Any]
-"""By ``id`` of an instance of a type with a form: what the form makes of it. It keeps that alive, and so its id."""
+"""By ``id`` of an instance whose type has a form: what the form made of it.
+
+It keeps the instance alive, and so its id.
+"""
 
 
 def survey(value: Any) -> Plains:
-    """Return what forms make of the instances in ``value``. Raises SerializationError that says where, and why not."""
+    """Return what forms make of the instances in ``value``.
+
+    Raises SerializationError that says where the trouble is, and why.
+    """
     kind = type(value)
     if kind in LEAVES:
         return {}
@@ -48,7 +54,7 @@ def survey(value: Any) -> Plains:
 
 
 def _look(value: Any, plains: Plains) -> bool:
-    """Tell whether all is well; if not, or in doubt, somebody must look closer."""
+    """Tell whether all is well; if not, or if in doubt, the walk must look closer."""
     level = [value]
     seen: set[int] = set()
     for _ in range(NESTED_MAX):
@@ -68,7 +74,7 @@ def _look(value: Any, plains: Plains) -> bool:
 
 
 def _parts(container: Any, plains: Plains) -> tuple[Collection[Any], ...]:
-    """Return what is directly in a container."""
+    """Return the values that are directly in a container."""
     kind = type(container)
     if kind is dict:
         return container, container.values()
@@ -90,7 +96,7 @@ def _are_leaves(values: Collection[Any]) -> bool:
 
 
 def _plain(instance: Any, form: Form, plains: Plains) -> Any:
-    """Return what a form makes of an instance, made once: so it is also the same each time it is met."""
+    """Return what a form makes of an instance. It is made only once, so that it is the same object each time."""
     key = id(instance)
     if key not in plains:
         plains[key] = form.encode(instance)
@@ -105,19 +111,19 @@ class _Level:
     def __init__(self, container: Any, rest: Iterator[tuple[tuple[str, Any], Any]]) -> None:
         self.container = container
         self.rest = rest
-        """What is left of it: how to name the step to a child, and the child."""
+        """The children that are not visited yet: how to name the step to each, and the child."""
         self.step = ("", None)
         self.elements = 0
-        """How many were counted in it so far."""
+        """How many elements were counted in it so far."""
 
 
 class _Walk:
-    """Depth first through a value, with the way from its root at hand. Raises at the first thing that can not be."""
+    """A walk depth first through a value, which knows the way from its root. Raises at the first problem."""
 
     def __init__(self, plains: Plains) -> None:
         self._plains = plains
         self._left: dict[int, int] = {}
-        """By container that was visited: how many elements are in it when it is written out."""
+        """By container that was visited and left: how many elements it has when it is written out."""
         self._open: dict[int, int] = {}
         """By container on the way, its level."""
         self._way: list[_Level] = []
@@ -138,7 +144,7 @@ class _Walk:
                 self._count(level.elements)
 
     def _enter(self, value: Any) -> bool:
-        """Look at a value; True if it is a container that is to be visited now. Its level has counted it itself."""
+        """Look at a value; return True if it is a container to be visited now. Its level has counted it itself."""
         kind, key = type(value), id(value)
         if kind in NATIVE:
             return False
@@ -154,7 +160,7 @@ class _Walk:
             self._refuse(kind, f"a value has at most {NESTED_MAX:,} levels of containers in each other")
         form = form_of(kind)
         inside = CONTAINERS.get(kind)
-        if inside is not None and {*map(type, inside(value))} <= NATIVE:  # nothing in it to look at
+        if inside is not None and {*map(type, inside(value))} <= NATIVE:  # all simple values: nothing in it to visit
             self._left[key] = len(value)
             self._count(len(value))
             return False
@@ -190,7 +196,7 @@ class _Walk:
         raise SerializationError(f"can not encode {what}: {why}") from error
 
     def _place(self, depth: int | None = None) -> str:
-        """Return the way to a level; None: to what is looked at now."""
+        """Return the way to a level, as text; None: to the value that is being looked at."""
         place = "value"
         for level in self._way[:depth]:
             what, label = level.step
@@ -206,7 +212,7 @@ class _Walk:
 
 
 def _steps(container: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
-    """Return what in a container is worth a look, and how to name the way there."""
+    """Return the children of a container that must be visited, and how to name the step to each."""
     if type(container) is dict:
         keys = ((("key", None), key) for key in container if type(key) not in NATIVE)
         items = ((("item", key), item) for key, item in container.items() if type(item) not in NATIVE)

@@ -1,4 +1,4 @@
-"""What records say to who reads them: which are hits, which are stale, and which make no sense."""
+"""What records mean for readers: which are hits, which are stale, and which make no sense."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from meshcache.errors import ProtocolError, SerializationError
 from meshcache.protocol.record import EXTRAS, HEADER_BYTES, NEVER_MS, STAMP_BYTES, TOMBSTONE, expires_ms_of, extras_of
 
 FLAGS_AT: Final = STAMP_BYTES
-"""Where in a record it is said what is special about it."""
+"""The position of the flags in a record."""
 
 
 def is_hit(record: Any) -> bool:
-    """Tell whether what a node answered for a key is a live record. Raises ProtocolError if that makes no sense."""
+    """Tell whether a node's answer for a key is a live record. Raises ProtocolError if it makes no sense."""
     if record is None:
         return False
     if type(record) is bytes and len(record) >= HEADER_BYTES:

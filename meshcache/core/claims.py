@@ -1,14 +1,16 @@
-"""What a message claims about time, held against this node's clock: the second gate, behind wire.py.
+"""Checks what a message claims about time against this node's clock: the second check, after that of wire.py.
 
-A version that nobody's clock has reached overrules every write that is yet to come: what bears it can neither be
-overwritten nor deleted. So no version comes in whose time is more than ``LEAD_MS_MAX`` ahead of the wall clock here:
-the bound that the clocks of frames have to keep (clock.py), and for whoever is honest the same one, since its clock is
-past every version that it passes on.
+A version from the far future would be greater than every write to come: its key could neither be overwritten nor
+deleted. So no version is taken whose time is more than ``LEAD_MS_MAX`` ahead of the wall clock here. The clocks of
+frames must keep the same bound (clock.py), and an honest node keeps it for versions, too, since its clock is past every
+version that it passes on.
 
-What breaks it is taken out of its message where the rest can stand by itself: an answer, a repair, a page. A write or a
-sweep is dropped as a whole, and not answered: it was not done. An old value is no lie, and so a past version is none.
+A record that breaks the bound is taken out of its message where the rest of the message makes sense without it: an
+answer, a repair, a page. A write or a sweep is dropped as a whole and not answered, because it was not done. A version
+from the past is no false claim: it only means an old value.
 
-A value may live for ever, if its writer wants it. A tombstone may not: it is kept for this node's grace at most.
+A value may live for ever, if its writer wants that. A tombstone may not: it is kept for this node's grace period at
+most.
 """
 
 from __future__ import annotations
@@ -24,32 +26,32 @@ from meshcache.protocol.record import TOMBSTONE, expiry_bytes, tombstone, versio
 
 
 class Limits(NamedTuple):
-    """What nothing may exceed that comes in now."""
+    """The limits that nothing which arrives now may exceed."""
 
     end: bytes
-    """Every version is below it."""
+    """Every version must be below this one."""
     reap_ms: int
-    """No tombstone is kept longer than until then."""
+    """No tombstone may be kept beyond this wall time."""
 
 
 Gate = Callable[[Any, Limits], Any]
-"""Returns the message, or what can stand of it, or None."""
+"""Returns the message, the part of it that is true, or None if no part is."""
 
 _From = TypeVar("_From")
-"""A connection, or an address that was dialled."""
+"""Where a message came from: a connection, or an address that this node dialled."""
 
 _flags_of: Final = itemgetter(22)
 _EXPIRY: Final = slice(16, 22)
 
 
 def limits(wall_ms: int, grace_ms: int) -> Limits:
-    """Return the limits at a wall time, on a node that keeps tombstones for so long."""
+    """Return the limits at a wall time, on a node that keeps tombstones for ``grace_ms``."""
     return Limits((wall_ms + LEAD_MS_MAX + 1).to_bytes(6, "big"), wall_ms + LEAD_MS_MAX + grace_ms)
 
 
 def _write(write: m.Write, now: Limits) -> m.Write | None:
     records = write.records
-    if not records or (max(records) < now.end and not max(map(_flags_of, records))):  # mostly
+    if not records or (max(records) < now.end and not max(map(_flags_of, records))):  # the usual case
         return write
     if max(records) >= now.end and not write.repair:
         return None
@@ -57,7 +59,7 @@ def _write(write: m.Write, now: Limits) -> m.Write | None:
 
 
 def _records(message: Any, now: Limits) -> Any:
-    """Look at a message that ends with keys and their records."""
+    """Check a message that ends with keys and their records."""
     records = message.records
     if records and max(map(_flags_of, records)):
         records = [_kept_for_grace(record, now) for record in records]
@@ -72,7 +74,7 @@ def _kept_for_grace(record: bytes, now: Limits) -> bytes:
 
 
 def _pairs(message: Any, now: Limits) -> Any:
-    """Take out keys with what is said of them, of a message whose last two fields are these."""
+    """Take out the untrue keys of a message whose last two fields are keys and what is said of them."""
     *head, keys, said = message
     if not said or max(said) < now.end:
         return message
@@ -88,7 +90,8 @@ def _read_reply(reply: m.ReadReply, now: Limits) -> m.ReadReply:
     late = [i for i, record in enumerate(records) if record is not None and record >= now.end]
     for i in late:
         records[i] = None
-    return reply._replace(records=records, voteless=[*reply.voteless, *late])  # it proves nothing of these keys
+    # This answer proves nothing about these keys.
+    return reply._replace(records=records, voteless=[*reply.voteless, *late])
 
 
 def _sweep(sweep: m.Sweep | m.SweepTags, now: Limits) -> m.Sweep | m.SweepTags | None:
@@ -125,7 +128,7 @@ ever compared with what is held."""
 
 
 class Claims:
-    """The gates of one node."""
+    """The checks of one node."""
 
     def __init__(self, wall_ms: Callable[[], int], grace_ms: int, counters: Counters) -> None:
         self._counters = counters
@@ -133,10 +136,10 @@ class Claims:
         self._grace_ms = grace_ms
         self._now_ms = -1
         self._limits = limits(0, grace_ms)
-        """At ``_now_ms``."""
+        """The limits at the wall time ``_now_ms``."""
 
     def admitted(self, message: Any) -> Any:
-        """Return of a message what can be true by now; None if that is nothing."""
+        """Return the part of a message that can be true by now; None if no part can."""
         now_ms = self._wall_ms()
         if now_ms != self._now_ms:
             self._now_ms, self._limits = now_ms, limits(now_ms, self._grace_ms)
@@ -146,7 +149,7 @@ class Claims:
         return admitted
 
     def gated(self, kind: type[Any], handle: Callable[[_From, Any], None]) -> Callable[[_From, Any], None]:
-        """Return the handler of a kind of messages with the gate before it, where there is one."""
+        """Return the handler of a kind of message with its check put before it, if the kind has one."""
         if kind not in GATES:
             return handle
 

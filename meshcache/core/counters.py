@@ -101,7 +101,7 @@ class Counters:
     requests: int = 0
     keys: int = 0
     malformed: int = 0
-    """Frames or messages that were none of ours."""
+    """Frames or messages that did not follow the protocol."""
     late: int = 0
     """Requests dropped unexecuted because their deadline had passed."""
     stale_boot: int = 0
@@ -111,19 +111,19 @@ class Counters:
     clock_refused: int = 0
     """Messages refused, whole or in part, because the sender's clock or a version in them is too far ahead."""
     failed: dict[str, int] = field(default_factory=dict)
-    """By kind, messages that were dropped because their handling failed, and operations and connections likewise."""
+    """By kind, messages, operations and connections that were dropped because handling them failed."""
     undeliverable: int = 0
     rejoins: int = 0
-    """Times this node learned that it had been declared dead, and forgot its data."""
+    """How often this node learned that it had been declared dead, and forgot its data."""
     ring_changes: int = 0
     slots_voided: int = 0
     """Under the strict policy: slots dropped because too many of their owners were lost at the same time."""
     published: int = 0
-    """Turns of the invalidation stream."""
+    """Numbers of the invalidation stream that were used."""
     connections_cut: int = 0
     """Connections that the driver cut: they did not read, held memory or descriptors that were short, or the like."""
     router_resets: int = 0
-    """Times the driver closed all connections because unfinished messages filled the memory."""
+    """How often the driver closed all connections because unfinished messages filled the memory."""
     longest_turn_ms: float = 0.0
     """The longest that the driver took for one turn of its loop: how long a request may have waited behind others."""
     requests_in_bytes: int = 0
@@ -141,7 +141,7 @@ class Counters:
     links_down: int = 0
     """… and times one broke."""
     longest_work_ms: dict[str, float] = field(default_factory=dict)
-    """The most processor time that work other than clients' requests took at once, by kind, if the driver can tell."""
+    """By kind, the most processor time that other work than clients' requests took at once, if the driver can tell."""
 
     loop: LoopCounters = field(default_factory=LoopCounters)
     requests_by_kind: RequestCounters = field(default_factory=RequestCounters)

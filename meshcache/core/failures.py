@@ -1,7 +1,7 @@
-"""What went wrong with one message, one operation or one connection, and nothing else.
+"""Failures of one message, one operation or one connection, which stop nothing else.
 
-Each is counted by its kind, and told in the log once in a while: with the kind, where it came from, what was raised and
-where, and how many more of the kind there were since.
+Failures are counted by kind. Now and then the log is told of a kind: where the message came from, what was raised and
+where, and how many failures of that kind there were since the last line.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Failures:
         self.counts = counts
         self._note = note
         self._told: dict[str, tuple[float, int]] = {}
-        """By kind when it was told last, and how many there were then."""
+        """By kind: when it was last logged, and how many failures there were by then."""
 
     def add(self, kind: str, origin: object, error: Exception, now: float) -> None:
-        """Count one, and have it logged if its kind was not for a while."""
+        """Count a failure, and log it if its kind was not logged for a while."""
         if kind not in self.counts and len(self.counts) >= KINDS_MAX:
             kind = "others"
         count = self.counts[kind] = self.counts.get(kind, 0) + 1

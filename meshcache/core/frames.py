@@ -1,6 +1,6 @@
-"""A turn's messages as frames: one for each destination, or a few where one would be too long for the other side.
+"""Turns the messages of one turn into frames: one per destination, or several where one would be too long to accept.
 
-A message that cannot be encoded is left out, and spoils no other.
+A message that cannot be encoded is left out; the others are still sent.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from meshcache.protocol.messages import Event, Message
 from meshcache.protocol.wire import encode_frame, weight_of
 
 EVENTS_PER_FRAME: Final = m.BATCH_OPS_MAX
-"""More is not accepted at the other end."""
+"""The other side accepts no more events in one frame."""
 
 _To = TypeVar("_To")
-"""A destination: an address, or the routing id of who asked."""
+"""A destination: an address, or the routing id of the process that asked."""
 
 
 class Frames:
-    """Makes the frames of one node; ``fail`` takes what an encoding raised."""
+    """Makes the frames of one node. ``fail`` is called with the error when a message cannot be encoded."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Frames:
         self._bytes_max = bytes_max
         self._fail = fail
         self._sequence = 0
-        """Of the invalidation stream."""
+        """The number of the last frame of the invalidation stream."""
 
     def of(self, waiting: dict[_To, list[Message]]) -> list[tuple[_To, bytes]]:
         """Return the frames for all destinations."""
@@ -61,7 +61,7 @@ class Frames:
             return []
 
     def stream(self, events: list[Event], view: bytes, *, subscribed: bool) -> list[bytes]:
-        """Return what is published of this turn. Its numbers go on whether anybody subscribed or not."""
+        """Return the frames that announce this turn's events. They are numbered even when nobody subscribed."""
         frames = []
         while True:
             part = events[:EVENTS_PER_FRAME]

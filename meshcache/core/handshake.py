@@ -1,12 +1,13 @@
 """HELLO, WELCOME and REFUSED: how links begin, and how a node becomes part of a mesh.
 
 A node says HELLO on every link that it dials. WELCOME tells which process answers there, what the mesh has agreed on
-and who its members are. A node *joins* by the first WELCOME of a seed, whose members it takes over unseen: the operator
-has named that seed. From anybody else it hears of newcomers (newcomers.py), and while they are on trial it does not
-know yet who owns what: so where no seed answers it joins when the trials are over, or by itself if nobody answers.
+and who its members are. A node *joins* with the first WELCOME of a seed: it takes over the members that the seed names,
+without trying them, because the operator has named that seed. What any other node says only makes newcomers
+(newcomers.py), and while these are on trial the joining node does not know yet which node owns which slot. So where no
+seed answers, the node joins when the trials are over, with the newcomers that answered, or alone if none did.
 
-For the same reason only a seed's word can stop a node that has not joined: a refusal, or settings that contradict its
-own. What others say is noted and dropped.
+For the same reason only a seed can stop a node that has not joined: by a refusal, or by settings that contradict the
+node's own. What other nodes say is logged and ignored.
 """
 
 from __future__ import annotations
@@ -40,13 +41,16 @@ class Handshake:
         follow: Callable[[], None],
         replan: Callable[[], None],
     ) -> None:
-        """``follow`` has rings and links follow a change of the members, ``replan`` operations one of the links."""
+        """``follow`` applies a change of the members to rings and links; ``replan`` tells operations of a new link."""
         node = config.node
         self.joined = not [seed for seed in node.seeds if seed != node.listen]
         self.served = self.joined
-        """This node was part of a ring before: the one it knew is the former one when it changes."""
+        """Whether this node was part of a ring before. If so, that ring becomes a former one at the next change."""
         self.fatal: str | None = None
-        """Why this node cannot be part of the cluster (its id is taken, say). The driver stops with this text."""
+        """Why this node cannot be part of the cluster, for example because its id is taken.
+
+        The driver stops with this text.
+        """
         self._config = config
         self._membership = membership
         self._peers = peers
@@ -58,13 +62,13 @@ class Handshake:
         self._replan = replan
 
     def greet(self) -> None:
-        """Say HELLO, again, where the connection stands and nobody has answered yet."""
+        """Say HELLO again on every link whose connection stands and where nobody has answered yet."""
         for link in self._peers.links.values():
             if link.up and not link.established:
                 self._peers.hello(link, self._membership.own, self._membership.digest())
 
     def join_without_seeds(self, now: float) -> bool:
-        """Join where no seed answers: with those who are known by now, or alone. It goes on calling its seeds."""
+        """Join where no seed answers: with the nodes that are known by now, or alone. The seeds are still dialled."""
         waits = len(self._membership.newcomers) or not self._membership.peers()
         if self.joined or (waits and now < self._alone_at):
             return False
@@ -74,7 +78,7 @@ class Handshake:
         return True
 
     def on_hello(self, origin: bytes, hello: m.Hello) -> None:
-        """Somebody dialled: a client, or a node that introduces itself."""
+        """Answer a client, or a node that introduces itself."""
         refusal = self._refusal(hello)
         if refusal is not None:
             self._outbox.reply(origin, refusal)
@@ -111,8 +115,8 @@ class Handshake:
         return None
 
     def on_welcome(self, address: str, welcome: m.Welcome) -> None:
-        """The node at ``address`` took this one's call."""
-        if welcome.boot == self._boot:  # a seed under another name is this node itself
+        """Take in that the node at ``address`` accepted this node's HELLO."""
+        if welcome.boot == self._boot:  # this address, under another name, is this node itself
             return
         cluster = self._config.cluster
         for name in _MUST_AGREE:
@@ -132,11 +136,11 @@ class Handshake:
             self._replan()
 
     def on_refused(self, address: str, refused: m.Refused) -> None:
-        """The node at ``address`` did not take this one's call."""
+        """Take in that the node at ``address`` refused this node's HELLO."""
         self._refuse_to_run(address, f"the node at {address} refused this one: {refused.text}")
 
     def _refuse_to_run(self, address: str, text: str) -> None:
-        """Stop a node that never was part of the cluster, if a seed says so; one that is part of it goes on."""
+        """Stop a node that was never part of the cluster, if a seed refuses it; a node that is part of it goes on."""
         self._outbox.note("refused", reason=text)
         if not self.joined and self._is_seed(address):
             self.fatal = text

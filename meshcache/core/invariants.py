@@ -1,7 +1,8 @@
-"""What always holds of a node's own state, looked at when something has failed in the midst of it.
+"""Checks what must always be true of a node's state, after something failed while a message was handled.
 
-What a message breaks off may be half done. That is no harm where every step leaves the state whole; here it is found
-out. The look takes a fraction of a millisecond whatever the node holds.
+When the handling of a message breaks off, a change may be half done. That is harmless where every step leaves the state
+consistent; this check finds the cases where a step did not. It takes a fraction of a millisecond, however much the node
+holds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from meshcache.protocol.clock import HybridClock
 
 
 class InvariantBroken(AssertionError):
-    """This node's own state contradicts itself: nothing that it says can be trusted any more."""
+    """The state of this node contradicts itself: nothing that the node says can be trusted any more."""
 
 
 def check(slots: int, store: Store, view: View, membership: Membership, clock: HybridClock) -> None:

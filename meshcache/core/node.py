@@ -10,19 +10,19 @@ A driver (server.py with ZeroMQ, simulator.py with a virtual network) calls, in 
 
 None of them blocks, and none raises whatever the network sent: a peer's mistake is a counter and a dropped message.
 
-What arrives passes two gates, wire.py (is it well formed) and claims.py (can it be true by now), and then goes to its
-handler. What a handler raises, and what cannot be encoded, concerns that one message: it is dropped, counted by kind
-and told in the log now and then, whoever sent it gets no answer, and the node serves on (failures.py). An operation
-whose turn fails ends unanswered, as if its answers had been lost. A request without an answer is one that may or may
-not have been executed, so a handler that got half way has promised nothing.
+A message that arrives passes two checks, wire.py (is it well formed) and claims.py (can it be true by now), and then
+goes to its handler. An error that a handler raises, or an answer that cannot be encoded, concerns that one message
+only: the message is dropped, counted by kind and logged now and then, its sender gets no answer, and the node goes on
+serving (failures.py). An operation that fails ends unanswered, as if its answers had been lost. A request without an
+answer may or may not have been executed, so a handler that broke off half way has promised nothing.
 
-The other kind is an ``AssertionError``: this node's own state contradicts itself. It goes through and ends the process,
-which then starts anew and takes over from others what it held. So after every failure the state is looked at
-(invariants.py), lest what was left half done be served; and what the node does on its own account, housekeeping and
-following its members, is not shielded at all: if that fails, no message is to blame.
+The other kind of error is an ``AssertionError``: this node's own state contradicts itself. It is not caught; it ends
+the process, which then starts anew and pulls from others what it held. So after every failure the state is checked
+(invariants.py), because a change that was left half done must not be served. And errors in what the node does by
+itself, housekeeping and following its members, are not caught at all, because then no message is the cause.
 
-``now`` is steady (clock.LocalClock); the node's wall clock is the one it was started with, carried on by ``now``, so
-that it never goes back while the node runs.
+``now`` is monotonic (clock.LocalClock). The node's wall time is the one at its start, moved on by ``now``, so that it
+never goes back while the node runs.
 
 The path of a GET: session.py of the client, then ``receive_request`` here, then requests.py, and reads.py if this
 node alone cannot answer.
@@ -73,10 +73,10 @@ from meshcache.protocol.wire import DeadlinePeek, Frame, decode_frame
 HOUSEKEEPING_S: Final = 0.05
 """How often the node looks at what is not urgent to the millisecond: heartbeats, handshakes, expiry."""
 HOUSEKEEPING_CALM_S: Final = 0.1
-"""The same while nothing is in doubt and nothing moves: half of what an idle node costs are these turns."""
+"""The same while no member is suspect and no slot moves: these turns are half of what an idle node costs."""
 
 REPLY_BYTES_PER_TURN: Final = 8 << 20
-"""Values in the replies to clients: when there are so many in a turn, the next requests wait for the next turn."""
+"""When the replies of one turn have this many bytes of values, the next requests wait for the next turn."""
 
 PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
@@ -101,9 +101,9 @@ class NodeCore:
         links_max: int = LINKS_MAX,
         host: Callable[[], dict[str, Any]] = dict,  # tells of the process and its machine, when somebody asks
     ) -> None:
-        """``supervised``: another process looks after this one. ``links_max``: as many as the driver can open.
+        """``supervised``: another process restarts this one. ``links_max``: as many as the driver can open.
 
-        ``processor_s`` tells how much processor time the driver's thread has taken; one that cannot tell says 0.
+        ``processor_s`` returns the processor time that the driver's thread has used, or 0 if the driver cannot tell.
         """
         self.config = config
         self.boot = boot
@@ -130,14 +130,14 @@ class NodeCore:
         self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
         self._returning = False
-        """This node was counted dead and is back, and not everybody is in sync with that."""
+        """Whether this node was counted dead and is back, and some member is not in sync with that yet."""
         self._in_touch_at = now
-        """When last no member was missing, as far as this node knows: if it was cut off, then not for longer."""
+        """When no member was missing for the last time: if this node was cut off, then not before this time."""
         self._departure = Departure(
             config.membership.leave_timeout_s, self.membership, self.outbox, lambda: self.settled, supervised=supervised
         )
         self._doubt: int | None = None
-        """After a stall: the ping whose ack shows that the others still count on this node."""
+        """After a stall, the number of a ping whose ack shows that the others still count on this node; else None."""
         self._publish_at = self._housekeeping_at = now
         self._on_request = self._request_handlers()
         self._on_answer = self._answer_handlers()
@@ -159,14 +159,14 @@ class NodeCore:
         )
 
     def _build_gates(self) -> None:
-        """What comes in is held against the clock; what fails on its way out concerns a message, and not the node."""
+        """Put the checks before the handlers, and shield the node from errors that concern only one message."""
         self._claims = Claims(lambda: self._instant.wall_ms, self.coordinator.replica.floors.grace_ms, self.counters)
         self._peek = DeadlinePeek(self.boot)
         bytes_max = self.config.limits.request_bytes_max
         self._frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
 
     def _begin_background(self, hints: Hints) -> None:
-        """Begin what the node does on its own account; it is run in this order."""
+        """Begin what the node does by itself; it runs in this order."""
         self.fills = FillLeases(self.coordinator)
         self._drops = Drops(self.coordinator, self.fills)
         self._leftovers = Leftovers(self.store, self.view, self._drops, self._instant)
@@ -243,15 +243,15 @@ class NodeCore:
         self.counters.requests_in_bytes += len(frame)
         before = self.outbox.reply_bytes
         self._take(self._on_request, origin, self._decode(frame))
-        # What other nodes answered in this turn keeps nobody from being served.
+        # What other nodes answered in this turn does not count against the clients that ask now.
         return before < self.outbox.reply_bytes > REPLY_BYTES_PER_TURN
 
     def past_by_now(self) -> Callable[[Frame], bool | None]:
-        """Return what tells, without decoding, if a client's request is past its deadline; None of any other frame."""
+        """Return a check of undecoded frames: is a client's request past its deadline? None for any other frame."""
         return self._peek.past_by(self._instant.wall_ms)
 
     def turn_away(self, origin: bytes, frames: list[bytes]) -> None:
-        """Refuse as overloaded requests of which ``past_by_now`` said that their time is not over; nothing is done."""
+        """Refuse as overloaded, with nothing done, requests that are not past their deadlines by ``past_by_now``."""
         self._requests.turn_away(origin, [self._peek.number_of(frame) for frame in frames])
 
     def receive_stream(self, frame: Frame, now: float) -> None:
@@ -291,9 +291,9 @@ class NodeCore:
                 self.fail(type(message).__name__, origin, error)
 
     def fail(self, kind: str, origin: object, error: Exception) -> None:
-        """Something failed that concerns one message, operation or connection only: count it, and go on.
+        """Count a failure that concerns one message, operation or connection only, and go on.
 
-        Raises where that cannot be said: see the module's text.
+        Raises the error anew where it may concern more: the module's docstring says when.
         """
         if isinstance(error, AssertionError):
             raise error
@@ -423,7 +423,7 @@ class NodeCore:
         """Tell whether clients are served: as ``why_not_ready`` has it, but quickly."""
         if not self._handshake.joined or self._doubt is not None or self.membership.own.state > State.SUSPECT:
             return False
-        if self.membership.removed:  # it has yet to forget what it must
+        if self.membership.removed:  # it must first forget its data
             return False
         return self.membership.in_majority(self._instant.now)
 
@@ -470,7 +470,7 @@ class NodeCore:
             self._movement.on_view(alone=not followed[1])
 
     def _change_ring(self, now: float) -> None:
-        """Work with the ring of the present members, and reckon with those who do not know of it yet."""
+        """Work with the ring of the present members; keep the former one for nodes that do not know of the change."""
         ring, view = self._build_ring(), self.view
         keep_until = now + self.config.membership.transition_s
         if ring.digest != view.digest:
@@ -487,10 +487,10 @@ class NodeCore:
         self._pending.replan()
 
     def _rejoin(self, now: float) -> None:
-        """While this node was counted dead it missed writes, and after the grace also that there were deletes."""
+        """Come back after this node was counted dead: it missed writes, and after the grace also deletes."""
         self._returning = True
         away_s = now - self._in_touch_at
-        # Under the strict policy the others may have had to forget what it holds: it comes back with nothing.
+        # Under the strict policy the others may have had to forget what this node holds: it comes back with nothing.
         empty = self.membership.majority is not None or away_s > self.config.store.tombstone_grace_s
         if empty:
             self.store.clear()
@@ -523,7 +523,7 @@ class NodeCore:
         self._leftovers.look()
 
     def _is_calm(self) -> bool:
-        """Tell whether nobody is in doubt, no news is to be told, and nothing moves."""
+        """Tell whether no member is suspect, no rumour is to be told, and no slot moves."""
         membership = self.membership
         return (
             self._handshake.joined
@@ -581,7 +581,7 @@ class NodeCore:
         link.sample_offset(ack.wall_ms, self._instant.wall_ms)
         self.membership.on_ack(link.node_id, address, ack, self._instant.now)
         if self._doubt is not None and self._doubt < ack.sequence <= self.membership.sequence:
-            self._follow_members(self._instant.now)  # forget first what a removed node must forget
+            self._follow_members(self._instant.now)  # a node that was removed must forget its data first
             self._doubt = None
 
     def _on_gossip(self, origin: bytes, gossip: m.Gossip) -> None:

@@ -1,7 +1,7 @@
-"""Everything that a turn of the node wants done outside, gathered in one place.
+"""The effects of one turn: everything that the node wants done outside of the core, in one place.
 
-The parts of the core append here; the driver drains it once a turn. All messages of a turn for one destination leave
-in one frame: the cost of a message over ZeroMQ is per frame, not per byte, and so replication for many clients rides
+The parts of the core append here; the driver drains the outbox once a turn. All messages of a turn for one destination
+leave in one frame, because ZeroMQ costs per frame and not per byte: so the writes of many clients travel to a replica
 together.
 """
 
@@ -17,19 +17,19 @@ class Effects:
     """What the driver must do, in this order: disconnect, connect, send, reply, publish."""
 
     disconnect: list[str] = field(default_factory=list)
-    """Addresses whose DEALER is to be closed; what it has queued is lost on purpose."""
+    """Addresses whose DEALER socket is to be closed; what it has queued is lost on purpose."""
     connect: list[str] = field(default_factory=list)
-    """Addresses to open a DEALER to; it reports link_up and link_down from then on."""
+    """Addresses to open a DEALER socket to; from then on the driver calls link_up and link_down for each."""
     sends: list[tuple[str, bytes]] = field(default_factory=list)
     """Frames for dialled addresses."""
     replies: list[tuple[bytes, bytes]] = field(default_factory=list)
-    """Frames for the ROUTER, with the routing id of who asked."""
+    """Frames for the ROUTER socket, each with the routing id of the process that asked."""
     publish: list[bytes] = field(default_factory=list)
     """Frames for the PUB socket."""
     notes: list[tuple[str, dict[str, object]]] = field(default_factory=list)
-    """What is worth a line in the log: an event and its fields."""
+    """Lines for the log: an event and its fields."""
     follow: list[str] | None = None
-    """Publish addresses whose streams this node is to receive, and no others; None: as before."""
+    """Publish addresses whose streams this node is to receive, and no others; None: no change."""
 
 
 class Outbox:
@@ -39,16 +39,16 @@ class Outbox:
         self.sends: dict[str, list[Message]] = {}
         self.replies: dict[bytes, list[Message]] = {}
         self.reply_bytes = 0
-        """Of the values in the replies to clients."""
+        """Bytes of the values in the replies to clients of this turn."""
         self.events: list[Event] = []
         self.connect: list[str] = []
         self.disconnect: list[str] = []
         self.notes: list[tuple[str, dict[str, object]]] = []
         self.follow: list[str] | None = None
         self.subscribed = True
-        """Somebody may receive the invalidation stream. False spares its encoding; its numbers go on all the same."""
+        """Whether somebody may receive the invalidation stream. If not, it is numbered but not encoded."""
         self.idle = False
-        """The number of the invalidation stream is to be repeated, though nothing happened."""
+        """Whether the last number of the invalidation stream is to be repeated, although nothing happened."""
 
     def send(self, address: str, message: Message) -> None:
         """Send on the link that this node dialled to ``address``."""
@@ -59,7 +59,7 @@ class Outbox:
             waiting.append(message)
 
     def reply(self, origin: bytes, message: Message) -> None:
-        """Answer on the link on which ``origin`` asked."""
+        """Answer on the connection on which ``origin`` asked."""
         waiting = self.replies.get(origin)
         if waiting is None:
             self.replies[origin] = [message]
@@ -75,21 +75,21 @@ class Outbox:
         self.follow = addresses
 
     def note_subscribers(self, *, present: bool) -> None:
-        """Somebody subscribed to the invalidation stream, or nobody is left. A new subscriber is told the number."""
+        """Note whether anybody subscribes to the invalidation stream. A new subscriber must be told its number."""
         self.subscribed = present
         self.idle = self.idle or present
 
     def repeat_number(self) -> None:
-        """Tell how far the invalidation stream is, though nothing happened."""
+        """Have the last number of the invalidation stream published again, although nothing happened."""
         self.idle = True
 
     def count_values(self, size: int) -> int:
-        """Count the values in a reply to a client; return what there is of them in this turn."""
+        """Add the size of the values in a reply to a client; return the sum of this turn."""
         self.reply_bytes += size
         return self.reply_bytes
 
     def clear(self) -> None:
-        """Begin a new turn. What was handed out in Effects is not touched."""
+        """Begin a new turn. The Effects that were handed out are not touched."""
         self.sends, self.replies, self.events, self.reply_bytes = {}, {}, [], 0
         self.connect, self.disconnect, self.notes, self.idle = [], [], [], False
         self.follow = None

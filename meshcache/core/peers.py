@@ -1,13 +1,14 @@
-"""The links that this node dials: one per address, a handshake on each, and what it taught.
+"""The links that this node dials: one per address, with a handshake on each, and what the handshake taught.
 
-Nodes dial each other, both ways: a node asks on the link it dialled, and is answered there. A link is *established*
-when WELCOME came back: only then is it known which node and which process answers at the address, and by how much its
-clock differs. When the connection breaks, the link must be established anew, because another process may answer.
+Nodes dial each other, both ways: a node asks on the link that it dialled, and is answered there. A link is
+*established* when WELCOME came back: only then is it known which node and which process answers at the address, and by
+how much its clock differs. When the connection breaks, the link must be established anew, because another process may
+answer.
 
-Dialled are the seeds, always, so that clusters that started apart find each other, every member that is not known to
-have left, and newcomers on trial: at most ``links_max`` in all, in this order, the dead after those that are there. The
-link to a node declared dead is closed and opened again, so that ZeroMQ cannot deliver what was queued for the dead
-process to the one that takes its place.
+This node dials the seeds, always, so that clusters that started apart find each other; every member that is not known
+to have left; and newcomers on trial. It dials at most ``links_max`` addresses in all, in this order, and dead members
+after the others. The link to a node declared dead is closed and opened again, so that ZeroMQ cannot deliver what was
+queued for the dead process to the process that takes its place.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from meshcache.core.outbox import Outbox
 from meshcache.protocol.messages import PROTOCOL, Fact, Hello, Welcome
 
 _OFFSET_DECAY_MS: Final = 1
-"""Per sample: lets the estimate follow clocks that drift apart, 5 ms a second at the default heartbeat."""
+"""How much the estimate shrinks per sample, to follow clocks that drift apart: 5 ms a second by default."""
 
 
 LINKS_MAX: Final = 1024
@@ -30,16 +31,16 @@ LINKS_MAX: Final = 1024
 
 @dataclass(slots=True)
 class Link:
-    """One dialled address."""
+    """The link to one dialled address."""
 
     address: str
     up: bool = False
-    """The connection stands."""
+    """Whether the connection stands."""
     node_id: str = ""
-    """Who answered HELLO; empty until then."""
+    """The id of the node that answered HELLO; empty until then."""
     boot: int = 0
     redialled_for: int = 0
-    """The boot of the process whose HELLO had this link dialled."""
+    """The boot of the process whose HELLO made this node dial anew."""
     offset_ms: int = 0
     """The peer's wall clock minus ours, never overestimated by more than its drift: the sample with the least
     delay is the greatest, and so the greatest wins. A deadline made with it may be early, by the delay, never late."""
@@ -50,7 +51,7 @@ class Link:
 
     @property
     def established(self) -> bool:
-        """Tell whether requests can be sent."""
+        """Tell whether requests can be sent on this link."""
         return self.node_id != ""
 
     def sample_offset(self, peer_wall_ms: int, wall_ms: int) -> None:
@@ -65,7 +66,7 @@ class Peers:
     def __init__(
         self, cluster: str, seeds: tuple[str, ...], outbox: Outbox, instant: Instant, links_max: int = LINKS_MAX
     ) -> None:
-        """``links_max``: as many as the driver can open."""
+        """``links_max``: how many links the driver can open."""
         self.links: dict[str, Link] = {}
         self.by_node: dict[str, Link] = {}
         """Established links by node id."""
@@ -76,7 +77,7 @@ class Peers:
         self._instant = instant
 
     def dial(self, own: Fact, members: list[Fact], newcomers: list[str] | None = None) -> None:
-        """Open the links that are wanted and missing, close those that no one wants."""
+        """Open the links that are wanted and missing, and close those that are no longer wanted."""
         wanted = dict.fromkeys(self._seeds)
         wanted.update(dict.fromkeys(fact.address for fact in sorted(members, key=_is_dead)))
         wanted.update(dict.fromkeys(newcomers or ()))
@@ -90,14 +91,14 @@ class Peers:
             self.drop(address)
 
     def redial(self, address: str) -> None:
-        """Close a link and open it anew, to be rid of all that is queued on it."""
+        """Close a link and open it anew, so that everything queued on it is lost."""
         if address in self.links:
             self.drop(address)
             self.links[address] = Link(address, changed_at=self._instant.now)
             self._outbox.connect.append(address)
 
     def on_hello(self, member: Fact) -> None:
-        """A process is there. If the link to it is down, dial at once: ZeroMQ waits up to a second between tries."""
+        """Dial at once a process that introduced itself and has no link: ZeroMQ waits up to a second between tries."""
         link = self.links.get(member.address)
         if link is not None and not link.up and link.redialled_for != member.boot:
             self.redial(member.address)
@@ -108,7 +109,8 @@ class Peers:
         self.on_down(address)
         self.links.pop(address, None)
         self._outbox.sends.pop(address, None)
-        if address in self._outbox.connect:  # in this very turn: a second socket would fight with it for its identity
+        # Opened in this very turn: a second socket would compete with it for the same identity.
+        if address in self._outbox.connect:
             self._outbox.connect.remove(address)
         self._outbox.disconnect.append(address)
 
@@ -123,7 +125,7 @@ class Peers:
         return link is not None and link.up
 
     def on_up(self, address: str, own: Fact, facts: bytes) -> None:
-        """The connection stands: introduce this node."""
+        """Introduce this node on a connection that has just been made."""
         link = self.links.get(address)
         if link is not None:
             link.up, link.changed_at = True, self._instant.now
@@ -134,7 +136,7 @@ class Peers:
         self._outbox.send(link.address, Hello(PROTOCOL, self._cluster, own, facts))
 
     def on_down(self, address: str) -> str:
-        """The connection broke. Return the id of the node that was there, or an empty string."""
+        """Note that a connection broke; return the id of the node that was there, or an empty string."""
         link = self.links.get(address)
         if link is None:
             return ""
@@ -142,13 +144,13 @@ class Peers:
         link.up, link.changed_at = False, self._instant.now
         if node_id and self.by_node.get(node_id) is link:
             del self.by_node[node_id]
-            for other in self.links.values():  # two processes had this id, or it has moved
+            for other in self.links.values():  # two processes had this id, or the node has moved
                 if other.node_id == node_id:
                     self.by_node[node_id] = other
         return node_id
 
     def on_welcome(self, address: str, welcome: Welcome, wall_ms: int) -> bool:
-        """Note who answers at an address; True if it is news."""
+        """Note which node answers at an address; return True if that is news."""
         link = self.links.get(address)
         if link is None or (link.node_id == welcome.node_id and link.boot == welcome.boot):
             return False

@@ -1,21 +1,22 @@
-"""Which nodes hold a key: the current ring, and for a while the former ones.
+"""Which nodes hold a key: by the current ring, and for a while by the former ones.
 
-Nodes learn of a change at different times. Until all have, a coordinator that still works with the former ring reads
-from the former owners, so whoever knows the new ring writes to both: a write counts as done when W owners of the
-current ring *and* W owners of each former ring have it (joint quorums, as in Raft's membership change and Infinispan's
-"write all" phase). What the current owners lack is looked for at the former ones. Who does not know the new ring yet
-writes to the former owners only; those of them who do know it pass that on to the new ones. And nobody is given a page
-of a slot by who works with another ring than it does, for then what is written later could pass it by. A former ring is
-dropped when every member has said that it holds all its slots of the current one (``Fact.synced``), but not before
-``transition_s`` has passed; with it goes what nodes hold of slots that they no longer own.
+Nodes learn of a change of the ring at different times. Until all have, a coordinator that still works with the former
+ring reads from the former owners. So a coordinator that knows the new ring writes to both: a write counts as done when
+W owners of the current ring *and* W owners of each former ring have it (joint quorums, as in Raft's membership change
+and Infinispan's "write all" phase). What the current owners lack is looked for at the former ones. A coordinator that
+does not know the new ring yet writes to the former owners only; those former owners that do know the new ring pass the
+write on to the new owners. And a node gives no page of a slot to a node that works with another ring, because later
+writes could then miss the node that pulls. A former ring is dropped when every member has said that it holds all its
+slots of the current one (``Fact.synced``), but not before ``transition_s`` has passed. With the former ring, nodes drop
+what they hold of slots that they no longer own.
 
 Under the strict partition policy the view also tells which slots a mesh must forget. A write is acknowledged once W of
-the N owners have it; when as many as W owners of a slot are lost before the others have taken over from them, those
-may have been the ones, and whoever is left of the owners would vote for what was there before. The owners that a
-network partition cuts off are lost like that, and they do serve on for a moment. So then all that is left of such a
-slot is *void*: nobody may take it, or count it, at or below the version at which the loss was seen. What is lost is
-counted for each ring of the view by itself, until all owners are synced. A node that hands over before it leaves is
-not lost. Fewer losses cost nothing: of N = 3, W = 2, any one.
+the N owners have it. When W or more owners of a slot are lost before others have taken over from them, exactly these
+may have had the last write, and the remaining owners would vote for an older value. Owners that a network partition
+cuts off count as lost, too, although they still serve for a moment. In that case all that is left of the slot is
+*void*: no node may pull it or count it, at or below the version at which the loss was seen. Losses are counted for each
+ring of the view by itself, until all owners are synced. A node that hands over before it leaves is not lost. Fewer than
+W losses cost nothing: with N = 3 and W = 2, any one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from meshcache.protocol.record import VERSION_BYTES
 from meshcache.protocol.ring import Ring
 
 FORMER_MAX: Final = 8
-"""Former rings kept at most while members come and go faster than slots are moved; the oldest is given up."""
+"""How many former rings are kept while members change faster than slots move; beyond that the oldest is given up."""
 
 Owners = tuple[str, ...]
 """Node ids in preference order."""
@@ -36,12 +37,12 @@ Owners = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """A ring that others may still work with."""
+    """A ring that other nodes may still work with."""
 
     ring: Ring
     keep_until: float
     lost: dict[str, None] = field(default_factory=dict)
-    """Its members that have lost what they held, as far as the others have not taken over from them."""
+    """Members of the ring that lost what they held, and from which the others have not taken over yet."""
 
 
 class View:
@@ -50,20 +51,23 @@ class View:
     def __init__(self, own_id: str, ring: Ring) -> None:
         self.ring = ring
         self.former: list[Former] = []
-        """Oldest first."""
+        """The former rings, the oldest first."""
         self.lost: dict[str, None] = {}
-        """As ``Former.lost``, of the current ring."""
+        """The same as ``Former.lost``, for the current ring."""
         self.void: dict[int, bytes] = {}
-        """By slot, the version up to which nothing counts: owners were lost that may have had the last write."""
+        """By slot, the version up to which nothing counts: the owners that were lost may have had the last write."""
         self.owned = bytearray()
-        """Per slot 1 if this node is an owner in the current ring."""
+        """Per slot: 1 if this node is an owner in the current ring."""
         self.held = bytearray(ring.slots)
-        """Per slot 1 if this node has all that there is of it: it pulled the slot, and gets every write since. What
-        it says of other slots is no vote. A former owner holds its slots until the former rings are dropped."""
+        """Per slot: 1 if this node has everything that is stored of it.
+
+        That is: it pulled the slot, and receives every write since. What a node says of other slots is no vote. A
+        former owner holds its slots until the former rings are dropped.
+        """
         self.apart = bytearray(ring.slots)
-        """Per slot 1 if this node held it while it was counted dead: others may not know yet what was written here."""
+        """Per slot: 1 if this node held it while counted dead, so that it may have writes unknown to the others."""
         self.holds_all = False
-        """This node holds every slot, and owns it: no key needs a look."""
+        """Whether this node owns and holds every slot; then no key needs to be looked up."""
         self._own_id = own_id
         self._former_owners: dict[int, tuple[Owners, ...]] = {}
         self._present: dict[str, None] = {}
@@ -71,11 +75,11 @@ class View:
 
     @property
     def digest(self) -> bytes:
-        """What requests carry as ``view``."""
+        """The view digest that requests carry as ``view``."""
         return self.ring.digest
 
     def change(self, ring: Ring, former: Ring, keep_until: float) -> None:
-        """Work with a new ring; keep the one that others may still work with until ``keep_until`` at least."""
+        """Work with a new ring. Keep the former one, which others may still use, until ``keep_until`` at least."""
         lost, self.lost = self.lost, {}
         self.ring = ring
         self._former_owners = {}
@@ -83,12 +87,12 @@ class View:
         self._keep(Former(former, keep_until, lost))
 
     def without_us(self, ring: Ring) -> Ring:
-        """Return a ring as others know it that do not count this node."""
+        """Return a ring as it looks to nodes that do not count this node as a member."""
         others = [member for member in ring.members if member.node_id != self._own_id]
         return Ring.build(others, slots=ring.slots, vnodes=ring.vnodes, replicas=ring.replicas)
 
     def keep(self, other: Ring, keep_until: float) -> None:
-        """Reckon with those who work with another ring, which this node never did, until ``keep_until`` at least."""
+        """Keep a ring that others work with and this node never worked with, until ``keep_until`` at least."""
         self._keep(Former(other, keep_until))
 
     def _keep(self, former: Former) -> None:
@@ -98,25 +102,25 @@ class View:
             self._former_owners = {}
 
     def distrust(self) -> None:
-        """Hold nothing for certain: this node was out of the ring, and has missed writes."""
+        """Count no slot as held: this node was out of the ring, and has missed writes."""
         self.apart = bytearray(map(max, self.apart, self.held))
         self.held = bytearray(self.ring.slots)
         self.note_held()
 
     def left_over(self, slot: int) -> bool:
-        """Tell whether writes of a slot pass this node by, so that what it has of it may be old."""
+        """Tell whether writes of a slot do not reach this node, so that what it has of the slot may be old."""
         return not (self.owned[slot] or self.held[slot] or self.apart[slot])
 
     def start_anew(self) -> None:
-        """Forget the former rings and what was lost in them: this node has lost all itself, and learns from others."""
+        """Forget the former rings and their losses: this node has lost everything, and learns from the others."""
         self.former, self.lost, self.void = [], {}, {}
         self._former_owners = {}
 
     def gained(self, ring: Ring) -> list[int]:
-        """Return the slots that this node owns in a new ring and in none that it works with so far.
+        """Return the slots that this node owns in a new ring and in no ring that it works with so far.
 
-        What it holds of them came from coordinators that counted it as a former owner. Later writes passed it by, so
-        it must not vote with that.
+        What the node holds of these slots came from coordinators that counted it as a former owner. Later writes did
+        not reach it, so it must not vote with that.
         """
         own_id = self._own_id
         known = [self.ring, *[former.ring for former in self.former]]
@@ -127,7 +131,7 @@ class View:
         ]
 
     def expire(self, now: float) -> bool:
-        """Drop the former rings, once all members are synced; True if that was done."""
+        """Drop the former rings once all members are synced; return True if that was done."""
         if any(former.keep_until > now for former in self.former):
             return False
         self.former, self.lost, self.void = [], {}, {}
@@ -154,7 +158,7 @@ class View:
         return [slot for slot, is_doomed in enumerate(doomed) if is_doomed]
 
     def owners_since(self, digest: bytes, key: bytes) -> list[str]:
-        """Return the others that own a key now and did not in a former ring, given its digest."""
+        """Return the other nodes that own a key now and did not own it in the former ring with this digest."""
         slot = self.ring.slot_of(key)
         for former in self.former:
             if former.ring.digest == digest:
@@ -164,19 +168,22 @@ class View:
 
     @property
     def settling(self) -> bool:
-        """Tell whether there is something to forget once all members are synced."""
+        """Tell whether former rings or losses wait to be dropped until all members are synced."""
         return bool(self.former or self.lost)
 
     def counts(self, key: bytes, record: bytes | None) -> bool:
-        """Tell whether what somebody holds of a key is not void."""
+        """Tell whether a record that some node holds of a key counts, that is, is not void."""
         return record is None or record[:VERSION_BYTES] > self.void.get(self.ring.slot_of(key), b"")
 
     def note_held(self) -> None:
-        """Work out ``holds_all``, after a change of ``held`` or of the ring."""
+        """Update ``holds_all`` after a change of ``held`` or of the ring."""
         self.holds_all = all(self.held) and all(self.owned)
 
     def note_present(self, node_ids: list[str]) -> None:
-        """Note who can be asked: the gone count in no owner set, those that are leaving do in the former ones."""
+        """Note who can be asked.
+
+        Nodes that are gone count in no owner set, those that are leaving only in former ones.
+        """
         self._present = dict.fromkeys(node_ids)
         self._former_owners = {}
 
@@ -203,7 +210,7 @@ class View:
             return {(owners_of[0], ()): list(range(len(keys)))}
         slots = [crc32(key) & mask for key in keys]
         groups: dict[Any, list[int]] = {}
-        if not former:  # mostly: half the time of what follows
+        if not former:  # the usual case, in half the time that the general case takes
             for i, slot in enumerate(slots):
                 groups.setdefault(owners_of[slot], []).append(i)
             return {(owners, ()): indices for owners, indices in groups.items()}

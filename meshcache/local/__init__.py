@@ -1,1 +1,1 @@
-"""Several nodes on one machine: processes, who starts them again, their ports and what they say."""
+"""Several nodes on one machine: their processes, their supervisor, their ports and logs."""

@@ -1,4 +1,4 @@
-"""What ``up`` tells whoever started it: where the mesh is, what it holds at most, and what can be typed now."""
+"""What ``up`` prints when it is ready: where the mesh is, how much it can hold, and what can be typed next."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def counted(nodes: int) -> str:
 
 
 def typed_command() -> str:
-    """Return how the command of this very program is typed, in a terminal that knows nothing of our environment.
+    """Return the command that starts this program, for a terminal without our environment.
 
-    The plain name will do only if it is found without an activated virtual environment; else it is the whole path.
+    The plain name is enough only if it is found without an activated virtual environment; else it is the whole path.
     """
     beside = Path(sys.executable).parent / "meshcache"
     if not beside.exists():

@@ -1,6 +1,6 @@
-"""Meshes of real processes on this machine: ``up`` supervises one for people, ``LocalMesh`` gives one to tests.
+"""Meshes of real processes on this machine: ``up`` supervises one for people, ``LocalMesh`` runs one for tests.
 
-``LocalMesh`` starts nobody again by itself: there, a node that is down was put down by the test.
+``LocalMesh`` does not restart a node by itself: there, a node that is down was stopped by the test.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_PORT: Final = 7101
 LEAVE_GRACE_S: Final = 40.0
-"""A node that takes longer to hand over what it owns is killed."""
+"""A node that takes longer than this to hand over what it owns is killed."""
 _LOG_TAIL_BYTES: Final = 2000
 
 
@@ -55,7 +55,7 @@ def up(
     data_dir: str | None = None,
     overrides: Sequence[str] = (),
 ) -> int:
-    """Launch and supervise ``nodes`` nodes; return the exit code. ConfigError if they could not start."""
+    """Launch and supervise ``nodes`` nodes; return the exit code. Raises ConfigError if they could not start."""
     if not 1 <= nodes <= NODES_MAX:
         raise ConfigError(f"--nodes must be from 1 to {NODES_MAX}, is {nodes}")
     top = 65535 - ports_of(nodes - 1)[-1]
@@ -68,7 +68,8 @@ def up(
     options = ["--config", config_path] if config_path else []
     options += [part for override in overrides for part in ("--set", override)]
     options += ["--set", f"node.http={HTTP_OFF}"] if config.node.http == HTTP_OFF else []
-    options += ["--set", "log.format=json"]  # into our pipe; what we write of it is another matter
+    # The logs come into our pipe; the format of our own output is chosen elsewhere.
+    options += ["--set", "log.format=json"]
     launched = []
     for index in range(nodes):
         node_id = f"node{index + 1}"
@@ -93,7 +94,7 @@ class LocalMesh:
             mesh.kill("node2")
 
     Entering it returns when every node sees every other. Tables of the configuration are keyword arguments, and
-    ``node={...}`` applies to each node. Nobody is started again by itself, and no process outlives this one.
+    ``node={...}`` applies to each node. No node is restarted by itself, and no process outlives this one.
     """
 
     def __init__(
@@ -104,7 +105,10 @@ class LocalMesh:
         data_dir: str | os.PathLike[str] | None = None,
         **tables: Mapping[str, Any],
     ) -> None:
-        """``base_port=None``: free ports. ``data_dir`` keeps the nodes' logs; by default they go with the mesh."""
+        """``base_port=None``: free ports.
+
+        ``data_dir`` keeps the nodes' logs; by default they are deleted with the mesh.
+        """
         if not 1 <= nodes <= NODES_MAX:
             raise ConfigError(f"nodes must be from 1 to {NODES_MAX}, is {nodes}")
         Config.from_tables(**tables)
@@ -150,7 +154,7 @@ class LocalMesh:
 
     @property
     def addresses(self) -> list[str]:
-        """``host:port`` of every node, running or not, in the order of their making."""
+        """``host:port`` of every node, running or not, in the order in which they were made."""
         return [node.address for node in self._nodes.values()]
 
     @property
@@ -167,12 +171,12 @@ class LocalMesh:
         return client
 
     def log(self, node_id: str) -> str:
-        """Return what a node has written so far, over all its starts."""
+        """Return what a node has written so far, in all its starts."""
         path = self._log_path(self._node(node_id))
         return path.read_text(encoding="utf-8", errors="backslashreplace") if path.exists() else ""
 
     def start(self, node_id: str | None = None) -> None:
-        """Start a node again, on its old address; without an id: all that do not run."""
+        """Start a node again at its old address; without an id, start all that do not run."""
         nodes = [self._node(node_id)] if node_id else [node for node in self._nodes.values() if not node.running]
         for node in nodes:
             self._paused.discard(node.node_id)
@@ -180,14 +184,14 @@ class LocalMesh:
             node.start(self.addresses, log_path=self._log_path(node))
 
     def stop(self, node_id: str) -> None:
-        """Have a node hand over what it owns and leave; return when it is gone."""
+        """Let a node hand over what it owns and leave; return when it is gone."""
         node = self._node(node_id)
         node.terminate(drain=True)
         node.wait(LEAVE_GRACE_S)
         self._down.add(node_id)
 
     def restart(self, node_id: str) -> None:
-        """Stop a node in good order and start it again."""
+        """Stop a node in good order, and start it again."""
         self.stop(node_id)
         self.start(node_id)
 
@@ -217,7 +221,9 @@ class LocalMesh:
         return node.node_id
 
     def wait_ready(self, timeout: Timeout = 30.0) -> None:
-        """Return when every running node sees every other, and counts on none that is down; paused ones do not matter.
+        """Return when every running node sees every other, and none counts on one that is down.
+
+        Paused nodes are ignored.
 
         OperationTimeout says what was still missing; NodeUnavailable quotes the log of a node that ended by itself.
         """
@@ -261,7 +267,7 @@ class LocalMesh:
         }
 
     def _stop_all(self) -> bool:
-        """Stop every node; tell whether one had ended because another program was quicker to take its port."""
+        """Stop every node; tell whether one had ended because another program took its port first."""
         refused = [node for node in self._nodes.values() if node.returncode == EXIT_CONFIG]
         for node in self._nodes.values():
             node.terminate()

@@ -1,9 +1,9 @@
 """A child process that never outlives the process that started it.
 
-The kernel tells the child: a pidfd of the parent becomes readable the moment the parent is gone, however it went.
-``PR_SET_PDEATHSIG`` alone would not do. It is bound to the *thread* that started the child, so that a mesh started
-from a thread that ends would die with it, and a child that is stopped (SIGSTOP) does not act on SIGTERM. So that signal
-is SIGCONT here: harmless to a running child, and a stopped one wakes up and finds its parent gone.
+The kernel tells the child: a pidfd of the parent becomes readable the moment the parent is gone, for whatever reason.
+``PR_SET_PDEATHSIG`` alone would not be enough. It is bound to the *thread* that started the child, so that a mesh
+started from a thread that ends would die with it, and a child that is stopped (SIGSTOP) does not act on SIGTERM. So
+that signal is SIGCONT here: harmless to a running child, and a stopped one wakes up and finds its parent gone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def watch_parent(parent_pid: int, on_loss: Callable[[], None]) -> None:
-    """Call ``on_loss`` from a thread when the parent has ended; end this process if it is still there after a grace."""
+    """Call ``on_loss`` from a thread when the parent has ended.
+
+    End this process if it still runs after STOP_GRACE_S.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGCONT))
 
@@ -45,7 +48,7 @@ def _wait_for_end(parent_pid: int) -> None:
         _poll_for_end(parent_pid)
         return
     try:
-        # The number may by now be another process, if the parent ended before we looked.
+        # The id may belong to another process by now, if the parent ended before we looked.
         if os.getppid() == parent_pid:
             select.select([parent], [], [])
     finally:
@@ -53,7 +56,7 @@ def _wait_for_end(parent_pid: int) -> None:
 
 
 def _poll_for_end(parent_pid: int) -> None:
-    """Wait where there is no pidfd: an orphan gets another parent."""
+    """Wait where there is no pidfd: when the parent ends, its child gets another parent."""
     pause = threading.Event()
     while os.getppid() == parent_pid:
         pause.wait(_POLL_INTERVAL_S)

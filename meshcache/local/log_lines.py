@@ -1,8 +1,8 @@
-"""What ``up`` writes of the logs of its nodes: for people a sentence a line, for programs a JSON object a line.
+"""What ``up`` prints of its nodes' logs: for people a sentence per line, for programs a JSON object per line.
 
-Nodes write JSON into a pipe, whatever is wanted in the end, so that the choice is made here and nowhere else. What a
-node writes beside its log (a traceback, the last words of a library) is passed on as an event, too: so that every line
-for a program can be parsed, and says of which node it is.
+Nodes write JSON into a pipe, whatever format is wanted, so that the format is chosen here alone. What a node writes
+beside its log (a traceback, the last message of a library) is passed on as an event, too: so every line for a program
+can be parsed, and names its node.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SENTENCES: Final = {
     "too_few_nodes": "sees {nodes} of the {replicas} nodes that cluster.replicas wants",
     "voided": "forgets {slots} slots, of which a write may be lost",
 }
-"""What is said of an event, after the name of the node. Others show their name and fields."""
+"""The sentence for an event, after the name of the node. Other events are shown by their name and fields."""
 
 _DEATHS: Final = frozenset({"declared_dead", "member dead"})
 _ENVELOPE: Final = ("timestamp", "level", "node_id", "event")
@@ -53,13 +53,13 @@ class LogLines:
         self._colours: dict[str, int] = {}
 
     def of_node(self, node_id: str, text: str) -> str:
-        """Return what to write for a line that a node has written."""
+        """Return the line to print for a line that a node has written."""
         fields = _parsed(text)
         fields = {"timestamp": _now(), "level": "info", **fields, "node_id": node_id}
         return self._text(node_id, fields) if self._readable else _json(fields)
 
     def of_launcher(self, text: str, *, node_id: str = "", level: str = "info") -> str:
-        """Return what to write for something that the launcher itself says, perhaps of a node: an error is a death."""
+        """Return the line for a text of the launcher itself, perhaps about a node: an error is the death of a node."""
         fields = {"timestamp": _now(), "level": level, "event": text} | ({"node_id": node_id} if node_id else {})
         if not self._readable:
             return _json(fields)
@@ -75,7 +75,7 @@ class LogLines:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """Return the fields of a line of a node's log; of another line, that line as the event."""
+    """Return the fields of a line of a node's log; any other line becomes the event itself."""
     try:
         fields = json.loads(text) if text.startswith("{") else None
     except ValueError:
@@ -110,7 +110,7 @@ def _now() -> str:
 
 
 def _clock(fields: Mapping[str, Any]) -> str:
-    """Return the time of day, by the clock of whoever reads it."""
+    """Return the time of day, in the reader's time zone."""
     try:
         return datetime.fromisoformat(str(fields["timestamp"])).astimezone().strftime("%H:%M:%S")
     except ValueError:

@@ -1,6 +1,6 @@
-"""Who is on the ports that a launch wants, and where there is room instead.
+"""Which programs use the ports that a launch wants, and where there are free ports.
 
-Mostly it is a mesh of one's own, started in another terminal and forgotten.
+Usually it is a mesh of the same user, started in another terminal and forgotten.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from meshcache.local.processes import EPHEMERAL_PORTS_FROM, HOST, find_base_port
 
 _ASK_TIMEOUT_S: Final = 3.0
 _ASKED_MAX: Final = 3
-"""Ports asked at most: a program that takes a call and says nothing costs the whole timeout."""
+"""How many ports are asked at most: a program that accepts a connection and says nothing costs the whole timeout."""
 _STEP: Final = HTTP_PORT_OFFSET + PUBLISH_PORT_OFFSET
 _LISTENING: Final = "0A"
-"""As /proc/net/tcp has it."""
+"""The state of a listening socket in /proc/net/tcp."""
 
 
 def why_taken(taken: Sequence[int], nodes: int, base_port: int, typed_command: str) -> str:
-    """Say what is on the ports that ``nodes`` nodes want, how to use or stop it, and which ``--base-port`` is free."""
+    """Say what uses the ports that ``nodes`` nodes want, how to use or stop it, and which ``--base-port`` is free."""
     free = free_base_port(nodes, base_port)
     status = _mesh_behind(taken)
     if status is None:
@@ -51,7 +51,10 @@ def free_base_port(nodes: int, base_port: int) -> int:
 
 
 def _mesh_behind(taken: Iterable[int]) -> dict[str, Any] | None:
-    """Return what a node says that has one of these ports, be it the one where clients ask; None if there is none."""
+    """Return what the node on one of these ports says of itself; None if there is none.
+
+    The port may be any of a node's ports, not only the one for clients.
+    """
     from meshcache.client.blocking.client import Client  # noqa: PLC0415  (not needed where the ports are free)
 
     candidates = [port - offset for port in taken for offset in (0, PUBLISH_PORT_OFFSET, HTTP_PORT_OFFSET)]
@@ -70,7 +73,7 @@ def _how_to_stop(address: str) -> str:
 
 
 def _launcher_of(port: int) -> int | None:
-    """Return the process id of the ``up`` whose node listens on a port, where the system tells."""
+    """Return the process id of the ``up`` whose node listens on a port, if the system tells."""
     for pid in _listening_on(port):
         words = _command_line(pid)
         with suppress(ValueError, IndexError):
@@ -81,7 +84,7 @@ def _launcher_of(port: int) -> int | None:
 
 
 def _listening_on(port: int) -> list[int]:
-    """Return the processes that listen on a port; of other users' processes the system does not tell."""
+    """Return the processes that listen on a port; the system does not tell of other users' processes."""
     sockets = set()
     with suppress(OSError, IndexError):
         for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:

@@ -1,7 +1,7 @@
 """Node processes on this machine: ports for them, starting one, and knowing when all of them form one mesh.
 
 Processes are always started afresh (``python -m meshcache node``) and never forked: a fork would share ZeroMQ's sockets
-and threads. Each is in a process group of its own, so that Ctrl-C reaches whoever supervises it and not the node.
+and threads. Each is in a process group of its own, so that Ctrl-C reaches its supervisor and not the node.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
 HOST: Final = "127.0.0.1"
 
 NODES_MAX: Final = PUBLISH_PORT_OFFSET
-"""Nodes of one launch: their ports are consecutive, and the next range begins this much higher."""
+"""The most nodes of one launch: their ports are consecutive, and the next range begins this much higher."""
 
 EXIT_CONFIG: Final = 2
-"""How a node exits whose configuration, port or id included, can not work: starting it again would not help."""
+"""The exit code of a node whose configuration (with its port and id) cannot work: a restart would not help."""
 
 STOP_GRACE_S: Final = 10.0
 """How long a node may take to stop in good order, before it is killed."""
 
 ASK_INTERVAL_S: Final = 0.05
-"""Between two looks at whether the mesh is settled."""
+"""The time between two checks of whether the mesh is settled."""
 
 _ASK_TIMEOUT_S: Final = 1.0
 _SEEDS_MAX: Final = 8
 EPHEMERAL_PORTS_FROM: Final = 32_768
-"""Above, a client's own end of a connection may sit on a port that a node needs."""
+"""From here on, the client's side of some connection may use a port that a node needs."""
 _RANDOM_PORTS_FROM: Final = 10_000
 
 
 def ports_of(port: int) -> tuple[int, int, int]:
-    """Return all ports that a node takes which listens on ``port``."""
+    """Return all ports of a node that listens on ``port``."""
     return port, port + PUBLISH_PORT_OFFSET, port + HTTP_PORT_OFFSET
 
 
 def is_free(port: int) -> bool:
-    """Tell whether nobody listens on ``port`` of the loopback interface."""
+    """Tell whether no program listens on ``port`` of the loopback interface."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -62,7 +62,7 @@ def is_free(port: int) -> bool:
 
 
 def find_base_port(nodes: int) -> int:
-    """Return a port from which on ``nodes`` nodes find all their ports free; another process may still be quicker."""
+    """Return a first port such that ``nodes`` nodes find all their ports free; another process may still be quicker."""
     top = EPHEMERAL_PORTS_FROM - HTTP_PORT_OFFSET - NODES_MAX
     for _ in range(100):
         base = random.randrange(_RANDOM_PORTS_FROM, top)
@@ -81,7 +81,7 @@ def ending_of(returncode: int) -> str:
 
 
 class NodeProcess:
-    """One node of a launch, over all the times that its process is started."""
+    """One node of a launch, through all starts of its process."""
 
     def __init__(self, node_id: str, port: int, options: Sequence[str]) -> None:
         """``options``: further arguments of ``meshcache node``, the same at each start."""
@@ -123,7 +123,7 @@ class NodeProcess:
 
     @property
     def returncode(self) -> int | None:
-        """How the latest process ended, as subprocess has it; None if it runs or was never started."""
+        """The exit code of the latest process, as subprocess has it; None if it runs or was never started."""
         return self._process.poll() if self._process else None
 
     def signal(self, number: int) -> None:
@@ -132,7 +132,7 @@ class NodeProcess:
             self._process.send_signal(number)
 
     def pause(self) -> None:
-        """Stop the process as SIGSTOP does, and return when it does stand still."""
+        """Pause the process as SIGSTOP does, and return when it stands still."""
         if not self.running:
             raise MeshcacheError(f"{self.node_id} is not running")
         self.signal(signal.SIGSTOP)
@@ -170,7 +170,7 @@ def _spawn(command: list[str], output: int | IO[bytes]) -> subprocess.Popen[byte
 class Survey:
     """Asks nodes how each sees itself and the mesh, every node through a client of its own.
 
-    A single client would ask whom it takes for a member, and go by what one node has told it.
+    A single client would ask the nodes that it knows as members, and so depend on what one node has told it.
     """
 
     def __init__(self) -> None:
@@ -184,7 +184,7 @@ class Survey:
             client.close()
 
     def status(self, address: str) -> dict[str, Any]:
-        """Ask the node at ``address``; MeshcacheError if it does not answer."""
+        """Ask the node at ``address``. Raises MeshcacheError if it does not answer."""
         from meshcache.client.blocking.client import Client  # noqa: PLC0415  (starting processes need not wait for it)
 
         if address not in self._clients:
@@ -194,10 +194,10 @@ class Survey:
 
 
 def why_unsettled(survey: Survey, present: Mapping[str, str], absent: Collection[str] = ()) -> str | None:
-    """Say what is still missing until every node of ``present`` (id: address) sees every other; None: nothing is.
+    """Say what is still missing until every node of ``present`` (id: address) sees every other; None: nothing.
 
-    A node restarted is another process, which the others must have noticed: it is its boot id that they must see.
-    Nodes of ``absent`` must no longer be counted on by anyone.
+    A restarted node is another process, and the others must have noticed it: they must see its boot id. No node may
+    still count on the nodes of ``absent``.
     """
     statuses = {}
     for node_id, address in present.items():
@@ -209,7 +209,7 @@ def why_unsettled(survey: Survey, present: Mapping[str, str], absent: Collection
 
 
 def why_divided(statuses: Mapping[str, Mapping[str, Any]], absent: Collection[str] = ()) -> str | None:
-    """Say who does not see whom, from what each node says of itself; None if all agree."""
+    """Say which node does not see which, from what each node says of itself; None if all agree."""
     for node_id, status in statuses.items():
         if status["node_id"] != node_id:
             return f"{status['node_id']} answers in the place of {node_id}"
@@ -225,7 +225,7 @@ def why_divided(statuses: Mapping[str, Mapping[str, Any]], absent: Collection[st
 
 
 def _wrong_view(members: Iterable[Mapping[str, Any]], boots: Mapping[str, Any], absent: Collection[str]) -> str | None:
-    """Say what one node has wrong about the others, of which we know the boot ids."""
+    """Say what one node has wrong about the others, whose boot ids we know."""
     by_id = {member["node_id"]: member for member in members}
     for node_id, boot in boots.items():
         member = by_id.get(node_id)

@@ -1,7 +1,8 @@
 """Keeps nodes running: passes on what they print, as log_lines.py writes it, and starts again those that die.
 
 It is a loop around one selector: signals, the nodes' output, and deadlines. A node that died is started again at once,
-since libzmq aborts rather than raises on some of its own mistakes; one that keeps dying, after a growing wait.
+since libzmq aborts the process on some of its own errors; a node that keeps dying is started again after longer and
+longer waits.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from meshcache.local.processes import (
 )
 
 QUICK_DEATH_S: Final = 10.0
-"""A process that lived for less died quickly: the same is likely to happen again."""
+"""A process that lived for less died quickly: it will probably die again."""
 RESTART_DELAY_MIN_S: Final = 0.1
 RESTART_DELAY_MAX_S: Final = 30.0
 
@@ -40,7 +41,7 @@ def restart_delay_s(quick_deaths: int) -> float:
 
 @dataclass(slots=True)
 class _Supervised:
-    """What the supervisor keeps of one node."""
+    """What the supervisor knows of one node."""
 
     node: NodeProcess
     output: IO[bytes] | None = None
@@ -49,7 +50,7 @@ class _Supervised:
     restart_at: float | None = None
     quick_deaths: int = 0
     left: bool = False
-    """It handed its slots over and ended on purpose."""
+    """Whether the node handed its slots over and ended on purpose."""
 
 
 class Supervisor:
@@ -73,9 +74,9 @@ class Supervisor:
     def run(self) -> int:
         """Supervise until SIGINT, SIGTERM or SIGHUP; return the exit code. Only for the main thread."""
         signals = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup has set
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup has set that
             signals.append(signal.SIGHUP)
-        # The handlers do nothing: that they are there makes Python write each signal's number into the pipe.
+        # The handlers do nothing: because they are set, Python writes each signal's number into the pipe.
         former = {number: signal.signal(number, lambda *_: None) for number in signals}
         former_wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
@@ -100,7 +101,7 @@ class Supervisor:
         return self._exit_code
 
     def _turn(self) -> None:
-        """Wait for the next thing to happen, and see to all that has."""
+        """Wait until something happens, and handle all that has."""
         deadlines = [s.restart_at for s in self._supervised if s.restart_at is not None]
         wait_s = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
         for key, _ in self._selector.select(wait_s):
@@ -157,7 +158,7 @@ class Supervisor:
         self._say(ending, node, "error")
 
     def _pass_on(self, supervised: _Supervised) -> bool:
-        """Print the lines that a node has written; False at the end of its output."""
+        """Print the lines that a node has written; return False at the end of its output."""
         if supervised.output is None:
             return False
         try:
@@ -177,7 +178,10 @@ class Supervisor:
         return bool(data)
 
     def _close_output(self, supervised: _Supervised) -> None:
-        """Print what is left. The pipe may stay open at its other end, if the node left a process behind."""
+        """Print the rest of a node's output.
+
+        A process that the node left behind may still hold the pipe's other end.
+        """
         while self._pass_on(supervised):
             pass
         if supervised.output is not None:
@@ -190,7 +194,7 @@ class Supervisor:
             supervised.node.terminate()
         deadline = time.monotonic() + STOP_GRACE_S
         while any(supervised.node.running for supervised in self._supervised) and time.monotonic() < deadline:
-            # A node that can not get rid of its last lines would not end.
+            # A node that cannot write its last lines would not end.
             for key, _ in self._selector.select(0.1):
                 if key.fd == self._wake_read:
                     os.read(self._wake_read, 4096)
@@ -217,7 +221,7 @@ class Supervisor:
         self._write(self._log, self._advice)
 
     def _say(self, text: str, node: NodeProcess | None = None, level: str = "info") -> None:
-        """Say something of our own, perhaps of a node."""
+        """Write a line of the supervisor's own, perhaps about a node."""
         if node is None:
             self._write(self._log, self._lines.of_launcher(text))
         else:
@@ -225,6 +229,6 @@ class Supervisor:
             self._write(self._log, line)
 
     def _write(self, stream: TextIO, text: str) -> None:
-        """Write a line. Whoever reads it may be gone, which is no reason to leave the nodes alone."""
+        """Write a line. If its reader is gone, the nodes are supervised nevertheless."""
         with suppress(OSError):
             print(text, file=stream, flush=True)

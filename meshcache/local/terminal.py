@@ -20,7 +20,7 @@ class Paint:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._enabled and colour is not None else text
 
     def bold(self, text: str) -> str:
-        """Return a heading."""
+        """Return ``text`` in bold, as a heading."""
         return self(text, 1)
 
 

@@ -1,7 +1,7 @@
 """Write patterns: how a cache and the database of a program are kept together.
 
-``GUIDE.md`` beside this file says which pattern to take when, draws the races of each, and says how old a value can be
-that a reader sees. Every pattern takes functions of the program, ``load`` and ``store``; none knows a database.
+``GUIDE.md`` in this folder says which pattern to use when, draws the races of each, and says how old a value can be
+that a reader sees. Every pattern takes functions of the program, ``load`` and ``store``; none depends on a database.
 """
 
 from __future__ import annotations

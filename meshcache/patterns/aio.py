@@ -39,7 +39,10 @@ class AsyncCacheAside(Generic[K, V]):
         return await run_async(self._reading.get(key, load))
 
     async def invalidate(self, *keys: K) -> None:
-        """Drop keys whose rows have changed. Call it after the commit: before, a reader may load the old row again."""
+        """Drop keys whose rows have changed.
+
+        Call it after the commit: before it, a reader may load the old row again.
+        """
         await run_async(self._reading.invalidate(keys))
 
 
@@ -63,16 +66,16 @@ class AsyncReadThrough(Generic[K, V]):
         return await run_async(self._reading.get(key, self._load))
 
     async def get_many(self, keys: Iterable[K]) -> dict[K, V]:
-        """Return the values of those keys that exist. The cache is asked once; what it lacks is loaded key by key."""
+        """Return the values of the keys that exist. The cache is asked once; what it lacks is loaded key by key."""
         return await run_async(self._reading.get_many(keys, self._load))
 
     async def invalidate(self, *keys: K) -> None:
-        """Drop keys whose rows somebody else has changed."""
+        """Drop keys whose rows another program has changed."""
         await run_async(self._reading.invalidate(keys))
 
 
 class _AsyncDirect(Generic[K, V]):
-    """What the two patterns that write straight to the database share."""
+    """The common part of the two patterns that write straight to the database."""
 
     _publish: bool
 
@@ -101,7 +104,7 @@ class _AsyncDirect(Generic[K, V]):
 
     @property
     def counts(self) -> FenceCounts:
-        """What became of the fences of this object's writes."""
+        """How the fences of this object's writes ended."""
         return self._direct.counts
 
     async def get(self, key: K) -> V | Missing:
@@ -109,11 +112,11 @@ class _AsyncDirect(Generic[K, V]):
         return await run_async(self._direct.reading.get(key, self._load))
 
     async def get_many(self, keys: Iterable[K]) -> dict[K, V]:
-        """Return the values of those keys that exist. The cache is asked once; what it lacks is loaded key by key."""
+        """Return the values of the keys that exist. The cache is asked once; what it lacks is loaded key by key."""
         return await run_async(self._direct.reading.get_many(keys, self._load))
 
     async def put(self, key: K, value: V) -> None:
-        """Write a value to the database, in one call of ``store``. See the class for what the cache holds then."""
+        """Write a value to the database, in one call of ``store``. The class says what the cache holds afterwards."""
         await run_async(self._direct.write({key: value}, publish=self._publish))
 
     async def put_many(self, items: Mapping[K, V]) -> None:
@@ -125,12 +128,12 @@ class _AsyncDirect(Generic[K, V]):
         await run_async(self._direct.write(deletions(keys), publish=self._publish))
 
     async def invalidate(self, *keys: K) -> None:
-        """Drop keys whose rows somebody else has changed."""
+        """Drop keys whose rows another program has changed."""
         await run_async(self._direct.reading.invalidate(keys))
 
 
 class AsyncWriteThrough(_AsyncDirect[K, V]):
-    """WriteThrough for asyncio. A task that is cancelled inside ``put`` leaves the fence to expire."""
+    """WriteThrough for asyncio. If a task is cancelled inside ``put``, its fence stays until it expires."""
 
     _publish = True
 
@@ -142,7 +145,7 @@ class AsyncInvalidateOnWrite(_AsyncDirect[K, V]):
 
     @asynccontextmanager
     async def writing(self, *keys: K) -> AsyncIterator[None]:
-        """Put a transaction of your own inside: in the end, committed or not, the cache has forgotten these keys."""
+        """Run a transaction of your own inside: afterwards, committed or not, the cache has no value of these keys."""
         names, writer = await run_async(self._direct.begin(keys))
         try:
             yield
@@ -151,7 +154,7 @@ class AsyncInvalidateOnWrite(_AsyncDirect[K, V]):
 
 
 class AsyncWriteBehind(Generic[K, V]):
-    """WriteBehind for asyncio. It stores in a task of the loop that uses it first; use it in ``async with``."""
+    """WriteBehind for asyncio. It stores in a task of the event loop that uses it first; use it in ``async with``."""
 
     def __init__(
         self,
@@ -169,7 +172,7 @@ class AsyncWriteBehind(Generic[K, V]):
         full_timeout: Timeout = FULL_TIMEOUT_S,
         is_outage: Callable[[Exception], bool] = is_outage,
     ) -> None:
-        """Open the queue. Raises QueueUnusable if another process has it open, or it can not be read."""
+        """Open the queue. Raises QueueUnusable if another process has it open, or the file cannot be read."""
         self._behind: Behind[K, V] = Behind(
             cache,
             path,
@@ -187,11 +190,11 @@ class AsyncWriteBehind(Generic[K, V]):
         self._drain: asyncio.Task[None] | None = None
 
     async def get(self, key: K) -> V | Missing:
-        """Return the value that waits in the queue, else that of the cache, else load it; MISSING: no such key."""
+        """Return the value that waits in the queue, else the cached one, else load it; MISSING: no such key."""
         return await run_async(self._behind.get(key))
 
     async def get_many(self, keys: Iterable[K]) -> dict[K, V]:
-        """Return the values of those keys that exist."""
+        """Return the values of the keys that exist."""
         return await run_async(self._behind.get_many(keys))
 
     async def put(self, key: K, value: V, *, timeout: Timeout | None = None) -> None:
@@ -210,12 +213,12 @@ class AsyncWriteBehind(Generic[K, V]):
         await run_async(self._behind.put(deletions(keys), timeout))
 
     async def flush(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> None:
-        """Wait until what was accepted before is in the database or set aside. Raises OperationTimeout."""
+        """Wait until all writes accepted so far are in the database or set aside. Raises OperationTimeout."""
         self._start()
         await run_async(self._behind.flush(timeout))
 
     def statistics(self) -> QueueStatistics:
-        """Return how the queue is doing."""
+        """Return the counts and the state of the queue."""
         return self._behind.queue.statistics()
 
     def set_aside(self) -> list[SetAside[K, V]]:
@@ -223,7 +226,7 @@ class AsyncWriteBehind(Generic[K, V]):
         return self._behind.set_aside()
 
     def retry(self, *sequences: int) -> None:
-        """Store writes that were set aside once more; see WriteBehind."""
+        """Store once more the writes that were set aside; see WriteBehind."""
         self._behind.queue.take_back(sequences, again=True)
 
     def discard(self, *sequences: int) -> None:
@@ -231,7 +234,7 @@ class AsyncWriteBehind(Generic[K, V]):
         self._behind.queue.take_back(sequences, again=False)
 
     async def close(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> int:
-        """Accept nothing more and store what waits, as WriteBehind does; returns how many writes are left."""
+        """Accept nothing more and store what waits, like WriteBehind; returns how many writes are left."""
         if in_seconds(timeout) > 0:
             self._start()
         left = await run_async(self._behind.close(timeout))
@@ -251,6 +254,6 @@ class AsyncWriteBehind(Generic[K, V]):
         await self.close()
 
     def _start(self) -> None:
-        """Begin to store, once there is a loop."""
+        """Begin to store; this needs a running event loop."""
         if self._drain is None:
             self._drain = asyncio.get_running_loop().create_task(run_async(self._behind.drain()))

@@ -1,12 +1,12 @@
-"""What write-behind has accepted and not yet stored: pure, without a disk, a clock or a thread.
+"""The writes that write-behind has accepted and not yet stored: pure, without a disk, a clock or a thread.
 
-Writes wait by key, in their order. A *batch* has the newest write of each of the keys that waited longest; it stands
-for the older ones of its key too, which need not be stored any more (coalescing). Only one batch is out at a time, so
-the writes of a key reach the database in their order. Between keys no order is kept.
+Writes wait by key, in their order. A *batch* has the newest write of each of the keys that waited longest; older writes
+of these keys need not be stored any more (coalescing). Only one batch is out at a time, so the writes of a key reach
+the database in their order. Between keys no order is kept.
 
-What the database refuses goes out alone the next time, after a pause that doubles (with full jitter), and is set aside
-after ``attempts`` refusals; other keys pass it meanwhile. While the database is away altogether, everything waits, and
-nothing is counted against a write.
+A write that the database refuses is tried alone the next time, after a random pause whose limit doubles (full jitter),
+and is set aside after ``attempts`` refusals; writes of other keys go on meanwhile. While the database cannot be
+reached, everything waits, and no attempt counts against a write.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from itertools import takewhile
 from typing import Final
 
 ENTRY_OVERHEAD_BYTES: Final = 300
-"""What a waiting write takes in memory beside its key and value, about."""
+"""About how much memory a waiting write takes beside its key and value."""
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A write, encoded."""
+    """One write, with key and value as bytes."""
 
     sequence: int
     key: bytes
     value: bytes | None
     """None: a delete."""
     released: bool = False
-    """The writer has dealt with the cache, so the write may be stored. See ``behind.py``."""
+    """Whether the cache was told, so that the write may be stored; see ``behind.py``."""
     refusals: int = 0
 
     @property
     def size(self) -> int:
-        """Bytes, for the limit."""
+        """Its bytes, as they count for the limit."""
         return len(self.key) + len(self.value or b"") + ENTRY_OVERHEAD_BYTES
 
 
@@ -49,7 +49,7 @@ class Limits:
     max_bytes: int = 256 << 20
     batch_keys: int = 500
     linger_s: float = 0.01
-    """A write waits so long for others to share its batch."""
+    """How long a write waits for others to share its batch."""
     attempts: int = 8
     pause_min_s: float = 0.1
     pause_max_s: float = 30.0
@@ -71,13 +71,13 @@ class Backlog:
         self.bytes = 0
         self.by_sequence: OrderedDict[int, Entry] = OrderedDict()
         self.away = 0
-        """How often in a row the database was not there."""
+        """How often in a row the database could not be reached."""
         self._rng = rng
         self._keys: OrderedDict[bytes, deque[Entry]] = OrderedDict()
         self._since: OrderedDict[bytes, float] = OrderedDict()
-        """Keys that may go out in a common batch, the longest waiting first, and since when."""
+        """Keys that may be stored in a common batch, with the time since when they wait; the longest first."""
         self._refused: list[tuple[float, bytes]] = []
-        """A heap of keys that go out alone, and when."""
+        """Keys that are stored alone, with the time when; a heap."""
         self._alone: dict[bytes, float] = {}
         self._resume = 0.0
         self._out = False
@@ -86,17 +86,20 @@ class Backlog:
         return len(self.by_sequence)
 
     def newest(self, key: bytes) -> Entry | None:
-        """Return the last write of a key that waits."""
+        """Return the last write of a key among those that wait."""
         waiting = self._keys.get(key)
         return waiting[-1] if waiting else None
 
     @property
     def oldest(self) -> int | None:
-        """The sequence of the write that was accepted first."""
+        """The sequence number of the write that was accepted first."""
         return next(iter(self.by_sequence), None)
 
     def append(self, entry: Entry, now: float) -> None:
-        """Take a write that is on disk. Sequences grow, but for what was set aside and is tried again."""
+        """Add a write that is on disk.
+
+        Sequence numbers grow, except for writes that were set aside and are tried again.
+        """
         waiting = self._keys.get(entry.key)
         if waiting is None:
             waiting = self._keys[entry.key] = deque()
@@ -115,12 +118,12 @@ class Backlog:
         self._wait(entry.key, now)
 
     def release(self, entry: Entry, now: float) -> None:
-        """Let a write be stored, once those before it may be."""
+        """Allow a write to be stored, as soon as the earlier writes of its key may be."""
         entry.released = True
         self._wait(entry.key, now)
 
     def due(self) -> float:
-        """Return when ``take`` has something; infinite: not before something happens."""
+        """Return when ``take`` has a batch; infinite: only after something else happens."""
         if self._out:
             return math.inf
         due = math.inf
@@ -133,7 +136,7 @@ class Backlog:
         return max(due, self._resume)
 
     def take(self, now: float, *, hurry: bool = False) -> list[Entry]:
-        """Return a batch, if one is due; with ``hurry`` nothing lingers."""
+        """Return a batch, if one is due; with ``hurry`` no write waits for others."""
         if self._out or now < self._resume:
             return []
         while self._refused and self._refused[0][0] <= now:
@@ -153,7 +156,7 @@ class Backlog:
         return batch
 
     def stored(self, entry: Entry) -> list[int]:
-        """Forget a write that is in the database, and those that it stands for; returns their sequences."""
+        """Forget a write that is in the database, and the older ones of its key; return their sequence numbers."""
         self.away = 0
         waiting = self._keys[entry.key]
         gone = []
@@ -164,7 +167,7 @@ class Backlog:
         return gone
 
     def refused(self, entry: Entry, now: float) -> bool:
-        """Note that the database refused a write; True: it is set aside, and forgotten here."""
+        """Note that the database refused a write; return True if the write is now set aside, and forgotten here."""
         self.away = 0
         entry.refusals += 1
         if entry.refusals >= self.limits.attempts:
@@ -180,12 +183,12 @@ class Backlog:
         return False
 
     def unreachable(self, now: float) -> None:
-        """Note that the database is not there: everything waits."""
+        """Note that the database cannot be reached: everything waits."""
         self.away += 1
         self._resume = now + self._pause_s(self.away)
 
     def returned(self, batch: list[Entry], now: float) -> None:
-        """End the batch that is out: whatever of its keys is still here waits again."""
+        """End the batch that is being stored: those of its writes that are still here wait again."""
         self._out = False
         for entry in batch:
             self._wait(entry.key, now)
@@ -195,12 +198,12 @@ class Backlog:
         return waiting is not None and waiting[0].released
 
     def _candidate(self, key: bytes) -> Entry:
-        """Return the newest write of a key such that it and all before it are released."""
+        """Return the newest write of a key that is released together with all writes before it."""
         waiting = self._keys[key]
         return list(takewhile(lambda entry: entry.released, waiting))[-1]
 
     def _wait(self, key: bytes, now: float) -> None:
-        """Put a key in the line for a common batch, unless it is there, goes out alone, or has nothing to store."""
+        """Let a key wait for a common batch, unless it waits already, is stored alone, or has nothing to store."""
         if key not in self._since and key not in self._alone and self._ready(key):
             self._since[key] = now
 

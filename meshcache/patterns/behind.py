@@ -1,19 +1,19 @@
 """Write-behind: a write is accepted when it is in a queue on disk, and reaches the database later, in batches.
 
-The order of things, and why nothing is lost and nothing old stays:
+The steps of a write, and why no write is lost and no old value stays:
 
 1. *accept*: the write is committed to the queue's file. From here on it survives the end of the process.
-2. *publish*: the cache gets the value, so that other processes see it. Until this was tried the write is not stored, or
-   a slow publication could overwrite what came after it in the cache, for good.
-3. *store*: a batch goes to the database. If that fails, see ``backlog.py``.
-4. *publish again*, if nothing newer of the key waits. In between the cache may have evicted the key, and a reader may
-   have put back the old row.
+2. *publish*: the cache gets the value, so that other processes see it. The write is not stored before this was tried:
+   else a slow publication could overwrite a later value in the cache, for good.
+3. *store*: a batch goes to the database. ``backlog.py`` says what happens if that fails.
+4. *publish again*, if no newer write of the key waits. Since step 2 the cache may have evicted the key, and a reader
+   may have put back the old row.
 5. *forget*: the write leaves the file. A process that dies before this stores the batch twice, which is why each write
    has a sequence number.
 
-Readers of this object look into the queue first, so they read what they wrote. Readers elsewhere see the value from
-step 2 on, but for a key that the cache evicts before step 3: they see the old row until step 4. A cache that fails at
-step 4, all attempts over, leaves what it holds to its ``ttl``.
+Readers of this object look into the queue first, so they read what they wrote. Other readers see the value from step 2
+on, except if the cache evicts the key before step 3: then they see the old row until step 4. If the cache fails in all
+attempts of step 4, the value that it holds stays until its ``ttl`` is over.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from meshcache.protocol.record import HEADER_BYTES
 PUBLISH_ATTEMPTS: Final = 4
 PAUSE_S: Final = 0.05
 _HEADER: Final = bytes(HEADER_BYTES - 2)
-"""The codec reads values from records; those of the queue have no header but their two flag bytes."""
+"""The codec reads values from records; values in the queue have no header except their two flag bytes."""
 _CONNECTION_LOST: Final = {"OperationalError", "InterfaceError"}
-"""What PEP 249 calls the errors of a database that are not the program's fault."""
+"""The errors that mean, by PEP 249, that the database fails and not the program."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetAside(Generic[K, V]):
-    """A write that the database refused too often."""
+    """A write that the database refused too often, and why."""
 
     write: Write[K, V]
     error: str
@@ -56,9 +56,9 @@ class SetAside(Generic[K, V]):
 
 
 def is_outage(error: Exception) -> bool:
-    """Tell whether the database is away, or did not like the write. The default of write-behind.
+    """Tell whether the database cannot be reached, as opposed to refusing the write. The default of write-behind.
 
-    OSError, which has ConnectionError and TimeoutError below it, is an outage, and so are OperationalError and
+    OSError, with ConnectionError and TimeoutError below it, is an outage, and so are OperationalError and
     InterfaceError of any driver that follows PEP 249.
     """
     return isinstance(error, OSError) or any(kind.__name__ in _CONNECTION_LOST for kind in type(error).__mro__)
@@ -94,7 +94,7 @@ class Behind(Generic[K, V]):
         self.queue = DurableQueue(path, sync, limits)
 
     def put(self, items: Mapping[K, V | Missing], timeout: Timeout | None) -> Flow[None]:
-        """Accept writes; returns when they are on disk and the cache was told."""
+        """Accept writes; return when they are on disk and the cache was told."""
         values = {named(self.reading.name, key): value for key, value in items.items()}
         writes = [(self._codec.encode(key), self._content(value)) for key, value in items.items()]
         if not writes:
@@ -114,7 +114,7 @@ class Behind(Generic[K, V]):
         return (yield from self.reading.get(key, self._load))
 
     def get_many(self, keys: Iterable[K]) -> Flow[dict[K, V]]:
-        """Return the values of those keys that there are."""
+        """Return the values of the keys that exist."""
         given = list(dict.fromkeys(keys))
         waiting = {key: self.queue.newest(self._codec.encode(key)) for key in given}
         found = yield from self.reading.get_many((key for key in given if waiting[key] is None), self._load)
@@ -124,7 +124,7 @@ class Behind(Generic[K, V]):
         return found
 
     def drain(self) -> Flow[None]:
-        """Store batch after batch, until the queue ends."""
+        """Store batch after batch, until the queue is closed."""
         while batch := (yield self.queue.next_batch()):
             try:
                 yield from self._deliver(batch)
@@ -132,24 +132,27 @@ class Behind(Generic[K, V]):
                 self.queue.returned(batch)
 
     def flush(self, timeout: Timeout) -> Flow[None]:
-        """Wait until what is accepted by now is stored or set aside."""
+        """Wait until all writes accepted so far are stored or set aside."""
         yield self.queue.flush(seconds(timeout))
 
     def close(self, timeout: Timeout) -> Flow[int]:
-        """Accept nothing more, store what can be stored in time, and close the file; returns what is left in it."""
+        """Accept nothing more, store what can be stored in time, close the file; return how many writes it has left."""
         if in_seconds(timeout) > 0 and self.queue.accepting:
             flushed = self.queue.flush(seconds(timeout))
             self.queue.stop_accepting()
-            with suppress(OperationTimeout):  # the number that is returned says so
+            with suppress(OperationTimeout):  # the returned number shows it
                 yield flushed
         return (yield self.queue.end())  # type: ignore[no-any-return]  # an int
 
     def set_aside(self) -> list[SetAside[K, V]]:
-        """Return what the database refused."""
+        """Return the writes that the database refused too often."""
         return [self._refused(each) for each in self.queue.set_aside()]
 
     def _deliver(self, batch: list[Entry]) -> Flow[bool]:
-        """Store a batch; halves it when it is refused, to find what is wrong with it. False: the database is away."""
+        """Store a batch; if it is refused, store its halves, to find the write at fault.
+
+        Return False if there is an outage.
+        """
         try:
             writes = [self._write(entry) for entry in batch]
             yield lambda: self._store(writes)
@@ -169,7 +172,7 @@ class Behind(Generic[K, V]):
         return True
 
     def _publish(self, values: Mapping[Key, Any], attempts: int = PUBLISH_ATTEMPTS) -> Flow[None]:
-        """Give values to the cache; one that it does not take is dropped there instead, if that is possible."""
+        """Give values to the cache; drop a key whose value it does not take, if that is possible."""
         left = dict(values)
         for attempt in range(attempts):
             if attempt:
@@ -188,7 +191,7 @@ class Behind(Generic[K, V]):
         yield from self._invalidate(list(left))
 
     def _withdraw(self, entry: Entry) -> Flow[None]:
-        """Have the cache forget a value that the database refused."""
+        """Drop a value from the cache that the database refused."""
         try:
             name = named(self.reading.name, self._key(entry.key))
         except Exception:  # noqa: BLE001  (a key that cannot even be read has no name, and nothing in the cache)

@@ -28,12 +28,12 @@ DRAIN_TIMEOUT_S: Final = 30.0
 
 
 class CacheAside(Generic[K, V]):
-    """The program knows of both: it says at each read how to load, and invalidates what it has written itself.
+    """The program uses both itself: it says at each read how to load, and invalidates the keys that it has written.
 
-    ``name`` returns what a key is called in the cache; strings, bytes and integers are their own names. Use a client
-    with a namespace to keep apart what has the same keys. ``ttl`` bounds how long an old value can be read if the
-    program dies, or cannot reach the cache, between its commit and ``invalidate``. That the database has no such key is
-    cached, too, for ``absent_ttl``, which is ``ttl`` unless given.
+    ``name`` returns the name of a key in the cache; strings, bytes and integers are their own names. Use a client with
+    a namespace to separate patterns that have the same keys. ``ttl`` bounds how long an old value can be read if the
+    program dies, or cannot reach the cache, between its commit and ``invalidate``. If the database has no such key,
+    that is cached, too, for ``absent_ttl``, which by default is ``ttl``.
     """
 
     def __init__(self, cache: Client, *, ttl: Ttl = DEFAULT, absent_ttl: Ttl = DEFAULT, name: Name[K] = plain) -> None:
@@ -44,12 +44,15 @@ class CacheAside(Generic[K, V]):
         return run(self._reading.get(key, load))
 
     def invalidate(self, *keys: K) -> None:
-        """Drop keys whose rows have changed. Call it after the commit: before, a reader may load the old row again."""
+        """Drop keys whose rows have changed.
+
+        Call it after the commit: before it, a reader may load the old row again.
+        """
         run(self._reading.invalidate(keys))
 
 
 class ReadThrough(Generic[K, V]):
-    """The cache knows how to load: ``load`` returns the value of a key, or MISSING. Arguments else as CacheAside."""
+    """The cache loads: ``load`` returns the value of a key, or MISSING. The other arguments are those of CacheAside."""
 
     def __init__(
         self,
@@ -69,16 +72,16 @@ class ReadThrough(Generic[K, V]):
         return run(self._reading.get(key, self._load))
 
     def get_many(self, keys: Iterable[K]) -> dict[K, V]:
-        """Return the values of those keys that exist. The cache is asked once; what it lacks is loaded key by key."""
+        """Return the values of the keys that exist. The cache is asked once; what it lacks is loaded key by key."""
         return run(self._reading.get_many(keys, self._load))
 
     def invalidate(self, *keys: K) -> None:
-        """Drop keys whose rows somebody else has changed."""
+        """Drop keys whose rows another program has changed."""
         run(self._reading.invalidate(keys))
 
 
 class _Direct(Generic[K, V]):
-    """What the two patterns that write straight to the database share."""
+    """The common part of the two patterns that write straight to the database."""
 
     _publish: bool
 
@@ -108,7 +111,7 @@ class _Direct(Generic[K, V]):
 
     @property
     def counts(self) -> FenceCounts:
-        """What became of the fences of this object's writes."""
+        """How the fences of this object's writes ended."""
         return self._direct.counts
 
     def get(self, key: K) -> V | Missing:
@@ -116,11 +119,11 @@ class _Direct(Generic[K, V]):
         return run(self._direct.reading.get(key, self._load))
 
     def get_many(self, keys: Iterable[K]) -> dict[K, V]:
-        """Return the values of those keys that exist. The cache is asked once; what it lacks is loaded key by key."""
+        """Return the values of the keys that exist. The cache is asked once; what it lacks is loaded key by key."""
         return run(self._direct.reading.get_many(keys, self._load))
 
     def put(self, key: K, value: V) -> None:
-        """Write a value to the database, in one call of ``store``. See the class for what the cache holds then."""
+        """Write a value to the database, in one call of ``store``. The class says what the cache holds afterwards."""
         run(self._direct.write({key: value}, publish=self._publish))
 
     def put_many(self, items: Mapping[K, V]) -> None:
@@ -132,35 +135,35 @@ class _Direct(Generic[K, V]):
         run(self._direct.write(deletions(keys), publish=self._publish))
 
     def invalidate(self, *keys: K) -> None:
-        """Drop keys whose rows somebody else has changed."""
+        """Drop keys whose rows another program has changed."""
         run(self._direct.reading.invalidate(keys))
 
 
 class WriteThrough(_Direct[K, V]):
-    """Writes go to the database, then to the cache, where the new value is found at once.
+    """Writes go to the database, then to the cache, so that readers find the new value there at once.
 
-    ``store`` gets a list of writes and has committed them when it returns; if it raises, it may have written them or
-    not. ``put`` raises what ``store`` raises. It raises the cache's error if no fence could be put up, before anything
-    is stored; with ``if_unfenced="write"`` it stores all the same, and the old value can then outlive it by ``ttl`` if
-    the program dies. ``fence_ttl`` must be longer than ``store`` takes; readers go to the database for so long when a
-    writer has died. See ``fences.py`` for why all this is needed.
+    ``store`` gets a list of writes and must have committed them when it returns; if it raises an error, it may have
+    written them or not. ``put`` raises the error of ``store``. It raises the cache's error if no fence could be put up,
+    before anything is stored; with ``if_unfenced="write"`` it stores nevertheless, and if the program then dies, the
+    old value can stay in the cache for ``ttl``. ``fence_ttl`` must be longer than ``store`` takes; when a writer has
+    died, readers go to the database for that time. ``fences.py`` says why all this is needed.
     """
 
     _publish = True
 
 
 class InvalidateOnWrite(_Direct[K, V]):
-    """Writes go to the database, and the cache forgets the key; the next reader loads it.
+    """Writes go to the database, and the key is dropped from the cache; the next reader loads it.
 
-    Arguments and errors are those of WriteThrough. Use this one where what is cached is not what is written: a joined,
-    rendered or aggregated value.
+    Arguments and errors are those of WriteThrough. Use this pattern where the cached value is not the written one, but
+    joined, rendered or aggregated.
     """
 
     _publish = False
 
     @contextmanager
     def writing(self, *keys: K) -> Iterator[None]:
-        """Put a transaction of your own inside: in the end, committed or not, the cache has forgotten these keys."""
+        """Run a transaction of your own inside: afterwards, committed or not, the cache has no value of these keys."""
         names, writer = run(self._direct.begin(keys))
         try:
             yield
@@ -171,14 +174,15 @@ class InvalidateOnWrite(_Direct[K, V]):
 class WriteBehind(Generic[K, V]):
     """Writes are accepted when they are in a queue on disk, and reach the database in batches, later.
 
-    ``path`` is the file of the queue, on a local disk, which one process has open at a time. What an earlier process
-    left in it is stored first. ``store`` gets a list of writes, one for each key, and has committed them all when it
-    returns. A batch can be stored twice, after a crash; ``sequence`` lets it refuse what it already has. With
-    ``sync="full"`` a write that was accepted survives the loss of power, with ``"normal"`` the end of the process.
+    ``path`` is the file of the queue, on a local disk; one process at a time can have it open. Writes that an earlier
+    process left in it are stored first. ``store`` gets a list of writes, one for each key, and must have committed them
+    all when it returns. After a crash a batch can be stored twice; with ``sequence`` the store function can refuse
+    writes that it already has. With ``sync="full"`` an accepted write survives the loss of power, with ``"normal"``
+    only the end of the process.
 
     ``limits`` says how much may wait and how it is stored. A write for which there is no room within ``full_timeout``
-    seconds raises QueueFull. What ``is_outage`` says of an error of ``store`` decides whether everything waits, or the
-    write is to blame, and is set aside after ``limits.attempts``. ``codec`` says how keys and values are kept on disk.
+    seconds raises QueueFull. ``is_outage`` decides for an error of ``store`` whether everything waits, or the write is
+    at fault and is set aside after ``limits.attempts``. ``codec`` says how keys and values are kept on disk.
     """
 
     def __init__(
@@ -197,7 +201,7 @@ class WriteBehind(Generic[K, V]):
         full_timeout: Timeout = FULL_TIMEOUT_S,
         is_outage: Callable[[Exception], bool] = is_outage,
     ) -> None:
-        """Open the queue. Raises QueueUnusable if another process has it open, or it can not be read."""
+        """Open the queue. Raises QueueUnusable if another process has it open, or the file cannot be read."""
         must_not_be_coroutine(load=load, store=store)
         self._behind: Behind[K, V] = Behind(
             cache,
@@ -219,11 +223,11 @@ class WriteBehind(Generic[K, V]):
         self._drain.start()
 
     def get(self, key: K) -> V | Missing:
-        """Return the value that waits in the queue, else that of the cache, else load it; MISSING: no such key."""
+        """Return the value that waits in the queue, else the cached one, else load it; MISSING: no such key."""
         return run(self._behind.get(key))
 
     def get_many(self, keys: Iterable[K]) -> dict[K, V]:
-        """Return the values of those keys that exist."""
+        """Return the values of the keys that exist."""
         return run(self._behind.get_many(keys))
 
     def put(self, key: K, value: V, *, timeout: Timeout | None = None) -> None:
@@ -239,21 +243,24 @@ class WriteBehind(Generic[K, V]):
         run(self._behind.put(deletions(keys), timeout))
 
     def flush(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> None:
-        """Wait until what was accepted before is in the database or set aside. Raises OperationTimeout."""
+        """Wait until all writes accepted so far are in the database or set aside. Raises OperationTimeout."""
         run(self._behind.flush(timeout))
 
     def statistics(self) -> QueueStatistics:
-        """Return how the queue is doing."""
+        """Return the counts and the state of the queue."""
         return self._behind.queue.statistics()
 
     def set_aside(self) -> list[SetAside[K, V]]:
-        """Return what the database refused too often. It takes room in the queue until it is retried or discarded."""
+        """Return the writes that the database refused too often.
+
+        They take room in the queue until retried or discarded.
+        """
         return self._behind.set_aside()
 
     def retry(self, *sequences: int) -> None:
-        """Store writes that were set aside once more.
+        """Store once more the writes that were set aside.
 
-        They keep their numbers: ``store`` has to refuse one whose key was written since.
+        They keep their sequence numbers: ``store`` must refuse a write whose key was written since.
         """
         self._behind.queue.take_back(sequences, again=True)
 
@@ -264,8 +271,8 @@ class WriteBehind(Generic[K, V]):
     def close(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> int:
         """Accept nothing more and store what waits, for at most ``timeout`` seconds; 0: store nothing more.
 
-        Returns how many writes are left in the file, for whoever opens it next. A call of ``store`` that is under way
-        then is not waited for; what it stores will be stored again.
+        Returns how many writes are left in the file, for the process that opens it next. If a call of ``store`` is
+        still under way, it is not waited for; the writes that it stores will be stored again.
         """
         left = run(self._behind.close(timeout))
         if not left:

@@ -1,4 +1,4 @@
-"""What the patterns that write straight to the database do, as flows; ``blocking.py`` and ``aio.py`` carry them out."""
+"""The flows of the patterns that write straight to the database; ``blocking.py`` and ``aio.py`` carry them out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshcache.patterns.steps import Flow
 
 
 class Direct(Generic[K, V]):
-    """Reading, and writing behind fences."""
+    """Reads, and writes with fences."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Direct(Generic[K, V]):
 
     @property
     def counts(self) -> FenceCounts:
-        """What became of the fences so far."""
+        """How the fences ended so far."""
         return self._fences.counts
 
     def write(self, items: Mapping[K, V | Missing], *, publish: bool) -> Flow[None]:
@@ -46,15 +46,15 @@ class Direct(Generic[K, V]):
         yield from self._fences.write(names, lambda: self._store(writes), lifetime)
 
     def begin(self, keys: Iterable[K]) -> Flow[tuple[list[Key], str]]:
-        """Raise fences around something that the caller will write itself."""
+        """Put up fences for a write that the caller will make itself."""
         names = [named(self.reading.name, key) for key in keys]
         return names, (yield from self._fences.raise_fences(names))
 
     def end(self, names: list[Key], writer: str) -> Flow[None]:
-        """End what ``begin`` began."""
+        """End the fences that ``begin`` put up."""
         yield from self._fences.drop(names, writer)
 
 
 def deletions(keys: Iterable[K]) -> dict[K, Missing]:
-    """Return keys as items to be deleted."""
+    """Return keys as items that are to be deleted."""
     return dict.fromkeys(keys, MISSING)

@@ -1,11 +1,12 @@
 """The queue of write-behind: writes are accepted when they are on disk.
 
-One thread, the *committer*, owns the file. While it commits, the writes of other threads and tasks pile up, and the
-next commit has them all (group commit): that is what makes waiting for the disk affordable. Whoever waits has a Future,
-which both drivers can wait for. Everything else is in memory, in ``backlog.py``; the file is read when it is opened.
+One thread, the *committer*, owns the file. While it commits, the writes of other threads and tasks collect, and the
+next commit has them all (group commit): so waiting for the disk costs little per write. A caller that waits has a
+Future, which both drivers can wait for. Everything else is in memory, in ``backlog.py``; the file is read when it is
+opened.
 
-Whoever finds the queue full waits in line until there is room or its time is over. The thread that stores, or the task,
-asks for a batch and says what became of it.
+A caller that finds the queue full waits in line until there is room or its time is over. The thread or task that stores
+asks for a batch and reports the result.
 """
 
 from __future__ import annotations
@@ -27,38 +28,38 @@ from meshcache.patterns.backlog import Backlog, Entry, Limits
 from meshcache.patterns.journal import Journal, Refused, Sync
 
 DISK_PAUSE_S: Final = 0.1
-"""After a commit that failed."""
+"""The pause after a commit that failed."""
 _log = logging.getLogger("meshcache.patterns")
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStatistics:
-    """How a write-behind queue is doing; counts are of this process."""
+    """The state of a write-behind queue, and counts of this process."""
 
     waiting: int
     """Writes that are on disk and not yet in the database."""
     waiting_bytes: int
     set_aside: int
-    """Writes that the database refused, kept in the file."""
+    """Writes that the database refused too often; they are kept in the file."""
     accepted: int
     stored: int
     """Writes that reached the database …"""
     superseded: int
-    """… and those that a later one of their key made unnecessary."""
+    """… and those that a later write of their key made unnecessary."""
     commits: int
-    """Of the file."""
+    """Commits to the file."""
     refusals: int
     outages: int
     unpublished: int
     """How often the cache could not be told of a write."""
     oldest_s: float
-    """For how long the oldest write has waited, of those that this process accepted."""
+    """How long the oldest write has waited, among those that this process accepted."""
     last_error: str
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """Writes that are accepted together."""
+    """Writes that are accepted together, and the future that says so."""
 
     entries: list[Entry]
     deadline: float
@@ -73,14 +74,14 @@ class _Flush:
 
 
 def _future() -> Future[Any]:
-    """Return a future that nobody can cancel: what it stands for happens anyway."""
+    """Return a future that nobody can cancel: what it reports happens in any case."""
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
     return future
 
 
 class DurableQueue:
-    """See the module. Every method may be called from any thread."""
+    """The queue; see the module. Every method may be called from any thread."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class DurableQueue:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        """Open the file and take up what is in it. Raises QueueUnusable."""
+        """Open the file and read the writes in it. Raises QueueUnusable."""
         self._journal = Journal(path, sync)
         self._limits = limits
         self._clock = clock
@@ -130,8 +131,8 @@ class DurableQueue:
     def append(self, writes: Sequence[tuple[bytes, bytes | None]], timeout_s: float) -> Ticket:
         """Accept writes, all or none; the ticket is done when they are on disk.
 
-        It fails with QueueFull when there is no room in time, and with QueueUnusable. Its writes are not stored before
-        they are released.
+        The ticket fails with QueueFull if there is no room in time, and with QueueUnusable. Its writes are not stored
+        before they are released.
         """
         entries = [Entry(0, key, value) for key, value in writes]
         size = sum(entry.size for entry in entries)
@@ -152,7 +153,7 @@ class DurableQueue:
         return ticket
 
     def release(self, ticket: Ticket) -> None:
-        """Let writes be stored."""
+        """Allow writes to be stored."""
         with self._wake:
             now = self._clock()
             for entry in ticket.entries:
@@ -167,7 +168,7 @@ class DurableQueue:
             return self._backlog.newest(key)
 
     def flush(self, timeout_s: float) -> Future[None]:
-        """Return a future of the moment when all that is accepted by now is in the database, or set aside."""
+        """Return a future that is done when all writes accepted so far are in the database, or set aside."""
         self._check_process()
         flush = _Flush(0, self._clock() + timeout_s, _future())
         with self._wake:
@@ -178,7 +179,7 @@ class DurableQueue:
         return flush.done
 
     def statistics(self) -> QueueStatistics:
-        """Return how it is doing."""
+        """Return the counts and the state of the queue."""
         with self._wake:
             self._prune()
             return QueueStatistics(
@@ -191,12 +192,12 @@ class DurableQueue:
             )
 
     def set_aside(self) -> list[Refused]:
-        """Return the writes that the database refused."""
+        """Return the writes that the database refused too often."""
         with self._wake:
             return list(self._set_aside.values())
 
     def take_back(self, sequences: Iterable[int], *, again: bool) -> None:
-        """Store writes that were set aside once more, under their old numbers, or drop them."""
+        """Store writes that were set aside once more, with their old sequence numbers, or drop them."""
         self._check_process()
         with self._wake:
             self._check_open()
@@ -212,7 +213,7 @@ class DurableQueue:
             self._wake.notify()
 
     def stop_accepting(self) -> None:
-        """Refuse further writes, those in line for room included."""
+        """Refuse further writes, also those that wait in line for room."""
         with self._wake:
             self._accepting = False
             line, self._line = self._line, deque()
@@ -225,7 +226,7 @@ class DurableQueue:
         return self._accepting
 
     def end(self) -> Future[int]:
-        """Close the file; the future says how many writes are left in it."""
+        """Close the file; the future's result is how many writes are left in it."""
         with self._wake:
             self._accepting = False
             self._ending = True
@@ -235,7 +236,7 @@ class DurableQueue:
     # ---- for who stores
 
     def next_batch(self) -> Future[list[Entry]]:
-        """Return a future of the next batch; an empty one is the end."""
+        """Return a future of the next batch; an empty batch means the end."""
         with self._wake:
             self._wanted = wanted = _future()
             if self._ending:
@@ -245,7 +246,7 @@ class DurableQueue:
         return wanted
 
     def is_newest(self, entry: Entry) -> bool:
-        """Tell whether nothing later of its key waits."""
+        """Tell whether no later write of its key waits."""
         with self._wake:
             return self._backlog.newest(entry.key) is entry
 
@@ -259,7 +260,7 @@ class DurableQueue:
                 self._counts["superseded"] += len(gone) - 1
 
     def refused(self, entry: Entry, error: Exception) -> bool:
-        """Note that the database refused a write; True: it is set aside now."""
+        """Note that the database refused a write; return True if the write is set aside now."""
         with self._wake:
             self._counts["refusals"] += 1
             self._last_error = f"{type(error).__name__}: {error}"
@@ -273,7 +274,7 @@ class DurableQueue:
         return True
 
     def unreachable(self, error: Exception) -> None:
-        """Note that the database is not there."""
+        """Note that the database cannot be reached."""
         with self._wake:
             self._counts["outages"] += 1
             self._last_error = f"{type(error).__name__}: {error}"
@@ -286,7 +287,7 @@ class DurableQueue:
             self._wake.notify()
 
     def unpublished(self) -> None:
-        """Count that the cache could not be told."""
+        """Count that the cache could not be told of a write."""
         with self._wake:
             self._counts["unpublished"] += 1
 
@@ -320,7 +321,7 @@ class DurableQueue:
         return bool(work) and (self._ending or self._clock() >= self._not_before)
 
     def _turn(self) -> list[Callable[[], None]]:
-        """Let in who waits for room, and return what futures are to be told; they are told without the lock."""
+        """Give room to writes in line, and return the futures to complete, which is done without the lock."""
         now = self._clock()
         self._admit()
         settle: list[Callable[[], None]] = []
@@ -345,7 +346,7 @@ class DurableQueue:
         return settle
 
     def _until(self) -> float:
-        """Return when there is something to do, if nothing happens before."""
+        """Return when there is something to do, if nothing else happens before."""
         times = [flush.deadline for flush in self._flushes]
         times += [ticket.deadline for ticket in self._line]
         if self._wanted is not None:
@@ -407,7 +408,7 @@ class DurableQueue:
                 ticket.done.set_exception(failure)
 
     def _prune(self) -> None:
-        """Forget when writes were accepted that do not wait any more."""
+        """Forget the times at which writes were accepted that no longer wait."""
         oldest = self._backlog.oldest
         while self._accepted_at and (oldest is None or self._accepted_at[0][0] < oldest):
             self._accepted_at.popleft()
@@ -423,7 +424,10 @@ class DurableQueue:
         return QueueFull(len(self._backlog) + len(self._set_aside), self._limits.max_entries)
 
     def _check_process(self) -> None:
-        """Refuse to work after a fork: the file is the parent's, and so may be the lock. Call it without the lock."""
+        """Refuse to work after a fork: the file is the parent's, and the lock may be.
+
+        Call it without holding the lock.
+        """
         if os.getpid() != self._pid:
             raise QueueUnusable(
                 f"{self._journal.path}: this queue belongs to process {self._pid}; after a fork, make another with a "

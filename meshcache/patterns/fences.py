@@ -1,27 +1,27 @@
 """Writing to the database and to the cache, so that no crash, failure or race leaves an old value in the cache.
 
-The database comes first, as it has the truth. What is in danger is the time between its commit and the cache:
+The database is written first, since it decides what is true. Things can go wrong between its commit and the cache:
 
 1. a writer that dies there leaves the old value in the cache;
 2. two writers can commit in one order and reach the cache in the other;
 3. a reader can load before the commit and store after it.
 
-So a writer puts a *fence* in the place of the value before it touches the database. Whoever reads a fence goes to the
-database and stores nothing. After the commit the writer replaces the fence by the new value with compare-and-set, which
-says whether anything happened to the key in between. What follows, in the order of the dangers:
+So a writer puts a *fence* in the place of the value before it writes to the database. A reader that finds a fence reads
+the database and stores nothing. After the commit the writer replaces the fence by the new value with compare-and-set,
+which tells whether anything happened to the key in between. This answers the three dangers, in their order:
 
 1. the fence of a writer that died expires after ``fence_ttl``; then the key is missing, and is loaded;
-2. the fence lists its writers, each with what is left of its ``fence_ttl``. One that was not alone from beginning to
-   end can not know whose write the database applied last. It leaves the fence *contended*, and nobody publishes a
-   value: the last to leave ends the fence;
+2. the fence lists its writers, each with what is left of its ``fence_ttl``. A writer that was not alone from beginning
+   to end cannot know whose write the database applied last. It leaves the fence *contended*, and no writer publishes a
+   value: the last one to finish ends the fence;
 3. a reader's lease is voided by the fence, so what it loaded before is refused.
 
-Fences change by compare-and-set, so none of several writers is forgotten. There is no compare-and-delete: a fence ends
-by being replaced, again by compare-and-set, by one without writers that expires at once.
+Fences change by compare-and-set, so none of several writers is forgotten. There is no compare-and-delete: a fence is
+ended by replacing it, again with compare-and-set, by one without writers that expires at once.
 
-What remains, and is bounded by ``ttl``: the fence is no lock on the database. If it goes early (a node evicted it, all
-its copies died, the transaction took longer than ``fence_ttl``) and a reader stores the old value just then, *and* the
-writer dies before it has invalidated the key, the old value stays for its lifetime.
+One danger remains, and is bounded by ``ttl``: the fence is no lock on the database. If it disappears early (a node
+evicted it, all its copies died, the transaction took longer than ``fence_ttl``) and a reader stores the old value just
+then, *and* the writer dies before it has invalidated the key, the old value stays for its lifetime.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from meshcache.patterns.steps import Flow
 
 FENCE_TTL_S: Final = 5.0
 EXCHANGES_MAX: Final = 8
-"""So often a fence is changed by compare-and-set; then it is overwritten by one that nobody may end."""
+"""How often a fence is changed by compare-and-set; then it is overwritten by one that no writer may end."""
 SETTLE_ATTEMPTS: Final = 4
 PAUSE_S: Final = 0.05
 Unfenced = Literal["raise", "write"]
@@ -50,18 +50,18 @@ Unfenced = Literal["raise", "write"]
 
 @dataclass(slots=True)
 class FenceCounts:
-    """What became of fences."""
+    """How fences ended, as counts."""
 
     published: int = 0
     """The new value took the place of the fence."""
     dropped: int = 0
     """The key was left without a value: several wrote it at once, ``store`` failed, or there was nothing to publish."""
     lost: int = 0
-    """The fence was gone before the database was done; the key was invalidated."""
+    """The fence was gone before the write to the database was done; the key was invalidated."""
     unsettled: int = 0
-    """The cache could not be reached after the database was done; the fence was left to expire."""
+    """The cache could not be reached after the write to the database; the fence was left to expire."""
     unfenced: int = 0
-    """Written without a fence, since the cache could not be reached."""
+    """The write was made without a fence, because the cache could not be reached."""
 
 
 class Fences:
@@ -81,10 +81,11 @@ class Fences:
     def write(
         self, values: Mapping[Key, Any], store: Callable[[], Any], lifetime: Callable[[Any], Ttl] | None
     ) -> Flow[None]:
-        """Store to the database behind fences; then publish the values for their lifetime, or leave the keys without.
+        """Store to the database with fences; then publish the values for their lifetime, or leave the keys empty.
 
-        Raises what ``store`` raises; then it may have written or not, and the keys have no value. If the cache fails
-        after the database is done, nothing is raised: the write is done, and the fence keeps the old value out.
+        Raises the error of ``store``; then the database may have the writes or not, and the keys have no value. If the
+        cache fails after the database has the writes, nothing is raised: the write is done, and the fence keeps the old
+        value out.
         """
         writer = yield from self.raise_fences(values)
         try:
@@ -99,10 +100,10 @@ class Fences:
             yield from self._settle(name, writer, value, lifetime(value))
 
     def raise_fences(self, names: Iterable[Key]) -> Flow[str]:
-        """Put a fence on every key; returns the writer they are for.
+        """Put a fence on every key; return the id of the writer for which they stand.
 
         Raises the cache's error if that fails: nothing was written to the database then. With ``if_unfenced="write"``
-        it goes on, and a writer that dies leaves what the cache holds to its lifetime.
+        the write goes on, and if the writer dies, the cached value stays until its lifetime is over.
         """
         writer = secrets.token_hex(6)
         raised: list[Key] = []
@@ -118,12 +119,12 @@ class Fences:
         return writer
 
     def drop(self, names: Iterable[Key], writer: str) -> Flow[None]:
-        """End a write without publishing: the keys have no value then."""
+        """End a write without publishing: the keys then have no value."""
         for name in names:
             yield from self._settle(name, writer, MISSING, None, publish=False)
 
     def _settle(self, name: Key, writer: str, value: Any, ttl: Ttl, *, publish: bool = True) -> Flow[None]:
-        """End the writer's part in a fence; tries again if the cache fails, and then leaves the fence to expire."""
+        """End the writer's part in a fence; try again if the cache fails, and at last leave the fence to expire."""
         for attempt in range(SETTLE_ATTEMPTS):
             if attempt:
                 yield self._rng.uniform(0, PAUSE_S * 2**attempt)
@@ -139,7 +140,8 @@ class Fences:
             item: Item | None = yield lambda: self._cache.gets(name)
             fence = Fence.of(item.value, item.ttl) if item is not None else None
             if item is None or fence is None:
-                # Evicted, expired, or invalidated by others; what is there now may have been loaded before the commit.
+                # Evicted, expired, or invalidated by others; a value that is there now may have been loaded before the
+                # commit.
                 yield lambda: self._cache.invalidate(name)
                 self.counts.lost += 1
                 return
@@ -149,7 +151,7 @@ class Fences:
             else:
                 rest = fence.left(writer)
                 if rest is fence:
-                    return  # it goes by itself
+                    return  # it expires by itself
                 ended = yield partial(self._cache.cas, name, str(rest), item.version, ttl=rest.ttl_ms / 1000)
             if ended:
                 self.counts.published += published
@@ -173,5 +175,5 @@ class Fences:
         yield from self._give_up(name)
 
     def _give_up(self, name: Key) -> Flow[None]:
-        """Too many write this key at once: leave a fence that nobody may replace by a value, and that expires."""
+        """Put up a fence that no writer may replace by a value, and that expires: too many write this key at once."""
         yield lambda: self._cache.set(name, str(Fence((), UNTRACKED, self._ttl_ms)), ttl=self._ttl_ms / 1000)

@@ -1,10 +1,10 @@
 """The file of write-behind: SQLite, opened by one process at a time.
 
-SQLite's write-ahead log is what is needed here: a commit appends to it, a process that is killed loses nothing that was
-committed, and the space of what was deleted is used again. Where a commit waits for the disk, an append-only log of
-one's own is no quicker (``scripts/bench queue``). ``sync="full"`` waits for the disk at each commit, and so survives
-the loss of power; ``"normal"`` leaves that to the operating system, and survives the end of the process only, by
-kill -9 too.
+SQLite's write-ahead log has the right properties: a commit appends to it, a process that is killed loses nothing that
+was committed, and the space of deleted rows is used again. Since a commit waits for the disk, an append-only log of our
+own would be no faster (``scripts/bench queue``). ``sync="full"`` waits for the disk at each commit, and so survives the
+loss of power; ``"normal"`` leaves that to the operating system, and survives only the end of the process, also by kill
+-9.
 
 The lock is SQLite's: taken when the file is opened, kept until it is closed, and gone with the process.
 """
@@ -24,7 +24,7 @@ from meshcache.patterns.backlog import Entry
 
 Sync = Literal["full", "normal"]
 APPLICATION_ID: Final = 0x6D636862
-"""In the file's header, so that another program's database is not taken for ours."""
+"""Stands in the file's header, so that another program's database is not mistaken for a queue."""
 FORMAT: Final = 1
 SCHEMA: Final = """
 CREATE TABLE writes (sequence INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB);
@@ -38,7 +38,7 @@ INSERT INTO counter VALUES (0);
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A write that the database refused too often, as it is in the file."""
+    """A write that the database refused too often, as the file has it."""
 
     sequence: int
     key: bytes
@@ -48,10 +48,10 @@ class Refused:
 
 
 class Journal:
-    """The file. Used by one thread at a time."""
+    """The file. One thread at a time may use it."""
 
     def __init__(self, path: str | os.PathLike[str], sync: Sync) -> None:
-        """Open or make the file. Raises QueueUnusable if another process has it, or it is no such file."""
+        """Open the file, or create it. Raises QueueUnusable if another process has it open, or it is no queue."""
         if sync not in {"full", "normal"}:
             raise ValueError(f'sync must be "full" or "normal", is {sync!r}')
         self.path = Path(path)
@@ -100,9 +100,10 @@ class Journal:
         return [Refused(*row) for row in rows]
 
     def first_sequence(self) -> int:
-        """Return a sequence above all that were ever given.
+        """Return a sequence number above all that were ever given.
 
-        It follows the clock: a queue whose file was lost does not begin with numbers that the database has seen.
+        It follows the clock: if the file of a queue was lost, the new numbers are still above those that the database
+        has seen.
         """
         (last,) = self._connection.execute("SELECT last FROM counter").fetchone()
         return max(int(last) + 1, time.time_ns() // 1000)
@@ -114,7 +115,7 @@ class Journal:
         set_aside: Iterable[Refused] = (),
         taken_back: Iterable[int] = (),
     ) -> None:
-        """Do all of this, or nothing."""
+        """Do all of this in one transaction, or nothing."""
         run, run_many = self._connection.execute, self._connection.executemany
         run("BEGIN")
         try:

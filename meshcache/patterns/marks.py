@@ -1,10 +1,10 @@
 """What the patterns put into the cache besides values, and the types that they share.
 
-Marks are strings that no program stores by accident, so that values keep the form they have without a pattern, and any
-codec that takes strings will do:
+Marks are strings that no program stores by accident. So values are stored as they are without a pattern, and any codec
+that takes strings works:
 
-* *absent*: the database was asked, and has no such key;
-* a *fence*: somebody is writing this key to the database. Readers do not trust the cache then; see ``fences.py``.
+* *absent*: the database was asked, and has no such key; * a *fence*: a writer is writing this key to the database.
+Readers do not trust the cache then; see ``fences.py``.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ V = TypeVar("V")
 Missing = Literal[Sentinel.MISSING]
 Cache = Client | AsyncClient
 Name = Callable[[K], Key]
-"""How a key of the database is called in the cache."""
+"""Returns the name of a database key in the cache."""
 
 MARK: Final = "\0meshcache.patterns\0"
 ABSENT: Final = MARK + "absent"
 _FENCE: Final = MARK + "fence"
 WRITERS_MAX: Final = 16
-"""A fence does not list more writers than this; so it has a bounded size."""
+"""A fence lists no more writers than this, so that its size is bounded."""
 PLAIN: Final = "plain"
 CONTENDED: Final = "contended"
-"""Several were at it at the same time, so nobody knows which write was the last; none may publish its value."""
+"""Several writers were active at the same time: nobody knows which write was the last, and none may publish."""
 LASTING_MAX_S: Final = 1e9
 UNTRACKED: Final = "untracked"
-"""So many that they are not listed; nobody may end this fence, it expires."""
+"""There are too many writers to list; none may end this fence, it expires."""
 SPENT: Final = "spent"
-"""Nobody is at it any more; it is as good as gone."""
+"""No writer is active any more; the fence counts as gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write(Generic[K, V]):
-    """A write as the store function of the user gets it."""
+    """A write, as the store function of the program gets it."""
 
     key: K
     value: V | Missing
     """``meshcache.MISSING``: the key is to be deleted."""
     sequence: int = 0
-    """Of write-behind: greater for a later write, so that a store function can refuse what it had before. Else 0."""
+    """For write-behind: greater for a later write, so that a store function can refuse older ones. Else 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Who is writing a key to the database at the moment, and for how many milliseconds each has a claim to be.
+    """The writers that are writing a key to the database now, and for how many milliseconds each may still count.
 
-    A writer that died is forgotten when its time is over, however often others write meanwhile. Time is told by what is
-    left of the fence's own lifetime, which is the nodes' to measure; so the clocks of the writers do not matter.
+    A writer that died is forgotten when its time is over, however often others write meanwhile. The time is measured by
+    what is left of the fence's own lifetime, which the nodes measure; so the clocks of the writers do not matter.
     """
 
     writers: tuple[tuple[str, int], ...]
@@ -65,7 +65,7 @@ class Fence:
 
     @classmethod
     def of(cls, value: object, seconds_left: float) -> Self | None:
-        """Return the fence that a value of the cache is, as of now, if it is one."""
+        """Return the fence that a cached value stands for, as of now; None if it is no fence."""
         if type(value) is not str or not value.startswith(_FENCE):
             return None
         try:
@@ -81,17 +81,17 @@ class Fence:
 
     @property
     def ttl_ms(self) -> int:
-        """How long the fence is to be there."""
+        """The lifetime of the fence."""
         if self.state == UNTRACKED:
             return self.untracked_ms
         return max((left for _, left in self.writers), default=1)
 
     def is_only(self, writer: str) -> bool:
-        """Tell whether nobody else was at it since the writer began."""
+        """Tell whether no other writer was active since this one began."""
         return self.state == PLAIN and [name for name, _ in self.writers] == [writer]
 
     def joined(self, writer: str, ttl_ms: int) -> Self:
-        """Return the fence with one writer more."""
+        """Return the fence with one more writer."""
         if self.state == SPENT:
             return type(self)(((writer, ttl_ms),))
         if self.state == UNTRACKED or len(self.writers) >= WRITERS_MAX:
@@ -99,7 +99,7 @@ class Fence:
         return type(self)((*self.writers, (writer, ttl_ms)), self.state)
 
     def left(self, writer: str) -> Self:
-        """Return the fence when a writer is done who does not publish."""
+        """Return the fence after a writer has finished without publishing."""
         if self.state in {UNTRACKED, SPENT}:
             return self
         rest = tuple(each for each in self.writers if each[0] != writer)
@@ -111,12 +111,12 @@ class Fence:
 
 
 def is_mark(value: object) -> bool:
-    """Tell whether a value of the cache is one of ours and none of the user's."""
+    """Tell whether a cached value is a mark, and not the program's."""
     return type(value) is str and value.startswith(MARK)
 
 
 def plain(key: object) -> Key:
-    """Return the name of a key that is a string, bytes or a number: itself, in text."""
+    """Return the name of a key that is a string, bytes or a number: the key itself, as text."""
     if type(key) is int:
         return str(key)
     if isinstance(key, str | bytes):
@@ -125,12 +125,12 @@ def plain(key: object) -> Key:
 
 
 def named(name: Name[K], key: K) -> Key:
-    """Return the name of a key, checked before anything is done with it."""
+    """Return the name of a key, checked before it is used."""
     found = name(key)
     raw_key(b"", found)
     return found
 
 
 def stored(value: V | Missing) -> V | str:
-    """Return what the cache holds for what the database says."""
+    """Return what the cache stores for a value of the database."""
     return ABSENT if value is MISSING else value

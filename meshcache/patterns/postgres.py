@@ -1,13 +1,13 @@
-"""Invalidations from PostgreSQL itself, whoever writes there: a trigger notifies, and a worker tells the cache.
+"""Invalidations from PostgreSQL itself, whichever program writes: a trigger notifies, and a worker tells the cache.
 
 For databases that several programs write, psql included, of which not all know of the cache. PostgreSQL delivers a
 notification when the transaction commits, once for each key and transaction, in the order of the commits; so what the
 worker invalidates can be loaded anew at once.
 
-A notification that nobody listens to is gone. So whenever the worker has (re)connected, it must assume that it missed
-some, and drops all keys of its client's namespace: give it a client with a namespace of its own for the table. It does
-so *after* LISTEN has taken effect: what commits before is dropped, what commits later is notified. The same happens
-after whatever goes wrong: an unreachable cache is only another way to miss a notification.
+A notification that nobody listens for is lost. So whenever the worker has connected (again), it must assume that it
+missed some, and drops all keys of its client's namespace: give it a client with a namespace of its own for the table.
+It does so *after* LISTEN has taken effect: changes that were committed before are covered by the drop, later ones by
+notifications. The same happens after any error: an unreachable cache is only another way to miss a notification.
 
 Until a notification arrives, readers see the old value: for a moment usually, and for as long as the worker is away, or
 ``ttl``, if that is less. This module needs no driver; the connection is one of psycopg 3.
@@ -33,16 +33,16 @@ _log = logging.getLogger("meshcache.patterns")
 
 
 class Notification(Protocol):
-    """What ``pg_notify`` sent."""
+    """A notification that ``pg_notify`` sent."""
 
     @property
     def payload(self) -> str:
-        """The key; empty: all of them."""
+        """The key; empty: all keys."""
         ...
 
 
 class Connection(Protocol):
-    """What is used of a psycopg connection. It must be in autocommit mode, or nothing is ever delivered."""
+    """The used part of a psycopg connection. It must be in autocommit mode, else nothing is ever delivered."""
 
     @property
     def autocommit(self) -> bool:
@@ -63,7 +63,7 @@ class Connection(Protocol):
 
 
 def quoted(name: str) -> str:
-    """Return a name of PostgreSQL as it is written in a statement."""
+    """Return a name of PostgreSQL quoted for a statement."""
     if not name or "\0" in name:
         raise ValueError(f"{name!r} can not be a name in PostgreSQL")
     return '"' + name.replace('"', '""') + '"'
@@ -72,7 +72,7 @@ def quoted(name: str) -> str:
 def trigger_sql(table: str, key_column: str, channel: str = CHANNEL) -> str:
     """Return the statements that make a table notify a channel of each key that changes.
 
-    ``table`` may have a schema before a dot. The key travels as text, which is what it should be called in the cache.
+    ``table`` may have a schema before a dot. The key is sent as text, and that text should be its name in the cache.
     PostgreSQL refuses a write whose key has 8,000 bytes or more. Needs PostgreSQL 14.
     """
     where = ".".join(map(quoted, table.split(".")))
@@ -104,27 +104,27 @@ CREATE OR REPLACE TRIGGER meshcache_truncate AFTER TRUNCATE ON {where}
 
 @dataclass(slots=True)
 class WorkerCounts:
-    """What a worker has done."""
+    """Counts of what a worker has done."""
 
     connections: int = 0
-    """Each dropped the namespace."""
+    """How often it connected; each time it dropped the namespace."""
     notifications: int = 0
     cleared: int = 0
     failures: int = 0
 
 
 class NotifyWorker:
-    """Listens, and publishes invalidations; nothing else. Run it in a process or thread of its own.
+    """Listens for notifications, and publishes invalidations. Run it in a process or thread of its own.
 
     ``connect`` returns a new connection in autocommit mode: ``lambda: psycopg.connect(url, autocommit=True)``. To
-    notice a server whose machine vanished, give it ``tcp_user_timeout`` and ``keepalives_idle``. ``cache`` has the
-    namespace of the table: all of it is dropped when notifications may have been missed.
+    notice a server whose machine vanished, give the connection ``tcp_user_timeout`` and ``keepalives_idle``. ``cache``
+    has the namespace of the table: all of it is dropped when notifications may have been missed.
     """
 
     def __init__(
         self, cache: Client, connect: Callable[[], Connection], channel: str = CHANNEL, *, idle: Timeout = IDLE_S
     ) -> None:
-        """``idle``: after so many seconds without a notification the connection is tried."""
+        """``idle``: the seconds without a notification after which the connection is tested."""
         self.counts = WorkerCounts()
         self._cache = cache
         self._connect = connect
@@ -134,7 +134,7 @@ class NotifyWorker:
         self._rng = random.Random()
 
     def run(self) -> None:
-        """Listen until ``stop`` is called; connects again, ever more slowly, when something fails."""
+        """Listen until ``stop`` is called; after an error connect again, after longer and longer pauses."""
         failed = 0
         while not self._stopping.is_set():
             before = self.counts.connections
@@ -148,7 +148,7 @@ class NotifyWorker:
                 self._stopping.wait(self._rng.uniform(pause_s / 2, pause_s))
 
     def stop(self) -> None:
-        """Have ``run`` return, within ``idle`` seconds."""
+        """Let ``run`` return, within ``idle`` seconds."""
         self._stopping.set()
 
     def _follow(self) -> None:
@@ -160,7 +160,7 @@ class NotifyWorker:
             self._cache.clear()
             self.counts.connections += 1
             while not self._stopping.is_set():
-                # As many as have arrived together.
+                # All that have arrived together.
                 keys = [each.payload for each in connection.notifies(timeout=self._idle_s, stop_after=1)]
                 if keys:
                     self._invalidate(keys)

@@ -1,9 +1,10 @@
-"""Reading a key: from the cache, and from the database when the cache has nothing to say.
+"""Reading a key: from the cache, and from the database if the cache has no answer.
 
-It is ``get_or_set``, so a missing key is loaded by one caller, and what a slow load found is not stored when the key
-was written or invalidated meanwhile. Two things come on top. That the database has no such key is an answer, too, and
-is kept (*absent*), or each look-up of a key that does not exist would reach the database. And while the key is fenced,
-because its row is being written, readers go to the database and store nothing. So they do while the cache fails.
+It is ``get_or_set``: one caller loads a missing key, and the result of a slow load is not stored if the key was written
+or invalidated meanwhile. Two things are added. First, that the database has no such key is an answer, too, and is
+cached (*absent*); else each look-up of a key that does not exist would reach the database. Second, while the key is
+fenced because its row is being written, readers go to the database and store nothing. They do the same while the cache
+fails.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from meshcache.patterns.steps import Flow
 
 
 class Reading(Generic[K, V]):
-    """How keys are read; every pattern has one."""
+    """How a pattern reads keys."""
 
     def __init__(self, cache: Cache, name: Name[K], ttl: Ttl, absent_ttl: Ttl) -> None:
         for lifetime in (ttl, absent_ttl):
@@ -32,7 +33,7 @@ class Reading(Generic[K, V]):
         self.absent_ttl = ttl if absent_ttl is DEFAULT else absent_ttl
 
     def get(self, key: K, load: Callable[[K], Any]) -> Flow[V | Missing]:
-        """Return the value of a key, loaded if need be; MISSING if the database has none."""
+        """Return the value of a key, loaded if the cache has none; MISSING if the database has none."""
         name = named(self.name, key)
         loaded_absent = False
 
@@ -55,7 +56,7 @@ class Reading(Generic[K, V]):
         return bare((yield lambda: load(key)))  # type: ignore[no-any-return]  # a value of the user
 
     def get_many(self, keys: Iterable[K], load: Callable[[K], Any]) -> Flow[dict[K, V]]:
-        """Return the values of those keys that the database has; keys that the cache lacks are loaded one by one."""
+        """Return the values of the keys that the database has; keys that the cache lacks are loaded one by one."""
         names = {key: named(self.name, key) for key in keys}
         try:
             found = yield lambda: self.cache.get_many(list(names.values()))
@@ -72,7 +73,7 @@ class Reading(Generic[K, V]):
         return values
 
     def _load_many(self, keys: Iterable[K], load: Callable[[K], Any]) -> Flow[dict[K, V]]:
-        """Read from the database alone: a cache that fails is not asked for each key once more."""
+        """Read from the database only, so that a cache that fails is not asked again for each key."""
         values: dict[K, V] = {}
         for key in keys:
             value = yield partial(load, key)
@@ -87,20 +88,19 @@ class Reading(Generic[K, V]):
             yield lambda: self.cache.invalidate(*names)
 
     def lifetime(self, value: object) -> Ttl:
-        """Return how long what was written is kept."""
+        """Return how long a written value is kept."""
         return self.absent_ttl if value is MISSING else self.ttl
 
     def _shorten(self, name: str | bytes) -> Flow[None]:
         """Give an absence its own lifetime.
 
-        It was stored with that of a value, since get_or_set has to be told before it is known what is found. Should
-        another value have come by now, it gets the lifetime of an absence: a miss sooner than needed, never a wrong
-        value.
+        It was stored with the lifetime of a value, since get_or_set must know that before the loader runs. If another
+        value has come by now, it gets the lifetime of an absence: a miss sooner than needed, never a wrong value.
         """
         try:
             yield lambda: self.cache.touch(name, self.absent_ttl)
         except MeshcacheError:
-            return  # then it lives as long as a value would
+            return  # then the absence lives as long as a value would
 
 
 async def _awaited(value: Awaitable[Any], checked: Callable[[Any], Any]) -> Any:

@@ -1,12 +1,12 @@
 """A pattern is a flow, written once; two drivers carry it out, one that blocks and one for asyncio.
 
-A flow is a generator that yields steps and is sent what they came to, or thrown what they raised::
+A flow is a generator that yields steps and is sent their results, or thrown their errors::
 
     a function of no argument   call it; the asyncio driver awaits what it returns, if that can be awaited
     a Future                    wait for its result
-    a number                    pause for so many seconds
+    a number                    pause for this many seconds
 
-So ``yield lambda: cache.get(key)`` is right for Client and AsyncClient alike, and ``yield lambda: load(key)`` for a
+So ``yield lambda: cache.get(key)`` is right for both Client and AsyncClient, and ``yield lambda: load(key)`` for a
 plain function and, under asyncio, for a coroutine function.
 """
 
@@ -72,7 +72,7 @@ async def run_async(flow: Flow[T]) -> T:
 
 
 def must_not_be_coroutine(**functions: object) -> None:
-    """Refuse coroutine functions where nobody would await them."""
+    """Refuse coroutine functions where nothing would await them."""
     for name, function in functions.items():
         if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004  (not whether, but what)
             raise TypeError(f"{name} is a coroutine function: use the class of the same name that begins with Async")

@@ -1,4 +1,4 @@
-"""What clients and nodes share: messages and frames, records, the clock, the ring, announcements and near copies.
+"""What clients and nodes share: messages, frames, records, the clock, the ring, announcements and near copies.
 
-Pure, and below both: it knows neither.
+Pure, and the lowest layer: it imports neither the client nor the node.
 """

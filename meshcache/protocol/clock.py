@@ -6,7 +6,7 @@ nodes carries the sender's clock and the receiver merges it, so that a write tha
 greater version, whatever the wall clocks say.
 
 Invariants: a clock never goes backwards; ``tick`` never returns the same value twice; no peer can move it more than
-``LEAD_MS_MAX`` ahead of the local wall clock (one broken clock must not poison the cluster's).
+``LEAD_MS_MAX`` ahead of the local wall clock (one broken clock must not spoil all others).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from __future__ import annotations
 from typing import Final
 
 LEAD_MS_MAX: Final = 5_000
-"""How far ahead of the local wall clock a peer's clock may be; beyond it is refused."""
+"""How far ahead of the local wall clock a peer's clock may be; a clock beyond that is refused."""
 
 SUSPENDED_S: Final = 0.25
-"""A wall clock that gains less on the monotonic one is being adjusted."""
+"""If the wall clock gains less than this on the monotonic clock, it is only being adjusted."""
 
 _COUNTER_BITS: Final = 16
 _VERSION_MAX: Final = (1 << 128) - 1
 
 
 class HybridClock:
-    """One node's clock. The wall time is an argument: the node has read it once for the event at hand."""
+    """One node's hybrid clock. The wall time is an argument: the node reads it once per event."""
 
     def __init__(self, boot: int) -> None:
         self.latest = 0
@@ -37,25 +37,25 @@ class HybridClock:
         return self.latest.to_bytes(8, "big") + self._suffix
 
     def tick_past(self, wall_ms: int) -> bytes:
-        """Return a version greater than every one seen so far, and than all others that have its clock value.
+        """Return a version greater than all that were seen so far and than all others with its clock value.
 
-        Two nodes whose clocks have come to the same value stamp versions that only their boot ids tell apart. What
-        overrules all that was written before must not lose to one of them.
+        Two nodes whose clocks have come to the same value make versions that differ only in their boot ids. A drop that
+        must overrule everything written before it must not lose to one of these.
         """
         return self.tick(wall_ms)[:8] + b"\xff" * 8
 
     def revise(self, version: bytes) -> bytes:
         """Return a version for a change that keeps the content of ``version`` and must not count as a later write.
 
-        It is greater than ``version`` and less than every version with a greater clock: whoever wrote the key
-        meanwhile, even where that was not seen, stays the last writer. The low bits of a boot id are random, so that
-        two nodes that revise one version, on the two sides of a partition, do not make the same one.
+        It is greater than ``version`` and less than every version with a greater clock: a write of the key that came
+        meanwhile, even one not seen here, stays the last write. The low bits of a boot id are random, so that two nodes
+        that revise one version, on the two sides of a partition, do not make the same one.
         """
         step = 1 + int.from_bytes(self._suffix[-2:])
         return min(int.from_bytes(version) + step, _VERSION_MAX).to_bytes(16)
 
     def merge(self, clock: int, wall_ms: int) -> bool:
-        """Take a peer's clock into account; False if it was refused for being too far ahead."""
+        """Take a peer's clock into account; return False if it was refused as too far ahead."""
         if clock <= self.latest:
             return True
         if (clock >> _COUNTER_BITS) > wall_ms + LEAD_MS_MAX:
@@ -65,12 +65,12 @@ class HybridClock:
 
 
 class LocalClock:
-    """A node's steady time: the monotonic clock, and the time for which the machine under it stood still.
+    """A node's monotonic time: the system's monotonic clock, plus the time for which the machine was suspended.
 
-    A suspended machine's monotonic clock does not show it (a paused virtual machine's cannot), and the node would go on
-    as if nothing had happened: with a wall clock that is behind for good, as a member that the others have long
-    declared dead. So where the system's wall clock has gained on the monotonic one, that time has passed, too, and the
-    node finds that it was stalled. A wall clock that is set back changes nothing.
+    The monotonic clock of a suspended machine may not show that time (that of a paused virtual machine cannot). The
+    node would then go on as if nothing had happened: with a wall clock that stays behind, and as a member that the
+    others have declared dead. So when the system's wall clock has gained on its monotonic clock, that time is added,
+    and the node notices that it was stalled. A wall clock that is set back changes nothing.
     """
 
     __slots__ = ("_ahead_s", "_ahead_s_max", "stood_still_s")
@@ -79,10 +79,10 @@ class LocalClock:
         self._ahead_s = wall - monotonic
         self._ahead_s_max = self._ahead_s + SUSPENDED_S
         self.stood_still_s = 0.0
-        """What to add to the monotonic clock."""
+        """The time to add to the system's monotonic clock."""
 
     def read(self, monotonic: float, wall: float) -> float:
-        """Return the steady time, given what both clocks show, in seconds. Called every turn: 0.1 µs."""
+        """Return the time in seconds, from what both system clocks show. Called every turn; it takes 0.1 µs."""
         now = monotonic + self.stood_still_s
         if wall - now > self._ahead_s_max:
             self.stood_still_s = wall - self._ahead_s - monotonic

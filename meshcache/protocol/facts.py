@@ -1,12 +1,12 @@
-"""What others may say of a member: the rules of the configuration, and bounds on what grows.
+"""Checks of facts that arrive from the network: the rules of the configuration, and bounds on numbers that grow.
 
-A fact from the network ends where a setting from the operator does: in an address that is dialled, a name in the ring
-and the log, a number that is counted on from. So each field is held against the very rule that its setting has to
-keep, before anything else sees it. What breaks one is a ``ValueError`` here, and wire.py refuses the frame.
+A fact ends where a setting of the operator ends: in an address that is dialled, a name in the ring and the log, a
+number that is counted on from. So each field must keep the same rule as its setting, before anything else sees it. A
+field that breaks its rule raises ``ValueError`` here, and wire.py refuses the frame.
 
-Numbers that grow have a bound far from the edge of their type, so that who has heard the greatest can still go beyond
-it. ``boot`` and ``incarnation`` begin with the wall milliseconds of a process's start; 44 bits of these last until the
-year 2527. How far ahead of *now* an incarnation may be is held against the clock, in members.py.
+Numbers that grow have a bound far below the limit of their type, so that a node that has heard the greatest number can
+still exceed it. ``boot`` and ``incarnation`` begin with the wall milliseconds of a process's start; 44 bits of these
+last until the year 2527. members.py checks against the clock how far ahead of *now* an incarnation may be.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from meshcache.config import WEIGHT_MAX, check_address, check_label, check_name,
 from meshcache.protocol.messages import Fact, Rumour
 
 FACTS_MAX: Final = 1024
-"""Facts in one message, and members that a node knows at most."""
+"""How many facts one message may have, and how many members a node knows at most."""
 ACCUSERS_MAX: Final = 8
 DIGEST_BYTES: Final = 8
 COUNTER_MAX: Final = (1 << 62) - 1
-"""Of a sequence, and of what else is counted from 0."""
+"""The greatest sequence number, and the greatest of all else that is counted from 0."""
 WALL_MS_MAX: Final = (1 << 44) - 1
 BOOT_MAX: Final = (WALL_MS_MAX << 16) | 0xFFFF
 INCARNATION_MAX: Final = (WALL_MS_MAX << 8) | 0xFF
 _TEXT_CHARACTERS_MAX: Final = 300
-"""More than any of the rules allows: what is longer is not looked at."""
+"""More than any rule allows; a longer text is refused without a further look."""
 _KNOWN_MAX: Final = 4096
-"""Texts whose judgement is remembered: the same few hundred come again and again."""
+"""How many texts have their verdict remembered, since the same few hundred come again and again."""
 
 Rule = Callable[[Any], str | None]
-"""Says what is wrong with a field, as the end of the sentence "fact: field …"; None if it is fine."""
+"""Returns what is wrong with a field, as the end of the sentence "fact: field …"; None if nothing is."""
 
 
 def _text(check: Callable[[str], str | None]) -> Rule:
@@ -56,7 +56,7 @@ def _number(most: int) -> Rule:
 
 
 def _weight(value: Any) -> str | None:
-    """As the setting, or 0: the member is leaving."""
+    """Check a weight like the setting, but allow 0 for a member that is leaving."""
     if (type(value) is float or type(value) is int) and 0 <= value <= WEIGHT_MAX:
         return None
     return f"must be a number from 0 to {WEIGHT_MAX:,.0f}"
@@ -96,7 +96,7 @@ _WEIGHT_AT: Final = Fact._fields.index("weight")
 
 
 def fact(value: Any) -> Fact:
-    """Return what was received as a fact. ValueError names the field and the rule that it breaks."""
+    """Return a fact from what was received. ValueError names the field and the rule that it breaks."""
     if type(value) is not list or len(value) != len(_RULES):
         raise TypeError(f"a fact has {len(_RULES)} fields")
     for (field, rule), said in zip(_RULES.items(), value, strict=True):
@@ -108,17 +108,17 @@ def fact(value: Any) -> Fact:
 
 
 def fact_or_none(value: Any) -> Fact | None:
-    """Return a fact, or None if there is none."""
+    """Return a fact from what was received, or None if that is None."""
     return None if value is None else fact(value)
 
 
 def facts(value: Any) -> list[Fact]:
-    """Return a list of facts."""
+    """Return a list of facts from what was received."""
     return [fact(item) for item in _listed(value)]
 
 
 def rumours(value: Any) -> list[Rumour]:
-    """Return a list of facts with those who accuse their members."""
+    """Return a list of facts, each with the members that accuse its member, from what was received."""
     found = []
     for item in _listed(value):
         said, accusers = item

@@ -1,22 +1,21 @@
-"""Following the invalidation streams: what nodes announce, and when nothing that was announced before may be trusted.
+"""Following the invalidation streams: what nodes announce, and when announcements may have been missed.
 
 Every node publishes what it changed as coordinator (`Invalidations`): turns with events are numbered without gaps
-within a boot, and the number is repeated every quarter of a second when nothing happens. PUB/SUB loses messages without
-a word (late joiners, full queues, broken connections); the numbers are what tells. A follower keeps per node the last
-(boot, number), and hears from it that something **may have been missed** when
+within a boot, and the number is repeated every quarter of a second when nothing happens. PUB/SUB loses messages
+silently (late joiners, full queues, broken connections); only the numbers show it. A process that follows the streams
+keeps the last (boot, number) of each node. Something **may have been missed** when
 
-- a number is not the one that must come next, or the boot is another one
-- a node was not heard of for ``SILENCE_S``: cut off, paused, dead, or the loss of its last message would go unnoticed
-- the member table changed: who is new was not followed until now, who is gone may have had a last word
+- a number is not the one that must come next, or the boot has changed
+- a node was not heard of for ``SILENCE_S``: it is cut off, paused or dead, or its last message was lost
+- the member table changed: a new member was not followed before, and a member that is gone may have announced more
 
-A connection that broke and came back is no case of its own: what was lost meanwhile shows in the next number, and
-nothing was lost if that is the one expected.
+A connection that broke and came back needs no rule of its own: the next number shows whether anything was lost.
 
-A gap concerns every key, not only those that the node owns: any node may coordinate a write of any key. So "what is
-concerned" is everything, and what is remembered per node is two numbers.
+A gap concerns every key, not only those that the node owns: any node may coordinate a write of any key. So after a gap
+all copies are void, and no more than two numbers per node need to be kept.
 
 The streams are *live* until ``live_until``: until then every member was heard of within ``SILENCE_S``, and all work
-with the very ring that the follower knows; a member that the follower has not heard of yet shows as another ring.
+with the same ring as this process. A member that this process does not know yet shows as another ring.
 
 Sources: the ZeroMQ Guide, ch. 5 (Clone: do not ask for what was missed, start over);
 Hazelcast's near cache keeps (uuid, sequence) pairs likewise, but tolerates ten missed invalidations: here it is none.
@@ -31,60 +30,60 @@ from typing import Final, Protocol
 from meshcache.protocol.messages import Event, Invalidations
 
 SILENCE_S: Final = 0.75
-"""A node not heard of for so long may have said something: three times the pause between two signs of life."""
+"""The silence after which announcements may have been missed: three times the time between two repeated numbers."""
 
 REVIEW_S: Final = 0.1
-"""How often silence is looked for; so it is noticed at most this much later."""
+"""How often streams are checked for silence, which is therefore noticed at most this much later."""
 
 
 class Listener(Protocol):
-    """Who wants to know what the streams say."""
+    """An object that is told what the streams announce: a near store or a subscription."""
 
     def on_event(self, node_id: str, event: Event, now: float) -> None:
         """Take what a node announced; each node's events come in its order."""
 
     def on_gap(self, node_id: str, now: float) -> None:
-        """Something that this node announced may have been missed before now."""
+        """Note that announcements of this node may have been missed before now."""
 
 
 class Stream:
-    """What was last heard of one member."""
+    """The invalidation stream of one member, and what was last received of it."""
 
     __slots__ = ("address", "boot", "heard_at", "node_id", "sequence", "silent", "view")
 
     def __init__(self, node_id: str, address: str) -> None:
         self.node_id = node_id
         self.address = address
-        """Where it publishes."""
+        """The address where the member publishes."""
         self.boot = 0
-        """0: nothing was heard yet, the stream does not stand."""
+        """The boot of its process; 0: nothing was received yet."""
         self.sequence = 0
         self.view = b""
         self.heard_at = -math.inf
         self.silent = False
-        """It stood, and was given up for its silence; listeners know."""
+        """Whether the stream was given up for its silence, and listeners were told of a gap."""
 
 
 class Streams:
-    """The streams of all members. ``now`` is monotonic seconds throughout."""
+    """The invalidation streams of all members. ``now`` is monotonic seconds throughout."""
 
     def __init__(self) -> None:
         self.streams: dict[str, Stream] = {}
         self.listeners: tuple[Listener, ...] = ()
         self.live_until = -math.inf
-        """Nothing was missed that was announced ``SILENCE_S`` before this, and no stream is in doubt until then."""
+        """Until then all streams are live: nothing was missed that was announced at least ``SILENCE_S`` before."""
         self.gaps = 0
-        """How often a number or boot showed that something was missed."""
+        """How often a number or boot showed that announcements were missed."""
         self.silences = 0
         self._digest = b""
         self._review_at = -math.inf
 
     def tell(self, *listeners: Listener) -> None:
-        """From now on these hear what is announced and what was missed, and no others."""
+        """Tell these listeners, and no others, from now on what is announced and what may have been missed."""
         self.listeners = listeners
 
     def follow(self, members: Mapping[str, str], digest: bytes, now: float) -> None:
-        """Follow these members, node id to publish address, of the ring with this digest."""
+        """Follow these members (publish address by node id) of the ring with this digest."""
         self._digest = digest
         streams: dict[str, Stream] = {}
         for node_id, address in members.items():
@@ -98,7 +97,7 @@ class Streams:
         self.review(now)
 
     def receive(self, message: Invalidations, now: float) -> None:
-        """Take a message of a stream; one of a node that is not followed is none of ours."""
+        """Take in a message of a stream; ignore it if its node is not followed."""
         stream = self.streams.get(message.node_id)
         if stream is None:
             return
@@ -121,7 +120,7 @@ class Streams:
             self.review(now)
 
     def review(self, now: float) -> None:
-        """Look for silence, and work out until when all streams are live."""
+        """Notice silent streams, and compute until when all streams are live."""
         self._review_at = now + REVIEW_S
         heard_at = math.inf
         for stream in self.streams.values():
@@ -134,14 +133,14 @@ class Streams:
         self.live_until = heard_at + SILENCE_S if self.streams else -math.inf
 
     def lose_all(self, now: float) -> None:
-        """Something arrived that cannot be read: it may have been of any stream."""
+        """Note a gap in every stream, because a frame cannot be read that may have come from any of them."""
         self.gaps += 1
         for stream in self.streams.values():
             if stream.boot:
                 self._tell_gap(stream, now)
 
     def not_live(self, now: float) -> Iterable[str]:
-        """Return which nodes are to be heard of before the streams are live."""
+        """Return the nodes that must be heard before the streams are live."""
         return [
             stream.node_id
             for stream in self.streams.values()

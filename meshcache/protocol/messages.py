@@ -14,13 +14,13 @@ of many callers, one operation is a batch of one.
     probe        = PING / PING_REQ / GOSSIP       answered by ACK, by VOUCH or NACK, and by GOSSIP or nothing
 
 - Answers travel back on the link of the request, and carry its ``request`` number: replies are matched by number and
-  never by position. A late answer meets no one and is dropped.
-- ``boot`` names the very process that is asked. A node drops a request meant for a former process of its id (queued
-  by ZeroMQ across a restart) and says so with REJECT(STALE_BOOT): nothing was executed.
+  never by position. A late answer, for which nobody waits any more, is dropped.
+- ``boot`` names the process that is asked. A node drops a request meant for a former process of its id (queued by
+  ZeroMQ across a restart) and says so with REJECT(STALE_BOOT): nothing was executed.
 - ``deadline_ms`` is in the wall clock of the node asked; WELCOME and ACK tell that clock (``wall_ms``), so that the
   clocks need not agree. A request that arrives after its deadline is dropped unexecuted, and nobody is waiting.
-- ``view`` is the digest of the ring that the sender works with; an answer carries the answerer's. Who sees a
-  difference asks for the members (INSPECT "view") or gossips.
+- ``view`` is the digest of the ring that the sender works with; an answer carries that of the node that answers. Where
+  they differ, a client asks for the members (INSPECT "view"), and a node gossips.
 - Kinds are append-only: a number is never used for something else.
 """
 
@@ -32,7 +32,7 @@ from typing import Any, Final, NamedTuple
 PROTOCOL: Final = 1
 KEY_BYTES_MAX: Final = 1024
 BATCH_OPS_MAX: Final = 4096
-"""Keys in one message. It also bounds what a hostile msgpack array can make a node allocate."""
+"""How many keys one message may have. It also bounds what a hostile msgpack array can make a node allocate."""
 
 DEFAULT_LEVEL: Final = 0
 """As ``w`` or ``r``: the cluster's configured quorum."""
@@ -46,7 +46,7 @@ TTL_NEVER: Final = 0
 
 
 class Code(IntEnum):
-    """Why a request, or one key of it, was not served. In a results list: ``[code, detail, …]``."""
+    """Why a request, or one key of it, was not served. In a list of results: ``[code, detail, …]``."""
 
     QUORUM = 1
     """Detail: needed, received. A write may have reached some replicas."""
@@ -71,38 +71,38 @@ class Change(IntEnum):
     """What UPDATE does to one key, atomically, at the key's first live owner. As a list: ``[change, argument, …]``."""
 
     ADD = 1
-    """[content, ttl_ms] -> bool: stored, if there was no such key."""
+    """[content, ttl_ms] -> bool: True if the key did not exist, and was stored."""
     REPLACE = 2
-    """[content, ttl_ms] -> bool: stored, if there was such a key."""
+    """[content, ttl_ms] -> bool: True if the key existed, and was stored."""
     CAS = 3
-    """[content, ttl_ms, version] -> bool: stored, if the key's version was this."""
+    """[content, ttl_ms, version] -> bool: True if the key had this version, and was stored."""
     INCR = 4
     """[delta, initial or None, ttl_ms] -> int: the new number; ttl_ms is for a key that was missing."""
     TOUCH = 5
-    """[ttl_ms] -> bool: the expiry was set, if there was such a key."""
+    """[ttl_ms] -> bool: True if the key existed, and its expiry was set."""
     LEASE = 6
     """[park_ms, above, token] -> the record, if there is one above that version; or a version: it names the fill lease
-    (fill_leases.py) that the caller holds now; or None: another one holds it, and still did after so long. Travels
+    (fill_leases.py) that the caller holds now; or None: another caller still held it after ``park_ms``. It is sent
     alone."""
     FILL = 7
-    """[content, ttl_ms, lease] -> bool: stored, if the lease still stood."""
+    """[content, ttl_ms, lease] -> bool: True if the lease was still held, and the content was stored."""
     HOLD = 8
-    """[keep, lease] -> bool: the lease stood, and was renewed (``keep`` 1) or given up (0). To give up, also the token
-    of who asked and was not answered yet: it is parked no more."""
+    """[keep, lease] -> bool: True if the lease was held, and was renewed (``keep`` 1) or given up (0). To give up, a
+    caller that was not answered yet sends its token instead: it is parked no more."""
     DROP = 9
-    """[version] -> bool: deleted, if the key's version was this. No longer sent: locks are known by their tokens."""
+    """[version] -> bool: True if the key had this version, and was deleted. No longer sent: locks have tokens."""
     ACQUIRE = 10
     """[token, ttl_ms] -> the version of the lock, if it was free or this token holds it already; else None."""
     EXTEND = 11
-    """[token, ttl_ms] -> the version, if this token holds the lock: its expiry was set; else None."""
+    """[token, ttl_ms] -> the version of the lock, if this token holds it and its expiry was set; else None."""
     RELEASE = 12
-    """[token] -> bool: the lock was freed, if this token held it. From now on it acquires nothing any more."""
+    """[token] -> bool: True if this token held the lock, which is free now. The token acquires nothing any more."""
 
 
 LEASE_S: Final = 2.5
-"""How long a fill lease stands without being renewed."""
+"""How long a fill lease lasts without being renewed."""
 LEASE_ALWAYS: Final = b"\xff" * 16
-"""As ``above``: no version is new enough, and whoever holds the lease loses it."""
+"""As ``above``: no version is new enough, and the present holder of the lease loses it."""
 TOKEN_BYTES: Final = 16
 
 
@@ -119,37 +119,37 @@ class EventKind(IntEnum):
 
 
 class Fact(NamedTuple):
-    """What is said of a member. How facts merge is told in membership.py."""
+    """What is said of a member. membership.py says how facts merge."""
 
     node_id: str
     address: str
-    """host:port of its ROUTER, for clients and peers."""
+    """The host:port of its ROUTER socket, for clients and nodes."""
     publish: str
-    """host:port of its invalidation stream."""
+    """The host:port of its invalidation stream."""
     http: str
     host: str
     zone: str
     weight: float
-    """Its share of the slots; 0: it owns none, because it is leaving, or has left when others had all it held."""
+    """Its share of the slots; 0: it owns none, because it is leaving, or has left after others had all that it held."""
     boot: int
-    """Names the process: wall milliseconds at its start << 16 | random bits."""
+    """Names its process: the wall milliseconds at its start << 16 | random bits."""
     incarnation: int
-    """Raised only by the member itself, to refute."""
+    """Only the member itself raises it, to refute what is said of it."""
     state: int
     """0 alive, 1 suspect, 2 dead, 3 left, 4 forgotten."""
     synced: bytes = b""
-    """Digest of the ring of which this member holds all its slots: it has pulled what it gained, see movement.py."""
+    """The digest of the ring of which this member holds all its slots; see movement.py."""
 
 
 class Rumour(NamedTuple):
-    """A fact on its way through the cluster. ``accusers``: who suspects the member by its own experience."""
+    """A fact that is passed on. ``accusers``: the members that suspect this one by their own experience."""
 
     fact: Fact
     accusers: list[str]
 
 
 class Hello(NamedTuple):
-    """First message of a link. ``member`` is the dialling node's own fact; None from a client.
+    """The first message of a link. ``member`` is the dialling node's own fact; None from a client.
 
     ``facts`` is the digest of its member table, empty from a client.
     """
@@ -161,9 +161,9 @@ class Hello(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """``boot`` and ``wall_ms`` of the node dialled, what clients must know of the cluster, and all member facts.
+    """The answer to HELLO: process and wall clock of the node, the settings that clients need, and all facts.
 
-    A node that knows all of them already, by the digest in its HELLO, gets none.
+    If the digest in HELLO shows that the other side has the same facts, none are sent.
     """
 
     boot: int
@@ -185,8 +185,8 @@ class Refused(NamedTuple):
 class Ping(NamedTuple):
     """A probe by node ``node_id``. ``facts`` is the digest of its member table.
 
-    ``sync`` asks for the whole table, if it differs. Rumours ride along; also, if so, what the pinger accuses the
-    pinged of.
+    ``sync`` asks for the whole table, if it differs. Rumours are sent along; if the sender accuses the member that it
+    probes, that rumour is among them.
     """
 
     sequence: int
@@ -197,7 +197,7 @@ class Ping(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """Answers PING, with rumours, or with the whole table if that was asked for and ``facts``, its digest, differs."""
+    """Answers PING, with rumours; with the whole table if that was asked for and the digests in ``facts`` differ."""
 
     sequence: int
     wall_ms: int
@@ -206,26 +206,26 @@ class Ack(NamedTuple):
 
 
 class PingReq(NamedTuple):
-    """Have a member ping ``target``, which did not answer the sender. Answered by VOUCH or NACK, or both in turn."""
+    """Asks a member to ping ``target``, which did not answer the sender. Answered by VOUCH or NACK, or by both."""
 
     sequence: int
     target: str
 
 
 class Vouch(NamedTuple):
-    """Answers PING_REQ: the target gave a sign of life."""
+    """Answers PING_REQ: the target answered."""
 
     sequence: int
 
 
 class Nack(NamedTuple):
-    """Answers PING_REQ: no sign of life so far. It tells the asker that its own links work."""
+    """Answers PING_REQ: the target has not answered so far. It shows the asker that the asker's own links work."""
 
     sequence: int
 
 
 class Gossip(NamedTuple):
-    """Rumours pushed unasked: news, or what the other side was seen to lack. Answered only to contradict."""
+    """Rumours that nobody asked for: news, or what the receiver was seen to lack. Answered only if it contradicts."""
 
     rumours: list[Rumour]
 
@@ -239,7 +239,7 @@ class Get(NamedTuple):
     view: bytes
     r: int
     w: int
-    """The write level the caller uses: it decides whether W + R > N, and so whether absence may vote."""
+    """The write level that the caller uses: it decides whether W + R > N, and so whether a missing key has a vote."""
     meta: bool
     keys: list[bytes]
 
@@ -259,7 +259,7 @@ class Set(NamedTuple):
 
 
 class Delete(NamedTuple):
-    """Results: per key True if there was one, False, or [code, …]. ``kind`` is EventKind.DELETE or INVALIDATE."""
+    """Results: per key True if it existed, False, or [code, …]. ``kind`` is EventKind.DELETE or INVALIDATE."""
 
     request: int
     boot: int
@@ -271,7 +271,7 @@ class Delete(NamedTuple):
 
 
 class Update(NamedTuple):
-    """Results: per key what its change answers, or [code, …]. ``hops`` is 1 when a node passed it on."""
+    """Results: per key the answer of its change, or [code, …]. ``hops`` is 1 when a node passed the request on."""
 
     request: int
     boot: int
@@ -295,7 +295,7 @@ class Clear(NamedTuple):
 
 
 class InvalidateTags(NamedTuple):
-    """Delete every key that bears one of these tags. Results: [number of entries dropped]."""
+    """Delete every key with one of these tags. Results: [number of entries dropped]."""
 
     request: int
     boot: int
@@ -328,9 +328,9 @@ class Reply(NamedTuple):
 
 
 class Hot(NamedTuple):
-    """Comes with a REPLY to a GET: these of its keys are read so often that the asker had better keep a copy.
+    """Comes with a REPLY to a GET: these of its keys are read so often that the client should keep copies.
 
-    A copy may be used for ``copy_ttl_ms``, 0: not at all, because reads of this mesh ask several replicas. Reads of
+    A copy may be used for ``copy_ttl_ms``; 0: not at all, because reads of this mesh ask several replicas. Reads of
     such a key may go to any of its owners. See hotkeys.py.
     """
 
@@ -347,14 +347,14 @@ class Reject(NamedTuple):
 
 
 class TurnedAway(NamedTuple):
-    """These requests were not even looked at, because the node has too many: as a REJECT each, for overload."""
+    """These requests were not even decoded, because the node has too many: like a REJECT(OVERLOADED) of each."""
 
     view: bytes
     requests: list[int]
 
 
 class Read(NamedTuple):
-    """A coordinator asks a replica for what it holds."""
+    """A coordinator asks a replica what it holds."""
 
     request: int
     boot: int
@@ -364,10 +364,10 @@ class Read(NamedTuple):
 
 
 class ReadReply(NamedTuple):
-    """Per key: the record that the replica holds, tombstones included, or None. Perhaps only of the first keys.
+    """Per key: the record that the replica holds, tombstones included, or None; perhaps of the first keys only.
 
-    ``voteless`` has the indices of keys whose slot the replica has not pulled yet: it may lack them, or hold an old
-    version, and so what it says of them proves nothing.
+    ``voteless`` has the indices of keys whose slot the replica has not pulled yet: it may lack them or hold an old
+    version, and so its answer proves nothing about them.
     """
 
     request: int
@@ -377,7 +377,7 @@ class ReadReply(NamedTuple):
 
 
 class Write(NamedTuple):
-    """A coordinator has a replica store records, each only if newer than what it holds. ``repair``: not a new write."""
+    """A coordinator asks a replica to store records, each only if newer than its own. ``repair``: not a new write."""
 
     request: int
     boot: int
@@ -389,9 +389,9 @@ class Write(NamedTuple):
 
 
 class WriteReply(NamedTuple):
-    """Every record is stored, but those in ``newer``, which are pairs of index and the greater version held.
+    """Every record is stored, except those in ``newer``: pairs of an index and the greater version held.
 
-    ``live`` has the indices of those that replaced a live record, where the write was a tombstone.
+    ``live`` has the indices of tombstones that replaced a live record.
     """
 
     request: int
@@ -401,7 +401,7 @@ class WriteReply(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """Have a node drop every key with this prefix and a version not above ``version`` (one step of CLEAR)."""
+    """Asks a node to drop every key with this prefix and a version not above ``version`` (one step of CLEAR)."""
 
     request: int
     boot: int
@@ -412,7 +412,7 @@ class Sweep(NamedTuple):
 
 
 class SweepTags(NamedTuple):
-    """Have a node drop every key with one of these tags and a version below ``version`` (a step of INVALIDATE_TAGS)."""
+    """Asks a node to drop every key with one of these tags and a version below ``version`` (for INVALIDATE_TAGS)."""
 
     request: int
     boot: int
@@ -423,9 +423,9 @@ class SweepTags(NamedTuple):
 
 
 class SweepReply(NamedTuple):
-    """The sweep is complete on this node. Also answers SWEEP_TAGS.
+    """Answers SWEEP and SWEEP_TAGS: the sweep is complete on this node.
 
-    ``ahead``: this node's clock was past the version, and so perhaps what it held was, too.
+    ``ahead``: this node's clock was past the version, and so records that it holds may be newer than the drop.
     """
 
     request: int
@@ -446,7 +446,7 @@ class Pull(NamedTuple):
 
 
 class PullReply(NamedTuple):
-    """One page: the first ``finished`` slots are complete with it; ``cursor`` is the last key sent of the next one."""
+    """One page: it completes the first ``finished`` slots; ``cursor`` is the last key sent of the next slot."""
 
     request: int
     view: bytes
@@ -457,11 +457,11 @@ class PullReply(NamedTuple):
 
 
 COARSE_TAGS: Final = 0
-"""As the kind of a floor: the name is the number of a bucket of tags."""
+"""As the kind of a drop floor: the name is the number of a bucket of tags."""
 
 
 class Floor(NamedTuple):
-    """What was dropped by name, and at which version: EventKind.CLEAR and a prefix, TAG and a tag, or COARSE_TAGS."""
+    """A drop floor: EventKind.CLEAR and a prefix, TAG and a tag, or COARSE_TAGS and a bucket; with a version."""
 
     kind: int
     name: bytes
@@ -469,7 +469,7 @@ class Floor(NamedTuple):
 
 
 class Floors(NamedTuple):
-    """A node that is about to pull asks what was dropped, from ``cursor`` on."""
+    """A node that is about to pull asks for the drop floors, from ``cursor`` on."""
 
     request: int
     boot: int
@@ -479,7 +479,7 @@ class Floors(NamedTuple):
 
 
 class FloorsReply(NamedTuple):
-    """One page, and the cursor for the next; without floors it is the end."""
+    """One page, and the cursor for the next; a page without floors is the end."""
 
     request: int
     view: bytes
@@ -488,7 +488,7 @@ class FloorsReply(NamedTuple):
 
 
 class Compare(NamedTuple):
-    """One owner asks another whether they hold the same, slot by slot; see antientropy.py."""
+    """One owner asks another one whether both hold the same, slot by slot; see antientropy.py."""
 
     request: int
     boot: int
@@ -499,7 +499,7 @@ class Compare(NamedTuple):
 
 
 class CompareReply(NamedTuple):
-    """The slots that differ; of the first of them, keys and versions."""
+    """The slots that differ; for the first of them, keys and versions."""
 
     request: int
     view: bytes
@@ -509,7 +509,7 @@ class CompareReply(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """Have this node hand its slots over and go. Results: [None] at once; its progress shows in its status."""
+    """Asks this node to hand its slots over and leave. Results: [None] at once; its status shows the progress."""
 
     request: int
     boot: int
@@ -518,7 +518,7 @@ class Leave(NamedTuple):
 
 
 class Forget(NamedTuple):
-    """Show no longer, and dial no longer, a member that is dead or has left, by id or address. Results: [None]."""
+    """Show and dial no longer a member that is dead or has left, given by id or address. Results: [None]."""
 
     request: int
     boot: int
@@ -542,7 +542,7 @@ class Invalidations(NamedTuple):
     boot: int
     sequence: int
     view: bytes
-    """Digest of the node's ring: who follows the streams of another one lacks a member, or has one too many."""
+    """The digest of the node's ring: if a receiver's differs, one of them lacks a member or has one too many."""
     events: list[Event]
 
 
@@ -550,7 +550,7 @@ ANSWERS: Final[dict[type[Any], type[Any]]] = {
     Read: ReadReply, Write: WriteReply, Sweep: SweepReply, SweepTags: SweepReply, Pull: PullReply, Floors: FloorsReply,
     Compare: CompareReply, Update: Reply, Inspect: Reply,
 }  # fmt: skip
-"""What one node answers to another."""
+"""How one node answers another."""
 
 ClientOp = Get | Set | Delete | Update | Clear | InvalidateTags | Inspect | Leave | Forget
 ReplicaOp = Read | Write | Sweep | SweepTags | Pull | Floors | Compare

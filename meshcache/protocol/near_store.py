@@ -1,30 +1,30 @@
-"""The near cache: copies in the client's own process, voided by the invalidation streams.
+"""The near cache: copies in the client's own process, which the invalidation streams void.
 
-What is promised, and by what:
+What is promised, and why it holds:
 
 - **Age.** A copy is served for ``ttl`` at most, counted from when the read that brought it *began*, and never past the
-  key's own expiry. That alone bounds staleness, whatever is lost, by a local monotonic clock: what is served was the
-  answer of a read that began at most ``ttl`` ago. Everything else makes the common case better than the bound.
-- **Announcements.** An event voids a copy with a lower version; that of a tag, the copies that bear it. One with the
-  copy's own version is the announcement of the very value that is held.
+  key's own expiry. That alone bounds staleness, whatever is lost, by a local monotonic clock: a served value was the
+  answer of a read that began at most ``ttl`` ago. All other rules make the usual case better than this bound.
+- **Announcements.** An event voids a copy with a lower version; an event of a tag, the copies with that tag. An event
+  with the copy's own version announces the very value that is held.
 - **Doubt.** After a gap (invalidation.py) every copy is dropped. While the streams are not live (some member has not
-  been heard of for 0.75 s, was never heard of, or works with another ring) nothing is served and nothing is kept:
-  a write that such a member coordinates would not be announced here.
-- **Fills.** A read takes a *ticket* before it starts. Its answer is kept only if nothing was dropped wholesale since,
-  this client wrote the key at no time since, and no greater version of it, or of a tag that it bears, was announced
-  since, or within the last moments: a replica that lags must not bring an old value back. What was announced is
-  remembered for a bounded number of keys and tags; a ticket older than what had to be forgotten is void.
-- **Own writes.** The writer voids its copy before and after a write: what it reads next comes from the mesh.
+  been heard of for 0.75 s, was never heard of, or works with another ring) nothing is served and nothing is kept: a
+  write that such a member coordinates would not be announced here.
+- **Fills.** A read takes a *ticket* before it starts. Its answer is kept only if, since then, not everything was
+  dropped, this client did not write the key, and no greater version of the key or of one of its tags was announced;
+  also not in the last moments before: a replica that lags must not bring an old value back. Announcements are
+  remembered for a bounded number of keys and tags; a ticket older than a forgotten announcement is void.
+- **Own writes.** The writer voids its copy before and after a write, so that its next read comes from the mesh.
 
-A store may be limited to some keys (``only``): those that nodes call hot, in a client that was given no near cache.
-Of all others it takes no note, so that a mesh with many writes and a few hot keys costs it next to nothing.
+A store may be limited to some keys (``only``): those that nodes call hot, in a client that was given no near cache. It
+ignores all others, so that a mesh with many writes and a few hot keys costs it almost nothing.
 
-Misses are not kept. Copies are kept decoded where the value cannot be changed by who gets it (text, bytes, numbers,
-None), else as the record, and each reader gets a value of its own: decoding costs a fifth of ``copy.deepcopy``.
+Misses are not kept. Copies are kept decoded if a reader cannot change the value (text, bytes, numbers, None). Others
+are kept as the record, and each reader gets a value of its own: decoding costs a fifth of ``copy.deepcopy``.
 
 Threads: a lock, given by the driver, is held for the moments in which something is kept or voided. A hit takes none:
-each of its steps on the table is atomic, and whether it comes before or after a concurrent event is open anyway. The
-counts of hits and misses may lose some when threads collide.
+each of its steps on the table is atomic, and whether a hit comes before or after a concurrent event is undefined
+anyway. The counts of hits and misses may be a little low when threads collide.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from meshcache.protocol.messages import Event, EventKind
 ENTRIES_MAX: Final = 10_000_000
 TTL_MAX_S: Final = 86_400.0
 RECENT_MAX: Final = 8_192
-"""Keys whose latest announced version is remembered …"""
+"""How many keys have their latest announced version remembered …"""
 RECENT_S: Final = 5.0
 """… and for how long at most: a write that was announced and then failed must not keep its key out for ever."""
 CLEARS_MAX: Final = 64
@@ -73,14 +73,14 @@ class NearCache:
 
 @dataclass(frozen=True, slots=True)
 class NearStatistics:
-    """What a near cache did so far."""
+    """The counts of a near cache."""
 
     hits: int
     misses: int
-    """Reads that had to ask the mesh; those at an explicit consistency do not count."""
+    """Reads that had to ask the mesh, without those at an explicit consistency level."""
     fills: int
     refused_fills: int
-    """Answers not kept: something newer was announced, or the streams were in doubt."""
+    """Answers that were not kept, because something newer was announced, or the streams were not live."""
     invalidations: int
     """Copies voided by an announcement."""
     gaps: int
@@ -89,11 +89,11 @@ class NearStatistics:
     """How often everything was dropped."""
     entries: int
     live: bool
-    """All members are followed, and so copies are kept and served."""
+    """Whether all members are followed, so that copies are kept and served."""
 
 
 class _Whole:
-    """Drops everything where a change of the tables was interrupted: half a change is nothing to build on."""
+    """Drops everything if a change of the tables is interrupted, since a half-done change cannot be repaired."""
 
     __slots__ = ("_store",)
 
@@ -111,9 +111,9 @@ class _Whole:
 
 
 Copy = list[Any]
-"""Until when it may be served; the value, or instead of it the record, where a reader could change the value; the
-version; the raw key. A list, because readers keep references to it by the keys that they are given (near_cache.py): it
-is voided in place, in one step, and so is void for all of them."""
+"""Until when it may be served; the value, or the record if a reader could change the value; the version; the raw key.
+It is a list, because readers keep references to it by the keys that they are given (near_cache.py): it is voided in
+place, in one step, and so is void for all of them."""
 
 _VERSION: Final = 3
 
@@ -122,13 +122,13 @@ class _Announced(NamedTuple):
     number: int
     at: float
     version: bytes
-    """The greatest announced; empty: none was."""
+    """The greatest version that was announced; empty: none was."""
     own: int
-    """The number of this client's latest write; 0: there was none."""
+    """The number of this client's latest write; 0: it wrote nothing."""
 
 
 class NearStore:
-    """The copies, and what must be known to keep only what may be kept. ``now`` is monotonic seconds."""
+    """The copies, and what must be known to decide which answers may be kept. ``now`` is monotonic seconds."""
 
     def __init__(
         self,
@@ -138,40 +138,45 @@ class NearStore:
     ) -> None:
         self.ttl_s = float(options.ttl)
         self.only = only
-        """The keys of which copies may be kept: a key must be among them when its read begins, and stay while it is
-        under way. None: all."""
+        """The keys of which copies may be kept; None: all keys.
+
+        A key must be among them when its read begins and until it ends.
+        """
         self.entries: OrderedDict[bytes, Copy] = OrderedDict()
-        """By raw key. A reader looks here by itself, and serves a copy before its time and ``live_until`` only."""
+        """By raw key.
+
+        Readers look here themselves, and serve a copy only before its own time and ``live_until`` are over.
+        """
         self.on_use: Callable[[], object] = int
-        """Called when a read begins of which a copy is to be kept: somebody must follow the streams from then on."""
+        """Called when a read begins of which a copy is to be kept: the streams must be followed from then on."""
         self.live_until = -math.inf
         self.hits = self.misses = self.fills = self.refused = self.invalidations = self.flushes = 0
         self.entries_max = options.max_entries
         self._lock = nullcontext() if lock is None else lock
         self._whole = _Whole(self)
         self._number = 0
-        """Counts what was announced, written and dropped: a ticket is where it stood."""
+        """Counts announcements, writes and drops; a ticket is the count at its time."""
         self._void_below = 0
-        """Tickets below this are void: everything was dropped since, or something announced since is forgotten."""
+        """Tickets below this are void: since then everything was dropped, or an announcement was forgotten."""
         self._recent: OrderedDict[bytes, _Announced] = OrderedDict()
         self._clears: OrderedDict[bytes, _Announced] = OrderedDict()
-        """As ``_recent``, by prefix."""
+        """The same as ``_recent``, by prefix."""
         self._invalidated: OrderedDict[bytes, _Announced] = OrderedDict()
-        """As ``_recent``, by tag."""
+        """The same as ``_recent``, by tag."""
         self._tags: dict[bytes, tuple[bytes, ...]] = {}
-        """By raw key the tags of the copies that have any."""
+        """By raw key, the tags of the copies that have any."""
         self._bearers: dict[bytes, dict[bytes, None]] = {}
-        """By tag the raw keys of the copies that bear it."""
+        """By tag, the raw keys of the copies that have it."""
 
     @property
     def used(self) -> bool:
-        """Tell whether somebody reads from here: where only hot keys are kept, once there was one."""
+        """Tell whether copies are read from here; if only hot keys are kept: whether there was any hot key."""
         return self.only is None or self.misses > 0
 
     # Reads
 
     def ticket(self) -> int:
-        """Return what ``fill`` wants to know: when the read began."""
+        """Return a ticket for ``fill``: it says when the read began."""
         return self._number
 
     def fill(self, key: bytes, copy: Copy, ticket: int, now: float, tags: tuple[bytes, ...] = ()) -> None:
@@ -217,7 +222,7 @@ class NearStore:
         return True
 
     def _note_tags(self, key: bytes, tags: tuple[bytes, ...]) -> None:
-        """The copy of a key bears these tags now."""
+        """Note that the copy of a key has these tags now."""
         for tag in self._tags.pop(key, ()):
             bearers = self._bearers[tag]
             del bearers[key]
@@ -231,7 +236,7 @@ class NearStore:
     # Writes of this client
 
     def on_own_write(self, keys: Iterable[bytes], now: float) -> None:
-        """Drop what this client is about to change, or has just changed."""
+        """Drop the copies of keys that this client is about to write, or has just written."""
         with self._lock, self._whole:
             for key in keys if self.only is None else [key for key in keys if key in self.only]:
                 self._drop(key)
@@ -253,7 +258,7 @@ class NearStore:
     # What the streams say: see invalidation.Listener
 
     def on_event(self, node_id: str, event: Event, now: float) -> None:  # noqa: ARG002  (a version is enough)
-        """Drop what is older than this event."""
+        """Drop the copies that are older than this event."""
         kind, version, keys = event
         with self._lock, self._whole:
             if kind in {EventKind.SET, EventKind.DELETE, EventKind.INVALIDATE}:
@@ -271,34 +276,34 @@ class NearStore:
                 for tag in keys:
                     self.invalidations += self._drop_bearers(tag, version)
                     self._remember(self._invalidated, RECENT_MAX, tag, version, now)
-            else:  # of a newer version of meshcache: whatever it concerns is gone then
+            else:  # a kind that only newer versions of meshcache know: drop everything
                 self.drop_all()
 
     def on_gap(self, node_id: str, now: float) -> None:  # noqa: ARG002  (it may concern any key)
-        """Drop everything, and refuse the answers of reads under way."""
+        """Drop everything, and refuse the answers of reads that are under way."""
         with self._lock, self._whole:
             self.drop_all()
 
     def follow(self, live_until: float) -> None:
-        """Keep and serve until then; -inf: the streams are in doubt."""
+        """Keep and serve copies until then; -inf: the streams are not live."""
         if live_until > -math.inf:
             self.live_until = live_until
         elif self.live_until > -math.inf:
             self.suspend()
 
     def suspend(self) -> None:
-        """Serve and keep nothing until the streams are live again; everything is dropped."""
+        """Drop everything, and neither serve nor keep copies until the streams are live again."""
         with self._lock, self._whole:
             self.live_until = -math.inf
             self.drop_all()
 
     def after_fork(self, lock: AbstractContextManager[Any]) -> None:
-        """Begin anew in a child process, where nobody follows the streams yet, and nobody holds the lock."""
+        """Begin anew in a child process, where the streams are not followed yet and no thread holds the lock."""
         self._lock = lock
         self.suspend()
 
     def statistics(self, gaps: int, now: float) -> NearStatistics:
-        """Return the counts; ``gaps`` are the streams'."""
+        """Return the counts; ``gaps`` is the count of the streams."""
         return NearStatistics(
             self.hits,
             self.misses,
@@ -312,7 +317,7 @@ class NearStore:
         )
 
     def drop_all(self) -> None:
-        """Drop every copy, and refuse the answers of reads under way. To be called with the lock held."""
+        """Drop every copy, and refuse the answers of reads that are under way. The caller must hold the lock."""
         self._number += 1
         self._void_below = self._number
         self.flushes += bool(self.entries)
@@ -330,7 +335,7 @@ class NearStore:
                 self._note_tags(key, ())
 
     def _drop_bearers(self, tag: bytes, version: bytes | None) -> int:
-        """Drop the copies with a tag, only those below ``version`` if there is one; returns their number."""
+        """Drop the copies with a tag, only those below ``version`` if it is given; return their number."""
         bearers = self._bearers.get(tag, {})
         dropped = [key for key in bearers if version is None or self.entries[key][_VERSION] < version]
         for key in dropped:
@@ -338,7 +343,7 @@ class NearStore:
         return len(dropped)
 
     def _drop_prefix(self, prefix: bytes, version: bytes | None) -> int:
-        """Drop the copies under a prefix, only those below ``version`` if there is one; returns their number."""
+        """Drop the copies under a prefix, only those below ``version`` if it is given; return their number."""
         dropped = [
             key
             for key, held in self.entries.items()
@@ -370,5 +375,5 @@ class NearStore:
 
 
 def _void(copy: Copy) -> None:
-    """Make a copy worthless for whoever still refers to it; one step, so that nobody finds it half done."""
+    """Make a copy void for all that still refer to it; in one step, so that no reader sees it half done."""
     copy[:] = (-math.inf, None, None, b"", copy[-1])

@@ -10,7 +10,7 @@
 
     with the flag EXTRAS:
     24      2     length       big-endian, of the extras
-    26      …     extras       msgpack map of what the entry carries besides its value, see Extras
+    26      …     extras       msgpack map of what the entry has besides its value, see Extras
     …       …     value
 
 Every field compares as bytes, so that "newer" and "expired" cost one slice and one memcmp. One object per entry
@@ -23,11 +23,11 @@ and expiry, and the concatenation is the record. One stamp serves a whole batch.
 A tombstone is a record with the TOMBSTONE flag and no value. It is the newest version of a deleted key; its expiry
 is the end of its grace period.
 
-*Extras* are what an entry carries besides its value: its tags, when it becomes stale, what it took to compute. They
-are part of the content, so that whatever keeps the content keeps them, and a record without them has not a byte for
-them. Clients write them and skip them when they decode; of all of them nodes read the tags alone. A client's extras
-are held against the limits below when they arrive (``check_content``). A record from elsewhere is read leniently:
-what is no map of extras says nothing, and costs no one more than its own tags.
+*Extras* are what an entry has besides its value: its tags, when it becomes stale, how long it took to compute. They are
+part of the content, so that every step that keeps the content keeps them, and a record without extras has no byte for
+them. Clients write them and skip them when they decode; nodes read only the tags. A client's extras are checked against
+the limits below when they arrive (``check_content``). A record from another node is read leniently: if its extras are
+malformed, it counts as having none.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STAMP_BYTES: Final = 22
 HEADER_BYTES: Final = 24
 
 NEVER_MS: Final = (1 << 48) - 1
-"""The expiry of what never expires; also the greatest value that fits."""
+"""The expiry of a record that never expires; also the greatest value that fits."""
 
 TOMBSTONE: Final = 0x01
 """Bit of the first flag byte, ``record[22]``: the key was deleted at this version."""
@@ -55,31 +55,31 @@ TOMBSTONE_CONTENT: Final = bytes((TOMBSTONE, 0))
 CONTENT_FLAG_BYTES: Final = len(TOMBSTONE_CONTENT)
 
 TAGS_MAX: Final = 32
-"""Tags of one entry."""
+"""The most tags of one entry."""
 
 TAG_BYTES_MAX: Final = 1024
-"""Of one tag, namespace included, as of a key."""
+"""The most bytes of one tag, with its namespace; the same as for a key."""
 
 EXTRAS_BYTES_MAX: Final = 4096
-"""Of all extras of one entry as they are stored: tags, and a byte or two for each."""
+"""The most bytes of all extras of one entry as they are stored: tags, and a byte or two for each."""
 
 _TAGS: Final = 1
 _SOFT_EXPIRES_MS: Final = 2
 _LOAD_MS: Final = 3
 _KINDS_MAX: Final = 16
-"""Kinds of extras in one map: three are known today; what a newer version adds is passed by."""
+"""The most kinds of extras in one map: three are known today; kinds that a newer version adds are skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """What an entry carries besides its value."""
+    """What an entry has besides its value."""
 
     tags: tuple[bytes, ...] = ()
-    """By each of them the entry can be dropped, together with all others that bear it."""
+    """The tags by which the entry can be dropped, together with all others that have the tag."""
     soft_expires_ms: int | None = None
-    """Wall milliseconds from which the value is stale: still served, while somebody computes a new one."""
+    """The wall milliseconds from which the value is stale: still served, while one caller computes a new one."""
     load_ms: int | None = None
-    """What it took to compute the value; an early refresh goes by it."""
+    """How long it took to compute the value; early refresh depends on it."""
 
 
 NO_EXTRAS: Final = Extras()
@@ -111,7 +111,7 @@ def expires_ms_of(record: bytes) -> int:
 
 
 def content_of(record: bytes) -> bytes:
-    """Return flags and value, which a new stamp makes a record again."""
+    """Return flags and value, which become a record again with a new stamp."""
     return record[STAMP_BYTES:]
 
 
@@ -169,12 +169,12 @@ def without_value(record: bytes) -> bytes:
         return record[:HEADER_BYTES]
     try:
         return record[: _value_at(record, STAMP_BYTES)]
-    except ValueError:  # cut short: they say nothing
+    except ValueError:  # cut short, and so ignored
         return record[:22] + bytes((record[22] & ~EXTRAS, record[23]))
 
 
 def extras_of(record: bytes) -> Extras:
-    """Return the extras of a record; none if they make no sense, which is no matter for who reads them."""
+    """Return the extras of a record; none if they are malformed."""
     if not record[22] & EXTRAS:
         return NO_EXTRAS
     said = _unpacked(record, HEADER_BYTES)
@@ -184,7 +184,7 @@ def extras_of(record: bytes) -> Extras:
 
 
 def tags_of(record: bytes) -> tuple[bytes, ...]:
-    """Return what ``extras_of`` has as tags, in half its time."""
+    """Return the tags of ``extras_of``, in half its time."""
     if not record[22] & EXTRAS:
         return ()
     said = _unpacked(record, HEADER_BYTES)
@@ -192,7 +192,7 @@ def tags_of(record: bytes) -> tuple[bytes, ...]:
 
 
 def same_extras(record: bytes, other: bytes) -> bool:
-    """Tell whether two records have extras, neither is a tombstone, and both say the same, byte by byte."""
+    """Tell whether two records have the same extras, byte by byte, and neither is a tombstone."""
     if not record[22] == other[22] == EXTRAS or record[24:26] != other[24:26]:
         return False
     end = 26 + int.from_bytes(record[24:26], "big")
@@ -251,7 +251,7 @@ def _check_size(size: int) -> None:
 
 
 def _problem(said: dict[int, Any]) -> str | None:
-    """Return what is wrong with the extras known here, naming field and limit; None if nothing is."""
+    """Return what is wrong with the known extras, naming field and limit; None if nothing is."""
     tags = said.get(_TAGS, [])
     if type(tags) is not list or any(type(tag) is not bytes for tag in tags):
         return "tags: must be a list of bytes"

@@ -7,16 +7,16 @@ A key maps to one of a fixed number of *slots* by crc32. Slots lie evenly on a c
 that is to the node with the least clockwise distance. With 150 points a node that leaves loads 10 to 25 % off even.
 
 Here a slot belongs to the node with the least ``distance x price``, where the prices are those that make every load
-fair: who has too much becomes dearer until enough of its slots prefer their second choice, who has too little becomes
-cheaper. All prices 1 is the plain ring. Plain bounded loads hand an overflow to the next node on the circle, and one
-change then shifts slots between nodes that have nothing to do with it; prices depend smoothly on the member set, so
-that neighbouring sets have nearly equal prices and a join or leave moves little more than the slots it must.
+fair: a node with too many slots becomes dearer until enough of its slots prefer their second choice, and a node with
+too few becomes cheaper. All prices 1 is the plain ring. Plain bounded loads hand an overflow to the next node on the
+circle, and one change then also moves slots between other nodes; prices depend smoothly on the member set, so that
+similar sets have nearly equal prices and a join or leave moves little more than the slots it must.
 
 Copies are placed rank after rank: the second copy of every slot by the same rule among the nodes that do not hold its
 first, with bounds on the copies held so far, and prices that start afresh at 1 (measured: fewer copies move so than
 with the prices of the first rank). Failure domains narrow the choice of a rank: only nodes in a zone that has no copy
-yet, where there is one; of these, only those on a host that has none. Domains go before evenness, so the copies (never
-the primaries) of an oddly shaped cluster are as uneven as its shape asks for.
+yet, where there is one; of these, only those on a host that has none. Domains go before evenness, so in a cluster with
+unequal zones the copies (never the primaries) may be uneven.
 
 Sources: consistent hashing, Karger et al. 1997; virtual nodes, preference lists and fixed partitions, DeCandia et al.
 (Dynamo) 2007; bounded loads, Mirrokni, Thorup and Zadimoghaddam 2016; balancing by prices, Bertsekas' auction 1988.
@@ -54,25 +54,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PRIMARY_SLACK: Final = 0.035
-"""How far a node's number of primaries may be from its fair share. Slots hold unequal numbers of keys: 3.5 % of the
-slots leaves room for that within 5 % of the keys. Less slack moves more slots: 2 % costs 0.03 of the ideal at 10."""
+"""How far a node's number of primaries may be from its fair share.
+
+Slots hold unequal numbers of keys: 3.5 % of the slots leaves room for that within 5 % of the keys. Less slack moves
+more slots: 2 % costs 0.03 of the ideal at 10 nodes.
+"""
 COPIES_SLACK: Final = 0.05
-"""How far its number of copies of all ranks may be, where failure domains leave a choice."""
+"""How far a node's number of copies of all ranks may be from its share, where failure domains leave a choice."""
 
 _WEIGHT_MIN: Final = 10
 _WEIGHT_MAX: Final = 100_000
-"""Bounds of a weight, in thousandths: it comes from the network, and costs memory."""
+"""The bound of a weight, in thousandths: a weight comes from the network, and costs memory."""
 
 _CIRCLE: Final = 1 << 64
 _BID: Final = 1.01
-"""The least factor by which a price changes. Without it nodes that are nearly equal undercut each other for ever."""
+"""The least factor by which a price changes: without it nearly equal nodes would change their prices for ever."""
 _ROUNDS_MAX: Final = 1000
 _NEVER: Final = math.inf
-"""The distance to a node that may not hold the slot at this rank."""
+"""The distance to a node that must not hold the slot at this rank."""
 
 
 class RingMember(NamedTuple):
-    """What placement knows of a node. An empty host or zone says nothing: such a node shares it with nobody."""
+    """What placement knows of a node. A node with an empty host or zone shares it with no other node."""
 
     node_id: str
     weight: float = 1.0
@@ -101,7 +104,7 @@ class Ring:
 
     @classmethod
     def build(cls, members: Iterable[RingMember], *, slots: int, vnodes: int, replicas: int) -> Ring:
-        """Return the ring of this set of members; their order does not matter, of equal ids the greatest counts."""
+        """Return the ring of this set of members, in any order; of members with equal ids the greatest counts."""
         if slots < 1 or slots & (slots - 1):
             raise ValueError(f"slots must be a power of two, not {slots}")
         if vnodes < 1 or replicas < 1:
@@ -155,12 +158,12 @@ def _place(members: tuple[RingMember, ...], slots: int, vnodes: int, replicas: i
     for rank in range(min(replicas, len(members))):
         if rank:
             for row, distance in zip(rows, distances, strict=True):
-                row[:] = distance  # no new lists: thousands of them would call the garbage collector
+                row[:] = distance  # no new lists: thousands of them would start the garbage collector
             _rule_out(rows, owners, members)
         low, high = _bounds(
             _fair_shares(members, weights, slots, rank + 1), COPIES_SLACK if rank else PRIMARY_SLACK, copies
         )
-        # A price of 1, but for a weight that is no whole number of points.
+        # A price of 1, unless the weight is not a whole number of points.
         prices = [1000.0 * count / (weight * vnodes) for weight, count in zip(weights, points, strict=True)]
         auction = _Auction(rows, prices, low, high)
         auction.run((20 if not rank else 8) * len(members) + 50)
@@ -174,14 +177,14 @@ def _place(members: tuple[RingMember, ...], slots: int, vnodes: int, replicas: i
 
 
 def _thousandths(weight: float) -> int:
-    """Return a usable weight, whatever the network said (every comparison with NaN is false)."""
+    """Return a usable weight, whatever the network sent (every comparison with NaN is false)."""
     if not weight > _WEIGHT_MIN / 1000:
         return _WEIGHT_MIN
     return int(min(weight, _WEIGHT_MAX / 1000) * 1000 + 0.5)
 
 
 def _domains(members: tuple[RingMember, ...], ranks: int) -> list[tuple[str, str]]:
-    """Return for each node what holds a slot at most once: its zone; if zones are too few its host, or just it."""
+    """Return for each node the domain that may hold a slot once: its zone or, if zones are few, its host or itself."""
     alone = [("", m.node_id) for m in members]
     hosts = [("host", m.host) if m.host else own for m, own in zip(members, alone, strict=True)]
     zones = [("zone", m.zone) if m.zone else host for m, host in zip(members, hosts, strict=True)]
@@ -189,7 +192,7 @@ def _domains(members: tuple[RingMember, ...], ranks: int) -> list[tuple[str, str
 
 
 def _fair_shares(members: tuple[RingMember, ...], weights: list[int], slots: int, ranks: int) -> list[float]:
-    """Return how many copies each node should hold of ``ranks`` a slot: by weight, but a domain holds a slot once."""
+    """Return how many of ``ranks`` copies a slot each node should hold: by weight, but a domain holds a slot once."""
     names = _domains(members, ranks)
     domains = dict.fromkeys(names, 0)
     for name, weight in zip(names, weights, strict=True):
@@ -218,7 +221,7 @@ def _bounds(fair: list[float], slack: float, copies: list[int]) -> tuple[list[in
 
 
 def _rule_out(rows: list[list[float]], owners: list[tuple[int, ...]], members: tuple[RingMember, ...]) -> None:
-    """Put out of reach who may not hold the next copy of a slot: see ``_excluded``, asked once for equal owners."""
+    """Exclude nodes that must not hold the next copy of a slot; ``_excluded`` is asked once for equal owners."""
     known: dict[tuple[int, ...], list[int]] = {}
     for row, held in zip(rows, owners, strict=True):
         excluded = known.get(held)
@@ -229,7 +232,7 @@ def _rule_out(rows: list[list[float]], owners: list[tuple[int, ...]], members: t
 
 
 def _excluded(held: tuple[int, ...], members: tuple[RingMember, ...]) -> list[int]:
-    """Return the owners of a slot, and who shares a zone or host with them more than others do."""
+    """Return the owners of a slot, and the nodes that share a zone or host with them more than others do."""
     zones = [members[i].zone for i in held if members[i].zone]
     hosts = [members[i].host for i in held if members[i].host]
     shared = [2 * (member.zone in zones) + (member.host in hosts) for member in members]
@@ -240,14 +243,17 @@ def _excluded(held: tuple[int, ...], members: tuple[RingMember, ...]) -> list[in
 
 
 class _Auction:
-    """One rank's assignment of slots to nodes by distance x price. Ties go to the lesser index, the lesser node id."""
+    """The assignment of one rank's slots to nodes, by distance x price.
+
+    A tie goes to the smaller index, and so node id.
+    """
 
     def __init__(self, rows: list[list[float]], prices: list[float], low: list[int], high: list[int]) -> None:
         self.rows = rows
         self.prices = prices
         self.low = low
         self.high = high
-        if all(price == 1.0 for price in prices):  # mostly: then a distance is its own cost
+        if all(price == 1.0 for price in prices):  # the usual case: then a distance is its own cost
             self.owner = [row.index(min(row)) for row in rows]
         else:
             priced = (list(map(mul, row, prices)) for row in rows)
@@ -258,7 +264,7 @@ class _Auction:
         self.loads = [len(slots) for slots in self.held]
 
     def run(self, rounds: int) -> None:
-        """Move prices until every load is in bounds, or no price helps, or for so many rounds."""
+        """Change prices until every load is in bounds, or no price helps, or for this number of rounds."""
         low, high = list(self.low), list(self.high)
         for _ in range(min(rounds, _ROUNDS_MAX)):
             over = list(map(sub, self.loads, high))
@@ -276,7 +282,7 @@ class _Auction:
                 return
 
     def settle(self) -> None:
-        """Move the cheapest slots, whatever the prices, until every load is in bounds. All nodes must be in reach."""
+        """Move the cheapest slots, whatever the prices, until every load is in bounds. Every node must be allowed."""
         loads, nodes = self.loads, range(len(self.prices))
         for node in nodes:
             while loads[node] > self.high[node]:
@@ -295,7 +301,7 @@ class _Auction:
                 self._move(min(offers)[1], node)
 
     def _losses(self, node: int) -> list[tuple[float, int]]:
-        """Return by which factor the node's price must rise to lose a slot, and which."""
+        """Return by which factor the node's price must rise to lose a slot, and which slot."""
         prices, price = self.prices, self.prices[node]
         offers = []
         for slot in self.held[node]:
@@ -309,7 +315,7 @@ class _Auction:
         return offers
 
     def _gains(self, node: int) -> list[tuple[float, int]]:
-        """Return by which factor the node's price must fall to gain a slot, and which."""
+        """Return by which factor the node's price must fall to gain a slot, and which slot."""
         rows, prices, price = self.rows, self.prices, self.prices[node]
         return [
             (row[node] * price / (row[owner] * prices[owner]), slot)
@@ -318,12 +324,12 @@ class _Auction:
         ]
 
     def _trade(self, node: int, offers: list[tuple[float, int]], count: int, *, dearer: bool) -> bool:
-        """Change the node's price so that ``count`` slots change hands; False if none can."""
+        """Change the node's price so that ``count`` slots change hands; return False if none can."""
         if not offers:
             return False
         chosen = nsmallest(count + 1, offers)
         last = chosen[min(count, len(chosen)) - 1][0]
-        # Halfway to the next offer, so that the last one taken is no tie, which the other side would take back.
+        # Halfway to the next offer, so that the last slot is not at a tie, which the other side would win back.
         factor = max(_BID, (last + chosen[count][0]) / 2 if count < len(chosen) else last * _BID)
         self.prices[node] = self.prices[node] * factor if dearer else self.prices[node] / factor
         for _, slot in chosen[:count]:
@@ -331,7 +337,7 @@ class _Auction:
         return True
 
     def _next_best(self, slot: int, node: int) -> int:
-        """Return who is to have a slot if this node is not."""
+        """Return the node that gets a slot if this node does not."""
         costs = list(map(mul, self.rows[slot], self.prices))
         costs[node] = _NEVER
         return costs.index(min(costs))

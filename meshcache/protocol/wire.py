@@ -1,13 +1,13 @@
-"""Messages to frames and back: msgpack with limits, and a schema that every field is held against.
+"""Messages to frames and back: msgpack with limits, and a schema for every field.
 
 Anything from the network may be hostile. What decode accepts has the right number of fields, of the right types, with
-bounded sizes and aligned lists; everything else is one ``ProtocolError`` that names the message and the field, and
-costs the receiver one counter. msgpack itself is bounded too: an array header that announces more elements than
-``BATCH_OPS_MAX`` is refused before anything is allocated for it, maps and extensions are all but shut.
+bounded sizes and aligned lists; anything else raises a ``ProtocolError`` that names the message and the field, and is
+only counted by the receiver. msgpack itself is bounded too: an array header that announces more elements than
+``BATCH_OPS_MAX`` is refused before anything is allocated for it, and maps and extensions are hardly allowed.
 
-Checks run at C speed: one look at the types of all fields of a message, then one at the content of those few fields
-that need it, of which whole lists go through ``b"".join`` and ``map``: about 0.1 µs a key, which a loop in Python would
-triple. The frame of one GET is decoded in 1.4 µs; a check in Python for each of its fields makes that 2.4.
+Checks run at C speed: one check of the types of all fields of a message, then one of the content of the few fields that
+need it, with ``b"".join`` and ``map`` for whole lists. That takes about 0.1 µs a key; a loop in Python takes three
+times as long. The frame of one GET is decoded in 1.4 µs; with a check in Python for each field it would be 2.4 µs.
 """
 
 from __future__ import annotations
@@ -39,25 +39,32 @@ _TEXT_LENGTH_MAX: Final = 1024
 _MAP_ITEMS_MAX: Final = 1024
 _UINT64_MAX: Final = (1 << 64) - 1
 _SHORT_FRAME_BYTES: Final = 1024
-"""Nothing in such a frame can exceed a limit, since msgpack bounds each length by the frame's: not giving the limits
-halves the time. Extensions are shut at every length."""
+"""In a shorter frame nothing can exceed a limit, since msgpack bounds each length by the frame's.
+
+Not giving msgpack the limits halves the time. Extensions are refused at every length.
+"""
 
 _FROM_CLIENT: Final = b"\x92\0"
-"""How a frame of one message begins that tells no clock."""
+"""The first bytes of a frame of one message without a clock, as clients send it."""
 _NUMBER_AT: Final = 4
-"""After the two bytes above, the head of the message and its kind. Numbers take one byte, or one to tell how many of
-1, 2, 4 or 8 follow."""
+"""Where the number of a request is: after the two bytes above, the head of the message and its kind.
+
+A number takes one byte, or one byte that says whether 1, 2, 4 or 8 follow.
+"""
 _BOOT_ENDS_BY: Final = 24
 
 _pack = msgpack.Packer().pack
-"""One packer for all: a new one for each frame costs more than the frame. Not thread-safe by itself, but pack() holds
-the GIL from its first byte to its last and keeps nothing between calls."""
+"""One packer for all: a new one for each frame would cost more than the frame.
+
+It is not thread-safe by itself, but pack() holds the GIL from its first byte to its last and keeps nothing between
+calls.
+"""
 _unpack = msgpack.unpackb
 
 
 def encode_frame(clock: int, messages: list[Message]) -> bytes:
     """Return the frame that carries these messages and, between nodes, the sender's clock."""
-    if len(messages) == 1:  # mostly
+    if len(messages) == 1:  # the usual case
         message = messages[0]
         packed: bytes = _pack((clock, (KINDS[type(message)], *message)))
     else:
@@ -66,11 +73,11 @@ def encode_frame(clock: int, messages: list[Message]) -> bytes:
 
 
 Frame = bytes | memoryview
-"""As it arrives; nothing that is decoded refers to it."""
+"""A frame as it arrives; no decoded message refers to it."""
 
 
 def decode_frame(frame: Frame) -> tuple[int, list[Message]]:
-    """Return the sender's clock and the messages. Raises ProtocolError, and nothing else, on whatever else it is."""
+    """Return the sender's clock and the messages. Raises ProtocolError, and nothing else, on anything malformed."""
     try:
         if len(frame) <= _SHORT_FRAME_BYTES:
             parts = _unpack(frame, max_ext_len=0)
@@ -87,25 +94,26 @@ def decode_frame(frame: Frame) -> tuple[int, list[Message]]:
         raise ProtocolError(f"not a frame: {type(error).__name__}: {error}") from None
     if type(parts) is not list or not parts or type(parts[0]) is not int or not 0 <= parts[0] <= _UINT64_MAX:
         raise ProtocolError("not a frame: it must be an array that begins with the sender's clock")
-    if len(parts) == 2:  # mostly
+    if len(parts) == 2:  # the usual case
         return parts[0], [_decode_message(parts[1])]
     return parts[0], [_decode_message(message) for message in parts[1:]]
 
 
 class DeadlinePeek:
-    """Tells of a client's request whether its deadline is over, without decoding it.
+    """Tells whether the deadline of a client's request is over, without decoding the request.
 
-    A request begins with its number, the process that it is meant for, and its deadline. Both have 64 bits, and so
-    always the same length; and as they are written with the most significant byte first, they compare as bytes.
+    A request begins with its number, the boot of the process for which it is meant, and its deadline. The last two have
+    64 bits, and so always the same length; and as they are written with the most significant byte first, they compare
+    as bytes.
     """
 
     def __init__(self, boot: int) -> None:
         self._boot_mark: bytes = _pack(boot)
 
     def past_by(self, wall_ms: int) -> Callable[[Frame], bool | None]:
-        """Return what tells of a frame whether nobody waits for its answer at this time any more.
+        """Return a check of a frame: True if it is a request whose deadline is over at this time, else False.
 
-        It tells None of any other frame than a client's request, and of one for another process.
+        It returns None for any other frame than a client's request, and for a request to another process.
         """
         boot_mark, wall_mark = self._boot_mark, _pack(wall_ms)
         boot_bytes, wall_bytes = len(boot_mark), len(wall_mark)
@@ -123,7 +131,7 @@ class DeadlinePeek:
 
     @staticmethod
     def number_of(frame: Frame) -> int:
-        """Return the number of a request of which ``past_by`` told something."""
+        """Return the number of a request for which ``past_by`` did not return None."""
         first = frame[_NUMBER_AT]
         if first < 0x80:
             return first
@@ -151,7 +159,7 @@ def _decode_message(parts: Any) -> Message:
 
 
 def _mismatch(cls: Any, fields: list[Any]) -> str:
-    """Say which field is of a wrong type, or that their number is wrong."""
+    """Say which field has a wrong type, or that the number of fields is wrong."""
     expected = _FIELDS[cls]
     if len(fields) != len(expected):
         return f"{cls.__name__} has {len(expected)} fields, not {len(fields)}"
@@ -238,7 +246,7 @@ def _settings(value: Any) -> dict[str, int | float | str]:
 
 
 def _keys_to_read(value: Any) -> list[bytes]:
-    b"".join(_list(value))  # a TypeError, unless all are bytes; their lengths do not matter: what is too long is a miss
+    b"".join(_list(value))  # a TypeError, unless all are bytes; a key that is too long is simply a miss
     return value  # type: ignore[no-any-return]  # just checked
 
 
@@ -343,20 +351,20 @@ def _newer(value: Any) -> list[list[Any]]:
 
 
 class _Field(NamedTuple):
-    """What a field may be: its types, exactly, and what is to be said of the content beyond that."""
+    """What a field may be: its exact types, and a check of its content."""
 
     types: tuple[type, ...]
     check: Callable[[Any], Any] | None = None
 
 
 class _Schema(NamedTuple):
-    """What a message may be, put together for one look."""
+    """What a message may be, prepared for one check of all fields."""
 
     cls: Any
     signatures: frozenset[tuple[type, ...]]
-    """The types of its parts, that of the kind first."""
+    """The types of its parts, the kind first."""
     checks: tuple[tuple[int, Callable[[Any], Any]], ...]
-    """By position in the parts."""
+    """The checks of content, by position in the parts."""
     aligned: bool
 
 
@@ -398,7 +406,7 @@ _ANSWER: Final = (_INT, _DIGEST)
 
 _CLIENT_REQUEST: Final = (_INT, _INT, _INT, _BYTES)
 _CLIENT_ANSWER: Final = (_INT, _BYTES)
-"""The same between clients and nodes. Their views are compared and never kept, so their length does not matter."""
+"""The same between clients and nodes. Views are compared and never kept there, so their length does not matter."""
 
 _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.Hello: (_INT, _TEXT, _FACT_OR_NONE, _DIGEST),
@@ -440,7 +448,7 @@ _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
 }
 
 _ALIGNED: Final = (m.Set, m.Update, m.Write, m.PullReply, m.Compare, m.CompareReply)
-"""Their last two fields are lists of equal length."""
+"""Messages whose last two fields are lists of equal length."""
 
 
 def _schema(cls: type[Message]) -> _Schema:
@@ -460,7 +468,7 @@ _MESSAGE_OVERHEAD: Final = 64
 
 
 def weight_of(message: Message) -> int:
-    """Return about how many bytes a message takes, where it can be many."""
+    """Return about how many bytes a message takes, for the kinds that can be large."""
     if isinstance(message, m.Write | m.ReadReply | m.PullReply):
         return _MESSAGE_OVERHEAD + sum([len(record) + 32 for record in message.records if isinstance(record, bytes)])
     if isinstance(message, m.FloorsReply):

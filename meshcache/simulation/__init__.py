@@ -2,7 +2,7 @@
 
 ::
 
-    world.py       time, chance, the trace and its digest
+    world.py       time, random numbers, the trace and its digest
     network.py     connections that behave as ZeroMQ's do, and the faults on them
     hosts.py       a node's process around a NodeCore: turns, crashes, pauses
     clients.py     the third driver of session.py's flows
@@ -11,8 +11,8 @@
     workload.py    what the clients do
     simulator.py   the parts put together; ``scripts/simulate`` and the tests run many seeds of it
 
-Nothing here is a mock: the nodes are the real core, the clients run the real session, and all they exchange goes
-through the real frames, so that no two parts ever share an object.
+Nothing here is a mock: the nodes are the real core, the clients run the real session, and they exchange real frames
+only, so that no two parts ever share an object.
 
 Sources: FoundationDB's simulation, and TigerBeetle's (configurations drawn from the seed; a safety phase, then a
 liveness phase in which the faults have stopped).

@@ -1,7 +1,7 @@
-"""The third driver of session.py's flows, beside client.py and aio.py: lines of the virtual network, virtual time.
+"""The third driver of session.py's flows, beside blocking and asyncio: lines of the virtual network, virtual time.
 
-It also notes what a checker must know and a caller is not told: whether an attempt that brought no answer may have
-been executed all the same. If so, the operation's outcome is open, even where a later attempt succeeded.
+It also notes what a checker must know and a caller is not told: whether an attempt that brought no answer may have been
+executed nevertheless. If so, the outcome of the operation is open, even if a later attempt succeeded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from meshcache.client.flights import Flights
 from meshcache.client.options import Options
 from meshcache.client.routing import Routing
 from meshcache.client.session import Session
-from meshcache.client.streams import TICK_S, Following
+from meshcache.client.streams import TICK_S, StreamIntake
 from meshcache.errors import ProtocolError
 from meshcache.protocol.messages import TTL_NEVER, Code, Get, Inspect, Welcome
 from meshcache.protocol.near_store import NearCache, NearStore
@@ -32,11 +32,11 @@ Report = Callable[[Any], None]
 Done = Callable[[Any, Any, bool], None]
 
 CALL_SLACK_S: Final = 0.001
-"""An attempt is over this long after its deadline, as with a real socket's time-out."""
+"""An attempt ends so long after its deadline, as with a real socket's timeout."""
 
 
 class Cancelled(BaseException):
-    """What a cancelled caller finds raised in it, as with asyncio."""
+    """Raised in a cancelled caller, as asyncio does."""
 
 
 class Loader(NamedTuple):
@@ -65,7 +65,7 @@ class _Waiting:
 
 
 class _Wire:
-    """A line, the protocol's side of it, and who waits for what."""
+    """A line, the protocol's side of it, and the calls that wait on it."""
 
     def __init__(self, line: Line, connection: Connection) -> None:
         self.line = line
@@ -95,7 +95,7 @@ class ClientHost:
         self.network = network
         self.name = name
         self.routing_id = b""
-        """Of the line opened last: every socket has an id of its own."""
+        """The routing id of the line that was opened last: every socket has an id of its own."""
         rng = random.Random(world.rng.getrandbits(32))
         w, r = levels(consistency)
         options = Options(prefix=b"", timeout_s=timeout_s, ttl_ms=TTL_NEVER, w=w, r=r, codec=Codec())
@@ -104,39 +104,39 @@ class ClientHost:
         self.stray = stray
         """How often a call goes to any node instead of the one that the session chose: every node must serve it."""
         self.killed = False
-        """What it was computing never ends, and is not renewed."""
+        """Whether the process was killed: then its loaders never end, and their leases are not renewed."""
         self.flights = Flights(nullcontext())
         self._seeds = seeds
         self._wires: dict[str, _Wire] = {}
         self._sockets = 0
         self.lives = 0
-        """Counts how often all that it had under way was given up."""
-        self.following: Following | None = None
+        """How often everything under way was given up."""
+        self.intake: StreamIntake | None = None
         if near is not None:
-            self.following = Following(self.session.routing, near)
-            self.session.routing.on_members = self.following.on_members
-            self._follow(self.following)
+            self.intake = StreamIntake(self.session.routing, near)
+            self.session.routing.on_members = self.intake.on_members
+            self._follow(self.intake)
 
     # The invalidation streams
 
     def on_stream(self, frame: bytes) -> None:
         """See network.Subscriber."""
-        assert self.following is not None
-        self.following.receive(frame, self.world.now)
+        assert self.intake is not None
+        self.intake.receive(frame, self.world.now)
 
-    def _follow(self, following: Following) -> None:
-        """Do what is due, and again after a moment."""
-        for call in following.tick(self.world.now):
-            self._post(_Waiting(call, partial(following.learn, call), self.world.now))
-        self.network.subscribe(self, following.addresses())
-        self.world.after(TICK_S, self._follow, following)
+    def _follow(self, intake: StreamIntake) -> None:
+        """Do what is due for the streams, and again after a moment."""
+        for call in intake.tick(self.world.now):
+            self._post(_Waiting(call, partial(intake.learn, call), self.world.now))
+        self.network.subscribe(self, intake.addresses())
+        self.world.after(TICK_S, self._follow, intake)
 
     # Flows
 
     def run(self, flow: Flow[Any], done: Done) -> Callable[[BaseException], None]:
-        """Run a flow; ``done`` gets its result, its error, and whether a failed attempt may have been executed.
+        """Run a flow. ``done`` gets its result, its error, and whether a failed attempt may have been executed.
 
-        Returns a function that interrupts it.
+        Returns a function that interrupts the flow.
         """
         run = _Run(self, flow, done)
         run.begin()
@@ -149,7 +149,7 @@ class ClientHost:
         return value if value is not MISSING else (yield from self.session.get(key, None, timeout_s))
 
     def abandon(self) -> None:
-        """Give up all that is under way, as a process does that ends: nobody waits for it, or hears of it."""
+        """Give up everything under way, like a process that ends: nobody waits for the outcomes or hears of them."""
         self.lives += 1
         self.flights = Flights(nullcontext())
         wires, self._wires = list(self._wires.values()), {}
@@ -271,20 +271,20 @@ class _Run:
         self.open = False
         self.life = client.lives
         self.failed = False
-        """An attempt brought no answer."""
+        """Whether an attempt brought no answer."""
         self._steps = 0
-        """How many steps were begun: what comes of an earlier one is late."""
+        """How many steps were begun: the result of an earlier step is late."""
 
     def begin(self) -> None:
         """Carry out the first step."""
         self._go_on(self.flow.send, None)
 
     def interrupt(self, error: BaseException) -> None:
-        """Have the step under way go wrong, as when a task is cancelled."""
+        """Let the step under way fail, as when a task is cancelled."""
         self._go_on(self.flow.throw, error)
 
     def _go_on(self, how: Callable[[Any], Any], what: Any) -> None:
-        """Give the flow what its last step came to, and carry out the next."""
+        """Give the flow the result of its last step, and carry out the next step."""
         if self.life != self.client.lives:
             return
         self._steps += 1
@@ -341,7 +341,10 @@ class _Run:
         step.flight.load.begin()
 
     def _compute(self, step: Compute, resume: Report) -> None:
-        """Run a loader, which reads its source at once; whoever is killed meanwhile neither ends nor renews it."""
+        """Run a loader, which reads its source at once.
+
+        If the process is killed meanwhile, it neither ends nor is renewed.
+        """
         client, world, steps = self.client, self.client.world, self._steps
         assert isinstance(step.load, Loader)
         value: Any = None

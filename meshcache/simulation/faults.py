@@ -1,8 +1,8 @@
-"""The faults of a simulation that are events: what befalls hosts, and what lies between them.
+"""The faults of a simulation that are events: what happens to hosts, and to the links between them.
 
-FAULTS names every fault that seeds draw, those that are rates of the weather or habits of the clients included. Each
-is counted by its name when it happens, so that a test can see that none has vanished, and shows in the trace: as a
-line ``fault: …``, or as a mark on a frame (network.py).
+FAULTS names every fault that seeds draw, also those that are rates of the weather or habits of the clients. Each is
+counted by its name when it happens, so that a test can see that none has vanished, and shows in the trace: as a line
+``fault: …``, or as a mark on a frame (network.py).
 
 Two plans use them. Under ``single`` one *strike* after the other happens to a mesh that has recovered from the one
 before, and at most one process is lost at a time. Under ``chaos`` everything of a seed's *menu* happens at any time.
@@ -99,7 +99,7 @@ ONCE: Final = (
 """The strikes of ``single``: at most one process loses what it holds."""
 
 LOSSLESS: Final = ("retire", "join", "swap", "two retire", "impostor", "cut client")
-"""The strikes after which nothing may be lost."""
+"""The strikes during which nothing may be lost."""
 
 CHAOS: Final = (
     "crash",
@@ -131,7 +131,7 @@ CHAOS: Final = (
     "crash while handing over",
     "crash while writing",
 )
-"""What ``chaos`` draws its menus from."""
+"""The faults from which ``chaos`` draws its menus."""
 
 BETWEEN: Final = (
     "heal",
@@ -146,7 +146,7 @@ BETWEEN: Final = (
     "one way",
     "flap",
 )
-"""Those that lie between hosts; the others befall hosts."""
+"""The faults between hosts; the others happen to hosts."""
 
 WILD_CLOCK_MS: Final = 600_000
 SLOW_TURN_S_MAX: Final = 0.5
@@ -167,7 +167,7 @@ def _writes(core: NodeCore) -> bool:
 
 
 class Faults:
-    """Does to a mesh what faults are called for, and undoes it."""
+    """Makes faults happen to a mesh, and ends them."""
 
     def __init__(self, mesh: Mesh, *, skew_ms: int, turn_s: float, replicas: int) -> None:
         self.mesh = mesh
@@ -176,14 +176,14 @@ class Faults:
         self.turn_s = turn_s
         self.replicas = replicas
         self.spares: dict[str, None] = {}
-        """Hosts that are no part of the mesh but now and then: nobody restores them."""
+        """Hosts that are part of the mesh only for a time: nobody restores them."""
         self.impostors: list[NodeHost] = []
         self.over = False
 
     # What befalls hosts
 
     def strike(self, what: str, host: NodeHost) -> list[NodeHost]:
-        """Have something happen to a host; return whom it may befall, to be restored."""
+        """Let something happen to a host; return the hosts that are to be restored after it."""
         return self._STRIKES[what](self, what, host)
 
     def _crash(self, what: str, host: NodeHost) -> list[NodeHost]:
@@ -247,7 +247,7 @@ class Faults:
 
     def _move(self, what: str, host: NodeHost) -> list[NodeHost]:
         seeds = [f"n{number}" for number in SEED_NUMBERS]
-        if host.name not in seeds:  # the others find their seeds where they always were
+        if host.name not in seeds:  # so that the others find their seeds at the same addresses
             if host.core is not None:
                 host.crash()
             self.mesh.move(host)
@@ -286,7 +286,7 @@ class Faults:
         return [host]
 
     def _ambush(self, what: str, host: NodeHost) -> list[NodeHost]:
-        """Have a host crash once it is in the midst of something. It is counted when it happens."""
+        """Let a host crash while it is doing something. The fault is counted when it happens."""
         at_it: Callable[[NodeCore], bool]
         if what == "crash while joining":
             if host.core is not None:
@@ -324,7 +324,7 @@ class Faults:
     }
 
     def restore(self, host: NodeHost) -> None:
-        """Have a host's process run, and well."""
+        """Make a host's process run, without any fault."""
         host.call_off()
         host.turn_s = self.turn_s
         if host.paused:
@@ -333,7 +333,7 @@ class Faults:
             host.start()
 
     def end(self) -> None:
-        """Undo what does not end by itself."""
+        """End all faults that do not end by themselves."""
         self.over = True
         self.mesh.network.heal()
         for impostor in self.impostors:
@@ -349,7 +349,7 @@ class Faults:
     # What lies between hosts
 
     def disturb(self, what: str, host: NodeHost) -> None:
-        """Have something happen to what lies between hosts; ``host`` is the one, where it is about one."""
+        """Let something happen between hosts; ``host`` is one of them, where the fault is about one host."""
         network = self.mesh.network
         if what == "heal":
             self.world.strike(what)
@@ -371,7 +371,7 @@ class Faults:
                 self._flap(pairs, cut=True, times=self.world.rng.randint(2, 10))
 
     def clog_shortly(self, for_s: float) -> None:
-        """Clog a link for a time that nobody is accused for."""
+        """Hold a link back for so short a time that nobody is suspected for it."""
         self._clog(for_s)
 
     def _clog(self, for_s: float | None = None) -> None:
@@ -411,7 +411,7 @@ class Faults:
                 self.mesh.network.mend(source, target)
 
     def _pairs(self, what: str, host: NodeHost) -> list[tuple[str, str]]:
-        """Return who does not hear whom, as (from, to)."""
+        """Return which hosts do not hear which others, as (from, to)."""
         rng, names = self.world.rng, list(self.mesh.nodes)
         bridge = ""
         if what == "isolate":

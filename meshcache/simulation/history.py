@@ -1,26 +1,26 @@
-"""What clients asked and were answered, and what must never be in it. Checked when an operation ends.
+"""What clients asked and were answered, and the checks that no answer may fail, made when an operation ends.
 
-Values describe themselves: every write writes text that names its key and its own number, so that a read tells whose
-value it got. An *open* write may have been executed by an attempt that brought no answer; it may show at any time
-from its start on, also if a later attempt was acknowledged.
+Values describe themselves: every write writes a text with its key and its own number, so that a read shows which write
+its value is from. An *open* write may have been executed by an attempt that brought no answer; its value may appear at
+any time from its start on, also if a later attempt was acknowledged.
 
 Always:
 
 - integrity: a value read under a key was written under that key, by a write that has begun and was not refused
-- deadlines: no operation ends later than its time-out, and none never
-- lifetimes: no value is read after its time to live, besides the granularity of expiry and what the clocks differ
+- deadlines: every operation ends, and none later than its timeout
+- lifetimes: no value is read after its time to live, except for the granularity of expiry and the difference of clocks
 
 ``fresh`` (W + R > N, 2 W > N, stores that need not evict, at most one process lost at a time):
 
 - no read returns what was overwritten or deleted by a write that was acknowledged before the read began. The order of
-  two writes is only known if one ended before the other began; so this never accuses wrongly. A value that expired
+  two writes is known only if one ended before the other began; so this check never fails wrongly. A value that expired
   hides what was there before it like one that did not
 - no read, and no other caller of get_or_set, returns what a loader read before a delete that was acknowledged before
   the read began, however long the loader took: for that there are fill leases
 - no touch, replace or cas finds a key that was deleted before it began
 - no cas replaces a value that was overwritten by a write that was acknowledged before the cas began
-- no read returns a value that bears a tag, if it was written before an invalidation of the tag began that was
-  acknowledged before the read began
+- no read returns a value with a tag, if it was written before an invalidation of the tag began that was acknowledged
+  before the read began
 
 With ``stale_s`` above 0 instead, for clients with near caches (``near_staleness``):
 
@@ -51,10 +51,10 @@ from operator import itemgetter
 from typing import Any, Final
 
 DEADLINE_SLACK_S: Final = 0.05
-"""What an operation may take beyond its time-out."""
+"""How much longer than its timeout an operation may take."""
 
 EXPIRY_SLACK_S: Final = 0.25 + 0.05
-"""What a value may be read beyond its time to live: the granularity of expiry, and a moment."""
+"""How long after its time to live a value may be read: the granularity of expiry, and a moment."""
 
 
 class Violation(AssertionError):
@@ -76,35 +76,35 @@ class Operation:
     start: float
     timeout_s: float
     written: Any = None
-    """What a write writes; None for a delete."""
+    """The value that a write writes; None for a delete."""
     ttl_s: float = math.inf
     load_s: float = 0.0
-    """What it may take beyond its time-out, because it computes a value."""
+    """How much longer than its timeout it may take, because it computes a value."""
     expected: bytes = b""
     """The version that a cas replaces."""
     replaced: Any = None
     """The value that a cas replaces."""
     tags: tuple[str, ...] = ()
-    """What a set's value bears, and what an invalidation is of."""
+    """The tags of a set's value, or those of an invalidation."""
     end: float = math.inf
     open: bool = False
-    """It may have been executed though that was not answered."""
+    """Whether it may have been executed without an answer."""
     error: Exception | None = None
     result: Any = None
 
     @property
     def acknowledged(self) -> bool:
-        """It ended well."""
+        """Tell whether it ended without an error."""
         return self.end < math.inf and self.error is None
 
     @property
     def settled(self) -> float:
-        """From when on it can have no further effect."""
+        """The time from which on it can have no further effect."""
         return math.inf if self.open else self.end
 
     @property
     def stores(self) -> bool:
-        """It is to leave a value behind: no read, no delete, and no touch."""
+        """Tell whether it is to leave a value behind: it is no read, no delete, and no touch."""
         return self.written is not None
 
     def __str__(self) -> str:
@@ -118,7 +118,7 @@ class Operation:
 
 @dataclass(slots=True)
 class _Ended:
-    """Operations on one key that ended, in that order, with the running maximum of a number."""
+    """The operations on one key that ended, in that order, with the running maximum of a number."""
 
     ends: list[float] = field(default_factory=list)
     maxima: list[tuple[float, Operation]] = field(default_factory=list)
@@ -131,18 +131,18 @@ class _Ended:
             self.maxima.append((number, operation))
 
     def greatest_before(self, when: float) -> tuple[float, Operation] | None:
-        """Return the greatest number of the operations that ended before a time, and whose it is."""
+        """Return the greatest number among the operations that ended before a time, and its operation."""
         place = bisect_left(self.ends, when)
         return self.maxima[place - 1] if place else None
 
     def first_above(self, number: float) -> Operation | None:
-        """Return the operation that ended first of those with a greater number."""
+        """Return the operation that ended first among those with a greater number."""
         place = bisect_right(self.maxima, number, key=itemgetter(0))
         return self.maxima[place][1] if place < len(self.maxima) else None
 
 
 class History:
-    """All operations of one simulation, held against the promises."""
+    """All operations of one simulation, checked against the promises."""
 
     def __init__(
         self,
@@ -156,11 +156,11 @@ class History:
     ) -> None:
         self.fresh = fresh
         self.holds = holds
-        """Who wrote to W nodes is found by who reads R: W >= R."""
+        """Whether R nodes always include one of any W nodes that took a write: W >= R."""
         self.stale_s = stale_s
         """How old a value may be that a near cache serves."""
         self.stalest_s = 0.0
-        """The greatest age seen: how long before a read its value was overwritten for certain."""
+        """The greatest age seen: how long before a read its value had certainly been overwritten."""
         self.durable = durable
         self.atomic = atomic
         self.operations: list[Operation] = []
@@ -168,17 +168,17 @@ class History:
         self.reads = self.hits = self.errors = 0
         self._skew_s = skew_s
         self._writers: dict[str, Operation] = {}
-        """By value."""
+        """The write that wrote each value."""
         self._writes: dict[str, _Ended] = {}
-        """By key the acknowledged writes, with their start as number."""
+        """By key, the acknowledged writes, with the time of their start as number."""
         self._short_lived: dict[str, None] = {}
-        """Keys that some write let expire."""
+        """Keys that some write gave a time to live."""
         self._attempts: dict[str, list[Operation]] = {}
-        """By key all that would write it, whatever became of it."""
+        """By key, all writes that were begun, whatever their outcome."""
         self._invalidations: dict[str, _Ended] = {}
-        """By tag the acknowledged ones, with their start as number."""
+        """By tag, the acknowledged invalidations, with the time of their start as number."""
         self._tries: dict[str, list[Operation]] = {}
-        """By tag all invalidations, whatever became of them."""
+        """By tag, all invalidations that were begun, whatever their outcome."""
         self._increments: dict[str, _Ended] = {}
         self._counts: dict[tuple[str, int], Operation] = {}
         self._adds: dict[str, list[Operation]] = {}
@@ -187,7 +187,7 @@ class History:
         self._replaced: dict[tuple[str, bytes], Operation] = {}
 
     def begin(self, operation: Operation) -> None:
-        """An operation starts."""
+        """Note that an operation begins."""
         self.operations.append(operation)
         self.pending[operation] = None
         if isinstance(operation.written, str):
@@ -209,13 +209,13 @@ class History:
             self._touches.setdefault(operation.keys[0], []).append(operation)
 
     def load(self, operation: Operation, value: str, now: float) -> None:
-        """The loader of a get_or_set reads its source: from now on the value may be in the cache, as of now."""
+        """Note that the loader of a get_or_set reads its source: from now on the value of now may be in the cache."""
         loaded = Operation(operation.number, operation.client, "load", operation.keys, now, 0.0, value)
         loaded.end = now
         self._writers[value] = loaded
 
     def end(self, operation: Operation, now: float, result: Any, error: Exception | None, is_open: bool) -> None:
-        """An operation ended: hold it against what is known."""
+        """Check an operation that ended against all that is known."""
         del self.pending[operation]
         operation.end, operation.result, operation.error, operation.open = now, result, error, is_open
         if now > operation.start + operation.timeout_s + operation.load_s + DEADLINE_SLACK_S:
@@ -227,13 +227,13 @@ class History:
         check(operation)
 
     def abandon(self, operation: Operation, now: float) -> None:
-        """Nobody waits for an operation any more: it may be executed, now or later."""
+        """Note that nobody waits for an operation any more: it may be executed, now or later."""
         del self.pending[operation]
         operation.end, operation.error, operation.open = now, Abandoned(), True
         self.errors += 1
 
     def finish(self) -> None:
-        """The simulation is over: nothing may be pending."""
+        """Check at the end of the simulation that nothing is pending."""
         for operation in self.pending:
             raise Violation(f"deadline: never answered: {operation}")
 
@@ -250,14 +250,14 @@ class History:
             self._invalidations.setdefault(tag, _Ended()).add(operation, operation.start)
 
     def _end_set_many(self, operation: Operation) -> None:
-        if not operation.result:  # else some keys failed: as a whole it was not acknowledged
+        if not operation.result:  # else some keys failed, and the write as a whole was not acknowledged
             self._end_set(operation)
         else:
             operation.open = True
 
     def _end_add(self, operation: Operation) -> None:
         if not operation.result:
-            operation.open = True  # this may be the answer to a copy that came after it had succeeded
+            operation.open = True  # this may be the answer to a repeated request, after the first had succeeded
         else:
             (key,) = operation.keys
             if self.atomic:
@@ -278,7 +278,7 @@ class History:
         return any(delete.start < second.end and delete.settled > first.start for delete in deletes)
 
     def _newest(self, key: str, before: float) -> Operation | None:
-        """Return the acknowledged write that began last of those that ended before a time."""
+        """Return the acknowledged write that began last among those that ended before a time."""
         ended = self._writes.get(key)
         newest = ended.greatest_before(before) if ended is not None else None
         return None if newest is None else newest[1]
@@ -298,7 +298,7 @@ class History:
             self._check_miss(operation, operation.keys[0])
 
     def _check_found(self, update: Operation) -> None:
-        """An update found the key: it must not have been deleted for certain."""
+        """Check that a key which an update found cannot have been deleted for certain."""
         (key,) = update.keys
         newest = self._newest(key, update.start) if self.fresh else None
         if newest is None or newest.stores or key in self._short_lived:
@@ -391,7 +391,7 @@ class History:
             raise Violation(f"fresh: {read}\n  shows what {writer} wrote,\n  but before it there was {newest[1]}")
 
     def _expires(self, writer: Operation, key: str) -> float:
-        """Return when a value has expired for certain: a touch that may have come in time sets that anew."""
+        """Return when a value has certainly expired: a touch that may have come in time sets the expiry anew."""
         expires = writer.settled + writer.ttl_s
         for touch in self._touches.get(key, ()):
             if touch.start <= expires + EXPIRY_SLACK_S + self._skew_s:

@@ -1,13 +1,13 @@
-"""A node's process in the simulation: the driver of a NodeCore, as server.py is, with crashes and pauses.
+"""A node's process in the simulation: the driver of a NodeCore, like server.py, with crashes and pauses.
 
-What arrives waits until the process has its next *turn*: then all of it is handled, the core ticks, and its effects
-are carried out. A slow process has its turns late, and so more to do in each; a paused one (SIGSTOP) has none, its
-connections stand, and it finds the whole backlog when it goes on. A crash (SIGKILL) loses everything in memory. An
-*ambush* is a crash in the midst of something: in the first turn, or one of the next, in which the core is at it, and
-after a part only of what that turn sends is under way.
+What arrives waits until the next *turn* of the process: then all of it is handled, the core ticks, and its effects are
+carried out. A slow process has late turns, and so more to do in each. A paused one (SIGSTOP) has none; its connections
+stand, and it finds the whole backlog when it goes on. A crash (SIGKILL) loses everything in memory. An *ambush* is a
+crash while the core is doing a certain thing: in the first turn in which it does, or in one of the next, and after only
+a part of what that turn sends was sent.
 
-Each host has clocks of its own: monotonic time that runs a little fast or slow, and wall time that is off. While a
-machine is suspended its monotonic time stands still, and its wall time is right again afterwards.
+Each host has its own clocks: monotonic time that runs a little fast or slow, and wall time that is wrong by some
+amount. While a machine is suspended its monotonic time stands still, and its wall time is right again afterwards.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ EPOCH_MS: Final = 1_800_000_000_000
 _CLOCK_START: Final = 1000.0
 
 LONG_PAUSE_S: Final = 3.0
-"""A process that was stopped for longer is certainly thought dead, with the default settings."""
+"""With the default settings, a process that was stopped for longer than this is certainly counted dead."""
 
 RESTART_S: Final = 1.0
-"""When a process that was refused is started again."""
+"""After how long a process that was refused is started again."""
 
 LEAVE_S: Final = 0.3
-"""How long a leaving process goes on, so that others hear of it."""
+"""How long a leaving process still runs, so that others hear of it."""
 
 
 class NodeHost:
-    """A process that runs a node, or did, or will."""
+    """A process that runs a node, has run it, or will run it."""
 
     between_nodes = True
 
@@ -66,19 +66,19 @@ class NodeHost:
         self.wall_offset_ms = wall_offset_ms
         self.rate = rate
         self.turn_s = turn_s
-        """How long what arrives waits for a turn."""
+        """How long a frame that arrives waits for a turn."""
         self.impostor = impostor
-        """Its id belongs to another node: it is to be refused."""
+        """Whether its id belongs to another node, so that it must be refused."""
         self.refused = 0
         self.starts = 0
         self.on_turn: Callable[[NodeHost], None] | None = None
-        """Called after each turn: for checkers."""
+        """Called after each turn, for checkers."""
         self.lines: dict[str, Line] = {}
         self._inbox: list[tuple[Any, ...]] = []
         self._turn_at: float | None = None
         self._paused_at = 0.0
         self._stood_still_s = 0.0
-        """For how long the machine was suspended so far."""
+        """How long the machine was suspended so far."""
         self._clock = LocalClock(0.0, 0.0)
         self._suspended_at: float | None = None
         self._ambush: tuple[str, Callable[[NodeCore], bool], int] | None = None
@@ -89,18 +89,18 @@ class NodeHost:
         return self.core is not None and not self.paused
 
     def clock(self) -> float:
-        """Return this process's steady time."""
+        """Return this process's monotonic time."""
         return self._clock.read(self._monotonic(), self.wall_s())
 
     def _monotonic(self) -> float:
         return _CLOCK_START + self.world.now * self.rate - self._stood_still_s
 
     def wall_s(self) -> float:
-        """Return what this host takes for the time of the day."""
+        """Return the wall time of this host."""
         return (EPOCH_MS + self.wall_offset_ms) / 1000 + self.world.now * self.rate
 
     def _world_time(self, clock: float) -> float:
-        """Return when this host's clock will show a time."""
+        """Return at which time of the world this host's clock will show a time."""
         return (clock - self._clock.stood_still_s + self._stood_still_s - _CLOCK_START) / self.rate
 
     # What happens to the process
@@ -141,7 +141,7 @@ class NodeHost:
         self._turn_at = None
 
     def resume(self) -> None:
-        """Let a paused process go on; all that arrived meanwhile is there at once."""
+        """Let a paused process go on; everything that arrived meanwhile is there at once."""
         if self.paused:
             self.world.note(f"{self.name} goes on")
             if self.world.now - self._paused_at > LONG_PAUSE_S:
@@ -153,27 +153,27 @@ class NodeHost:
             self._plan_turn(self.world.now)
 
     def suspend(self) -> None:
-        """Pause the whole machine: for the process, no time will have passed."""
+        """Pause the whole machine: the process will not see that time has passed."""
         self.pause()
         self._suspended_at = self.world.now
 
     def ambush(self, fault: str, at_it: Callable[[NodeCore], bool], turns: int) -> None:
-        """Have the process crash in a turn in which the core is at something: not the first such one, but the next."""
+        """Let the process crash in a turn in which the core is doing something; not in the first such turn."""
         self._ambush = fault, at_it, turns
 
     def call_off(self) -> None:
-        """Let an ambush be."""
+        """Cancel an ambush."""
         self._ambush = None
 
     def retire(self) -> None:
-        """Have the process hand over what it holds, leave, and end."""
+        """Let the process hand over what it holds, leave, and end."""
         assert self.core is not None
         self.world.note(f"{self.name} retires")
         self.core.retire(self.clock())
         self._plan_turn(self.world.now)
 
     def leave(self) -> None:
-        """Have the process leave the mesh at once, and end; nothing is handed over."""
+        """Let the process leave the mesh at once, and end; nothing is handed over."""
         assert self.core is not None
         self.world.note(f"{self.name} leaves")
         self.core.leave(self.clock())
@@ -267,7 +267,7 @@ class NodeHost:
         return not turns
 
     def _end_refused(self, reason: str) -> None:
-        """The process ends by itself, since its id is taken. What is no impostor is started again by a supervisor."""
+        """End a process whose id is taken. If it is no impostor, a supervisor starts it again."""
         self.world.note(f"{self.name} refuses to run: {reason}")
         self.refused += 1
         self.crash()
@@ -288,7 +288,7 @@ class NodeHost:
             if line is not None:
                 line.close()
         for address in effects.connect:
-            split_address(address)  # as it has to be before a real socket takes it
+            split_address(address)  # must be valid, as a real socket requires
             self.lines[address] = self.network.dial(self, address)
         for address, frame in effects.sends:
             line = self.lines.get(address)

@@ -1,7 +1,7 @@
-"""A stranger who lies to nodes: about members, lives, versions and clocks, as a faulty or hostile program would.
+"""A stranger that lies to nodes: about members, lives, versions and clocks, as a faulty or hostile program would.
 
-Each lie is one that nobody must believe, whoever says it: what could be true is the word of a member, and without keys
-anybody's. So all promises must hold as if nobody had said anything.
+Every lie is one that no node may believe, whoever says it. (A member, and without keys anybody, could also say things
+that may be true; these are no lies.) So all promises must hold as if nothing had been said.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from meshcache.simulation.network import Line
 
 HOUR_MS: Final = 3_600_000
 SIMULATED_MS_MAX: Final = 120_000
-"""A lie about time must still be one when it arrives, however long it was under way."""
+"""A lie about time must still be a lie when it arrives, however long it was under way."""
 LIES_PER_S: Final = 5.0
 GHOSTS: Final = 40
 NO_ADDRESSES: Final = ("garbage", "127.0.0.1:0", "", "0.0.0.0:7101", "a..b:7101")
@@ -43,10 +43,10 @@ class Liar:
         self._lies = lies
         self._lines: dict[str, Line] = {}
         self._boots: dict[str, int] = {}
-        """By address, which process answered there last."""
+        """By address, the boot of the process that answered there last."""
 
     def begin(self) -> None:
-        """Lie, again and again."""
+        """Tell lies, again and again."""
         if not self.stopped:
             world = self._mesh.world
             world.after(world.rng.expovariate(LIES_PER_S), self.begin)

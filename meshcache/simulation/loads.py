@@ -1,7 +1,8 @@
-"""Values that are computed from a source, by who misses them, and deleted by who changes the source.
+"""Values that callers who miss them compute from a source, and that are deleted when the source changes.
 
-Each value tells which change of the source it is from. So a read tells whether what it got was read from the source
-before a change whose delete was acknowledged before the read began; however slow the loader was, that must not be.
+Each value names the change of the source that it was read after. So a read shows whether its value was read from the
+source before a change whose delete was acknowledged before the read began; that must not be, however slow the loader
+was.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ WAIT_S: Final = 8.0
 OPERATIONS: Final = ("change", "get_or_set", "get")
 WEIGHTS: Final = (1, 3, 1)
 CALLERS: Final = 3
-"""How many of a client's callers do so at once, and share what they ask (flights.py)."""
+"""How many callers of a client do this at once, and share their questions (flights.py)."""
 CANCELLED: Final = 0.1
 """How often a caller gives up before it has its value."""
 NUMBERS_FROM: Final = 1_000_000
-"""The operations here are told from the workload's by their numbers."""
+"""The numbers of these operations begin here, above those of the workload."""
 
 
 class Loads:
@@ -34,18 +35,18 @@ class Loads:
         self.world = world
         self.history = history
         self.load_s = load_s
-        """Mean time that a loader takes."""
+        """The mean time that a loader takes."""
         self.think_s = think_s
         self.timeout_s = timeout_s
         self.stopped = False
         self.patient = False
-        """No caller gives up any more."""
+        """Whether no caller gives up any more."""
         self._keys = [f"s{i}" for i in range(keys)]
         self._source = dict.fromkeys(self._keys, "")
         self._number = NUMBERS_FROM
 
     def drive(self, client: ClientHost) -> None:
-        """Have the callers of a client do one operation after the other each."""
+        """Let each caller of a client do one operation after the other."""
         for _ in range(CALLERS):
             self._think(client)
 
@@ -62,7 +63,7 @@ class Loads:
         return Operation(self._number, client.name, name, (key,), self.world.now, self.timeout_s)
 
     def _run(self, client: ClientHost, operation: Operation, flow: Flow[Any], patience_s: float | None = None) -> None:
-        """Run a flow; a caller that has lost its patience by then is cancelled."""
+        """Run a flow; a caller that has not finished after ``patience_s`` is cancelled."""
         self.world.note(f"begin {operation.number} {operation.client} {operation.name} {operation.keys[0]}")
         self.history.begin(operation)
 
@@ -97,7 +98,7 @@ class Loads:
     def _begin_get_or_set(self, client: ClientHost, key: str) -> None:
         operation = self._operation(client, "get_or_set", key)
         load_s = min(self.world.rng.expovariate(1.0), 3.0) * self.load_s
-        operation.load_s = load_s + WAIT_S + self.timeout_s  # others compute, the loader, and the fill
+        operation.load_s = load_s + WAIT_S + self.timeout_s  # the wait for others, the loader, and the fill
 
         def read() -> str:
             self._source[key] = self._source[key] or f"{key}={operation.number}"

@@ -1,4 +1,4 @@
-"""Nodes and a network to simulate with, by hand in tests or by a plan drawn from a seed."""
+"""Nodes and a network to simulate with, used by hand in tests or by a plan drawn from a seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshcache.simulation.network import CALM, Network, Weather
 from meshcache.simulation.world import World
 
 SEED_NUMBERS: Final = (1, 2)
-"""The nodes that every other one calls when it starts."""
+"""The nodes that every other node dials when it starts."""
 
 
 class Mesh:
@@ -40,7 +40,7 @@ class Mesh:
             self.add()
 
     def add(self, **options: Any) -> NodeHost:
-        """Make one more node host, and do not start it yet."""
+        """Make one more node host, without starting it."""
         number = len(self.nodes) + 1
         config = self._config(number, f"127.0.0.{number}:7101")
         host = NodeHost(self.world, self.network, config, **options)
@@ -54,7 +54,7 @@ class Mesh:
         return NodeHost(self.world, self.network, config, impostor=True)
 
     def move(self, host: NodeHost) -> None:
-        """Have a host that does not run start at another address the next time."""
+        """Let a host that does not run start at another address the next time."""
         number = list(self.nodes).index(host.name) + 1
         port = int(host.address.rpartition(":")[2]) + 1
         host.config = self._config(number, f"127.0.0.{number}:{port}")
@@ -89,7 +89,7 @@ class Mesh:
         self.world.run_until(self.world.now + seconds)
 
     def disagreements(self, *, transitions: bool = False) -> list[str]:
-        """Say what keeps the running nodes from being one mesh that serves; with ``transitions``: and is at rest."""
+        """Describe why the running nodes are not one mesh that serves; with ``transitions``: and that is at rest."""
         cores = {host.name: host.core for host in self.nodes.values() if host.core is not None and not host.paused}
         found: list[str] = []
         first = next(iter(cores.values()), None)
@@ -112,7 +112,7 @@ class Mesh:
         return found
 
     def differences(self) -> list[str]:
-        """Say which running owners hold different versions of a key. Whoever holds nothing may have forgotten it."""
+        """Describe running owners with different versions of a key. An owner without the key may have forgotten it."""
         cores = {host.name: host.core for host in self.nodes.values() if host.core is not None and not host.paused}
         versions: dict[bytes, dict[str, bytes]] = {}
         for name, core in cores.items():
@@ -120,7 +120,7 @@ class Mesh:
                 for key in core.store.keys_of_slot(slot) if owned else ():
                     record = core.store.peek(key)
                     if record is not None and record[16:22] > core.coordinator.instant.now_bytes:
-                        # When a tombstone may go is each node's own affair: a trace depends on what it covered there.
+                        # Each node decides itself when a tombstone may go: a trace depends on what it replaced there.
                         versions.setdefault(key, {})[name] = record[:16] if is_tombstone(record) else record[:22]
         return [
             f"{key.decode()}: " + ", ".join(f"{name} has {version.hex()}" for name, version in held.items())
@@ -129,7 +129,7 @@ class Mesh:
         ]
 
     def cut(self, side: Iterable[str], *, one_way: bool = False) -> None:
-        """Cut these hosts off from all other nodes: both ways, or only what they say."""
+        """Cut these hosts off from all other nodes: both ways, or only what these hosts send."""
         inside = dict.fromkeys(side)
         for here in inside:
             for there in self.nodes:
@@ -146,7 +146,7 @@ class Mesh:
         return client
 
     def call(self, client: ClientHost, flow: Flow[Any], *, within_s: float = 60.0) -> Any:
-        """Run one operation to its end, as a caller of the sync client would; raises what that would raise."""
+        """Run one operation to its end, as a caller of the blocking client would; raises what that would raise."""
         ended: list[tuple[Any, Exception | None]] = []
         client.run(flow, lambda result, error, _: ended.append((result, error)))
         self.wait_for(lambda: bool(ended), within_s=within_s)
@@ -156,6 +156,6 @@ class Mesh:
         return result
 
     def owners(self, key: str) -> list[str]:
-        """Return who owns a key, as the first running node sees it."""
+        """Return the owners of a key, as the first running node sees them."""
         core = next(host.core for host in self.nodes.values() if host.core is not None)
         return list(core.view.ring.preference_list(key.encode()))

@@ -1,14 +1,14 @@
-"""Clients with near caches against the worst: streams that lose frames, and nodes that are killed, paused and cut off.
+"""Clients with near caches in bad conditions: streams lose frames, and nodes are killed, paused and cut off.
 
-Eight readers with near caches read a few keys all the time; two writers, without, write them. W + R > N, and one node
-is struck at a time, so that what the nodes answer is fresh and all staleness is the near caches'. Its bound
-(``near_staleness`` in history.py):
+Eight readers with near caches read a few keys all the time; two writers, without near caches, write them. W + R > N,
+and one node is struck at a time, so that the answers of the nodes are fresh and only near caches can serve stale
+values. The bound of staleness (``near_staleness`` in history.py) is:
 
 - ``ttl``, if that is less than what follows, whatever happens
-- with a longer ttl: with the acknowledgement of a write its coordinator publishes the event, and then repeats its
-  number. Whatever is lost of that: either a later frame arrives and shows the gap, or none does, and SILENCE_S after
-  the last one that arrived nothing is served any more. That one was published before the event: so the bound is
-  SILENCE_S, and what a frame may be under way.
+- with a longer ttl: when a write is acknowledged its coordinator publishes the event, and then repeats the number of
+  its stream. Whatever frames are lost, either a later one arrives and shows the gap, or none does, and SILENCE_S after
+  the last frame that arrived nothing is served any more. That frame was published before the event: so the bound is
+  SILENCE_S, plus the time that a frame may be under way.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WRITERS: Final = 2
 FAULTS_S: Final = 8.0
 RECOVERY_S: Final = 15.0
 UNDER_WAY_S: Final = 0.1
-"""No frame is under way for longer in this weather; the turns of the processes included."""
+"""No frame is under way for longer in this weather, including the turns of the processes."""
 
 _READS: Final = {"get": 8.0, "get_many": 1.0}
 _WRITES: Final = {"set": 6.0, "set_many": 1.0, "delete": 1.0}
@@ -45,7 +45,7 @@ def _mix(keys: int, operations: dict[str, float], think_s: float) -> Mix:
 
 @dataclass(frozen=True, slots=True)
 class NearPlan:
-    """What a seed means."""
+    """What a seed means: the settings of one run."""
 
     seed: int
     nodes: int
@@ -56,7 +56,7 @@ class NearPlan:
     delay_s: float
     keys: int
     write_pause_s: float
-    """Mean time between two writes of a writer: the rarer a key is written, the longer an old copy could stay."""
+    """The mean time between two writes of a writer: the rarer a key is written, the longer an old copy could stay."""
     strikes: tuple[str, ...] = ("crash", "pause", "deaf", "leave")
 
     @property
@@ -99,7 +99,7 @@ class NearSimulation:
         self.readers: list[ClientHost] = []
 
     def run(self) -> NearSimulation:
-        """Run it to its end. Raises Violation where the bound was broken."""
+        """Run the plan to its end. Raises Violation if the bound was broken."""
         mesh, world = self.mesh, self.world
         mesh.start()
         mesh.network.stream_loss = self.plan.stream_loss
@@ -125,12 +125,12 @@ class NearSimulation:
         return self
 
     def _strike(self) -> None:
-        """Let something happen to one node, and wait until all is well again."""
+        """Let something happen to one node, and wait until the mesh has recovered."""
         world, mesh = self.world, self.mesh
         world.run_until(world.now + world.rng.uniform(0.3, 2.0))
         host = world.rng.choice(list(mesh.nodes.values()))
         what = world.rng.choice(self.plan.strikes)
-        if what == "deaf":  # its stream does not reach some, while all else goes on
+        if what == "deaf":  # its stream does not reach some subscribers, while everything else works
             for reader in world.rng.sample(self.readers, READERS // 2):
                 mesh.network.cut(host.name + STREAM, reader.name)
         elif what == "pause":
@@ -147,7 +147,7 @@ class NearSimulation:
     def _restore(self, host: NodeHost) -> None:
         self.mesh.network.heal()
         if host.core is not None and not host.paused and not host.core.ready:
-            self.world.run_until(self.world.now + 0.5)  # it is leaving: its process ends first
+            self.world.run_until(self.world.now + 0.5)  # if it is leaving, its process ends first
         if host.core is None:
             host.start()
         elif host.paused:

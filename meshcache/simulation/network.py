@@ -1,18 +1,18 @@
-"""A virtual network with the habits of ZeroMQ's DEALER and ROUTER over TCP, and worse ones on demand.
+"""A virtual network that behaves like ZeroMQ's DEALER and ROUTER over TCP, or worse if asked to.
 
-A *line* is a dialled connection, as of a DEALER with IMMEDIATE=1: it connects by itself again and again, takes no
-frame while it is not connected, and tells when it comes up and goes down. Answers come back on the line of the
+A *line* is a dialled connection, like that of a DEALER with IMMEDIATE=1: it connects by itself again and again, takes
+no frame while it is not connected, and tells when it comes up and goes down. Answers come back on the line of the
 request, found by the dialler's routing id. When a line goes down all frames on it are lost.
 
 TCP neither loses nor doubles nor reorders within a connection; here a *weather* may do so to any frame, so that the
-protocol cannot come to rely on it. Cuts are directed: one side may be heard while it hears nothing. What goes through
-a *clog* arrives, but not before it is over.
+protocol cannot come to rely on it. Cuts are directed: a host may be heard while it hears nothing. Frames that go
+through a *clog* arrive, but not before it is over.
 
-A line takes so many frames that are still under way and no more, as ZeroMQ's high-water marks have it: a dialler is
+A line takes only so many frames that are still under way, like ZeroMQ's high-water marks: beyond that, a dialler is
 told that its frame was refused, and a listener's answer is dropped.
 
-In the trace a frame ``->`` arrives, ``=>`` as a copy, ``~>`` at the next process at that address, ``-x`` is lost,
-and ``-|`` finds the pipe full.
+In the trace a frame ``->`` arrives, ``=>`` arrives as a copy, ``~>`` arrives at the next process at that address,
+``-x`` is lost, and ``-|`` finds the line full.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ RECONNECT_S: Final = 0.1
 """About how long a line waits before it dials again."""
 
 RESET_S: Final = 0.005
-"""At most how long it takes until a dialler learns that the process at the other end is gone."""
+"""The longest time until a dialler learns that the process at the other end is gone."""
 
 
 STREAM: Final = " stream"
-"""Behind the name of a node: what it publishes, which can be cut off by itself."""
+"""Put behind the name of a node, it names the node's stream, which can be cut off by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,59 +38,59 @@ class Weather:
     """What happens to frames: all rates per frame."""
 
     delay_s: float = 0.001
-    """Mean of an exponential distribution."""
+    """The mean delay, of an exponential distribution."""
     delay_min_s: float = 0.0002
     loss: float = 0.0
     duplication: float = 0.0
-    """Between nodes only: to a node, a client's request that arrives twice is two requests."""
+    """Only between nodes: for a node, a client's request that arrives twice is two requests."""
     in_order: bool = True
-    """Each line keeps the order of its frames."""
+    """Whether each line keeps the order of its frames."""
     stale: float = 0.0
     """How often a frame that was under way when its line broke is given to the next process at that address."""
     pipe_frames: int = 0
-    """How many frames can be under way on a line, each way; 0: any number."""
+    """How many frames can be under way on a line, in each direction; 0: any number."""
 
 
 CALM: Final = Weather()
 
 
 class Dialler(Protocol):
-    """Who opens lines."""
+    """A process that opens lines."""
 
     name: str
     routing_id: bytes
     between_nodes: bool
 
     def on_up(self, address: str) -> None:
-        """The line is connected."""
+        """Note that the line is connected."""
 
     def on_down(self, address: str) -> None:
-        """The line broke, and dials again."""
+        """Note that the line broke; it dials again."""
 
     def on_refused(self, address: str) -> None:
-        """Nobody listens there; the line dials again."""
+        """Note that nobody listens at the address; the line dials again."""
 
     def on_answer(self, address: str, frame: bytes) -> None:
-        """A frame arrived on the line."""
+        """Take a frame that arrived on the line."""
 
 
 class Subscriber(Protocol):
-    """Who follows invalidation streams."""
+    """A process that follows invalidation streams."""
 
     name: str
 
     def on_stream(self, frame: bytes) -> None:
-        """A node has published a frame."""
+        """Take a frame that a node has published."""
 
 
 class Listener(Protocol):
-    """Who is dialled."""
+    """A process that listens at an address."""
 
     name: str
     paused: bool
 
     def on_request(self, origin: bytes, frame: bytes) -> None:
-        """A frame arrived from a dialler."""
+        """Take a frame that arrived from a dialler."""
 
 
 class Line:
@@ -112,7 +112,7 @@ class Line:
         """Frames of each direction that have not arrived yet."""
 
     def send(self, frame: bytes) -> bool:
-        """Send a frame to the listener; False if the line is not connected, or full."""
+        """Send a frame to the listener; return False if the line is not connected, or full."""
         if not self.up:
             return False
         assert self.listener is not None
@@ -124,12 +124,12 @@ class Line:
         return True
 
     def close(self) -> None:
-        """Close it for good; what is under way is lost."""
+        """Close the line for good; frames under way are lost."""
         self.closed = True
         self._disconnect()
 
     def break_down(self) -> None:
-        """The connection breaks; the line dials again."""
+        """Break the connection; the line dials again."""
         if self.up and not self.closed:
             self._disconnect()
             self.dialler.on_down(self.address)
@@ -155,20 +155,20 @@ class Network:
         """Connected lines by (address, routing id)."""
         self._cuts: dict[tuple[str, str], None] = {}
         self._clogs: dict[tuple[str, str], float] = {}
-        """By (from, to) until when nothing arrives."""
+        """By (from, to), the time until which nothing arrives."""
         self.stream_loss = 0.0
-        """How often a published frame does not reach a subscriber; PUB tells nobody."""
+        """How often a published frame does not reach a subscriber; PUB sockets tell nobody."""
         self._audiences: dict[str, dict[Subscriber, float]] = {}
-        """By publish address, who follows it, and when the last frame arrives there."""
+        """By publish address, the subscribers that follow it, and when the last frame arrives at each."""
 
     # Listeners
 
     def listen(self, address: str, listener: Listener) -> None:
-        """A process listens at an address."""
+        """Let a process listen at an address."""
         self._listeners[address] = listener
 
     def vanish(self, address: str, dialled: list[Line]) -> None:
-        """The process at an address is gone, and with it its own lines; who dialled it learns of it soon."""
+        """End the process at an address, with its own lines; the processes that dialled it learn of that soon."""
         del self._listeners[address]
         for line in dialled:
             line.close()
@@ -189,7 +189,7 @@ class Network:
         return line
 
     def redial(self, line: Line) -> None:
-        """Dial again, after a moment."""
+        """Dial a line again, after a moment."""
         self.world.after(RECONNECT_S * self.world.rng.uniform(0.5, 1.5), self._attempt, line)
 
     def _attempt(self, line: Line) -> None:
@@ -216,13 +216,13 @@ class Network:
             line.dialler.on_up(line.address)
 
     def forget(self, line: Line) -> None:
-        """A line is connected no more."""
+        """Note that a line is no longer connected."""
         key = (line.address, line.routing_id)
         if self._lines.get(key) is line:
             del self._lines[key]
 
     def reply(self, address: str, origin: bytes, frame: bytes) -> bool:
-        """Send a frame back to who dialled; False if its line is gone, or full."""
+        """Send a frame back to the dialler; return False if its line is gone, or full."""
         line = self._lines.get((address, origin))
         if line is None or line.listener is None:
             return False
@@ -236,7 +236,7 @@ class Network:
     # Streams
 
     def subscribe(self, subscriber: Subscriber, addresses: list[str]) -> None:
-        """Have somebody receive what is published at these addresses, and at no others."""
+        """Let a subscriber receive what is published at these addresses, and at no others."""
         for address, audience in self._audiences.items():
             if address not in addresses:
                 audience.pop(subscriber, None)
@@ -244,7 +244,7 @@ class Network:
             self._audiences.setdefault(address, {}).setdefault(subscriber, 0.0)
 
     def publish(self, address: str, source: str, frame: bytes) -> None:
-        """Send a frame to all who follow this address: in order, or not at all."""
+        """Send a frame to all subscribers of this address: in order, or not at all."""
         world = self.world
         audience = self._audiences.get(address, {})
         for subscriber, ready_at in audience.items():
@@ -262,7 +262,7 @@ class Network:
     # Cuts
 
     def cut(self, source: str, target: str) -> None:
-        """Lose all that one host sends to another."""
+        """Lose everything that one host sends to another."""
         self._cuts[source, target] = None
 
     def mend(self, source: str, target: str) -> None:
@@ -275,12 +275,12 @@ class Network:
         self._clogs[source, target] = max(until, self._clogs.get((source, target), 0.0))
 
     def heal(self) -> None:
-        """Undo all cuts, and hold nothing back any more that is sent from now on."""
+        """End all cuts, and hold back nothing that is sent from now on."""
         self._cuts.clear()
         self._clogs.clear()
 
     def is_full(self, line: Line, direction: int) -> bool:
-        """Tell whether a line takes no more frames this way."""
+        """Tell whether a line takes no more frames in this direction."""
         return 0 < self.weather.pipe_frames <= line.under_way[direction]
 
     def is_cut(self, source: str, target: str) -> bool:
@@ -294,7 +294,7 @@ class Network:
         return weather.delay_min_s + self.world.rng.expovariate(1.0) * weather.delay_s
 
     def transmit(self, line: Line, direction: int, source: str, target: str, frame: bytes) -> None:
-        """Put a frame on its way."""
+        """Send a frame."""
         world, weather = self.world, self.weather
         rng = world.rng
         self.frames += 1

@@ -1,20 +1,19 @@
-"""One simulation from one seed: everything is drawn, then it runs, and the checkers look on.
+"""One simulation from one seed: everything is drawn, then it runs while the checkers watch.
 
-A seed draws a *plan*: the size of the mesh, N, W and R, the weather, what clients do, and one of four kinds of
-faults, of which each allows for other promises to be checked:
+A seed draws a *plan*: the size of the mesh, N, W and R, the weather, what clients do, and one of four kinds of faults.
+The kind decides which promises can be checked:
 
 - ``weather``: frames are late, lost, doubled, held back, overtake each other; no process is lost. All is checked.
 - ``single``: also one process after the other crashes, pauses, leaves, moves (faults.ONCE); the next only after the
-  mesh has recovered and every key was read. All but the atomic operations are checked: a counter that is lost begins
-  anew.
+  mesh has recovered and every key was read. All but the atomic operations are checked: a lost counter begins anew.
 - ``split``: under the strict partition policy, cuts through the mesh and lost processes, several at a time. Reads must
-  be fresh all the time, whomever a client asks.
+  be fresh all the time, whichever node a client asks.
 - ``chaos``: anything at any time (faults.CHAOS): cuts of any shape, several crashes at once, storms, wrong clocks,
   stores too small.
 
-To some meshes of each kind a stranger lies meanwhile (liars.py), which changes nothing of what must hold.
+In some meshes of each kind a stranger lies to the nodes (liars.py); the same promises must hold.
 
-First anything goes; then the faults stop, and within RECOVERY_S the mesh must agree on its members and its ring, and
+First the faults happen; then they stop, and within RECOVERY_S the mesh must agree on its members and its ring, and
 serve every operation. When the clients have stopped, owners that hold a key must agree on its version within AGREED_S.
 """
 
@@ -38,35 +37,35 @@ from meshcache.simulation.network import CALM, Weather
 from meshcache.simulation.workload import Mix, Workload
 
 RECOVERY_S: Final = 10.0
-"""In how much simulated time the mesh must have recovered when the faults have stopped."""
+"""In how much simulated time the mesh must have recovered after the faults have stopped."""
 
 AGREED_S: Final = 15.0
-"""In how much simulated time, after the last operation, no two owners hold different versions of a key: a few passes of
-anti-entropy, once writes count as settled."""
+"""In how much simulated time after the last operation no two owners may hold different versions of a key any more: a
+few passes of anti-entropy, once writes count as settled."""
 
 LEAVE_TIMEOUT_S: Final = 8.0
-"""How long a node that cannot hand everything over tries; shorter than in production, since nobody acts meanwhile."""
+"""How long a node that cannot hand everything over tries; shorter than in production, since no operator acts here."""
 
 ID_CHECK_S: Final = 5.0
 """How soon a second process with the id of a node must have ended."""
 
 CLOG_S_MAX: Final = 0.2
-"""For how long ``weather`` holds a link back: nobody is declared dead for that."""
+"""For how long ``weather`` holds a link back: too short for any node to be declared dead."""
 
 FAULTS_S: Final = 14.0
-"""How long anything goes."""
+"""How long faults happen."""
 
 SIMULATED_S_MAX: Final = 120.0
-"""About how long a simulation lasts at most, for what drifting clocks come to differ."""
+"""About how long a simulation lasts at most; drifting clocks differ by no more than they gain in it."""
 
 PROOF_S: Final = 1.5
 """How long every operation must succeed after the recovery."""
 
 SPLIT: Final = 0.25
-"""How many of the seeds of kind ``single`` become ``split``."""
+"""Which share of the seeds of kind ``single`` becomes ``split``."""
 
 LIED_TO: Final = 0.3
-"""How many of the seeds have a stranger who lies to nodes."""
+"""Which share of the seeds has a stranger that lies to nodes."""
 
 _LEVELS: Final = ((1, 1, 1), (2, 2, 1), (2, 2, 2), (3, 2, 2), (3, 3, 1), (3, 3, 2), (3, 2, 3))
 _LOOSE_LEVELS: Final = ((2, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 1, 3), (2, 1, 2))
@@ -74,7 +73,7 @@ _LOOSE_LEVELS: Final = ((2, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 1, 3), (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a seed means."""
+    """What a seed means: the settings of one simulation."""
 
     seed: int
     kind: str = "weather"
@@ -91,13 +90,13 @@ class Plan:
     turn_s: float = 0.0002
     clients: int = 3
     lanes: int = 1
-    """Operations that one client has under way."""
+    """How many operations one client has under way."""
     stray: float = 0.0
     """How often a client asks any node instead of an owner."""
     spares: int = 0
-    """Nodes that join later."""
+    """How many nodes join later."""
     strikes: tuple[str, ...] = ("crash", "crash", "pause", "leave")
-    """What happens under ``single``, again and again, one of these at a time."""
+    """What happens under ``single``: again and again one of these, one at a time."""
     menu: tuple[str, ...] = CHAOS
     """What happens under ``chaos``."""
     pace: float = 1.0
@@ -111,21 +110,21 @@ class Plan:
     max_bytes: int = 100_000_000
     mix: Mix = field(default_factory=Mix)
     lies: tuple[str, ...] = ()
-    """What a stranger tells nodes, again and again, one of these at a time."""
+    """What a stranger tells nodes: again and again one of these, one at a time."""
     loaded: int = 0
-    """Keys whose values are computed from a source."""
+    """How many keys have values that are computed from a source."""
     load_s: float = 0.05
 
     @property
     def events(self) -> tuple[str, ...]:
-        """The faults that this plan may have, those of frames and callers not counted."""
+        """The faults that this plan may have, without those of frames and callers."""
         happens = {"single": self.strikes, "chaos": self.menu}.get(self.kind, ())
         small = ("eviction", "tombstone overflow") if self.max_bytes < 1_000_000 else ()
         return (*happens, *small, *self.lies, *(("flood",) if self.mix.floods else ()))
 
     @property
     def losses(self) -> int:
-        """How many processes, at most, are lost at a time with what they hold; for chaos no number can be told."""
+        """How many processes, at most, are lost at a time with what they hold; chaos has no such number."""
         return int(self.kind != "weather" and not all(strike in LOSSLESS for strike in self.strikes))
 
     @property
@@ -136,7 +135,7 @@ class Plan:
 
     @classmethod
     def draw(cls, seed: int) -> Plan:
-        """Draw a plan; its own random numbers, so that plans can grow without changing what follows."""
+        """Draw a plan. It has random numbers of its own, so that plans can grow without changing what follows."""
         rng = random.Random(f"plan {seed}")
         kind = rng.choice(("weather", "weather", "single", "single", "single", "chaos"))
         loose = kind == "chaos" and rng.random() < 0.5
@@ -174,7 +173,7 @@ class Plan:
         return plan._with_more(rng, small=small)
 
     def _with_more(self, rng: random.Random, *, small: bool) -> Plan:
-        """Draw what a plan may have beside the basics; each thing for itself, and often not at all."""
+        """Draw the extras of a plan; each by itself, and often none."""
         tight = self.kind == "chaos" and rng.random() < 0.3
         mix = replace(
             self.mix,
@@ -219,7 +218,7 @@ def _draw_weather(rng: random.Random, kind: str) -> Weather:
 
 
 def _draw_lies(seed: int) -> tuple[str, ...]:
-    """Draw what a stranger says; from other random numbers, so that nothing else depends on it."""
+    """Draw the lies of a stranger; from other random numbers, so that nothing else depends on them."""
     rng = random.Random(f"lies {seed}")
     return tuple(rng.sample(Liar.NAMES, rng.randint(1, len(Liar.NAMES)))) if rng.random() < LIED_TO else ()
 
@@ -245,14 +244,15 @@ class Simulation:
             store={
                 "max_entries": plan.max_entries,
                 "max_bytes": plan.max_bytes,
-                # A tombstone's grace ends by the clock of whoever holds it: it must outlast what clocks differ.
+                # A tombstone's grace ends by the clock of the node that holds it: it must be longer than clocks can
+                # differ.
                 "tombstone_grace_s": plan.tombstone_grace_s + 2 * plan.skew_ms / 1000,
             },
         )
         self.world = self.mesh.world
         self.faults = Faults(self.mesh, skew_ms=plan.skew_ms, turn_s=plan.turn_s, replicas=plan.replicas)
         self._forgotten: dict[str, tuple[int, int]] = {}
-        """Per host the evictions, and the tombstones dropped, that were counted of its process."""
+        """Per host, the evictions and the dropped tombstones of its process that were counted already."""
         for number in range(plan.nodes + plan.spares):
             host = self._add_host()
             if number >= plan.nodes:
@@ -288,7 +288,7 @@ class Simulation:
         return host
 
     def run(self) -> Simulation:
-        """Run it to its end. Raises Violation where a promise was broken."""
+        """Run the plan to its end. Raises Violation if a promise was broken."""
         plan, mesh, world = self.plan, self.mesh, self.world
         for host in mesh.nodes.values():
             if host.name not in self.faults.spares:
@@ -390,7 +390,7 @@ class Simulation:
                 self.faults.strike(what, host)
 
     def _restore(self, host: NodeHost) -> None:
-        """Have a host run well; if it is leaving, once its process has ended."""
+        """Make a host run without faults; if it is leaving, after its process has ended."""
         core = host.core
         if core is not None and not host.paused and self._leaves(core):
             self.world.run_until_true(lambda: host.core is not core, within_s=LEAVE_TIMEOUT_S + 1.0)
@@ -428,7 +428,8 @@ class Simulation:
 
     def _prove_service(self, clients: list[ClientHost]) -> None:
         world, history = self.world, self.history
-        world.run_until(world.now + self.plan.timeout_s)  # what began during the faults is over, and so are doubts
+        # After that, operations of the time of the faults are over, and so are doubts about nodes.
+        world.run_until(world.now + self.plan.timeout_s)
         begun = len(history.operations)
         for client in clients:
             self.workload.reread(client)
@@ -452,12 +453,12 @@ class Simulation:
                     self.world.strike(fault, f"{host.name} drops {count - before}")
 
     def _agree(self) -> None:
-        """The clients have stopped: owners come to hold the same versions."""
+        """Check, after the clients have stopped, that owners come to hold the same versions."""
         if not self.world.run_until_true(lambda: not self.mesh.differences(), within_s=AGREED_S, step_s=0.25):
             raise Violation(f"agreement: not within {AGREED_S} s: {'; '.join(self.mesh.differences())}")
 
     def _check_rest(self) -> None:
-        """When nobody asks any more, no node may be left with unfinished work; and none was refused without cause."""
+        """Check that no node has unfinished work when nobody asks any more, and that none was refused without cause."""
         if not {"impostor", "move"}.intersection(self.plan.events):
             for host in self.mesh.nodes.values():
                 if host.refused:
@@ -475,5 +476,5 @@ class Simulation:
 
 
 def simulate(seed: int, trace: Callable[[str], None] | None = None) -> Simulation:
-    """Run one seed. Raises Violation, with what a reader needs to find its cause."""
+    """Run one seed. Raises Violation, with all that a reader needs to find its cause."""
     return Simulation(Plan.draw(seed), trace).run()

@@ -1,7 +1,7 @@
-"""Hundreds of member tables on virtual time: what membership costs, and how soon everybody knows.
+"""Hundreds of member tables on virtual time: what membership costs, and how soon every member knows of a change.
 
-Only ``Membership`` objects, with the handshake of their links, on a network without faults; whole nodes would spend
-their time on rings of hundreds of members. Every frame is encoded and counted.
+It has only ``Membership`` objects, with the handshake of their links, on a network without faults; whole nodes would
+spend their time on rings of hundreds of members. Every frame is encoded and counted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Peer:
         self.membership = Membership(settings, fact, self.outbox, random.Random(number), swarm.world.now)
 
     def tick(self, every_s: float) -> None:
-        """Let time pass, again and again."""
+        """Call ``tick`` again and again, every so many seconds."""
         if self.running:
             if not self.paused:
                 self.membership.tick(self.swarm.world.now)
@@ -65,7 +65,7 @@ class Peer:
             self.swarm.world.after(every_s, self.tick, every_s)
 
     def perform(self) -> None:
-        """Send what is to be sent, and dial whom it does not know yet."""
+        """Send what is to be sent, and dial members that have no link yet."""
         sends, replies = self.outbox.sends, self.outbox.replies
         self.outbox.clear()
         if self.membership.changed:
@@ -129,7 +129,7 @@ class Peer:
             table.on_welcome(sender.address, sender.name, message.members, now)
 
     def resume(self) -> None:
-        """Go on after a pause: all that arrived meanwhile is there at once."""
+        """Go on after a pause: everything that arrived meanwhile is there at once."""
         self.paused = False
         waiting, self.waiting = self.waiting, []
         for action in waiting:
@@ -137,7 +137,7 @@ class Peer:
 
 
 class Swarm:
-    """A cluster of that many members, which all know each other already."""
+    """A cluster of a given number of members, which all know each other already."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class Swarm:
             peer.membership.changed = False
 
     def add(self) -> Peer:
-        """Start one more process, which knows nobody."""
+        """Start one more process, which knows no other."""
         peer = Peer(self, len(self.peers), self.settings)
         self.peers.append(peer)
         self.by_address[peer.address] = peer
@@ -172,7 +172,7 @@ class Swarm:
         return peer
 
     def transmit(self, target: Peer, deliver: Callable[[], None]) -> None:
-        """Deliver a frame, perhaps, after a moment."""
+        """Deliver a frame after a moment, if it is not lost."""
         rng = self.world.rng
         if target.running and not (self.loss and rng.random() < self.loss):
             self.world.after(DELAY_S * (0.5 + rng.random()), deliver)
@@ -197,15 +197,15 @@ class Swarm:
         self.world.after(RECONNECT_S * self.world.rng.uniform(0.5, 1.5), other.membership.link_refused, address)
 
     def vanish(self, peer: Peer) -> None:
-        """End a process and its whole machine: nobody is told."""
+        """End a process and its whole machine: no other process is told."""
         peer.running = False
 
     def states(self, peer: Peer) -> list[State]:
-        """Return what each of the others thinks of a member."""
+        """Return in which state each of the other members sees a member."""
         return [other.membership.state_of(peer.name) for other in self.running() if other is not peer]
 
     def until_all_think(self, peer: Peer, state: State) -> float:
-        """Let time pass until all think so of a member; return how long it took."""
+        """Let time pass until all others see a member in this state; return how long it took."""
         began = self.world.now
 
         def known() -> bool:
@@ -227,11 +227,11 @@ class Figures(NamedTuple):
     frames_per_s: float
     bytes_per_s: float
     join_s: float
-    """Until every member knows a newcomer, and it every member."""
+    """The time until every member knows a newcomer, and the newcomer every member."""
     kill_s: float
     silent_s: float
     death_bytes: float
-    """What one node sends for one death, beyond the steady traffic."""
+    """How many bytes one node sends because of one death, beyond the steady traffic."""
 
 
 def measure(nodes: int, *, seed: int = 0, settings: MembershipSettings | None = None) -> Figures:

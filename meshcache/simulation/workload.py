@@ -1,11 +1,12 @@
-"""What the clients of a simulation do: endless operations on a few hot keys, drawn at random.
+"""What the clients of a simulation do: endless operations on a few keys, drawn at random.
 
 There are three kinds of keys, so that each can be checked: *values* (set, delete, touch, reads, batches), *counters*
-(incr and reads), and *guards* (add, replace, cas, set, delete, touch, reads). Values may bear tags, which are then
+(incr and reads), and *guards* (add, replace, cas, set, delete, touch, reads). Values may have tags, which are then
 invalidated now and then.
 
-Some callers are bad ones: in a hurry, with a deadline that can hardly be met; or gone before they are answered, with
-all that they had under way. And sometimes one stores many keys at once, which a small store has to make room for.
+Some callers behave badly: they have a deadline that can hardly be met, or they go away before they are answered, with
+everything that they had under way. And sometimes a caller stores many keys at once, for which a small store must make
+room.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ WEIGHTS: Final = {
 """The operations, and how often each is drawn."""
 
 HASTE_S: Final = (0.001, 0.003, 0.01)
-"""Time-outs of a caller in a hurry."""
+"""The timeouts of a caller with a deadline that can hardly be met."""
 
 ABANDONED_S: Final = 0.005
-"""Mean time after which a caller that goes away does so."""
+"""The mean time after which a caller that goes away does so."""
 
 FLOOD_KEYS: Final = 40
 
@@ -49,36 +50,36 @@ TAGS: Final = ("t1", "t2")
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """What is drawn from."""
+    """What operations are drawn from, and how often."""
 
     values: int = 4
     counters: int = 2
     guards: int = 2
     operations: tuple[str, ...] = tuple(WEIGHTS)
     weights: tuple[float, ...] = tuple(WEIGHTS.values())
-    """Of the operations."""
+    """The weights of the operations."""
     think_s: float = 0.1
-    """Mean time from the end of an operation to the next of the same client."""
+    """The mean time from the end of an operation to the next one of the same client."""
     short_lived: float = 0.3
-    """How many sets of the last value key have a short time to live; those of the others have none."""
+    """Which share of the sets of the last value key has a short time to live; those of the others have none."""
     padding: int = 0
-    """Bytes added to values."""
+    """How many bytes are added to values."""
     hot: float = 0.0
-    """How many operations on one key take the first of its kind."""
+    """Which share of the operations on one key takes the first key of its kind."""
     hasty: float = 0.0
-    """How many operations have a deadline that can hardly be met."""
+    """Which share of the operations has a deadline that can hardly be met."""
     abandoned: float = 0.0
     """How often the caller goes away while an operation is under way."""
     floods: float = 0.0
     """How often FLOOD_KEYS keys are stored at once."""
     tagged: float = 0.0
-    """How many sets of values bear one of TAGS."""
+    """Which share of the sets of values has one of TAGS."""
     invalidations: float = 0.0
-    """How many operations invalidate one of them."""
+    """Which share of the operations invalidates one of TAGS."""
 
 
 class Workload:
-    """Clients that go on until they are stopped."""
+    """Clients that do operations until they are stopped."""
 
     def __init__(self, world: World, history: History, mix: Mix, timeout_s: float, first_number: int = 0) -> None:
         self.world = world
@@ -87,14 +88,14 @@ class Workload:
         self.timeout_s = timeout_s
         self.stopped = False
         self.patient = False
-        """No caller is in a hurry or goes away any more, and nobody floods the stores."""
+        """Whether no caller is in a hurry or goes away any more, and none floods the stores."""
         self._value_keys = [f"v{i}" for i in range(mix.values)]
         self._counter_keys = [f"c{i}" for i in range(mix.counters)]
         self._guard_keys = [f"g{i}" for i in range(mix.guards)]
         self._number = first_number
 
     def drive(self, client: ClientHost) -> None:
-        """Have a client do one operation after the other."""
+        """Let a client do one operation after the other."""
         self.world.after(self.world.rng.expovariate(1.0) * self.mix.think_s, self._next, client)
 
     def reread(self, client: ClientHost) -> None:
@@ -152,7 +153,7 @@ class Workload:
         client.run(flow, done)
 
     def _abandon(self, client: ClientHost, operation: Operation) -> None:
-        """The caller of an operation goes away, and with it all that its client has under way; another takes over."""
+        """Let the caller of an operation go away, with everything that its client has under way; another takes over."""
         if operation not in self.history.pending or self.patient:
             return
         self.world.strike("abandoned call", f"{client.name} is gone")
@@ -192,7 +193,7 @@ class Workload:
         self._run(client, operation, client.session.invalidate_tags(operation.tags, timeout_s))
 
     def _short_life(self, operation: Operation, often: float) -> float | None:
-        """Draw how long the key is to live: not for ever, if it is the last of several value keys."""
+        """Draw how long the key is to live: for ever, unless it is the last of several value keys."""
         rng = self.world.rng
         if operation.keys[0] == self._value_keys[-1] and len(self._value_keys) > 1 and rng.random() < often:
             operation.ttl_s = round(rng.uniform(0.2, 3.0), 3)

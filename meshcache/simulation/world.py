@@ -1,8 +1,8 @@
-"""Time and chance of a simulation: a heap of actions, one generator of random numbers, and a digest of all events.
+"""The time and the random numbers of a simulation: a heap of actions, one generator, and a digest of all events.
 
 Two runs of one seed must be the same to the last event. So everything is decided by ``rng`` and by the order of the
-heap, where equal times are told apart by the order in which they were put there, and the digest covers every event:
-two runs that differ anywhere have different digests.
+heap, where actions of equal times are run in the order in which they were added. The digest covers every event: two
+runs that differ anywhere have different digests.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class World:
         self._trace = trace
 
     def at(self, when: float, action: Callable[..., None], *arguments: Any) -> None:
-        """Do something at a time; what is already over is done next."""
+        """Do something at a time; if that is over, do it next."""
         self._sequence += 1
         heapq.heappush(self._heap, (max(when, self.now), self._sequence, action, arguments))
 
@@ -52,7 +52,7 @@ class World:
         self.now = max(self.now, when)
 
     def run_until_true(self, condition: Callable[[], bool], *, within_s: float, step_s: float = 0.01) -> bool:
-        """Let time pass until a condition holds; False if it did not in time."""
+        """Let time pass until a condition holds; return False if it did not in time."""
         deadline = self.now + within_s
         while not condition():
             if self.now >= deadline:
@@ -62,26 +62,26 @@ class World:
 
     @property
     def digest(self) -> str:
-        """What happened so far, as a number that is equal for equal runs."""
+        """The digest of what happened so far; it is equal for equal runs."""
         return self._digest.hexdigest()
 
     def note(self, text: str) -> None:
-        """Make an event part of the trace."""
+        """Add an event to the trace."""
         self._digest.update(f"{self.now:.7f} {text}\n".encode())
         if self._trace is not None:
             self._trace(f"{self.now:10.6f}  {text}")
 
     def tally(self, fault: str) -> None:
-        """Count a fault that the trace shows already, by the mark on a frame or by what a host says."""
+        """Count a fault that the trace shows already, by the mark on a frame or by a host's line."""
         self.faults[fault] = self.faults.get(fault, 0) + 1
 
     def strike(self, fault: str, text: str = "") -> None:
-        """Count a fault, and make it part of the trace."""
+        """Count a fault, and add it to the trace."""
         self.tally(fault)
         self.note(f"fault: {fault} {text}".rstrip())
 
     def note_frame(self, what: str, frame: bytes) -> None:
-        """Make a frame on its way part of the trace."""
+        """Add a frame under way to the trace."""
         self._digest.update(f"{self.now:.7f} {what} ".encode())
         self._digest.update(frame)
         if self._trace is not None:
@@ -106,7 +106,7 @@ class World:
 
 
 def _brief(value: Any) -> str:
-    """Return a field for people: of a record its version and content, of a fact who and how."""
+    """Return a field as people read it: of a record its version and content, of a fact the node and its state."""
     if isinstance(value, tuple) and hasattr(value, "incarnation"):
         return f"<{value[0]} {State(value[9]).name.lower()} @{value[8] % 10_000_000}>"
     if isinstance(value, list | tuple):

@@ -1,11 +1,11 @@
-"""ZeroMQ contexts: made where that can not end the process, and ended where that can not hang.
+"""ZeroMQ contexts: opened so that this cannot end the process, and ended so that this cannot hang.
 
 When a context's first socket is made, its threads start; each opens an epoll descriptor, and libzmq 4.3.5 calls abort()
-if it gets none. Later failures are reported or retried: a socket that can not be made is an error, a connection that
-can not be opened or accepted is tried again. (Measured: a context takes 5, each socket 1, each connection 1.)
-So a context is made here, with its threads, after a look whether enough descriptors are left. Between the look and the
-use another thread may take some: SPARE is for that. A program that opens more than these at that very moment can still
-be ended.
+if it gets none. Later failures are reported or retried: a socket that cannot be made is an error, and a connection that
+cannot be opened or accepted is tried again. (Measured: a context takes 5 descriptors, each socket 1, each connection
+1.) So a context is opened here, with its threads, after a check that enough descriptors are left. Another thread may
+take some between the check and the use: SPARE is for that. A program that opens more than SPARE at that very moment can
+still be ended.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from meshcache.sockets.waiting import is_cooperative
 Context = zmq.Context[zmq.Socket[bytes]]
 
 CONTEXT_DESCRIPTORS: Final = 6
-"""What libzmq opens for a context and its first socket."""
+"""How many descriptors libzmq opens for a context and its first socket."""
 LINK_DESCRIPTORS: Final = 2
-"""What it opens for one more socket and its connection."""
+"""How many descriptors libzmq opens for one more socket and its connection."""
 SPARE: Final = 6
-"""What other threads may take between the look and the use."""
+"""How many descriptors other threads may take between the check and the use."""
 END_S: Final = 2.0
 """How long the end of a context is waited for."""
 
 
 def open_context(sockets_max: int | None = None) -> Context:
-    """Return a context whose threads run: making sockets of it can fail, but not end the process.
+    """Return a context whose threads run: making its sockets can fail, but not end the process.
 
-    ``sockets_max``: more than libzmq's own limit, if more are needed. Raises OSError.
+    ``sockets_max``: the most sockets, if they are more than libzmq's own limit. Raises OSError.
     """
     require_descriptors(CONTEXT_DESCRIPTORS + SPARE)
     try:
@@ -55,10 +55,10 @@ def open_context(sockets_max: int | None = None) -> Context:
 
 
 def end_context(context: Context, wait_s: float = END_S) -> None:
-    """Close a context's sockets and end it: once, and with nobody in them.
+    """Close a context's sockets and end it: once, and while no thread uses them.
 
-    That waits for sockets of which only the traceback of an exception knows: one from a signal handler as they were
-    made. So a thread of its own does it, and is left to it if it takes long.
+    Ending waits for sockets to which only the traceback of an exception refers, for example of one from a signal
+    handler while they were made. So a thread does it, and goes on alone if that takes long.
     """
     once = threading.Lock()
 
@@ -66,13 +66,13 @@ def end_context(context: Context, wait_s: float = END_S) -> None:
         if once.acquire(blocking=False):
             context.destroy(0)
 
-    if is_cooperative() or sys.is_finalizing():  # another thread would be none, or never run
+    if is_cooperative() or sys.is_finalizing():  # no other thread would run beside this one, or none at all
         end()
         return
     thread = threading.Thread(target=end, name="meshcache-close", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # no more threads, or the interpreter ends
+    except RuntimeError:  # no more threads can start, or the interpreter ends
         end()
     else:
         thread.join(wait_s)

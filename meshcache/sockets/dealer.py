@@ -1,4 +1,4 @@
-"""The socket under a link: a DEALER that lives as long as one TCP connection."""
+"""The socket of a link: a DEALER that lives as long as one TCP connection."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LARGE_FRAME_BYTES: Final = 1 << 16
 def open_dealer(
     context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, *, slice_ms: int = -1
 ) -> zmq.Socket[bytes]:
-    """Return a DEALER on its way to a numeric host; to receive takes ``slice_ms`` at most, -1: for ever.
+    """Return a DEALER that connects to a numeric host; a receive takes ``slice_ms`` at most, -1: for ever.
 
-    It neither queues while there is no connection nor comes back after one broke: what is sent is sent to the process
-    that was greeted, or not at all, and "not writable" means "gone". Raises OSError.
+    It neither queues while there is no connection nor connects again after one broke. So what is sent reaches the
+    process that was greeted, or none, and "not writable" means "gone". Raises OSError.
     """
     try:
         socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
@@ -33,9 +33,9 @@ def open_dealer(
 
 
 def receiver(socket: zmq.Socket[bytes]) -> Callable[[int], Frame]:
-    """Return ``socket.recv``, given flags, that spares the copy of a large frame if the one before it was large.
+    """Return a function like ``socket.recv``, given flags, that does not copy a frame if the one before it was large.
 
-    Asking for no copy costs 5 µs, which only a large frame is worth: of 100 kB it halves what a node spends on a SET.
+    Asking for no copy costs 5 µs, which only a large frame is worth: with 100 kB it halves what a node spends on a SET.
     """
     recv: Callable[..., Any] = socket.recv
     large = False
@@ -50,5 +50,5 @@ def receiver(socket: zmq.Socket[bytes]) -> Callable[[int], Frame]:
 
 
 def state_of(socket: zmq.Socket[bytes]) -> int:
-    """Return POLLIN and POLLOUT as they are now; asking also lets libzmq do what is pending."""
+    """Return the present POLLIN and POLLOUT; asking also lets libzmq do what is pending."""
     return socket.getsockopt(zmq.EVENTS)  # type: ignore[return-value]  # this option is a number

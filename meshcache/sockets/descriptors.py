@@ -1,4 +1,4 @@
-"""File descriptors that a process may be out of: looking whether there are some, and saying so in words."""
+"""File descriptors, of which a process may have none left: a check for that, and an error that says so."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import socket as tcp
 
 
 class NoDescriptors(OSError):
-    """The process, or the system, has too few descriptors left; ``strerror`` says so, and what to do."""
+    """The process, or the system, has too few descriptors left; ``strerror`` says that, and what to do."""
 
 
 def require_descriptors(count: int) -> None:
     """Raise NoDescriptors if fewer than this many can be opened now."""
-    taken: list[tcp.SocketType] = []  # objects, which are closed even where an exception takes them out of our hands
+    taken: list[tcp.SocketType] = []  # socket objects, which are closed even if an exception interrupts this
     try:
         for _ in range(count):
             taken.append(tcp.SocketType(tcp.AF_UNIX, tcp.SOCK_STREAM))  # noqa: PERF401  (what was opened is closed)
@@ -25,7 +25,7 @@ def require_descriptors(count: int) -> None:
 
 
 def as_os_error(error: Exception) -> OSError:
-    """Return the error of a system call, in words that name the limit where descriptors are used up."""
+    """Return the error of a system call; where no descriptors are left, its text names the limit."""
     number = getattr(error, "errno", None) or 0
     if number == errno.EMFILE:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,17 +1,17 @@
-"""From an address to a host that answers: who is asked before libzmq is told to connect.
+"""From an address to a host that answers, before libzmq is told to connect.
 
-libzmq does not tell that nobody listens, and it stalls every socket while a name server hangs. So names are looked up
-here, and the kernel connects first.
+libzmq does not report a refused connection, and it stalls every socket while a name server hangs. So names are looked
+up here, and the kernel connects first.
 
 A name may stand for several hosts, some of them dead. All are tried, in the manner of Happy Eyeballs (RFC 8305): IPv4
 and IPv6 take turns, each host has a head start of STAGGER_S over the next one, or until it refuses, and the first that
-answers is taken. One that did not answer when it was its turn comes last for a while. Nothing else is remembered: each
-new connection looks the name up anew.
+answers is taken. A host that did not answer in its turn comes last for a while. Nothing else is remembered: each new
+connection looks the name up anew.
 
 Where threads are greenlets, waits let others run: waiting.py.
 
-No look-up can be interrupted, so each runs in a daemon thread of its own, which nobody has to wait for. Who wants the
-same name meanwhile joins it; one that hangs is not joined for ever.
+No look-up can be interrupted, so each runs in a daemon thread of its own, for which nobody has to wait. A caller that
+wants the same name meanwhile joins that look-up, unless it hangs.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from meshcache.address import split_address
 from meshcache.sockets.waiting import wait_open, wait_writable
 
 CONNECT_S: Final = 2.0
-"""What all hosts of a name may take together, from the end of the look-up."""
+"""How long all hosts of a name may take together, from the end of the look-up."""
 STAGGER_S: Final = 0.1
 LOOK_UP_S: Final = 5.0
-"""A look-up that takes longer hangs: who comes then begins another one."""
+"""A look-up that takes longer counts as hanging: later callers begin another one."""
 SHUNNED_S: Final = 30.0
 HOSTS_MAX: Final = 32
 
@@ -45,7 +45,7 @@ Host = tuple[str, int]
 
 
 class _Dial:
-    """A look-up, and the race of the hosts that it found, in a thread."""
+    """A look-up, and the race between the hosts that it found, in a thread."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -53,13 +53,13 @@ class _Dial:
         self.found: Future[Host] = Future()
 
     def start(self) -> None:
-        """Begin. Raises OSError."""
+        """Start the thread. Raises OSError."""
         try:
             threading.Thread(target=self._run, name="meshcache-dial", daemon=True).start()
         except RuntimeError as error:
             self._leave()
             raise OSError(errno.EAGAIN, f"no thread to look the name up: {error}") from None
-        except BaseException:  # of a signal's handler: perhaps it never runs
+        except BaseException:  # from a signal handler: perhaps the thread never runs
             self._leave()
             raise
 
@@ -74,15 +74,15 @@ class _Dial:
             self.found.set_result(host)
 
     def _leave(self) -> None:
-        """Let nobody join any more: the next one looks anew."""
+        """Let no caller join any more: the next one begins a new look-up."""
         if _dials.get(self.address) is self:
             del _dials[self.address]
 
 
 _dials: dict[str, _Dial] = {}
-"""What is under way in this process."""
+"""The look-ups that are under way in this process, by name."""
 _shunned: dict[Host, float] = {}
-"""Until when a host comes last."""
+"""By host, until when it comes last."""
 
 
 def numeric(address: str) -> Host | None:
@@ -96,7 +96,7 @@ def numeric(address: str) -> Host | None:
 
 
 def hosts_of(address: str) -> list[Host]:
-    """Look up what an address stands for, in the order of trying. It blocks, for as long as name servers like."""
+    """Look up the hosts of an address, in the order of trying. It blocks as long as the name servers take."""
     host, port = split_address(address)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -111,7 +111,7 @@ def hosts_of(address: str) -> list[Host]:
 
 
 def race(hosts: list[Host], timeout_s: float) -> Host:
-    """Return the first host that accepts a connection. Raises OSError: of one host its own, of several for all."""
+    """Return the first host that accepts a connection. Raises OSError: the error of the only host, or one for all."""
     by = time.monotonic() + timeout_s
     waiting = deque(hosts)
     whys: dict[str, OSError] = {}
@@ -148,7 +148,7 @@ def race(hosts: list[Host], timeout_s: float) -> Host:
 
 
 def shun(host: Host) -> None:
-    """Try this host after the others of its name for a while: it did not answer when it was its turn."""
+    """Try this host after the others of its name for a while, because it did not answer in its turn."""
     now = time.monotonic()
     if len(_shunned) > HOSTS_MAX:
         for other in [other for other, until in list(_shunned.items()) if until <= now]:
@@ -157,7 +157,7 @@ def shun(host: Host) -> None:
 
 
 def dial(address: str) -> Future[Host]:
-    """Return the host, to come, that answers at a name. Raises OSError if that can not even begin."""
+    """Return a future of the host that answers at a name. Raises OSError if the look-up cannot even begin."""
     under_way = _dials.get(address)
     if under_way is None or time.monotonic() >= under_way.began + LOOK_UP_S:
         under_way = _dials[address] = _Dial(address)
@@ -166,7 +166,7 @@ def dial(address: str) -> Future[Host]:
 
 
 def reach(address: str, timeout_s: float) -> Host:
-    """Return a host that accepts connections at an address. Raises OSError; TimeoutError when the time is over."""
+    """Return a host that accepts connections at an address. Raises OSError, or TimeoutError when the time is over."""
     host = numeric(address)
     if host is not None:
         return race([host], timeout_s)
@@ -181,13 +181,16 @@ def reach(address: str, timeout_s: float) -> Host:
 
 
 class Dials:
-    """Dials for who looks from time to time and waits for none."""
+    """Look-ups for a caller that checks from time to time and never waits."""
 
     def __init__(self) -> None:
         self._found: dict[str, Future[Host]] = {}
 
     def look(self, address: str) -> Host | None:
-        """Return the host at an address, None while it is not known. Raises OSError, and begins anew the next time."""
+        """Return the host at an address; None while it is unknown.
+
+        Raises OSError, and then begins anew the next time.
+        """
         host = numeric(address)
         if host is not None:
             return host
@@ -201,14 +204,14 @@ class Dials:
 
 
 def probe_of(host: Host) -> socket.socket:
-    """Return a socket with which to connect to a host, and not to wait for it."""
+    """Return a socket that is connecting to a host, without waiting for it."""
     probe = socket.socket(socket.AF_INET6 if ":" in host[0] else socket.AF_INET, socket.SOCK_STREAM)
     probe.setblocking(False)
     return probe
 
 
 def failure_of(probe: socket.socket) -> OSError | None:
-    """Return why a connection did not come about, if it did not."""
+    """Return why a connection failed; None if it did not."""
     code = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         return OSError(code, os.strerror(code))

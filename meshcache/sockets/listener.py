@@ -1,4 +1,4 @@
-"""Sockets that listen: bound to a numeric host, with a moment's patience where the port is still taken."""
+"""Sockets that listen: bound to a numeric host, with a few attempts where the port is still taken."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def listen(
 ) -> zmq.Socket[bytes]:
     """Return a socket of this kind that is bound to an address; ``pause`` sleeps between attempts.
 
-    To close a socket is asynchronous: the port of one just closed may be taken for a moment, ``wait_s`` at most.
-    Raises ConfigError where that cannot be done.
+    A socket is closed asynchronously: after that its port may be taken for a moment, ``wait_s`` at most. Raises
+    ConfigError if binding fails.
     """
     bound = context.socket(kind)
     set_options(bound, options)

@@ -1,9 +1,9 @@
-"""Every socket option that is set anywhere, in one table: what all sockets have, and what each kind has besides.
+"""All socket options that are set anywhere, in one table: those of all sockets, and those of each kind.
 
-What decides them (measured with libzmq 4.3.5): no ZMTP heartbeats, which abort the process under back-pressure, so TCP
-keepalive finds hosts that are gone; IMMEDIATE, or requests queue for a process that is gone and are executed by the
-next one; ROUTER_MANDATORY, or a full pipe drops silently; a ZAP domain, with which even an unauthenticated ROUTER
-refuses what is not ZMTP 3; a limit for every queue and every message.
+The reasons (measured with libzmq 4.3.5): ZMTP heartbeats abort the process under back-pressure, so there are none, and
+TCP keepalive finds hosts that are gone. Without IMMEDIATE, requests queue for a process that is gone and are executed
+by the next one. Without ROUTER_MANDATORY, a full pipe drops silently. With a ZAP domain, even an unauthenticated ROUTER
+refuses what is not ZMTP 3. Every queue and every message has a limit.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ _ALL: Final[Options] = {
     zmq.LINGER: 0, zmq.HANDSHAKE_IVL: 3000, zmq.HEARTBEAT_IVL: 0,
     zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 10, zmq.TCP_KEEPALIVE_INTVL: 3, zmq.TCP_KEEPALIVE_CNT: 3,
 }  # fmt: skip
-"""Silence for 3 s after connecting, or for 10 and then 3 times 3 s at any time, ends a connection."""
+"""Silence for 3 s after connecting, or for 10 s and then 3 times 3 s at any time, ends a connection."""
 _DIALLING: Final[Options] = {zmq.CONNECT_TIMEOUT: 2000}
 _AGAIN: Final[Options] = {zmq.RECONNECT_IVL: 100, zmq.RECONNECT_IVL_MAX: 1000}
 """Connect again by itself, in these intervals."""
 _UNREAD_MAX: Final[Options] = {zmq.TCP_MAXRT: 5000}
-"""For so long the other side may acknowledge nothing of what was sent."""
+"""For how long the other side may acknowledge nothing of what was sent."""
 
 REPLY_BYTES_MAX: Final = 1 << 30
-"""No reply is that long; it keeps what answers at a wrong port from filling a client's memory."""
+"""No reply is that long; the limit keeps a program at a wrong port from filling a client's memory."""
 REPLIES_QUEUED_MAX: Final = 2000
 STREAM_BYTES_MAX: Final = 1 << 26
 STREAM_QUEUED_MAX: Final = 1000
-"""Frames of one node's invalidation stream; what does not fit is lost and shows as a gap."""
+"""Frames of one node's invalidation stream that may be queued; further ones are lost, and show as a gap."""
 REQUESTS_QUEUED_MAX: Final = 1000
 ANSWERS_QUEUED_MAX: Final = 100
-"""Frames of another node that wait here: they may be large, and it merges what it has to say in a turn into one."""
+"""Frames of another node that may be queued here: they may be large, but a node sends only one in a turn."""
 SUBSCRIPTION_BYTES_MAX: Final = 1024
-"""Ours have one byte; the kernel's queue for them is short, too, so that reading them never takes long."""
+"""Our subscriptions have one byte; the kernel's queue for them is short, too, so that reading them is always quick."""
 SUBSCRIPTIONS_QUEUED_MAX: Final = 16
 
 
@@ -46,7 +46,7 @@ def _family(host: str) -> Options:
 
 
 def client_dealer(host: str, slice_ms: int) -> Options:
-    """Of a client's link: it lives as long as one connection, and has a name that cannot be guessed."""
+    """The options of a client's link: it lives as long as one connection, and nobody can guess its identity."""
     return {
         **_ALL, **_DIALLING, **_UNREAD_MAX, **_family(host), zmq.IMMEDIATE: 1, zmq.RECONNECT_IVL: -1,
         zmq.SNDHWM: REPLIES_QUEUED_MAX, zmq.RCVHWM: REPLIES_QUEUED_MAX, zmq.MAXMSGSIZE: REPLY_BYTES_MAX,
@@ -55,7 +55,7 @@ def client_dealer(host: str, slice_ms: int) -> Options:
 
 
 def node_dealer(host: str, queue_max: int, message_bytes_max: int) -> Options:
-    """Of a node's link to another: it connects again by itself, and has no name of its own choice."""
+    """The options of a node's link to another: it connects again by itself, and has no identity of its own choice."""
     return {
         **_ALL, **_DIALLING, **_AGAIN, **_UNREAD_MAX, **_family(host), zmq.IMMEDIATE: 1,
         zmq.SNDHWM: queue_max, zmq.RCVHWM: ANSWERS_QUEUED_MAX, zmq.MAXMSGSIZE: message_bytes_max,
@@ -63,7 +63,7 @@ def node_dealer(host: str, queue_max: int, message_bytes_max: int) -> Options:
 
 
 def subscriber() -> Options:
-    """Of what hears all invalidation streams."""
+    """The options of a socket that receives all invalidation streams."""
     return {
         **_ALL, **_DIALLING, **_AGAIN, zmq.IPV6: 1, zmq.RCVHWM: STREAM_QUEUED_MAX, zmq.MAXMSGSIZE: STREAM_BYTES_MAX,
         zmq.SUBSCRIBE: b"",
@@ -71,7 +71,7 @@ def subscriber() -> Options:
 
 
 def router(host: str, queue_max: int, message_bytes_max: int) -> Options:
-    """Of where a node takes requests."""
+    """The options of the socket at which a node takes requests."""
     return {
         **_ALL, **_UNREAD_MAX, **_family(host), zmq.BACKLOG: 512, zmq.ZAP_DOMAIN: b"meshcache",
         zmq.ROUTER_MANDATORY: 1, zmq.SNDHWM: queue_max, zmq.RCVHWM: REQUESTS_QUEUED_MAX,
@@ -80,7 +80,10 @@ def router(host: str, queue_max: int, message_bytes_max: int) -> Options:
 
 
 def publisher(host: str, queue_max: int) -> Options:
-    """Of where a node announces: it is told of every subscriber, not of each topic's first."""
+    """The options of the socket at which a node announces.
+
+    It is told of every subscriber, not only of each topic's first.
+    """
     return {
         **_ALL, **_UNREAD_MAX, **_family(host), zmq.BACKLOG: 512, zmq.ZAP_DOMAIN: b"meshcache",
         zmq.XPUB_VERBOSER: 1, zmq.SNDHWM: queue_max, zmq.RCVHWM: SUBSCRIPTIONS_QUEUED_MAX,
@@ -89,6 +92,6 @@ def publisher(host: str, queue_max: int) -> Options:
 
 
 def set_options(socket: zmq.Socket[bytes], options: Options) -> None:
-    """Set them; must be done before the socket is connected or bound."""
+    """Set these options; this must be done before the socket is connected or bound."""
     for option, value in options.items():
         socket.setsockopt(option, value)

@@ -1,8 +1,8 @@
-"""Looking up names in a few threads: libzmq would stall all connections meanwhile, and so would the node's loop.
+"""Looks names up in a few threads, because libzmq, or the node's loop, would stall all connections meanwhile.
 
-Of the hosts that a name stands for the first that answers is taken (dialling.py). There are so many threads and no
-more, however many names there are, since anybody can tell a node of addresses. A name that cannot be found is tried
-again, behind the others, for as long as it is wanted.
+Of the hosts that a name stands for the first that answers is taken (dialling.py). The number of threads is fixed,
+however many names there are, since any program can tell a node addresses. A name that cannot be found is tried again,
+after the others, for as long as it is wanted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AGAIN_S: Final = 2.0
 
 
 def find_host(address: str) -> Host:
-    """Return a host of a name that answers, else one that may do so later: libzmq goes on trying. Raises OSError."""
+    """Return a host of a name that answers, else one that may answer later: libzmq goes on trying. Raises OSError."""
     hosts = hosts_of(address)
     if not hosts:
         raise OSError(errno.EADDRNOTAVAIL, "the name stands for no address")
@@ -40,9 +40,9 @@ class Resolver:
         """Addresses as given and as found, for the node's thread to take."""
         self._wake = wake
         self._wanted: dict[str, float] = {}
-        """Not found yet, with the time before which it is not tried; inf while a thread is at it."""
+        """Addresses not found yet, with the time of the next attempt; inf while a thread is looking it up."""
         self._found_at: dict[str, float] = {}
-        """When those were found that are in use."""
+        """When each address in use was found."""
         self._threads = 0
         self._change = threading.Condition()
         self._closed = False
@@ -60,21 +60,21 @@ class Resolver:
                 self._change.notify()
 
     def want_again(self, address: str) -> bool:
-        """Look an address up once more, if the last time is a while ago; True if so."""
+        """Look an address up once more if the last time is a while ago; return True if so."""
         due = time.monotonic() >= self._found_at.get(address, 0.0) + AGAIN_S
         if due:
             self.want(address)
         return due
 
     def forget(self, address: str) -> None:
-        """An address is not wanted any more."""
+        """Do not look an address up any more."""
         with self._change:
             self._wanted.pop(address, None)
             self._found_at.pop(address, None)
             self._change.notify_all()
 
     def close(self) -> None:
-        """Look up nothing more. A thread that is in the midst of it ends when that does."""
+        """End all look-ups. A thread in the middle of one ends after it."""
         with self._change:
             self._closed = True
             self._wanted.clear()
@@ -90,7 +90,7 @@ class Resolver:
                 self._note_found(address, host)
 
     def _next(self) -> str | None:
-        """Wait for the next address to be tried; None: there is none that others are not at, and this thread ends."""
+        """Wait for the next address to be tried; None: all others are being looked up, and this thread ends."""
         with self._change:
             while self._wanted:
                 address = min(self._wanted, key=self._wanted.__getitem__)

@@ -1,8 +1,8 @@
 """The socket under the invalidation streams: one SUB, connected to every member, for either driver.
 
-One socket for all: frames say whose they are, those of one node keep their order, and each connection has a queue of
-its own. libzmq connects again by itself after a break (and asks for the stream again as soon as its owner looks at the
-socket, which both drivers do every 0.1 s at least); what was missed shows in the numbers.
+One socket is enough: frames name their node, those of one node keep their order, and each connection has a queue of its
+own. After a break libzmq connects again by itself (and asks for the stream again as soon as the driver looks at the
+socket, which both drivers do every 0.1 s at least); the numbers of the stream show what was missed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Subscriber:
     """A SUB socket and the addresses that it is connected to, as given and as resolved."""
 
     def __init__(self, context: Context | None = None) -> None:
-        """Open the socket, in this context, else in one of its own. Raises OSError."""
+        """Open the socket, in this context or, if there is none, in one of its own. Raises OSError."""
         found = context or open_context()
         self._own_context = found if context is None else None
         try:
@@ -31,7 +31,7 @@ class Subscriber:
         self._connected: dict[str, str] = {}
 
     def missing(self, wanted: list[str]) -> list[str]:
-        """Disconnect what is not wanted any more; return what is wanted and not connected."""
+        """Disconnect from addresses that are not wanted any more; return those that are wanted and not connected."""
         for address in [address for address in self._connected if address not in wanted]:
             self.disconnect(address)
         return [address for address in wanted if address not in self._connected]

@@ -1,4 +1,4 @@
-"""How the sync client waits: for a file descriptor, and for what another thread does.
+"""How the blocking client waits: for a file descriptor, and for another thread.
 
 Greenlets: gevent and eventlet put functions of their own in place of those of ``select`` and ``threading``
 ("monkey patching"), so that a wait lets other greenlets run. A wait inside libzmq would stop all of them. So every wait
@@ -8,8 +8,8 @@ one of the two is patched, the other's waits are made of short pauses of the pat
 Exceptions: a signal handler may raise between any two steps of the main thread, and a greenlet's timeout at any wait.
 ``threading.Condition``, ``Event`` and ``Future`` are written in Python: interrupted at the wrong step they keep their
 lock for ever. A bare lock in a ``with`` statement does not, nor do single operations of dicts and deques; nothing else
-is used here. What such an exception can take with it is one wake-up, and so who waits looks again now and then.
-A signal handler may also use the client itself, so the client's locks are such as their thread may take again (RLock).
+is used here. Such an exception can lose one wake-up, and so a thread that waits looks again from time to time. A signal
+handler may also use the client itself, so the client's locks can be taken twice by one thread (RLock).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 LOOK_AGAIN_S: Final = 0.25
-"""Who waits looks at least this often, in case a wake-up was lost."""
+"""A thread that waits looks again at least this often, in case a wake-up was lost."""
 PAUSE_S_MIN: Final = 0.0005
 PAUSE_S_MAX: Final = 0.005
-"""Pauses where there is no way to be woken; each is twice as long as the one before, up to this."""
+"""The longest pause where a wait cannot be ended; each pause is twice as long as the one before."""
 
 
 def is_cooperative() -> bool:
@@ -46,12 +46,12 @@ def wait_readable(descriptors: Sequence[int], timeout_s: float) -> None:
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
     elif hasattr(select, "poll"):
         _poll(descriptors, max(1, math.ceil(timeout_s * 1000)))
-    else:  # eventlet takes the others away
+    else:  # eventlet removes the others
         select.select(descriptors, [], [], timeout_s)
 
 
 def wait_writable(descriptors: Sequence[int], timeout_s: float) -> list[int]:
-    """Return those that can be written, or failed to connect, as soon as there are some; none if the time is over."""
+    """Return those that can be written, or failed to connect, as soon as there are any; none if the time is over."""
     if threads_are_greenlets() and not _select_is_patched():
         until, pause_s = time.monotonic() + timeout_s, PAUSE_S_MIN
         while not (found := _polled(descriptors, 0)) and time.monotonic() < until:
@@ -64,7 +64,7 @@ def wait_writable(descriptors: Sequence[int], timeout_s: float) -> list[int]:
 
 
 def pause(timeout_s: float) -> None:
-    """Wait for so long."""
+    """Wait for this time."""
     if not is_cooperative():
         time.sleep(timeout_s)
         return
@@ -74,11 +74,11 @@ def pause(timeout_s: float) -> None:
 
 
 def wait_open(lock: threading.Lock, timeout_s: float) -> None:
-    """Take a lock as soon as whoever wakes us opens it; not at all if the time is over before."""
+    """Take a lock as soon as another thread opens it to wake this one; give up when the time is over."""
     if threads_are_greenlets() or not _select_is_patched():
         lock.acquire(timeout=timeout_s)
         return
-    # It would stop this thread, and so the very greenlet that is to open it.
+    # That would stop this thread, and so the very greenlet that is to open the lock.
     until, pause_s = time.monotonic() + timeout_s, PAUSE_S_MIN
     while not lock.acquire(blocking=False) and time.monotonic() < until:
         select.select([], [], [], pause_s)
@@ -90,16 +90,16 @@ class Waiters:
 
     def __init__(self) -> None:
         self._closed: OrderedDict[threading.Lock, None] = OrderedDict()
-        """A lock of each waiting thread; it is opened to wake it."""
+        """One closed lock of each waiting thread; opening it wakes the thread."""
 
     def __bool__(self) -> bool:
-        """Somebody waits."""
+        """Tell whether any thread waits."""
         return bool(self._closed)
 
     def wait(self, look: Callable[[], T], deadline: float) -> T:
-        """Return what ``look`` finds, as soon as that is something true, or when the deadline is over.
+        """Return what ``look`` finds, as soon as that is true, or when the deadline is over.
 
-        Who comes while others wait looks after them.
+        A thread that comes while others wait looks after they have looked.
         """
         found = None if self._closed else look()
         has_waited = False
@@ -113,7 +113,7 @@ class Waiters:
                 self._closed[lock] = None
                 if has_waited:
                     self._closed.move_to_end(lock, last=False)
-                # Whoever changed something before this line did not see that we wait.
+                # A thread that changed something before this line did not see that this one waits.
                 if has_waited or len(self._closed) == 1:
                     found = look()
                 if not found:
@@ -125,7 +125,7 @@ class Waiters:
         return look() if found is None else found
 
     def wake(self) -> None:
-        """Have who has waited longest look again."""
+        """Let the thread that has waited longest look again."""
         try:
             lock, _ = self._closed.popitem(last=False)
         except KeyError:
@@ -133,7 +133,7 @@ class Waiters:
         lock.release()
 
     def wake_all(self) -> None:
-        """Have everybody look again."""
+        """Let all threads look again."""
         for _ in range(len(self._closed)):
             self.wake()
 
@@ -143,7 +143,7 @@ def _select_is_patched() -> bool:
 
 
 def threads_are_greenlets() -> bool:
-    """Tell whether what a program takes for threads are greenlets, all in one thread."""
+    """Tell whether the threads of this program are greenlets, all in one thread."""
     return _thread.start_new_thread.__module__ != "_thread"
 
 

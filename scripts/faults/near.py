@@ -80,13 +80,13 @@ class _LossyStream:
     """Stands between a client's socket and what takes its frames."""
 
     def __init__(self, client: Any, rng: random.Random) -> None:
-        following = client._follower.following  # noqa: SLF001  (a loss that no public door lets in)
+        intake = client._reception.intake  # noqa: SLF001  (a loss that no public door lets in)
         self.lost = 0
-        self._receive: Callable[[Any, float], None] = following.receive
+        self._receive: Callable[[Any, float], None] = intake.receive
         self._rng = rng
         self._deaf_to = ""
         self._deaf_until = 0.0
-        following.receive = self.receive
+        intake.receive = self.receive
 
     def receive(self, frame: Any, now: float) -> None:
         """Lose the frame, or pass it on."""

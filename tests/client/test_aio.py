@@ -365,7 +365,7 @@ def test_closing_while_calls_wait_ends_them(node: FakeNode) -> None:
         await cache.set("k", 1)
         node.pause()
         task = asyncio.create_task(cache.get("k"))
-        await until(lambda: bool(cache._hub._mux and any(w.flying for w in cache._hub._mux._wires.values())))
+        await until(lambda: bool(cache._hub._mux and any(one.under_way for one in cache._hub._mux._sockets.values())))
         await cache.close()
         with pytest.raises(RuntimeError, match="closed"):
             await task

@@ -264,7 +264,7 @@ def test_asyncio_has_the_same_near_cache(mesh: LocalMesh, writer: Client) -> Non
 
 
 def follower_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "meshcache-follower"]
+    return [thread for thread in threading.enumerate() if thread.name == "meshcache-streams"]
 
 
 def test_there_is_no_thread_where_none_is_needed(writer: Client, mesh: LocalMesh) -> None:

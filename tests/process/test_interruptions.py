@@ -187,8 +187,8 @@ def test_no_place_in_a_call_with_near_copies_closes_a_lock_or_leaves_a_false_cop
                 if not more:
                     break
         assert not more
-        assert client._follower._ear is not None
-        assert client._follower._ear._thread.is_alive()
+        assert client._reception._receiver is not None
+        assert client._reception._receiver._thread.is_alive()
 
 
 def test_no_place_in_subscribing_ends_the_stream_for_others(mesh: LocalMesh) -> None:
@@ -209,14 +209,14 @@ def test_no_place_in_subscribing_ends_the_stream_for_others(mesh: LocalMesh) -> 
                 pass
             if not more:
                 break
-        assert len(client._follower.following.feeds) == 1
+        assert len(client._reception.intake.feeds) == 1
 
 
 def test_no_place_in_starting_to_follow_leaves_a_client_that_never_does(mesh: LocalMesh) -> None:
     for place in range(0, 400, 5):
         with Client(mesh.addresses) as client:
             client.get("k")
-            more = interrupted(client._follower.start, place)
+            more = interrupted(client._reception.start, place)
             with client.subscribe("k", timeout=5) as events:
                 client.set("k", 1)
                 assert events.wait(5) is not None

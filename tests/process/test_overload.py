@@ -52,7 +52,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def wire_of(cache: AsyncClient) -> Any:
     assert cache._hub._mux is not None
-    (wire,) = cache._hub._mux._wires.values()
+    (wire,) = cache._hub._mux._sockets.values()
     return wire
 
 
@@ -222,7 +222,7 @@ def test_only_so_many_requests_are_under_way_and_whose_time_is_over_is_never_sen
             await cache.set("k", 1)
             node.pause()
             crowd = [asyncio.create_task(cache.incr("n", timeout=3.0)) for _ in range(3000)]
-            await until(lambda: len(wire_of(cache).flying) == UNDER_WAY_MAX)
+            await until(lambda: len(wire_of(cache).under_way) == UNDER_WAY_MAX)
             failed = Counter(type(error) for error in await asyncio.gather(*crowd, return_exceptions=True))
             assert failed == {meshcache.OperationTimeout: 3000}
             node.resume()
@@ -239,7 +239,7 @@ def test_what_was_cancelled_before_it_could_be_sent_is_not_executed(node: FakeNo
             await cache.set("k", 1)
             node.pause()
             crowd = [asyncio.create_task(cache.incr("n")) for _ in range(UNDER_WAY_MAX + 100)]
-            await until(lambda: len(wire_of(cache).flying) == UNDER_WAY_MAX)
+            await until(lambda: len(wire_of(cache).under_way) == UNDER_WAY_MAX)
             for task in crowd[UNDER_WAY_MAX:]:
                 task.cancel()
             node.resume()
@@ -409,7 +409,7 @@ def test_what_came_while_a_thread_waited_for_its_turn_is_not_late(
     with Client(node.address, timeout=2.0) as client:
         client.set("k", 1, timeout=20)
         (channel,) = client._channels._pool.free
-        (wire,) = channel._wires.values()
+        (wire,) = channel._sockets.values()
         recv = wire.recv
         starved: list[float] = []
 

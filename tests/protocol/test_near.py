@@ -11,7 +11,7 @@ from meshcache.client.arguments import MISSING
 from meshcache.client.codec import Codec
 from meshcache.client.near_cache import Copies
 from meshcache.client.routing import HOT_S, Routing
-from meshcache.client.streams import REDIAL_S, Following
+from meshcache.client.streams import REDIAL_S, StreamIntake
 from meshcache.client.subscription import QUEUE_EVENTS_MAX, Feed, Invalidation, InvalidationKind
 from meshcache.protocol import near_store as near_module
 from meshcache.protocol.invalidation import SILENCE_S, Streams
@@ -499,21 +499,21 @@ def test_following_serves_only_while_the_member_table_is_followed() -> None:
     clock = Clock()
     routing = Routing(("a:1",), clock)
     store = NearStore(NearCache())
-    following = Following(routing, store)
-    routing.on_members = following.on_members
+    intake = StreamIntake(routing, store)
+    routing.on_members = intake.on_members
     routing.learn([fact("a")], clock.now)
-    following.tick(clock.now)
-    assert following.addresses() == ["a:2"]
-    following.receive(encode_frame(1, [said("a", 1, view=routing.digest)]), clock.now)
-    assert following.live(clock.now)
+    intake.tick(clock.now)
+    assert intake.addresses() == ["a:2"]
+    intake.receive(encode_frame(1, [said("a", 1, view=routing.digest)]), clock.now)
+    assert intake.live(clock.now)
     assert fill(store, "k", 1, now=clock.now)
     routing.learn([fact("a"), fact("b")], clock.now)
     assert not store.entries
-    assert not following.live(clock.now)
-    following.receive(encode_frame(1, [said("a", 1, view=routing.digest)]), clock.now)
+    assert not intake.live(clock.now)
+    intake.receive(encode_frame(1, [said("a", 1, view=routing.digest)]), clock.now)
     assert not fill(store, "k", 1, now=clock.now)
-    following.tick(clock.now)
-    following.receive(encode_frame(1, [said("b", 1, view=routing.digest)]), clock.now)
+    intake.tick(clock.now)
+    intake.receive(encode_frame(1, [said("b", 1, view=routing.digest)]), clock.now)
     assert fill(store, "k", 1, now=clock.now)
     routing.learn([fact("a"), fact("b", boot=2)], clock.now)
     assert not store.entries
@@ -522,14 +522,14 @@ def test_following_serves_only_while_the_member_table_is_followed() -> None:
 def test_following_asks_for_the_members_when_a_stream_shows_another_ring() -> None:
     clock = Clock()
     routing = Routing(("a:1",), clock)
-    following = Following(routing, None)
+    intake = StreamIntake(routing, None)
     routing.learn([fact("a")], clock.now)
-    assert following.tick(clock.now) == []
+    assert intake.tick(clock.now) == []
     clock.now += 2.0
-    following.receive(encode_frame(1, [said("a", 1, view=b"other")]), clock.now)
-    (call,) = following.tick(clock.now)
+    intake.receive(encode_frame(1, [said("a", 1, view=b"other")]), clock.now)
+    (call,) = intake.tick(clock.now)
     assert call.address == "a:1"
-    following.learn(call, [{"members": [list(fact("a")), list(fact("b"))]}])
+    intake.learn(call, [{"members": [list(fact("a")), list(fact("b"))]}])
     assert set(routing.streams) == {"a", "b"}
 
 
@@ -537,26 +537,26 @@ def test_what_can_not_be_read_voids_everything() -> None:
     clock = Clock()
     routing = Routing(("a:1",), clock)
     store = NearStore(NearCache())
-    following = Following(routing, store)
+    intake = StreamIntake(routing, store)
     routing.learn([fact("a")], clock.now)
-    following.tick(clock.now)
-    following.receive(encode_frame(1, [said("a", 1, view=routing.digest)]), clock.now)
+    intake.tick(clock.now)
+    intake.receive(encode_frame(1, [said("a", 1, view=routing.digest)]), clock.now)
     fill(store, "k", 1, now=clock.now)
-    following.receive(b"\xc1", clock.now)
+    intake.receive(b"\xc1", clock.now)
     assert not store.entries
-    assert following.malformed == 1
+    assert intake.malformed == 1
     too_many = [Event(1, version(1), [b"k"])] * (BATCH_OPS_MAX + 2)
-    following.receive(encode_frame(1, [Invalidations("a", 1, 2, routing.digest, too_many)]), clock.now)
-    assert following.malformed == 2
+    intake.receive(encode_frame(1, [Invalidations("a", 1, 2, routing.digest, too_many)]), clock.now)
+    assert intake.malformed == 2
 
 
 def test_a_stream_that_stays_silent_is_dialled_again_now_and_then() -> None:
     clock = Clock()
     routing = Routing(("a:1",), clock)
-    following = Following(routing, None)
+    intake = StreamIntake(routing, None)
     routing.learn([fact("a")], clock.now)
-    following.tick(clock.now)
-    assert following.to_redial(clock.now) == []
+    intake.tick(clock.now)
+    assert intake.to_redial(clock.now) == []
     clock.now += REDIAL_S + 0.1
-    assert following.to_redial(clock.now) == ["a:2"]
-    assert following.to_redial(clock.now + 0.1) == []
+    assert intake.to_redial(clock.now) == ["a:2"]
+    assert intake.to_redial(clock.now + 0.1) == []

@@ -1,1 +1,1 @@
-"""The client for asyncio: its calls, its connections, and what it hears of announcements."""
+"""The client for asyncio: its calls, its connections, and the reception of the invalidation streams."""

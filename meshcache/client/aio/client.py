@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from meshcache.client.aio.connections import Hub
-from meshcache.client.aio.streams import AsyncFollower, AsyncSubscription
+from meshcache.client.aio.streams import AsyncStreamReception, AsyncSubscription
 from meshcache.client.arguments import (
     DEFAULT,
     MISSING,
@@ -38,7 +38,7 @@ from meshcache.client.naming import Names
 from meshcache.client.options import arguments_of
 from meshcache.client.session import Session, begin
 from meshcache.client.statistics import ClientStatistics, statistics_of
-from meshcache.client.streams import Following
+from meshcache.client.streams import StreamIntake
 from meshcache.client.subscription import Invalidation
 from meshcache.durations import Timeout
 from meshcache.errors import MeshcacheError
@@ -49,10 +49,10 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """A cache client for asyncio. What is asked in one turn of the loop travels in one message to each node.
+    """A cache client for asyncio. All calls of one turn of the loop travel in one message to each node.
 
-    It belongs to the event loop that uses it first, until that loop is closed. Its arguments and operations are those
-    of Client. It can be pickled and copied likewise.
+    It belongs to the event loop that uses it first, until that loop is closed. It has the arguments and operations of
+    Client, and can be pickled and copied in the same way.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class AsyncClient:
             on_error=on_error,
         )
         self._hub = Hub(self._session.connection, self._session.routing)
-        self._follower = AsyncFollower(Following(self._session.routing, self._session.near), self._hub)
+        self._reception = AsyncStreamReception(StreamIntake(self._session.routing, self._session.near), self._hub)
         self._names = Names()
         self._near_cache = near_cache
         self._owner = True
@@ -99,7 +99,7 @@ class AsyncClient:
         return await self._run(session.get(key, default, timeout))
 
     async def gets(self, key: Key, *, near: bool = False, timeout: Timeout | None = None) -> Item | None:
-        """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none.
+        """Return a key's value with its version, for ``cas``, and its lifetime; None if there is no value.
 
         ``near=True``: a copy in this process will do, as it does for ``get``; the item then says ``near``.
         """
@@ -115,7 +115,7 @@ class AsyncClient:
         """Store a value.
 
         ``ttl`` is in seconds (int, float, timedelta); None: it never expires; left out: the client's default, else the
-        cluster's. By each of its ``tags`` (str or bytes, at most 32) ``invalidate_tags`` finds it.
+        cluster's. ``invalidate_tags`` finds it by each of its ``tags`` (str or bytes, at most 32).
         """
         await self._run(self._session.set(key, value, ttl, timeout, tags))
 
@@ -138,10 +138,11 @@ class AsyncClient:
         return await self._run(self._session.delete_many(keys, timeout, EventKind.INVALIDATE))
 
     async def invalidate_tags(self, *tags: str | bytes, timeout: Timeout | None = None) -> int:
-        """Drop every key stored with one of these tags; returns how many copies went, on all nodes.
+        """Drop every key stored with one of these tags; returns how many copies were dropped, on all nodes.
 
-        Tags belong to their namespace as keys do. A value counts by the tags it was stored with last; ``incr`` and
-        ``touch`` keep them. When it returns, no node holds any of them, and no late copy is taken in again.
+        Tags belong to their namespace as keys do. A value has the tags with which it was stored last; ``incr`` and
+        ``touch`` keep them. When the call returns, no node holds any such value, and no node takes in a late copy of
+        one.
         """
         return await self._run(self._session.invalidate_tags(tags, timeout))
 
@@ -173,7 +174,7 @@ class AsyncClient:
     async def incr(
         self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: Timeout | None = None
     ) -> int:
-        """Add to a number and return the new one; not repeated when it is not known to have been applied.
+        """Add to a number and return the new one; not repeated if it may have been applied.
 
         A missing key counts from ``initial`` and gets ``ttl``; ``initial=None`` raises KeyMissing instead.
         """
@@ -182,7 +183,7 @@ class AsyncClient:
     async def decr(
         self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: Timeout | None = None
     ) -> int:
-        """Subtract from a number and return the new one; otherwise as ``incr``."""
+        """Subtract from a number and return the new one; in all else like ``incr``."""
         return await self._run(self._session.incr(key, -delta, initial, ttl, timeout, "decr"))
 
     async def touch(self, key: Key, ttl: Ttl = DEFAULT, *, timeout: Timeout | None = None) -> bool:
@@ -213,21 +214,22 @@ class AsyncClient:
 
         ``load`` is the value, or a function of no argument that returns it (in AsyncClient also a coroutine function).
         Of all callers, in all processes, that miss the key at once, one runs its ``load``; the others wait for it, for
-        ``timeout`` at most. If that one fails or dies, the next one runs its own. What was loaded before the key was
-        deleted or written is returned to its caller, but not stored; nor is what ``load`` returns as
-        ``DO_NOT_CACHE(value)``. ``timeout`` bounds the cache, not ``load``. Every caller gets an object of its own, as
-        it reads what is stored; also the one whose ``load`` it was.
+        ``timeout`` at most. If that caller fails or dies, the next one runs its own ``load``. A value that was loaded
+        before the key was deleted or written is returned to its caller, but not stored; nor is a value that ``load``
+        returns as ``DO_NOT_CACHE(value)``. ``timeout`` bounds the cache, not ``load``. Every caller gets an object of
+        its own, made from what is stored; also the caller whose ``load`` ran.
 
-        Client runs ``load`` in the thread of the call; AsyncClient in a task of its own, in a copy of the caller's
-        context, which is cancelled when the last of those who wait for it is.
+        Client runs ``load`` in the thread of the call; AsyncClient runs it in a task of its own, in a copy of the
+        caller's context; the task is cancelled when the last caller that waits for it is cancelled.
 
         ``stale_ttl``: for so many seconds after ``ttl`` the value is kept, and returned at once to all callers but one,
-        which computes it anew. ``early``: above 0, one caller does so some time before the value expires, the sooner
-        the longer it takes to compute; 1 suits most. ``tags`` are as for ``set``; what was loaded
+        which computes it anew. ``early``: above 0, one caller computes it anew some time before the value expires, the
+        earlier the longer that takes; 1 suits most programs. ``tags`` are as for ``set``; a value that was loaded
         before one of them was invalidated is not stored.
 
-        ``on_error="load"``: while the cache fails, ``load`` runs all the same, in one caller of this process at a time,
-        and its result is returned, but not stored; ``fallbacks`` counts that. ``"raise"``: the cache's error is raised.
+        ``on_error="load"``: while the cache fails, ``load`` runs nevertheless, for one caller of this process at a
+        time, and its result is returned, but not stored; ``fallbacks`` counts that. ``"raise"``: the cache's error is
+        raised.
 
         Raises what ``load`` raises; TypeError if it returns something that is still to be awaited; OperationTimeout if
         others compute for longer than ``timeout``; and what ``set`` raises for a key or a value that can not be stored.
@@ -249,10 +251,10 @@ class AsyncClient:
         tags: Tags = (),
         timeout: Timeout | None = None,
     ) -> Any:
-        """Compute the value of a key now, store it and return it; what is said of ``get_or_set`` holds otherwise.
+        """Compute the value of a key now, store it and return it; the arguments are as for ``get_or_set``.
 
-        A computation that is under way somewhere is not stored any more. It raises when the cache fails, before
-        anything is computed: like a write, it may not seem to be done when others go on reading the old value.
+        A computation that is under way elsewhere is not stored any more. If the cache fails, this raises its error
+        before anything is computed: like a write, it must not seem done while others go on reading the old value.
         """
         flow = self._session.refresh(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
         return result(await self._run(flow))
@@ -268,17 +270,17 @@ class AsyncClient:
         on_error: OnError = "load",
         timeout: Timeout | None = None,
     ) -> CachedBy:
-        """Return a decorator for functions whose results are to be kept here, as by ``get_or_set``.
+        """Return a decorator for functions whose results are to be cached, as by ``get_or_set``.
 
-        Client takes plain functions, AsyncClient coroutine functions; both take methods, whose ``self`` counts by its
-        class. ``key``: a function of the same arguments that returns what tells calls apart, as str or bytes; without
-        it they are told apart by their arguments: see meshcache/decorator.py for what these may be. The function has
-        ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments. ``on_error`` is as of
-        ``get_or_set``: while the cache fails, the function is called. Raises TypeError if it is given a function: it is
-        written with parentheses, ``@cache.cached()``.
+        Client takes plain functions, AsyncClient coroutine functions; both take methods, of which ``self`` counts by
+        its class. ``key``: a function of the same arguments that returns a str or bytes which differs from call to
+        call; without it calls differ by their arguments: meshcache/client/decorator.py says what these may be. The
+        decorated function has ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments.
+        ``on_error`` is as for ``get_or_set``: while the cache fails, the function is called. Raises TypeError if it is
+        given a function: write it with parentheses, ``@cache.cached()``.
         """
         refuse_function(ttl)
-        tags = raw_tags(b"", tags)  # an iterator would serve one call only
+        tags = raw_tags(b"", tags)  # an iterator would be empty after one call
         self._session.check_terms(ttl, stale_ttl, early, tags)
         self._session.timeout_s(timeout)
         loads_on_error(on_error)
@@ -289,14 +291,15 @@ class AsyncClient:
     def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: Timeout | None = None) -> Lock:
         """Return a lock: a context manager with ``acquire``, ``extend``, ``release`` and the fencing number ``token``.
 
-        It is lost ``ttl`` seconds after it was acquired or extended. ``timeout`` is how long to wait for it; then the
-        context manager raises OperationTimeout. Who finds that it was lost raises LockNotOwned. Whoever is interrupted
-        while acquiring holds nothing. In a network partition two can hold it: see meshcache/locks.py.
+        The lock is lost ``ttl`` seconds after it was acquired or extended; the next method of its former holder then
+        raises LockNotOwned. ``timeout`` is how long to wait for the lock; then the context manager raises
+        OperationTimeout. A caller that is interrupted while acquiring holds nothing. In a network partition two callers
+        can hold the lock: see meshcache/client/locks.py.
         """
         return Lock(self._run, self._run_to_end, self._session, name, ttl, timeout)
 
     async def clear(self, *, timeout: Timeout | None = None) -> int:
-        """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""
+        """Drop every key of this namespace (if there is none, all keys); returns how many copies went, on all nodes."""
         return await self._run(self._session.clear(timeout))
 
     async def invalidate_prefix(self, prefix: Key, *, timeout: Timeout | None = None) -> int:
@@ -310,12 +313,13 @@ class AsyncClient:
         *,
         timeout: Timeout | None = None,
     ) -> AsyncSubscription:
-        """Follow what happens to the keys of this namespace that begin with ``prefix``; for ``async with``.
+        """Subscribe to what happens to the keys of this namespace that begin with ``prefix``; for ``async with``.
 
-        In its body the subscription stands: of every write that begins from then on the event arrives, or a GAP that
-        says that something may be missing. Iterate over it with ``async for``, or give ``callback``, a function or
-        coroutine function, which a task then calls with each event; what it raises goes to the event loop's exception
-        handler, and the next event to it. Entering raises OperationTimeout if some node was not heard of in time.
+        In the body of ``async with`` the subscription is active: for every write that begins from then on the event
+        arrives, or a GAP that says that events may be missing. Iterate over it with ``async for``, or give
+        ``callback``, a function or coroutine function, which a task then calls with each event. An error of the
+        callback goes to the event loop's exception handler, and the next event still goes to the callback. Entering
+        raises OperationTimeout if some node was not heard of in time.
         """
         session = self._session
 
@@ -323,7 +327,7 @@ class AsyncClient:
             await self._run(session.prepare(timeout))
             return session.timeout_s(timeout)
 
-        return AsyncSubscription(self._follower, session.options.prefix, namespace_bytes(prefix), prepare, callback)
+        return AsyncSubscription(self._reception, session.options.prefix, namespace_bytes(prefix), prepare, callback)
 
     @property
     def fallbacks(self) -> Fallbacks:
@@ -335,11 +339,11 @@ class AsyncClient:
         return statistics_of(self._session.routing, self.near_statistics())
 
     def near_statistics(self) -> NearStatistics | None:
-        """Return what the near cache did so far; None if there is none, and no key is hot."""
+        """Return the counts of the near cache; None if there is none, and no key is hot."""
         near = self._session.near
         if near is None or not near.used:
             return None
-        return near.statistics(self._follower.following.streams.gaps, time.monotonic())
+        return near.statistics(self._reception.intake.streams.gaps, time.monotonic())
 
     async def inspect(
         self, what: str, key: Key = b"", *, node: str | None = None, timeout: Timeout | None = None
@@ -351,21 +355,21 @@ class AsyncClient:
         return await self._run(self._session.inspect(what, key, node, timeout))
 
     async def leave(self, node: str, *, timeout: Timeout | None = None) -> None:
-        """Have a node, given by id or address, hand over what it owns and stop. Returns when it has begun to."""
+        """Have a node, given by id or address, hand over what it owns and stop. Returns when it has begun."""
         await self._run(self._session.leave(node, timeout))
 
     async def forget(self, node: str, *, timeout: Timeout | None = None) -> None:
-        """Have the mesh forget a node, given by id or address, that is dead or has left: show it and dial it no longer.
+        """Have the mesh forget a dead node or one that has left, given by id or address: show it and dial it no longer.
 
-        Should it come back it joins as new. Raises ValueError if it is up, or not known. Under the strict partition
-        policy a forgotten node no longer counts for the majority: do not forget one that is only cut off.
+        If it comes back, it joins as a new node. Raises ValueError if it is up, or not known. Under the strict
+        partition policy a forgotten node no longer counts for the majority: do not forget a node that is only cut off.
         """
         await self._run(self._session.forget(node, timeout))
 
     def namespace(self, prefix: str | bytes) -> Self:
-        """Return the same client for keys that begin with ``prefix``, which it puts there itself.
+        """Return the same client for a namespace: it puts ``prefix`` before every key.
 
-        It shares this client's connections; only closing this one closes them.
+        It shares this client's connections; only closing this client closes them.
         """
         return self._derive(self._session.derive(prefix=prefix))
 
@@ -378,26 +382,26 @@ class AsyncClient:
         codec: str | ValueCodec | None = None,
         on_error: OnReadError | None = None,
     ) -> Self:
-        """Return the same client with other options; what is left out stays as it is.
+        """Return the same client with other options; options that are left out stay as they are.
 
-        ``consistency`` is "one", "quorum", "all", two numbers (w, r), or None for what the cluster is configured to do.
-        It shares this client's connections; only closing this one closes them.
+        ``consistency`` is "one", "quorum", "all", two numbers (w, r), or None for the cluster's configured levels. It
+        shares this client's connections; only closing this client closes them.
         """
         return self._derive(
             self._session.derive(consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error),
         )
 
     async def close(self) -> None:
-        """Close the connections. On a client made by ``namespace`` or ``with_options`` it does nothing.
+        """Close the connections. On a client made by ``namespace`` or ``with_options`` this does nothing.
 
-        What is being loaded goes on, and is returned to its callers, but not stored. This may take a second: the nodes
-        are told, so that others need not wait for it.
+        Loaders that run go on, and their results are returned to their callers, but not stored. This may take a second:
+        the nodes are told, so that other callers need not wait for these results.
         """
         if self._owner:
             try:
                 await self._end_flights()
             finally:
-                self._follower.close()
+                self._reception.close()
                 self._hub.close()
 
     async def __aenter__(self) -> Self:
@@ -409,7 +413,7 @@ class AsyncClient:
         await self.close()
 
     async def _run(self, flow: Flow[T]) -> T:
-        """Carry out the steps of a flow; what goes wrong with one is raised in the flow."""
+        """Carry out the steps of a flow; an error in a step is raised in the flow."""
         go_on: Callable[[Any], Any] = flow.send
         answer: Any = None
         while True:
@@ -418,7 +422,7 @@ class AsyncClient:
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]  # what the flow returns
             except BaseException:
-                answer = None  # an error that its own traceback leads to would wait for the collector
+                answer = None  # an error with a traceback that leads back to it would wait for the garbage collector
                 raise
             go_on = flow.send
             try:
@@ -434,14 +438,14 @@ class AsyncClient:
                     answer = None
                 else:
                     answer = await self._carry_out(step)
-            except GeneratorExit:  # the loop is gone: there is no waiting for anything
+            except GeneratorExit:  # the loop is gone, and nothing can be waited for
                 flow.close()
                 raise
             except BaseException as error:  # noqa: BLE001  (the flow raises it again, when it has put things in order)
                 go_on, answer = flow.throw, error
 
     async def _carry_out(self, step: Step) -> Any:
-        """Carry out one of the steps that are rare."""
+        """Carry out one of the rare steps."""
         match step:
             case Board():
                 return self._hub.here().flights.board(step.seat, step.key)
@@ -459,7 +463,7 @@ class AsyncClient:
         raise TypeError(step)
 
     async def _apart(self, step: Apart) -> Any:
-        """Run a flow in a task, in a copy of the caller's context; a caller that is cancelled does not stop it."""
+        """Run a flow in a task, in a copy of the caller's context; cancelling the caller does not stop it."""
         flight, loads = step.flight, self._hub.here().flights.loads
         flight.load = load = asyncio.create_task(self._run(step.flow))
         loads[load] = flight
@@ -467,7 +471,7 @@ class AsyncClient:
         return await asyncio.shield(load)
 
     async def _end_flights(self) -> None:
-        """Have others compute what is being asked for and computed here, and wait for what was cancelled."""
+        """Let other processes compute what is asked for and computed here, and wait for what was cancelled."""
         flights = self._hub.flights
         if flights is not None:
             ends = [
@@ -488,13 +492,14 @@ class AsyncClient:
 
     async def _renew(self, step: Compute) -> None:
         keep = True
-        with contextlib.suppress(MeshcacheError, RuntimeError):  # the client was closed, say: the lease ends by itself
+        # The client was closed, for example: the lease ends by itself.
+        with contextlib.suppress(MeshcacheError, RuntimeError):
             while keep:
                 await asyncio.sleep(step.every_s)
                 keep = await self._run(step.renew())
 
     async def _run_to_end(self, flow: Flow[T]) -> T:
-        """Carry out a flow, also if the caller is cancelled while it waits for that."""
+        """Carry out a flow to its end, even if the caller is cancelled while it waits."""
         task = asyncio.create_task(self._run(flow))
         _unattended.add(task)
         task.add_done_callback(_unattended.discard)
@@ -515,7 +520,7 @@ class AsyncClient:
 
 
 _unattended: set[asyncio.Task[Any]] = set()
-"""Tasks that go on when nobody waits for them any more. An event loop keeps no task alive."""
+"""Tasks that go on when nobody waits for them any more; an event loop itself keeps no task alive."""
 
 
 async def _wait(step: Wait) -> None:

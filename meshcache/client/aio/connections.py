@@ -4,17 +4,18 @@ Calls posted in one turn of the loop wait for its end; then those of one node th
 one message, or sooner, when it is full. A task costs no timer and no system call of its own: one timer of 20 ms, that
 runs only while something is under way, looks after deadlines and broken connections.
 
-A ZeroMQ socket announces by its file descriptor that its state may have changed, once. So after every wake-up and every
-send its state is read again, and the timer reads it too.
+The file descriptor of a ZeroMQ socket shows only once that the socket's state may have changed. So after every wake-up
+and every send the state is read again, and the timer reads it, too.
 
 Thousands of tasks can keep the loop busy for longer than a call may take. What follows from that:
 
 - A deadline is judged only when all that has arrived was read, and an attempt counts from when it leaves.
-- What a busy loop made late speaks against no node, and breaks no connection. How long the loop really waited for a
-  connection or a greeting is told by ``_Mux.attended_s``, which stands still while the loop does not come to its timer.
-- A limited number of requests is under way on a connection. The others wait here, where one whose caller's time is over
-  is dropped without having been sent: else a node would work through requests for which nobody waits.
-- Answers, and failures even more, wake tasks that take the loop's time: a limited number of them in one turn.
+- Delays that a busy loop has caused count against no node, and break no connection. *Attended time*
+  (``_Mux.attended_s``) measures how long the loop waited for a connection or a greeting: it stands still while the loop
+  is too busy to run its timer.
+- A limited number of requests is under way on a connection. The others wait here, and are dropped unsent when the time
+  of their caller is over: else a node would work through requests for which nobody waits.
+- Answers, and even more failures, wake tasks that take the loop's time: so one turn gives a limited number of them.
 """
 
 from __future__ import annotations
@@ -54,27 +55,30 @@ from meshcache.sockets.dialling import CONNECT_S, Host, dial, failure_of, numeri
 
 TICK_S: Final = 0.02
 LAG_S: Final = 0.05
-"""A timer that comes later than this tells of a loop that is too busy to notice what happens."""
+"""If the timer runs later than this, the loop is too busy to notice what happens in time."""
 FRAMES_PER_TURN: Final = 256
 FRAMES_PER_TICK: Final = 4096
 CALLS_PER_TURN: Final = 256
-"""How many calls are given their outcomes in one turn of the loop.
+"""How many calls get their outcomes in one turn of the loop.
 
-Few enough, too, that all which such a wave allocates and frees again stays below the collector's threshold of 700
-objects: with 10,000 tasks it would walk through all that they hold again and again, and take half of the time.
+Few enough, too, that the objects which are made and freed for them stay below the garbage collector's threshold of 700:
+with 10,000 tasks it would walk through everything that they hold again and again, in half of the time.
 """
 UNDER_WAY_MAX: Final = 256
-"""Requests on one connection at a time. More would only wait at the node, or fill the socket, which looks dead then."""
+"""How many requests are under way on one connection at a time.
+
+More would only wait at the node, or fill the socket, which then looks dead.
+"""
 PARKED_MAX: Final = 1024
-"""The same for those that may be parked at the node; with the others they are fewer than a socket's queue takes."""
+"""The same for requests that may be parked at the node; all together are fewer than a socket's queue takes."""
 GREETING_S: Final = 1.0
-"""A connection that was not greeted for so long, in the loop's attention, is given up for a new one."""
+"""A connection that has not been greeted after so long, in attended time, is replaced by a new one."""
 
 
 async def reached(address: str) -> Host:
     """Return a host that accepts connections at an address, or raise OSError: ``dialling.reach``, awaited.
 
-    A look-up that hangs is in nobody's way: not in a thread that the loop would wait for in the end.
+    A look-up that hangs delays nobody: the loop does not wait for its thread in the end.
     """
     loop = asyncio.get_running_loop()
     host = numeric(address)
@@ -97,7 +101,7 @@ async def reached(address: str) -> Host:
     return found.result()
 
 
-class _Cargo:
+class _Message:
     """A message in the making or under way, and who waits for its parts."""
 
     __slots__ = ("batch", "deadline", "futures", "line", "sent_at", "waits_since")
@@ -107,12 +111,12 @@ class _Cargo:
         self.futures = [future]
         self.line = int(batch.may_be_parked)
         self.waits_since = 0.0
-        """In the loop's attention, if it had to wait for a connection."""
+        """Since when it has waited for a connection, in attended time."""
         self.sent_at = self.deadline = 0.0
-        """Of the attempt, once it was sent."""
+        """When the attempt was sent, and its deadline."""
 
     def is_wanted(self) -> bool:
-        """Tell whether anybody waits for it still: callers may have been cancelled while it was queued."""
+        """Tell whether anybody still waits for it: callers may have been cancelled while it was queued."""
         return not (self.futures[0].done() and all(future.done() for future in self.futures))
 
     def is_fair(self) -> bool:
@@ -120,24 +124,24 @@ class _Cargo:
         return self.batch.until - self.sent_at >= FAIR_SHARE * self.batch.calls[0].allowance_s
 
     def deliver(self, outcome: Outcome) -> None:
-        """Give each caller its part; one that was cancelled wants none."""
+        """Give each caller its part of the outcome, except callers that were cancelled."""
         for future, part in zip(self.futures, self.batch.split(outcome), strict=True):
             if not future.done():
                 future.set_result(part)
 
 
-class _Wire:
+class _NodeSocket:
     """The connection to one node with its socket, or on the way to one."""
 
     def __init__(self, mux: _Mux, address: str) -> None:
         self.address = address
-        self.open: dict[tuple[Any, ...], _Cargo] = {}
-        """What calls of this turn can still join."""
-        self.lines: tuple[deque[_Cargo], deque[_Cargo]] = (deque(), deque())
-        """What is to be sent; the second are those that may be parked, lest they keep others from being sent."""
-        self.flying: dict[int, _Cargo] = {}
-        self._aloft = [0, 0]
-        """How many of each line are flying."""
+        self.open: dict[tuple[Any, ...], _Message] = {}
+        """Messages of this turn that further calls can still join."""
+        self.lines: tuple[deque[_Message], deque[_Message]] = (deque(), deque())
+        """Messages to be sent; the second line is for requests that may be parked, which must not delay the others."""
+        self.under_way: dict[int, _Message] = {}
+        self._under_way_counts = [0, 0]
+        """How many of each line are under_way."""
         self._mux = mux
         self._connection = mux.connection(address)
         self._socket: zmq.Socket[bytes] | None = None
@@ -146,11 +150,11 @@ class _Wire:
         self._connected = False
         self._asked_hello = False
         self._step_since = 0.0
-        """When it began to connect, or to wait for its greeting; in the loop's attention."""
+        """Since when it has been connecting, or waiting for its greeting, in attended time."""
         self._opening: asyncio.Task[None] | None = None
 
     def flush(self) -> None:
-        """Send what is queued; open and greet first where that is due."""
+        """Send what is queued; first connect and greet where that is needed."""
         if self._socket is None:
             self._begin_to_wait()
             if self._opening is None:
@@ -161,7 +165,7 @@ class _Wire:
         self.on_event()
 
     def send(self) -> None:
-        """Send what may be sent now; nothing joins it any more."""
+        """Send the messages that may be sent now; no call can join them any more."""
         self.open.clear()
         socket = self._socket
         if socket is None or not self._connection.ready:
@@ -170,40 +174,41 @@ class _Wire:
         now = self._mux.clock()
         for line, limit in ((0, UNDER_WAY_MAX), (1, PARKED_MAX)):
             queue = self.lines[line]
-            while queue and self._aloft[line] < limit:
-                cargo = queue.popleft()
-                if cargo.batch.until <= now or not cargo.is_wanted():
-                    self._mux.deliver(cargo, NO_TIME)
+            while queue and self._under_way_counts[line] < limit:
+                message = queue.popleft()
+                if message.batch.until <= now or not message.is_wanted():
+                    self._mux.deliver(message, NO_TIME)
                     continue
-                call = cargo.batch.whole()
-                cargo.sent_at, cargo.deadline = now, call.deadline(now)
+                call = message.batch.whole()
+                message.sent_at, message.deadline = now, call.deadline(now)
                 try:
-                    number, frame = self._connection.encode(call, cargo.deadline)
+                    number, frame = self._connection.encode(call, message.deadline)
                 except Exception as error:  # noqa: BLE001  (whatever its fields are: it must not stop the others)
-                    self._set_aside(cargo, error)
+                    self._set_aside(message, error)
                     continue
                 try:
                     socket.send(frame, zmq.NOBLOCK)
                 except zmq.ZMQError:
-                    # Gone since the last use. Perhaps the node is back already: begin anew, nothing of this was sent.
-                    queue.appendleft(cargo)
+                    # The connection broke since its last use. Perhaps the node is back already: connect anew, nothing
+                    # of this was sent.
+                    queue.appendleft(message)
                     self._disconnect(CONNECTION_LOST)
                     self._requeue()
                     return
-                self.flying[number] = cargo
-                self._aloft[line] += 1
+                self.under_way[number] = message
+                self._under_way_counts[line] += 1
 
     def _begin_to_wait(self) -> None:
-        """Note since when what is queued waits for a connection; nothing joins it any more."""
+        """Note since when the queued messages have waited for a connection; no call can join them any more."""
         self.open.clear()
         for queue in self.lines:
-            for cargo in reversed(queue):
-                if cargo.waits_since:
+            for message in reversed(queue):
+                if message.waits_since:
                     break
-                cargo.waits_since = self._mux.attended_s()
+                message.waits_since = self._mux.attended_s()
 
     def on_event(self, frames_max: int = FRAMES_PER_TURN) -> bool:
-        """Take in what has arrived, and greet where that is due; False if there is more, for the next turn."""
+        """Take in what has arrived, and greet if that is needed; return False if there is more, for the next turn."""
         socket = self._socket
         try:
             while socket is not None:
@@ -239,14 +244,14 @@ class _Wire:
         return True
 
     def expire(self, now: float, attended_s: float) -> bool:
-        """Fail what is too late; True if anything is still under way."""
+        """Fail the messages whose time is over; return True if anything is still under way."""
         was_ready = self._connection.ready
         if self.on_event(FRAMES_PER_TICK):
-            for number, cargo in list(self.flying.items()):
-                if cargo.deadline <= now:
-                    self._land(number)
-                    self._connection.forget(number, silent=cargo.is_fair())
-                    self._mux.deliver(cargo, NO_REPLY if cargo.is_fair() else NO_TIME_TO_ANSWER)
+            for number, message in list(self.under_way.items()):
+                if message.deadline <= now:
+                    self._end(number)
+                    self._connection.forget(number, silent=message.is_fair())
+                    self._mux.deliver(message, NO_REPLY if message.is_fair() else NO_TIME_TO_ANSWER)
         if was_ready and not self._connection.ready:
             self._step_since = attended_s
         for queue in self.lines:
@@ -255,32 +260,35 @@ class _Wire:
         if has_waited and self._socket is not None and not self._connection.ready and self._is_needed():
             self._disconnect(CONNECTION_LOST)
             self._requeue()
-        return bool(self.flying) or self._is_needed()
+        return bool(self.under_way) or self._is_needed()
 
-    def _expire_queued(self, queue: deque[_Cargo], now: float, attended_s: float) -> None:
-        """Fail what can not be sent in time. The node is to blame only for a wait that was not for this loop."""
+    def _expire_queued(self, queue: deque[_Message], now: float, attended_s: float) -> None:
+        """Fail queued messages that cannot be sent in time.
+
+        Only a wait that this loop did not cause counts against the node.
+        """
         ready = self._connection.ready
-        late: list[tuple[_Cargo, Failure]] = []
-        kept: list[_Cargo] = []
-        for cargo in queue:
-            batch = cargo.batch
-            waited_s = 0.0 if ready else attended_s - max(cargo.waits_since, self._step_since)
+        late: list[tuple[_Message, Failure]] = []
+        kept: list[_Message] = []
+        for message in queue:
+            batch = message.batch
+            waited_s = 0.0 if ready else attended_s - max(message.waits_since, self._step_since)
             allowance_s = batch.calls[0].allowance_s
             if waited_s < allowance_s and batch.until > now:
-                kept.append(cargo)
+                kept.append(message)
             elif waited_s < FAIR_SHARE * allowance_s:
-                late.append((cargo, NO_TIME))
+                late.append((message, NO_TIME))
             else:
-                late.append((cargo, NO_GREETING if self._connected else NO_CONNECTION))
+                late.append((message, NO_GREETING if self._connected else NO_CONNECTION))
         if late:
             self.open.clear()
             queue.clear()
             queue.extend(kept)
-            for cargo, failure in late:
-                self._mux.deliver(cargo, failure)
+            for message, failure in late:
+                self._mux.deliver(message, failure)
 
     def close(self) -> None:
-        """Close the connection; whoever waits learns that it is gone."""
+        """Close the connection; all callers that wait learn that it is gone."""
         if self._opening is not None and not self._mux.loop.is_closed():
             self._opening.cancel()
         self._fail(CONNECTION_LOST)
@@ -288,9 +296,9 @@ class _Wire:
     def _arrived(self, frame: Frame) -> None:
         for number, outcome in self._connection.accept(frame):
             if number != GREETING:
-                cargo = self._land(number)
-                if cargo is not None and not isinstance(outcome, Welcome):
-                    self._mux.deliver(cargo, outcome)
+                message = self._end(number)
+                if message is not None and not isinstance(outcome, Welcome):
+                    self._mux.deliver(message, outcome)
             elif isinstance(outcome, Failure):
                 self._fail(outcome)
                 return
@@ -299,28 +307,28 @@ class _Wire:
         if self._is_needed():
             self._mux.schedule(self)
 
-    def _land(self, number: int) -> _Cargo | None:
+    def _end(self, number: int) -> _Message | None:
         """Take what flies under this number down."""
-        cargo = self.flying.pop(number, None)
-        if cargo is not None:
-            self._aloft[cargo.line] -= 1
-        return cargo
+        message = self.under_way.pop(number, None)
+        if message is not None:
+            self._under_way_counts[message.line] -= 1
+        return message
 
     def _is_needed(self) -> bool:
         """Tell whether anything is to be sent."""
         return bool(self.lines[0] or self.lines[1])
 
-    def _set_aside(self, cargo: _Cargo, error: Exception) -> None:
-        """Let what can not be encoded fail, and no other call that would have travelled with it."""
-        calls, queue = cargo.batch.calls, self.lines[cargo.line]
+    def _set_aside(self, message: _Message, error: Exception) -> None:
+        """Fail a call that cannot be encoded, and no other call of the same message."""
+        calls, queue = message.batch.calls, self.lines[message.line]
         if len(calls) == 1:
-            self._mux.deliver(cargo, Unsendable(error))
+            self._mux.deliver(message, Unsendable(error))
             return
-        for call, future in zip(reversed(calls), reversed(cargo.futures), strict=True):
-            queue.appendleft(_Cargo(Batch(call), future))
+        for call, future in zip(reversed(calls), reversed(message.futures), strict=True):
+            queue.appendleft(_Message(Batch(call), future))
 
     async def _open(self) -> None:
-        """Connect. libzmq would not tell that nobody listens, so the kernel is asked first."""
+        """Connect. libzmq does not report a refused connection, so the kernel is asked first."""
         loop = self._mux.loop
         try:
             require_descriptors(LINK_DESCRIPTORS)
@@ -339,21 +347,21 @@ class _Wire:
         self.on_event()
 
     def _requeue(self) -> None:
-        """Go on with what was not sent, over a new connection."""
+        """Send what was not sent yet over a new connection."""
         if self._is_needed():
             self._mux.schedule(self)
 
     def _fail(self, failure: Failure) -> None:
-        """Close, and tell everybody why."""
+        """Close the connection, and tell all callers why."""
         self.open.clear()
-        queued = [cargo for queue in self.lines for cargo in queue]
+        queued = [message for queue in self.lines for message in queue]
         for queue in self.lines:
             queue.clear()
         self._disconnect(failure)
         self._mux.fail(queued, failure._replace(sent=False))
 
     def _disconnect(self, failure: Failure) -> None:
-        """Drop the socket and what was under way on it; the next use opens a new one."""
+        """Close the socket and drop the requests under way on it; the next use opens a new one."""
         socket, self._socket = self._socket, None
         if socket is not None and not self._connection.ready and self._host is not None:
             shun(self._host)
@@ -364,9 +372,9 @@ class _Wire:
             socket.close(0)
         self._connection = self._mux.connection(self.address)
         self._connected = self._asked_hello = False
-        flying, self.flying = self.flying, {}
-        self._aloft = [0, 0]
-        self._mux.fail(flying.values(), failure)
+        under_way, self.under_way = self.under_way, {}
+        self._under_way_counts = [0, 0]
+        self._mux.fail(under_way.values(), failure)
 
 
 class _Mux:
@@ -382,75 +390,78 @@ class _Mux:
         self._context: Context | None = None
         self.flights = Flights(contextlib.nullcontext())
         self._routing = routing
-        self._wires: dict[str, _Wire] = {}
-        self._touched: dict[_Wire, None] = {}
-        self._answers: deque[tuple[_Cargo, Outcome]] = deque()
-        self._failures: deque[tuple[_Cargo, Outcome]] = deque()
-        """Outcomes that wait for the next turn, because this one has woken enough tasks. The two take turns: else a
-        crowd that failed would be told of that before anybody hears that the node is back."""
+        self._sockets: dict[str, _NodeSocket] = {}
+        self._touched: dict[_NodeSocket, None] = {}
+        self._answers: deque[tuple[_Message, Outcome]] = deque()
+        self._failures: deque[tuple[_Message, Outcome]] = deque()
+        """Outcomes that wait for the next turn, because this one has woken enough tasks.
+
+        Failures and answers take turns: else many failed calls would be told of that before any call learns that the
+        node is back.
+        """
         self._failure_is_next = False
         self._woken = 0
-        """How many calls were given their outcomes since the last flush."""
+        """How many calls got their outcomes since the last flush."""
         self._stood_still_s = 0.0
         self._ticks_at = 0.0
         self._ticking = False
         self._closed = False
 
     def post(self, call: Call) -> asyncio.Future[Outcome]:
-        """Return the outcome to come of a call, which leaves at the end of this turn."""
-        wire = self._wires.get(call.address)
-        if wire is None:
-            wire = self._wires[call.address] = _Wire(self, call.address)
+        """Return the future outcome of a call, which is sent at the end of this turn."""
+        node_socket = self._sockets.get(call.address)
+        if node_socket is None:
+            node_socket = self._sockets[call.address] = _NodeSocket(self, call.address)
         future: asyncio.Future[Outcome] = self.loop.create_future()
         key = (call.request.kind, call.request.options, call.allowance_s)
-        cargo = wire.open.get(key)
-        if cargo is not None and cargo.batch.join(call, self._routing.settings.request_bytes_max // 2):
-            cargo.futures.append(future)
-            if len(cargo.futures) == CALLS_MAX:
-                wire.send()
+        message = node_socket.open.get(key)
+        if message is not None and message.batch.join(call, self._routing.settings.request_bytes_max // 2):
+            message.futures.append(future)
+            if len(message.futures) == CALLS_MAX:
+                node_socket.send()
             return future
-        wire.open[key] = cargo = _Cargo(Batch(call), future)
-        wire.lines[cargo.line].append(cargo)
-        if wire not in self._touched:
-            self.schedule(wire)
+        node_socket.open[key] = message = _Message(Batch(call), future)
+        node_socket.lines[message.line].append(message)
+        if node_socket not in self._touched:
+            self.schedule(node_socket)
         return future
 
-    def deliver(self, cargo: _Cargo, outcome: Outcome) -> None:
+    def deliver(self, message: _Message, outcome: Outcome) -> None:
         """Give callers their outcomes; in a later turn if this one has woken enough tasks already."""
         if self._woken >= CALLS_PER_TURN:
             if not self._has_landed():
                 self.loop.call_soon(self._deliver_landed)
-            (self._failures if isinstance(outcome, Failure) else self._answers).append((cargo, outcome))
+            (self._failures if isinstance(outcome, Failure) else self._answers).append((message, outcome))
         else:
-            self._woken += len(cargo.futures)
-            cargo.deliver(outcome)
+            self._woken += len(message.futures)
+            message.deliver(outcome)
 
-    def fail(self, cargos: Iterable[_Cargo], failure: Failure) -> None:
-        """Tell callers that they get no answer; none is left when the loop is closed."""
+    def fail(self, messages: Iterable[_Message], failure: Failure) -> None:
+        """Tell callers that they get no answer; when the loop is closed, there are none."""
         if not self.loop.is_closed():
-            for cargo in cargos:
-                self.deliver(cargo, failure)
+            for message in messages:
+                self.deliver(message, failure)
 
     def attended_s(self) -> float:
-        """Return a time that passes only while the loop comes to its timers in time."""
+        """Return the attended time: it passes only while the loop runs its timers in time."""
         return self.clock() - self._stood_still_s
 
-    def schedule(self, wire: _Wire) -> None:
-        """Have a wire flushed at the end of this turn."""
+    def schedule(self, node_socket: _NodeSocket) -> None:
+        """Have a connection flushed at the end of this turn."""
         if self._closed:
             return
         if not self._touched:
             self.loop.call_soon(self._flush)
-        self._touched[wire] = None
+        self._touched[node_socket] = None
 
     def close(self) -> None:
         """Close every connection."""
         if self._closed or self.pid != os.getpid():
             return
         self._closed = True
-        for wire in self._wires.values():
-            wire.close()
-        self._wires.clear()
+        for node_socket in self._sockets.values():
+            node_socket.close()
+        self._sockets.clear()
         while self._has_landed() and not self.loop.is_closed():
             self._deliver_next()
         context, self._context = self._context, None
@@ -458,7 +469,7 @@ class _Mux:
             end_context(context)
 
     def context(self) -> Context:
-        """Return the context, made when the first connection needs it. Raises OSError."""
+        """Return the ZeroMQ context; the first connection makes it. Raises OSError."""
         if self._context is None:
             self._context = open_context()
         return self._context
@@ -467,8 +478,8 @@ class _Mux:
         touched, self._touched = self._touched, {}
         if not self._has_landed():
             self._woken = 0
-        for wire in touched:
-            wire.flush()
+        for node_socket in touched:
+            node_socket.flush()
         self._keep_ticking()
 
     def _has_landed(self) -> bool:
@@ -484,9 +495,9 @@ class _Mux:
     def _deliver_next(self) -> None:
         is_failure = bool(self._failures) and (self._failure_is_next or not self._answers)
         self._failure_is_next = not is_failure
-        cargo, outcome = (self._failures if is_failure else self._answers).popleft()
-        self._woken += len(cargo.futures)
-        cargo.deliver(outcome)
+        message, outcome = (self._failures if is_failure else self._answers).popleft()
+        self._woken += len(message.futures)
+        message.deliver(outcome)
 
     def _keep_ticking(self) -> None:
         if not self._ticking and not self._closed:
@@ -504,18 +515,18 @@ class _Mux:
         if not self._has_landed():
             self._woken = 0
         attended_s = self.attended_s()
-        busy = [wire.expire(now, attended_s) for wire in list(self._wires.values())]
+        busy = [node_socket.expire(now, attended_s) for node_socket in list(self._sockets.values())]
         self._routing.lag_s = lag_s if any(busy) else 0.0
         if any(busy):
             self._keep_ticking()
 
 
-_graveyard: list[_Mux] = []
-"""Inherited over a fork: sockets and event loop are the parent's, and not ours to touch, or to collect."""
+_inherited: list[_Mux] = []
+"""Inherited over a fork: sockets and event loop are the parent's, and must be neither used nor collected here."""
 
 
 class Hub:
-    """Finds the connections that belong to the running event loop and this process."""
+    """Finds the connections of the running event loop in this process."""
 
     def __init__(self, connection: Callable[[str], Connection], routing: Routing) -> None:
         self._connection = connection
@@ -525,7 +536,7 @@ class Hub:
         self._closed = False
 
     def post(self, call: Call) -> asyncio.Future[Outcome]:
-        """Return the outcome to come of a call."""
+        """Return the future outcome of a call."""
         mux = self._mux
         loop = asyncio.get_running_loop()
         if mux is None or mux.loop is not loop:
@@ -533,14 +544,14 @@ class Hub:
         return mux.post(call)
 
     def here(self) -> _Mux:
-        """Return what belongs to the running loop."""
+        """Return the connections of the running loop."""
         loop = asyncio.get_running_loop()
         mux = self._mux
         return mux if mux is not None and mux.loop is loop else self._bind(loop)
 
     @property
     def flights(self) -> Flights | None:
-        """The flights of the running loop, if there can be any."""
+        """The flights of the running loop, if it has any connections."""
         mux = self._mux
         if mux is None or mux.pid != os.getpid() or mux.loop is not asyncio.get_running_loop():
             return None
@@ -560,7 +571,7 @@ class Hub:
         if old is not None and self._closing is not None:
             if old.pid != os.getpid():
                 self._closing.detach()
-                _graveyard.append(old)
+                _inherited.append(old)
             elif not old.loop.is_closed():
                 raise UsageError("this client belongs to another event loop, which is still open: make one for each")
             else:

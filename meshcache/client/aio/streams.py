@@ -1,7 +1,7 @@
-"""The asyncio driver of the invalidation streams: the SUB socket on the loop's readers, as connections.py has its own.
+"""The asyncio driver of the invalidation streams: a SUB socket that the event loop reads, as it does in connections.py.
 
-It starts when a near cache is first used or something is subscribed to, and one timer of 0.1 s runs until the client
-is closed or its loop is.
+Reception begins when a near cache is first used or a subscription is made; then a timer of 0.1 s runs until the client
+or its loop is closed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import zmq
 from meshcache.client.aio.connections import reached
 from meshcache.client.closing import Closing
 from meshcache.client.connection import Call, Outcome
-from meshcache.client.streams import TICK_S, Following, weak_call
+from meshcache.client.streams import TICK_S, StreamIntake, weak_call
 from meshcache.client.subscription import Feed, Invalidation
 from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ClientClosed, NodeUnavailable, OperationTimeout
@@ -37,14 +37,14 @@ _log = logging.getLogger(__name__)
 Post = Callable[[Call], Awaitable[Outcome]]
 
 
-class _LoopEar:
-    """The socket in one event loop. It holds nothing that would keep the client alive."""
+class _LoopReceiver:
+    """The socket in one event loop. It refers to nothing that would keep the client alive."""
 
-    def __init__(self, following: Following, post: Callable[[], Post | None], changed: asyncio.Event) -> None:
+    def __init__(self, intake: StreamIntake, post: Callable[[], Post | None], changed: asyncio.Event) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.get_running_loop()
         self.changed = changed
-        self._following = following
+        self._intake = intake
         self._post = post
         self._subscriber = Subscriber()
         self._fd = int(self._subscriber.socket.getsockopt(zmq.FD))
@@ -55,7 +55,7 @@ class _LoopEar:
         self._timer = self.loop.call_soon(self._tick)
 
     def close(self) -> None:
-        """Close the socket, if it is of this process."""
+        """Close the socket, if it belongs to this process."""
         if self._closed or self.pid != os.getpid():
             return
         self._closed = True
@@ -67,37 +67,37 @@ class _LoopEar:
         self._subscriber.close()
 
     def tick_soon(self) -> None:
-        """Look at what changed."""
+        """Run the timer's work now, because something changed."""
         if not self._closed and not self.loop.is_closed():
             self._timer.cancel()
             self._timer = self.loop.call_soon(self._tick)
 
     def _on_event(self) -> None:
-        following, socket, clock = self._following, self._subscriber.socket, self._following.routing.clock
-        was_live = following.live(clock())
+        intake, socket, clock = self._intake, self._subscriber.socket, self._intake.routing.clock
+        was_live = intake.live(clock())
         for _ in range(FRAMES_PER_TURN):
             if self._closed or not state_of(socket) & zmq.POLLIN:
                 break
             with suppress(zmq.Again):
-                following.receive(socket.recv(zmq.NOBLOCK), clock())
+                intake.receive(socket.recv(zmq.NOBLOCK), clock())
         else:
             self.loop.call_soon(self._on_event)
-        if not was_live and following.live(clock()):
+        if not was_live and intake.live(clock()):
             self.changed.set()
 
     def _tick(self) -> None:
         if self._closed:
             return
         self._timer = self.loop.call_later(TICK_S, self._tick)
-        following, subscriber = self._following, self._subscriber
-        now = following.routing.clock()
-        calls = following.tick(now)
+        intake, subscriber = self._intake, self._subscriber
+        now = intake.routing.clock()
+        calls = intake.tick(now)
         if calls and not self._asking:
             self._asking = True
             self._begin(self._ask(calls[0]))
-        for address in following.to_redial(now):
+        for address in intake.to_redial(now):
             subscriber.disconnect(address)
-        for address in subscriber.missing(following.addresses()):
+        for address in subscriber.missing(intake.addresses()):
             if now >= self._retry_at.get(address, 0.0):
                 self._retry_at[address] = now + RESOLVE_AGAIN_S
                 self._begin(self._connect(address))
@@ -113,7 +113,7 @@ class _LoopEar:
         post = self._post()
         try:
             if post is not None:
-                self._following.learn(call, await post(call))
+                self._intake.learn(call, await post(call))
         finally:
             self._asking = False
 
@@ -128,62 +128,65 @@ class _LoopEar:
             _log.warning("can not follow the invalidations at %s: %s", address, error)
 
 
-class AsyncFollower:
-    """Opens the socket in the running loop when it is needed, and waits for it."""
+class AsyncStreamReception:
+    """Opens the socket in the running loop when it is needed, and closes it when it is not."""
 
-    def __init__(self, following: Following, hub: Any) -> None:
-        self.following = following
+    def __init__(self, intake: StreamIntake, hub: Any) -> None:
+        self.intake = intake
         self._hub = weakref.ref(hub)
-        self._ear: _LoopEar | None = None
+        self._receiver: _LoopReceiver | None = None
         self._closing: Closing | None = None
         self._trouble = ""
         """Why the socket could not be opened."""
         self._closed = False
-        following.routing.on_members = weak_call(self._on_members)
-        if following.near is not None:
-            following.near.on_use = weak_call(self.start)
-        _everyone.add(self)
+        intake.routing.on_members = weak_call(self._on_members)
+        if intake.near is not None:
+            intake.near.on_use = weak_call(self.start)
+        _receptions.add(self)
 
     def start(self) -> None:
-        """Open the socket, if there is none in this loop and process, and if that can be: else the next call tries."""
-        ear = self._ear
-        if self._closed or (ear is not None and ear.loop is asyncio.get_running_loop() and ear.pid == os.getpid()):
+        """Open the socket, if this loop and process have none; if that fails, the next call tries again."""
+        receiver = self._receiver
+        if self._closed or (
+            receiver is not None and receiver.loop is asyncio.get_running_loop() and receiver.pid == os.getpid()
+        ):
             return
-        if ear is not None and self._closing is not None:
+        if receiver is not None and self._closing is not None:
             self._closing()
-            self.following.begin_anew()
-        self._ear = self._closing = None
+            self.intake.begin_anew()
+        self._receiver = self._closing = None
         try:
-            self._ear = _LoopEar(self.following, self._post_of(self._hub), asyncio.Event())
+            self._receiver = _LoopReceiver(self.intake, self._post_of(self._hub), asyncio.Event())
         except OSError as error:
             self._trouble = str(error.strerror or error)
             return
-        self._closing = Closing(self, self._ear.close)
+        self._closing = Closing(self, self._receiver.close)
 
     async def attach(self, feed: Feed, timeout_s: float) -> None:
-        """Feed a subscription, and return when it stands.
+        """Feed a subscription, and return when it is active.
 
-        Raises OperationTimeout that names the nodes not heard of, and NodeUnavailable if this process can not listen.
+        Raises OperationTimeout that names the nodes not heard of, and NodeUnavailable if this process cannot open a
+        socket.
         """
         if self._closed:
             raise ClientClosed
-        following = self.following
-        clock = following.routing.clock
+        intake = self.intake
+        clock = intake.routing.clock
         deadline = clock() + timeout_s
-        following.attach(feed)
+        intake.attach(feed)
         self.start()
-        if self._ear is None:
+        if self._receiver is None:
             self.detach(feed)
             raise NodeUnavailable(f"subscribe: {self._trouble}")
-        changed = self._ear.changed
+        changed = self._receiver.changed
         try:
-            while not following.live(clock()) and clock() < deadline:
+            while not intake.live(clock()) and clock() < deadline:
                 changed.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(deadline - clock()):
                         await changed.wait()
-            feed.standing = following.live(clock())
-            silent = ", ".join(following.streams.not_live(clock())) or "any node"
+            feed.standing = intake.live(clock())
+            silent = ", ".join(intake.streams.not_live(clock())) or "any node"
         finally:
             if not feed.standing:
                 self.detach(feed)
@@ -191,30 +194,30 @@ class AsyncFollower:
             raise OperationTimeout(f"subscribe: not heard of {silent} within {timeout_s:.3g} s")
 
     def detach(self, feed: Feed) -> None:
-        """Feed a subscription no more; without any, and without a near cache, nothing is followed."""
-        self.following.detach(feed)
-        if not self.following.needed and self._closing is not None:
+        """Stop feeding a subscription; without any, and without a near cache, the socket is closed."""
+        self.intake.detach(feed)
+        if not self.intake.needed and self._closing is not None:
             self._closing()
-            self._ear = None
-            self.following.begin_anew()
+            self._receiver = None
+            self.intake.begin_anew()
 
     def close(self) -> None:
         """Close the socket, and end all subscriptions."""
         self._closed = True
         if self._closing is not None:
             self._closing()
-        self.following.end()
+        self.intake.end()
 
     def after_fork(self) -> None:
         """Forget the parent's socket and loop."""
         if self._closing is not None:
             self._closing.detach()
-        if self._ear is not None:
-            _graveyard.append(self._ear)
-        self._ear = self._closing = None
-        if self.following.near is not None:
-            self.following.near.after_fork(nullcontext())
-        self.following.begin_anew()
+        if self._receiver is not None:
+            _inherited.append(self._receiver)
+        self._receiver = self._closing = None
+        if self.intake.near is not None:
+            self.intake.near.after_fork(nullcontext())
+        self.intake.begin_anew()
 
     @staticmethod
     def _post_of(hub: weakref.ref[Any]) -> Callable[[], Post | None]:
@@ -225,27 +228,27 @@ class AsyncFollower:
         return find
 
     def _on_members(self) -> None:
-        self.following.on_members()
-        if self._ear is not None:
-            self._ear.tick_soon()
+        self.intake.on_members()
+        if self._receiver is not None:
+            self._receiver.tick_soon()
 
 
 class AsyncSubscription:
-    """Invalidations as they come: ``async with cache.subscribe(…) as events: async for event in events: …``.
+    """A subscription: ``async with cache.subscribe(…) as events: async for event in events: …``.
 
-    It stands when ``async with`` enters its body. Iteration ends when the subscription or its client is closed.
+    It is active when ``async with`` enters its body. Iteration ends when the subscription or its client is closed.
     """
 
     def __init__(
         self,
-        follower: AsyncFollower,
+        reception: AsyncStreamReception,
         namespace: bytes,
         prefix: bytes,
         prepare: Callable[[], Awaitable[float]],
         callback: Callable[[Invalidation], object] | None,
     ) -> None:
         self.feed = Feed(namespace, prefix, self._wake)
-        self._follower = follower
+        self._reception = reception
         self._prepare = prepare
         self._callback = callback
         self._ready = asyncio.Event()
@@ -267,7 +270,7 @@ class AsyncSubscription:
 
     def close(self) -> None:
         """End the subscription."""
-        self._follower.detach(self.feed)
+        self._reception.detach(self.feed)
         self.feed.close()
 
     def _wake(self) -> None:
@@ -300,7 +303,7 @@ class AsyncSubscription:
         return event
 
     async def __aenter__(self) -> Self:
-        await self._follower.attach(self.feed, await self._prepare())
+        await self._reception.attach(self.feed, await self._prepare())
         if self._callback is not None:
             self._task = asyncio.create_task(self._call(self._callback))
         return self
@@ -313,15 +316,15 @@ class AsyncSubscription:
             self._task.cancel()
 
 
-_graveyard: list[_LoopEar] = []
-"""Inherited over a fork: socket and loop are the parent's, and not ours to collect."""
+_inherited: list[_LoopReceiver] = []
+"""Inherited over a fork: socket and loop are the parent's, and must not be collected here."""
 
-_everyone: weakref.WeakSet[AsyncFollower] = weakref.WeakSet()
+_receptions: weakref.WeakSet[AsyncStreamReception] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for follower in list(_everyone):
-        follower.after_fork()
+    for reception in list(_receptions):
+        reception.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -25,7 +25,7 @@ from meshcache.client.arguments import (
 )
 from meshcache.client.blocking.connections import Channels
 from meshcache.client.blocking.lease_renewals import Renewals
-from meshcache.client.blocking.streams import Follower, Subscription
+from meshcache.client.blocking.streams import StreamReception, Subscription
 from meshcache.client.codec import ValueCodec
 from meshcache.client.decorator import CachedBy, refuse_function
 from meshcache.client.delivery import Apart, Board, Compute, Flow, Parking, Step, Wait
@@ -37,7 +37,7 @@ from meshcache.client.naming import Names
 from meshcache.client.options import arguments_of
 from meshcache.client.session import Session, begin
 from meshcache.client.statistics import ClientStatistics, statistics_of
-from meshcache.client.streams import Following
+from meshcache.client.streams import StreamIntake
 from meshcache.client.subscription import Invalidation
 from meshcache.durations import Timeout
 from meshcache.protocol.messages import EventKind
@@ -50,15 +50,15 @@ T = TypeVar("T")
 class Client:
     """A cache client; safe to share between threads, and to use after a fork.
 
-    ``seeds`` says where to begin: "host:port", several with commas or as a list, a URL
+    ``seeds`` has the addresses to begin with: "host:port", several with commas or as a list, a URL
     "mesh://host:port,host:port/namespace?timeout=0.5&consistency=quorum", or None for the environment variable
     MESHCACHE_SEEDS, else 127.0.0.1:7101. Every ``timeout`` is the total time of a call in seconds (5 by default),
-    connecting, retries and failover included. ``near_cache`` is True or a NearCache to keep copies of what is read,
-    None to do so for keys that the nodes call hot, False for no copies at all. ``on_error="miss"``: when the cache
-    fails, ``get``, ``gets``, ``get_many``, ``exists`` and ``ttl`` find nothing instead of raising ("raise", the
-    default); nothing else does so. All of it is described in README.md.
+    connecting, retries and failover included. ``near_cache`` is True or a NearCache to keep copies of all values that
+    are read, None to keep copies of keys that the nodes call hot, False for no copies at all. ``on_error="miss"``: when
+    the cache fails, ``get``, ``gets``, ``get_many``, ``exists`` and ``ttl`` find nothing, instead of raising the error
+    ("raise", the default); all other operations raise it. README.md describes all of this.
 
-    It can be pickled and copied: that makes a client of the same arguments, with connections of its own.
+    It can be pickled and copied: that makes a client with the same arguments and its own connections.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Client:
             lock=threading.RLock(),
         )
         self._channels = Channels(self._session.connection)
-        self._follower = Follower(Following(self._session.routing, self._session.near), self._channels)
+        self._reception = StreamReception(StreamIntake(self._session.routing, self._session.near), self._channels)
         self._flights = Flights(threading.RLock(), os.getpid())
         self._renewals = Renewals()
         self._names = Names()
@@ -108,7 +108,7 @@ class Client:
         return self._run(session.get(key, default, timeout))
 
     def gets(self, key: Key, *, near: bool = False, timeout: Timeout | None = None) -> Item | None:
-        """Return a key's value with its version, for ``cas``, and its lifetime; None if there is none.
+        """Return a key's value with its version, for ``cas``, and its lifetime; None if there is no value.
 
         ``near=True``: a copy in this process will do, as it does for ``get``; the item then says ``near``.
         """
@@ -122,7 +122,7 @@ class Client:
         """Store a value.
 
         ``ttl`` is in seconds (int, float, timedelta); None: it never expires; left out: the client's default, else the
-        cluster's. By each of its ``tags`` (str or bytes, at most 32) ``invalidate_tags`` finds it.
+        cluster's. ``invalidate_tags`` finds it by each of its ``tags`` (str or bytes, at most 32).
         """
         self._run(self._session.set(key, value, ttl, timeout, tags))
 
@@ -145,10 +145,11 @@ class Client:
         return self._run(self._session.delete_many(keys, timeout, EventKind.INVALIDATE))
 
     def invalidate_tags(self, *tags: str | bytes, timeout: Timeout | None = None) -> int:
-        """Drop every key stored with one of these tags; returns how many copies went, on all nodes.
+        """Drop every key stored with one of these tags; returns how many copies were dropped, on all nodes.
 
-        Tags belong to their namespace as keys do. A value counts by the tags it was stored with last; ``incr`` and
-        ``touch`` keep them. When it returns, no node holds any of them, and no late copy is taken in again.
+        Tags belong to their namespace as keys do. A value has the tags with which it was stored last; ``incr`` and
+        ``touch`` keep them. When the call returns, no node holds any such value, and no node takes in a late copy of
+        one.
         """
         return self._run(self._session.invalidate_tags(tags, timeout))
 
@@ -178,7 +179,7 @@ class Client:
     def incr(
         self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: Timeout | None = None
     ) -> int:
-        """Add to a number and return the new one; not repeated when it is not known to have been applied.
+        """Add to a number and return the new one; not repeated if it may have been applied.
 
         A missing key counts from ``initial`` and gets ``ttl``; ``initial=None`` raises KeyMissing instead.
         """
@@ -187,7 +188,7 @@ class Client:
     def decr(
         self, key: Key, delta: int = 1, *, initial: int | None = 0, ttl: Ttl = DEFAULT, timeout: Timeout | None = None
     ) -> int:
-        """Subtract from a number and return the new one; otherwise as ``incr``."""
+        """Subtract from a number and return the new one; in all else like ``incr``."""
         return self._run(self._session.incr(key, -delta, initial, ttl, timeout, "decr"))
 
     def touch(self, key: Key, ttl: Ttl = DEFAULT, *, timeout: Timeout | None = None) -> bool:
@@ -218,21 +219,22 @@ class Client:
 
         ``load`` is the value, or a function of no argument that returns it (in AsyncClient also a coroutine function).
         Of all callers, in all processes, that miss the key at once, one runs its ``load``; the others wait for it, for
-        ``timeout`` at most. If that one fails or dies, the next one runs its own. What was loaded before the key was
-        deleted or written is returned to its caller, but not stored; nor is what ``load`` returns as
-        ``DO_NOT_CACHE(value)``. ``timeout`` bounds the cache, not ``load``. Every caller gets an object of its own, as
-        it reads what is stored; also the one whose ``load`` it was.
+        ``timeout`` at most. If that caller fails or dies, the next one runs its own ``load``. A value that was loaded
+        before the key was deleted or written is returned to its caller, but not stored; nor is a value that ``load``
+        returns as ``DO_NOT_CACHE(value)``. ``timeout`` bounds the cache, not ``load``. Every caller gets an object of
+        its own, made from what is stored; also the caller whose ``load`` ran.
 
-        Client runs ``load`` in the thread of the call; AsyncClient in a task of its own, in a copy of the caller's
-        context, which is cancelled when the last of those who wait for it is.
+        Client runs ``load`` in the thread of the call; AsyncClient runs it in a task of its own, in a copy of the
+        caller's context; the task is cancelled when the last caller that waits for it is cancelled.
 
         ``stale_ttl``: for so many seconds after ``ttl`` the value is kept, and returned at once to all callers but one,
-        which computes it anew. ``early``: above 0, one caller does so some time before the value expires, the sooner
-        the longer it takes to compute; 1 suits most. ``tags`` are as for ``set``; what was loaded
+        which computes it anew. ``early``: above 0, one caller computes it anew some time before the value expires, the
+        earlier the longer that takes; 1 suits most programs. ``tags`` are as for ``set``; a value that was loaded
         before one of them was invalidated is not stored.
 
-        ``on_error="load"``: while the cache fails, ``load`` runs all the same, in one caller of this process at a time,
-        and its result is returned, but not stored; ``fallbacks`` counts that. ``"raise"``: the cache's error is raised.
+        ``on_error="load"``: while the cache fails, ``load`` runs nevertheless, for one caller of this process at a
+        time, and its result is returned, but not stored; ``fallbacks`` counts that. ``"raise"``: the cache's error is
+        raised.
 
         Raises what ``load`` raises; TypeError if it returns something that is still to be awaited; OperationTimeout if
         others compute for longer than ``timeout``; and what ``set`` raises for a key or a value that can not be stored.
@@ -254,10 +256,10 @@ class Client:
         tags: Tags = (),
         timeout: Timeout | None = None,
     ) -> Any:
-        """Compute the value of a key now, store it and return it; what is said of ``get_or_set`` holds otherwise.
+        """Compute the value of a key now, store it and return it; the arguments are as for ``get_or_set``.
 
-        A computation that is under way somewhere is not stored any more. It raises when the cache fails, before
-        anything is computed: like a write, it may not seem to be done when others go on reading the old value.
+        A computation that is under way elsewhere is not stored any more. If the cache fails, this raises its error
+        before anything is computed: like a write, it must not seem done while others go on reading the old value.
         """
         flow = self._session.refresh(key, load, ttl, timeout, stale_ttl=stale_ttl, early=early, tags=tags)
         return result(self._run(flow))
@@ -273,17 +275,17 @@ class Client:
         on_error: OnError = "load",
         timeout: Timeout | None = None,
     ) -> CachedBy:
-        """Return a decorator for functions whose results are to be kept here, as by ``get_or_set``.
+        """Return a decorator for functions whose results are to be cached, as by ``get_or_set``.
 
-        Client takes plain functions, AsyncClient coroutine functions; both take methods, whose ``self`` counts by its
-        class. ``key``: a function of the same arguments that returns what tells calls apart, as str or bytes; without
-        it they are told apart by their arguments: see meshcache/decorator.py for what these may be. The function has
-        ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments. ``on_error`` is as of
-        ``get_or_set``: while the cache fails, the function is called. Raises TypeError if it is given a function: it is
-        written with parentheses, ``@cache.cached()``.
+        Client takes plain functions, AsyncClient coroutine functions; both take methods, of which ``self`` counts by
+        its class. ``key``: a function of the same arguments that returns a str or bytes which differs from call to
+        call; without it calls differ by their arguments: meshcache/client/decorator.py says what these may be. The
+        decorated function has ``invalidate``, ``refresh`` and ``cache_key``, which take the same arguments.
+        ``on_error`` is as for ``get_or_set``: while the cache fails, the function is called. Raises TypeError if it is
+        given a function: write it with parentheses, ``@cache.cached()``.
         """
         refuse_function(ttl)
-        tags = raw_tags(b"", tags)  # an iterator would serve one call only
+        tags = raw_tags(b"", tags)  # an iterator would be empty after one call
         self._session.check_terms(ttl, stale_ttl, early, tags)
         self._session.timeout_s(timeout)
         loads_on_error(on_error)
@@ -296,14 +298,15 @@ class Client:
     def lock(self, name: str, ttl: float | timedelta = 10.0, *, timeout: Timeout | None = None) -> Lock:
         """Return a lock: a context manager with ``acquire``, ``extend``, ``release`` and the fencing number ``token``.
 
-        It is lost ``ttl`` seconds after it was acquired or extended. ``timeout`` is how long to wait for it; then the
-        context manager raises OperationTimeout. Who finds that it was lost raises LockNotOwned. Whoever is interrupted
-        while acquiring holds nothing. In a network partition two can hold it: see meshcache/locks.py.
+        The lock is lost ``ttl`` seconds after it was acquired or extended; the next method of its former holder then
+        raises LockNotOwned. ``timeout`` is how long to wait for the lock; then the context manager raises
+        OperationTimeout. A caller that is interrupted while acquiring holds nothing. In a network partition two callers
+        can hold the lock: see meshcache/client/locks.py.
         """
         return Lock(self._run, self._session, name, ttl, timeout)
 
     def clear(self, *, timeout: Timeout | None = None) -> int:
-        """Drop every key of this namespace (without one: all there is); returns how many copies went, on all nodes."""
+        """Drop every key of this namespace (if there is none, all keys); returns how many copies went, on all nodes."""
         return self._run(self._session.clear(timeout))
 
     def invalidate_prefix(self, prefix: Key, *, timeout: Timeout | None = None) -> int:
@@ -317,16 +320,17 @@ class Client:
         *,
         timeout: Timeout | None = None,
     ) -> Subscription:
-        """Follow what happens to the keys of this namespace that begin with ``prefix``.
+        """Subscribe to what happens to the keys of this namespace that begin with ``prefix``.
 
-        When it returns the subscription stands: of every write that begins from then on the event arrives, or a GAP
-        that says that something may be missing. Iterate over it, or give ``callback``, which a thread of its own then
-        calls with each event; what it raises goes to ``threading.excepthook``, and the next event to it. Use it in a
-        ``with`` statement, or close it. Raises OperationTimeout if some node was not heard of in time.
+        When this returns, the subscription is active: for every write that begins from then on the event arrives, or a
+        GAP that says that events may be missing. Iterate over it, or give ``callback``, which a thread of its own then
+        calls with each event. An error of the callback goes to ``threading.excepthook``, and the next event still goes
+        to the callback. Use it in a ``with`` statement, or close it. Raises OperationTimeout if some node was not heard
+        of in time.
         """
         self._run(self._session.prepare(timeout))
         namespace, prefix_bytes = self._session.options.prefix, namespace_bytes(prefix)
-        subscription = self._follower.subscribe(namespace, prefix_bytes, self._session.timeout_s(timeout))
+        subscription = self._reception.subscribe(namespace, prefix_bytes, self._session.timeout_s(timeout))
         if callback is not None:
             subscription.call(callback)
         return subscription
@@ -341,11 +345,11 @@ class Client:
         return statistics_of(self._session.routing, self.near_statistics())
 
     def near_statistics(self) -> NearStatistics | None:
-        """Return what the near cache did so far; None if there is none, and no key is hot."""
+        """Return the counts of the near cache; None if there is none, and no key is hot."""
         near = self._session.near
         if near is None or not near.used:
             return None
-        return near.statistics(self._follower.following.streams.gaps, time.monotonic())
+        return near.statistics(self._reception.intake.streams.gaps, time.monotonic())
 
     def inspect(
         self, what: str, key: Key = b"", *, node: str | None = None, timeout: Timeout | None = None
@@ -357,21 +361,21 @@ class Client:
         return self._run(self._session.inspect(what, key, node, timeout))
 
     def leave(self, node: str, *, timeout: Timeout | None = None) -> None:
-        """Have a node, given by id or address, hand over what it owns and stop. Returns when it has begun to."""
+        """Have a node, given by id or address, hand over what it owns and stop. Returns when it has begun."""
         self._run(self._session.leave(node, timeout))
 
     def forget(self, node: str, *, timeout: Timeout | None = None) -> None:
-        """Have the mesh forget a node, given by id or address, that is dead or has left: show it and dial it no longer.
+        """Have the mesh forget a dead node or one that has left, given by id or address: show it and dial it no longer.
 
-        Should it come back it joins as new. Raises ValueError if it is up, or not known. Under the strict partition
-        policy a forgotten node no longer counts for the majority: do not forget one that is only cut off.
+        If it comes back, it joins as a new node. Raises ValueError if it is up, or not known. Under the strict
+        partition policy a forgotten node no longer counts for the majority: do not forget a node that is only cut off.
         """
         self._run(self._session.forget(node, timeout))
 
     def namespace(self, prefix: str | bytes) -> Self:
-        """Return the same client for keys that begin with ``prefix``, which it puts there itself.
+        """Return the same client for a namespace: it puts ``prefix`` before every key.
 
-        It shares this client's connections; only closing this one closes them.
+        It shares this client's connections; only closing this client closes them.
         """
         return self._derive(self._session.derive(prefix=prefix))
 
@@ -384,24 +388,24 @@ class Client:
         codec: str | ValueCodec | None = None,
         on_error: OnReadError | None = None,
     ) -> Self:
-        """Return the same client with other options; what is left out stays as it is.
+        """Return the same client with other options; options that are left out stay as they are.
 
-        ``consistency`` is "one", "quorum", "all", two numbers (w, r), or None for what the cluster is configured to do.
-        It shares this client's connections; only closing this one closes them.
+        ``consistency`` is "one", "quorum", "all", two numbers (w, r), or None for the cluster's configured levels. It
+        shares this client's connections; only closing this client closes them.
         """
         return self._derive(
             self._session.derive(consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error),
         )
 
     def close(self) -> None:
-        """Close the connections. On a client made by ``namespace`` or ``with_options`` it does nothing.
+        """Close the connections. On a client made by ``namespace`` or ``with_options`` this does nothing.
 
-        What is being loaded goes on, and is returned to its callers, but not stored. This may take a second: the nodes
-        are told, so that others need not wait for it.
+        Loaders that run go on, and their results are returned to their callers, but not stored. This may take a second:
+        the nodes are told, so that other callers need not wait for these results.
         """
         if self._owner:
             self._end_flights()
-            self._follower.close()
+            self._reception.close()
             self._channels.close()
 
     def __enter__(self) -> Self:
@@ -413,7 +417,7 @@ class Client:
         self.close()
 
     def _run(self, flow: Flow[T]) -> T:
-        """Carry out the steps of a flow; what goes wrong with one is raised in the flow."""
+        """Carry out the steps of a flow; an error in a step is raised in the flow."""
         exchange = self._channels.exchange
         go_on: Callable[[Any], Any] = flow.send
         answer: Any = None
@@ -423,7 +427,7 @@ class Client:
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]  # what the flow returns
             except BaseException:
-                answer = None  # an error that its own traceback leads to would wait for the collector
+                answer = None  # an error with a traceback that leads back to it would wait for the garbage collector
                 raise
             go_on = flow.send
             try:
@@ -432,7 +436,8 @@ class Client:
                 elif type(step) is float:
                     pause(step)
                     answer = None
-                elif type(step) is Compute:  # here: a loader that asks for other keys, which load, takes few frames
+                # Here, so that nested loaders (a loader that asks for other keys) take few frames.
+                elif type(step) is Compute:
                     with self._renewals.during(step, self._run):
                         answer = step.load() if callable(step.load) else step.load
                 else:
@@ -441,7 +446,7 @@ class Client:
                 go_on, answer = flow.throw, error
 
     def _carry_out(self, step: Step) -> Any:
-        """Carry out one of the steps that are rare."""
+        """Carry out one of the rare steps."""
         match step:
             case Parking():
                 return self._channels.exchange(step, parked=True)
@@ -456,7 +461,7 @@ class Client:
         raise TypeError(step)
 
     def _end_flights(self) -> None:
-        """Have others compute what is being asked for and computed here."""
+        """Let other processes compute what is asked for and computed here."""
         deadline = time.monotonic() + RELEASE_S
         for flight in self._flights.end() if self._flights.pid == os.getpid() else ():
             left_s = deadline - time.monotonic()
@@ -478,7 +483,7 @@ class Client:
 
 
 def _wait(step: Wait) -> None:
-    """Wait for a lock that whoever tells the seat releases: of all there is, only that bears interrupts at any time."""
+    """Wait for a lock that is released when the seat is told: only a lock can be interrupted safely at any time."""
     gate = threading.Lock()
     gate.acquire()
     step.seat.wake = gate.release

@@ -1,16 +1,16 @@
-"""The sync driver's I/O, done in the caller's thread: no hand-over to another one, and no lock around a wait.
+"""The blocking driver's I/O, in the caller's thread: no hand-over to another thread, and no lock held while waiting.
 
 ZeroMQ sockets belong to one thread at a time. A *channel* is a set of connections, at most one to each node; a thread
-takes a channel for one step of a flow and puts it back. The last one used is the first one taken, so a single thread
-always finds the same warm connections.
+takes a channel for one step of a flow and puts it back. The channel that was used last is taken first, so a single
+thread always finds the same open connections.
 
-A socket's receive timeout is one slice: when nothing came for so long, look whether the connection is still there and
+A socket's receive timeout is one slice: if nothing came for so long, check whether the connection still stands and
 whether the deadline is over. (A poll before each receive would cost five times as much.) Where threads are greenlets,
-the socket is asked without waiting, and the slice is spent where others run meanwhile: waiting.py.
+the socket is read without waiting, and the slice is spent in waiting.py, where other greenlets run.
 
-An exception may come between any two steps: from a signal handler, or a greenlet's timeout. A channel that was on its
-way from the free ones then is neither free nor busy; it counts no more, and another is made. One whose step was
-interrupted forgets what it asked for; answers that still come are of no known number.
+An exception may come between any two steps: from a signal handler, or a greenlet's timeout. A channel that was being
+taken at that moment is neither free nor busy; it is not counted any more, and another is made. A channel whose step was
+interrupted forgets what it asked for; answers that still arrive have unknown numbers and are dropped.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from meshcache.sockets.waiting import Waiters, is_cooperative, wait_readable
 
 CHANNELS_MAX: Final = 16
 PARKED_MAX: Final = 64
-"""Threads of one process that are parked at nodes at a time, each for a key of its own; more of them wait for these."""
+"""How many threads of one process are parked at nodes at a time, each for its own key; others wait for these."""
 SLICE_MS: Final = 20
 
 
-class _Wire:
+class _NodeSocket:
     """A connection and its socket."""
 
     __slots__ = ("_fd", "_is_cooperative", "_pid", "arrived", "connection", "host", "recv", "send", "socket")
@@ -64,16 +64,16 @@ class _Wire:
         self.host = host
         self.send: Callable[..., Any] = socket.send
         self.recv = receiver(socket)
-        """Return a frame, or raise zmq.Again if none came within a slice."""
+        """Returns a frame, or raises zmq.Again if none came within a slice."""
         self.arrived: dict[int, Any] = {}
-        """Answers to other calls of this step than the one waited for."""
+        """Answers that arrived for other calls of this step than the one being waited for."""
         self._fd = int(socket.getsockopt(zmq.FD))
         self._pid = os.getpid()
         self._is_cooperative = False
         self.adapt()
 
     def adapt(self) -> None:
-        """Wait as the threads of this program are to wait, which may have changed since the connection was opened."""
+        """Wait as this program's threads do: since the connection was opened, they may have become greenlets."""
         if self._is_cooperative or not is_cooperative():
             return
         self._is_cooperative = True
@@ -89,7 +89,7 @@ class _Wire:
         self.recv = receive
 
     def is_connected(self, deadline: float) -> bool:
-        """Wait until something can be sent; False if that can not be by the deadline."""
+        """Wait until something can be sent; return False if that does not happen by the deadline."""
         while not state_of(self.socket) & zmq.POLLOUT:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
@@ -98,111 +98,111 @@ class _Wire:
         return True
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until the socket's state may have changed. Raises ZMQError if it is of another process now."""
+        """Wait until the socket's state may have changed. Raises ZMQError if this is another process by now."""
         wait_readable([self._fd], timeout_s)
         if self._pid != os.getpid():  # greenlets go on after a fork; the socket is the parent's
             raise zmq.ZMQError(zmq.ENOTSOCK)
 
 
-_Ticket = tuple[_Wire, int, float, float]
-"""Of a call that was sent: where, its number, when, and until when to wait."""
+_Sent = tuple[_NodeSocket, int, float, float]
+"""A call that was sent: its connection, its number, when it was sent, and until when to wait."""
 
 
 class Channel:
-    """Links of one thread at a time."""
+    """A set of connections, at most one to each node; one thread uses it at a time."""
 
-    __slots__ = ("__weakref__", "_connection", "_pool", "_wires", "busy")
+    __slots__ = ("__weakref__", "_connection", "_pool", "_sockets", "busy")
 
     def __init__(self, pool: _Pool, connection: Callable[[str], Connection]) -> None:
         self._pool = pool
         self._connection = connection
-        self._wires: dict[str, _Wire] = {}
+        self._sockets: dict[str, _NodeSocket] = {}
         self.busy = False
-        """Some thread has it."""
+        """Whether a thread has taken it."""
 
     def exchange(self, calls: list[Call]) -> list[Outcome]:
-        """Send every call, then wait for every answer, each no longer than its deadline."""
+        """Send every call, then wait for every answer, for each until its deadline."""
         if len(calls) == 1:
             call = calls[0]
             return [self._collect(call, self._post(call))]
-        tickets: list[Any] = [None] * len(calls)
-        wires = self._wires
-        # Those that must connect first may be slow about it: they must not hold up the others.
-        for i in sorted(range(len(calls)), key=lambda i: calls[i].address not in wires):
-            tickets[i] = self._post(calls[i])
-        outcomes = [self._collect(call, ticket) for call, ticket in zip(calls, tickets, strict=True)]
-        for wire in wires.values():
-            wire.arrived.clear()
+        sent: list[Any] = [None] * len(calls)
+        node_sockets = self._sockets
+        # Calls that must connect first may take long: they must not delay the others.
+        for i in sorted(range(len(calls)), key=lambda i: calls[i].address not in node_sockets):
+            sent[i] = self._post(calls[i])
+        outcomes = [self._collect(call, one) for call, one in zip(calls, sent, strict=True)]
+        for node_socket in node_sockets.values():
+            node_socket.arrived.clear()
         return outcomes
 
     def forget(self) -> None:
-        """Expect no answer any more: who waited for one was interrupted."""
-        for wire in self._wires.values():
-            wire.connection.forget_all()
-            wire.arrived.clear()
+        """Stop waiting for all answers: the thread that waited was interrupted."""
+        for node_socket in self._sockets.values():
+            node_socket.connection.forget_all()
+            node_socket.arrived.clear()
 
     def close(self) -> None:
         """Close every connection."""
-        for address in list(self._wires):
+        for address in list(self._sockets):
             self._drop(address)
 
     def __del__(self) -> None:
-        """Close what nobody will use: an exception took it out of its user's hands."""
+        """Close a channel that an exception took from its user, so that nobody will use it."""
         if self._pool.pid == os.getpid():
             self.close()
 
-    def _post(self, call: Call, again: bool = True) -> _Ticket | Failure | Unsendable:
-        wire = self._wires.get(call.address)
-        if wire is None or not wire.connection.ready:
-            again = again and wire is not None
-            found = self._greet(call, wire)
+    def _post(self, call: Call, again: bool = True) -> _Sent | Failure | Unsendable:
+        node_socket = self._sockets.get(call.address)
+        if node_socket is None or not node_socket.connection.ready:
+            again = again and node_socket is not None
+            found = self._greet(call, node_socket)
             if isinstance(found, Failure):
                 return self._post(call, again=False) if again and not found.late else found
-            wire = found
+            node_socket = found
         sent_at = time.monotonic()
         deadline = call.deadline(sent_at)
         try:
-            number, frame = wire.connection.encode(call, deadline)
+            number, frame = node_socket.connection.encode(call, deadline)
         except Exception as error:
-            if wire.connection.can_encode(call, deadline):
-                raise  # a signal's handler raised that in the middle of it
+            if node_socket.connection.can_encode(call, deadline):
+                raise  # a signal handler raised that while the call was encoded
             return Unsendable(error)  # whatever its fields are: the other calls of this step go on
         try:
-            wire.send(frame, zmq.NOBLOCK)
+            node_socket.send(frame, zmq.NOBLOCK)
         except zmq.ZMQError:
             self._drop(call.address)
             # The node may be back since the connection broke.
             return self._post(call, again=False) if again else NOT_CONNECTED
-        return wire, number, sent_at, deadline
+        return node_socket, number, sent_at, deadline
 
-    def _collect(self, call: Call, ticket: _Ticket | Failure | Unsendable) -> Outcome:
-        if isinstance(ticket, (Failure, Unsendable)):
-            return ticket
-        wire, number, sent_at, deadline = ticket
-        outcome: Outcome = self._wait(wire, number, deadline)
+    def _collect(self, call: Call, one: _Sent | Failure | Unsendable) -> Outcome:
+        if isinstance(one, (Failure, Unsendable)):
+            return one
+        node_socket, number, sent_at, deadline = one
+        outcome: Outcome = self._wait(node_socket, number, deadline)
         if outcome is NO_REPLY:
             is_fair = call.is_fair(sent_at)
-            wire.connection.forget(number, silent=is_fair)
+            node_socket.connection.forget(number, silent=is_fair)
             return outcome if is_fair else NO_TIME_TO_ANSWER
         return outcome
 
-    def _wait(self, wire: _Wire, number: int, deadline: float) -> Any:
-        """Return what answers this number, or why nothing does."""
-        arrived = wire.arrived
+    def _wait(self, node_socket: _NodeSocket, number: int, deadline: float) -> Any:
+        """Return the answer with this number, or the reason why there is none."""
+        arrived = node_socket.arrived
         if number in arrived:
             return arrived.pop(number)
-        connection = wire.connection
+        connection = node_socket.connection
         while True:
             try:
-                found = connection.accept(wire.recv(0))
+                found = connection.accept(node_socket.recv(0))
             except zmq.Again:
-                wire.adapt()
-                events = state_of(wire.socket)
+                node_socket.adapt()
+                events = state_of(node_socket.socket)
                 if not events & (zmq.POLLIN | zmq.POLLOUT):
                     self._drop(connection.address)
                     return CONNECTION_LOST
                 if events & zmq.POLLIN:
-                    continue  # it came while this thread waited for its turn: that is not to be called late
+                    continue  # it came while this thread waited for its turn, and so does not count as late
                 found = []
             except zmq.ZMQError:
                 return CONNECTION_LOST
@@ -216,61 +216,61 @@ class Channel:
             if time.monotonic() >= deadline:
                 return NO_REPLY
 
-    def _greet(self, call: Call, wire: _Wire | None) -> _Wire | Failure:
-        """Return a connection that is ready for requests, made new if there is none."""
+    def _greet(self, call: Call, node_socket: _NodeSocket | None) -> _NodeSocket | Failure:
+        """Return a connection that is ready for requests; make a new one if there is none."""
         now = time.monotonic()
         if now >= call.until:
             return NO_TIME
         deadline = call.deadline(now)
-        if wire is None:
+        if node_socket is None:
             try:
-                wire = self._open(call.address, deadline)
+                node_socket = self._open(call.address, deadline)
             except OSError as error:
                 if isinstance(error, TimeoutError):
                     return NO_CONNECTION if call.is_fair(now) else NO_TIME
                 return not_connected(as_os_error(error))
-        connection = wire.connection
+        connection = node_socket.connection
         answer: Any = NO_REPLY
         try:
-            if wire.is_connected(deadline):
-                answer = self._hello(wire, deadline)
+            if node_socket.is_connected(deadline):
+                answer = self._hello(node_socket, deadline)
                 if connection.is_clock_vague:
-                    answer = self._hello(wire, deadline)  # this one does not have to wait for whatever kept the first
+                    answer = self._hello(node_socket, deadline)  # this one need not wait for whatever delayed the first
         except zmq.ZMQError:
             answer = NOT_CONNECTED
         if type(answer) is Welcome or connection.ready:
-            return wire
+            return node_socket
         self._drop(call.address)
-        shun(wire.host)
+        shun(node_socket.host)
         if answer is NO_REPLY:
             return NO_GREETING if call.is_fair(now) else NO_TIME
         return NOT_GREETED if answer is CONNECTION_LOST else answer._replace(sent=False)
 
-    def _hello(self, wire: _Wire, deadline: float) -> Any:
-        wire.arrived.pop(GREETING, None)
+    def _hello(self, node_socket: _NodeSocket, deadline: float) -> Any:
+        node_socket.arrived.pop(GREETING, None)
         try:
-            wire.send(wire.connection.hello(), zmq.NOBLOCK)
+            node_socket.send(node_socket.connection.hello(), zmq.NOBLOCK)
         except zmq.ZMQError:
             return NOT_CONNECTED
-        return self._wait(wire, GREETING, deadline)
+        return self._wait(node_socket, GREETING, deadline)
 
-    def _open(self, address: str, deadline: float) -> _Wire:
-        """Connect, or raise OSError: libzmq would not tell that nobody listens, so the kernel is asked first."""
+    def _open(self, address: str, deadline: float) -> _NodeSocket:
+        """Connect, or raise OSError: libzmq does not report a refused connection, so the kernel is asked first."""
         require_descriptors(LINK_DESCRIPTORS)
         context = self._pool.context()
         host = reach(address, max(0.001, deadline - time.monotonic()))
         socket = open_dealer(context, *host, slice_ms=SLICE_MS)
-        wire = self._wires[address] = _Wire(socket, self._connection(address), host)
-        return wire
+        node_socket = self._sockets[address] = _NodeSocket(socket, self._connection(address), host)
+        return node_socket
 
     def _drop(self, address: str) -> None:
-        wire = self._wires.pop(address, None)
-        if wire is not None:
-            wire.socket.close(0)
+        node_socket = self._sockets.pop(address, None)
+        if node_socket is not None:
+            node_socket.socket.close(0)
 
 
 class _Pool:
-    """Channels of one process, and the ZeroMQ context under them."""
+    """The channels of one process, and the ZeroMQ context that they use."""
 
     def __init__(self, channels_max: int = CHANNELS_MAX, *, parking: _Pool | None = None) -> None:
         self.pid = os.getpid()
@@ -279,22 +279,22 @@ class _Pool:
         """The channels for calls that may be parked."""
         self.free: list[Channel] = []
         self.channels: weakref.WeakSet[Channel] = weakref.WeakSet()
-        """All there are: free, busy, or lost."""
+        """All channels: free, busy, or lost."""
         self.waiters = Waiters()
-        """Threads that wait for a free one."""
+        """Threads that wait for a free channel."""
         self.closed = False
         self._lock = threading.RLock()
         self._context: Context | None = None
 
     def context(self) -> Context:
-        """Return the context, made when the first connection needs it. Raises OSError."""
+        """Return the ZeroMQ context; the first connection makes it. Raises OSError."""
         with self._lock:
             if self._context is None:
                 self._context = open_context()
             return self._context
 
     def take(self, connection: Callable[[str], Connection], taken: list[Channel]) -> bool:
-        """Put a free channel into ``taken``, or a new one; False if all there may be are in use.
+        """Put a free channel into ``taken``, or a new one; return False if all are in use and no more may be made.
 
         Raises ClientClosed.
         """
@@ -305,7 +305,7 @@ class _Pool:
         except IndexError:
             with self._lock:
                 if len(self.channels) >= self.channels_max:
-                    # One may be just on its way to being busy: that is no matter, it counts again when it is free.
+                    # One may be about to become busy; it does not matter, since it counts again when it is free.
                     lost = [channel for channel in self.channels if not channel.busy and channel not in self.free]
                     self.channels.difference_update(lost)
                 if len(self.channels) < self.channels_max:
@@ -314,7 +314,7 @@ class _Pool:
         return bool(taken)
 
     def close(self) -> None:
-        """Close all that is free, and the context with the last one; others follow when they are put back."""
+        """Close all free channels, and the context with the last one; busy ones are closed when they are put back."""
         if self.pid != os.getpid():
             return
         if self.parking is not None:
@@ -336,30 +336,30 @@ def _pools() -> _Pool:
     return _Pool(parking=_Pool(PARKED_MAX))
 
 
-_graveyard: list[_Pool] = []
-"""Pools inherited over a fork. Their sockets are the parent's: closing them, or collecting them, is not ours to do."""
+_inherited: list[_Pool] = []
+"""Pools inherited over a fork. Their sockets are the parent's, and must be neither closed nor collected here."""
 
 
 class Channels:
-    """Takes steps to channels, from any thread and after any fork."""
+    """Carries out steps over channels, from any thread and after any fork."""
 
     def __init__(self, connection: Callable[[str], Connection]) -> None:
         self._connection = connection
         self._pool = _pools()
         self._closing = Closing(self, self._pool.close)
-        _everyone.add(self)
+        _all_channels.add(self)
 
     def exchange(self, calls: list[Call], *, parked: bool = False) -> list[Outcome]:
-        """Carry out the calls of one step; a channel that is not free in time is a failure like any other.
+        """Carry out the calls of one step; if no channel becomes free in time, that is a failure like any other.
 
-        What may be ``parked`` has channels of its own: else those who wait for a value could take all of them, and
-        those who bring it none would be left.
+        Calls that may be ``parked`` have channels of their own: else callers that wait for a value could take all
+        channels, and none would be left for the callers that bring it.
         """
         pool = self._pool
         if parked or pool.pid != os.getpid():
             pool = self._pool_for(parked)
         try:
-            # Who came first is served first: none of a crowd starves.
+            # Threads are served in the order in which they came, so that every one has its turn.
             channel = None if pool.waiters else pool.free.pop()
         except IndexError:
             channel = None
@@ -383,10 +383,10 @@ class Channels:
         self._closing.detach()
 
     def after_fork(self) -> _Pool:
-        """Begin anew in a child process; nothing of the parent's is touched."""
+        """Begin anew in a child process, without touching anything of the parent's."""
         old = self._pool
         if old.pid != os.getpid():
-            _graveyard.append(old)
+            _inherited.append(old)
             self._closing.detach()
             self._pool = _pools()
             self._pool.closed = old.closed
@@ -403,8 +403,8 @@ class Channels:
         return pool.parking
 
     def _exchange_later(self, pool: _Pool, calls: list[Call], parked: bool) -> list[Outcome]:
-        """Carry out the calls of a step over a channel that is new, or has to be waited for."""
-        taken: list[Channel] = []  # from the first moment on it is in here, and so put back
+        """Carry out the calls of a step over a channel that must be made or waited for."""
+        taken: list[Channel] = []  # a channel is in here from the first moment on, and so is always put back
 
         def take() -> bool:
             nonlocal pool
@@ -436,11 +436,11 @@ class Channels:
             pool.waiters.wake()
 
 
-_everyone: weakref.WeakSet[Channels] = weakref.WeakSet()
+_all_channels: weakref.WeakSet[Channels] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for channels in list(_everyone):
+    for channels in list(_all_channels):
         channels.after_fork()
 
 

@@ -1,15 +1,15 @@
-"""Leases of the sync client's loaders, renewed by one thread while any loader takes long.
+"""Renews the fill leases of the blocking client's loaders, in one thread, while any loader takes long.
 
-A loader runs in its caller's thread, which cannot renew the lease meanwhile. The thread here begins with the first
-loader, looks up twice in every interval, and ends when there was none for a while; a loader that is done before the
-thread looks up has cost it nothing. It is a daemon: a program that ends does not wait for it.
+A loader runs in its caller's thread, which therefore cannot renew the lease. The thread here starts with the first
+loader, looks at all loaders twice in every interval, and ends when there was none for a while. A loader that is done
+before the thread looks costs it nothing. The thread is a daemon: a program that ends does not wait for it.
 
-There is no lock, which a fork could leave closed for ever: each step on the table is atomic. A loader is entered before
-its thread looks whether there is this thread, and the thread takes back its sign before it looks whether there is a
-loader; so none is overlooked, and at worst there are two threads for a while, which is no matter.
+There is no lock, which a fork could leave locked for ever: each step on the table is atomic. A loader is entered into
+the table before its caller checks whether the thread runs, and the thread notes that it ends before it checks whether
+there is a loader. So no loader is overlooked; at worst there are two threads for a while, which does no harm.
 
-Nor does an exception from a signal handler leave anything: an entry counts only as long as its loader's frame holds its
-token.
+An exception from a signal handler leaves nothing behind either: an entry counts only as long as the loader's frame
+holds its token.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Run = Callable[[Flow[bool]], bool]
 
 
 class _Token:
-    """Held by the frame of a loader."""
+    """Held by the frame of a loader: while it exists, the loader runs."""
 
     __slots__ = ("__weakref__",)
 
 
 class _Due(NamedTuple):
-    """When a loader's lease is to be renewed next, how, in which process, and for whom."""
+    """When a loader's lease is to be renewed next, by which step and driver, in which process, and for which token."""
 
     at: float
     step: Compute
@@ -48,14 +48,14 @@ class _Due(NamedTuple):
 
 
 class Renewals:
-    """What is being computed in the threads of this process."""
+    """The loaders that run in the threads of this process."""
 
     def __init__(self) -> None:
         self._due: dict[int, _Due] = {}
         self._numbers = itertools.count(1)
         self._latest = 0
         self._pid = 0
-        """The process in which the thread runs; 0: it does not."""
+        """The process in which the thread runs; 0: it does not run."""
 
     @contextmanager
     def during(self, step: Compute, run: Run) -> Iterator[None]:
@@ -76,7 +76,7 @@ class Renewals:
         try:
             threading.Thread(target=self._renew, args=(every_s,), name="meshcache-renew", daemon=True).start()
         except BaseException:
-            self._pid = 0  # it may have started all the same
+            self._pid = 0  # the thread may have started nevertheless
             raise
 
     def _renew(self, every_s: float) -> None:
@@ -92,7 +92,8 @@ class Renewals:
             seen = self._latest
             now = time.monotonic()
             for number, due in list(self._due.items()):
-                if due.pid != pid or due.token() is None:  # before a fork: it is the parent's; or it was interrupted
+                # From before a fork, and so the parent's; or the loader was interrupted.
+                if due.pid != pid or due.token() is None:
                     self._due.pop(number, None)
                 elif due.at <= now:
                     keep = _renew_one(due.step, due.run)
@@ -105,5 +106,5 @@ class Renewals:
 def _renew_one(step: Compute, run: Run) -> Any:
     try:
         return run(step.renew())
-    except (MeshcacheError, RuntimeError):  # the client was closed, say: the lease ends by itself
+    except (MeshcacheError, RuntimeError):  # the client was closed, for example: the lease ends by itself
         return False

@@ -1,8 +1,8 @@
-"""The sync driver of the invalidation streams: one daemon thread for a client and all that are derived from it.
+"""The blocking driver of the invalidation streams: one daemon thread for a client and all clients derived from it.
 
-It starts when a near cache is first used or something is subscribed to, and ends with the client. After a fork the
-child has no such thread: its near cache is empty and not live until it starts one of its own, and subscriptions made
-by the parent are closed in it.
+The thread starts when a near cache is first used or a subscription is made, and ends with the client. After a fork the
+child has no such thread: its near cache is empty and not live until it starts one of its own, and subscriptions made by
+the parent are closed in the child.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import zmq
 
 from meshcache.client.closing import Closing
 from meshcache.client.connection import Call, Outcome
-from meshcache.client.streams import TICK_S, Following, weak_call
+from meshcache.client.streams import TICK_S, StreamIntake, weak_call
 from meshcache.client.subscription import Feed, Invalidation
 from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ClientClosed, NodeUnavailable, OperationTimeout
@@ -41,28 +41,28 @@ _log = logging.getLogger(__name__)
 Ask = Callable[[list[Call]], list[Outcome]]
 
 
-class _Ear:
-    """The thread and its socket. It holds nothing that would keep the client alive."""
+class _ReceiverThread:
+    """The thread and its socket. It refers to nothing that would keep the client alive."""
 
-    def __init__(self, following: Following, ask: Callable[[], Ask | None], changed: Waiters) -> None:
+    def __init__(self, intake: StreamIntake, ask: Callable[[], Ask | None], changed: Waiters) -> None:
         self.pid = os.getpid()
         self.trouble: OSError | None = None
-        """Why it can not listen now; it tries again."""
-        self._following = following
+        """Why it cannot receive now; it tries again."""
+        self._intake = intake
         self._ask = ask
         self._changed = changed
         self._stopping = False
         self._wake_fd = -1
         self._retry_at: dict[str, float] = {}
         self._dials = Dials()
-        self._thread = threading.Thread(target=self._run, name="meshcache-follower", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="meshcache-streams", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def goes_on(self) -> bool:
-        """Tell whether it is to listen: it was not stopped, and this is still its process (forks copy greenlets)."""
+        """Tell whether it is to receive: it was not stopped, and this is still its process (forks copy greenlets)."""
         return not self._stopping and self.pid == os.getpid()
 
     def wake(self) -> None:
@@ -72,11 +72,11 @@ class _Ear:
                 os.eventfd_write(self._wake_fd, 1)
 
     def stop(self) -> None:
-        """End the thread, if it is of this process."""
+        """End the thread, if it belongs to this process."""
         if self.goes_on():
             self._stopping = True
             self.wake()
-            # While the interpreter takes itself apart, no other thread runs.
+            # While the interpreter ends, no other thread runs.
             if self._thread.is_alive() and self._thread is not threading.current_thread() and not sys.is_finalizing():
                 self._thread.join(JOIN_S)
 
@@ -96,8 +96,8 @@ class _Ear:
                     if wake_fd >= 0:
                         os.close(wake_fd)
         finally:
-            if self.goes_on():  # something unforeseen: better no events than none without a word
-                self._following.end()
+            if self.goes_on():  # an unforeseen error: better to end the subscriptions than to be silent for ever
+                self._intake.end()
 
     def _fail(self, error: OSError) -> None:
         if self.trouble is None:
@@ -112,10 +112,10 @@ class _Ear:
         try:
             while self.goes_on():
                 now = time.monotonic()
-                if now >= tick_at or self._following.members_changed:
+                if now >= tick_at or self._intake.members_changed:
                     self._tick(subscriber, now)
                     tick_at = now + TICK_S
-                # The descriptor tells of a change once: wait for it only when nothing is left to read.
+                # The descriptor shows a change only once: wait for it only when nothing is left to read.
                 if self.goes_on() and not self._receive(subscriber.socket):
                     wait_readable(descriptors, max(0.001, tick_at - time.monotonic()))
                 if self.goes_on():
@@ -125,35 +125,35 @@ class _Ear:
             if self.pid == os.getpid():
                 subscriber.close()
             else:
-                _graveyard.append(subscriber)
+                _inherited.append(subscriber)
 
     def _receive(self, socket: zmq.Socket[bytes]) -> bool:
-        """Take in what has arrived; True if there may be more."""
-        following = self._following
-        was_live = following.live(time.monotonic())
+        """Take in what has arrived; return True if there may be more."""
+        intake = self._intake
+        was_live = intake.live(time.monotonic())
         for _ in range(FRAMES_PER_TURN):
             try:
                 frame = socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            following.receive(frame, time.monotonic())
+            intake.receive(frame, time.monotonic())
         else:
             return True
-        if not was_live and following.live(time.monotonic()):
+        if not was_live and intake.live(time.monotonic()):
             self._changed.wake_all()
         return False
 
     def _tick(self, subscriber: Subscriber, now: float) -> None:
-        following = self._following
-        calls = following.tick(now)
+        intake = self._intake
+        calls = intake.tick(now)
         ask = self._ask() if calls else None
         if ask is not None:
-            following.learn(calls[0], ask(calls)[0])
+            intake.learn(calls[0], ask(calls)[0])
         if not self.goes_on():
             return
-        for address in following.to_redial(now):
+        for address in intake.to_redial(now):
             subscriber.disconnect(address)
-        for address in subscriber.missing(following.addresses()):
+        for address in subscriber.missing(intake.addresses()):
             if now >= self._retry_at.get(address, 0.0):
                 self._connect(subscriber, address, now)
         self._changed.wake_all()
@@ -169,44 +169,45 @@ class _Ear:
             _log.warning("can not follow the invalidations at %s: %s", address, error)
 
 
-class Follower:
-    """Starts the thread when it is needed, and waits for it."""
+class StreamReception:
+    """Starts the thread when it is needed, and ends it when it is not."""
 
-    def __init__(self, following: Following, channels: Any) -> None:
-        self.following = following
+    def __init__(self, intake: StreamIntake, channels: Any) -> None:
+        self.intake = intake
         self._channels = weakref.ref(channels)
         self._changed = Waiters()
         self._lock = threading.RLock()
-        self._ear: _Ear | None = None
+        self._receiver: _ReceiverThread | None = None
         self._closing: Closing | None = None
         self._closed = False
-        following.routing.on_members = weak_call(self._on_members)
-        if following.near is not None:
-            following.near.on_use = weak_call(self.start)
-        _everyone.add(self)
+        intake.routing.on_members = weak_call(self._on_members)
+        if intake.near is not None:
+            intake.near.on_use = weak_call(self.start)
+        _receptions.add(self)
 
     def start(self) -> None:
-        """Start the thread if there is none in this process."""
-        if self._closed or (self._ear is not None and self._ear.goes_on()):
+        """Start the thread, if this process has none."""
+        if self._closed or (self._receiver is not None and self._receiver.goes_on()):
             return
-        ear = _Ear(self.following, _exchange_of(self._channels), self._changed)
+        receiver = _ReceiverThread(self.intake, _exchange_of(self._channels), self._changed)
         try:
-            with self._lock:  # not while the thread starts: of greenlets, others run then
-                if self._ear is not None and self._ear.goes_on():
+            with self._lock:  # not while the thread starts: with greenlets, others run during that
+                if self._receiver is not None and self._receiver.goes_on():
                     return
                 if self._closing is not None:
                     self._closing.detach()
-                self._closing = Closing(self, ear.stop)
-                self._ear = ear
-            ear.start()
+                self._closing = Closing(self, receiver.stop)
+                self._receiver = receiver
+            receiver.start()
         except BaseException:
-            ear.stop()
+            receiver.stop()
             raise
 
     def subscribe(self, namespace: bytes, prefix: bytes, timeout_s: float) -> Subscription:
-        """Return a subscription that stands.
+        """Return a subscription that is active.
 
-        Raises OperationTimeout that names the nodes not heard of, and NodeUnavailable if this process can not listen.
+        Raises OperationTimeout that names the nodes not heard of, and NodeUnavailable if this process cannot open a
+        socket.
         """
         if self._closed:
             raise ClientClosed
@@ -214,13 +215,13 @@ class Follower:
         deadline = time.monotonic() + timeout_s
         try:
             with self._lock:
-                self.following.attach(subscription.feed)
+                self.intake.attach(subscription.feed)
             self.start()
-            if self._ear is not None:
-                self._ear.trouble = None  # of before
+            if self._receiver is not None:
+                self._receiver.trouble = None  # an earlier error
             found = self._changed.wait(self._look, deadline)
             subscription.feed.standing = found is True
-            silent = ", ".join(self.following.streams.not_live(time.monotonic())) or "any node"
+            silent = ", ".join(self.intake.streams.not_live(time.monotonic())) or "any node"
         finally:
             if not subscription.feed.standing:
                 self.detach(subscription.feed)
@@ -231,32 +232,32 @@ class Follower:
         return subscription
 
     def _look(self) -> OSError | bool | None:
-        """Return True if all members are followed, and an error if that can not be."""
-        if self.following.live(time.monotonic()):
+        """Return True if all members are heard, an error if that is not possible, and None if it may still come."""
+        if self.intake.live(time.monotonic()):
             return True
-        return None if self._ear is None else self._ear.trouble
+        return None if self._receiver is None else self._receiver.trouble
 
     def detach(self, feed: Feed) -> None:
-        """Feed a subscription no more; without any, and without a near cache, the thread ends."""
+        """Stop feeding a subscription; without any, and without a near cache, the thread ends."""
         with self._lock:
-            self.following.detach(feed)
-            ear = self._ear
-            if self.following.needed or ear is None:
+            self.intake.detach(feed)
+            receiver = self._receiver
+            if self.intake.needed or receiver is None:
                 return
-        ear.stop()
+        receiver.stop()
         with self._lock:
-            if self._ear is ear:
-                self._ear = None
-                self.following.begin_anew()
-        if self.following.needed:  # somebody else subscribed just then
+            if self._receiver is receiver:
+                self._receiver = None
+                self.intake.begin_anew()
+        if self.intake.needed:  # another thread subscribed just now
             self.start()
 
     def close(self) -> None:
         """End the thread and all subscriptions."""
         self._closed = True
-        if self._ear is not None:
-            self._ear.stop()
-        self.following.end()
+        if self._receiver is not None:
+            self._receiver.stop()
+        self.intake.end()
 
     def after_fork(self) -> None:
         """Forget the parent's thread, and whatever lock another thread of the parent may have held."""
@@ -264,36 +265,36 @@ class Follower:
         self._lock = threading.RLock()
         if self._closing is not None:
             self._closing.detach()
-        if self._ear is not None:
-            _graveyard.append(self._ear)
-        self._ear = self._closing = None
-        following = self.following
-        if following.near is not None:
-            following.near.after_fork(threading.RLock())
-        for feed in following.feeds:
+        if self._receiver is not None:
+            _inherited.append(self._receiver)
+        self._receiver = self._closing = None
+        intake = self.intake
+        if intake.near is not None:
+            intake.near.after_fork(threading.RLock())
+        for feed in intake.feeds:
             feed.closed = True
-            following.detach(feed)
-        following.begin_anew()
+            intake.detach(feed)
+        intake.begin_anew()
 
     def _on_members(self) -> None:
-        self.following.on_members()
-        ear = self._ear
-        if ear is not None:
-            ear.wake()
+        self.intake.on_members()
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.wake()
 
 
 class Subscription:
-    """Invalidations as they come; iterate over it, in as many threads as you like.
+    """A subscription: iterate over its invalidations, in as many threads as you like.
 
     Iteration waits for the next one, and ends when the subscription or its client is closed.
     """
 
-    def __init__(self, follower: Follower, namespace: bytes, prefix: bytes) -> None:
-        self._follower = follower
+    def __init__(self, reception: StreamReception, namespace: bytes, prefix: bytes) -> None:
+        self._reception = reception
         self._ready = Waiters()
         self.feed = Feed(namespace, prefix, weak_call(self._wake))
-        # Nobody can close it who does not have it: perhaps an exception took it out of its owner's hands.
-        weakref.finalize(self, follower.detach, self.feed).atexit = False
+        # An exception may have taken it from its owner, so that nobody can close it: end it when it is collected.
+        weakref.finalize(self, reception.detach, self.feed).atexit = False
 
     def wait(self, timeout: Timeout | None = None) -> Invalidation | None:
         """Return the next event; None if none came within ``timeout`` seconds, or the subscription is closed."""
@@ -320,15 +321,15 @@ class Subscription:
         return None if found is True or found is False else found
 
     def call(self, callback: Callable[[Invalidation], object]) -> None:
-        """Have every event given to a function, in a thread of its own.
+        """Give every event to a function, in a thread of its own.
 
-        What it raises goes to ``threading.excepthook``, and the next event to the function.
+        An error of the function goes to ``threading.excepthook``, and the next event still goes to the function.
         """
         threading.Thread(target=self._call, args=(callback,), name="meshcache-subscription", daemon=True).start()
 
     def close(self) -> None:
         """End the subscription."""
-        self._follower.detach(self.feed)
+        self._reception.detach(self.feed)
         self.feed.close()
 
     def _wake(self) -> None:
@@ -366,8 +367,8 @@ class Subscription:
 
 
 def _report(error: BaseException) -> None:
-    """Give what a callback raised to where the exceptions of threads go."""
-    if isinstance(error, SystemExit):  # of which the hook says nothing
+    """Pass an error of a callback to the hook for errors in threads."""
+    if isinstance(error, SystemExit):  # the hook ignores it
         error = RuntimeError("a subscription's callback raised SystemExit, which ends no program from a thread")
         error.__cause__ = sys.exception()
     try:
@@ -386,15 +387,15 @@ def _exchange_of(channels: weakref.ref[Any]) -> Callable[[], Ask | None]:
     return find
 
 
-_graveyard: list[_Ear | Subscriber] = []
-"""Inherited over a fork: their sockets are the parent's, and not ours to collect."""
+_inherited: list[_ReceiverThread | Subscriber] = []
+"""Inherited over a fork: their sockets are the parent's, and must not be collected here."""
 
-_everyone: weakref.WeakSet[Follower] = weakref.WeakSet()
+_receptions: weakref.WeakSet[StreamReception] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for follower in list(_everyone):
-        follower.after_fork()
+    for reception in list(_receptions):
+        reception.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,7 +1,7 @@
 """The table of members: facts, the order in which they replace each other, and what follows from them.
 
 Facts merge by the maximum of a total order, so that any loss, repetition or reordering of gossip ends in the same
-table. What the incarnations mean, and who says what to whom, is told in membership.py.
+table. membership.py explains what the incarnations mean and which node says what to whom.
 """
 
 from __future__ import annotations
@@ -20,20 +20,26 @@ from meshcache.protocol.ring import RingMember
 
 
 class State(IntEnum):
-    """Ranks by which facts of one incarnation merge: the greater wins."""
+    """The states of a member, as ranks: of two facts with the same incarnation the one with the greater state wins."""
 
     ALIVE = 0
     SUSPECT = 1
     DEAD = 2
     LEFT = 3
     FORGOTTEN = 4
-    """An operator said that it will not come back. Kept like the others that are gone, so that no late rumour revives
-    it; but it is shown to nobody, not dialled, and does not count for a majority."""
+    """An operator said that this node will not come back.
+
+    It is kept like the others that are gone, so that no late rumour revives it; but it is not shown, not dialled, and
+    not counted for a majority.
+    """
 
 
 _LIFE_BITS: Final = 8
-"""The lower bits of an incarnation count the suspicions refuted in one life. More than they can count begin a new
-life, which is harmless: it only means that a death in the former one is overruled."""
+"""The lower bits of an incarnation count the suspicions that a node refuted in one life.
+
+A node that refutes more than they can count begins a new life. That is harmless: it only overrules a death in the
+former life.
+"""
 
 
 def first_incarnation(wall_ms: int) -> int:
@@ -42,23 +48,24 @@ def first_incarnation(wall_ms: int) -> int:
 
 
 def latest_incarnation(wall_ms: int) -> int:
-    """Return the greatest incarnation that can be true by now: of who started just now, by a clock that is ahead.
+    """Return the greatest incarnation that can be true by now: that of a node that started just now with a fast clock.
 
-    It moves on with time, and a new life is one millisecond: what is refuted at this bound is above it for no longer.
+    The bound moves on with time, and a new life adds one millisecond, so an incarnation that a node raises above the
+    bound is within it again a millisecond later.
     """
     return next_life(first_incarnation(wall_ms + LEAD_MS_MAX)) - 1
 
 
 def next_life(incarnation: int) -> int:
-    """Return the least incarnation that overrules a death in this one."""
+    """Return the least incarnation that overrules a death in the life of this one."""
     return ((incarnation >> _LIFE_BITS) + 1) << _LIFE_BITS
 
 
 def keeps(fact: Fact | None, before: Fact) -> bool:
-    """Tell whether a member still has what it had when ``before`` was said of it, or others have all of that.
+    """Tell whether a member still has what it had at the time of the fact ``before``, or has handed it all over.
 
-    A process that starts begins a life with nothing, and so does one, under the strict policy, that was counted dead;
-    it has taken over again when it is in sync. Who hands over before it leaves says so by its weight.
+    A process that starts begins a life with nothing, and under the strict policy so does one that was counted dead; it
+    has taken over again when it is in sync. A node that hands over before it leaves says so by its weight.
     """
     if fact is None or fact.state in {State.DEAD, State.FORGOTTEN}:
         return False
@@ -68,7 +75,7 @@ def keeps(fact: Fact | None, before: Fact) -> bool:
 
 
 def supersedes(new: Fact, old: Fact) -> bool:
-    """Tell whether ``new`` replaces ``old``. A join: idempotent, commutative, associative."""
+    """Tell whether ``new`` replaces ``old``. The merge is idempotent, commutative and associative."""
     return _rank(new) > _rank(old)
 
 
@@ -78,19 +85,19 @@ def _rank(fact: Fact) -> tuple[int, bool, int, int, int]:
 
 @dataclass(slots=True)
 class Member:
-    """A fact, and what this node itself knows beside it."""
+    """One member: the fact about it, and what this node itself knows beside the fact."""
 
     fact: Fact
     since: float
     """When this node learned of the present state."""
 
     def postpone(self, by_s: float) -> None:
-        """This node did not run for so long: that time does not count."""
+        """Leave out a time in which this node itself did not run."""
         self.since += by_s
 
 
 class MemberTable:
-    """What one node knows of all."""
+    """The table of all members that one node has."""
 
     def __init__(self, own: Fact, note: Callable[..., None], now: float) -> None:
         self.own_id = own.node_id
@@ -98,11 +105,11 @@ class MemberTable:
         self.suspicions: dict[str, Suspicion] = {}
         """By id of the suspect."""
         self.ring_changed = True
-        """The set of members that own slots changed; and the node has not followed that yet."""
+        """The set of members that own slots changed, and the node has not followed that change yet."""
         self.changed = True
         """Something in the table changed since ``take_changes``."""
         self.refused = 0
-        """Facts that cannot be true, or of more members than there may be."""
+        """How many facts were refused, because they cannot be true or name more members than there may be."""
         self.died: list[str] = []
         """Addresses of nodes declared dead since ``take_changes``."""
         self._note = note
@@ -127,11 +134,14 @@ class MemberTable:
         return self._digest.to_bytes(8, "big")
 
     def ring_members(self) -> list[RingMember]:
-        """Return who owns slots: the alive and the suspect. A suspect stays an owner until it is declared dead."""
+        """Return the members that own slots: the alive and the suspect.
+
+        A suspect stays an owner until it is declared dead.
+        """
         return [RingMember(f.node_id, f.weight, f.host, f.zone) for f in self.owners()]
 
     def owners(self) -> list[Fact]:
-        """Return the facts of those who own slots: not of the gone, nor of those that are leaving."""
+        """Return the facts of the members that own slots: not of those that are gone or are leaving."""
         return [f for f in self.facts() if f.state <= State.SUSPECT and f.weight > 0]
 
     def count(self) -> int:
@@ -145,14 +155,14 @@ class MemberTable:
         return self._peers
 
     def state_of(self, node_id: str) -> State:
-        """Return what is known of a node; dead if nothing is."""
+        """Return the state of a node; dead if nothing is known of it."""
         member = self.members.get(node_id)
         return State(member.fact.state) if member is not None else State.DEAD
 
     def gone(self, node: str) -> list[Fact]:
-        """Return those that are dead or have left by this id or, if nobody has it, at this address.
+        """Return the nodes that are dead or have left and have this id or, if there is none, this address.
 
-        Raises ValueError, which says what to do, where there are none.
+        Raises ValueError, which says what to do, if there is no such node.
         """
         found = [f for f in self.facts() if f.node_id == node] or [f for f in self.facts() if f.address == node]
         if not found:
@@ -165,13 +175,16 @@ class MemberTable:
         raise ValueError(f"{node} is alive: have it leave first, with `meshcache leave {node}`")
 
     def take_changes(self) -> list[str]:
-        """Begin to follow what has changed; return the addresses of nodes declared dead, to be redialled."""
+        """Mark all changes as followed; return the addresses of nodes declared dead, which are to be redialled."""
         self.changed = False
         died, self.died = self.died, []
         return died
 
     def conflict(self, newcomer: Fact) -> str | None:
-        """Say why a newcomer's id cannot be its own, or None. A restart on the same address is no conflict."""
+        """Say why a newcomer cannot have the id that it claims, or None.
+
+        A restart on the same address is no conflict.
+        """
         held = self.members.get(newcomer.node_id)
         if held is None or held.fact.boot == newcomer.boot:
             return None
@@ -182,12 +195,13 @@ class MemberTable:
         return None
 
     def take(self, fact: Fact, now: float) -> bool:
-        """Merge a fact about another member; True if it is news."""
+        """Merge a fact about another member; return True if it is news."""
         held = self.members.get(fact.node_id)
         if held is not None and not supersedes(fact, held.fact):
             return False
         if held is None and fact.state >= State.DEAD:
-            return False  # nothing here to overrule, and a rumour of the dead must not live for ever
+            # There is nothing to overrule here, and a rumour of a dead node must not be passed on for ever.
+            return False
         if held is None and len(self.members) >= FACTS_MAX and not self._forget_longest_gone():
             self.refused += 1
             return False
@@ -195,7 +209,7 @@ class MemberTable:
         return True
 
     def put(self, fact: Fact, now: float) -> None:
-        """Replace what is known of a member, and note all that follows from it."""
+        """Replace the fact about a member, and update all that follows from it."""
         node_id = fact.node_id
         held = self.members.get(node_id)
         owned_before = held is not None and held.fact.state <= State.SUSPECT
@@ -219,7 +233,7 @@ class MemberTable:
         self._facts = self._peers = None
 
     def contradictions(self) -> list[str]:
-        """Say what of this table does not fit together; nothing does, ever."""
+        """Describe every contradiction within this table; there is none unless the program is wrong."""
         digest = 0
         for member in self.members.values():
             digest ^= _hash(member.fact)
@@ -238,7 +252,7 @@ class MemberTable:
         return True
 
     def forget(self, before: float) -> None:
-        """Forget the dead and those that left, where that was learned before this time."""
+        """Forget the dead and those that left, if this node learned of that before this time."""
         for node_id, member in list(self.members.items()):
             if member.fact.state >= State.DEAD and member.since < before and node_id != self.own_id:
                 del self.members[node_id]

@@ -5,11 +5,12 @@ left. Facts merge by the maximum of a total order: any loss, repetition or reord
 (``supersedes`` is the whole rule). Only the member itself raises its incarnation, to refute what is said of it; it
 starts at the wall milliseconds of its boot, so that a mass restart cannot leave a live node shadowed by a rumour.
 
-The upper bits of an incarnation number the member's *lives*. To refute a suspicion it raises the lower bits, and
-that does not bring it back once it is dead to somebody: only a new life does, which it begins when it hears of its
-death. So no node returns to the ring that has not heard, and forgotten what it held: it has missed writes. For the
-same reason a death is taken over from wherever it is heard, also from a table (memberlist would only suspect then):
-a member that some write to and others do not is worse than one that has to come back.
+The upper bits of an incarnation number the member's *lives*. To refute a suspicion it raises the lower bits, and that
+does not bring it back where it is counted dead already. Only a new life does, which it begins when it hears of its
+death. So a node that was counted dead returns to the ring only after it has heard of that and has forgotten what it
+held, because it has missed writes. For the same reason a death is believed wherever it is heard, also in a table (where
+memberlist would only suspect): a member that some nodes write to and others do not does more harm than a member that
+has to come back.
 
 ::
 
@@ -18,20 +19,21 @@ a member that some write to and others do not is worse than one that has to come
     any --the member says so--> left                                          (from dead: in a new life)
     dead or left --an operator says so--> forgotten
 
-- Who is not known yet, or as gone, becomes a member when it has answered at its own address (newcomers.py).
-- No incarnation is taken that is further ahead of the wall clock than clocks may differ: one lie must not last for
-  ever.
-- Each ``probe_interval_s`` one member is probed, directly and then through others (probing.py). Of those who hear of a
-  suspicion, a few probe the suspect next, so that it is soon confirmed or refuted.
-- How long a suspect has to refute, and who shortens that time, is told in suspicion.py.
-- What is new is pushed to a few members at once, and then rides on probes and acks, so often and no oftener as
-  rumours.py says. Probes and acks carry the digest of the sender's table; where two go on differing for longer than
-  rumours take, and every ``sync_interval_s`` with some member, whole tables are exchanged.
-- Who is thought suspect or dead is told so as soon as it speaks to us, and who speaks of our past hears our present:
-  two nodes in touch never go on disagreeing about each other.
-- Under the strict partition policy only who has a majority declares others dead: else both sides of a partition would
-  call each other so when it heals, and the majority would lose its members to the gossip of the rest.
-- A node that stalled (its ticks came late) holds no silence against others, and asks for news first.
+- A node that is not known yet, or is known as gone, becomes a member when it has answered at its own address
+  (newcomers.py).
+- No incarnation is taken that is further ahead of the wall clock than clocks may differ: else one false claim could
+  never be overruled.
+- Each ``probe_interval_s`` one member is probed, directly and then through others (probing.py). A few of the members
+  that hear of a suspicion probe the suspect next, so that it is soon confirmed or refuted.
+- suspicion.py says how long a suspect has to refute, and what shortens that time.
+- A rumour is pushed to a few members at once, and is then passed on with probes and acks, as often as rumours.py says.
+  Probes and acks carry the digest of the sender's table; where two go on differing for longer than rumours take, and
+  every ``sync_interval_s`` with some member, whole tables are exchanged.
+- A node that is suspect or dead by our table is told so as soon as it speaks to us, and a node that repeats an old fact
+  about us is told the present one: two nodes in touch never go on disagreeing about each other.
+- Under the strict partition policy only a node with a majority declares others dead. Else each side of a partition
+  would declare the other dead, and when it heals, the minority's gossip would remove members of the majority.
+- A node that stalled (its ticks came late) counts no silence of that time against others, and first asks for news.
 
 The traffic of a node in a steady cluster is therefore the same in one of 3 and in one of 500; but see majority.py.
 
@@ -57,19 +59,19 @@ from meshcache.protocol.facts import WALL_MS_MAX
 from meshcache.protocol.messages import Ack, Fact, Gossip, Nack, Ping, PingReq, Rumour, Vouch
 
 TICK_S: Final = 0.05
-"""How often ``tick`` is expected; half as often while all is calm."""
+"""The time between two calls of ``tick``; the driver may double it while nothing is suspect."""
 
 STALL_S: Final = 0.2
-"""A tick that comes so much later than expected tells that this node itself did not run."""
+"""A tick that comes later than expected by so much tells that this node itself did not run."""
 
 FORGET_CHECK_S: Final = 1.0
 
 WITNESSES_CALLED: Final = 8
-"""About how many of those who hear of a suspicion probe the suspect next: they confirm it, or bring it the news."""
+"""About how many of the members that hear of a suspicion probe the suspect next, and so confirm or refute it."""
 
 
 class Membership(MemberTable):
-    """The table of members of one node, and what it says and hears of it."""
+    """The table of members of one node, and what the node says and hears about members."""
 
     def __init__(
         self,
@@ -84,20 +86,20 @@ class Membership(MemberTable):
         wall_ms: Callable[[], int] = lambda: WALL_MS_MAX,
         majority: Majority | None = None,
     ) -> None:
-        """``linked`` tells whether the link to an address stands: no rumour is spent on one that does not.
+        """``linked`` tells whether the link to an address stands: no rumour is spent on a link that does not.
 
-        ``answers``: see Newcomers. ``wall_ms`` tells the wall time: no incarnation is from the future.
+        ``answers``: see Newcomers. ``wall_ms`` returns the wall time, to refuse incarnations from the future.
         """
         super().__init__(own, outbox.note, now)
         self.removed = False
-        """Others had declared this node dead, and it has not forgotten its data yet."""
+        """Whether others had declared this node dead, and it has not yet forgotten its data."""
         self.newcomers = Newcomers(answers)
         self.sequence = 0
-        """Number of the last ping; acks repeat it."""
+        """The number of the last ping; acks repeat it."""
         self.accused = 0
         """Times this node suspected another one by its own experience."""
         self.majority = majority
-        """Under the strict partition policy: whether this node may serve."""
+        """Under the strict partition policy, the majority lease; None otherwise."""
         self.prober = Prober(config, rng, now)
         self.rumours = RumourQueue()
         self._config = config
@@ -109,12 +111,12 @@ class Membership(MemberTable):
         self._gossip_at = now
         self._forget_at = now
         self._syncs: dict[int, None] = {}
-        """Pings that asked for the whole table."""
+        """Numbers of the pings that asked for a whole table."""
         self._sync_at = now + config.sync_interval_s * rng.random()
         self._resync: tuple[str, float] | None = None
-        """Whose table was seen to differ from ours, and when to ask for it, if no rumour has explained it by then."""
+        """A member whose table differs from ours, and when to ask for it if rumours have not made them equal."""
         self._tell_next: list[str] = []
-        """The rest of a shuffled list of those to push news to: by turns reaches more than by chance."""
+        """The rest of a shuffled list of members to push news to: taking turns reaches more of them than chance."""
 
     # -- what others say -----------------------------------------------------------------------------------
 
@@ -123,15 +125,15 @@ class Membership(MemberTable):
         self.hear([Rumour(fact, []) for fact in facts], now)
 
     def hear(self, rumours: Iterable[Rumour], now: float, origin: bytes = b"", *, vouched: bool = False) -> None:
-        """Do as ``merge``, and count who accuses whom.
+        """Do the same as ``merge``, and count which member accuses which.
 
-        ``origin``: the connection on which the member itself says so. ``vouched``: nobody has to answer first.
+        ``origin``: the connection on which the member itself says so. ``vouched``: a newcomer need not answer first.
         """
         alone = not self.peers()
         news = [fact for fact, accusers in rumours if self._hear_one(fact, accusers, now, origin, vouched=vouched)]
         news += self._see_to_newcomers(now)
         if news:
-            # What a newcomer learns of the cluster, the cluster knows.
+            # What a newcomer claims to know of the cluster, the cluster itself knows already.
             self._spread([self.own] if alone and len(news) > 1 else news)
 
     def heard(self, node_id: str) -> None:
@@ -139,14 +141,14 @@ class Membership(MemberTable):
         self.prober.heard(node_id)
 
     def on_hello(self, member: Fact, now: float, origin: bytes = b"") -> None:
-        """A node introduces itself on its link to us."""
+        """Take in a node that introduces itself on the link that it dialled."""
         self.hear([Rumour(member, [])], now, origin)
         self.heard(member.node_id)
 
     def on_welcome(self, address: str, node_id: str, facts: list[Fact], now: float, *, vouched: bool = False) -> None:
-        """The node at ``address`` answered our HELLO, with its table if ours was another.
+        """Take in the node that answered our HELLO at ``address``, with its table if it differs from ours.
 
-        ``vouched``: this node joins by way of it, and takes over who is a member there.
+        ``vouched``: this node joins by way of that node, and takes over who is a member there.
         """
         self.newcomers.on_answer(address, node_id, now)
         self.hear([Rumour(fact, []) for fact in facts], now, vouched=vouched)
@@ -165,7 +167,7 @@ class Membership(MemberTable):
         return Ack(ping.sequence, wall_ms, self.digest(), self._with_news(told))
 
     def on_ack(self, node_id: str, address: str, ack: Ack, now: float) -> None:
-        """The node at ``address`` answered our ping. ``node_id`` is empty while nobody has introduced itself there."""
+        """Take in the ack of a ping; ``node_id`` is empty while no node has introduced itself at ``address``."""
         self.heard(node_id)
         if self.majority is not None and node_id:
             self.majority.answer(node_id, ack.sequence)
@@ -175,7 +177,7 @@ class Membership(MemberTable):
         self.hear(ack.rumours, now)
         if ack.sequence in self._syncs:
             del self._syncs[ack.sequence]
-            if ack.facts != self.digest():  # it lacks something
+            if ack.facts != self.digest():  # the other table lacks something
                 self._outbox.send(address, Gossip([self._rumour(fact) for fact in self.facts()]))
             return
         told = self._contradiction(node_id, [rumour.fact for rumour in ack.rumours])
@@ -185,7 +187,7 @@ class Membership(MemberTable):
             self._resync = node_id, now + self._patience_s()
 
     def on_ping_req(self, origin: bytes, request: PingReq, now: float) -> None:
-        """Ping another member for somebody whom it did not answer."""
+        """Ping a target for another member, whose own ping it did not answer."""
         member = self.members.get(request.target)
         if member is None or member.fact.state > State.SUSPECT or request.target == self.own_id:
             self._outbox.reply(origin, Nack(request.sequence))
@@ -193,26 +195,26 @@ class Membership(MemberTable):
             self._ping(member.fact)
 
     def on_vouch(self, vouch: Vouch) -> None:
-        """A member that was asked to heard from the target of our probe."""
+        """Take in that a helper heard from the target of our probe."""
         probe = self.prober.probes.get(vouch.sequence)
         if probe is not None:
             self.heard(probe.target)
 
     def on_nack(self, nack: Nack) -> None:
-        """A member that was asked to heard nothing of the target either."""
+        """Take in that a helper heard nothing from the target either."""
         self.prober.on_nack(nack.sequence)
 
     def on_gossip(self, gossip: Gossip, now: float) -> list[Rumour]:
-        """Take pushed rumours; return what contradicts them, for who sent them."""
+        """Take in rumours that were pushed; return what contradicts them, for the sender."""
         self.hear(gossip.rumours, now)
         return self._contradiction("", [rumour.fact for rumour in gossip.rumours])
 
     def note_followed(self) -> None:
-        """The node works with the ring of these members, and has forgotten what it had to forget."""
+        """Note that the node works with the ring of these members, and has forgotten what it had to forget."""
         self.ring_changed = self.removed = False
 
     def statistics(self) -> dict[str, int]:
-        """Return how many are known, and what was not believed."""
+        """Return how many members are known, and how many facts were refused."""
         return {
             "members": len(self.members),
             "suspects": len(self.suspicions),
@@ -227,21 +229,21 @@ class Membership(MemberTable):
     # -- what happens to links -----------------------------------------------------------------------------
 
     def link_lost(self, address: str, now: float) -> None:
-        """Suspect whoever is at ``address``: the connection broke."""
+        """Suspect the node at ``address``, because the connection to it broke."""
         for fact in self.peers():
             if fact.address == address:
                 self._accuse(fact.node_id, now)
                 self.suspicions[fact.node_id].on_link_lost()
 
     def link_refused(self, address: str) -> None:
-        """Nobody listens at ``address``."""
+        """Note that ``address`` refuses connections."""
         for suspicion in self._suspicions_at(address):
             suspicion.on_refused()
         if self.newcomers.on_refused(address):
             self.changed = True
 
     def link_restored(self, address: str) -> None:
-        """Somebody listens at ``address`` again: a suspect has the full time to refute."""
+        """Note that ``address`` accepts connections again: a suspect there has the full time to refute."""
         for suspicion in self._suspicions_at(address):
             suspicion.on_link_restored()
 
@@ -251,19 +253,19 @@ class Membership(MemberTable):
     # -- what this node says of itself ---------------------------------------------------------------------
 
     def leave(self, now: float, *, handed_over: bool = False) -> None:
-        """Tell everybody that this node goes away on purpose; by its weight, whether others have all that it held."""
+        """Tell all members that this node leaves on purpose; its weight says whether others have all that it held."""
         self._say(now, state=int(State.LEFT), weight=0.0 if handed_over else self.own.weight or 1.0)
         for fact in self.peers():
             self._outbox.send(fact.address, Gossip([self._rumour(self.own)]))
 
     def retire(self, now: float) -> None:
-        """Tell everybody that this node wants to own nothing any more, so that it can leave."""
+        """Tell all members that this node is to own no slots any more, so that it can leave."""
         self._say(now, weight=0.0)
 
     def dismiss(self, node: str, now: float) -> None:
-        """Count no longer on who is gone by this id or address, and tell everybody. ValueError says why not.
+        """Give up the node that is gone and has this id or address, and tell all members. ValueError says why not.
 
-        It is told to each, since digests do not show whom the rumour missed.
+        Each member is told directly, because digests would not show which of them a rumour did not reach.
         """
         facts = [fact._replace(state=int(State.FORGOTTEN)) for fact in self.gone(node)]
         self.merge(facts, now)
@@ -271,7 +273,7 @@ class Membership(MemberTable):
             self._outbox.send(peer.address, Gossip([self._rumour(fact) for fact in facts]))
 
     def announce_synced(self, digest: bytes) -> None:
-        """Tell everybody that this node holds all its slots of the ring with this digest."""
+        """Tell all members that this node holds all its slots of the ring with this digest."""
         if self.own.synced != digest and self.own.state == State.ALIVE:
             self._say(self._ticked_at, synced=digest)
 
@@ -283,7 +285,7 @@ class Membership(MemberTable):
     # -- time ----------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Probe, tell, and age what was not refuted."""
+        """Send probes and rumours that are due, and end suspicions that nobody refuted in time."""
         late_s = now - self._ticked_at - TICK_S
         self._ticked_at = now
         if late_s > STALL_S:
@@ -305,11 +307,12 @@ class Membership(MemberTable):
         self._age(now)
 
     def _recover(self, late_s: float, now: float) -> None:
-        """This node stalled: forgive others the silence, distrust itself, and ask for news if it may be missed."""
+        """After a stall, leave that time out of all suspicions, trust this node's judgement less, and ask for news."""
         self.prober.judge(+1)
         self.prober.postpone(late_s)
         for suspicion in self.suspicions.values():
-            if not suspicion.is_gone:  # what the other machine's system said stands, however late it was heard
+            # What the other machine's operating system said is true, however late it was heard.
+            if not suspicion.is_gone:
                 suspicion.postpone(late_s)
         for member in self.members.values():
             if member.fact.state >= State.DEAD:
@@ -319,7 +322,7 @@ class Membership(MemberTable):
             self._sync_at = now + sync_interval_s(self._config, self.count())
 
     def _see_to_newcomers(self, now: float) -> list[Fact]:
-        """Make members of those that have answered, and have others dialled; return who was news."""
+        """Make members of the newcomers that have answered, and begin further trials; return the new facts."""
         if not len(self.newcomers):
             return []
         if self.newcomers.step(now):
@@ -350,7 +353,7 @@ class Membership(MemberTable):
     def in_majority(self, now: float) -> bool:
         """Tell whether more than half of all members, the dead included, have just answered this node (majority.py).
 
-        Always, where the partition policy does not ask for it.
+        It is always true where the partition policy does not ask for it.
         """
         if self.majority is None:
             return True
@@ -358,7 +361,7 @@ class Membership(MemberTable):
         return self.majority.held(self.own_id, members, now)
 
     def _age(self, now: float) -> None:
-        if self.suspicions and not self.in_majority(now):  # a minority removes nobody, and forgives the silence
+        if self.suspicions and not self.in_majority(now):  # a minority removes nobody, and begins to wait anew
             for suspicion in self.suspicions.values():
                 suspicion.begin_anew(now)
         for node_id, suspicion in list(self.suspicions.items()):
@@ -380,7 +383,7 @@ class Membership(MemberTable):
         return Rumour(fact, list(suspicion.accusers) if suspicion is not None else [])
 
     def _contradiction(self, node_id: str, said: list[Fact]) -> list[Rumour]:
-        """Return what somebody must hear at once: our view of it, if it is bad; and ourselves, if it was wrong."""
+        """Return what a member must hear now: what our table says against it, and our own fact if it is wrong."""
         told = []
         if node_id in self.members and self.state_of(node_id) > State.ALIVE:
             told.append(self._rumour(self.members[node_id].fact))
@@ -394,7 +397,8 @@ class Membership(MemberTable):
 
     def _ping(self, fact: Fact, *, sync: bool = False) -> None:
         self.sequence += 1
-        accused = [self._rumour(fact)] if fact.state == State.SUSPECT else []  # it must hear of it, to refute it
+        # The suspect must hear of it, to refute it.
+        accused = [self._rumour(fact)] if fact.state == State.SUSPECT else []
         rumours = self._with_news(accused)
         self._outbox.send(fact.address, Ping(self.sequence, self.own_id, self.digest(), sync, rumours))
 
@@ -408,7 +412,7 @@ class Membership(MemberTable):
         return self._rng.sample(peers, min(count, len(peers)))
 
     def _sync(self, now: float) -> None:
-        """Exchange whole tables, where they differ: now and then with anybody, and with whom ours seemed to differ."""
+        """Exchange whole tables: at intervals with some member, and with one whose table seems to differ from ours."""
         if now >= self._sync_at:
             self._sync_at = now + sync_interval_s(self._config, self.count())
             self._sync_with(self._some_peers(1))
@@ -423,11 +427,11 @@ class Membership(MemberTable):
             self._syncs[self.sequence] = None
 
     def _patience_s(self) -> float:
-        """Return for how long two tables may differ: until rumours have had their time."""
+        """Return how long two tables may differ before they are exchanged: until rumours had their time."""
         return self._config.gossip_interval_s * retransmits(self.count())
 
     def _spread(self, news: list[Fact]) -> None:
-        """Pass news on: a little of it at once, and the rest with what is sent anyway."""
+        """Pass facts on: a few of them at once, and the rest with what is sent anyway."""
         for fact in news:
             self.rumours.add(self._rumour(self.members[fact.node_id].fact))
         self._push()
@@ -453,7 +457,7 @@ class Membership(MemberTable):
     # -- the table -----------------------------------------------------------------------------------------
 
     def _accuse(self, node_id: str, now: float) -> None:
-        """Suspect a member by our own experience, and tell others and itself."""
+        """Suspect a member because of what this node itself has seen; tell others, and the member itself."""
         self.accused += 1
         fact = self.members[node_id].fact
         self.hear([Rumour(fact._replace(state=int(State.SUSPECT)), [self.own_id])], now)
@@ -462,9 +466,9 @@ class Membership(MemberTable):
     def _hear_one(
         self, fact: Fact, accusers: list[str], now: float, origin: bytes = b"", *, vouched: bool = False
     ) -> bool:
-        """Merge one rumour; True if it is news."""
+        """Merge one rumour; return True if it is news."""
         own = fact.node_id == self.own_id
-        # Of itself a node hears whatever another one can have believed whose clock is ahead: it must refute it.
+        # About itself a node takes whatever incarnation a node with a fast clock can believe: it must refute it.
         if fact.incarnation > latest_incarnation(self._wall_ms() + own * LEAD_MS_MAX):
             self.refused += 1
             return False
@@ -485,7 +489,7 @@ class Membership(MemberTable):
         return news
 
     def _comes(self, fact: Fact) -> bool:
-        """Tell whether a fact would make somebody a member, or one who is to be found at another address."""
+        """Tell whether a fact would make a node a member, or move a member to another address."""
         if fact.state > State.SUSPECT:
             self.newcomers.overrule(fact)
             return False
@@ -508,7 +512,7 @@ class Membership(MemberTable):
             return False
         if said.state >= State.DEAD:
             self.removed = self.removed or said.boot == own.boot
-            # It has missed writes: until it has pulled them it is in sync with no ring.
+            # This node has missed writes: it is in sync with no ring until it has pulled them.
             self.put(own._replace(incarnation=next_life(said.incarnation), synced=b""), now)
         else:
             self.put(own._replace(incarnation=said.incarnation + 1), now)

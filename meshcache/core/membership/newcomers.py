@@ -1,18 +1,18 @@
-"""Who is said to be a member, and has not yet answered at its own address.
+"""Newcomers: nodes that others tell of, and that have not yet answered at their own address.
 
-Anybody can say that somebody is a member. So what is heard of a node that this one does not know, or knows as gone or
-at another address, makes it a *newcomer* only: it is in no table, no ring and no rumour, and nobody waits for it. It is
-dialled and greeted; once it answers there under its own name, it becomes a member, and only then is it passed on. Each
-node looks for itself. That a node comes to know of a newcomer late is nothing new to the others: they reckon with its
-former ring until it is in sync with theirs (core/view.py).
+Any node can say that some node is a member. So a node that is told of, and that is not known here, or is known as gone
+or at another address, becomes a *newcomer* only: it is in no table, no ring and no rumour, and nobody waits for it.
+This node dials it and greets it. Once it answers there under its own name, it becomes a member, and only then is it
+passed on. Each node makes this trial for itself. It does no harm that one node learns of a newcomer later than others:
+they keep its former ring until it is in sync with theirs (core/view.py).
 
-What newcomers can cost is bounded: so many are known (WAITING_MAX), so many are dialled at a time (TRIALS_MAX), each
-for TRIAL_S or until the call is refused, and then forgotten; whoever is really there is told of again. Those who have
-introduced themselves, one for each connection, go before those that are hearsay. Who answers while others are on trial
-waits for them for GATHER_S, so that many who come at once make one new ring and not as many.
+What newcomers can cost is bounded: WAITING_MAX are known, TRIALS_MAX are dialled at a time, each for TRIAL_S or until
+the connection is refused, and then forgotten; a node that really exists is told of again. Newcomers that have
+introduced themselves, one for each connection, go before those that others tell of. A newcomer that answers while
+others are on trial waits for them for GATHER_S, so that many that come at once make one new ring and not as many.
 
-The one exception is in handshake.py: a node that joins takes over the members of the seed by which it does. If it
-served while it lacked one that the others count on, it would pass that one's copies by.
+The one exception is in handshake.py: a node that joins takes over all members that its seed names. If it served while
+it lacked a member that the others count on, its writes would miss that member's copies.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ GATHER_S: Final = 0.25
 
 @dataclass(slots=True)
 class Newcomer:
-    """One who is said to be there."""
+    """One node that is said to exist, and its trial."""
 
     fact: Fact
     origin: bytes = b""
-    """The connection on which it introduced itself; empty: others tell of it."""
+    """The connection on which the node introduced itself; empty: others tell of it."""
     until: float | None = None
-    """When its trial ends; None: it is not dialled yet."""
+    """When the trial ends; None: the node is not dialled yet."""
     answered_at: float | None = None
 
 
 class Newcomers:
-    """The newcomers of one node. Decides whom to try; dials nobody."""
+    """The newcomers of one node. It decides which of them to try, and dials none itself."""
 
     def __init__(self, answers: Callable[[Fact], bool]) -> None:
         """``answers`` tells whether the node of a fact has answered at the address in it, and is still there."""
         self.given_up = 0
-        """How many did not answer, or were too many to be tried."""
+        """How many newcomers did not answer, or were too many to be tried."""
         self._known: dict[tuple[str, str], Newcomer] = {}
-        """By node id and address: two may claim one id, and both are tried."""
+        """By node id and address: two nodes may claim one id, and both are tried."""
         self._introduced: dict[bytes, tuple[str, str]] = {}
-        """By connection, who introduced itself there last."""
+        """By connection, the node that introduced itself there last."""
         self._answers = answers
 
     def __len__(self) -> int:
         return len(self._known)
 
     def add(self, fact: Fact, now: float, origin: bytes = b"") -> None:
-        """Hear of somebody, or of something newer about it."""
+        """Note that a node is said to exist, or newer news of a newcomer."""
         place = (fact.node_id, fact.address)
         held = self._known.get(place)
         if origin:
@@ -78,7 +78,7 @@ class Newcomers:
             held.answered_at = now
 
     def _introduce(self, place: tuple[str, str], origin: bytes) -> None:
-        """A connection speaks for one node: who said before to be another one takes that back."""
+        """Note which node a connection speaks for. It is only one: an earlier introduction on it is dropped."""
         former = self._introduced.pop(origin, place)
         self._introduced[origin] = place
         if former != place and former in self._known and self._known[former].answered_at is None:
@@ -102,7 +102,7 @@ class Newcomers:
                 del self._known[place]
 
     def on_answer(self, address: str, node_id: str, now: float) -> None:
-        """Somebody answers at an address: it is this one, and no other."""
+        """Note which node answers at an address; other newcomers with this address are not there."""
         for place, newcomer in list(self._known.items()) if self._known else ():
             if place[1] == address and place[0] != node_id:
                 del self._known[place]
@@ -111,7 +111,7 @@ class Newcomers:
                 newcomer.answered_at = now
 
     def on_refused(self, address: str) -> bool:
-        """Nobody listens at an address. True if that ended a trial."""
+        """Note that an address refused the connection; return True if that ended a trial."""
         silent = [
             place
             for place, newcomer in self._known.items()
@@ -123,7 +123,7 @@ class Newcomers:
         return bool(silent)
 
     def step(self, now: float) -> bool:
-        """End the trials whose time is over, and begin others in their place. True if others are dialled now."""
+        """End trials whose time is over, and begin others in their place; return True if that changed ``dialled``."""
         late = [
             place
             for place, newcomer in self._known.items()
@@ -144,7 +144,7 @@ class Newcomers:
         return [n.fact.address for n in self._known.values() if n.until is not None or n.answered_at is not None]
 
     def take_answered(self, now: float) -> list[Fact]:
-        """Return, and forget here, those that have answered, unless it is worth waiting for more of them."""
+        """Return and forget the newcomers that have answered, unless it is worth waiting for more of them."""
         answered = [n for n in self._known.values() if n.answered_at is not None]
         if not answered:
             return []

@@ -1,11 +1,11 @@
-"""News to pass on: each so many times, the least told first.
+"""Rumours to pass on: each is told a fixed number of times, and those told least go first.
 
 A rumour that every member passes on ``4 * ceil(log10(n + 1))`` times reaches all of n members with near certainty
-(epidemic spread: who is missed by one is told by another), and then dies out, so that the traffic of a node follows
-the number of changes and the logarithm of the cluster, not its size. Whom it misses all the same, the comparison of
-digests finds.
+(epidemic spread: a member that one node does not reach is told by another), and is then no longer told. So the traffic
+of a node follows the number of changes and the logarithm of the cluster, not its size. Members that a rumour does not
+reach are found by the comparison of digests.
 
-There is one rumour per member: what is newer about it takes the place of what was older.
+There is one rumour per member: newer news about the member replaces older news.
 
 Sources: SWIM, section 4.1; memberlist for the factor 4.
 """
@@ -22,7 +22,10 @@ from meshcache.protocol.messages import Rumour
 RETRANSMIT_MULTIPLIER: Final = 4
 
 RUMOURS_PER_MESSAGE: Final = 64
-"""About 8 kB: a flood of news (a ring change, of which every member speaks) is spread over several messages."""
+"""Rumours in one message, about 8 kB.
+
+When many are new at once (at a ring change every member speaks), they are spread over several messages.
+"""
 
 
 def retransmits(members: int) -> int:
@@ -37,7 +40,7 @@ class _Told:
 
 
 class RumourQueue:
-    """What one node passes on, and how often it has done so."""
+    """The rumours that one node passes on, and how often it has told each."""
 
     def __init__(self) -> None:
         self._told: dict[str, _Told] = {}
@@ -46,11 +49,11 @@ class RumourQueue:
         return len(self._told)
 
     def add(self, rumour: Rumour) -> None:
-        """Pass this on, from the beginning, in place of anything else about this member."""
+        """Pass a rumour on from the beginning, in place of an older one about the same member."""
         self._told[rumour.fact.node_id] = _Told(rumour)
 
     def take(self, members: int) -> list[Rumour]:
-        """Return what the next message carries, and count it as told."""
+        """Return the rumours for the next message, and count them as told once more."""
         if not self._told:
             return []
         limit = retransmits(members)

@@ -2,8 +2,8 @@
 
 The node that a client asked coordinates: it runs the request against the owners of the keys, from its own copy of the
 ring. A request is a batch of keys, split into *groups* with the same owners, because everything that follows (who is
-asked, who has answered, whether it is enough) is the same for all keys of a group. What runs a group is ``QuorumRead``
-(reads.py), ``QuorumWrite`` (writes.py), and those of updates.py and drops.py.
+asked, who has answered, whether it is enough) is the same for all keys of a group. A group is run by ``QuorumRead``
+(reads.py) or ``QuorumWrite`` (writes.py); updates.py and drops.py have the other operations.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from meshcache.protocol.clock import HybridClock
 
 
 class Coordinator:
-    """The parts of a node that its operations use. It has no state of its own, and nothing in it is replaced."""
+    """The parts of a node that its operations use. It has no state of its own, and its parts are never replaced."""
 
     __slots__ = (
         "clock",
@@ -52,7 +52,7 @@ class Coordinator:
         keep_hint: Callable[[str, list[bytes], list[bytes]], None],
         fail: Callable[[str, object, Exception], None],
     ) -> None:
-        """``keep_hint`` takes what a node has missed; ``fail`` takes what an operation raised, or raises it."""
+        """``keep_hint`` keeps a write that a node missed; ``fail`` logs what an operation raised, or raises it anew."""
         self.config = config
         self.own_id = membership.own_id
         self.replica = replica

@@ -1,21 +1,23 @@
-"""Clear and tag invalidation: have every node drop all keys under a prefix, or with a tag, in bounded steps.
+"""Clear and tag invalidation: every node drops all keys under a prefix, or with a tag, in bounded steps.
 
-The coordinator stamps the drop and asks every member to sweep. A node works through its slots, a few a turn, and
-answers when it is through. From the moment it hears of the drop it also refuses what is not newer, see drop_floors.py.
+The coordinator stamps the drop with a version and asks every member to sweep. A node works through its slots, a few a
+turn, and answers when all are swept. From the moment it hears of the drop it also refuses records that are not newer,
+see drop_floors.py.
 
-A clear looks at every key and leaves nothing in place of what it drops: its floor stands for the tombstones of all
-keys under the prefix. A tag leads to its bearers at once (tags.py), and each is replaced by a tombstone of the drop's
-version: an older value of the same key may well not bear the tag, so that the floor of the tag would let it back in.
+A clear looks at every key and leaves nothing in place of what it drops: its floor does the work of tombstones for all
+keys under the prefix. A tag leads at once to the entries that have it (tags.py), and each is replaced by a tombstone of
+the drop's version: an older value of the same key may not have the tag, so that the floor of the tag would let it in
+again.
 
-The drop must be newer than all that was written before it, also where a node with a clock ahead of the coordinator's
-stamped it. So a node whose clock is past the drop's version says so, and then the coordinator, whose clock has followed
-by its answer, stamps the drop once more and has everybody sweep again. Once is enough: what is newer than that was
-written after the drop began.
+The drop must be newer than all that was written before it, also by a node whose clock is ahead of the coordinator's. So
+a node whose clock is past the drop's version says so. The answer also moves the coordinator's clock on; the coordinator
+then stamps the drop once more and has every member sweep again. Once is enough: what is newer than the second version
+was written after the drop began.
 
-A member may hold what was dropped without being asked: if it has just joined, and some that were asked know of it
-before the coordinator does, it may have pulled from one of these what that one had yet to drop. So an answer counts
-only if it was given under the coordinator's own view; else the node is asked again, until all agree who is there or
-the time is up. Who joins later is told the floors before it pulls (movement.py).
+A member may hold what was dropped without having been asked. If it has just joined, and some members know of it before
+the coordinator does, it may have pulled records from a member that had yet to drop them. So an answer counts only if it
+was given under the coordinator's own view. Else the node is asked again, until all agree on the members or the time is
+over. A node that joins later is told the floors before it pulls (movement.py).
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ ENTRIES_PER_TURN: Final = 2000
 """How many entries one turn looks at: about a millisecond."""
 
 DROP_COST: Final = 10
-"""Entries that could be looked at in the time of putting a tombstone in place of one."""
+"""Replacing one entry by a tombstone takes as long as looking at this many entries."""
 
 DROPS_PER_STEP: Final = 100
 
@@ -44,21 +46,21 @@ ASK_AGAIN_S: Final = 0.05
 
 
 def _nobody_waits(dropped: int) -> None:
-    """Take the end of a sweep that nobody asked for."""
+    """Take the result of a sweep whose result nobody wants."""
 
 
 @dataclass(slots=True)
 class _Job:
     kind: int
     names: dict[bytes, bytes]
-    """What to drop, with the version: prefixes for EventKind.CLEAR, tags for TAG, buckets of tags for COARSE_TAGS."""
+    """The names to drop, with the version: prefixes for EventKind.CLEAR, tags for TAG, buckets for COARSE_TAGS."""
     done: Callable[[int], None]
     slot: int = 0
     dropped: int = 0
 
 
 class Drops:
-    """The sweeps under way on one node."""
+    """The sweeps that one node is running."""
 
     def __init__(self, coordinator: Coordinator, fills: FillLeases) -> None:
         self._coordinator = coordinator
@@ -67,9 +69,10 @@ class Drops:
         self.jobs: list[_Job] = []
 
     def begin(self, kind: int, names: list[bytes], version: bytes, done: Callable[[int], None]) -> None:
-        """Drop all under these names that is not newer; call ``done`` with the number of live entries dropped.
+        """Drop what is under these names and not newer; then call ``done`` with the number of live entries dropped.
 
-        What was begun before with the same version is only waited for: nothing so old has been let in since.
+        If a sweep with the same version was begun before, only its end is waited for: no record so old has come in
+        since.
         """
         floors, wall_ms = self._coordinator.replica.floors, self._coordinator.instant.wall_ms
         news = [name for name in names if floors.set(kind, name, version, wall_ms)]
@@ -77,7 +80,7 @@ class Drops:
         self._void_fills(kind, news)
 
     def learn(self, floors: list[m.Floor]) -> None:
-        """Take over what another node knows to be dropped, and drop it here."""
+        """Take over the drop floors that another node knows, and drop what they cover."""
         news: dict[int, dict[bytes, bytes]] = {}
         for kind, name, version in floors:
             if self._coordinator.replica.floors.set(kind, name, version, self._coordinator.instant.wall_ms):
@@ -87,13 +90,16 @@ class Drops:
             self._void_fills(kind, list(names))
 
     def _void_fills(self, kind: int, names: list[bytes]) -> None:
-        """What is being computed under a prefix may be old. Which tags it will bear is not known: see the floors."""
+        """Void the fill leases under a cleared prefix. For tags there is no such step: see the drop floors.
+
+        A value that is being computed may be old, and which tags it will have is not known yet.
+        """
         if kind == EventKind.CLEAR:
             for prefix in names:
                 self._fills.note_cleared(prefix)
 
     def run(self) -> None:
-        """Do one turn's share."""
+        """Sweep as much as one turn allows."""
         budget = ENTRIES_PER_TURN
         while self.jobs and budget > 0:
             job = self.jobs[0]
@@ -107,7 +113,7 @@ class Drops:
                 job.done(job.dropped)
 
     def _sweep_prefix(self, job: _Job) -> int:
-        """Drop what is to be dropped in one slot; return what that cost."""
+        """Drop what is to be dropped in one slot; return what that cost, in entries looked at."""
         store = self._coordinator.store
         cost = (len(store.keys_of_slot(job.slot)) + 1) * len(job.names)
         for prefix, version in job.names.items():
@@ -116,7 +122,7 @@ class Drops:
         return cost
 
     def _sweep_tags(self, job: _Job) -> int:
-        """Drop bearers of one tag in one slot, or find that there are none left in it; return what that cost."""
+        """Drop entries with one tag in one slot, or find that none is left; return the cost, in entries looked at."""
         store, wall_ms = self._coordinator.store, self._coordinator.instant.wall_ms
         wanted = job.names
         if job.kind == COARSE_TAGS:
@@ -159,14 +165,14 @@ class Drop:
         self.version = coordinator.clock.tick_past(coordinator.instant.wall_ms)
         self.dropped = 0
         self._through: dict[str, bytes] = {}
-        """Per node that has answered, the view under which it did."""
+        """By node that has answered, the view under which it did."""
         self._behind = False
-        """Somebody's clock is past the version."""
+        """Whether the clock of some node is past the version of the drop."""
         self._restamped = False
         self._asked: dict[str, None] = {}
 
     def start(self) -> None:
-        """Sweep here and everywhere."""
+        """Sweep here, and have all members sweep."""
         self.coordinator.pending.begin(self, self.deadline)
         self._sweep()
 
@@ -181,7 +187,7 @@ class Drop:
         self._settle()
 
     def _lacking(self) -> list[str]:
-        """Return the members that have not answered under the view of now."""
+        """Return the members that have not answered under the present view."""
         view, own_id = self.coordinator.view, self.coordinator.own_id
         return [
             member.node_id
@@ -190,7 +196,7 @@ class Drop:
         ]
 
     def replan(self) -> None:
-        """Ask every member that lacks and is not being asked."""
+        """Ask every member whose answer is missing and that is not being asked."""
         for node_id in self._lacking():
             if node_id not in self._asked and self.coordinator.pending.ask(
                 self, self.version, node_id, self.deadline, self._request
@@ -204,7 +210,7 @@ class Drop:
         return m.SweepTags(request, boot, deadline_ms, view, self.version, self.names)
 
     def on_answer(self, group: bytes, node_id: str, answer: m.SweepReply) -> None:
-        """A node is through with what it was asked to drop at a version, ``group``."""
+        """Note that a node has dropped what it was asked to drop at the version ``group``."""
         self.dropped += answer.dropped
         if group != self.version:
             return
@@ -216,14 +222,14 @@ class Drop:
         self._settle()
 
     def on_lost(self, group: bytes, node_id: str) -> None:
-        """Ask again when the link is back; a sweep can be repeated."""
+        """Do nothing: the node is asked again when the link is back, since a sweep can be repeated."""
         if group == self.version:
             self._asked.pop(node_id, None)
 
     on_reject = on_lost
 
     def on_timer(self) -> None:
-        """Ask again who answered under another view; at the deadline say how far it got."""
+        """Ask the nodes again that answered under another view; at the deadline answer with what was reached."""
         if self.coordinator.instant.now < self.deadline:
             self.replan()
             return

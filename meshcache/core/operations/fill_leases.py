@@ -1,7 +1,7 @@
-"""Fill leases: of all who miss a key at once, one computes its value and the others are parked here.
+"""Fill leases: of all callers that miss a key at once, one computes its value and the others are parked here.
 
-The table is at the key's first live owner (updates.py sees to that), and is in memory only: it is lost with the owner,
-or when another node becomes first, and then costs one more computation.
+The table is at the key's first live owner (updates.py sees to that), and is in memory only. When the owner is lost, or
+another node becomes first, the table is lost, which costs one more computation.
 
 ::
 
@@ -11,30 +11,30 @@ or when another node becomes first, and then costs one more computation.
     LOADING  -- RELEASE, or silence -->  LOADING: the next caller is granted it
     LOADING, STORING  -- void -------->  LOOKING
 
-Why a slow loader cannot store an old value, twice:
+Two rules keep a slow loader from storing an old value:
 
-- **The version.** What is filled is stored with the version that was stamped when the lease was granted, through the
-  usual quorum write. A delete or write stamped later is newer by itself, also where it never came by here.
+- **The version.** The value of a fill is stored with the version that was stamped when the lease was granted, through
+  the usual quorum write. A delete or write stamped later is newer by itself, even if this node never saw it.
 - **The owner.** A write of the key, newer than what was known at the grant, voids the lease when it arrives here, and
-  so does a clear of its prefix. The fill is then refused, and nobody who is parked gets what was loaded before. That
-  holds whatever the clocks say.
+  so does a clear of its prefix. The fill is then refused, and no parked caller gets what was loaded before. That is
+  true whatever the clocks say.
 
-"Later" is by the nodes' hybrid clocks: a delete that missed this node *and* was stamped by a node whose clock lags
-behind, can lose. A lease never lasts longer than half the time that tombstones are kept, so that the delete that
+"Later" is by the nodes' hybrid clocks: a delete that did not reach this node *and* was stamped by a node whose clock
+lags behind can lose. A lease never lasts longer than half the time that tombstones are kept, so that the delete that
 overruled it is still there when it is filled.
 
-A caller has a token: so asking again, when the answer was lost, is harmless. A lease is named by its version and not by
-its holder, who could be granted a second one by a question that came late, while still computing under the first. Only
-who gives up before an answer came knows no version: it withdraws by its token, whether it is parked or was granted the
-lease. A token that has filled, given up or withdrawn is granted nothing for ENDED_S, or a repeated question that comes
-last would hold a lease for nobody.
+A caller has a token, so that it may ask again when the answer was lost. A lease is named by its version and not by its
+holder's token: a question that came late could be granted a second lease while the holder still computes under the
+first. Only a caller that gives up before an answer came knows no version. It withdraws by its token, whether it is
+parked or was granted the lease. A token that has filled, given up or withdrawn is granted nothing for ENDED_S; else a
+repeated question that arrives last would be granted a lease that nobody uses.
 
-The holder renews it while its loader runs. LEASE_S after the last sign of life it ends, and the next caller gets it (a
-*takeover*). Callers are parked for as long as they asked, at most until their deadline, and are then told to ask again.
-Limits: LEASES_MAX keys, and PARKED_MAX callers; beyond them callers are refused as overload.
+The holder renews its lease while its loader runs. LEASE_S after the last renewal the lease ends, and the next caller
+gets it (a *takeover*). Callers are parked for as long as they asked, at most until their deadline, and are then told to
+ask again. Limits: LEASES_MAX keys, and PARKED_MAX callers; beyond them callers are refused as overload.
 
-Source: leases as in Nishtala et al., Scaling Memcache at Facebook (NSDI 2013); there callers come back later, here they
-are parked.
+Source: leases as in Nishtala et al., Scaling Memcache at Facebook (NSDI 2013); there, callers ask again later; here
+they are parked.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ ANSWER_S: Final = 0.1
 """How long before its deadline a parked caller is answered."""
 ENDED_MAX: Final = 4096
 ENDED_S: Final = 10.0
-"""How long the token of who needs no lease any more is remembered."""
+"""How long the token of a caller that needs no lease any more is remembered."""
 STUCK_S: Final = 65.0
-"""Longer than any read or write takes: one that has not ended by then failed, and will never say so."""
+"""Longer than any read or write takes: one that has not ended by then has failed without saying so."""
 LOOK_S: Final = 0.25
 """How long a caller that does not want to be parked waits for a quorum read."""
 
@@ -71,17 +71,17 @@ class Phase(Enum):
     """What a key in the table waits for."""
 
     LOOKING = 1
-    """Whether there is a value."""
+    """To know whether there is a value."""
     LOADING = 2
-    """The holder's loader."""
+    """For the holder's loader."""
     STORING = 3
-    """The quorum write of the fill."""
+    """For the quorum write of the fill."""
     VOID = 4
-    """Nothing: it is looked up anew in the same turn."""
+    """For nothing: the key is looked up anew in the same turn."""
 
 
 class Caller:
-    """Who asked for a value or the lease, and was not answered yet."""
+    """A caller that asked for a value or the lease, and was not answered yet."""
 
     __slots__ = ("above", "batch", "index", "patient", "token", "until")
 
@@ -90,21 +90,21 @@ class Caller:
         self.batch = batch
         self.index = index
         self.patient = park_ms > 0
-        """It waits while another one computes the value; else only for this node to look."""
+        """Whether it waits while another caller computes the value; else only until this node has looked."""
         self.until = min(batch.coordinator.instant.now + max(park_ms / 1000, LOOK_S), batch.deadline - ANSWER_S)
 
     def answer(self, result: Any) -> None:
-        """Tell the caller."""
+        """Answer the caller."""
         self.batch.settle(self.index, result)
 
     @property
     def waits(self) -> bool:
-        """Tell whether it can still be answered."""
+        """Tell whether the caller can still be answered."""
         return self.batch in self.batch.coordinator.pending.running
 
 
 class FillLease:
-    """One key of the table: who computes its value, and who waits for that."""
+    """One key of the table: which caller computes its value, and which callers wait for it."""
 
     __slots__ = ("base", "ends_at", "ends_at_latest", "key", "parked", "phase", "since", "token", "version", "void")
 
@@ -113,16 +113,16 @@ class FillLease:
         self.phase = Phase.LOOKING
         self.parked: deque[Caller] = deque()
         self.token = b""
-        """Of the holder; empty: there is none."""
+        """The token of the holder; empty: there is no holder."""
         self.version = b""
-        """What the fill will be stored with; the lease is named by it."""
+        """The version with which the fill will be stored; it names the lease."""
         self.base = b""
         """The newest version of the key that was known when the lease was granted."""
         self.ends_at = self.ends_at_latest = 0.0
         self.since = 0.0
-        """When it was last looked up, or began to be stored."""
+        """When the key was last looked up, or when storing began."""
         self.void = False
-        """Overruled while the fill is being stored."""
+        """Whether the lease was voided while the fill is being stored."""
 
 
 class FillLeases:
@@ -131,18 +131,21 @@ class FillLeases:
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
         self.table: dict[bytes, FillLease] = {}
-        """By key. Empty mostly, and then nobody need tell what is written. Changed in place."""
+        """By key.
+
+        Changed in place: ``Replica.watch`` keeps this dict, and reports writes only while it is not empty.
+        """
         self._voided: list[FillLease] = []
         self._parked = 0
-        """How many callers are parked, at most; counted anew with each ``run``."""
+        """How many callers are parked, at most: each ``run`` counts them anew."""
         self._age_max_s = coordinator.config.store.tombstone_grace_s / 2
         self._ended: dict[bytes, float] = {}
-        """Until when to remember tokens whose questions, should one still be under way, are granted nothing."""
+        """By token that is granted nothing any more, until when it is remembered."""
         self._counts = dict.fromkeys(("granted", "filled", "refused", "voided", "lapsed", "overloaded"), 0)
         coordinator.replica.watch(self.table, self.note_written)
 
     def begin(self, batch: UpdateBatch, index: int) -> None:
-        """Serve one change that is about leases."""
+        """Serve one change that is about fill leases."""
         kind = batch.request.changes[index][0]
         if kind == Change.LEASE:
             self._ask(batch, index)
@@ -167,7 +170,7 @@ class FillLeases:
             lease.parked.append(caller)
             self._look(lease)
         elif lease.phase is Phase.LOADING and caller.token == lease.token:
-            caller.answer(lease.version)  # it was granted already, and the answer was lost
+            caller.answer(lease.version)  # the lease was granted before, and the answer was lost
         elif caller.above >= LEASE_ALWAYS and lease.phase is Phase.LOADING:
             lease.parked.appendleft(caller)
             self._void(lease)
@@ -184,7 +187,7 @@ class FillLeases:
         caller.answer([int(Code.OVERLOADED)])
 
     def _held(self, batch: UpdateBatch, index: int) -> FillLease | None:
-        """Return the lease that a change is about, if its sender still holds it."""
+        """Return the lease that a change is about, if the sender of the change still holds it."""
         lease = self.table.get(batch.request.keys[index])
         if lease is None or lease.phase is not Phase.LOADING or lease.version != batch.request.changes[index][-1]:
             return None
@@ -203,7 +206,7 @@ class FillLeases:
         batch.settle(index, lease is not None)
 
     def _withdraw(self, key: bytes, token: bytes) -> FillLease | None:
-        """Forget a caller, by its token; return the lease that it held, if it did without knowing."""
+        """Forget a caller, by its token; return the lease if the caller was granted one without knowing it."""
         self._end(token)
         lease = self.table.get(key)
         if lease is None:
@@ -220,7 +223,7 @@ class FillLeases:
         return lease
 
     def _end(self, token: bytes) -> None:
-        """Grant nothing to a token any more: a question that was repeated may come last."""
+        """Grant nothing to a token any more, since a repeated question with it may still arrive."""
         self._ended[token] = self._coordinator.instant.now + ENDED_S
         if len(self._ended) > ENDED_MAX:
             del self._ended[next(iter(self._ended))]
@@ -259,7 +262,7 @@ class FillLeases:
     # -- what becomes of a lease -------------------------------------------------------------------------------
 
     def _look(self, lease: FillLease) -> None:
-        """Find out whether there is a value; it takes a quorum where this node alone cannot tell."""
+        """Find out whether there is a value; that takes a quorum read where this node alone cannot tell."""
         coordinator = self._coordinator
         lease.phase, lease.token, lease.since = Phase.LOOKING, b"", coordinator.instant.now
         while lease.parked and not lease.parked[0].waits:
@@ -292,7 +295,7 @@ class FillLeases:
 
     def _decide(self, lease: FillLease, found: bytes | None) -> None:
         coordinator = self._coordinator
-        held = coordinator.store.peek(lease.key)  # perhaps written here while the others were asked
+        held = coordinator.store.peek(lease.key)  # perhaps a write arrived here while the others were asked
         record = max(filter(None, (found, held)), default=None)
         lease.base = b""
         if record is not None:
@@ -303,7 +306,7 @@ class FillLeases:
         self._grant_next(lease)
 
     def _serve(self, lease: FillLease, record: bytes) -> None:
-        """Answer all for whom this value is new enough."""
+        """Answer all callers for which this value is new enough."""
         version = version_of(record)
         parked, lease.parked = lease.parked, deque()
         for caller in parked:
@@ -313,7 +316,7 @@ class FillLeases:
                 lease.parked.append(caller)
 
     def _grant_next(self, lease: FillLease) -> None:
-        """Have the next caller compute the value; without one the lease is over."""
+        """Grant the lease to the next caller; without one, end the lease."""
         coordinator = self._coordinator
         while lease.parked:
             caller = lease.parked.popleft()
@@ -331,7 +334,7 @@ class FillLeases:
         del self.table[lease.key]
 
     def _void(self, lease: FillLease) -> None:
-        """What the holder computes may be old: it must not be stored, and nobody may be given it."""
+        """Void a lease, because what its holder computes may be old: it is not stored, and no caller is given it."""
         if lease.phase is Phase.STORING:
             lease.void = True
         elif lease.phase is Phase.LOADING:
@@ -347,13 +350,13 @@ class FillLeases:
         lease.parked.clear()
 
     def _end_waits(self, lease: FillLease) -> None:
-        """Answer who does not want to wait any longer."""
+        """Answer the callers that do not want to wait any longer."""
         now = self._coordinator.instant.now
         looking = lease.phase is Phase.LOOKING
         parked, lease.parked = lease.parked, deque()
         for caller in parked:
             if caller.token == lease.token:
-                caller.answer(lease.version)  # the same caller, who asked again
+                caller.answer(lease.version)  # the holder itself, which asked again
             elif caller.until <= now or not (caller.patient or looking):
                 caller.answer(None)
             else:
@@ -362,27 +365,27 @@ class FillLeases:
     # -- what happens around -----------------------------------------------------------------------------------
 
     def note_written(self, keys: list[bytes], records: list[bytes]) -> None:
-        """This node was given records: a lease is void if one of them is new to it."""
+        """Void the leases of keys for which this node was given a record that is newer than the lease knows."""
         for key, record in zip(keys, records, strict=True):
             lease = self.table.get(key)
             if lease is not None and lease.base < version_of(record) != lease.version:
                 self._void(lease)
 
     def note_cleared(self, prefix: bytes) -> None:
-        """Every key under a prefix is being deleted."""
+        """Void the leases of all keys under a prefix that is cleared."""
         for key, lease in self.table.items():
             if key.startswith(prefix):
                 self._void(lease)
 
     def replan(self) -> None:
-        """The ring changed: give up what another node decides now. Its callers ask there."""
+        """Give up the keys of which another node is the first owner by the new ring; their callers ask there."""
         coordinator = self._coordinator
         for lease in list(self.table.values()):
             if coordinator.view.ring.preference_list(lease.key)[:1] != (coordinator.own_id,):
                 self._drop(lease, [int(Code.NOT_READY)])
 
     def on_timer(self) -> None:
-        """Look up what was voided in this turn."""
+        """Look up the keys whose leases were voided in this turn."""
         voided, self._voided = self._voided, []
         for lease in voided:
             if self.table.get(lease.key) is lease and lease.phase is Phase.VOID:
@@ -402,16 +405,16 @@ class FillLeases:
             del self._ended[next(iter(self._ended))]
 
     def statistics(self) -> dict[str, Any]:
-        """Return what there is to tell, as plain values."""
+        """Return what ``meshcache stats`` shows of this part, as plain values."""
         return {"leases": len(self.table), "parked": self._parked, **self._counts}
 
-    # Of a background part, what asks others; this one does not.
+    # A background part has methods for the answers of other nodes; this one asks none.
 
     def on_answer(self, group: Any, node_id: str, answer: Any) -> None:
-        """Nothing: see above."""
+        """Do nothing: this part asks no other node."""
 
     def on_lost(self, group: Any, node_id: str) -> None:
-        """Nothing: see above."""
+        """Do nothing: this part asks no other node."""
 
     def on_reject(self, group: Any, node_id: str) -> None:
-        """Nothing: see above."""
+        """Do nothing: this part asks no other node."""

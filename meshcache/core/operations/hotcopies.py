@@ -1,14 +1,15 @@
-"""Copies of hot keys at a node that does not own them: for who asks a node that must ask others.
+"""Copies of hot keys at a node that does not own them, for clients whose request this node would have to pass on.
 
-Clients know the ring and ask owners; so this is for those that do not, and for the moments in which a client works with
-an older ring. Such a node would pass every read of a hot key on to its owners. Instead it keeps what they answered for
-``hot_keys.copy_ttl_s``, by the rules of a client's near cache (near_store.py): voided by the invalidation streams of
-all other members, which the node follows (invalidation.py) from the first such read on and until there was none for
-``IDLE_S``, and by what it announces itself.
+Clients know the ring and ask owners. So these copies serve clients that do not know it, and the moments in which a
+client works with an older ring. Without them the node would pass every read of a hot key on to the key's owners.
+Instead it keeps what the owners answered for ``hot_keys.copy_ttl_s``, by the rules of a client's near cache
+(near_store.py). A copy is void when a stream announces a write of its key: the node follows the invalidation streams of
+all other members (invalidation.py), from the first such read on and until there was none for ``IDLE_S``, and it hears
+what it announces itself.
 
-Only reads at the mesh's own consistency are answered from copies, and only where that is one replica. And only of who
-works with another ring than this node: its near cache keeps nothing of such an answer (near_cache.py), for a copy of a
-copy could be twice as old as either may be.
+A copy answers only reads at the mesh's own consistency, and only where that means one replica. And it answers only
+clients that work with another ring than this node: their near cache keeps nothing of such an answer (near_cache.py),
+since a copy of a copy could be twice as old as a copy may be.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from meshcache.protocol.near_store import TTL_MAX_S, NearCache, NearStore
 from meshcache.protocol.record import expires_ms_of, is_live, version_of
 
 IDLE_S: Final = 60.0
-"""The streams are followed for so long after the last read that could have used a copy."""
+"""For how long after the last read that could have used a copy the streams are still followed."""
 
 _UNTIL: Final = 0
 _RECORD: Final = 2
 
 
 class HotCopies:
-    """The copies of one node, and the streams that void them."""
+    """The copies that one node keeps, and the streams that void them."""
 
     def __init__(
         self, hot: HotKeys, view: View, membership: Membership, outbox: Outbox, instant: Instant, *, enabled: bool
     ) -> None:
-        """``enabled``: a read at the mesh's own consistency asks one replica."""
+        """``enabled``: whether a read at the mesh's own consistency asks one replica only."""
         self._hot = hot
         self._view = view
         self._membership = membership
@@ -52,14 +53,14 @@ class HotCopies:
         self._streams.tell(self._near)
         self._wanted_until = -math.inf
         self._followed: list[str] = []
-        """Publish addresses that the driver was told to follow."""
+        """The publish addresses that the driver was told to follow."""
         self._digest = b""
         self._hits = 0
-        """Keys that were answered from a copy."""
+        """How many keys were answered from a copy."""
         self._misses = 0
 
     def read(self, get: Get) -> list[bytes | None] | None:
-        """Return per key a copy or None; None if none of the keys is hot, or copies will not do."""
+        """Return per key a copy or None; None instead of a list if no key is hot, or copies must not be used."""
         instant, hot = self._instant, self._hot
         if get.r != DEFAULT_LEVEL or not self._enabled or not hot.among(get.keys):
             return None
@@ -78,7 +79,7 @@ class HotCopies:
         return records
 
     def keeping(self, keys: list[bytes], done: Callable[[list[Any]], None]) -> Callable[[list[Any]], None]:
-        """Return ``done`` for a read of these keys that begins now, such that it keeps copies of what is hot."""
+        """Wrap ``done`` for a read of these keys that begins now, so that it also keeps copies of the hot keys."""
         near, instant = self._near, self._instant
         ticket, began = near.ticket(), instant.now
         hot = dict.fromkeys(self._hot.among(keys))
@@ -95,21 +96,21 @@ class HotCopies:
         return keep
 
     def on_announced(self, event: Event) -> None:
-        """This node announces something itself. While it follows nobody it has no copy, and takes note of nothing."""
+        """Void copies by what this node itself announces. While it follows no stream, it has no copies."""
         if self._followed:
             self._near.on_event(self._membership.own_id, event, self._instant.now)
 
     def on_stream(self, message: Invalidations) -> None:
-        """Take what another member announced."""
+        """Void copies by what another member announced."""
         self._streams.receive(message, self._instant.now)
         self._near.follow(self._streams.live_until)
 
     def on_lost(self) -> None:
-        """Something arrived that can not be read."""
+        """Void all copies, because a frame that cannot be read may have announced anything."""
         self._streams.lose_all(self._instant.now)
 
     def run(self) -> None:
-        """Follow the members, as long as copies are of use, and look for silence."""
+        """Follow the streams of all members while copies are useful, and notice a silent stream."""
         now, digest = self._instant.now, self._view.digest
         if now >= self._wanted_until and not self._followed:
             return
@@ -124,7 +125,7 @@ class HotCopies:
         self._near.follow(self._streams.live_until)
 
     def statistics(self) -> dict[str, int]:
-        """Return what there is to tell, as plain values."""
+        """Return what ``meshcache stats`` shows of this part, as plain values."""
         near = self._near
         return {
             "copies": len(near.entries),

@@ -1,23 +1,24 @@
-"""Heavy hitters: which keys are read so often that those who read them had better keep a copy for a moment.
+"""Hot keys (heavy hitters): which keys are read so often that readers should keep a copy for a moment.
 
 A node measures the reads that it serves itself, since only it sees all of them. It never keeps a count for each key:
-that would cost more memory than the entries, and a scan would fill it with keys read once. What it keeps is a
-*summary* in the sense of Misra and Gries ("Finding repeated elements", 1982), fed by batches as in Agarwal et al.,
-"Mergeable summaries" (PODS 2012): counts of all keys of a batch are added; when there are more than twice
-``COUNTERS_MAX`` counters, the (``COUNTERS_MAX`` + 1)-th greatest count is subtracted from each, and those that have
-nothing left go. So a count is never too high, and too low by at most (reads of the window) / ``COUNTERS_MAX``: a key
-with more than that share of all reads is never missed.
+that would cost more memory than the entries, and a scan would fill it with keys read once. What it keeps is a *summary*
+in the sense of Misra and Gries ("Finding repeated elements", 1982), fed by batches as in Agarwal et al., "Mergeable
+summaries" (PODS 2012): the counts of all keys of a batch are added; when there are more than twice ``COUNTERS_MAX``
+counters, the (``COUNTERS_MAX`` + 1)-th greatest count is subtracted from each, and counters that reach zero are
+dropped. So a count is never too high, and too low by at most (reads of the window) / ``COUNTERS_MAX``: a key with more
+than that share of all reads is never missed.
 
 The window slides by decay: each ``PANES``-th of it, a ``PANES``-th of every count is taken away. A burst of
-``threshold_reads`` makes a key hot at once; a steady rate, when it amounts to that much in a window.
+``threshold_reads`` reads makes a key hot at once; a steady rate does when it comes to as many reads in a window.
 
-A key that was found hot stays so for one window, and longer if it is still read that often. Its copies take most of its
-reads away from here, which must not make it look cold at once.
+A key that was found hot stays so for one window, and longer if it is still read that often. For the copies take most of
+its reads away from the node, which must not make the key look cold at once.
 
-Counting every read would cost 0.15 µs a key, a sixth of what a node spends on it, so one request in
-``threshold_reads / SAMPLES_MIN`` is counted for all, with gaps of random length: a key that is read in step with a
-fixed stride would never be seen, or always. Thresholds below 2 * ``SAMPLES_MIN`` are counted exactly. The sampled
-requests' keys are appended to a list, and counted by thousands (``scripts/bench hotkeys`` compares the ways).
+Counting every read would cost 0.15 µs a key, a sixth of what a node spends on it, so one request in ``threshold_reads /
+SAMPLES_MIN`` is counted and stands for all. The gaps between them have random lengths: with gaps of a fixed length, a
+key that is read at the same intervals would be counted never, or always. Thresholds below 2 * ``SAMPLES_MIN`` are
+counted exactly. The sampled requests' keys are appended to a list, and counted by thousands (``scripts/bench hotkeys``
+compares the ways).
 """
 
 from __future__ import annotations
@@ -33,35 +34,35 @@ COUNTERS_MAX: Final = 1024
 """Counters kept after each pruning: a key with more than 0.1 % of the reads is never missed."""
 
 NOTED_READS_MAX: Final = 4096
-"""Reads noted before they are counted: it bounds the memory, and the counting to about a millisecond."""
+"""How many reads are noted before they are counted: bounds the memory, and the counting to about a millisecond."""
 
 SAMPLES_MIN: Final = 128
-"""How many counted requests have to speak for a key before it is hot: their number is right within 9 % (1 sigma)."""
+"""In how many counted requests a key must be before it is hot: with so many the rate is right within 9 % (1 sigma)."""
 
 PANES: Final = 8
-"""Steps in which the window slides."""
+"""In how many steps the window slides."""
 
 
 class HotKeys:
-    """The keys that this node is asked for most. ``until`` has those that are hot now."""
+    """The keys that this node is asked for most often. ``until`` has those that are hot now."""
 
     def __init__(self, settings: HotKeySettings, rng: random.Random, now: float) -> None:
         self._threshold = settings.threshold_reads
         self._window_s = settings.window_s
         self._copy_ttl_ms = max(1, round(settings.copy_ttl_s * 1000))
         self._stride = max(1, settings.threshold_reads // SAMPLES_MIN) if settings.enabled else 0
-        """One request in so many is counted; 0: none."""
+        """One request in this many is counted; 0: none."""
         self._gap_max = 2 * self._stride - 1
         self._random = rng.random
         self._left = self._stride
-        """Requests until the next one that is counted."""
+        """How many requests come before the next one that is counted."""
         self._noted: list[bytes] = []
         self._counts: dict[bytes, int] = {}
         self._decay_at = now + self._window_s / PANES
         self.until: dict[bytes, float] = {}
-        """Per hot key the monotonic time until which it counts as hot. Changed in place."""
+        """Per hot key, the monotonic time until which it counts as hot. Changed in place."""
         self.found = 0
-        """Times that a key became hot."""
+        """How often a key became hot."""
 
     def note(self, keys: list[bytes], now: float) -> None:
         """Take note of a request to read these keys."""
@@ -74,7 +75,7 @@ class HotKeys:
             self.count(now)
 
     def count(self, now: float) -> None:
-        """Count what was noted, and let the window slide; called by housekeeping as well."""
+        """Count the noted reads, and let the window slide; housekeeping calls this, too."""
         if self._noted:
             batch, self._noted = Counter(self._noted), []
             self._add(batch, now)
@@ -108,11 +109,11 @@ class HotKeys:
         return self._copy_ttl_ms
 
     def top(self, count: int) -> list[dict[str, Any]]:
-        """Return the keys read most, with about how many reads the last window had of each."""
+        """Return the keys that are read most, each with about how many reads it had in the last window."""
         counts = self._counts
         keys = nlargest(count, counts, key=counts.__getitem__)
         return [{"key": key, "reads": counts[key], "hot": key in self.until} for key in keys]
 
     def statistics(self) -> dict[str, Any]:
-        """Return what there is to tell, as plain values."""
+        """Return what ``meshcache stats`` shows of this part, as plain values."""
         return {"hot": len(self.until), "found": self.found, "counters": len(self._counts)}

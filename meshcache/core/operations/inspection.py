@@ -1,4 +1,4 @@
-"""What a node tells of itself and of the mesh: plain maps for the command line and for people."""
+"""What a node tells of itself and of the mesh: plain maps, for the command line and its readers."""
 
 from __future__ import annotations
 
@@ -156,23 +156,23 @@ class Explain:
         self._settle()
 
     def on_answer(self, group: None, node_id: str, answer: m.Reply) -> None:  # noqa: ARG002  (one group only)
-        """A replica told what it holds."""
+        """Note what a replica holds."""
         told = answer.results[0] if answer.results else None
         self.found[node_id] = told if isinstance(told, dict) else self._unknown(node_id, "no answer")
         self._settle()
 
     def on_lost(self, group: None, node_id: str) -> None:  # noqa: ARG002  (one group only)
-        """A replica cannot tell."""
+        """Note that a replica cannot answer."""
         self.found[node_id] = self._unknown(node_id, "not reached")
         self._settle()
 
     on_reject = on_lost
 
     def replan(self) -> None:
-        """Nothing: the explanation is of the owners at its begin."""
+        """Do nothing: the explanation is about the owners at its begin."""
 
     def on_timer(self) -> None:
-        """Whoever is silent now is told as silent."""
+        """Report the replicas that have not answered as silent."""
         for node_id in self._owners:
             if node_id not in self.found:
                 self.found[node_id] = self._unknown(node_id, "no answer in time")

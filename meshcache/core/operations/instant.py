@@ -1,6 +1,7 @@
-"""The instant that a turn of the node works with: one for all its parts, so that all that is decided in it agrees.
+"""The time of one turn of a node: the same for all its parts, so that all decisions of a turn agree.
 
-The wall clock is read when the node starts, and carried on by the steady one: it never goes back while the node runs.
+The wall clock is read when the node starts. From then on the wall time is moved on by the monotonic clock: it never
+goes back while the node runs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from meshcache.protocol.record import expiry_bytes
 
 
 class Instant:
-    """What time it is, in the three forms that the parts of a node compare with."""
+    """The present time, in the three forms that the parts of a node compare with."""
 
     __slots__ = ("_started", "_wall_ms_at_start", "now", "now_bytes", "wall_ms")
 
@@ -19,9 +20,9 @@ class Instant:
         self.move(now)
 
     def move(self, now: float) -> None:
-        """Go on to another instant; called once per event."""
+        """Move on to another time; the node calls this once per event."""
         self.now = now
-        """Monotonic seconds."""
+        """The monotonic time, in seconds."""
         self.wall_ms = wall_ms = self._wall_ms_at_start + int((now - self._started) * 1000)
         self.now_bytes = expiry_bytes(wall_ms)
-        """``wall_ms`` as records hold their expiry."""
+        """``wall_ms`` in the form in which records hold their expiry."""

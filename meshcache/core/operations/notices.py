@@ -1,9 +1,9 @@
-"""What whoever runs a node must hear of: that entries go for a limit, and that the mesh is too small for N.
+"""What an operator must hear of: entries are evicted because of a limit, and the mesh has fewer nodes than copies.
 
-Neither is an error, and callers see none: a write is acknowledged, and later the key is a miss. So the node says it in
-its log and in its status. A cache that is full evicts all the time; the log hears of the first eviction at once, and
-then once a minute of how many there were. That there are fewer nodes than copies is told when it has lasted: while
-nodes start one after the other it is how things are.
+Neither is an error, and no caller sees one: a write is acknowledged, and later its key is a miss. So the node says it
+in its log and in its status. A full cache evicts all the time: the log shows the first eviction at once, and then once
+a minute how many there were. That there are fewer nodes than copies is logged only when it lasts: it is normal while
+nodes start one after the other.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from meshcache.core.storage.store import Store
 from meshcache.core.view import View
 
 TELL_AGAIN_S: Final = 60.0
-"""Between two lines in the log about evictions."""
+"""The time between two lines in the log about evictions."""
 
 TOO_FEW_AFTER_S: Final = 5.0
-"""How long the ring must have been as it is before its size is worth a line."""
+"""How long the ring must be unchanged before the log says that it has too few nodes."""
 
 
 class Notices:
-    """What one node tells whoever runs it."""
+    """What one node tells its operator, in the log and in its status."""
 
     def __init__(self, config: Config, store: Store, view: View, outbox: Outbox, instant: Instant) -> None:
         self._config = config
@@ -33,25 +33,25 @@ class Notices:
         self._outbox = outbox
         self._instant = instant
         self._lost = 0
-        """Entries that went for a limit since the start, as of the last look."""
+        """How many entries were evicted or refused because of a limit since the start, at the last look."""
         self._lost_at: float | None = None
         self._told = 0
-        """How many of them the log has heard of."""
+        """How many of these the log has told of."""
         self._refused = 0
-        """How many of those were larger than the whole store."""
+        """How many of these were larger than the whole store."""
         self._tell_at = instant.now
         self._ring = b""
         self._ring_since = instant.now
         self._too_few = False
-        """The log was told that there are too few nodes."""
+        """Whether the log has said that there are too few nodes."""
 
     @property
     def evicted_s_ago(self) -> float | None:
-        """How long ago an entry went for a limit, in seconds; None: never."""
+        """How many seconds ago an entry was evicted or refused because of a limit; None: never."""
         return None if self._lost_at is None else round(self._instant.now - self._lost_at, 1)
 
     def run(self) -> None:
-        """Look whether there is something to tell."""
+        """Log what is new."""
         self._look_at_store()
         self._look_at_ring()
 
@@ -62,7 +62,7 @@ class Notices:
             self._lost, self._lost_at = lost, now
         if lost > self._told and now >= self._tell_at:
             settings = self._config.store
-            too_large = held.refused > self._refused  # for the whole store
+            too_large = held.refused > self._refused  # records that are too large for the whole store
             by_entries = not too_large and held.entries / settings.max_entries >= held.bytes / settings.max_bytes
             self._outbox.note(
                 "evicting",

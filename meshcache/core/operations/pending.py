@@ -1,8 +1,8 @@
-"""The operations that are under way at one node: who waits for which answer, and until when.
+"""The operations that are under way at one node: which of them waits for which answer, and until when.
 
 An operation is a small object that is fed answers, broken links, ring changes and its deadline; there is no suspended
-frame, because members may change under it. It has no reference to those who wait for it, and nobody keeps it alive but
-this table. Whatever fails in an operation ends that one, and the others go on.
+frame, because members may change under it. Only this table keeps it alive. An error in an operation ends that
+operation, and the others go on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from meshcache.core.view import View
 from meshcache.protocol import messages as m
 
 ENDED_MAX: Final = 64
-"""Who waited for an answer and has ended is looked for beyond so many."""
+"""Requests of operations that have ended are looked for and forgotten only when there are more than this."""
 REPAIR_DEADLINE_MS: Final = 1_000
 """A repair that arrives later is not worth executing."""
 
@@ -38,32 +38,32 @@ MakeRequest = Callable[[int, int, int, bytes], m.Message]
 
 
 class Operation(Protocol):
-    """What is under way at a node."""
+    """An operation that is under way at a node."""
 
     def on_answer(self, group: Any, node_id: str, answer: Any) -> None:
-        """Take what a node answered."""
+        """Take in what a node answered."""
 
     def on_lost(self, group: Any, node_id: str) -> None:
-        """The link broke: this node's answer will not come."""
+        """Note that the link broke, so that this node's answer will not come."""
 
     def on_reject(self, group: Any, node_id: str) -> None:
-        """The node did not execute what it was asked."""
+        """Note that the node did not execute what it was asked."""
 
     def on_timer(self) -> None:
-        """The time asked for has come."""
+        """Do what the timer was set for."""
 
     def replan(self) -> None:
-        """The ring or the links changed: find out anew who is to be asked."""
+        """Find out anew which nodes to ask, because the ring or the links changed."""
 
 
 class Background(Operation, Protocol):
-    """What the node does on its own account, for as long as it runs."""
+    """A part of a node that works by itself for as long as the node runs."""
 
     def run(self) -> None:
-        """Go on; called by housekeeping."""
+        """Do what is due; housekeeping calls this."""
 
     def statistics(self) -> dict[str, Any]:
-        """Return what there is to tell, as plain values."""
+        """Return what ``meshcache stats`` shows of this part, as plain values."""
 
 
 class Pending:
@@ -77,32 +77,32 @@ class Pending:
         instant: Instant,
         fail: Callable[[str, object, Exception], None],
     ) -> None:
-        """``fail`` takes what an operation raised, or raises it."""
+        """``fail`` logs what an operation raised, or raises it anew."""
         self.running: dict[Operation, float] = {}
-        """Operations that somebody waits for, and when each began."""
+        """Operations whose caller still waits for an answer, and when each began."""
         self.latencies = Latencies(KINDS)
         self.lingering: dict[Operation, int] = {}
-        """Operations that are answered, but still wait for slower owners; and how many bytes each keeps for them."""
+        """Operations that are answered and still wait for slower owners, and how many bytes each keeps for them."""
         self.lingering_bytes = 0
         self.background: dict[str, Background] = {}
-        """By name, what the node does on its own account."""
+        """By name, the parts that work by themselves."""
         self.read_bytes = 0
-        """What other nodes answered to reads that are still running."""
+        """The bytes that other nodes answered to reads that are still running."""
         self.repairs = 0
-        """Records written back to owners that answered a read with less."""
+        """How many records were written back to owners that answered a read with an older one or none."""
         self.restamps = 0
-        """Records that were stamped once more, since a replica held a newer one."""
+        """How many records were stamped once more, because a replica held a newer one."""
         self._view = view
         self._peers = peers
         self._outbox = outbox
         self._instant = instant
         self._fail = fail
         self._at_end: dict[Operation, Callable[[], None]] = {}
-        """What is to be called when an operation ends, in whatever way."""
+        """The functions to call when an operation ends, in whatever way."""
         self._waiting: dict[int, tuple[Operation, Any, str, type[Any]]] = {}
-        """By number of the request: who waits, for what of its parts, from which node, and for which kind of answer."""
+        """By request number: the operation that waits, with which of its parts, for which node and kind of answer."""
         self._timers: list[tuple[float, int, ref[Operation]]] = []
-        """A heap. It keeps no operation alive: most have ended long before their deadlines."""
+        """The timers, as a heap. It keeps no operation alive: most have ended long before their deadlines."""
         self._number = 0
 
     # -- asking and being answered -------------------------------------------------------------------------
@@ -120,9 +120,9 @@ class Pending:
         return True
 
     def on_answer(self, node_id: str, answer: Any) -> bool:
-        """Hand what a node answered to who waits for it. One that nobody waits for is late, and dropped.
+        """Hand the answer of a node to the operation that waits for it; drop it if none waits any more.
 
-        False if the request is another node's, or asked for another kind of answer: then it is none.
+        Return False if the request went to another node, or asks for another kind of answer: then it is no answer.
         """
         waiting = self._waiting.get(answer.request)
         if waiting is None:
@@ -139,19 +139,19 @@ class Pending:
         return True
 
     def on_link_lost(self, node_id: str) -> None:
-        """Give up what was asked of this node on the link that broke."""
+        """Give up the requests to this node on the link that broke."""
         lost = [request for request, waiting in self._waiting.items() if waiting[2] == node_id]
         for request in lost:
             operation, group, _, _ = self._waiting.pop(request)
             self._shielded(operation, operation.on_lost, group, node_id)
 
     def replan(self) -> None:
-        """The ring or the links changed."""
+        """Tell all operations that the ring or the links changed."""
         for operation in [*self.running, *self.background.values()]:
             self._shielded(operation, operation.replan)
 
     def _shielded(self, operation: Operation, turn: Callable[..., None], *arguments: Any) -> None:
-        """Have an operation do something, if it has not ended. If it fails, it ends, and the others go on."""
+        """Let an operation do something, if it has not ended. If that raises an error, end only this operation."""
         if not self._knows(operation):
             return
         try:
@@ -161,14 +161,14 @@ class Pending:
             self._fail(type(operation).__name__, "", error)
 
     def begin(self, operation: Operation, timer_at: float, at_end: Callable[[], None] | None = None) -> None:
-        """Keep an operation until ``end``, in whatever way it comes, and call its on_timer at that time."""
+        """Keep an operation until ``end``, call its on_timer at ``timer_at``, and ``at_end`` however it ends."""
         self.running[operation] = self._instant.now
         if at_end is not None:
             self._at_end[operation] = at_end
         self.wake(operation, timer_at)
 
     def begin_background(self, name: str, part: Background) -> None:
-        """Keep for good what the node does on its own account."""
+        """Keep a part that works by itself, for as long as the node runs."""
         self.background[name] = part
 
     def wake(self, operation: Operation, timer_at: float) -> None:
@@ -177,13 +177,13 @@ class Pending:
         heapq.heappush(self._timers, (timer_at, self._number, ref(operation)))
 
     def linger(self, operation: Operation, size: int, timer_at: float) -> None:
-        """Keep an operation that is answered, and so many bytes for owners that have not stored them, till then."""
+        """Keep an answered operation, and what it keeps for owners that have not stored it, until ``timer_at``."""
         self.lingering[operation] = size
         self.lingering_bytes += size
         self.wake(operation, timer_at)
 
     def end(self, operation: Operation) -> None:
-        """Forget an operation; answers still under way will meet no one."""
+        """Forget an operation; answers to it that are still under way are dropped."""
         began = self.running.pop(operation, None)
         if began is not None:
             self.latencies.note(operation, began, self._instant.now)
@@ -200,7 +200,7 @@ class Pending:
             self._outbox.send(link.address, m.Write(0, link.boot, deadline_ms, self._view.digest, True, keys, records))
 
     def note_read(self, change_bytes: int) -> None:
-        """Count what other nodes answered to a pending read; less than 0: it is not kept any more."""
+        """Add to the bytes kept for running reads; less than 0: they are not kept any more."""
         self.read_bytes += change_bytes
 
     def note_repairs(self, count: int) -> None:
@@ -215,7 +215,7 @@ class Pending:
         return operation in self.running or operation in self.lingering or operation in self.background.values()
 
     def tick(self) -> None:
-        """Run the timers that are due, and drop who waits for answers of operations that ended."""
+        """Run the timers that are due, and forget the requests of operations that ended."""
         while self._timers and self._timers[0][0] <= self._instant.now:
             operation = heapq.heappop(self._timers)[2]()
             if operation is not None:

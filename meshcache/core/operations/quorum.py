@@ -1,4 +1,4 @@
-"""How many owners are enough: what a level asks for, and what their answers prove. Pure arithmetic.
+"""How many owners are enough: what a consistency level asks for, and what the owners' answers prove. Pure arithmetic.
 
 Sources: Gifford 1979 for W + R > N; Dynamo (DeCandia et al. 2007).
 """
@@ -11,9 +11,9 @@ from meshcache.protocol import messages as m
 
 
 def level(asked: int, configured: int, owners: int) -> int:
-    """Return how many owners a level means. An explicit number stands as it is; names adapt to who is there.
+    """Return how many owners a level means. A number is taken as it is; a name adapts to the number of owners.
 
-    It is one at least: where all nodes are leaving nobody owns anything, and nothing can be done.
+    The result is at least one: where all nodes are leaving, no node owns anything, and nothing can be done.
     """
     if asked > 0:
         return asked
@@ -25,12 +25,12 @@ def level(asked: int, configured: int, owners: int) -> int:
 
 
 def holders_only(needed_to_read: int, needed_to_write: int, owners: int) -> bool:
-    """Tell whether W + R > N: then absence is no vote, since a cache forgets."""
+    """Tell whether W + R > N. Then an owner without the key has no vote, since a cache forgets."""
     return needed_to_read + needed_to_write > owners
 
 
 def answers_alone(view: View, cluster: ClusterSettings, key: bytes, record: bytes | None, r: int, w: int) -> bool:
-    """Tell whether this owner need ask nobody about a key: R is 1, and it holds it or absence needs no proof."""
+    """Tell whether this owner need ask no other about a key: R is 1, and it holds the key or absence needs no proof."""
     slot = view.ring.slot_of(key)
     owners = len(view.ring.owners[slot])
     needed = level(r, cluster.read_quorum, owners)

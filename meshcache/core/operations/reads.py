@@ -1,13 +1,14 @@
-"""Quorum reads: a batch of keys from R of their owners, this node first if it is one.
+"""Quorum reads: a batch of keys is read from R of their owners, first from this node if it is one of them.
 
-Where W + R > N only owners that *hold* the key vote (a cache forgets: eviction and restarts make the textbook quorum
-return old values), and fewer than R holders among all owners are a miss. Where W + R <= N any R answers do. The
-greatest version wins, tombstones included, and is written back to the owners that answered with less. Who does not
-answer within HEDGE_S is not waited for if another owner can be asked.
+Where W + R > N only owners that *hold* the key vote: a cache forgets, and with eviction and restarts the textbook
+quorum returns old values. If fewer than R of all owners hold the key, it is a miss. Where W + R <= N any R answers are
+enough. The greatest version wins, tombstones included, and is written back to the owners that answered with an older
+one or none. An owner that does not answer within HEDGE_S is not waited for if another owner can be asked.
 
-During a ring change each owner set, the current and the former, must have R holders among those that answered, or have
-answered as a whole: nodes that do not know of the change yet still write to the former owners only, those that never
-knew the former ring to the current ones only, and R of the two sets taken together meet neither for certain.
+During a ring change each owner set, the current one and each former one, must have R holders among the nodes that
+answered, or must have answered completely. For nodes that do not know of the change yet write to the former owners
+only, and nodes that never knew the former ring write to the current ones only: R owners of the two sets taken together
+may have seen neither write.
 
 Sources: Dynamo (DeCandia et al. 2007) for R, W and read repair; Dean & Barroso 2013 for the hedge.
 """
@@ -30,7 +31,7 @@ HEDGE_S: Final = 0.05
 
 
 class ReadGroup:
-    """Keys with the same owners that are not resolved yet, and what nodes answered."""
+    """Keys with the same owners that are not resolved yet, and what the nodes answered."""
 
     __slots__ = ("answers", "asked", "former", "indices", "keys", "needed", "owners", "strict", "voteless")
 
@@ -39,22 +40,22 @@ class ReadGroup:
         self.former = former
         self.keys = keys
         self.indices = indices
-        """Where these keys are in the batch."""
+        """The positions of these keys in the batch."""
         self.needed = 0
         self.strict = False
-        """W + R > N: only holders vote."""
+        """Whether W + R > N, so that only owners that hold a key vote."""
         self.answers: dict[str, dict[bytes, bytes | None]] = {}
-        """Per node, by key: the record held, or None. A key that is not in it was not answered."""
+        """By node and key: the record held, or None. A key that is missing here was not answered."""
         self.voteless: dict[str, dict[bytes, None]] = {}
-        """Per node the keys of which its answer proves nothing: it is still pulling their slots."""
+        """By node, the keys of which its answer proves nothing, because the node is still pulling their slots."""
         self.asked: dict[str, None] = {}
 
     def sets(self) -> list[Owners]:
-        """Return the owner sets of which each has to say enough."""
+        """Return the owner sets; each of them must give enough answers."""
         return [self.owners, *self.former]
 
     def targets(self) -> list[str]:
-        """Return all who may hold the keys, current owners first."""
+        """Return all nodes that may hold the keys, the current owners first."""
         return list(dict.fromkeys([*self.owners, *[node_id for owners in self.former for node_id in owners]]))
 
     def to_ask(self) -> list[str]:
@@ -62,7 +63,7 @@ class ReadGroup:
         return [node_id for node_id in self.targets() if node_id not in self.asked and self.unanswered(node_id)]
 
     def unanswered(self, node_id: str) -> list[bytes]:
-        """Return the keys of which this node has not said what it holds."""
+        """Return the keys of which this node has not said yet what it holds."""
         answered = self.answers.get(node_id)
         return self.keys if answered is None else [key for key in self.keys if key not in answered]
 
@@ -70,8 +71,9 @@ class ReadGroup:
 class QuorumRead:
     """Read a batch of keys from R of their owners.
 
-    ``done(results)`` is called once; per key the winning record (tombstones included), None, or
-    [Code.QUORUM, needed, received]. ``ended`` is given what others answered, once, before it, and even if it fails.
+    ``done(results)`` is called once; per key the winning record (tombstones included), None, or [Code.QUORUM, needed,
+    received]. ``ended`` is called once, before ``done`` and also if the read fails, with the bytes that other nodes
+    answered.
     """
 
     def __init__(
@@ -93,11 +95,11 @@ class QuorumRead:
         self.groups: list[ReadGroup] = []
         self._keys = keys
         self._held_bytes = 0
-        """What others answered so far."""
+        """The bytes that other nodes answered so far."""
         self._ended = ended
 
     def start(self) -> None:
-        """Read locally, ask others where that is not enough."""
+        """Read from this node's store, and ask other nodes where that is not enough."""
         for (owners, former), indices in self.coordinator.view.group_by_owners(self._keys).items():
             self._start_group(ReadGroup(owners, former, [self._keys[i] for i in indices], indices))
         if not self.groups:
@@ -126,7 +128,7 @@ class QuorumRead:
         self._advance(group)
 
     def _advance(self, group: ReadGroup) -> None:
-        """Resolve what can be; ask on for the rest."""
+        """Resolve the keys of which enough is known; ask further nodes for the others."""
         self._resolve(group)
         if not group.keys:
             if group in self.groups:
@@ -144,7 +146,7 @@ class QuorumRead:
                 if node_id in owners and node_id not in known and self._ask(group, node_id):
                     known.add(node_id)
                     missing -= 1
-        if not group.asked:  # R answered, but too few of them hold the keys: ask all the others
+        if not group.asked:  # R nodes answered, but too few of them hold the keys: ask all the others
             for node_id in self._by_promise(group):
                 self._ask(group, node_id)
 
@@ -166,7 +168,7 @@ class QuorumRead:
         return sorted(group.to_ask(), key=lambda node_id: state_of(node_id) != State.ALIVE)
 
     def _resolve(self, group: ReadGroup) -> None:
-        """Fill in the results that are certain, repair, and leave in the group the keys that are not."""
+        """Note the results that are certain, repair their owners, and leave the other keys in the group."""
         if len(group.answers) < group.needed:
             return
         resolved, open_keys, open_indices = [], [], []
@@ -184,7 +186,7 @@ class QuorumRead:
             self._repair(group, resolved)
 
     def _judge(self, group: ReadGroup, key: bytes) -> tuple[bool, bytes | None]:
-        """Tell whether enough is known of a key, and if so the winning record or None."""
+        """Tell whether enough is known of a key, and if so return the winning record or None."""
         certain, reached_anywhere, voteless_anywhere = True, False, False
         void = self.coordinator.view.void
         winner: bytes | None = None
@@ -208,13 +210,13 @@ class QuorumRead:
             reached = (holders if group.strict else voters) >= min(group.needed, len(owners))
             reached_anywhere = reached_anywhere or reached
             certain = certain and (reached or answered >= len(owners))
-        # Everybody answered, and too few hold it: a miss, in strict reading. But where copies are on the move, the
-        # newest of all that there are is the newest.
+        # Everybody answered, and too few hold the key: by the strict rule a miss. But while slots move, the newest
+        # record of all owners is certainly the newest.
         enough = reached_anywhere or voteless_anywhere or not group.strict
         return certain, winner if enough else None
 
     def _repair(self, group: ReadGroup, resolved: list[tuple[bytes, bytes]]) -> None:
-        """Write winners back to the owners that answered with less."""
+        """Write the winning records back to the owners that answered with an older one or none."""
         coordinator = self.coordinator
         for node_id, answered in group.answers.items():
             if node_id not in group.owners:
@@ -226,7 +228,8 @@ class QuorumRead:
                     continue
                 if not held and not is_live(winner, coordinator.instant.now_bytes):
                     continue
-                if not 1 <= len(key) <= m.KEY_BYTES_MAX:  # may be asked for, and is held by who lies
+                # May be asked for, but only a node that does not keep the rules can hold it.
+                if not 1 <= len(key) <= m.KEY_BYTES_MAX:
                     continue
                 keys.append(key)
                 winners.append(winner)
@@ -239,7 +242,7 @@ class QuorumRead:
                 coordinator.pending.send_repair(node_id, keys, winners)
 
     def on_answer(self, group: tuple[ReadGroup, list[bytes]], node_id: str, answer: m.ReadReply) -> None:
-        """A replica says what it holds; perhaps, to bound the size of its answer, only of the first keys asked for."""
+        """Take in what a replica holds; to bound the size of its answer it may name only the first of the keys."""
         read_group, keys = group
         if read_group not in self.groups:
             return
@@ -260,14 +263,14 @@ class QuorumRead:
         self._settle()
 
     def on_lost(self, group: tuple[ReadGroup, list[bytes]], node_id: str) -> None:
-        """Ask someone else."""
+        """Ask another node instead."""
         if group[0] in self.groups:
             group[0].asked.pop(node_id, None)
             self._advance(group[0])
             self._settle()
 
     def on_reject(self, group: tuple[ReadGroup, list[bytes]], node_id: str) -> None:
-        """A replica that will not say anything would be asked again for ever: what it said proves nothing."""
+        """Count the answer of a replica that refuses as proof of nothing, so that it is not asked again for ever."""
         read_group, keys = group
         if read_group in self.groups:
             read_group.asked.pop(node_id, None)
@@ -277,10 +280,10 @@ class QuorumRead:
             self._settle()
 
     def replan(self) -> None:
-        """Ask those who own the keys now.
+        """Ask the nodes that own the keys now.
 
-        What was answered under other owners counts no more: a former owner that becomes an owner again drops what it
-        held, and so must who has read it.
+        What was answered under other owners counts no more. A former owner that becomes an owner again drops what it
+        held, so its old answer must be dropped here, too.
         """
         open_groups, self.groups = self.groups, []
         for old in open_groups:
@@ -292,7 +295,7 @@ class QuorumRead:
         self._settle()
 
     def on_timer(self) -> None:
-        """Either the hedge, or the deadline."""
+        """Ask further owners after HEDGE_S, or end the read at its deadline."""
         if self.coordinator.instant.now < self.deadline:
             for group in self.groups:
                 for node_id in self._by_promise(group):
@@ -314,7 +317,7 @@ class QuorumRead:
             self.done(self.results)
 
     def release(self) -> None:
-        """Give back what this read takes, whether it was answered or has failed; to be called again does no harm."""
+        """Free what this read keeps, whether it was answered or has failed; calling this again does no harm."""
         held_bytes, self._held_bytes = self._held_bytes, 0
         self.coordinator.pending.note_read(-held_bytes)
         ended, self._ended = self._ended, None

@@ -1,9 +1,9 @@
-"""Reads that other nodes are asked for, a few at a time: nobody knows beforehand how much they bring.
+"""Reads from other nodes run a few at a time, since nobody knows beforehand how many bytes they bring.
 
-What is read elsewhere comes over the one link to its node, and whatever else that node answers waits behind it. So the
-reads of all connections together are bounded by their keys, and the large among them by their bytes as well: how much
-a key brings is guessed from what the last ones of the same connection brought, or of all others, if it is new. Small
-reads never wait for large ones. Connections take turns.
+What is read from another node comes over the one link to it, and all other answers of that node wait behind it. So the
+reads of all connections together are bounded by their keys, and the large reads also by their bytes. How much a key
+brings is guessed from the last reads of the same connection or, for a new connection, of all others. Small reads never
+wait for large ones. Connections take turns.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ from collections.abc import Callable
 from typing import Final
 
 READ_KEYS_MAX: Final = 64
-"""Keys of reads from other nodes that run at a time; a read counts for ``KEYS_COUNTED_MAX`` of them at most …"""
+"""How many keys of reads from other nodes run at a time; one read counts for at most ``KEYS_COUNTED_MAX`` keys."""
 KEYS_COUNTED_MAX: Final = 16
 READ_KEYS_OF_ONE_MAX: Final = 32
-"""… and those of one connection for so many."""
+"""How many of these keys may belong to one connection."""
 SMALL_BYTES: Final = 64 << 10
-"""A read that is expected to bring more is large …"""
+"""A read that is expected to bring more bytes than this is large."""
 LARGE_KEYS_MAX: Final = 48
-"""… and large ones have room for so many keys, and leave the rest to the small …"""
+"""How many keys of large reads run at a time; the rest is left to small reads."""
 LARGE_BYTES_MAX: Final = 4 << 20
-"""… and those that run at a time may bring so much; one always may …"""
+"""How many bytes the large reads that run may bring together; a single large read may always run."""
 READ_BYTES_MAX: Final = 16 << 20
-"""… and no other begins while so much has been read that cannot be answered yet."""
+"""No further read begins while this many bytes have been read and cannot be answered yet."""
 READS_WAITING_MAX: Final = 1024
-"""Of one connection; more are refused."""
+"""How many reads of one connection may wait; more are refused."""
 KEY_BYTES_AT_FIRST: Final = 128 << 10
-"""The guess before anything was read."""
+"""The guess of what a key brings, before anything was read."""
 LATEST_WEIGHT: Final = 0.5
-"""Of the read that ended last in a guess."""
+"""The weight of the latest read in a guess."""
 GUESSES_MAX: Final = 4096
 
 
 class RemoteReads:
-    """The reads of one node, by the connection that they came on."""
+    """The reads from other nodes that one node runs, by the connection that asked."""
 
     def __init__(self, held_bytes: Callable[[], int]) -> None:
-        """``held_bytes``: what was read and cannot be answered yet."""
+        """``held_bytes`` returns how many bytes were read and cannot be answered yet."""
         self._held_bytes = held_bytes
         self._running: Counter[bytes] = Counter()
-        """Keys, by connection."""
+        """Keys of the reads that run, by connection."""
         self._total = 0
         self._large_bytes = 0.0
-        """What the large reads that run are expected to bring."""
+        """How many bytes the large reads that run are expected to bring."""
         self._waiting: dict[bytes, deque[tuple[int, Callable[[float], None]]]] = {}
-        """In the order of whose turn it is."""
+        """The reads that wait, by connection; the first connection is next."""
         self._guesses: dict[bytes, float] = {}
-        """Bytes that a key of a connection brings."""
+        """By connection, the guess of how many bytes a key brings."""
         self._guess = float(KEY_BYTES_AT_FIRST)
-        """The same of connections that nothing is known of."""
+        """The guess for a connection of which nothing is known yet."""
         self._beginning = False
 
     def start(self, origin: bytes, keys: int, begin: Callable[[float], None]) -> bool:
-        """Begin a read now or when others have ended; False if too many wait.
+        """Begin a read now or when others have ended; return False if too many wait.
 
-        ``begin`` is given what the read is expected to bring, to hand it to ``ended``, which is called once for each.
-        It raises nothing: it may be called because another's read has ended.
+        ``begin`` is called with the bytes that the read is expected to bring, and must pass them to ``ended``, once for
+        each read. ``begin`` must raise nothing: it may be called while another read ends.
         """
         line = self._waiting.setdefault(origin, deque())
         if len(line) >= READS_WAITING_MAX:
@@ -67,7 +67,7 @@ class RemoteReads:
         return True
 
     def ended(self, origin: bytes, keys: int, expected_bytes: float, read_bytes: int) -> None:
-        """A read of this connection has ended, and brought so much: others may begin."""
+        """Note that a read of this connection has ended and what it brought, and begin reads that wait."""
         count = min(keys, KEYS_COUNTED_MAX)
         self._total -= count
         self._running[origin] -= count
@@ -87,7 +87,7 @@ class RemoteReads:
             del self._guesses[next(iter(self._guesses))]
 
     def _begin(self) -> None:
-        """Begin what may; a read can end before its beginning returns, and then calls this again."""
+        """Begin reads that may run. A read can end before its ``begin`` returns, and then calls this again."""
         if self._beginning:
             return
         self._beginning = True
@@ -98,7 +98,7 @@ class RemoteReads:
             self._beginning = False
 
     def _begin_next(self) -> bool:
-        """Begin the next read of each connection that has room; False if none has."""
+        """Begin the next read of each connection that has room; return False if none has."""
         begun = False
         for origin in tuple(self._waiting):
             keys, begin = self._waiting[origin][0]
@@ -118,7 +118,7 @@ class RemoteReads:
         line = self._waiting.pop(origin)
         line.popleft()
         if line:
-            self._waiting[origin] = line  # behind the others
+            self._waiting[origin] = line  # behind the other connections
 
     def _has_room(self, origin: bytes, count: int, expected_bytes: float) -> bool:
         if not self._total:

@@ -1,7 +1,7 @@
-"""What this node holds, as operations change it: the store, and all that has to be minded when something is stored.
+"""What this node holds, as operations change it: the store, and all that must follow when something is stored.
 
-Whatever comes to a node is merged here: what a clear or tag invalidation has overruled stays out, those who compute a
-value that is being written hear of it (fill_leases.py), and what a repair changes is announced.
+Every record that comes to a node is merged here. What a clear or a tag invalidation has dropped stays out, the fill
+leases hear of each write (fill_leases.py), and what a repair changes is announced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from meshcache.protocol.record import NEVER_MS, expiry_bytes, is_tombstone, tomb
 
 
 class Replica:
-    """The replica that one node is of the slots that it holds. ``on_announced`` takes what this node announces."""
+    """This node as a replica of the slots that it holds.
+
+    ``on_announced`` is called with each announcement of the node.
+    """
 
     def __init__(
         self,
@@ -41,10 +44,10 @@ class Replica:
         self._on_announced = on_announced
         self._watched: Sized = ()
         self._note_written: Callable[[list[bytes], list[bytes]], None] = lambda *_: None
-        """See ``watch``."""
+        """Told of what is stored; see ``watch``."""
 
     def expires_ms(self, ttl_ms: int) -> int:
-        """Return the expiry that a ``ttl_ms`` of the protocol means."""
+        """Return the expiry that the ``ttl_ms`` of a message means."""
         if ttl_ms == m.TTL_DEFAULT:
             if self._default_ttl_s == math.inf:
                 return NEVER_MS
@@ -52,10 +55,10 @@ class Replica:
         return self._instant.wall_ms + ttl_ms if ttl_ms > 0 else NEVER_MS
 
     def merge(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
-        """Store records here, each if nothing newer is held and no clear or tag invalidation has overruled it.
+        """Store each record unless a newer one is held, or a clear or tag invalidation has dropped it.
 
-        Everything that comes to this node is stored by way of this. It returns what ``Store.merge`` does; the version
-        of the drop stands for the greater one held.
+        Everything that comes to this node is stored by this method. It returns what ``Store.merge`` returns; for a
+        dropped record, the version of the drop stands for the greater version held.
         """
         overruled = self.floors.overruled(keys, records, self._instant.wall_ms) if self.floors else None
         if overruled:
@@ -66,16 +69,16 @@ class Replica:
         return outcome
 
     def watch(self, keys: Sized, note_written: Callable[[list[bytes], list[bytes]], None]) -> None:
-        """Have somebody told of the keys and records that are stored here, as long as ``keys`` is not empty."""
+        """Call ``note_written`` with the keys and records that are stored here, whenever ``keys`` is not empty."""
         self._watched, self._note_written = keys, note_written
 
     def _merge_what_is_left(
         self, keys: list[bytes], records: list[bytes], overruled: dict[int, bytes]
     ) -> tuple[list[list[int | bytes]], list[int]]:
-        """Merge a batch of which some records are overruled, by index, by the drop of a version.
+        """Merge a batch of which some records were dropped: ``overruled`` gives the drop's version by their index.
 
-        What an overruled record would have replaced goes with it: a newer version was written and dropped, so no older
-        one must stay.
+        What a dropped record would have replaced goes with it: a newer version was written and dropped, so no older one
+        may stay.
         """
         admitted, kept = list(records), []
         for i, record in enumerate(records):
@@ -94,10 +97,10 @@ class Replica:
         return greater, [kept[place] for place in live]
 
     def merge_repair(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
-        """Store here what a repair brings, unless this node has forgotten something as new.
+        """Store the records of a repair, except for keys of which this node has forgotten something as new.
 
-        What it replaces is announced: a coordinator that died in the middle of a write announced nothing, and those
-        who keep copies of the old value hear of the new one when the replica does.
+        What a repair replaces is announced: a coordinator that died in the middle of a write announced nothing, and
+        near caches must hear that their copies of the old value are void.
         """
         keys, records = self.store.above_floor(keys, records)
         replaced: dict[tuple[EventKind, bytes], list[bytes]] = {}
@@ -111,7 +114,7 @@ class Replica:
         return self.merge(keys, records)
 
     def stamp(self, expires_ms: int) -> bytes:
-        """Return a new version and this expiry: what makes a content a record."""
+        """Return a new version with this expiry: put before a content, they make a record."""
         return self._clock.tick(self._instant.wall_ms) + expiry_bytes(expires_ms)
 
     def publish(self, kind: EventKind, version: bytes, keys: list[bytes]) -> None:

@@ -1,9 +1,9 @@
-"""What is asked of a node: the operations of clients, and those of other coordinators.
+"""What a node is asked: the operations of clients, and those of other coordinators.
 
-Every request is admitted first: one that is meant for a former process, has passed its deadline, or exceeds what this
-node can take is refused or dropped unexecuted. Then it becomes an object of reads.py, writes.py, updates.py or
-drops.py, whose ``done`` puts the answer into the outbox; a large batch becomes several of them, see portions.py. The
-usual GET (this node owns the keys and one holder is enough) is answered here at once.
+Every request is admitted first. A request that is meant for a former process, has passed its deadline, or is more than
+this node can take is refused or dropped without being executed. Then it becomes an object of reads.py, writes.py,
+updates.py or drops.py, whose ``done`` puts the answer into the outbox; a large batch becomes several of these, see
+portions.py. The usual GET (this node owns the keys and one holder is enough) is answered here at once.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from meshcache.protocol.messages import Code, EventKind
 from meshcache.protocol.record import tombstone, without_value
 
 HOT_KEYS_TOLD: Final = 100
-"""How many keys INSPECT "hot" tells of."""
+"""How many keys INSPECT "hot" names."""
 
 SMALL_REPLY_BYTES: Final = 1 << 16
-"""A reply of less is given even if clients have not read a great deal that they were given."""
+"""A smaller reply is always given, even if clients have left many bytes of earlier replies unread."""
 
 DEADLINE_S_MAX: Final = 60.0
-"""No client can make a node keep an operation for longer."""
+"""No client can make a node keep an operation for longer than this."""
 
 _FAILURES: Final = frozenset({int(Code.QUORUM), int(Code.OVERLOADED), int(Code.NOT_READY), int(Code.STALE_BOOT)})
 """Results that say: not done, or not for certain."""
@@ -51,20 +51,20 @@ Done = Callable[[list[Any]], None]
 """Takes the results of an operation."""
 Wrap = Callable[[list[bytes], Done], Done]
 EARLY_MAX: Final = 4096
-"""Keys remembered of writes that came before the news of a ring; more only means more misses."""
+"""How many keys of early writes are remembered: those by a ring that is not known here yet. Fewer mean more misses."""
 
 
 class Readers:
-    """What the driver knows of those who ask: by default, that all read what they are sent."""
+    """What the driver knows of the connections that ask: by default, that all read what they are sent."""
 
     deaf: Container[bytes] = ()
-    """Those who do not, and are served no more until they do."""
+    """Connections that do not read what they are sent; they are not served until they do."""
     bytes_left: int = 1 << 62
-    """What more can be sent to all of them until some have read what they were sent."""
+    """How much more can be sent to all connections together until some of it has been read."""
 
 
 class Requests:
-    """The requests that one node serves."""
+    """The requests that one node serves, of clients and of other nodes."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Requests:
         self._ready = ready
         self._in_majority = in_majority
         self._early: deque[tuple[bytes, bytes]] = deque(maxlen=EARLY_MAX)
-        """Keys that were written by somebody who works with another ring, and the digest of that."""
+        """Keys of writes that worked with a ring unknown here, each with the digest of that ring."""
         self._retire = retire
         self._compare = compare
         self._sections = sections
@@ -112,14 +112,14 @@ class Requests:
         self._slow = SlowOperations(self._config.log.slow_operation_s, self._outbox, self._instant)
         self._boot = boot
         self.leave_asked_by = ""
-        """The connection on which somebody asked this node to leave; empty: nobody did, unless its own process."""
+        """The connection on which this node was asked to leave; empty: not asked, or by its own process."""
 
     def heed(self, readers: Readers) -> None:
-        """Take from now on into account what the driver knows of those who ask."""
+        """Use from now on what the driver knows of the connections that ask."""
         self.readers = readers
 
     def handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
-        """Return what serves each kind of request, given who asks and the request."""
+        """Return the handler of each kind of request; it is called with the connection and the request."""
         return {
             m.Get: self._on_get,
             m.Set: self._on_set,
@@ -140,7 +140,7 @@ class Requests:
         }
 
     def _admit(self, origin: bytes, request: Any, *, from_client: bool = True) -> bool:
-        """Refuse what must not be executed: meant for a former process, too late, or more than this node can do."""
+        """Refuse a request that must not be executed: for a former process, too late, or more than this node can do."""
         if request.boot != self._boot:
             self._counters.stale_boot += 1
             self._reject(origin, request, [int(Code.STALE_BOOT)])
@@ -207,7 +207,7 @@ class Requests:
         return done
 
     def _held(self, get: m.Get) -> list[bytes | None] | None:
-        """Return what this node has, in the usual case: it holds the slots of the keys, and one holder is enough."""
+        """Return the records in the usual case: this node holds the slots of the keys, and one holder is enough."""
         view, keys = self._view, get.keys
         if self._reads_one(get.r) and not view.former and (view.holds_all or self._holds(keys)):
             return self._store.read(keys, self._instant.now_bytes)
@@ -221,7 +221,7 @@ class Requests:
             self._get_elsewhere(origin, get, records, done)
 
     def _get_elsewhere(self, origin: bytes, get: m.Get, records: list[bytes | None] | None, done: Done) -> None:
-        """Read what this node lacks, or all if ``records`` is None."""
+        """Read from other nodes what this node lacks, or everything if ``records`` is None."""
         keys = get.keys
         if records is not None:
             if self._must_ask_others(get.w):
@@ -237,7 +237,7 @@ class Requests:
 
     def _read(self, origin: bytes, get: m.Get, keys: list[bytes], done: Done) -> None:
         def checked(results: list[Any]) -> None:
-            # On the losing side of a partition: by now the majority may have newer values.
+            # On the losing side of a partition: the majority may have newer values by now.
             done(results if self._in_majority() else [[int(Code.NOT_READY)]] * len(keys))
 
         make = partial(QuorumRead, self._coordinator, keys, get.r, get.w, self._deadline(get), checked)
@@ -247,7 +247,10 @@ class Requests:
     def _begin_read(
         self, origin: bytes, keys: int, make: Callable[[Callable[[int], None]], QuorumRead], expected_bytes: float
     ) -> None:
-        """Begin a read. If it fails it ends unanswered: this may be called in the turn of another one."""
+        """Begin a read.
+
+        If that fails, the read ends unanswered: this may be called while another request is handled.
+        """
         read = make(partial(self._remote_reads.ended, origin, keys, expected_bytes))
         try:
             if origin in self.readers.deaf:
@@ -263,7 +266,7 @@ class Requests:
     def _read_absent(
         self, origin: bytes, get: m.Get, records: list[Any], done: Done, wrap: Wrap = lambda _, done: done
     ) -> None:
-        """Ask other owners for what this one lacks."""
+        """Ask other owners for the keys that this one lacks."""
         absent = [i for i, record in enumerate(records) if record is None]
 
         def fill(found: list[Any]) -> None:
@@ -279,9 +282,9 @@ class Requests:
             self._reject(origin, request, [int(Code.OVERLOADED)])
 
     def _change(self, origin: bytes, request: Any, run: Callable[[Any, DoneWithBatch], None]) -> None:
-        """Run a change of keys, and answer; on the losing side of a partition, that it may be lost.
+        """Run a change of keys, and answer; on the losing side of a partition the answer says that it may be lost.
 
-        The majority may have gone on without those who stored it, while they got there.
+        While the change was stored, the majority may have gone on without the nodes that stored it.
         """
         keys, began = request.keys, self._instant.now
         self._counters.keys += len(keys)
@@ -301,12 +304,12 @@ class Requests:
 
     def _reads_one(self, level: int) -> bool:
         configured = self._read_quorum
-        if level == m.DEFAULT_LEVEL and configured == 1:  # mostly
+        if level == m.DEFAULT_LEVEL and configured == 1:  # the usual case
             return True
         return quorum.level(level, configured, min(self._config.cluster.replicas, self._size())) == 1
 
     def _must_ask_others(self, write_level: int) -> bool:
-        """Tell whether absence here proves nothing: there are other owners, and W + 1 > N."""
+        """Tell whether a missing key proves nothing: there are other owners, and W + 1 > N."""
         cluster = self._config.cluster
         owners = min(cluster.replicas, self._size())
         return owners > 1 and quorum.holders_only(1, quorum.level(write_level, cluster.write_quorum, owners), owners)
@@ -329,7 +332,7 @@ class Requests:
 
     def _reply_records(self, origin: bytes, get: m.Get, records: list[Any], outcome: dict[str, int]) -> None:
         if self.hot.until and (hot := self.hot.among(get.keys)):
-            # Before the reply: who reads it knows then what to keep.
+            # Before the reply, so that the client that reads the reply knows what to keep.
             copy_ttl_ms = self.hot.copy_ttl_ms if self._config.cluster.read_quorum == 1 else 0
             self._outbox.reply(origin, m.Hot(copy_ttl_ms, hot))
         if get.meta:
@@ -347,7 +350,7 @@ class Requests:
         self._reply(origin, get.request, records)
 
     def turn_away(self, origin: bytes, numbers: list[int]) -> None:
-        """Refuse a client's requests that there is no time for, by their numbers."""
+        """Refuse, by their numbers, requests of a client for which there is no time."""
         self._counters.requests += len(numbers)
         self._counters.refused += len(numbers)
         self._by_kind.note_refused("unknown", Code.OVERLOADED.name.lower(), len(numbers))
@@ -370,7 +373,7 @@ class Requests:
         stamp = replica.stamp(expires_ms)
         if len(keys) == 1 or len(dict.fromkeys(keys)) == len(keys):
             records = [stamp + content for content in contents]
-        else:  # a key twice in one batch: the later content must have the greater version
+        else:  # if a key is in a batch twice, the later content must have the greater version
             records = [replica.stamp(expires_ms) + content for content in contents]
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
@@ -483,7 +486,7 @@ class Requests:
         self._outbox.reply(origin, m.ReadReply(read.request, view.digest, records[:count], voteless))
 
     def _voteless(self, keys: list[bytes]) -> list[int]:
-        """Return the indices of the keys of which this node cannot say anything for certain."""
+        """Return the indices of the keys of which this node can say nothing for certain."""
         if self._view.holds_all and self._ready():
             return []
         if not self._ready():
@@ -506,9 +509,9 @@ class Requests:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
 
     def _pass_on(self, write: m.Write) -> None:
-        """Who works with a former ring writes past those who have come since: they get it from here.
+        """Pass a write on to the owners that a coordinator with a former ring does not know.
 
-        One of them may have pulled the slot from this node already, which is the last that it asks for.
+        One of them may have pulled the slot from this node already, and asks for nothing after that.
         """
         missing: dict[str, list[int]] = {}
         for i, key in enumerate(write.keys):
@@ -519,10 +522,10 @@ class Requests:
             self._coordinator.keep_hint(node_id, keys, records)
 
     def written_early(self, digest: bytes) -> list[tuple[bytes, bytes]]:
-        """Return what is held of keys that were written by who worked with this ring already, when it is new here.
+        """Return the records held of keys that were written by this ring before the ring was known here.
 
-        They are not left over from another time, as all else in slots that this node gains is: they may have been
-        acknowledged because this node has them.
+        They are not left over from another time, as everything else in slots that this node gains is. They may have
+        been acknowledged because this node has them.
         """
         keys = [key for view, key in self._early if view == digest]
         return [(key, record) for key in keys if (record := self._store.peek(key)) is not None]
@@ -551,7 +554,7 @@ class Requests:
     def _on_pull(self, origin: bytes, pull: m.Pull) -> None:
         if not self._admit(origin, pull, from_client=False):
             return
-        if pull.view != self._view.digest:  # what this node writes from now on might pass the asker by: not yet
+        if pull.view != self._view.digest:  # a later write by this node might not reach the asker: give it nothing yet
             self._reject(origin, pull, [int(Code.NOT_READY)])
         else:
             slots = [slot for slot in pull.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
@@ -581,7 +584,7 @@ class Requests:
 
 
 def _up_to(budget: int, records: list[Any]) -> list[Any]:
-    """Replace what exceeds the size of a reply by [Code.MORE]; the first record always goes."""
+    """Replace records beyond the size of a reply by [Code.MORE]; the first record is always given."""
     for i, record in enumerate(records):
         if record is not None:
             budget -= len(record)

@@ -1,29 +1,31 @@
 """Atomic updates (add, replace, cas, incr, touch, locks): run at the key's first owner, one at a time per key.
 
-A node that is asked for a key it does not own first passes the update on, once (``hops``): a node that does not see
-itself as the first owner refuses instead of passing it on again, and who passed it on tries again until the views
-agree or time is up. A suspect stays the first owner until it is declared dead, so that two nodes do not both act as
-one. What a network partition can still do: each side has its own first owner, and the later stamp wins at the heal.
+A node that is asked for a key it does not own first passes the update on, once (``hops``). A node that is not the first
+owner by its own view refuses an update that was passed on, and the node that passed it on tries again until the views
+agree or the time is over. A suspect stays the first owner until it is declared dead, so that no two nodes act as first
+owner. A network partition can still cause that: each side has its own first owner, and when it heals, the later version
+wins.
 
 At the owner an update reads, computes and stamps without a pause in between where the owner holds the key and R = 1.
-Else it reads a quorum first, and the key is locked until then. Writes of one key through its owner are therefore in
-one order. A plain ``set`` or ``delete`` that another node coordinates meanwhile is ordered by its stamp: with an
-update that changes the content it is one of two concurrent writes, of which the last wins. A touch changes none, so it
-must not win: its record gets a revision of the version that was read (``HybridClock.revise``), and any such write is
-newer than that.
+Else it reads from a quorum first, and the key is locked until that is done. Writes of one key through its owner are
+therefore in one order. A plain ``set`` or ``delete`` that another node coordinates meanwhile is ordered by its version:
+beside an update that changes the content it is one of two concurrent writes, and the later one wins. A touch changes no
+content, so it must not win against such a write: its record gets a revision of the version that was read
+(``HybridClock.revise``), and any such write is newer than that.
 
-What an entry carries besides its value (tags, say) stays with ``touch`` and ``incr``; whoever stores a value says anew.
+What an entry has besides its value, such as tags, is kept by ``touch`` and ``incr``; a change that stores a value
+replaces it.
 
-What is about fill leases takes the same way here, and is decided by fill_leases.py: a caller that is parked there keeps
-its batch waiting, and so travels alone.
+Changes that are about fill leases are passed on in the same way, and are decided by fill_leases.py. A caller that is
+parked there makes its whole batch wait, and so is sent alone.
 
-A lock is an entry whose value is its holder's token (``ACQUIRE``, ``EXTEND``, ``RELEASE``). So whoever asks again,
-because an answer was lost, is recognised: it is given the same version, and the same record is stored once more where
-it may be missing. A token that was released is remembered for a while and acquires nothing any more: a caller that
-gave up, and whose question comes after that by another way, must not hold what it does not know of.
+A lock is an entry whose value is its holder's token (``ACQUIRE``, ``EXTEND``, ``RELEASE``). So a caller that asks
+again, because an answer was lost, is recognised: it is given the same version, and the same record is stored once more
+where it may be missing. A token that was released is remembered for a while and acquires nothing any more: a question
+of a caller that gave up may arrive late, by another way, and must not leave it a lock that it does not know of.
 
 An update that was passed on and whose answer was lost may have been executed: it is answered with Code.QUORUM, and
-only repeated by callers for whom that is no matter.
+repeated only by callers that may repeat it safely.
 """
 
 from __future__ import annotations
@@ -57,22 +59,25 @@ _INT_FLAGS: Final = bytes((0, INT_TAG))
 _INT_DIGITS_MAX: Final = 20
 _INT64: Final = range(-(1 << 63), 1 << 63)
 _RETRY_S: Final = 0.05
-"""How soon an update is offered again to an owner that does not see itself as one yet."""
+"""How soon an update is sent again to a node that does not see itself as the first owner yet."""
 
 RELEASED_MAX: Final = 4096
-"""Tokens that were released last and are remembered. What comes after its deadline is not executed anyway."""
+"""How many tokens of released locks are remembered.
+
+A question that arrives after its deadline is not executed anyway.
+"""
 
 _LEASE_CHANGES: Final = (Change.LEASE, Change.FILL, Change.HOLD)
 _LOCK_CHANGES: Final = (Change.ACQUIRE, Change.EXTEND, Change.RELEASE)
 _REMOVALS: Final = (Change.DROP, Change.RELEASE)
 _TOKEN_FLAGS: Final = bytes((0, 0))
-"""To clients a lock's token is a value of bytes."""
+"""To clients the token of a lock is a value of type bytes."""
 Computed = tuple[Any, bytes | None, int]
-"""What the update answers, the content to store (None: nothing), its expiry in ms."""
+"""What the update answers, the content to store (None: nothing), and its expiry in ms."""
 
 
 class LeaseChanges(Protocol):
-    """Who serves the changes that are about fill leases; see fill_leases.py."""
+    """The part that serves changes about fill leases; see fill_leases.py."""
 
     def begin(self, batch: UpdateBatch, index: int) -> None:
         """Serve one change of a batch."""
@@ -92,7 +97,7 @@ class UpdateBatch:
         self._unsent: list[int] = []
 
     def start(self) -> None:
-        """Run what this node owns, pass on the rest."""
+        """Run the updates of keys that this node owns first, and pass on the others."""
         self.coordinator.pending.begin(self, self.deadline)
         self._unsent = list(range(len(self.request.keys)))
         self._distribute()
@@ -100,7 +105,7 @@ class UpdateBatch:
             self._settle()
 
     def settle(self, index: int, result: Any) -> None:
-        """Note the result of one update; with the last one the batch is done."""
+        """Note the result of one update; the last one ends the batch."""
         self.results[index] = result
         self._open -= 1
         self._settle()
@@ -116,7 +121,7 @@ class UpdateBatch:
         elsewhere: dict[str, list[int]] = {}
         for index in indices:
             owner = next(iter(coordinator.view.ring.preference_list(request.keys[index])), None)
-            if owner is None:  # all nodes are leaving
+            if owner is None:  # no node owns the key: all nodes are leaving
                 self._unsent.append(index)
             elif owner == coordinator.own_id:
                 if request.changes[index][0] in _LEASE_CHANGES:
@@ -148,7 +153,7 @@ class UpdateBatch:
             self._unsent.extend(group)
 
     def on_answer(self, group: list[int], node_id: str, answer: m.Reply) -> None:
-        """The owner has run them, or refused some unexecuted."""
+        """Note the owner's results; it may have refused some updates without executing them."""
         results = answer.results or []
         if len(results) != len(group):
             self.on_lost(group, node_id)
@@ -162,22 +167,22 @@ class UpdateBatch:
             self.coordinator.pending.wake(self, min(self.deadline, self.coordinator.instant.now + _RETRY_S))
 
     def on_reject(self, group: list[int], node_id: str) -> None:  # noqa: ARG002  (the coordinator says who)
-        """Not executed: it can be offered again."""
+        """Offer the updates again later: they were not executed."""
         self._unsent.extend(group)
         self.coordinator.pending.wake(self, min(self.deadline, self.coordinator.instant.now + _RETRY_S))
 
     def on_lost(self, group: list[int], node_id: str) -> None:  # noqa: ARG002  (the coordinator says who)
-        """They may have been executed, and must not be repeated."""
+        """Answer that the updates failed: they may have been executed, and must not be repeated."""
         for index in group:
             self.settle(index, [int(Code.QUORUM), 1, 0])
 
     def replan(self) -> None:
-        """Offer what was not sent to who owns it now."""
+        """Send updates that were not sent yet to the nodes that own the keys now."""
         if self._unsent:
             self._distribute()
 
     def on_timer(self) -> None:
-        """Offer again, or give up at the deadline."""
+        """Offer updates again, or give up at the deadline."""
         if self.coordinator.instant.now < self.deadline:
             self.replan()
             return
@@ -194,7 +199,7 @@ class UpdateBatch:
 
 
 class KeyUpdate:
-    """One update of one key at its owner."""
+    """One update of one key at its first owner."""
 
     __slots__ = ("batch", "change", "index", "key")
 
@@ -205,7 +210,7 @@ class KeyUpdate:
         self.change = batch.request.changes[index]
 
     def start(self) -> None:
-        """Wait for the lock if there is one; read, compute, write."""
+        """Wait for the lock of the key, if another update has it; then read, compute and write."""
         updates = self.batch.updates
         waiting = updates.locked.get(self.key)
         if waiting is not None:
@@ -226,13 +231,13 @@ class KeyUpdate:
             if isinstance(found, list):
                 self.batch.settle(self.index, found)
             else:
-                held = coordinator.store.peek(self.key)  # written here while the others were asked
+                held = coordinator.store.peek(self.key)  # a write may have arrived here while the others were asked
                 self._apply(max(filter(None, (found, held)), default=None))
         finally:
             self._unlock()
 
     def _unlock(self) -> None:
-        """Let those go on that wait for this update of the key."""
+        """Let the updates go on that wait for this update of the key."""
         waiting = self.batch.updates.locked.pop(self.key, deque())
         while waiting:
             waiting.popleft().start()
@@ -257,7 +262,7 @@ class KeyUpdate:
         if record is not None and kind == Change.TOUCH:
             stamp = coordinator.clock.revise(version_of(record)) + expiry_bytes(expires_ms)
         elif record is not None and kind == Change.ACQUIRE:
-            stamp = record[:STAMP_BYTES]  # it is held by this token: there may be too few copies, and that is all
+            stamp = record[:STAMP_BYTES]  # the lock has this token already: only copies may be missing
         else:
             stamp = coordinator.replica.stamp(expires_ms)
         if kind in {Change.ACQUIRE, Change.EXTEND}:
@@ -280,17 +285,17 @@ class KeyUpdate:
 
 
 class Updates:
-    """What the updates of one node share: which keys are locked, and who waits for them."""
+    """What the updates of one node share: which keys are locked, and which updates wait for them."""
 
     def __init__(self, coordinator: Coordinator, fills: LeaseChanges) -> None:
         self.coordinator = coordinator
         self.fills = fills
         self.locked: dict[bytes, deque[KeyUpdate]] = {}
         self._released: dict[bytes, None] = {}
-        """Tokens of locks, the one released last at the end."""
+        """Tokens of released locks, the latest at the end."""
 
     def admits(self, change: list[Any]) -> bool:
-        """Tell whether a change of a lock is to be looked at: not, if it is to acquire by a token that was released."""
+        """Tell whether a change of a lock may run: not if it acquires by a token that was released."""
         token = change[1]
         if change[0] == Change.RELEASE:
             self._released.pop(token, None)
@@ -301,7 +306,7 @@ class Updates:
 
 
 def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -> Computed:
-    """Return what a change makes of the live record (None: there is none). Pure, but for the time."""
+    """Return what a change makes of the live record (None: there is none). Pure, except that it uses the time."""
     kind = change[0]
     if kind == Change.INCR:
         return _increment(change, record, coordinator)
@@ -329,7 +334,7 @@ def compute(change: list[Any], record: bytes | None, coordinator: Coordinator) -
 
 
 def _token_of(record: bytes) -> bytes | None:
-    """Return the token of who holds a lock; None if the record is no lock's."""
+    """Return the token of the holder of a lock; None if the record is not a lock."""
     content = content_of(record)
     return content[len(_TOKEN_FLAGS) :] if content.startswith(_TOKEN_FLAGS) else None
 

@@ -1,9 +1,9 @@
-"""Quorum writes: a batch of records to all their owners in parallel, done at W of them.
+"""Quorum writes: a batch of records to all their owners in parallel, done when W owners have stored it.
 
-During a ring change it takes W of each owner set, the current and the former (view.py says why). A replica that holds
-a greater version refuses and says so; the coordinator's clock is then past it, and the keys concerned are stamped and
-sent once more. What is not stored when the ring changes is sent to the new owners; what a node has stored counts in
-any view. Repeating a write is safe: records are stored only if newer.
+During a ring change it takes W of each owner set, the current and the former (view.py says why). A replica that holds a
+greater version refuses and says so; its answer moves the coordinator's clock past that version, and the keys concerned
+are stamped and sent once more. Records that are not stored when the ring changes are sent to the new owners; what a
+node has stored counts in any view. Repeating a write is safe: records are stored only if newer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LINGER_S: Final = 1.0
 """How long an answered write waits for the owners beyond W before it leaves them a hint."""
 LINGERING_MAX: Final = 2000
 LINGERING_BYTES_MAX: Final = 32 << 20
-"""Answered writes that wait at most, and what they keep meanwhile; with more, hints are left at once."""
+"""How many bytes answered writes that wait may keep; beyond that, hints are left at once."""
 
 
 class WriteGroup:
@@ -39,13 +39,13 @@ class WriteGroup:
         self.keys = keys
         self.records = records
         self.indices = indices
-        """Where these keys are in the batch."""
+        """The positions of these keys in the batch."""
         self.needed = 0
         self.acked: dict[str, None] = {}
         self.asked: dict[str, None] = {}
 
     def targets(self) -> Iterable[str]:
-        """Return all who shall store these records."""
+        """Return all nodes that are to store these records."""
         if not self.former:
             return self.owners
         return dict.fromkeys([*self.owners, *[node_id for owners in self.former for node_id in owners]])
@@ -55,7 +55,7 @@ class WriteGroup:
         return sum([node_id in self.acked for node_id in self.owners])
 
     def complete(self) -> bool:
-        """Tell whether enough of each owner set have."""
+        """Tell whether enough owners of each owner set have stored the records."""
         if self.received() < self.needed:
             return False
         return not self.former or all(
@@ -67,8 +67,9 @@ class QuorumWrite:
     """Store a batch of records at W of their owners.
 
     It is announced as ``kind`` in the invalidation stream when it is done.
+
     ``done(errors, live)`` is called once: ``errors`` maps indices to [Code.QUORUM, needed, received], ``live`` has the
-    indices of keys of which a live record was replaced (told for tombstones only).
+    indices of keys of which a live record was replaced (reported for tombstones only).
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class QuorumWrite:
         self.deadline = deadline
         self.level = level
         self.kind = kind
-        """As what the write is announced."""
+        """The kind of event as which the write is announced."""
         self.done = done
         self.live: set[int] = set()
         self.errors: dict[int, list[int]] = {}
@@ -95,12 +96,12 @@ class QuorumWrite:
         self._complete: list[WriteGroup] = []
         self._restamp_allowed = restamp
         self._restamped: dict[int, bytes] = {}
-        """By index the version of keys that were stamped once more: each is at most once."""
+        """By index, the version of keys that were stamped once more; no key is stamped a third time."""
         self._keys = keys
         self._records = records
 
     def start(self) -> None:
-        """Store locally, send to the others; finish at once if that is enough."""
+        """Store the records here and send them to the other owners; finish at once if that is enough."""
         coordinator = self.coordinator
         for (owners, former), indices in coordinator.view.group_by_owners(self._keys).items():
             if len(indices) == len(self._keys):
@@ -163,7 +164,7 @@ class QuorumWrite:
             self._restamp(group, newer)
 
     def _restamp(self, group: WriteGroup, newer: list[list[Any]]) -> None:
-        """Write keys once more, with a stamp past the greater version that a replica holds."""
+        """Write keys once more, with a version past the greater one that a replica holds."""
         coordinator, indices = self.coordinator, group.indices
         places = [i for i, _ in newer if 0 <= i < len(indices) and indices[i] not in self._restamped]
         if not places:
@@ -172,24 +173,27 @@ class QuorumWrite:
             coordinator.clock.merge(clock_of(version), coordinator.instant.wall_ms)
         coordinator.pending.note_restamps(len(places))
         clock, wall_ms = coordinator.clock, coordinator.instant.wall_ms
-        # A stamp for each: a batch may have a key twice, and the later content must win again.
+        # Each key gets a version of its own: a batch may have a key twice, and the later content must win again.
         records = [clock.tick(wall_ms) + group.records[i][VERSION_BYTES:] for i in places]
         self._restamped.update({indices[i]: version_of(record) for i, record in zip(places, records, strict=True)})
         keys = [group.keys[i] for i in places]
         self._start_group(WriteGroup(group.owners, group.former, keys, records, [indices[i] for i in places]))
 
     def on_lost(self, group: WriteGroup, node_id: str) -> None:
-        """The node may or may not have stored it; it is asked again when its link is back, which is safe."""
+        """Ask the node again when its link is back: it may or may not have stored the records; repeating is safe."""
         group.asked.pop(node_id, None)
         if self in self.coordinator.pending.lingering:
             self.coordinator.keep_hint(node_id, group.keys, group.records)
             self._end_if_through()
 
     on_reject = on_lost
-    """A replica that did not execute it is as good as one that did not answer: both can be asked again."""
+    """A node that refused the write is treated like one that did not answer: both can be asked again."""
 
     def replan(self) -> None:
-        """Send what is not yet stored to those who own it now. What a node has stored counts for any view."""
+        """Send records that are not stored yet to the nodes that own them now.
+
+        What a node has stored counts in any view.
+        """
         open_groups, self.groups = self.groups, []
         for old in open_groups:
             for (owners, former), places in self.coordinator.view.group_by_owners(old.keys).items():
@@ -206,7 +210,7 @@ class QuorumWrite:
         self._settle()
 
     def on_timer(self) -> None:
-        """The deadline: say how far it got. Or the end of waiting for those that were not needed."""
+        """At the deadline, answer with what was reached; after the answer, end the wait for owners beyond W."""
         if self in self.coordinator.pending.lingering:
             self._hint_outstanding()
             self.coordinator.pending.end(self)
@@ -229,7 +233,7 @@ class QuorumWrite:
             self._finish()
 
     def _finish(self) -> None:
-        """Announce and answer. What failed is announced too: some replica may have stored it, or will by a hint."""
+        """Announce and answer. A failed write is announced, too: some replica may have stored it, or will by a hint."""
         restamped = self._restamped
         keys = [key for i, key in enumerate(self._keys) if i not in restamped] if restamped else self._keys
         if keys:
@@ -240,7 +244,7 @@ class QuorumWrite:
         self._linger()
 
     def _linger(self) -> None:
-        """Answered: see to the owners that have not stored it. Those that are asked get a moment, the others a hint."""
+        """After the answer, give owners that were asked more time to store the records; leave the others a hint."""
         coordinator = self.coordinator
         outstanding = [group for group in self._complete if group.former or group.received() < len(group.owners)]
         if not outstanding:

@@ -1,17 +1,18 @@
-"""Anti-entropy: owners of a slot compare what they hold, all the time and a little at a time.
+"""Anti-entropy: owners of a slot compare what they hold, all the time and a few slots at a time.
 
-Now and then (``SLOTS_PER_S``) a node sends the digests of some of its slots to another owner of them. The other
-answers with the slots that differ and, for the first of these, with all its keys and versions. Of keys that both have,
-what is newer there is fetched and what is newer here is sent. Stores merge by version, so any order and any repetition
-is safe.
+A node sends the digests of ``SLOTS_PER_S`` of its slots a second, some at a time, to another owner of them. The other
+owner answers with the slots that differ and, for the first of these, with all its keys and versions. Of keys that both
+hold, what is newer there is fetched and what is newer here is sent. Stores merge by version, so any order and any
+repetition is safe.
 
-A key that only the other has may have been evicted here, and repair must not fight that: it is taken only if nothing
-was evicted here for ``FILL_AFTER_MS``. Nor is a single owner's word enough where W + R > N: this node may have
-forgotten something newer, and with an old copy it would vote for it. So such keys are read by quorum, whose read
-repair brings what is certain. Versions younger than ``SETTLE_MS`` are left alone, since their writes may still be under
-way. While slots move, movement.py does the work.
+A key that only the other owner holds may have been evicted here, and repair must not undo that: such a key is taken
+only if nothing was evicted here for ``FILL_AFTER_MS``. Nor is the word of one owner enough where W + R > N: this node
+may have forgotten something newer, and with an old copy it would vote for the old value. So such keys are read by
+quorum, and the read repair of that read brings what is certain. Versions younger than ``SETTLE_MS`` are left alone,
+since their writes may still be under way. While slots move, movement.py does this work.
 
-Digests are made when asked for and kept until the slot changes: a mesh at rest compares bytes it already has.
+Digests are made when they are asked for and kept until the slot changes: a mesh at rest compares bytes that it already
+has.
 
 Sources: Demers et al. 1987 for anti-entropy; Dynamo for digests by range (here a slot, where a tree would have leaves).
 """
@@ -28,14 +29,14 @@ from meshcache.protocol import messages as m
 from meshcache.protocol.record import VERSION_BYTES, expiry_bytes
 
 INTERVAL_S: Final = 0.25
-"""The time between two rounds, at least."""
+"""The least time between two rounds."""
 SLOTS_PER_S: Final = 256
 SLOTS_PER_ROUND: Final = 256
-"""So a mesh at rest has one round a second: what a round costs then is its messages."""
+"""The most slots of one round. So a mesh at rest has one round a second, which costs little but its messages."""
 CHANGED_PER_ROUND: Final = 64
-"""Slots whose digest is computed in one round at most."""
+"""How many slots have their digest computed in one round at most."""
 ENTRIES_PER_ROUND: Final = 4000
-"""Entries whose digest is computed in one round at most: about three milliseconds."""
+"""How many entries are read for digests in one round at most: about three milliseconds."""
 SETTLE_MS: Final = 2000
 FILL_AFTER_MS: Final = 60_000
 DEADLINE_S: Final = 2.0
@@ -43,7 +44,7 @@ BATCH_KEYS: Final = 512
 
 
 class AntiEntropy:
-    """The comparisons that one node makes."""
+    """The comparisons that one node makes with other owners."""
 
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
@@ -52,16 +53,16 @@ class AntiEntropy:
         self.fetched = 0
         self.sent = 0
         self.passed_at: float | None = None
-        """When the last pass over all slots was complete."""
+        """When the last pass over all slots was complete; None: none was yet."""
         self._next_slot = 0
         self._turn = 0
-        """Which of a slot's other owners is asked: the next one in each pass."""
+        """Which of a slot's other owners is asked: in each pass the next one."""
         self._next_at = 0.0
         self._evictions = 0
         self._evicted_ms = -FILL_AFTER_MS
 
     def run(self) -> None:
-        """Begin a round if it is time. Called by housekeeping."""
+        """Begin a round if it is time. Housekeeping calls this."""
         coordinator = self.coordinator
         if coordinator.instant.now < self._next_at:
             return
@@ -77,7 +78,7 @@ class AntiEntropy:
         self._next_at = max(self._next_at, coordinator.instant.now + sum(map(len, chosen.values())) / SLOTS_PER_S)
 
     def statistics(self) -> dict[str, Any]:
-        """Return what was compared and repaired since the start; ``pass_age_s``: since the last whole pass."""
+        """Return what was compared and repaired since the start. ``pass_age_s``: how long ago a pass ended."""
         age = None if self.passed_at is None else round(self.coordinator.instant.now - self.passed_at, 1)
         return {
             "compared_slots": self.compared_slots,
@@ -89,11 +90,11 @@ class AntiEntropy:
 
     @property
     def fills(self) -> bool:
-        """Tell whether this node takes keys that it lacks: it does not if it may have evicted them itself."""
+        """Tell whether this node takes keys that it lacks: not while it may have evicted them itself."""
         return self.coordinator.instant.wall_ms - self._evicted_ms >= FILL_AFTER_MS
 
     def _choose(self) -> dict[str, list[int]]:
-        """Return the next slots to compare, by whom to compare them with."""
+        """Return the next slots to compare, by the node to compare them with."""
         coordinator, view = self.coordinator, self.coordinator.view
         store, own_id = coordinator.store, coordinator.own_id
         alive = {fact.node_id for fact in coordinator.membership.peers() if fact.state == State.ALIVE}
@@ -136,7 +137,7 @@ class AntiEntropy:
         )
 
     def answer(self, compare: m.Compare) -> m.CompareReply:
-        """Say which slots differ here, and what this node has of the first of them."""
+        """Answer a comparison: which slots differ, and the keys and versions of the first of them."""
         coordinator = self.coordinator
         slots, view = coordinator.view.ring.slots, coordinator.view
         differing = [
@@ -148,7 +149,7 @@ class AntiEntropy:
         return m.CompareReply(compare.request, view.digest, differing, keys, versions)
 
     def _settled(self, slot: int) -> tuple[list[bytes], list[bytes]]:
-        """Return keys and versions of a slot, but for what is too young or has expired; as many as a message holds."""
+        """Return keys and versions of a slot, without young and expired ones, as many as one message may hold."""
         store, wall_ms = self.coordinator.store, self.coordinator.instant.wall_ms
         before = (wall_ms - SETTLE_MS).to_bytes(6, "big")
         soon = expiry_bytes(wall_ms + SETTLE_MS)
@@ -161,7 +162,7 @@ class AntiEntropy:
         return keys, versions
 
     def on_answer(self, group: list[int], node_id: str, answer: m.CompareReply | m.ReadReply) -> None:
-        """Take what a partner said: which slots differ, or the records fetched from it."""
+        """Take in the answer of the other owner: which slots differ, or the records that were fetched."""
         coordinator = self.coordinator
         if isinstance(answer, m.ReadReply):
             pairs = [
@@ -186,7 +187,7 @@ class AntiEntropy:
         keys, versions = self._settled(slot)
         mine = dict(zip(keys, versions, strict=True))
         others = dict(zip(theirs.keys, theirs.versions, strict=True))
-        # Of a slot with more keys than a message holds, only the part that both have listed can be compared.
+        # If a slot has more keys than a message may hold, only the part that both nodes have listed can be compared.
         limit = min((max(part) for part in (mine, others) if len(part) >= m.BATCH_OPS_MAX), default=None)
         listed = [key for key in others if limit is None or key <= limit]
         fetch = [key for key in listed if key in mine and mine[key] < others[key]]
@@ -208,7 +209,7 @@ class AntiEntropy:
         return quorum.holders_only(r, quorum.level(m.DEFAULT_LEVEL, cluster.write_quorum, owners), owners)
 
     def _read(self, keys: list[bytes]) -> None:
-        """Read keys by quorum, for the sake of the read repair."""
+        """Read keys by quorum, so that the read repair stores them here."""
 
         def done(results: list[Any]) -> None:
             self.fetched += sum(type(result) is bytes for result in results)
@@ -232,12 +233,12 @@ class AntiEntropy:
         coordinator.pending.send_repair(node_id, [key for key, _ in found], [record for _, record in found])
 
     def on_lost(self, group: object, node_id: str) -> None:
-        """The next pass comes to these slots again."""
+        """Do nothing: the next pass comes to these slots again."""
 
     on_reject = on_lost
 
     def on_timer(self) -> None:
-        """Nothing: housekeeping calls ``run``."""
+        """Do nothing: housekeeping calls ``run``."""
 
     def replan(self) -> None:
-        """Nothing: the next round goes by the new ring."""
+        """Do nothing: the next round works with the new ring."""

@@ -1,9 +1,10 @@
-"""Hinted handoff: writes that an owner has missed, kept for it in bounded memory until it can take them.
+"""Hinted handoff: writes that an owner has missed are kept for it, in bounded memory, until it can take them.
 
-A write is done at W acks; for the owners that have not acked by then the coordinator keeps the records, the latest per
-key, and delivers them when the node answers again. Hints never count towards W. They are for a node that is slow,
-paused or cut off for a moment: one that is declared dead asks for all it missed when it comes back (movement.py), so
-its hints are dropped. What does not fit is dropped too, oldest first, and left to anti-entropy.
+A write is done when W owners have acknowledged it. For the owners that have not, the coordinator keeps the records, the
+latest per key, and delivers them when the owner answers again. Hints never count towards W. They are for a node that is
+slow, paused or cut off for a moment. A node that is declared dead asks for all that it missed when it comes back
+(movement.py), so its hints are dropped. Hints that do not fit into the memory are dropped, too, the oldest first, and
+left to anti-entropy.
 
 Source: Dynamo (DeCandia et al. 2007), with Cassandra's rule that hints do not count.
 """
@@ -17,14 +18,14 @@ from meshcache.core.operations.coordinator import Coordinator
 from meshcache.protocol import messages as m
 
 HINT_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Keys and records kept for one node."""
+"""The bytes of keys and records kept for one node at most."""
 PAGE_KEYS: Final = 512
 PAGE_BYTES: Final = 256 * 1024
 DELIVER_DEADLINE_S: Final = 2.0
 
 
 class Hints:
-    """What one coordinator keeps for owners that missed it."""
+    """The records that one coordinator keeps for owners that missed them."""
 
     def __init__(self) -> None:
         self.kept = 0
@@ -34,7 +35,7 @@ class Hints:
         self._bytes: dict[str, int] = {}
 
     def statistics(self) -> dict[str, Any]:
-        """Return the number of hints by node, and what became of those before."""
+        """Return the number of hints by node, and what became of earlier hints."""
         return {
             "waiting": {node_id: len(hints) for node_id, hints in self._waiting.items()},
             "kept": self.kept,
@@ -43,7 +44,7 @@ class Hints:
         }
 
     def add(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
-        """Keep records for a node."""
+        """Keep records for a node that missed them."""
         hints = self._waiting.setdefault(node_id, {})
         size = self._bytes.get(node_id, 0)
         for key, record in zip(keys, records, strict=True):
@@ -60,7 +61,7 @@ class Hints:
         self._bytes[node_id] = size
 
     def nodes(self) -> list[str]:
-        """Return for whom something is kept, or was until it was delivered."""
+        """Return the nodes for which something is kept, or was kept and is delivered by now."""
         return list(self._waiting)
 
     def has(self, node_id: str) -> bool:
@@ -68,7 +69,7 @@ class Hints:
         return bool(self._waiting.get(node_id))
 
     def page(self, node_id: str) -> tuple[list[bytes], list[bytes]]:
-        """Return keys and records that are kept for a node, the oldest, as many as one message may bring."""
+        """Return the oldest keys and records that are kept for a node, as many as one message may bring."""
         keys: list[bytes] = []
         records: list[bytes] = []
         size = 0
@@ -81,7 +82,7 @@ class Hints:
         return keys, records
 
     def on_delivered(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
-        """A node has these records, or newer ones: forget them."""
+        """Forget records that a node has stored, or for which it has newer ones."""
         hints = self._waiting.get(node_id, {})
         for key, record in zip(keys, records, strict=True):
             if hints.get(key) == record:
@@ -96,7 +97,7 @@ class Hints:
 
 
 class Handoff:
-    """Delivers the hints of one coordinator."""
+    """Delivers the hints of one coordinator to the owners that missed them."""
 
     def __init__(self, coordinator: Coordinator, hints: Hints) -> None:
         self.coordinator = coordinator
@@ -104,11 +105,11 @@ class Handoff:
         self._asked_at: dict[str, float] = {}
 
     def statistics(self) -> dict[str, Any]:
-        """Return the number of hints by node, and what became of those before."""
+        """Return the number of hints by node, and what became of earlier hints."""
         return self.hints.statistics()
 
     def run(self) -> None:
-        """Deliver to whoever is back; forget the gone. Called by housekeeping."""
+        """Deliver to the nodes that answer again; forget hints for nodes that are gone. Housekeeping calls this."""
         now = self.coordinator.instant.now
         for node_id in self.hints.nodes():
             state = self.coordinator.membership.state_of(node_id)
@@ -130,21 +131,21 @@ class Handoff:
             self._asked_at[node_id] = self.coordinator.instant.now
 
     def on_answer(self, group: tuple[list[bytes], list[bytes]], node_id: str, answer: m.WriteReply) -> None:  # noqa: ARG002
-        """The node has these records, or newer ones: forget them, and go on with the next."""
+        """Forget what the node has stored by now, and go on with its next hints."""
         self.hints.on_delivered(node_id, *group)
         self._asked_at.pop(node_id, None)
         if self.hints.has(node_id):
             self._deliver(node_id)
 
     def on_lost(self, group: object, node_id: str) -> None:  # noqa: ARG002  (the hints are still there)
-        """Housekeeping tries again."""
+        """Do nothing: the hints are kept, and housekeeping tries again."""
         self._asked_at.pop(node_id, None)
 
     on_reject = on_lost
 
     def on_timer(self) -> None:
-        """Nothing: housekeeping calls ``run``."""
+        """Do nothing: housekeeping calls ``run``."""
 
     def replan(self) -> None:
-        """A link came up, perhaps one that is waited for."""
+        """Deliver now: the link that came up may be to a node with hints."""
         self.run()

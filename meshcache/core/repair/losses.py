@@ -1,7 +1,7 @@
-"""What a mesh must forget when it loses members, under the strict partition policy: view.py says which slots, and why.
+"""What a mesh must forget when it loses members, under the strict partition policy; view.py says which slots, and why.
 
-A node counts the losses that it sees itself, in every change of the member table before it follows that. What it then
-finds void it drops at once, before it answers anything more: neither is it pulled from here, nor does it count.
+A node notes the losses that it sees itself, in every change of the member table, before it applies that change. It
+drops what is void at once, before it answers anything more, so that no void record is pulled from here or counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from meshcache.protocol.messages import Fact
 
 
 class Losses:
-    """The members that one node has seen go, or come back with nothing."""
+    """The members that one node has seen go, or come back without what they held."""
 
     def __init__(
         self, cluster: ClusterSettings, store: Store, view: View, membership: Membership, outbox: Outbox
@@ -27,15 +27,15 @@ class Losses:
         self._membership = membership
         self._outbox = outbox
         self._seen: dict[str, Fact] = {}
-        """The member table as it was last looked at."""
+        """The member table at the time of the last look."""
 
     def start_anew(self) -> None:
-        """Count only what is lost from now on: this node has lost all itself, and learns from others what there is."""
+        """Count only losses from now on: this node has lost everything, and learns from the others what there is."""
         self._view.start_anew()
         self._seen = {}
 
     def note(self) -> list[int]:
-        """Return the slots of which an acknowledged write may be lost, by what has changed in the member table."""
+        """Return the slots that may have lost an acknowledged write by the latest changes of the member table."""
         seen, self._seen = self._seen, {fact.node_id: fact for fact in self._membership.facts()}
         lost = [
             node_id
@@ -45,7 +45,7 @@ class Losses:
         return self._view.lose(lost, self._cluster.write_quorum, self._cluster.read_quorum) if lost else []
 
     def void(self, slots: list[int], version: bytes) -> None:
-        """Forget all there is of these slots, up to a version, which is that of now."""
+        """Drop all that is held of these slots up to a version, the present one, and do not count it any more."""
         dropped = 0
         for slot in slots:
             self._view.void[slot] = version

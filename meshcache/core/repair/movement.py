@@ -1,24 +1,26 @@
-"""Moving slots to their new owners: whoever gains a slot pulls it from those who hold it.
+"""Moving slots to their new owners: a node that gains a slot pulls it from the nodes that hold it.
 
-When the ring changes, a node looks which slots it owns and does not *hold*: it pulls each from all other owners of it,
-current and former, page by page, and merges what it gets by version. Tombstones, expiries and versions travel with the
-records. While it pulls, reads and writes involve the former owners too (view.py), so nothing is missed and nothing
-late. When it holds all its slots it says so in its fact (``synced``, the digest of the ring); when all members have
+When the ring changes, a node looks which slots it owns and does not *hold*. It pulls each of them from all other owners
+of it, current and former, page by page, and merges what it gets by version. Tombstones, expiries and versions travel
+with the records. While a node pulls, reads and writes involve the former owners too (view.py), so nothing is missed.
+When the node holds all its slots, it says so in its fact (``synced``, the digest of the ring). When all members have
 said so, the former ring is dropped everywhere, and only then do former owners drop what they no longer own.
 
-That one rule covers a join, a death (the survivors are the holders), a restart with empty memory (every slot is
-pulled), and a leave: a node that leaves first gives itself the weight 0, owns nothing in the ring that the others then
-compute, and goes when all of them are synced to it. Slots already held stay held when the ring changes again, a pull
-in progress goes on with whoever can still be asked, and one that is no longer wanted ends: so it is resumable and can
-be given up at any time.
+That one rule covers a join, a death (the survivors hold the slots), a restart with empty memory (every slot is pulled),
+and a leave: a node that leaves first gives itself the weight 0, so that it owns nothing in the ring that the others
+then compute, and goes when all of them are synced to that ring. Slots that are held stay held when the ring changes
+again. A pull in progress then goes on with the nodes that can still be asked, and ends if its slot is no longer wanted.
+So a movement can be resumed or given up at any time.
 
 A peer that was counted dead and is back as the same process may have served clients meanwhile, on its side of a split
-network. So all that it has of this node's slots is pulled, too, those that are held included; these keep their vote.
+network. So all that it has of this node's slots is pulled, also slots that are held; these keep their vote.
 
-Before its pages each source is asked for its floors (drop_floors.py): what was cleared, and which tags were
-invalidated, while this node was not there. Else it could bring back, or let in later, what the others have dropped.
+Before its pages each source is asked for its drop floors (drop_floors.py): what was cleared, and which tags were
+invalidated, while this node was not there. Else this node could bring back, or let in later, what the others have
+dropped.
 
-At most one page per source is under way, and ``BYTES_PER_S_MAX`` limits them all, so that the load is not disturbed.
+At most one page per source is under way, and ``BYTES_PER_S_MAX`` limits them all together, so that clients do not
+notice the movement.
 
 Sources: Infinispan's rebalance phases (read old, write all, then switch); Cassandra's bootstrap for the pull.
 """
@@ -41,14 +43,14 @@ PAGE_DEADLINE_S: Final = 2.0
 
 @dataclass(slots=True)
 class _Source:
-    """A node to pull from, and what."""
+    """A node to pull from, and the slots to pull from it."""
 
     node_id: str
     slots: deque[int] = field(default_factory=deque)
     cursor: bytes = b""
     """The last key received of the first slot."""
     floors_from: bytes | None = b""
-    """Where to go on asking for what was dropped; None: all is known."""
+    """Where in the source's drop floors to go on; None: all of them are known."""
     asked_at: float | None = None
 
 
@@ -62,21 +64,21 @@ class Movement:
         self._drops = drops
         self._sources: dict[str, _Source] = {}
         self._missing: dict[int, int] = {}
-        """Per slot that is being pulled, the number of sources that are not through."""
+        """Per slot that is being pulled: how many sources have more to give."""
         self._from_everybody = False
         self._alone = False
         self._came = True
-        """This node has just come: it has not held all its slots yet."""
+        """Whether this node has just started, and has not held all its slots yet."""
         self._present: dict[str, None] = {}
         self._boots: dict[str, int] = {}
-        """The process that each peer was when it was last there."""
+        """By peer, the boot of the process that was last seen there."""
         self._returned: dict[str, None] = {}
-        """Peers that were gone and are back with what they wrote meanwhile, of which not all has been pulled."""
+        """Peers that were gone and are back, with writes of their own that are not all pulled yet."""
         self._allowance_bytes = 0.0
         self._allowance_at = 0.0
 
     def statistics(self) -> dict[str, int]:
-        """Return how far it is, and what it has moved since the start."""
+        """Return how far the movement is, and what it has moved since the start."""
         return {
             "slots_missing": len(self._missing),
             "pulled_keys": self.pulled_keys,
@@ -84,7 +86,7 @@ class Movement:
         }
 
     def on_view(self, *, alone: bool) -> None:
-        """Follow a change of the ring or of who is there. ``alone``: there is nobody who could hold anything."""
+        """Follow a change of the ring or of the members. ``alone``: no other node could hold anything."""
         coordinator = self.coordinator
         owned, held = coordinator.view.owned, coordinator.view.held
         if alone:
@@ -121,9 +123,10 @@ class Movement:
         self._boots |= present
 
     def distrust(self) -> None:
-        """This node was out of the ring and has missed writes: it holds nothing for certain until it has pulled it.
+        """Count no slot as held until it has been pulled: this node was out of the ring, and has missed writes.
 
-        The others may have been apart as well, each side with rings of its own, so everybody is asked.
+        The other nodes may have been cut off from each other as well, each side with rings of its own, so all are
+        asked.
         """
         self.coordinator.view.distrust()
         self._from_everybody = True
@@ -150,7 +153,7 @@ class Movement:
             view.held[slot] = 1
 
     def run(self) -> None:
-        """Ask for the next pages, as far as the allowance goes. Called every turn of housekeeping."""
+        """Ask for the next pages, as far as the byte limit allows. Housekeeping calls this every turn."""
         coordinator = self.coordinator
         elapsed_s = min(1.0, coordinator.instant.now - self._allowance_at)
         self._allowance_at = coordinator.instant.now
@@ -188,7 +191,7 @@ class Movement:
             source.asked_at = self.coordinator.instant.now
 
     def _on_floors(self, asked: _Source, answer: m.FloorsReply) -> None:
-        """Drop here what was dropped there, and ask on: for more of it, or then for the first page."""
+        """Drop here what the source has dropped; then ask for more of its floors, or for its first page."""
         self._drops.learn(answer.floors)
         if self._sources.get(asked.node_id) is asked and asked.asked_at is not None:
             asked.asked_at = None
@@ -198,7 +201,7 @@ class Movement:
     def on_answer(
         self, group: tuple[_Source, list[int], bytes], node_id: str, answer: m.PullReply | m.FloorsReply
     ) -> None:
-        """Merge a page, and ask for the next."""
+        """Merge a page, and ask for the next one."""
         asked, slots, cursor = group
         if isinstance(answer, m.FloorsReply):
             self._on_floors(asked, answer)
@@ -215,7 +218,7 @@ class Movement:
         self.pulled_bytes += size
         self._allowance_bytes -= size
         if source is not asked or source.asked_at is None:
-            return  # it was asked for another view: what it brought is merged, but settles nothing
+            return  # it was asked for under another view: its records are merged, but prove nothing
         source.asked_at = None
         if list(source.slots)[: len(slots)] != slots or source.cursor != cursor:
             return
@@ -240,7 +243,7 @@ class Movement:
             self.coordinator.view.held[slot] = 1
 
     def _finish(self) -> None:
-        """Every slot is held: say so, once per ring."""
+        """Tell the members that every slot is held, once per ring."""
         coordinator = self.coordinator
         self._sources = {}
         self._came = False
@@ -255,8 +258,8 @@ class Movement:
     on_reject = on_lost
 
     def on_timer(self) -> None:
-        """Nothing: housekeeping calls ``run``."""
+        """Do nothing: housekeeping calls ``run``."""
 
     def replan(self) -> None:
-        """A link came up: perhaps it is one that is waited for."""
+        """Ask now: the link that came up may be to a source."""
         self.run()

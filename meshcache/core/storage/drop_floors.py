@@ -1,14 +1,14 @@
-"""What clears and tag invalidations leave behind on a node: versions that records of their reach must exceed.
+"""Drop floors: versions that a clear or a tag invalidation leaves on a node, and that later records must exceed.
 
-Who drops many keys at once does not know them, least of all those that are still on their way here: in a write that
-was stamped before, a hint, a repair, a page of a slot that moves. So what was dropped is remembered not by key but by
+A node that drops many keys at once does not know all of them, least of all those that are still on their way: in a
+write that was stamped before, a hint, a repair, a page of a slot that moves. So a drop is remembered not by key but by
 its name, a prefix or a tag, with the version of the drop. From then on a record under that name is taken only if it is
-newer, for as long as an older one could turn up (the tombstone grace, counted from the drop itself, so that it is the
-same time wherever the floor is handed on to).
+newer, for as long as an older record could arrive: the tombstone grace, counted from the drop itself, so that it ends
+at the same time on all nodes that the floor is passed on to.
 
-Bounded: of prefixes the oldest is forgotten first. Of tags there may be many, so the oldest are not forgotten but made
-coarse: tags that fall into one of ``BUCKETS`` share the greatest version of these. That can only refuse more than it
-should, of old records on the move, and so costs misses and never a stale read.
+The number of floors is bounded. Of prefixes the oldest is forgotten first. Tags may be many, so the oldest tags are not
+forgotten but made coarse: tags that fall into the same one of ``BUCKETS`` share the greatest of their versions. That
+can only refuse more old records than it should, and so costs misses and never a stale read.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ from meshcache.protocol.record import EXTRAS, VERSION_BYTES, tags_of
 
 PREFIXES_MAX: Final = 1024
 TAGS_MAX: Final = 16_384
-"""Tags remembered by name: about 4 MB."""
+"""How many tags are remembered by name: about 4 MB."""
 BUCKETS: Final = 16_384
 PAGE_FLOORS: Final = 1024
-"""Floors in one message to a node that joins."""
+"""How many floors are in one message to a node that joins."""
 
 
 class Floors:
-    """The floors of one node. ``grace_ms``: how long each holds. It reads no clock: the wall time is an argument."""
+    """The floors of one node. ``grace_ms``: how long each is kept. It reads no clock: the wall time is an argument."""
 
     def __init__(self, grace_ms: int) -> None:
         self.grace_ms = grace_ms
         self._prefixes: OrderedDict[bytes, bytes] = OrderedDict()
         self._tags: OrderedDict[bytes, bytes] = OrderedDict()
         self._coarse: OrderedDict[bytes, bytes] = OrderedDict()
-        """Name to version, each in about the order of the versions. A dict from whose front much was deleted takes long
-        to find its first item; these do not."""
+        """Name to version, each in about the order of the versions.
+
+        A dict from whose front much was deleted takes long to find its first item; an OrderedDict does not.
+        """
         self._greatest = b""
-        """No floor is above it: mostly, one look at a new record is enough."""
+        """No floor is above this version: usually, comparing with it is all that a new record needs."""
 
     def __bool__(self) -> bool:
         """Tell whether there are any."""
@@ -54,7 +56,7 @@ class Floors:
         return len(self._prefixes) + len(self._tags) + len(self._coarse)
 
     def set(self, kind: int, name: bytes, version: bytes, now_ms: int) -> bool:
-        """Note a drop; False if that says nothing new: it is known, or over, or from too far in the future."""
+        """Note a drop; return False if it changes nothing: it is known, or over, or from too far in the future."""
         held = self._of(kind)
         age_ms = now_ms - wall_ms_of(version)
         if held.get(name, b"") >= version or not -LEAD_MS_MAX <= age_ms < self.grace_ms:
@@ -76,7 +78,7 @@ class Floors:
         return self._tags if kind == EventKind.TAG else self._coarse
 
     def overruled(self, keys: list[bytes], records: list[bytes], now_ms: int) -> dict[int, bytes]:
-        """Return, by index, the version of the drop that is not older than a record under its name."""
+        """Return, by index, the version of a drop that forbids a record, because the record is not newer."""
         greatest = self._greatest
         old = [i for i, record in enumerate(records) if record[:VERSION_BYTES] <= greatest]
         if not old:
@@ -99,7 +101,7 @@ class Floors:
         return found
 
     def _forget(self, now_ms: int) -> None:
-        """Forget what has lasted long enough."""
+        """Forget the floors that are older than the grace."""
         for held in (self._prefixes, self._tags, self._coarse):
             while held:
                 oldest = next(iter(held))

@@ -1,4 +1,4 @@
-"""Pages: what a node gives of its slots to who pulls them, a bounded share at a time."""
+"""Pages: a bounded share of the slots of one node, for a node that pulls them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from meshcache.core.storage.store import Store
 from meshcache.protocol import messages as m
 
 PAGE_BYTES: Final = 256 * 1024
-"""Records in one page: about a millisecond of work on each side."""
+"""The bytes of records in one page: about a millisecond of work on each side."""
 SLOTS_PER_PAGE: Final = 64
 
 
@@ -19,7 +19,7 @@ def page_of(
 ) -> tuple[int, bytes, list[bytes], list[bytes]]:
     """Return one page of these slots, from ``cursor`` on in the first: (finished, cursor, keys, records).
 
-    Nothing of a slot that is ``left_over``: it may be old.
+    A slot that is ``left_over`` is left out: what this node has of it may be old.
     """
     keys: list[bytes] = []
     records: list[bytes] = []

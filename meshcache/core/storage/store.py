@@ -1,29 +1,29 @@
 """What one node holds: records by key, in exact recency order, within an entry limit and a byte limit.
 
 Layout. Every entry has an index into parallel columns (``_records``, ``_keys``, ``_before``, ``_after``, ``_booked``);
-one dict per slot leads from key to index. So nothing is ever large enough for a resize to be felt, an entry costs no
-object of its own but one int, the columns hold nothing that the garbage collector would follow, and a slot can be
-listed or dropped alone.
+one dict per slot leads from key to index. So no table is so large that its resize would take noticeable time, an entry
+costs no object of its own but one int, the columns hold nothing that the garbage collector would follow, and a slot can
+be listed or dropped alone.
 
 Recency. ``_before`` and ``_after`` link the entries into two rings. Ring LIVE runs from the least to the most recently
-used live record; ring DEAD has the tombstones, oldest first. Index 0 and 1 are the rings' sentinels. A tombstone is
-never chosen because it was not *used*: it leaves when its grace period ends, or when tombstones outgrow their share.
+used live record; ring DEAD has the tombstones, oldest first. Indices 0 and 1 are the rings' sentinels. A tombstone is
+never evicted because it was not *used*, but when its grace period ends or the tombstones outgrow their share.
 
 Reads only note the indices they hit. The notes are replayed, each index once, before anything else moves in the rings
-or leaves them, so that the order is exact whenever it decides something.
+or leaves them, so that the order is exact whenever an eviction depends on it.
 
-Calendar. An entry that expires is booked in a bucket of 250 ms. It keeps an earlier booking when it is overwritten
-with a later expiry, and is booked anew when that fires; an index that becomes free keeps its booking for whoever gets
-it next. So neither overwriting nor churn makes the calendar grow. Only an expiry earlier than the one booked leaves a
-booking behind, which is recognised when it fires, within ``HORIZON_MS``.
+Calendar. An entry that expires is booked in a bucket of 250 ms. It keeps an earlier booking when it is overwritten with
+a later expiry, and is booked anew when that booking is due; an index that becomes free keeps its booking for the next
+entry that gets the index. So neither overwriting nor frequent replacement makes the calendar grow. Only an expiry
+earlier than the one booked leaves an old booking behind, which is recognised when it is due, within ``HORIZON_MS``.
 
-Traces. When a value expires, an older one with a longer life may still be on its way here, or lie at a copy that
-missed the newer one; it must not come back. So what expires leaves a tombstone at its version, a *trace*, where that
-can be: until ``SETTLE_MS`` after the write, and as long as what it covered would have lived, but no longer than a
-delete is remembered. A value that outlives both leaves none: the usual case.
+Traces. When a value expires, an older value with a longer life may still be on its way here, or be held by a replica
+that missed the newer one; it must not come back. So where that is possible, a value that expires leaves a tombstone of
+its version, a *trace*: until ``SETTLE_MS`` after the write, and as long as the value that it replaced would have lived,
+but no longer than a delete is remembered. A value that outlives both times leaves no trace: the usual case.
 
-Bytes. What an entry is charged is said in charges.py, and written out here where every microsecond counts.
-The flags of a record are zero in all but tombstones and records with extras: one look spares the others any question.
+Bytes. What an entry is charged is said in charges.py, and written out here where every microsecond counts. The flags
+of a record are zero in all but tombstones and records with extras: where they are zero, nothing else need be checked.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ from meshcache.protocol.record import (
 )
 
 BUCKET_MS: Final = 250
-"""Width of a calendar bucket: how long an expired entry may stay, besides the time between two turns."""
+"""The width of a calendar bucket: how long an expired entry may stay, besides the time between two turns."""
 
 TOMBSTONE_SHARE: Final = 0.05
 """The part of the byte limit that tombstones may take from live entries."""
 
 HORIZON_MS: Final = 600_000
-"""How far ahead an entry is booked at most; one that lives longer is looked at once in this time."""
+"""How far ahead an entry is booked at most; an entry that lives longer is booked again after this time."""
 
 SETTLE_MS: Final = 10_000
-"""For so long after a write, older ones of its key may still arrive: late ones, hints, repairs."""
+"""For so long after a write, older writes of its key may still arrive: late ones, hints, repairs."""
 
 NOTED_READS_MAX: Final = 4096
 """Reads noted before they are replayed; bounds the replay to about a millisecond."""
@@ -73,13 +73,13 @@ COMPACTED_ENTRIES_MAX: Final = 4096
 _LIVE: Final = 0
 _DEAD: Final = 1
 _NOTHING: Final = 0
-"""The index of a key that is not there. Its record, the sentinel's, reads as expired."""
+"""The index of a key that is not held. Its record, that of the sentinel, reads as expired."""
 _SENTINEL_RECORD: Final = bytes(HEADER_BYTES)
 _NEVER: Final = expiry_bytes(NEVER_MS)
 
 
 class Store:
-    """The records of one node. It reads no clock: the wall time, in milliseconds, is an argument."""
+    """The records of one node. The store reads no clock: the wall time, in milliseconds, is an argument."""
 
     def __init__(self, *, slots: int, max_entries: int, max_bytes: int, grace_ms: int = 0) -> None:
         if slots < 1 or slots & (slots - 1):
@@ -89,35 +89,35 @@ class Store:
         self.max_entries = max_entries
         self.max_bytes = max_bytes
         self._grace_ms = grace_ms
-        """How long after a write any copy may still hold what was there before it."""
+        """For so long after a write, any replica may still hold what was there before the write."""
         self._mask = slots - 1
         self._tombstone_bytes_max = int(max_bytes * TOMBSTONE_SHARE)
         self._tables: list[dict[bytes, int]] = [{} for _ in range(slots)]
         self._table_bytes = [0] * slots
         self._changed = bytearray(b"\1" * slots)
-        """Per slot 1 if its digest is out of date."""
+        """Per slot: 1 if its digest is out of date."""
         self._digests = [b""] * slots
         self._floors = [b""] * slots
-        """Per slot the greatest version that was evicted or dropped."""
+        """Eviction floors: per slot, the greatest version that was evicted or dropped."""
         self._compactable = 0
         self._hits = self._misses = self._evictions = self._expirations = 0
         self._tombstones_reaped = self._tombstones_dropped = self._refused = 0
-        # These objects live as long as the store: a process that calls gc.freeze() after making it has the garbage
-        # collector pass them by for ever, however long they grow.
+        # These objects live as long as the store: in a process that calls gc.freeze() after making the store, the
+        # garbage collector never visits them again, however much they grow.
         self._records: list[bytes] = []
         self._keys: list[bytes] = []
         self._before = array("I")
         self._after = array("I")
         self._booked = array("Q")
         self._covers: dict[int, int] = {}
-        """By index, until when (ms) something older would live, where that is longer than the record itself."""
+        """By index, until when (ms) an older value of the key would live, where that is longer than the record."""
         self._free: list[int] = []
         self._tags = TagIndex(slots)
         self._noted: list[int] = []
         self._calendar: dict[int, array[int]] = {}
         self._due: list[int] = []
         self._expiry = b""
-        """The expiry booked last, and its bucket."""
+        """The expiry that was booked last, and its bucket."""
         self._bucket = 0
         self._horizon = 0
         self._reset()
@@ -141,12 +141,12 @@ class Store:
     # Reading
 
     def read(self, keys: list[bytes], now_bytes: bytes) -> list[bytes | None]:
-        """Return the record held for each key, tombstones included; None where there is none, or it has expired."""
+        """Return the record held for each key, also a tombstone; None where there is none, or it has expired."""
         tables, records, mask, noted = self._tables, self._records, self._mask, self._noted
         indices = [tables[crc32(key) & mask].get(key, _NOTHING) for key in keys]
         found: list[Any] = [records[index] for index in indices]
-        # The usual batch is all hits: that takes one more pass to see, and the notes one copy.
-        # It looks at ``found``, not at ``records`` again: half of the records' memory to touch, 3 µs of 100 keys.
+        # Usually all keys are hits: one more pass shows that, and then the notes are one copy. The pass looks at
+        # ``found`` and not at ``records`` again, which would touch half of the records' memory: 3 µs of 100 keys.
         if [None for record in found if record[16:22] <= now_bytes or record[22] & TOMBSTONE]:
             indices = self._sort_out(indices, found, now_bytes)
         noted += indices
@@ -157,7 +157,7 @@ class Store:
         return found
 
     def _sort_out(self, indices: list[int], found: list[bytes | None], now_bytes: bytes) -> list[int]:
-        """Blank what was not found or has expired, and free the latter; return the indices of the live records."""
+        """Set to None what is not held or has expired, free the latter, and return the indices of the live records."""
         records = self._records
         hits: list[int] = []
         overdue: dict[int, None] = {}
@@ -177,12 +177,12 @@ class Store:
         return hits
 
     def peek(self, key: bytes) -> bytes | None:
-        """Return the record held, whatever its state, and leave no trace."""
+        """Return the record held, whatever its state, without counting a read."""
         index = self._tables[crc32(key) & self._mask].get(key)
         return None if index is None else self._records[index]
 
     def keys_of_slot(self, slot: int) -> list[bytes]:
-        """Return the keys of one slot, of tombstones too."""
+        """Return the keys of one slot, also those of tombstones."""
         return list(self._tables[slot])
 
     def slot_digest(self, slot: int) -> bytes:
@@ -201,11 +201,11 @@ class Store:
     # Writing
 
     def above_floor(self, keys: list[bytes], records: list[bytes]) -> tuple[list[bytes], list[bytes]]:
-        """Return what may be stored of a repair: not what could be older than something that was forgotten here.
+        """Return the part of a repair that may be stored: no record that may be older than one that was forgotten here.
 
-        A replica must never come to hold less than it once did, or it would vote for an old value. What it evicted is
-        not remembered by key, but by the greatest version evicted in each slot: a repair of a key that is not held
-        must be above it. So forgetting costs misses, and never a stale read.
+        A replica must never come to hold less than it once did, or it would vote for an old value. What the replica
+        evicted is not remembered by key, but by the greatest version evicted in each slot, the eviction floor: a repair
+        of a key that is not held must be above it. So forgetting costs misses, and never a stale read.
         """
         tables, floors, mask = self._tables, self._floors, self._mask
         if not any(floors):
@@ -222,8 +222,8 @@ class Store:
 
         Return ``newer``, pairs of the index of a refused record and the version held, and ``live``, the indices of
         tombstones that replaced a live record. An equal version is already stored. A record that has expired, or that
-        is larger than the whole store, is not stored; what it supersedes is dropped all the same, so that an older
-        value is never uncovered.
+        is larger than the whole store, is not stored; the older record that it replaces is dropped all the same, so
+        that an older value never shows again.
         """
         self._replay()
         now_bytes = expiry_bytes(now_ms)
@@ -278,7 +278,7 @@ class Store:
         return newer, live
 
     def _merge_expired(self, key: bytes, record: bytes, index: int | None, now_ms: int) -> None:
-        """Drop what a record supersedes that comes when its time is over, and leave its trace."""
+        """Drop the record that is replaced by one that has already expired, and leave a trace of the latter."""
         until_ms = wall_ms_of(record) + SETTLE_MS
         if index is not None:
             until_ms = max(until_ms, self._covered_until(record, self._records[index]))
@@ -320,12 +320,12 @@ class Store:
             self._make_room(index)
 
     def _compact(self, slot: int) -> None:
-        """Give a slot's dict its least size again, after it has changed its size in the midst of inserts and deletes.
+        """Make a slot's dict as small as it can be, after inserts and deletes have made it resize.
 
-        A dict counts deleted entries as used until it resizes, and then takes room for three times what it holds:
-        up to 60 bytes an entry more than a fresh one. A copy is compact; it is worth its time while it leaves room for
-        a quarter more inserts. The dict object stays the same one, see __init__. Slots fill alike and so want this at
-        the same time: what exceeds the budget of a merge is left to the next insert into the slot.
+        A dict counts deleted entries as used until it resizes, and then takes room for three times what it holds: up to
+        60 bytes an entry more than a fresh one. A copy is compact; it is worth its time while it leaves room for a
+        quarter more inserts. The dict object stays the same one, see __init__. Slots fill at the same rate and so need
+        this at the same time: what exceeds the budget of a merge is left to the next insert into the slot.
         """
         if self._compactable <= 0:
             return
@@ -341,7 +341,7 @@ class Store:
         self._table_bytes[slot] = table.__sizeof__()
 
     def _count(self, slot: int, index: int, key: bytes, record: bytes) -> None:
-        """Account for a record that has taken its place."""
+        """Add a record that has taken its place to the counts."""
         size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
         if record[22] & EXTRAS:
             size += self._tags.add(slot, index, record)
@@ -353,7 +353,7 @@ class Store:
             self._entries += 1
 
     def _uncount(self, slot: int, index: int, key: bytes, record: bytes) -> None:
-        """Account for a record that leaves its place."""
+        """Subtract a record that leaves its place from the counts."""
         size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
         if record[22] & EXTRAS:
             size += self._tags.remove(slot, index, record)
@@ -376,7 +376,7 @@ class Store:
         return len(indices)
 
     def void_slot(self, slot: int, version: bytes) -> int:
-        """Drop all that one slot holds, and take nothing of it from repairs that is not newer than this version."""
+        """Drop all that one slot holds, and store no repair of it that is not newer than this version."""
         dropped = self.drop_slot(slot)
         self._floors[slot] = version
         return dropped
@@ -438,9 +438,9 @@ class Store:
         self._free.append(index)
 
     def _make_room(self, written: int) -> None:
-        """Bring the store back within its limits, after an entry was written; that one is the last to go.
+        """Evict until the store is within its limits, after an entry was written; the written entry is the last to go.
 
-        If it exceeds the byte limit all alone, it is refused and costs no other entry its place.
+        If that entry exceeds the byte limit by itself, it is refused, and no other entry is evicted for it.
         """
         if entry_bytes(self._keys[written], self._records[written]) > self.max_bytes:
             self._refused += 1
@@ -459,20 +459,20 @@ class Store:
                 self._forget(after[_LIVE])
 
     def _forget(self, index: int) -> None:
-        """Remove a record that is still valid: from now on, nothing as old is taken from repairs of its slot."""
+        """Evict a record that is still valid: from now on, nothing as old is taken from repairs of its slot."""
         slot = crc32(self._keys[index]) & self._mask
         version = self._records[index][:VERSION_BYTES]
         self._floors[slot] = max(self._floors[slot], version)
         self._remove(index)
 
     def _replay(self) -> None:
-        """Move what has been read to the recent end of its ring, in the order of the last read of each."""
+        """Move the entries that were read to the recent end of their ring, in the order of the last read of each."""
         noted = self._noted
         if not noted:
             return
         before, after = self._before, self._after
         last = before[_LIVE]
-        # While this runs, after[last] and before[_LIVE] are out of date: nothing below looks at them.
+        # While this runs, after[last] and before[_LIVE] are out of date: nothing below reads them.
         for index in reversed(dict.fromkeys(reversed(noted))):
             if index != last:
                 previous, following = before[index], after[index]
@@ -488,7 +488,7 @@ class Store:
     # Expiry
 
     def expire(self, now_ms: int, budget: int) -> bool:
-        """Free entries that have expired, looking at ``budget`` of them at most; tell whether more are due."""
+        """Free entries that have expired, checking ``budget`` entries at most; tell whether more are due."""
         calendar, due, booked = self._calendar, self._due, self._booked
         settled = expiry_bytes(max(0, now_ms - SETTLE_MS))
         self._replay()
@@ -519,7 +519,7 @@ class Store:
 
     def _book(self, index: int, record: bytes) -> None:
         if record[16:22] != self._expiry:
-            # One stamp serves a batch.
+            # The records of one batch usually have the same expiry.
             self._expiry = record[16:22]
             self._bucket = expires_ms_of(record) // BUCKET_MS
         bucket = min(self._bucket, self._horizon)
@@ -534,7 +534,7 @@ class Store:
         booking.append(index)
 
     def _free_expired(self, index: int, now_ms: int, settled: bytes) -> None:
-        """``settled``: when something was written at the latest that leaves no trace unless it covered something."""
+        """Free an expired entry. If it was written before ``settled``, only a longer life before it needs a trace."""
         record = self._records[index]
         if record[22] & TOMBSTONE:
             self._tombstones_reaped += 1
@@ -563,7 +563,7 @@ class Store:
         self._book(index, trace)
 
     def _covered_until(self, record: bytes, held: bytes) -> int:
-        """Return until when some copy may show what was held here, if it missed this record."""
+        """Return until when some replica that missed this record may still show the value held here before."""
         return min(expires_ms_of(held), wall_ms_of(record) + self._grace_ms)
 
     def statistics(self) -> StoreStatistics:
@@ -584,7 +584,7 @@ class Store:
         )
 
     def contradictions(self) -> list[str]:
-        """Say what of tables, columns and counts does not fit together; nothing does, ever. O(slots)."""
+        """Describe what contradicts itself in tables, columns and counts: nothing in a right program. O(slots)."""
         held = sum(map(len, self._tables))
         lengths = {len(self._records), len(self._keys), len(self._before), len(self._after), len(self._booked)}
         if lengths == {held + len(self._free) + 2} and held == self._entries + self._tombstones:

@@ -1,12 +1,12 @@
-"""Which entries of a store bear a tag, so that dropping a tag looks at those and at no others.
+"""Which entries of a store have a tag, so that dropping a tag looks at those entries and at no others.
 
-One dict per slot leads from a tag to the index of the entry that bears it, or, where there are several, to a dict of
-their indices. Looking up a tag so takes one look per slot, 0.1 ms for 1,024 of them, and in turn nothing is ever large
-enough for a resize to be felt, not even a tag that every entry bears.
+One dict per slot leads from a tag to the index of the entry that has it or, where several have it, to a dict of their
+indices. Looking up a tag therefore takes one look per slot, 0.1 ms for 1,024 slots. In return no dict is ever so large
+that its resize would take noticeable time, not even for a tag that every entry has.
 
-The index follows from the records held: ``add`` and ``remove`` are called with every record that enters and leaves the
-store, whatever the reason, and those without tags never come here. What an entry is charged for its tags follows from
-its record, too; ``scripts/bench store`` holds it against the resident memory of a process.
+The index follows from the records held: ``add`` and ``remove`` are called with every record with tags that enters or
+leaves the store, whatever the reason. What an entry is charged for its tags follows from its record, too;
+``scripts/bench store`` compares it with the resident memory of a process.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class TagIndex:
     def __init__(self, slots: int) -> None:
         self._tables: list[dict[bytes, int | dict[int, None]]] = [{} for _ in range(slots)]
         self.bearers = 0
-        """Pairs of an entry and a tag of it."""
+        """The number of pairs of an entry and one of its tags."""
 
     def add(self, slot: int, index: int, record: bytes) -> int:
-        """A record with extras has taken its place; return what its entry is charged for its tags."""
+        """Add a record with extras that has been stored; return what its entry is charged for its tags."""
         table = self._tables[slot]
         tags = tags_of(record)
         for tag in tags:
@@ -52,7 +52,7 @@ class TagIndex:
         return tag_bytes(tags)
 
     def remove(self, slot: int, index: int, record: bytes) -> int:
-        """A record that was added has left its place; return what its entry was charged for its tags."""
+        """Take out a record that has left the store; return what its entry was charged for its tags."""
         table = self._tables[slot]
         tags = tags_of(record)
         for tag in tags:
@@ -67,18 +67,21 @@ class TagIndex:
         return tag_bytes(tags)
 
     def bearers_of(self, slot: int, tag: bytes) -> Iterable[int]:
-        """Return the indices of a slot's entries that bear a tag. Not to be used once any of them has changed."""
+        """Return the indices of a slot's entries that have a tag.
+
+        They are out of date once any of the entries changes.
+        """
         held = self._tables[slot].get(tag)
         if held is None:
             return ()
         return held if type(held) is dict else (held,)  # type: ignore[return-value]  # as above
 
     def tags_in(self, slot: int) -> list[bytes]:
-        """Return the tags that entries of a slot bear."""
+        """Return the tags that entries of a slot have."""
         return list(self._tables[slot])
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Take out everything."""
         for table in self._tables:
             table.clear()
         self.bearers = 0
