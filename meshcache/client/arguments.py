@@ -107,7 +107,7 @@ class Item:
     stale: bool
     """Whether the value is past its lifetime, and is served because a new one is being computed."""
     near: bool = False
-    """Whether it is from a copy in this process, as ``gets(near=True)`` may do; ``ttl`` is then what the copy has left."""
+    """Whether it is from a copy in this process: see ``gets(near=True)``. Then ``ttl`` is what the copy has left."""
 
 
 def milliseconds(ttl: object) -> int:
