@@ -69,13 +69,11 @@ class Copies:
                 return value if record is None else self._decode(record)
         except (KeyError, TypeError):
             pass  # not looked up before, voided this very moment, or no valid key
-        return self._look_up(key)
+        return self._look_up(key) if self.near.entries else MISSING
 
     def _look_up(self, key: Key) -> Any:
         """Find a copy by its raw key, and remember it by the key as given, which is faster the next time."""
         found, near = self._found, self.near
-        if not near.entries:
-            return MISSING
         try:
             raw = self._prefix + (key.encode() if isinstance(key, str) else key)
             copy = near.entries[raw]

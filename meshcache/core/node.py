@@ -336,7 +336,8 @@ class NodeCore:
     def tick(self, now: float) -> None:
         """Do what time asks for. It is called every turn, and mostly finds nothing due."""
         self._set_time(now)
-        self._pending.tick()
+        if self._pending.timers or self._pending.waiting:
+            self._pending.tick()
         if now >= self._housekeeping_at:
             self._timed("housekeeping", self._keep_house, now)
             self._housekeeping_at = now + (HOUSEKEEPING_CALM_S if self._is_calm() else HOUSEKEEPING_S)
@@ -358,7 +359,7 @@ class NodeCore:
         portions = self._requests.portions
         if self._leftovers.is_more or self._drops.jobs or (portions.lines and portions.may_run()):
             return self._instant.now
-        timer = self._pending.next_deadline()
+        timer = self._pending.next_deadline() if self._pending.timers else None
         return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)
 
     def drain(self) -> Effects:
@@ -425,7 +426,7 @@ class NodeCore:
             return False
         if self.membership.removed:  # it must first forget its data
             return False
-        return self.membership.in_majority(self._instant.now)
+        return self.membership.majority is None or self.membership.in_majority(self._instant.now)
 
     # -- time, members, background -------------------------------------------------------------------------
 

@@ -50,6 +50,8 @@ class View:
 
     def __init__(self, own_id: str, ring: Ring) -> None:
         self.ring = ring
+        self.digest = ring.digest
+        """What requests carry as ``view``."""
         self.former: list[Former] = []
         """The former rings, the oldest first."""
         self.lost: dict[str, None] = {}
@@ -73,15 +75,11 @@ class View:
         self._present: dict[str, None] = {}
         self._note_ownership()
 
-    @property
-    def digest(self) -> bytes:
-        """The view digest that requests carry as ``view``."""
-        return self.ring.digest
-
     def change(self, ring: Ring, former: Ring, keep_until: float) -> None:
         """Work with a new ring. Keep the former one, which others may still use, until ``keep_until`` at least."""
         lost, self.lost = self.lost, {}
         self.ring = ring
+        self.digest = ring.digest
         self._former_owners = {}
         self._note_ownership()
         self._keep(Former(former, keep_until, lost))

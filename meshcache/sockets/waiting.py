@@ -89,19 +89,15 @@ class Waiters:
     """Threads that wait for something, woken in the order in which they came."""
 
     def __init__(self) -> None:
-        self._closed: OrderedDict[threading.Lock, None] = OrderedDict()
-        """One closed lock of each waiting thread; opening it wakes the thread."""
-
-    def __bool__(self) -> bool:
-        """Tell whether any thread waits."""
-        return bool(self._closed)
+        self.queue: OrderedDict[threading.Lock, None] = OrderedDict()
+        """One closed lock of each waiting thread; opening it wakes the thread. Read it to see whether any thread waits."""
 
     def wait(self, look: Callable[[], T], deadline: float) -> T:
         """Return what ``look`` finds, as soon as that is true, or when the deadline is over.
 
         A thread that comes while others wait looks after they have looked.
         """
-        found = None if self._closed else look()
+        found = None if self.queue else look()
         has_waited = False
         while not found:
             left_s = deadline - time.monotonic()
@@ -110,31 +106,31 @@ class Waiters:
             lock = threading.Lock()
             lock.acquire()
             try:
-                self._closed[lock] = None
+                self.queue[lock] = None
                 if has_waited:
-                    self._closed.move_to_end(lock, last=False)
+                    self.queue.move_to_end(lock, last=False)
                 # A thread that changed something before this line did not see that this one waits.
-                if has_waited or len(self._closed) == 1:
+                if has_waited or len(self.queue) == 1:
                     found = look()
                 if not found:
                     wait_open(lock, min(left_s, LOOK_AGAIN_S))
                     found = look()
             finally:
-                self._closed.pop(lock, None)
+                self.queue.pop(lock, None)
             has_waited = True
         return look() if found is None else found
 
     def wake(self) -> None:
         """Let the thread that has waited longest look again."""
         try:
-            lock, _ = self._closed.popitem(last=False)
+            lock, _ = self.queue.popitem(last=False)
         except KeyError:
             return
         lock.release()
 
     def wake_all(self) -> None:
         """Let all threads look again."""
-        for _ in range(len(self._closed)):
+        for _ in range(len(self.queue)):
             self.wake()
 
 

@@ -49,7 +49,7 @@ def answers_of_any_kind(patch: pytest.MonkeyPatch) -> None:
     """Whatever has the number of a request is its answer."""
 
     def on_answer(self: Any, node_id: str, answer: Any) -> bool:
-        waiting = self._waiting.pop(answer.request, None)
+        waiting = self.waiting.pop(answer.request, None)
         if waiting is not None and self._knows(waiting[0]):
             waiting[0].on_answer(waiting[1], node_id, answer)
         return True

@@ -360,7 +360,7 @@ class Channels:
             pool = self._pool_for(parked)
         try:
             # Threads are served in the order in which they came, so that every one has its turn.
-            channel = None if pool.waiters else pool.free.pop()
+            channel = None if pool.waiters.queue else pool.free.pop()
         except IndexError:
             channel = None
         if channel is None:
@@ -374,7 +374,7 @@ class Channels:
         finally:
             channel.busy = False
             pool.free.append(channel)
-            if pool.waiters or pool.closed:
+            if pool.waiters.queue or pool.closed:
                 self._returned(pool)
 
     def close(self) -> None:
@@ -426,7 +426,7 @@ class Channels:
                 channel.busy = False
             pool.channels.update(taken)
             pool.free += taken
-            if pool.waiters or pool.closed:
+            if pool.waiters.queue or pool.closed:
                 self._returned(pool)
 
     def _returned(self, pool: _Pool) -> None:

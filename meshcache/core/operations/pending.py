@@ -99,9 +99,9 @@ class Pending:
         self._fail = fail
         self._at_end: dict[Operation, Callable[[], None]] = {}
         """The functions to call when an operation ends, in whatever way."""
-        self._waiting: dict[int, tuple[Operation, Any, str, type[Any]]] = {}
+        self.waiting: dict[int, tuple[Operation, Any, str, type[Any]]] = {}
         """By request number: the operation that waits, with which of its parts, for which node and kind of answer."""
-        self._timers: list[tuple[float, int, ref[Operation]]] = []
+        self.timers: list[tuple[float, int, ref[Operation]]] = []
         """The timers, as a heap. It keeps no operation alive: most have ended long before their deadlines."""
         self._number = 0
 
@@ -115,7 +115,7 @@ class Pending:
         self._number += 1
         deadline_ms = self._instant.wall_ms + int((deadline - self._instant.now) * 1000) + link.offset_ms
         message = make(self._number, link.boot, deadline_ms, self._view.digest)
-        self._waiting[self._number] = (operation, group, node_id, m.ANSWERS[type(message)])
+        self.waiting[self._number] = (operation, group, node_id, m.ANSWERS[type(message)])
         self._outbox.send(link.address, message)
         return True
 
@@ -124,13 +124,13 @@ class Pending:
 
         Return False if the request went to another node, or asks for another kind of answer: then it is no answer.
         """
-        waiting = self._waiting.get(answer.request)
+        waiting = self.waiting.get(answer.request)
         if waiting is None:
             return True
         operation, group, asked, kind = waiting
         if asked != node_id or type(answer) not in (kind, m.Reject):
             return False
-        del self._waiting[answer.request]
+        del self.waiting[answer.request]
         if self._knows(operation):
             if isinstance(answer, m.Reject):
                 operation.on_reject(group, node_id)
@@ -140,9 +140,9 @@ class Pending:
 
     def on_link_lost(self, node_id: str) -> None:
         """Give up the requests to this node on the link that broke."""
-        lost = [request for request, waiting in self._waiting.items() if waiting[2] == node_id]
+        lost = [request for request, waiting in self.waiting.items() if waiting[2] == node_id]
         for request in lost:
-            operation, group, _, _ = self._waiting.pop(request)
+            operation, group, _, _ = self.waiting.pop(request)
             self._shielded(operation, operation.on_lost, group, node_id)
 
     def replan(self) -> None:
@@ -174,7 +174,7 @@ class Pending:
     def wake(self, operation: Operation, timer_at: float) -> None:
         """Call a pending operation's on_timer at that time."""
         self._number += 1
-        heapq.heappush(self._timers, (timer_at, self._number, ref(operation)))
+        heapq.heappush(self.timers, (timer_at, self._number, ref(operation)))
 
     def linger(self, operation: Operation, size: int, timer_at: float) -> None:
         """Keep an answered operation, and what it keeps for owners that have not stored it, until ``timer_at``."""
@@ -216,16 +216,16 @@ class Pending:
 
     def tick(self) -> None:
         """Run the timers that are due, and forget the requests of operations that ended."""
-        while self._timers and self._timers[0][0] <= self._instant.now:
-            operation = heapq.heappop(self._timers)[2]()
+        while self.timers and self.timers[0][0] <= self._instant.now:
+            operation = heapq.heappop(self.timers)[2]()
             if operation is not None:
                 self._shielded(operation, operation.on_timer)
-        waiting = len(self._waiting)
+        waiting = len(self.waiting)
         if waiting > ENDED_MAX and waiting > ENDED_MAX + 2 * (len(self.running) + len(self.lingering)):
-            self._waiting = {n: waiting for n, waiting in self._waiting.items() if self._knows(waiting[0])}
+            self.waiting = {n: waiting for n, waiting in self.waiting.items() if self._knows(waiting[0])}
 
     def next_deadline(self) -> float | None:
         """Return when the next timer of a pending operation is due."""
-        while self._timers and not self._knows(self._timers[0][2]()):
-            heapq.heappop(self._timers)
-        return self._timers[0][0] if self._timers else None
+        while self.timers and not self._knows(self.timers[0][2]()):
+            heapq.heappop(self.timers)
+        return self.timers[0][0] if self.timers else None
