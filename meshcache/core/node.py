@@ -85,7 +85,7 @@ PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
 
 _To = TypeVar("_To")
-"""A destination: an address, or the routing id of who asked."""
+"""A destination: an address, or the routing id of the process that asked."""
 
 
 class NodeCore:
@@ -302,26 +302,26 @@ class NodeCore:
         invariants.check(self.config.cluster.slots, self.store, self.view, self.membership, self.clock)
 
     def link_up(self, address: str, now: float) -> None:
-        """The connection to ``address`` stands."""
+        """Note that the connection to ``address`` stands."""
         self._set_time(now)
         self.outbox.note("link_up", address=address)
         self.membership.link_restored(address)
         self.peers.on_up(address, self.membership.own, self.membership.digest())
 
     def link_down(self, address: str, now: float) -> None:
-        """The connection to ``address`` broke: what was asked there is lost, and whoever is there is suspect."""
+        """Note that the connection to ``address`` broke: requests there are lost, and the node there is suspect."""
         self._set_time(now)
         self.outbox.note("link_down", address=address)
         self._link_lost(address)
         self.membership.link_lost(address, now)
 
     def link_refused(self, address: str, now: float) -> None:
-        """Nobody took the call when the driver dialled ``address`` (again)."""
+        """Note that ``address`` refused the connection when the driver dialled it (again)."""
         self._set_time(now)
         self.membership.link_refused(address)
 
     def undeliverable(self, address: str, now: float) -> None:
-        """A frame for ``address`` could not be handed over: not connected, or the pipe is full."""
+        """Note that a frame for ``address`` could not be sent: not connected, or the pipe is full."""
         self._set_time(now)
         self.counters.undeliverable += 1
         link = self.peers.links.get(address)
@@ -370,7 +370,7 @@ class NodeCore:
         return effects
 
     def note_subscribers(self, present: bool) -> None:
-        """Somebody subscribed to the invalidation stream, or nobody is left. A new subscriber is told the number."""
+        """Note whether anybody subscribes to the invalidation stream. A new subscriber must be told its number."""
         self.outbox.note_subscribers(present=present)
 
     def retire(self, now: float) -> None:
@@ -384,7 +384,7 @@ class NodeCore:
             self._follow_members(now)
 
     def heed(self, readers: Readers) -> None:
-        """Take from now on into account what the driver knows of those who ask."""
+        """Use from now on what the driver knows of the connections that ask."""
         self._requests.heed(readers)
 
     @property

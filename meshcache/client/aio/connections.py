@@ -102,7 +102,7 @@ async def reached(address: str) -> Host:
 
 
 class _Message:
-    """A message in the making or under way, and who waits for its parts."""
+    """A message that is being filled, waits or is under way, and the futures of its calls."""
 
     __slots__ = ("batch", "deadline", "futures", "line", "sent_at", "waits_since")
 

@@ -421,7 +421,7 @@ class Store:
 
     @property
     def has_tags(self) -> bool:
-        """Tell whether any entry bears a tag."""
+        """Tell whether any entry has a tag."""
         return self._tags.bearers > 0
 
     def clear(self) -> None:
