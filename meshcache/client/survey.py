@@ -29,10 +29,8 @@ PLACE_LENGTH_MAX: Final = 400
 """How many characters an error may show of the way to a value that cannot be stored."""
 
 Plains = dict[int, Any]
-"""By ``id`` of an instance whose type has a form: what the form made of it.
-
-It keeps the instance alive, and so its id.
-"""
+"""By ``id`` of an instance whose type has a form: what the form made of it. It keeps the instance alive, and so its
+id."""
 
 
 def survey(value: Any) -> Plains:
