@@ -50,10 +50,8 @@ class Asking:
         self._copies = None if near is None else Copies(near, routing, options.prefix, options.codec.decode)
         """The near cache for writes, which void copies at any consistency level."""
         self.copies = self._copies if options.r == DEFAULT_LEVEL else None
-        """The near cache for reads; None also where an explicit read level asks for more than a copy can promise.
-
-        A driver looks here before it asks for the flow of a ``get``: a hit is then a single call.
-        """
+        """The near cache for reads; None also where an explicit read level asks for more than a copy can promise. A
+        driver looks here before it asks for the flow of a ``get``: a hit is then a single call."""
         self.options = options
         self.cluster = cluster
         self._clock = routing.clock

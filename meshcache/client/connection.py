@@ -71,10 +71,8 @@ class Request:
         repeatable: bool = True,
     ) -> None:
         self.name = name
-        """What the user called.
-
-        With ``given``, the keys as the user wrote them (if there are any), it is for errors.
-        """
+        """What the user called. With ``given``, the keys as the user wrote them (if there are any), it is for
+        errors."""
         self.kind = kind
         self.options = options
         """The fields of the message before its keys, or all of them if it has no keys."""

@@ -155,10 +155,8 @@ class Fill:
         self._heard_at = self._started
         """When a node last said that another caller computes the value; at first the beginning of the call."""
         self.has_loaded = False
-        """Whether this caller's loader was called.
-
-        Then it is not called again, and its error is no failure of the cache.
-        """
+        """Whether this caller's loader was called. Then it is not called again, and its error is no failure of the
+        cache."""
         self.outwaited = False
         """Whether the time was over while this caller waited for others."""
 

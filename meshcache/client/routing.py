@@ -123,10 +123,8 @@ class Routing:
         self.peers: dict[str, Peer] = {}
         """The members of the ring, by address."""
         self.first: list[str | None] = [None]
-        """By slot the address to ask first; None: use ``pick``, since a probe may be due.
-
-        Its length is a power of two.
-        """
+        """By slot the address to ask first; None: use ``pick``, since a probe may be due. Its length is a power of
+        two."""
         self.only: str | None = None
         """The address to ask first if it is the same for all slots: then no key needs to be hashed."""
         self.hot: dict[bytes, float] = {}

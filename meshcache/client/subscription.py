@@ -29,10 +29,8 @@ class InvalidationKind(StrEnum):
     CLEAR = "clear"
     """Every key that begins with ``key`` was dropped; an empty ``key`` means all keys."""
     TAG = "tag"
-    """Every key with the tag ``key`` was dropped.
-
-    A subscriber is told of all tags of its namespace, whatever its prefix.
-    """
+    """Every key with the tag ``key`` was dropped. A subscriber is told of all tags of its namespace, whatever its
+    prefix."""
     GAP = "gap"
     """Events may have been missed here: everything that you derived from earlier events may be out of date."""
 
@@ -45,10 +43,8 @@ class Invalidation(NamedTuple):
     """
 
     key: Key
-    """The key without the client's namespace; str if it is valid UTF-8, else bytes.
-
-    For a TAG it is the tag, for a GAP "".
-    """
+    """The key without the client's namespace; str if it is valid UTF-8, else bytes. For a TAG it is the tag, for a GAP
+    ""."""
     kind: InvalidationKind
     version: bytes
     """16 bytes that compare as bytes; empty for a GAP."""

@@ -3,7 +3,7 @@
 msgpack follows every reference anew. So it refuses a value that contains itself only when it is 1,024 levels down,
 after it has packed everything beside the loop as many times. A value whose parts are shared on many levels would be
 written out in full, and forty lists of two can come to 2**40 elements. And extension types that a caller has made
-himself would be packed as if they were ours. So the containers of a value are visited first, each once.
+itself would be packed as if they were ours. So the containers of a value are visited first, each once.
 
 The quick look goes level by level. It can confirm that there are only types that can be stored, and no container twice.
 If a container is there twice, or something is wrong, the *walk* goes depth first, and knows the way to where it is: it
@@ -29,10 +29,8 @@ PLACE_LENGTH_MAX: Final = 400
 """How many characters an error may show of the way to a value that cannot be stored."""
 
 Plains = dict[int, Any]
-"""By ``id`` of an instance whose type has a form: what the form made of it.
-
-It keeps the instance alive, and so its id.
-"""
+"""By ``id`` of an instance whose type has a form: what the form made of it. It keeps the instance alive, and so its
+id."""
 
 
 def survey(value: Any) -> Plains:

@@ -123,8 +123,8 @@ GATES: Final[dict[type[Any], Gate]] = {
     m.FloorsReply: _floors_reply,
     m.Invalidations: _stream,
 }
-"""Every kind of message that brings versions to be stored or followed. Those that clients name (cas, fill) are only
-ever compared with what is held."""
+"""Every kind of message whose versions are stored, or void copies. Versions from clients (cas, fill) need no check:
+they are only compared with those that are held."""
 
 
 class Claims:

@@ -47,10 +47,8 @@ class Handshake:
         self.served = self.joined
         """Whether this node was part of a ring before. If so, that ring becomes a former one at the next change."""
         self.fatal: str | None = None
-        """Why this node cannot be part of the cluster, for example because its id is taken.
-
-        The driver stops with this text.
-        """
+        """Why this node cannot be part of the cluster, for example because its id is taken. The driver stops with this
+        text."""
         self._config = config
         self._membership = membership
         self._peers = peers

@@ -82,7 +82,7 @@ PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
 
 _To = TypeVar("_To")
-"""A destination: an address, or the routing id of who asked."""
+"""A destination: an address, or the routing id of the process that asked."""
 
 
 class NodeCore:
@@ -305,7 +305,7 @@ class NodeCore:
         invariants.check(self.config.cluster.slots, self.store, self.view, self.membership, self.clock)
 
     def link_up(self, address: str, now: float) -> None:
-        """The connection to ``address`` stands."""
+        """Note that the connection to ``address`` stands."""
         self._set_time(now)
         self.counters.links_up += 1
         self.outbox.note("link_up", address=address)
@@ -313,7 +313,7 @@ class NodeCore:
         self.peers.on_up(address, self.membership.own, self.membership.digest())
 
     def link_down(self, address: str, now: float) -> None:
-        """The connection to ``address`` broke: what was asked there is lost, and whoever is there is suspect."""
+        """Note that the connection to ``address`` broke: requests there are lost, and the node there is suspect."""
         self._set_time(now)
         self.counters.links_down += 1
         self.outbox.note("link_down", address=address)
@@ -321,12 +321,12 @@ class NodeCore:
         self.membership.link_lost(address, now)
 
     def link_refused(self, address: str, now: float) -> None:
-        """Nobody took the call when the driver dialled ``address`` (again)."""
+        """Note that ``address`` refused the connection when the driver dialled it (again)."""
         self._set_time(now)
         self.membership.link_refused(address)
 
     def undeliverable(self, address: str, now: float) -> None:
-        """A frame for ``address`` could not be handed over: not connected, or the pipe is full."""
+        """Note that a frame for ``address`` could not be sent: not connected, or the pipe is full."""
         self._set_time(now)
         self.counters.undeliverable += 1
         link = self.peers.links.get(address)
@@ -376,7 +376,7 @@ class NodeCore:
         return effects
 
     def note_subscribers(self, present: bool) -> None:
-        """Somebody subscribed to the invalidation stream, or nobody is left. A new subscriber is told the number."""
+        """Note whether anybody subscribes to the invalidation stream. A new subscriber must be told its number."""
         self.outbox.note_subscribers(present=present)
 
     def retire(self, now: float, origin: bytes | None = None) -> None:
@@ -394,7 +394,7 @@ class NodeCore:
         return self._departure.gone
 
     def heed(self, readers: Readers) -> None:
-        """Take from now on into account what the driver knows of those who ask."""
+        """Use from now on what the driver knows of the connections that ask."""
         self._requests.heed(readers)
 
     def account(self) -> dict[str, Any]:

@@ -61,11 +61,9 @@ class View:
         self.owned = bytearray()
         """Per slot: 1 if this node is an owner in the current ring."""
         self.held = bytearray(ring.slots)
-        """Per slot: 1 if this node has everything that is stored of it.
-
-        That is: it pulled the slot, and receives every write since. What a node says of other slots is no vote. A
-        former owner holds its slots until the former rings are dropped.
-        """
+        """Per slot: 1 if this node has everything that is stored of it. That is: it pulled the slot, and receives every
+        write since. What a node says of other slots is no vote. A former owner holds its slots until the former rings
+        are dropped."""
         self.apart = bytearray(ring.slots)
         """Per slot: 1 if this node held it while counted dead, so that it may have writes unknown to the others."""
         self.holds_all = False

@@ -186,7 +186,7 @@ class LocalMesh:
     def stop(self, node_id: str) -> None:
         """Let a node hand over what it owns and leave; return when it is gone."""
         node = self._node(node_id)
-        node.terminate(drain=True)
+        node.terminate(hand_over=True)
         node.wait(LEAVE_GRACE_S)
         self._down.add(node_id)
 

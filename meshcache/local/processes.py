@@ -138,9 +138,9 @@ class NodeProcess:
         self.signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid or 0, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
-    def terminate(self, *, drain: bool = False) -> None:
-        """Ask the process to stop, even if it is paused; with ``drain``, to hand over first what it owns."""
-        self.signal(signal.SIGTERM if drain else signal.SIGINT)
+    def terminate(self, *, hand_over: bool = False) -> None:
+        """Ask the process to stop, even if it is paused; with ``hand_over``, to hand over first what it owns."""
+        self.signal(signal.SIGTERM if hand_over else signal.SIGINT)
         self.signal(signal.SIGCONT)
 
     def wait(self, timeout: float) -> bool:

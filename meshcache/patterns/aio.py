@@ -16,7 +16,7 @@ from meshcache.client.codec import ValueCodec
 from meshcache.durations import Timeout, in_seconds
 from meshcache.patterns.backlog import Limits
 from meshcache.patterns.behind import Behind, SetAside, is_outage
-from meshcache.patterns.blocking import DRAIN_TIMEOUT_S, FULL_TIMEOUT_S
+from meshcache.patterns.blocking import FLUSH_TIMEOUT_S, FULL_TIMEOUT_S
 from meshcache.patterns.direct import Direct, deletions
 from meshcache.patterns.durable import QueueStatistics
 from meshcache.patterns.fences import FENCE_TTL_S, FenceCounts, Unfenced
@@ -187,7 +187,7 @@ class AsyncWriteBehind(Generic[K, V]):
             full_timeout=full_timeout,
             is_outage=is_outage,
         )
-        self._drain: asyncio.Task[None] | None = None
+        self._storing: asyncio.Task[None] | None = None
 
     async def get(self, key: K) -> V | Missing:
         """Return the value that waits in the queue, else the cached one, else load it; MISSING: no such key."""
@@ -212,7 +212,7 @@ class AsyncWriteBehind(Generic[K, V]):
         self._start()
         await run_async(self._behind.put(deletions(keys), timeout))
 
-    async def flush(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> None:
+    async def flush(self, timeout: Timeout = FLUSH_TIMEOUT_S) -> None:
         """Wait until all writes accepted so far are in the database or set aside. Raises OperationTimeout."""
         self._start()
         await run_async(self._behind.flush(timeout))
@@ -233,15 +233,15 @@ class AsyncWriteBehind(Generic[K, V]):
         """Drop writes that were set aside."""
         self._behind.queue.take_back(sequences, again=False)
 
-    async def close(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> int:
+    async def close(self, timeout: Timeout = FLUSH_TIMEOUT_S) -> int:
         """Accept nothing more and store what waits, like WriteBehind; returns how many writes are left."""
         if in_seconds(timeout) > 0:
             self._start()
         left = await run_async(self._behind.close(timeout))
-        if self._drain is not None:
+        if self._storing is not None:
             if left:
-                self._drain.cancel()
-            await asyncio.wait([self._drain])
+                self._storing.cancel()
+            await asyncio.wait([self._storing])
         return left
 
     async def __aenter__(self) -> Self:
@@ -255,5 +255,5 @@ class AsyncWriteBehind(Generic[K, V]):
 
     def _start(self) -> None:
         """Begin to store; this needs a running event loop."""
-        if self._drain is None:
-            self._drain = asyncio.get_running_loop().create_task(run_async(self._behind.drain()))
+        if self._storing is None:
+            self._storing = asyncio.get_running_loop().create_task(run_async(self._behind.store_all()))

@@ -123,7 +123,7 @@ class Behind(Generic[K, V]):
                 found[key] = value
         return found
 
-    def drain(self) -> Flow[None]:
+    def store_all(self) -> Flow[None]:
         """Store batch after batch, until the queue is closed."""
         while batch := (yield self.queue.next_batch()):
             try:

@@ -24,7 +24,7 @@ from meshcache.patterns.reading import Reading
 from meshcache.patterns.steps import must_not_be_coroutine, run
 
 FULL_TIMEOUT_S: Final = 5.0
-DRAIN_TIMEOUT_S: Final = 30.0
+FLUSH_TIMEOUT_S: Final = 30.0
 
 
 class CacheAside(Generic[K, V]):
@@ -217,10 +217,10 @@ class WriteBehind(Generic[K, V]):
             full_timeout=full_timeout,
             is_outage=is_outage,
         )
-        self._drain = threading.Thread(
-            target=lambda: run(self._behind.drain()), name="meshcache-write-behind", daemon=True
+        self._storing = threading.Thread(
+            target=lambda: run(self._behind.store_all()), name="meshcache-write-behind", daemon=True
         )
-        self._drain.start()
+        self._storing.start()
 
     def get(self, key: K) -> V | Missing:
         """Return the value that waits in the queue, else the cached one, else load it; MISSING: no such key."""
@@ -242,7 +242,7 @@ class WriteBehind(Generic[K, V]):
         """Accept deletes; ``store`` gets them as writes of MISSING."""
         run(self._behind.put(deletions(keys), timeout))
 
-    def flush(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> None:
+    def flush(self, timeout: Timeout = FLUSH_TIMEOUT_S) -> None:
         """Wait until all writes accepted so far are in the database or set aside. Raises OperationTimeout."""
         run(self._behind.flush(timeout))
 
@@ -268,7 +268,7 @@ class WriteBehind(Generic[K, V]):
         """Drop writes that were set aside."""
         self._behind.queue.take_back(sequences, again=False)
 
-    def close(self, timeout: Timeout = DRAIN_TIMEOUT_S) -> int:
+    def close(self, timeout: Timeout = FLUSH_TIMEOUT_S) -> int:
         """Accept nothing more and store what waits, for at most ``timeout`` seconds; 0: store nothing more.
 
         Returns how many writes are left in the file, for the process that opens it next. If a call of ``store`` is
@@ -276,7 +276,7 @@ class WriteBehind(Generic[K, V]):
         """
         left = run(self._behind.close(timeout))
         if not left:
-            self._drain.join()
+            self._storing.join()
         return left
 
     def __enter__(self) -> Self:

@@ -233,7 +233,7 @@ class DurableQueue:
             self._wake.notify()
         return self._ended
 
-    # ---- for who stores
+    # ---- for the thread or task that stores
 
     def next_batch(self) -> Future[list[Entry]]:
         """Return a future of the next batch; an empty batch means the end."""

@@ -138,15 +138,11 @@ class NearStore:
     ) -> None:
         self.ttl_s = float(options.ttl)
         self.only = only
-        """The keys of which copies may be kept; None: all keys.
-
-        A key must be among them when its read begins and until it ends.
-        """
+        """The keys of which copies may be kept; None: all keys. A key must be among them when its read begins and until
+        it ends."""
         self.entries: OrderedDict[bytes, Copy] = OrderedDict()
-        """By raw key.
-
-        Readers look here themselves, and serve a copy only before its own time and ``live_until`` are over.
-        """
+        """By raw key. Readers look here themselves, and serve a copy only before its own time and ``live_until`` are
+        over."""
         self.on_use: Callable[[], object] = int
         """Called when a read begins of which a copy is to be kept: the streams must be followed from then on."""
         self.live_until = -math.inf

@@ -54,11 +54,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PRIMARY_SLACK: Final = 0.035
-"""How far a node's number of primaries may be from its fair share.
-
-Slots hold unequal numbers of keys: 3.5 % of the slots leaves room for that within 5 % of the keys. Less slack moves
-more slots: 2 % costs 0.03 of the ideal at 10 nodes.
-"""
+"""How far a node's number of primaries may be from its fair share. Slots hold unequal numbers of keys: 3.5 % of the
+slots leaves room for that within 5 % of the keys. Less slack moves more slots: 2 % costs 0.03 of the ideal at 10
+nodes."""
 COPIES_SLACK: Final = 0.05
 """How far a node's number of copies of all ranks may be from its share, where failure domains leave a choice."""
 

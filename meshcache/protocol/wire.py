@@ -39,26 +39,19 @@ _TEXT_LENGTH_MAX: Final = 1024
 _MAP_ITEMS_MAX: Final = 1024
 _UINT64_MAX: Final = (1 << 64) - 1
 _SHORT_FRAME_BYTES: Final = 1024
-"""In a shorter frame nothing can exceed a limit, since msgpack bounds each length by the frame's.
-
-Not giving msgpack the limits halves the time. Extensions are refused at every length.
-"""
+"""In a shorter frame nothing can exceed a limit, since msgpack bounds each length by the frame's. Not giving msgpack
+the limits halves the time. Extensions are refused at every length."""
 
 _FROM_CLIENT: Final = b"\x92\0"
 """The first bytes of a frame of one message without a clock, as clients send it."""
 _NUMBER_AT: Final = 4
-"""Where the number of a request is: after the two bytes above, the head of the message and its kind.
-
-A number takes one byte, or one byte that says whether 1, 2, 4 or 8 follow.
-"""
+"""Where the number of a request is: after the two bytes above, the head of the message and its kind. A number takes one
+byte, or one byte that says whether 1, 2, 4 or 8 follow."""
 _BOOT_ENDS_BY: Final = 24
 
 _pack = msgpack.Packer().pack
-"""One packer for all: a new one for each frame would cost more than the frame.
-
-It is not thread-safe by itself, but pack() holds the GIL from its first byte to its last and keeps nothing between
-calls.
-"""
+"""One packer for all: a new one for each frame would cost more than the frame. It is not thread-safe by itself, but
+pack() holds the GIL from its first byte to its last and keeps nothing between calls."""
 _unpack = msgpack.unpackb
 
 

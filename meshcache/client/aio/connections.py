@@ -59,16 +59,12 @@ LAG_S: Final = 0.05
 FRAMES_PER_TURN: Final = 256
 FRAMES_PER_TICK: Final = 4096
 CALLS_PER_TURN: Final = 256
-"""How many calls get their outcomes in one turn of the loop.
-
-Few enough, too, that the objects which are made and freed for them stay below the garbage collector's threshold of 700:
-with 10,000 tasks it would walk through everything that they hold again and again, in half of the time.
-"""
+"""How many calls get their outcomes in one turn of the loop. Few enough, too, that the objects which are made and freed
+for them stay below the garbage collector's threshold of 700: with 10,000 tasks it would walk through everything that
+they hold again and again, in half of the time."""
 UNDER_WAY_MAX: Final = 256
-"""How many requests are under way on one connection at a time.
-
-More would only wait at the node, or fill the socket, which then looks dead.
-"""
+"""How many requests are under way on one connection at a time. More would only wait at the node, or fill the socket,
+which then looks dead."""
 PARKED_MAX: Final = 1024
 """The same for requests that may be parked at the node; all together are fewer than a socket's queue takes."""
 GREETING_S: Final = 1.0
@@ -102,7 +98,7 @@ async def reached(address: str) -> Host:
 
 
 class _Message:
-    """A message in the making or under way, and who waits for its parts."""
+    """A message that is being filled, waits or is under way, and the futures of its calls."""
 
     __slots__ = ("batch", "deadline", "futures", "line", "sent_at", "waits_since")
 
@@ -131,7 +127,7 @@ class _Message:
 
 
 class _NodeSocket:
-    """The connection to one node with its socket, or on the way to one."""
+    """The socket to one node and the protocol's side of it; also while it is being opened, or closed."""
 
     def __init__(self, mux: _Mux, address: str) -> None:
         self.address = address
@@ -308,7 +304,7 @@ class _NodeSocket:
             self._mux.schedule(self)
 
     def _end(self, number: int) -> _Message | None:
-        """Take what flies under this number down."""
+        """Return the message that was under way with this number; it is under way no more."""
         message = self.under_way.pop(number, None)
         if message is not None:
             self._under_way_counts[message.line] -= 1
@@ -378,7 +374,7 @@ class _NodeSocket:
 
 
 class _Mux:
-    """All connections in one event loop."""
+    """The multiplexer: all connections of one event loop."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, connection: Callable[[str], Connection], routing: Routing
@@ -394,11 +390,8 @@ class _Mux:
         self._touched: dict[_NodeSocket, None] = {}
         self._answers: deque[tuple[_Message, Outcome]] = deque()
         self._failures: deque[tuple[_Message, Outcome]] = deque()
-        """Outcomes that wait for the next turn, because this one has woken enough tasks.
-
-        Failures and answers take turns: else many failed calls would be told of that before any call learns that the
-        node is back.
-        """
+        """Outcomes that wait for the next turn, because this one has woken enough tasks. Failures and answers take
+        turns: else many failed calls would be told of that before any call learns that the node is back."""
         self._failure_is_next = False
         self._woken = 0
         """How many calls got their outcomes since the last flush."""

@@ -27,19 +27,13 @@ class State(IntEnum):
     DEAD = 2
     LEFT = 3
     FORGOTTEN = 4
-    """An operator said that this node will not come back.
-
-    It is kept like the others that are gone, so that no late rumour revives it; but it is not shown, not dialled, and
-    not counted for a majority.
-    """
+    """An operator said that this node will not come back. It is kept like the others that are gone, so that no late
+    rumour revives it; but it is not shown, not dialled, and not counted for a majority."""
 
 
 _LIFE_BITS: Final = 8
-"""The lower bits of an incarnation count the suspicions that a node refuted in one life.
-
-A node that refutes more than they can count begins a new life. That is harmless: it only overrules a death in the
-former life.
-"""
+"""The lower bits of an incarnation count the suspicions that a node refuted in one life. A node that refutes more than
+they can count begins a new life. That is harmless: it only overrules a death in the former life."""
 
 
 def first_incarnation(wall_ms: int) -> int:
@@ -120,7 +114,7 @@ class MemberTable:
 
     @property
     def own(self) -> Fact:
-        """What this node says of itself."""
+        """The fact that this node states about itself."""
         return self.members[self.own_id].fact
 
     def facts(self) -> list[Fact]:

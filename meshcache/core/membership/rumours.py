@@ -22,10 +22,8 @@ from meshcache.protocol.messages import Rumour
 RETRANSMIT_MULTIPLIER: Final = 4
 
 RUMOURS_PER_MESSAGE: Final = 64
-"""Rumours in one message, about 8 kB.
-
-When many are new at once (at a ring change every member speaks), they are spread over several messages.
-"""
+"""Rumours in one message, about 8 kB. When many are new at once (at a ring change every member speaks), they are spread
+over several messages."""
 
 
 def retransmits(members: int) -> int:

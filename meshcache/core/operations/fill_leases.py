@@ -131,10 +131,8 @@ class FillLeases:
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
         self.table: dict[bytes, FillLease] = {}
-        """By key.
-
-        Changed in place: ``Replica.watch`` keeps this dict, and reports writes only while it is not empty.
-        """
+        """By key. Changed in place: ``Replica.watch`` keeps this dict, and reports writes only while it is not
+        empty."""
         self._voided: list[FillLease] = []
         self._parked = 0
         """How many callers are parked, at most: each ``run`` counts them anew."""

@@ -62,10 +62,8 @@ _RETRY_S: Final = 0.05
 """How soon an update is sent again to a node that does not see itself as the first owner yet."""
 
 RELEASED_MAX: Final = 4096
-"""How many tokens of released locks are remembered.
-
-A question that arrives after its deadline is not executed anyway.
-"""
+"""How many tokens of released locks are remembered. A question that arrives after its deadline is not executed
+anyway."""
 
 _LEASE_CHANGES: Final = (Change.LEASE, Change.FILL, Change.HOLD)
 _LOCK_CHANGES: Final = (Change.ACQUIRE, Change.EXTEND, Change.RELEASE)

@@ -40,10 +40,8 @@ class Floors:
         self._prefixes: OrderedDict[bytes, bytes] = OrderedDict()
         self._tags: OrderedDict[bytes, bytes] = OrderedDict()
         self._coarse: OrderedDict[bytes, bytes] = OrderedDict()
-        """Name to version, each in about the order of the versions.
-
-        A dict from whose front much was deleted takes long to find its first item; an OrderedDict does not.
-        """
+        """Name to version, each in about the order of the versions. A dict from whose front much was deleted takes long
+        to find its first item; an OrderedDict does not."""
         self._greatest = b""
         """No floor is above this version: usually, comparing with it is all that a new record needs."""
 

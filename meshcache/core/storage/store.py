@@ -403,12 +403,12 @@ class Store:
         return list(islice((keys[i] for i in indices if records[i][:VERSION_BYTES] < version), limit))
 
     def tags_in(self, slot: int) -> list[bytes]:
-        """Return the tags that entries of a slot bear."""
+        """Return the tags that entries of a slot have."""
         return self._tags.tags_in(slot)
 
     @property
     def has_tags(self) -> bool:
-        """Tell whether any entry bears a tag."""
+        """Tell whether any entry has a tag."""
         return self._tags.bearers > 0
 
     def clear(self) -> None:
