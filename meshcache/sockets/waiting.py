@@ -90,7 +90,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self.queue: OrderedDict[threading.Lock, None] = OrderedDict()
-        """One closed lock of each waiting thread; opening it wakes the thread. Read it to see whether any thread waits."""
+        """One closed lock of each waiting thread; opening it wakes the thread. Others may look whether there is any."""
 
     def wait(self, look: Callable[[], T], deadline: float) -> T:
         """Return what ``look`` finds, as soon as that is true, or when the deadline is over.
