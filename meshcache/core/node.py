@@ -39,6 +39,7 @@ from meshcache.config import Config
 from meshcache.core import invariants
 from meshcache.core.claims import Claims
 from meshcache.core.counters import Counters
+from meshcache.core.departure import Departure
 from meshcache.core.failures import Failures
 from meshcache.core.frames import Frames
 from meshcache.core.handshake import Handshake
@@ -60,7 +61,9 @@ from meshcache.core.repair.antientropy import AntiEntropy
 from meshcache.core.repair.hints import Handoff, Hints
 from meshcache.core.repair.losses import Losses
 from meshcache.core.repair.movement import Movement
-from meshcache.core.storage.store import Store
+from meshcache.core.repair.recall import Recall
+from meshcache.core.repair.saving import Saving
+from meshcache.core.storage.snapshot import Saved, store_of
 from meshcache.core.view import View
 from meshcache.errors import ProtocolError
 from meshcache.protocol import messages as m
@@ -102,21 +105,22 @@ class NodeCore:
         supervised: bool = False,
         processor_s: Callable[[], float] = float,
         links_max: int = LINKS_MAX,
+        saved: Saved | None = None,
     ) -> None:
         """``supervised``: another process looks after this one. ``links_max``: as many as the driver can open.
 
         ``processor_s`` tells how much processor time the driver's thread has taken; one that cannot tell says 0.
+        ``saved``: what there is of this node's former life.
         """
         self.config = config
         self.boot = boot
         self.counters = Counters()
         self.outbox = Outbox()
         self.failures = Failures(self.outbox.note, self.counters.failed)
-        self._supervised = supervised
         self._processor_s = processor_s
         self._instant = Instant(now, wall_ms)
         self.clock = HybridClock(boot)
-        self.store = self._make_store()
+        self.store = store_of(config, wall_ms)
         self.peers = Peers(config.cluster.name, config.node.seeds, self.outbox, links_max)
         self.membership = self._make_membership(rng)
         self.view = View(config.node.node_id, self._build_ring())
@@ -127,7 +131,7 @@ class NodeCore:
         self._pending = Pending(self.view, self.peers, self.outbox, self._instant, self.fail)
         self.coordinator = self._make_coordinator(hints, copies)
         self._build_gates()
-        self._begin_background(hints)
+        self._begin_background(hints, saved)
         self._requests = self._make_requests(hot, copies)
         self._handshake = Handshake(
             config, self.membership, self.peers, self.outbox, self._instant, boot,
@@ -139,10 +143,9 @@ class NodeCore:
         """This node was counted dead and is back, and not everybody is in sync with that."""
         self._in_touch_at = now
         """When last no member was missing, as far as this node knows: if it was cut off, then not for longer."""
-        self._leaving = False
-        self._leave_by = 0.0
-        self.gone = False
-        """This node has handed its slots over and left; the driver stops."""
+        self._departure = Departure(
+            config.membership.leave_timeout_s, self.membership, self.outbox, lambda: self.settled, supervised=supervised
+        )
         self._doubt: int | None = None
         """After a stall: the ping whose ack shows that the others still count on this node."""
         self._publish_at = self._housekeeping_at = now
@@ -167,13 +170,6 @@ class NodeCore:
         bytes_max = self.config.limits.request_bytes_max
         self._frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
 
-    def _make_store(self) -> Store:
-        store = self.config.store
-        return Store(
-            slots=self.config.cluster.slots, max_entries=store.max_entries, max_bytes=store.max_bytes,
-            grace_ms=int(store.tombstone_grace_s * 1000),
-        )  # fmt: skip
-
     def _make_membership(self, rng: random.Random) -> Membership:
         node, settings, now = self.config.node, self.config.membership, self._instant.now
         own = Fact(
@@ -187,7 +183,7 @@ class NodeCore:
             majority=Majority(settings.link_dead_after_s, now) if strict else None,
         )  # fmt: skip
 
-    def _begin_background(self, hints: Hints) -> None:
+    def _begin_background(self, hints: Hints, saved: Saved | None) -> None:
         """Begin what the node does on its own account; it is run in this order."""
         self.fills = FillLeases(self.coordinator)
         self._drops = Drops(self.coordinator, self.fills)
@@ -197,12 +193,22 @@ class NodeCore:
         self._pending.begin_background("hints", Handoff(self.coordinator, hints))
         self._pending.begin_background("anti_entropy", self._anti_entropy)
         self._pending.begin_background("fills", self.fills)
+        self._begin_snapshots(saved)
+
+    def _begin_snapshots(self, saved: Saved | None) -> None:
+        self.saving: Saving | None = None
+        self._recall: Recall | None = None
+        if self.config.snapshot.enabled:
+            self.saving = Saving(self.coordinator, saved, lambda: self._departure.handed_over)
+            self._recall = Recall(self.coordinator, self._drops, self.saving, saved, lambda: self._handshake.joined)
+            self._pending.begin_background("snapshots", self._recall)
 
     def _make_requests(self, hot: HotKeys, copies: HotCopies) -> Requests:
         return Requests(
             self.coordinator, self._drops, self.fills, hot, copies, self.counters, self.boot,
-            lambda: self.ready, lambda: self.membership.in_majority(self._instant.now), self._retire_on_request,
-            self._anti_entropy.answer,
+            lambda: self.ready, lambda: self.membership.in_majority(self._instant.now),
+            lambda origin: self.retire(self._instant.now, origin),
+            self._anti_entropy.answer, self._recall,
         )  # fmt: skip
 
     def _request_handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
@@ -373,15 +379,19 @@ class NodeCore:
         """Somebody subscribed to the invalidation stream, or nobody is left. A new subscriber is told the number."""
         self.outbox.note_subscribers(present=present)
 
-    def retire(self, now: float) -> None:
-        """Hand over what this node owns, then leave; ``gone`` says when that is done."""
-        if not self._leaving:
+    def retire(self, now: float, origin: bytes | None = None) -> None:
+        """Hand over what this node owns, then leave; ``gone`` says when that is done. ``origin``: who asked for it."""
+        if origin is not None:
+            self._departure.note_asked(origin)
+        if not self._departure.begun:
             self._set_time(now)
-            self._leaving = True
-            self._leave_by = now + self.config.membership.leave_timeout_s
-            self.outbox.note("leaving")
-            self.membership.retire(now)
+            self._departure.begin(now)
             self._follow_members(now)
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether this node has handed its slots over and left; then the driver stops."""
+        return self._departure.gone
 
     def heed(self, readers: Readers) -> None:
         """Take from now on into account what the driver knows of those who ask."""
@@ -391,17 +401,6 @@ class NodeCore:
     def settled(self) -> bool:
         """Tell whether all owners hold all their slots of the ring that this node knows."""
         return all(fact.synced == self.view.digest for fact in self.membership.owners())
-
-    def _retire_on_request(self, origin: bytes) -> None:
-        """Whoever reaches the port can ask for it. So say loudly that it was none of those who run this process."""
-        self.outbox.note("asked_to_leave", origin=origin.hex(), by="a request", supervised=self._supervised)
-        self.retire(self._instant.now)
-
-    def _follow_leave(self, now: float) -> None:
-        if self._leaving and not self.gone and (self.settled or now >= self._leave_by):
-            self.gone = True
-            self.outbox.note("left", handed_over=self.settled)
-            self.membership.leave(now, handed_over=self.settled)
 
     def leave(self, now: float) -> None:
         """Tell the others that this node goes away on purpose, and take no more requests."""
@@ -505,7 +504,7 @@ class NodeCore:
             self._in_touch_at = now
         for part in self._pending.background.values():
             part.run()
-        self._follow_leave(now)
+        self._departure.run(now)
         self._requests.hot.count(now)
         self._requests.copies.run()
         self._requests.notices.run()
@@ -524,7 +523,7 @@ class NodeCore:
             self._handshake.joined
             and self._doubt is None
             and not len(membership.newcomers)
-            and not self._leaving
+            and not self._departure.begun
             and not membership.suspicions
             and not len(membership.rumours)
             and membership.majority is None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Container
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from zlib import crc32
 
 from meshcache.core.counters import Counters
@@ -29,6 +29,7 @@ from meshcache.core.operations.remote_reads import RemoteReads
 from meshcache.core.operations.updates import UpdateBatch, Updates
 from meshcache.core.operations.writes import QuorumWrite
 from meshcache.core.storage.pages import SLOTS_PER_PAGE, page_of
+from meshcache.core.storage.store import Store
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import clock_of
 from meshcache.protocol.messages import Code, EventKind
@@ -59,6 +60,20 @@ class Readers:
     """What more can be sent to all of them until some have read what they were sent."""
 
 
+class Past(Protocol):
+    """What this node found in its snapshot, and the snapshots that it takes: see recall.py."""
+
+    @property
+    def found(self) -> Store:
+        """The records found."""
+
+    def status(self) -> dict[str, Any]:
+        """Say how far it is with them."""
+
+    def save(self) -> dict[str, Any]:
+        """Have a snapshot taken; return the counts."""
+
+
 class Requests:
     """The requests that one node serves."""
 
@@ -75,13 +90,16 @@ class Requests:
         in_majority: Callable[[], bool],
         retire: Callable[[bytes], None],
         compare: Callable[[m.Compare], m.CompareReply],
+        past: Past | None,
     ) -> None:
+        """``past``: None where snapshots are off."""
         self._ready = ready
         self._in_majority = in_majority
         self._early: deque[tuple[bytes, bytes]] = deque(maxlen=EARLY_MAX)
         """Keys that were written by somebody who works with another ring, and the digest of that."""
         self._retire = retire
         self._compare = compare
+        self._past = past
         self._coordinator = coordinator
         self._replica = coordinator.replica
         self._instant = coordinator.instant
@@ -122,6 +140,7 @@ class Requests:
             m.Sweep: self._on_sweep,
             m.SweepTags: self._on_sweep_tags,
             m.Pull: self._on_pull,
+            m.Recall: self._on_recall,
             m.Floors: self._on_floors,
             m.Compare: self._on_compare,
             m.Leave: self._on_leave,
@@ -413,9 +432,13 @@ class Requests:
             "hot": lambda: {"keys": self.hot.top(HOT_KEYS_TOLD)},
             "replica": lambda: inspection.replica(coordinator, request.key),
         }
+        if self._past is not None:
+            makers |= {"recall": self._past.status, "snapshot": self._past.save}
         make = makers.get(request.what)
         if make is None:
             text = f"inspect knows view, status, stats, hot, explain and replica, not {request.what!r}"
+            if request.what in {"snapshot", "recall"}:
+                text = f"snapshot.enabled is false on {coordinator.own_id}"
             self._reject(origin, request, [int(Code.INVALID), text])
         else:
             self._reply(origin, request.request, [make()])
@@ -516,6 +539,16 @@ class Requests:
             slots = [slot for slot in pull.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
             page = page_of(self._store, slots, pull.cursor, self._view.left_over)
             self._outbox.reply(origin, m.PullReply(pull.request, self._view.digest, *page))
+
+    def _on_recall(self, origin: bytes, recall: m.Recall) -> None:
+        if not self._admit(origin, recall, from_client=False):
+            return
+        if self._past is None:
+            self._reject(origin, recall, [int(Code.NOT_READY)])
+            return
+        slots = [slot for slot in recall.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
+        page = page_of(self._past.found, slots, recall.cursor, lambda _: False)
+        self._outbox.reply(origin, m.PullReply(recall.request, self._view.digest, *page))
 
     def _on_compare(self, origin: bytes, compare: m.Compare) -> None:
         if self._admit(origin, compare, from_client=False):

@@ -20,7 +20,7 @@ booking behind, which is recognised when it fires, within ``HORIZON_MS``.
 Traces. When a value expires, an older one with a longer life may still be on its way here, or lie at a copy that
 missed the newer one; it must not come back. So what expires leaves a tombstone at its version, a *trace*, where that
 can be: until ``SETTLE_MS`` after the write, and as long as what it covered would have lived, but no longer than a
-delete is remembered. A value that outlives both leaves none: the usual case.
+delete is remembered. A value that outlives both leaves none: the usual case. Until ``traces_until_ms`` all leave one.
 
 Bytes. An entry is charged what the allocator takes for its key and record, plus ``ENTRY_OVERHEAD_BYTES``, calibrated
 against the resident memory of a process by ``scripts/bench store``. One with tags is charged for those, too (tags.py).
@@ -94,7 +94,9 @@ def entry_bytes(key: bytes, record: bytes) -> int:
 class Store:
     """The records of one node. It reads no clock: the wall time, in milliseconds, is an argument."""
 
-    def __init__(self, *, slots: int, max_entries: int, max_bytes: int, grace_ms: int = 0) -> None:
+    def __init__(
+        self, *, slots: int, max_entries: int, max_bytes: int, grace_ms: int = 0, traces_until_ms: int = 0
+    ) -> None:
         if slots < 1 or slots & (slots - 1):
             raise ValueError(f"slots is {slots}; it must be a power of two")
         if max_entries < 1 or max_bytes < 1:
@@ -103,6 +105,7 @@ class Store:
         self.max_bytes = max_bytes
         self._grace_ms = grace_ms
         """How long after a write any copy may still hold what was there before it."""
+        self._traces_until_ms = traces_until_ms
         self._mask = slots - 1
         self._tombstone_bytes_max = int(max_bytes * TOMBSTONE_SHARE)
         self._tables: list[dict[bytes, int]] = [{} for _ in range(slots)]
@@ -110,7 +113,7 @@ class Store:
         self._changed = bytearray(b"\1" * slots)
         """Per slot 1 if its digest is out of date."""
         self._digests = [b""] * slots
-        self._floors = [b""] * slots
+        self.floors = [b""] * slots
         """Per slot the greatest version that was evicted or dropped."""
         self._compactable = 0
         self._hits = self._misses = self._evictions = self._expirations = 0
@@ -137,7 +140,7 @@ class Store:
 
     def _reset(self) -> None:
         self._changed[:] = b"\1" * len(self._changed)
-        self._floors[:] = [b""] * len(self._floors)
+        self.floors[:] = [b""] * len(self.floors)
         self._records[:] = (_SENTINEL_RECORD, _SENTINEL_RECORD)
         self._keys[:] = (b"", b"")
         for ring in (self._before, self._after):
@@ -220,7 +223,7 @@ class Store:
         not remembered by key, but by the greatest version evicted in each slot: a repair of a key that is not held
         must be above it. So forgetting costs misses, and never a stale read.
         """
-        tables, floors, mask = self._tables, self._floors, self._mask
+        tables, floors, mask = self._tables, self.floors, self._mask
         if not any(floors):
             return keys, records
         kept = [
@@ -292,7 +295,7 @@ class Store:
 
     def _merge_expired(self, key: bytes, record: bytes, index: int | None, now_ms: int) -> None:
         """Drop what a record supersedes that comes when its time is over, and leave its trace."""
-        until_ms = wall_ms_of(record) + SETTLE_MS
+        until_ms = max(wall_ms_of(record) + SETTLE_MS, self._traces_until_ms)
         if index is not None:
             until_ms = max(until_ms, self._covered_until(record, self._records[index]))
             self._remove(index)
@@ -385,13 +388,13 @@ class Store:
         indices = list(self._tables[slot].values())
         for index in indices:
             self._remove(index)
-        self._floors[slot] = b""
+        self.floors[slot] = b""
         return len(indices)
 
     def void_slot(self, slot: int, version: bytes) -> int:
         """Drop all that one slot holds, and take nothing of it from repairs that is not newer than this version."""
         dropped = self.drop_slot(slot)
-        self._floors[slot] = version
+        self.floors[slot] = version
         return dropped
 
     def sweep(self, slot: int, prefix: bytes, version: bytes) -> int:
@@ -475,7 +478,7 @@ class Store:
         """Remove a record that is still valid: from now on, nothing as old is taken from repairs of its slot."""
         slot = crc32(self._keys[index]) & self._mask
         version = self._records[index][:VERSION_BYTES]
-        self._floors[slot] = max(self._floors[slot], version)
+        self.floors[slot] = max(self.floors[slot], version)
         self._remove(index)
 
     def _replay(self) -> None:
@@ -554,8 +557,8 @@ class Store:
             self._remove(index)
             return
         self._expirations += 1
-        if record[:6] > settled or index in self._covers:
-            until_ms = max(wall_ms_of(record) + SETTLE_MS, self._covers.get(index, 0))
+        if record[:6] > settled or index in self._covers or now_ms < self._traces_until_ms:
+            until_ms = max(wall_ms_of(record) + SETTLE_MS, self._covers.get(index, 0), self._traces_until_ms)
             if until_ms > now_ms:
                 self._leave_trace(index, tombstone(version_of(record), until_ms))
                 return
