@@ -120,7 +120,7 @@ class NodeCore:
         self._processor_s = processor_s
         self._instant = Instant(now, wall_ms)
         self.clock = HybridClock(boot)
-        self.store = store_of(config, wall_ms)
+        self.store = store_of(config)
         self.peers = Peers(config.cluster.name, config.node.seeds, self.outbox, links_max)
         self.membership = self._make_membership(rng)
         self.view = View(config.node.node_id, self._build_ring())
@@ -508,7 +508,7 @@ class NodeCore:
         self._requests.hot.count(now)
         self._requests.copies.run()
         self._requests.notices.run()
-        if self.view.settling and self.settled and self.view.expire(now):
+        if self.view.settling and self.settled and not self.gone and self.view.expire(now):
             self._returning = False
             self._slots_to_drop = [slot for slot, owned in enumerate(self.view.owned) if not owned]
         if now >= self._publish_at:

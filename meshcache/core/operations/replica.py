@@ -42,6 +42,7 @@ class Replica:
         self._watched: Sized = ()
         self._note_written: Callable[[list[bytes], list[bytes]], None] = lambda *_: None
         """See ``watch``."""
+        self._remember: Callable[[list[bytes], list[bytes]], None] | None = None
 
     def expires_ms(self, ttl_ms: int) -> int:
         """Return the expiry that a ``ttl_ms`` of the protocol means."""
@@ -63,7 +64,13 @@ class Replica:
         outcome = self.store.merge(keys, records, self._instant.wall_ms)
         if self._watched:
             self._note_written(keys, records)
+        if self._remember is not None:
+            self._remember(keys, records)
         return outcome
+
+    def remember(self, remember: Callable[[list[bytes], list[bytes]], None] | None) -> None:
+        """Have somebody told of all that is stored here, until None takes its place."""
+        self._remember = remember
 
     def watch(self, keys: Sized, note_written: Callable[[list[bytes], list[bytes]], None]) -> None:
         """Have somebody told of the keys and records that are stored here, as long as ``keys`` is not empty."""
@@ -88,6 +95,8 @@ class Replica:
         newer, live = self.store.merge([keys[i] for i in kept], [admitted[i] for i in kept], self._instant.wall_ms)
         if self._watched:
             self._note_written(keys, admitted)
+        if self._remember is not None:
+            self._remember(keys, admitted)
         greater: list[list[int | bytes]] = [[kept[int(place)], version] for place, version in newer]
         told = {place for place, _ in greater}
         greater += [[i, floor] for i, floor in overruled.items() if i not in told]

@@ -18,10 +18,9 @@ taken in only where the *whole mesh* has started anew, by these steps::
   this node owns now (RECALL, answered as PULL is). The greatest version of each key stays. So every owner comes to the
   same, by itself; and what it then takes in is the newest there is in all snapshots.
 - What was written since the start is newer than all of that, for clocks go on above all that was found. It may be gone
-  again: evicted (what a node has evicted before all had pulled what they own, it says, and nothing as old is taken in;
-  what it evicts later, other owners hold, or have floors for), or expired (until
-  ``RECALL_S_MAX`` after the start, whatever expires leaves a trace, see store.py), or deleted or cleared (a snapshot
-  older than the grace of those is not loaded).
+  again, or lie where nobody looks: evicted, expired, lost while the mesh was forming. So of all that it has stored
+  since its start a node keeps a *mark*, the version, beside what it found; others gather the marks, too, and what a
+  mark overrules nobody takes in. What was cleared is known by its name (drop_floors.py).
 - What this node had evicted before it was stopped it takes from nobody: see the floors in store.py.
 
 So what is taken in is stale only where W owners of a key have lost the last write of it at the same time: killed nodes
@@ -43,11 +42,10 @@ from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Drops
 from meshcache.core.repair.saving import Saving
 from meshcache.core.storage.pages import SLOTS_PER_PAGE
-from meshcache.core.storage.snapshot import RECALL_S_MAX, Saved, store_of
+from meshcache.core.storage.snapshot import Saved, is_mark, mark, store_of
 from meshcache.core.storage.store import Store
 from meshcache.protocol import messages as m
 from meshcache.protocol.facts import FACTS_MAX
-from meshcache.protocol.record import VERSION_BYTES
 
 WAITING: Final = "waiting"
 GATHERING: Final = "gathering"
@@ -55,6 +53,8 @@ DONE: Final = "done"
 
 RETURN_WAIT_S: Final = 60.0
 """How long a node waits for the members that it knew to come back."""
+RECALL_S_MAX: Final = 120.0
+"""When it drops what it has not taken in."""
 ASK_INTERVAL_S: Final = 0.25
 ANSWER_WAIT_S: Final = 1.0
 ENTRIES_PER_TURN: Final = 1000
@@ -65,7 +65,7 @@ KEPT_S: Final = 30.0
 """For so long after this node is through, others may still gather from it."""
 
 PASSED: Final[dict[str, Any]] = {
-    "state": DONE, "members": [], "participants": [], "complete": False, "clock": 0, "evicted": b""
+    "state": DONE, "members": [], "participants": [], "complete": False, "clock": 0
 }  # fmt: skip
 """What a node answers that takes no part in this."""
 
@@ -91,7 +91,6 @@ class _Status:
     participants: list[int]
     complete: bool
     clock: int
-    evicted: bytes
 
     @classmethod
     def of(cls, told: Any) -> _Status:
@@ -143,10 +142,6 @@ class Recall:
         self._participants: dict[str, int] = {}
         self._round: _Round | None = None
         self._ask_at = self._started
-        self._evicted = b""
-        """The greatest version that another one has evicted since it started."""
-        self._evicted_here = b""
-        """The same of this node, at the time when it committed itself. By then all had pulled what they own."""
         self._sources: dict[str, _Source] = {}
         self._gathered_for = b""
         """The ring for which it gathers."""
@@ -161,9 +156,16 @@ class Recall:
         if saved is not None:
             coordinator.clock.go_past(saved.clock)
             drops.learn(saved.floors)
+        coordinator.replica.remember(self._remember)
 
     def _empty_store(self) -> Store:
-        return store_of(self._coordinator.config, self._coordinator.instant.wall_ms)
+        return store_of(self._coordinator.config)
+
+    def _remember(self, keys: list[bytes], records: list[bytes]) -> None:
+        """Keep marks of what is stored here."""
+        wall_ms = self._coordinator.instant.wall_ms
+        until_ms = wall_ms + int(self._grace_s * 1000)
+        self._found.merge(keys, [mark(record, until_ms) for record in records], wall_ms)
 
     def save(self) -> dict[str, Any]:
         """Have a snapshot taken as soon as it can be; return the counts up to now."""
@@ -174,14 +176,12 @@ class Recall:
 
     def status(self) -> dict[str, Any]:
         """Say how far this node is, who may be ahead of what it found, and what it has forgotten since it started."""
-        evicted = max(self._coordinator.store.floors) if self.state == WAITING else self._evicted_here
         return {
             "state": self.state,
             "members": [] if self._head is None else list(self._head.members),
             "participants": list(self._participants.values()),
             "complete": self._complete,
             "clock": 0 if self._head is None else self._head.clock,
-            "evicted": evicted,
         }
 
     @property
@@ -235,6 +235,7 @@ class Recall:
         if not self._taken:
             self._found = self._empty_store()
         self.state = DONE
+        self._coordinator.replica.remember(None)
         self._through_at = self._coordinator.instant.now
         self._sources, self._round, self._left = {}, None, None
         self._saving.forget_former()
@@ -267,11 +268,9 @@ class Recall:
         if self._round is not asked or len(asked.answers) < len(asked.boots):
             return
         self._round = None
-        membership, view = self._coordinator.membership, self._coordinator.view
-        peers = {fact.node_id: fact.boot for fact in membership.peers()}
+        peers = {fact.node_id: fact.boot for fact in self._coordinator.membership.peers()}
         if peers != asked.boots:
             return
-        self._evicted = max([status.evicted for status in asked.answers.values()], default=b"")
         committed = [status for status in asked.answers.values() if status.state != WAITING]
         for status in committed:
             if self._boot not in status.participants:
@@ -279,8 +278,6 @@ class Recall:
                 return
         if committed:
             peers = {node_id: boot for node_id, boot in peers.items() if boot in committed[0].participants}
-        if not all(fact.synced == view.digest for fact in membership.owners()):
-            return  # somebody has yet to pull what was written before it came
         own = _Status(**self.status())
         statuses = {self._coordinator.own_id: own} | {node_id: asked.answers[node_id] for node_id in peers}
         wanted = {node_id for status in statuses.values() for node_id in status.members}
@@ -298,7 +295,6 @@ class Recall:
             if coordinator.own_id not in last:
                 self._found = self._empty_store()
             peers = {node_id: boot for node_id, boot in peers.items() if node_id in last}
-        self._evicted_here = max(coordinator.store.floors)
         self._participants = {**peers, coordinator.own_id: self._boot}
         self.state = GATHERING
         coordinator.outbox.note("recalling", found=self._loaded, participants=sorted(self._participants))
@@ -417,11 +413,7 @@ class Recall:
     def _take_in_keys(self, keys: list[bytes]) -> None:
         coordinator, view = self._coordinator, self._coordinator.view
         pairs = [(key, record) for key in keys if (record := self._found.peek(key)) is not None]
-        pairs = [
-            (key, record)
-            for key, record in pairs
-            if record[:VERSION_BYTES] > self._evicted and view.counts(key, record)
-        ]
+        pairs = [(key, record) for key, record in pairs if not is_mark(record) and view.counts(key, record)]
         kept, records = coordinator.store.above_floor([key for key, _ in pairs], [record for _, record in pairs])
         coordinator.replica.merge(kept, records)
         self._taken += len(kept)

@@ -92,7 +92,7 @@ class Saving:
             stores.append(self._former.store)
         for store in stores:
             for slot in range(self._config.cluster.slots):
-                if store is self._coordinator.store and self._coordinator.view.left_over(slot):
+                if store is self._coordinator.store and self._is_old(slot):
                     continue
                 for held, packed in _slot_blocks(store, slot):
                     count += 1
@@ -101,6 +101,11 @@ class Saving:
         self._entries = entries
         yield front
         yield snapshot.end_block(count)
+
+    def _is_old(self, slot: int) -> bool:
+        """Tell whether others own a slot, and write past this node. Where all are leaving nobody does."""
+        view = self._coordinator.view
+        return view.left_over(slot) and bool(view.ring.owners[slot])
 
     def _head(self, *, final: bool, with_records: bool) -> snapshot.Head:
         coordinator, former = self._coordinator, self._former
@@ -118,7 +123,7 @@ class Saving:
             members=tuple(sorted(members)),
             clock=max(coordinator.clock.latest, 0 if former is None else former.clock),
             wall_ms=wall_ms,
-            final=final and (former is None or former.complete),
+            final=final and not view.void and (former is None or former.complete),
         )
 
     def _floors(self) -> list[m.Floor]:

@@ -3,7 +3,7 @@
 ::
 
     snapshot = HEAD FLOORS *SLOT HEAD FLOORS END     ; the second HEAD and FLOORS repeat the first: one may be damaged
-    block    = mark (4)  kind (1)  length (4)  crc32 of kind, length and content (4)  content, in msgpack
+    block    = start (4)  kind (1)  length (4)  crc32 of kind, length and content (4)  content, in msgpack
     HEAD     = a map: the fields of Head, and the version of the format
     FLOORS   = [[kind, name, version], …]            ; what clears and tag invalidations left, see drop_floors.py
     SLOT     = [slot, eviction floor, [key, …], [record, …]]      ; a part of a slot, and what was forgotten of it
@@ -21,11 +21,11 @@ know of.
 A snapshot that is taken when the node has stopped serving is *final*: nothing that the node has acknowledged is missing
 in it. It is final only until the node starts again (node/snapshots.py sees to that).
 
-**What is read.** A block whose checksum does not fit is left out and named; the next one is found by its mark. A file
-is of no use at all without a HEAD and FLOORS (of the records alone nobody could say which were dropped), if it is
+**What is read.** A block whose checksum does not fit is left out and named; the next one is found by how it starts. A
+file is of no use at all without a HEAD and FLOORS (of the records alone nobody could say which were dropped), if it is
 another cluster's or node's, of a newer format, older than the grace of deletes, or of a time that has not come yet:
 then the clock was set back, and nothing in it could be judged. Values that have expired are not kept; their versions
-are, as tombstones, for as long as somebody may bring up what they had replaced.
+are, as marks, lest somebody else bring up what they had replaced.
 """
 
 from __future__ import annotations
@@ -44,17 +44,15 @@ from meshcache.protocol.clock import LEAD_MS_MAX, clock_of, wall_ms_of
 from meshcache.protocol.facts import FACTS_MAX
 from meshcache.protocol.record import (
     HEADER_BYTES,
+    STAMP_BYTES,
     TOMBSTONE,
     VERSION_BYTES,
     expiry_bytes,
-    tombstone,
+    stamp,
     version_of,
 )
 
 FORMAT: Final = 1
-
-RECALL_S_MAX: Final = 120.0
-"""For so long after its start a node may take in what it found in its snapshot."""
 
 BLOCK_ENTRIES: Final = 1000
 BLOCK_BYTES: Final = 256 * 1024
@@ -62,8 +60,10 @@ BLOCK_BYTES: Final = 256 * 1024
 CONTENT_BYTES_MAX: Final = 1 << 30
 """Of a block; what announces more is damaged."""
 
-_MARK: Final = b"\xf5MC\x01"
+_START: Final = b"\xf5MC\x01"
 _HEADER_BYTES: Final = 13
+_MARKED: Final = bytes((TOMBSTONE, 1))
+"""The content of a mark. Where it comes to a store it is a tombstone, but one that is not handed on to others."""
 _HEAD: Final = 1
 _FLOORS: Final = 2
 _SLOT: Final = 3
@@ -105,33 +105,44 @@ class Saved:
     damaged: list[str] = field(default_factory=list)
     """The first few damaged blocks, in words."""
     damaged_blocks: int = 0
+    is_final: bool = True
+    """The node has not run since, as far as whoever loads it knows."""
 
     @property
     def complete(self) -> bool:
         """Tell whether nothing that the node has acknowledged is missing."""
-        return self.head.final and not self.damaged_blocks
+        return self.head.final and self.is_final and not self.damaged_blocks
 
 
 class Unusable(ValueError):
     """A file that a node must not load, or cannot; the text says why."""
 
 
-def store_of(config: Config, now_ms: int) -> Store:
-    """Return an empty store for a node that starts at this wall time."""
+def store_of(config: Config) -> Store:
+    """Return an empty store for a node."""
     return Store(
         slots=config.cluster.slots,
         max_entries=config.store.max_entries,
         max_bytes=config.store.max_bytes,
         grace_ms=int(config.store.tombstone_grace_s * 1000),
-        traces_until_ms=now_ms + int(RECALL_S_MAX * 1000) if config.snapshot.enabled else 0,
     )
+
+
+def mark(record: bytes, until_ms: int) -> bytes:
+    """Return what stands for a record whose value is not there: nothing older of its key may be taken in."""
+    return stamp(version_of(record), until_ms) + _MARKED
+
+
+def is_mark(record: bytes) -> bool:
+    """Tell whether this stands for a record, and is none itself."""
+    return record[STAMP_BYTES:] == _MARKED
 
 
 def block(kind: int, content: Any) -> bytes:
     """Return a block, in the bytes of the file."""
     packed: bytes = msgpack.packb(content)
     front = bytes((kind,)) + len(packed).to_bytes(4, "big")
-    return b"".join((_MARK, front, crc32(packed, crc32(front)).to_bytes(4, "big"), packed))
+    return b"".join((_START, front, crc32(packed, crc32(front)).to_bytes(4, "big"), packed))
 
 
 def head_block(head: Head) -> bytes:
@@ -167,11 +178,11 @@ def blocks_of(data: Any) -> Iterator[tuple[int, Any]]:
                 kind, content, at = found
                 yield kind, content
                 continue
-            following = data.find(_MARK, at + 1)
+            following = data.find(_START, at + 1)
             end = following if following >= 0 else size
-            # Marks inside a damaged block are passed by together with it.
+            # Starts inside a damaged block are passed by together with it.
             while following >= 0 and _block_at(view, following) is None:
-                following = data.find(_MARK, following + 1)
+                following = data.find(_START, following + 1)
                 end = following if following >= 0 else size
             yield 0, f"bytes {at:,} to {end:,}"
             at = end
@@ -179,7 +190,7 @@ def blocks_of(data: Any) -> Iterator[tuple[int, Any]]:
 
 def _block_at(view: memoryview, at: int) -> tuple[int, Any, int] | None:
     """Return kind and content of the block here, and where it ends; None if there is none, or it is damaged."""
-    if bytes(view[at : at + 4]) != _MARK:
+    if bytes(view[at : at + 4]) != _START:
         return None
     front = view[at + 4 : at + 9]
     length = int.from_bytes(front[1:5], "big")
@@ -211,8 +222,8 @@ class _Loading:
         self._config = config
         self._now_ms = now_ms
         self._now_bytes = expiry_bytes(now_ms)
-        self._reap_ms = now_ms + int(RECALL_S_MAX * 1000)
-        self._store = store_of(config, now_ms)
+        self._until_ms = now_ms + int(config.store.tombstone_grace_s * 1000)
+        self._store = store_of(config)
         self._head: Head | None = None
         self._floors: list[m.Floor] | None = None
         self._clock = b""
@@ -261,7 +272,7 @@ class _Loading:
         for i in overdue:
             if not records[i][22] & TOMBSTONE:
                 self._expired += 1
-                records[i] = tombstone(version_of(records[i]), self._reap_ms)
+                records[i] = mark(records[i], self._until_ms)
         self._store.merge(keys, records, self._now_ms)
 
     def result(self) -> Saved:

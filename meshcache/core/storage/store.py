@@ -20,7 +20,7 @@ booking behind, which is recognised when it fires, within ``HORIZON_MS``.
 Traces. When a value expires, an older one with a longer life may still be on its way here, or lie at a copy that
 missed the newer one; it must not come back. So what expires leaves a tombstone at its version, a *trace*, where that
 can be: until ``SETTLE_MS`` after the write, and as long as what it covered would have lived, but no longer than a
-delete is remembered. A value that outlives both leaves none: the usual case. Until ``traces_until_ms`` all leave one.
+delete is remembered. A value that outlives both leaves none: the usual case.
 
 Bytes. An entry is charged what the allocator takes for its key and record, plus ``ENTRY_OVERHEAD_BYTES``, calibrated
 against the resident memory of a process by ``scripts/bench store``. One with tags is charged for those, too (tags.py).
@@ -94,9 +94,7 @@ def entry_bytes(key: bytes, record: bytes) -> int:
 class Store:
     """The records of one node. It reads no clock: the wall time, in milliseconds, is an argument."""
 
-    def __init__(
-        self, *, slots: int, max_entries: int, max_bytes: int, grace_ms: int = 0, traces_until_ms: int = 0
-    ) -> None:
+    def __init__(self, *, slots: int, max_entries: int, max_bytes: int, grace_ms: int = 0) -> None:
         if slots < 1 or slots & (slots - 1):
             raise ValueError(f"slots is {slots}; it must be a power of two")
         if max_entries < 1 or max_bytes < 1:
@@ -105,7 +103,6 @@ class Store:
         self.max_bytes = max_bytes
         self._grace_ms = grace_ms
         """How long after a write any copy may still hold what was there before it."""
-        self._traces_until_ms = traces_until_ms
         self._mask = slots - 1
         self._tombstone_bytes_max = int(max_bytes * TOMBSTONE_SHARE)
         self._tables: list[dict[bytes, int]] = [{} for _ in range(slots)]
@@ -295,7 +292,7 @@ class Store:
 
     def _merge_expired(self, key: bytes, record: bytes, index: int | None, now_ms: int) -> None:
         """Drop what a record supersedes that comes when its time is over, and leave its trace."""
-        until_ms = max(wall_ms_of(record) + SETTLE_MS, self._traces_until_ms)
+        until_ms = wall_ms_of(record) + SETTLE_MS
         if index is not None:
             until_ms = max(until_ms, self._covered_until(record, self._records[index]))
             self._remove(index)
@@ -557,8 +554,8 @@ class Store:
             self._remove(index)
             return
         self._expirations += 1
-        if record[:6] > settled or index in self._covers or now_ms < self._traces_until_ms:
-            until_ms = max(wall_ms_of(record) + SETTLE_MS, self._covers.get(index, 0), self._traces_until_ms)
+        if record[:6] > settled or index in self._covers:
+            until_ms = max(wall_ms_of(record) + SETTLE_MS, self._covers.get(index, 0))
             if until_ms > now_ms:
                 self._leave_trace(index, tombstone(version_of(record), until_ms))
                 return
