@@ -199,15 +199,18 @@ class RestartSimulation:
     def _strike_all(self, what: str) -> None:
         world = self.world
         hosts = list(self.mesh.nodes.values())
+        # Who hands over leaves an empty snapshot: a disk may only be lost where nobody did.
+        loses = what == "stop all" and self.plan.levels[1] > 1 and world.rng.random() < 0.2
+        ways = ("crash",) if what == "kill all" else ("leave",) if loses else ("leave", "retire")
         for host in world.rng.sample(hosts, len(hosts)):
-            how = "crash" if what == "kill all" else world.rng.choice(("leave", "retire"))
+            how = world.rng.choice(ways)
             world.after(0.0 if what == "kill all" else world.rng.choice((0.0, 0.01, 0.1)), self._stop, host, how)
         if not world.run_until_true(lambda: all(host.core is None for host in hosts), within_s=LEAVE_TIMEOUT_S + 2.0):
             raise Violation("exit: not all nodes end")
         world.run_until(world.now + world.rng.choice((0.0, 1.0, 5.0)))
         for host in hosts:
             self._come_back(host)
-        if what == "stop all" and self.plan.levels[1] > 1 and world.rng.random() < 0.2:
+        if loses:
             lost = world.rng.choice(hosts)
             world.note(f"{lost.name} has lost its disk")
             assert lost.disk is not None

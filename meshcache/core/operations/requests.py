@@ -64,8 +64,8 @@ class Past(Protocol):
     """What this node found in its snapshot, and the snapshots that it takes: see recall.py."""
 
     @property
-    def found(self) -> Store:
-        """The records found."""
+    def found(self) -> Store | None:
+        """The records found; None: not yet."""
 
     def status(self) -> dict[str, Any]:
         """Say how far it is with them."""
@@ -543,11 +543,12 @@ class Requests:
     def _on_recall(self, origin: bytes, recall: m.Recall) -> None:
         if not self._admit(origin, recall, from_client=False):
             return
-        if self._past is None:
+        found = None if self._past is None else self._past.found
+        if found is None:
             self._reject(origin, recall, [int(Code.NOT_READY)])
             return
         slots = [slot for slot in recall.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
-        page = page_of(self._past.found, slots, recall.cursor, lambda _: False)
+        page = page_of(found, slots, recall.cursor, lambda _: False)
         self._outbox.reply(origin, m.PullReply(recall.request, self._view.digest, *page))
 
     def _on_compare(self, origin: bytes, compare: m.Compare) -> None:

@@ -14,13 +14,15 @@ taken in only where the *whole mesh* has started anew, by these steps::
 - Who may be ahead: the members that the snapshots name. Once all of them are here and WAITING, or after
   ``RETURN_WAIT_S``, a node commits itself to those that are here, the *participants*, and to nobody who comes later.
   Who finds itself among the participants of another one commits itself to the same.
-- GATHERING: from each participant it learns what was dropped by name, and then all that it found of the slots that
-  this node owns now (RECALL, answered as PULL is). The greatest version of each key stays. So every owner comes to the
-  same, by itself; and what it then takes in is the newest there is in all snapshots.
-- What was written since the start is newer than all of that, for clocks go on above all that was found. It may be gone
-  again, or lie where nobody looks: evicted, expired, lost while the mesh was forming. So of all that it has stored
-  since its start a node keeps a *mark*, the version, beside what it found; others gather the marks, too, and what a
-  mark overrules nobody takes in. What was cleared is known by its name (drop_floors.py).
+- GATHERING: from each participant it takes all that this one found of the slots that this node owns now (RECALL,
+  answered as PULL is), and then what was dropped by name. The greatest version of each key stays. So every owner comes
+  to the same, by itself; and what it then takes in is the newest there is in all snapshots.
+- What was written since the start overrules all of that, even if the clock of who wrote it was behind those of nodes
+  that were not back yet. It may be gone again, or lie where nobody looks: evicted, expired, lost while the mesh was
+  forming. So of all that it has stored since its start a node keeps a *mark*, a version without a value, and when it
+  commits itself it raises the marks above all that the participants have found. It does so with what was cleared and
+  invalidated. Only then does it let others gather, and they gather the marks, too. What a mark overrules nobody takes
+  in.
 - What this node had evicted before it was stopped it takes from nobody: see the floors in store.py.
 
 So what is taken in is stale only where W owners of a key have lost the last write of it at the same time: killed nodes
@@ -46,6 +48,7 @@ from meshcache.core.storage.snapshot import Saved, is_mark, mark, store_of
 from meshcache.core.storage.store import Store
 from meshcache.protocol import messages as m
 from meshcache.protocol.facts import FACTS_MAX
+from meshcache.protocol.record import version_of
 
 WAITING: Final = "waiting"
 GATHERING: Final = "gathering"
@@ -61,6 +64,8 @@ ENTRIES_PER_TURN: Final = 1000
 """Taken in per turn: about three milliseconds."""
 BREATH_S: Final = 0.001
 """From one such turn to the next."""
+DROPS_MAX: Final = 100_000
+"""Names that are dropped while it waits."""
 KEPT_S: Final = 30.0
 """For so long after this node is through, others may still gather from it."""
 
@@ -77,8 +82,8 @@ class _Source:
     node_id: str
     slots: deque[int]
     cursor: bytes = b""
-    floors_from: bytes | None = b""
-    """Where to go on asking for what was dropped; None: all is known."""
+    floors_from: bytes = b""
+    """Where to go on asking for what was dropped, once there are no more slots."""
     asked_at: float | None = None
 
 
@@ -152,20 +157,44 @@ class Recall:
         self._slot = 0
         self._taken = 0
         self._through_at = 0.0
+        self._marks: dict[bytes, bytes] = {}
+        """Of what was stored here while it waits: by key the version."""
+        self._dropped: list[tuple[int, bytes]] = []
+        """Kinds and names that were dropped meanwhile."""
+        self._beyond = b""
+        """A version beyond all that the participants have found."""
         self._grace_s = config.store.tombstone_grace_s
         if saved is not None:
             coordinator.clock.go_past(saved.clock)
             drops.learn(saved.floors)
         coordinator.replica.remember(self._remember)
+        drops.remember(self._remember_drop)
 
     def _empty_store(self) -> Store:
         return store_of(self._coordinator.config)
 
     def _remember(self, keys: list[bytes], records: list[bytes]) -> None:
         """Keep marks of what is stored here."""
+        if self.state == WAITING:
+            self._marks.update(zip(keys, map(version_of, records), strict=True))
+        else:
+            self._put_marks(keys, list(map(version_of, records)))
+
+    def _put_marks(self, keys: list[bytes], versions: list[bytes]) -> None:
+        """Have marks overrule what was found, here and at others."""
         wall_ms = self._coordinator.instant.wall_ms
         until_ms = wall_ms + int(self._grace_s * 1000)
-        self._found.merge(keys, [mark(record, until_ms) for record in records], wall_ms)
+        self._found.merge(keys, [mark(max(version, self._beyond), until_ms) for version in versions], wall_ms)
+
+    def _remember_drop(self, kind: int, names: list[bytes]) -> None:
+        """Somebody cleared or invalidated these names."""
+        self._dropped += [(kind, name) for name in names]
+        if self.state == GATHERING:
+            self._raise_drops()
+
+    def _raise_drops(self) -> None:
+        dropped, self._dropped = self._dropped, []
+        self._drops.learn([m.Floor(kind, name, self._beyond) for kind, name in dict.fromkeys(dropped)])
 
     def save(self) -> dict[str, Any]:
         """Have a snapshot taken as soon as it can be; return the counts up to now."""
@@ -185,9 +214,9 @@ class Recall:
         }
 
     @property
-    def found(self) -> Store:
-        """What there is for others to gather."""
-        return self._found
+    def found(self) -> Store | None:
+        """What there is for others to gather; None while it may still be changed by what is written."""
+        return None if self.state == WAITING else self._found
 
     def statistics(self) -> dict[str, Any]:
         """Return what was found and what became of it, and how the snapshots went."""
@@ -211,6 +240,8 @@ class Recall:
             return
         if now - self._started >= RECALL_S_MAX or self._is_too_old():
             self._end("it took too long")
+        elif len(self._marks) > self._coordinator.store.max_entries or len(self._dropped) > DROPS_MAX:
+            self._end("more has been written since than there is room for")
         elif self.state == WAITING:
             self._ask_all()
         elif self._gathered_for != self._coordinator.view.digest:
@@ -236,6 +267,8 @@ class Recall:
             self._found = self._empty_store()
         self.state = DONE
         self._coordinator.replica.remember(None)
+        self._drops.remember(None)
+        self._marks, self._dropped = {}, []
         self._through_at = self._coordinator.instant.now
         self._sources, self._round, self._left = {}, None, None
         self._saving.forget_former()
@@ -296,7 +329,11 @@ class Recall:
                 self._found = self._empty_store()
             peers = {node_id: boot for node_id, boot in peers.items() if node_id in last}
         self._participants = {**peers, coordinator.own_id: self._boot}
+        self._beyond = (max(status.clock for status in statuses.values()) + 1).to_bytes(8, "big") + bytes(8)
         self.state = GATHERING
+        self._put_marks(list(self._marks), list(self._marks.values()))
+        self._marks = {}
+        self._raise_drops()
         coordinator.outbox.note("recalling", found=self._loaded, participants=sorted(self._participants))
         self._gather()
 
@@ -319,21 +356,21 @@ class Recall:
 
     def _ask(self, source: _Source) -> None:
         coordinator = self._coordinator
-        deadline = coordinator.instant.now + ANSWER_WAIT_S
         if not any(fact.node_id == source.node_id for fact in coordinator.membership.peers()):
             self._sources.pop(source.node_id, None)  # it is gone, with what it had
             return
         begin, slots, cursor = source.floors_from, list(source.slots)[:SLOTS_PER_PAGE], source.cursor
-        if begin is not None:
-            asked = coordinator.pending.ask(
-                self, (source, slots, cursor), source.node_id, deadline,
-                lambda request, boot, deadline_ms, view: m.Floors(request, boot, deadline_ms, view, begin),
-            )  # fmt: skip
-        else:
-            asked = coordinator.pending.ask(
-                self, (source, slots, cursor), source.node_id, deadline,
-                lambda request, boot, deadline_ms, view: m.Recall(request, boot, deadline_ms, view, slots, cursor),
-            )  # fmt: skip
+        asked = coordinator.pending.ask(
+            self,
+            (source, slots, cursor),
+            source.node_id,
+            coordinator.instant.now + ANSWER_WAIT_S,
+            lambda request, boot, deadline_ms, view: (
+                m.Recall(request, boot, deadline_ms, view, slots, cursor)
+                if slots
+                else m.Floors(request, boot, deadline_ms, view, begin)
+            ),
+        )
         source.asked_at = coordinator.instant.now if asked else None
 
     def on_answer(self, group: Any, node_id: str, answer: m.Reply | m.FloorsReply | m.PullReply) -> None:
@@ -350,13 +387,13 @@ class Recall:
         source.asked_at = None
         if isinstance(answer, m.FloorsReply):
             self._drops.learn(answer.floors)
-            source.floors_from = answer.cursor if answer.floors else None
+            source.floors_from = answer.cursor
+            if not answer.floors:
+                del self._sources[node_id]
+                return
         elif isinstance(answer, m.PullReply) and list(source.slots)[: len(slots)] == slots and source.cursor == cursor:
             self._take_page(source, slots, answer)
-        if source.slots:
-            self._ask(source)
-        else:
-            del self._sources[node_id]
+        self._ask(source)
 
     def _waits_for(self, source: _Source) -> bool:
         """Tell whether a source is not of a gathering that was given up."""

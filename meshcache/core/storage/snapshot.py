@@ -128,9 +128,9 @@ def store_of(config: Config) -> Store:
     )
 
 
-def mark(record: bytes, until_ms: int) -> bytes:
+def mark(version: bytes, until_ms: int) -> bytes:
     """Return what stands for a record whose value is not there: nothing older of its key may be taken in."""
-    return stamp(version_of(record), until_ms) + _MARKED
+    return stamp(version, until_ms) + _MARKED
 
 
 def is_mark(record: bytes) -> bool:
@@ -272,7 +272,7 @@ class _Loading:
         for i in overdue:
             if not records[i][22] & TOMBSTONE:
                 self._expired += 1
-                records[i] = mark(records[i], self._until_ms)
+                records[i] = mark(version_of(records[i]), self._until_ms)
         self._store.merge(keys, records, self._now_ms)
 
     def result(self) -> Saved:
