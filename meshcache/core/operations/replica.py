@@ -64,12 +64,16 @@ class Replica:
         outcome = self.store.merge(keys, records, self._instant.wall_ms)
         if self._watched:
             self._note_written(keys, records)
-        if self._remember is not None:
-            self._remember(keys, records)
         return outcome
 
+    def take_write(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
+        """Do as ``merge`` with what is being written, as against what comes from another copy."""
+        if self._remember is not None:
+            self._remember(keys, records)
+        return self.merge(keys, records)
+
     def remember(self, remember: Callable[[list[bytes], list[bytes]], None] | None) -> None:
-        """Have somebody told of all that is stored here, until None takes its place."""
+        """Have somebody told of all that is written here, until None takes its place."""
         self._remember = remember
 
     def watch(self, keys: Sized, note_written: Callable[[list[bytes], list[bytes]], None]) -> None:
@@ -95,8 +99,6 @@ class Replica:
         newer, live = self.store.merge([keys[i] for i in kept], [admitted[i] for i in kept], self._instant.wall_ms)
         if self._watched:
             self._note_written(keys, admitted)
-        if self._remember is not None:
-            self._remember(keys, admitted)
         greater: list[list[int | bytes]] = [[kept[int(place)], version] for place, version in newer]
         told = {place for place, _ in greater}
         greater += [[i, floor] for i, floor in overruled.items() if i not in told]

@@ -483,7 +483,7 @@ class Requests:
         if write.repair:
             newer, live = self._replica.merge_repair(keys, records)
         else:
-            newer, live = self._replica.merge(keys, records)
+            newer, live = self._replica.take_write(keys, records)
         if write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
 

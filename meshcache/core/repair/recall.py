@@ -19,7 +19,7 @@ taken in only where the *whole mesh* has started anew, by these steps::
   to the same, by itself; and what it then takes in is the newest there is in all snapshots.
 - What was written since the start overrules all of that, even if the clock of who wrote it was behind those of nodes
   that were not back yet. It may be gone again, or lie where nobody looks: evicted, expired, lost while the mesh was
-  forming. So of all that it has stored since its start a node keeps a *mark*, a version without a value, and when it
+  forming. So of every write that came to it a node keeps a *mark*, a version without a value, and when it
   commits itself it raises the marks above all that the participants have found. It does so with what was cleared and
   invalidated. Only then does it let others gather, and they gather the marks, too. What a mark overrules nobody takes
   in.
@@ -174,7 +174,7 @@ class Recall:
         return store_of(self._coordinator.config)
 
     def _remember(self, keys: list[bytes], records: list[bytes]) -> None:
-        """Keep marks of what is stored here."""
+        """Keep marks of what is written here."""
         if self.state == WAITING:
             self._marks.update(zip(keys, map(version_of, records), strict=True))
         else:
