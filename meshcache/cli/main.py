@@ -270,6 +270,15 @@ def _add_mesh_commands(subparsers: _Subparsers[_Parser]) -> None:
         subparsers, "leave", mesh_commands.leave, "have a node hand over what it owns, and stop",
         "  meshcache leave node2", "Waits until the others hold its keys. SIGTERM to the node does the same.",
     )  # fmt: skip
+    snapshot = _add(
+        subparsers, "snapshot", mesh_commands.snapshot, "have nodes write a snapshot now",
+        "  meshcache snapshot\n  meshcache snapshot node2",
+        "Without NODE, all nodes that are alive. Needs snapshot.enabled on the nodes.",
+    )  # fmt: skip
+    snapshot.add_argument("node", metavar="NODE", nargs="?", help="its id or HOST:PORT")
+    snapshot.add_argument(
+        "--wait", type=_seconds, default=60.0, metavar="TIME", help="how long to wait for each (60: seconds)"
+    )
     forget = _add(
         subparsers, "forget", mesh_commands.forget, "have the mesh forget a node that is dead or has left",
         "  meshcache forget node4",
@@ -281,7 +290,7 @@ def _add_mesh_commands(subparsers: _Subparsers[_Parser]) -> None:
     leave.add_argument(
         "--wait", type=_seconds, default=60.0, metavar="TIME", help="how long to wait for it (60: seconds)"
     )
-    for parser in (status, stats, ring, explain, leave, forget):
+    for parser in (status, stats, ring, explain, leave, snapshot, forget):
         _add_mesh_options(parser)
 
 

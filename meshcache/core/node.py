@@ -197,18 +197,18 @@ class NodeCore:
 
     def _begin_snapshots(self, saved: Saved | None) -> None:
         self.saving: Saving | None = None
-        self._recall: Recall | None = None
+        self.recall: Recall | None = None
         if self.config.snapshot.enabled:
             self.saving = Saving(self.coordinator, saved, lambda: self._departure.handed_over)
-            self._recall = Recall(self.coordinator, self._drops, self.saving, saved, lambda: self._handshake.joined)
-            self._pending.begin_background("snapshots", self._recall)
+            self.recall = Recall(self.coordinator, self._drops, self.saving, saved, lambda: self._handshake.joined)
+            self._pending.begin_background("snapshots", self.recall)
 
     def _make_requests(self, hot: HotKeys, copies: HotCopies) -> Requests:
         return Requests(
             self.coordinator, self._drops, self.fills, hot, copies, self.counters, self.boot,
             lambda: self.ready, lambda: self.membership.in_majority(self._instant.now),
             lambda origin: self.retire(self._instant.now, origin),
-            self._anti_entropy.answer, self._recall,
+            self._anti_entropy.answer, self.recall,
         )  # fmt: skip
 
     def _request_handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:

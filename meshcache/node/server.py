@@ -40,12 +40,14 @@ from meshcache.config import Config
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.core.peers import LINKS_MAX
+from meshcache.core.storage.snapshot import Saved
 from meshcache.errors import ConfigError
 from meshcache.node.connections import Connections
 from meshcache.node.intake import RequestInlet, SubscriptionInlet
 from meshcache.node.links import FILES_PER_LINK, Links
 from meshcache.node.memory import Watch
 from meshcache.node.poller import DONTWAIT, SNDMORE, Inlets
+from meshcache.node.snapshots import Snapshots
 from meshcache.protocol.clock import LocalClock
 from meshcache.sockets import options
 from meshcache.sockets.context import open_context
@@ -112,7 +114,10 @@ class Server:
         # A link takes its own socket, and the two ends of its monitor.
         self._context = open_context(sockets_max=3 * LINKS_MAX + 64)
         self._inlets = Inlets()
+        self._snapshots: Snapshots | None = None
         try:
+            # Before it can be called: to load may take seconds.
+            saved = self._open_snapshots()
             router = self._listen(zmq.ROUTER, BIND_WAIT_S)
             self._xpub = self._listen(zmq.XPUB, BIND_WAIT_S)
             now, wall = time.monotonic(), time.time()
@@ -128,6 +133,7 @@ class Server:
                 supervised=supervised,
                 processor_s=time.thread_time,
                 links_max=_links_max(),
+                saved=saved,
             )
             self.links = Links(
                 self.core, self._context, self._inlets, self._clock, config.limits, wake, self._count_malformed
@@ -144,7 +150,7 @@ class Server:
             gc.freeze()
             self.watch = Watch(
                 lambda: (self.entrance.connections, self._listeners),
-                lambda: self.core.store.statistics().bytes,
+                self._held_bytes,
                 wake_fd,
             )
         except BaseException:  # whatever it was: the ports must be free again
@@ -155,6 +161,8 @@ class Server:
         """Serve until asked to stop, or until the node has left; ``on_ready`` is called once, when it has joined."""
         self._loop(on_ready)
         self._say_goodbye()
+        if self._snapshots is not None and self.core.saving is not None:
+            self._snapshots.finish(self.core.saving)
 
     def close(self) -> None:
         """Close every socket. To be called from the thread that made this."""
@@ -162,15 +170,27 @@ class Server:
         self._close_sockets()
 
     def _close_sockets(self) -> None:
+        if self._snapshots is not None:
+            self._snapshots.close()
         self._inlets.close()
         self._context.destroy(linger=0)
 
+    def _open_snapshots(self) -> Saved | None:
+        """Return what there is of this node's former life, if snapshots are on."""
+        if not self._config.snapshot.enabled:
+            return None
+        told = log.bind(node_id=self._config.node.node_id)
+        self._snapshots = Snapshots(self._config, told.info, told.warning)
+        return self._snapshots.load(int(time.time() * 1000))
+
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core, inlets, clock, watch, links = self.core, self._inlets, self._clock, self.watch, self.links
-        to_stop, to_drain = self._asked.to_stop, self._asked.to_drain
+        to_stop, to_drain, snapshots = self._asked.to_stop, self._asked.to_drain, self._snapshots
         while not to_stop.is_set() and not core.gone:
-            deadline = min(core.next_deadline(), watch.next_at)
-            woken = inlets.wait(deadline - clock.stood_still_s - time.monotonic())
+            deadline = min(core.next_deadline(), watch.next_at) - clock.stood_still_s
+            if snapshots is not None:
+                deadline = min(deadline, snapshots.deadline())
+            woken = inlets.wait(deadline - time.monotonic())
             began = clock.read(time.monotonic(), time.time())
             for inlet in woken:
                 if inlet.drain(began):
@@ -193,6 +213,8 @@ class Server:
             inlets.recheck(ended)
             if ended >= watch.next_at - EARLY_S:
                 self._look_after(ended)
+            if snapshots is not None and core.saving is not None:
+                snapshots.run(core.saving)
 
     def _look_after(self, now: float) -> None:
         """See to memory, descriptors, and connections that do not read."""
@@ -283,6 +305,10 @@ class Server:
             return
         self.entrance = self._enter(router)
         self.watch.was_reset()
+
+    def _held_bytes(self) -> int:
+        recall = self.core.recall
+        return self.core.store.statistics().bytes + (0 if recall is None else recall.held_bytes)
 
     def _count_malformed(self) -> None:
         """Count a message with more parts than any of ours."""

@@ -218,6 +218,11 @@ class Recall:
         """What there is for others to gather; None while it may still be changed by what is written."""
         return None if self.state == WAITING else self._found
 
+    @property
+    def held_bytes(self) -> int:
+        """Return what is held back; a part of it may be in the store, too, as the same objects."""
+        return self._found.statistics().bytes
+
     def statistics(self) -> dict[str, Any]:
         """Return what was found and what became of it, and how the snapshots went."""
         return {

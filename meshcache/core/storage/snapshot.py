@@ -30,7 +30,8 @@ are, as marks, lest somebody else bring up what they had replaced.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from zlib import crc32
@@ -165,7 +166,7 @@ def end_block(blocks: int) -> bytes:
     return block(_END, [blocks])
 
 
-def blocks_of(data: Any) -> Iterator[tuple[int, Any]]:
+def blocks_of(data: Any) -> Generator[tuple[int, Any]]:
     """Return kind and content of every block of a file (bytes, or a map of it) that is whole; of others 0, and where.
 
     It holds no more than one block in memory beside the file.
@@ -208,10 +209,10 @@ def _block_at(view: memoryview, at: int) -> tuple[int, Any, int] | None:
 
 def load(data: Any, config: Config, now_ms: int) -> Saved:
     """Return what is in a snapshot that may be used at this wall time. Raises Unusable, which says why not."""
-    blocks = blocks_of(data)
     loading = _Loading(config, now_ms)
-    for kind, content in blocks:
-        loading.take(kind, content)
+    with closing(blocks_of(data)) as blocks:  # whatever happens: a map with views of it can not be closed
+        for kind, content in blocks:
+            loading.take(kind, content)
     return loading.result()
 
 
