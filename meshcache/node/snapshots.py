@@ -88,7 +88,7 @@ class _Writer:
                 pass
 
     def _write(self) -> None:
-        with open(self._path, "wb", opener=_private) as file:  # noqa: PTH123  (Path.open takes no opener)
+        with open(self._path, "wb", opener=_private) as file:
             while (block := self._blocks.get()) is not _END:
                 file.write(block)
                 self.size += len(block)
