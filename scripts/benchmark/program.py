@@ -26,6 +26,7 @@ SUBCOMMANDS: Final = {
     "queue": Subcommand("queue", "what it costs to accept a write in the queue of WriteBehind"),
     "hotkeys": Subcommand("hotkeys", "what finding hot keys costs, and what it brings"),
     "ring": Subcommand("ring", "how evenly keys are spread, and how many move when a node joins or leaves"),
+    "snapshots": Subcommand("snapshots", "what writing a snapshot costs readers, and how soon a mesh is back"),
     "compare": Subcommand("compare", "the speed of this tree beside that of a commit"),
     "refresh-readme": Subcommand("refresh_readme", "measure, and write the tables of GUIDE.md and README.md anew"),
 }

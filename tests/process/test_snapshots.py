@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,11 +232,15 @@ def test_a_directory_that_goes_away_is_made_again(tmp_path: Path) -> None:
         assert len(list(directory.glob("*.snapshot"))) == 1
 
 
+def has_written(client: meshcache.Client, number: int) -> bool:
+    return bool(client.inspect("stats")["snapshots"]["written"] == number)
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     with meshcache.Node(config_of(tmp_path, find_base_port(1))) as node, node.client() as client:
         for number in range(1, 5):
             client.inspect("snapshot")
-            wait_for(lambda number=number: client.inspect("stats")["snapshots"]["written"] == number, "a snapshot")
+            wait_for(partial(has_written, client, number), "a snapshot")
         assert sorted(path.name for path in tmp_path.glob("*.snapshot")) == [
             "0000000003.snapshot",
             "0000000004.snapshot",

@@ -310,17 +310,17 @@ class Recall:
         if peers != asked.boots:
             return
         committed = [status for status in asked.answers.values() if status.state != WAITING]
-        for status in committed:
-            if self._boot not in status.participants:
-                self._end("others have gone on without this node")
-                return
-        if committed:
-            peers = {node_id: boot for node_id, boot in peers.items() if boot in committed[0].participants}
+        ours = [status for status in committed if self._boot in status.participants]
+        if committed and not ours:
+            self._end("others have gone on without this node")
+            return
+        if ours:  # whoever came too late for them, and went on, is none of those
+            peers = {node_id: boot for node_id, boot in peers.items() if boot in ours[0].participants}
         own = _Status(**self.status())
         statuses = {self._coordinator.own_id: own} | {node_id: asked.answers[node_id] for node_id in peers}
         wanted = {node_id for status in statuses.values() for node_id in status.members}
         is_late = self._coordinator.instant.now - self._started >= RETURN_WAIT_S
-        if committed or (wanted and wanted <= statuses.keys()) or is_late:
+        if ours or (wanted and wanted <= statuses.keys()) or is_late:
             self._commit(peers, statuses)
 
     def _commit(self, peers: dict[str, int], statuses: dict[str, _Status]) -> None:
