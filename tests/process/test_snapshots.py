@@ -106,6 +106,8 @@ def test_a_mesh_that_is_stopped_under_load_comes_back_with_all_that_lives(tmp_pa
         last = load.stop()
         start_all(mesh, client)
         assert client.get_many(list(kept)) == kept
+        assert list(tmp_path.rglob("*.snapshot"))
+        assert not list(tmp_path.rglob("*.final.snapshot")), "these nodes have acknowledged more since"
         gone = [f"page:{i}" for i in range(100)] + [f"deleted{i}" for i in range(100)]
         assert client.get_many([*gone, *[f"tagged{i}" for i in range(20)]]) == {}
         found = client.get_many(list(last))
