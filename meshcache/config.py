@@ -270,7 +270,11 @@ class SecuritySettings:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSettings:
-    """``[snapshot]``: no settings yet."""
+    """``[snapshot]``: what a node holds, written to ``node.data_dir`` so that it outlives the process."""
+
+    enabled: bool = False
+    interval_s: Annotated[float, _positive] = 60.0
+    keep: Annotated[int, _at_least(1)] = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,6 +520,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         for low, high, relation in bounds
         if values[low] > values[high] or (values[low] == values[high] and relation == "be less than")
     ]
+    if values["snapshot.enabled"] and not values["node.data_dir"]:
+        problems.append("snapshot.enabled: needs node.data_dir, a directory for this node alone")
     return problems + _address_problems(values)
 
 

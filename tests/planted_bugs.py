@@ -17,8 +17,8 @@ from meshcache.core.membership import members, membership
 from meshcache.core.node import NodeCore
 from meshcache.core.operations import drops, fill_leases, reads, requests, updates, writes
 from meshcache.core.peers import Peers
-from meshcache.core.repair import antientropy, hints
-from meshcache.core.storage import store
+from meshcache.core.repair import antientropy, hints, movement, recall, saving
+from meshcache.core.storage import snapshot, store
 from meshcache.core.view import View
 from meshcache.protocol import facts
 from meshcache.protocol import messages as m
@@ -331,6 +331,61 @@ def failures_end_the_process(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(NodeCore, "fail", fail)
 
 
+def found_is_served_at_once(patch: pytest.MonkeyPatch) -> None:
+    """What a node finds in its snapshot counts as held as soon as it starts."""
+    init, on_view = recall.Recall.__init__, movement.Movement.on_view
+
+    def begin(self: Any, *arguments: Any) -> None:
+        init(self, *arguments)
+        for slot in range(self._coordinator.config.cluster.slots):
+            keys = self._found.keys_of_slot(slot)
+            self._coordinator.store.merge(keys, [self._found.peek(key) for key in keys], 0)
+        self.state = recall.DONE
+
+    def hold_all(self: Any, *, alone: bool) -> None:
+        self.coordinator.view.held[:] = self.coordinator.view.owned
+        on_view(self, alone=alone)
+
+    patch.setattr(recall.Recall, "__init__", begin)
+    patch.setattr(movement.Movement, "on_view", hold_all)
+
+
+def drops_not_saved(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot does not tell what was cleared and which tags were invalidated."""
+    patch.setattr(saving.Saving, "_floors", lambda self: [])
+
+
+def clock_not_restored(patch: pytest.MonkeyPatch) -> None:
+    """A node's clock begins anew below what the node had stamped before it was stopped."""
+    patch.setattr(HybridClock, "go_past", lambda self, clock: None)
+
+
+def expired_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """What has expired while a node was down is not there, and hides nothing older."""
+    take = snapshot._Loading._take_slot
+
+    def take_live(self: Any, slot: int, evicted: bytes, keys: list[bytes], records: list[bytes]) -> None:
+        live = [i for i, record in enumerate(records) if record[16:22] > self._now_bytes]
+        take(self, slot, evicted, [keys[i] for i in live], [records[i] for i in live])
+
+    patch.setattr(snapshot._Loading, "_take_slot", take_live)
+
+
+def written_meanwhile_not_marked(patch: pytest.MonkeyPatch) -> None:
+    """A node that waits for the others does not remember what was written since it started."""
+    patch.setattr(recall.Recall, "_remember", lambda self, keys, records: None)
+
+
+def nobody_is_waited_for(patch: pytest.MonkeyPatch) -> None:
+    """A node takes in what it finds without waiting for those who may be ahead of it."""
+    patch.setattr(recall, "RETURN_WAIT_S", 0.0)
+
+
+def killed_counts_as_stopped(patch: pytest.MonkeyPatch) -> None:
+    """Under the strict policy, too, a snapshot of a node that was killed is taken for the last word."""
+    patch.setattr(snapshot.Saved, "complete", True)
+
+
 HARSH: Final = Weather(delay_s=0.01, loss=0.05, duplication=0.5, in_order=False, stale=0.5)
 HOT: Final = Mix(values=2, counters=1, guards=1, think_s=0.02, short_lived=0.0)
 SHORT_LIVED: Final = {"skew_ms": 0, "mix": Mix(values=2, think_s=0.3, short_lived=1.0)}
@@ -470,3 +525,26 @@ TRAPS: Final[dict[Plant, Trap]] = {
     failures_end_the_process: Trap("weather", {**TWO_OF_TWO, "lies": ("odd pings",)}, "exit"),
     missed_writes_stay_missed: Trap("weather", SELDOM, "agreement"),
 }
+
+REST: Final = {"strikes": ("stop rest", "stop all"), "strict": False, "levels": (3, 2, 2), "skew_ms": 0, "jumps": False}
+APART: Final = {
+    "strikes": ("stop all",),
+    "strict": False,
+    "levels": (3, 3, 1),
+    "skew_ms": 2000,
+    "jumps": True,
+    "think_s": 0.02,
+    "delay_s": 0.0002,
+}
+RESTART_TRAPS: Final[dict[Plant, Trap]] = {
+    found_is_served_at_once: Trap(
+        "", {**REST, "levels": (2, 2, 1), "strikes": ("crash", "leave", "stop rest")}, "fresh"
+    ),
+    drops_not_saved: Trap("", REST, "fresh"),
+    clock_not_restored: Trap("", {**APART, "nodes": 3, "skew_ms": 2400, "tagged": 1.0, "values": 3}, "fresh", 58),
+    expired_forgotten: Trap("", {**REST, "short_lived": 1.0}, "fresh", 19),
+    written_meanwhile_not_marked: Trap("", APART, "fresh", 10),
+    nobody_is_waited_for: Trap("", REST, "fresh", 3),
+    killed_counts_as_stopped: Trap("", {**REST, "strikes": ("kill all",), "strict": True}, "fresh"),
+}
+"""Where bugs about snapshots show: in a RestartPlan."""

@@ -82,6 +82,44 @@ def leave(options: Namespace) -> int:
     return 0
 
 
+def snapshot(options: Namespace) -> int:
+    """Have one node or all write a snapshot, and say how large it is; 2 if one could not."""
+    written: list[dict[str, Any]] = []
+    with commands.open_client(options) as client:
+        members = _sorted(client.inspect("status")["members"])
+        nodes = [options.node] if options.node else [m["address"] for m in members if m["state"] == "alive"]
+        for node in nodes:
+            member = _find(members, node)
+            written.append({"node": member["node_id"] if member else node, **_save(client, node, options.wait)})
+    failed = [each for each in written if each["error"]]
+    if options.json:
+        print_json({"snapshots": written})
+    for each in [] if options.json else written:
+        if each["error"]:
+            print(f"meshcache: {each['node']}: {each['error']}", file=sys.stderr)
+        else:
+            print(f"{each['node']}: {each['entries']:,} entries, {each['bytes']:,} bytes, {each['seconds']:g} s")
+    return 2 if failed else 0
+
+
+def _save(client: Client, node: str, wait_s: float) -> dict[str, Any]:
+    """Return what became of a node's snapshot; ``error`` says why there is none."""
+    try:
+        before = client.inspect("snapshot", node=node)
+        deadline = time.monotonic() + wait_s
+        pause = threading.Event()
+        while time.monotonic() < deadline:
+            now = client.inspect("stats", node=node)["snapshots"]
+            if now["failures"] > before["failures"]:
+                return {"error": now["reason"]}
+            if now["written"] > before["written"]:
+                return {"error": "", **{name: now[name] for name in ("entries", "bytes", "seconds")}}
+            pause.wait(0.1)
+    except MeshcacheError as error:
+        return {"error": str(error)}
+    return {"error": f"no snapshot after {wait_s:g} s"}
+
+
 def _must_be_asked(client: Client, node: str) -> bool:
     """Tell whether a node has yet to leave. MeshcacheError says what is so of one that can not."""
     members = client.inspect("status")["members"]

@@ -312,8 +312,8 @@ def _add_mesh_commands(subparsers: _Subparsers) -> None:
         subparsers, "explain", mesh_commands.explain, "show where a key lives and what each replica holds of it"
     )
     explain.add_argument("key", metavar="KEY")
-    leave, forget = _add_departures(subparsers)
-    for parser in (status, stats, doctor, ring, explain, leave, forget):
+    departures = _add_departures(subparsers)
+    for parser in (status, stats, doctor, ring, explain, *departures):
         _add_mesh_options(parser)
 
 
@@ -354,7 +354,7 @@ def _add_doctor(subparsers: _Subparsers) -> argparse.ArgumentParser:
     return doctor
 
 
-def _add_departures(subparsers: _Subparsers) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+def _add_departures(subparsers: _Subparsers) -> Sequence[argparse.ArgumentParser]:
     leave = _add(
         subparsers,
         "leave",
@@ -362,6 +362,18 @@ def _add_departures(subparsers: _Subparsers) -> tuple[argparse.ArgumentParser, a
         "have a node hand over what it owns, and stop",
         ["meshcache leave node2"],
         ["Waits until the others hold its keys. SIGTERM to the node does the same."],
+    )
+    snapshot = _add(
+        subparsers,
+        "snapshot",
+        mesh_commands.snapshot,
+        "have nodes write a snapshot now",
+        ["meshcache snapshot", "meshcache snapshot node2"],
+        ["Without NODE, all nodes that are alive. Needs snapshot.enabled on the nodes."],
+    )
+    snapshot.add_argument("node", metavar="NODE", nargs="?", help="its id or HOST:PORT")
+    snapshot.add_argument(
+        "--wait", type=seconds, default=60.0, metavar="TIME", help="how long to wait for each (60: seconds)"
     )
     forget = _add(
         subparsers,
@@ -376,7 +388,7 @@ def _add_departures(subparsers: _Subparsers) -> tuple[argparse.ArgumentParser, a
     leave.add_argument(
         "--wait", type=seconds, default=60.0, metavar="TIME", help="how long to wait for it (60: seconds)"
     )
-    return leave, forget
+    return leave, snapshot, forget
 
 
 # -- what goes on for a while ------------------------------------------------------------------------------

@@ -11,19 +11,7 @@ from meshcache.core.membership.membership import Membership
 from meshcache.core.operations.instant import Instant
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
-from meshcache.core.storage.store import Store
 from meshcache.protocol.messages import Fact
-
-
-def store_of(config: Config) -> Store:
-    """Return an empty store."""
-    store = config.store
-    return Store(
-        slots=config.cluster.slots,
-        max_entries=store.max_entries,
-        max_bytes=store.max_bytes,
-        grace_ms=int(store.tombstone_grace_s * 1000),
-    )
 
 
 def membership_of(

@@ -38,7 +38,7 @@ from typing import Any, Final, TypeVar
 from meshcache.config import Config
 from meshcache.core import invariants
 from meshcache.core.account import account, why_not_ready
-from meshcache.core.assembly import membership_of, store_of
+from meshcache.core.assembly import membership_of
 from meshcache.core.claims import Claims
 from meshcache.core.counters import Counters
 from meshcache.core.departure import Departure
@@ -55,13 +55,17 @@ from meshcache.core.operations.hotkeys import HotKeys
 from meshcache.core.operations.instant import Instant
 from meshcache.core.operations.pending import Pending
 from meshcache.core.operations.replica import Replica
-from meshcache.core.operations.requests import Readers, Requests
+from meshcache.core.operations.requests import Requests
+from meshcache.core.operations.surroundings import Readers
 from meshcache.core.outbox import Effects, Outbox
 from meshcache.core.peers import LINKS_MAX, Peers
 from meshcache.core.repair.antientropy import AntiEntropy
 from meshcache.core.repair.hints import Handoff, Hints
 from meshcache.core.repair.losses import Losses
 from meshcache.core.repair.movement import Movement
+from meshcache.core.repair.recall import Recall
+from meshcache.core.repair.saving import Saving
+from meshcache.core.storage.snapshot import Saved, store_of
 from meshcache.core.view import View
 from meshcache.errors import ProtocolError
 from meshcache.protocol import messages as m
@@ -100,10 +104,12 @@ class NodeCore:
         processor_s: Callable[[], float] = float,
         links_max: int = LINKS_MAX,
         host: Callable[[], dict[str, Any]] = dict,  # tells of the process and its machine, when somebody asks
+        saved: Saved | None = None,
     ) -> None:
         """``supervised``: another process restarts this one. ``links_max``: as many as the driver can open.
 
         ``processor_s`` returns the processor time that the driver's thread has used, or 0 if the driver cannot tell.
+        ``saved``: what there is of this node's former life.
         """
         self.config = config
         self.boot = boot
@@ -124,7 +130,7 @@ class NodeCore:
         self._pending = Pending(self.view, self.peers, self.outbox, self._instant, self.fail)
         self.coordinator = self._make_coordinator(hints, copies)
         self._build_gates()
-        self._begin_background(hints)
+        self._begin_background(hints, saved)
         self._requests = self._make_requests(hot, copies, host)
         self._handshake = self._make_handshake()
         self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
@@ -165,7 +171,7 @@ class NodeCore:
         bytes_max = self.config.limits.request_bytes_max
         self._frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
 
-    def _begin_background(self, hints: Hints) -> None:
+    def _begin_background(self, hints: Hints, saved: Saved | None) -> None:
         """Begin what the node does by itself; it runs in this order."""
         self.fills = FillLeases(self.coordinator)
         self._drops = Drops(self.coordinator, self.fills)
@@ -176,18 +182,19 @@ class NodeCore:
         self._pending.begin_background("hints", Handoff(self.coordinator, hints))
         self._pending.begin_background("anti_entropy", self._anti_entropy)
         self._pending.begin_background("fills", self.fills)
+        self._begin_snapshots(saved)
+
+    def _begin_snapshots(self, saved: Saved | None) -> None:
+        self.saving: Saving | None = None
+        self.recall: Recall | None = None
+        if self.config.snapshot.enabled:
+            self.saving = Saving(self.coordinator, saved, lambda: self._departure.handed_over)
+            self.recall = Recall(self.coordinator, self._drops, self.saving, saved, lambda: self._handshake.joined)
+            self._pending.begin_background("snapshots", self.recall)
 
     def _make_handshake(self) -> Handshake:
-        return Handshake(
-            self.config,
-            self.membership,
-            self.peers,
-            self.outbox,
-            self._instant,
-            self.boot,
-            follow=self._follow_members_now,
-            replan=self._pending.replan,
-        )
+        parts = self.config, self.membership, self.peers, self.outbox, self._instant, self.boot
+        return Handshake(*parts, follow=self._follow_members_now, replan=self._pending.replan)
 
     def _make_requests(self, hot: HotKeys, copies: HotCopies, host: Callable[[], dict[str, Any]]) -> Requests:
         return Requests(
@@ -202,6 +209,7 @@ class NodeCore:
             lambda: self.membership.in_majority(self._instant.now),
             lambda origin: self.retire(self._instant.now, origin),
             self._anti_entropy.answer,
+            self.recall,
             lambda: {"links": self.peers.statistics(), "host": host()},
         )
 
@@ -515,7 +523,7 @@ class NodeCore:
         self._requests.hot.count(now)
         self._requests.copies.run()
         self._requests.notices.run()
-        if self.view.settling and self.settled and self.view.expire(now):
+        if self.view.settling and self.settled and not self.gone and self.view.expire(now):
             self._returning = False
             self._leftovers.note_slots_of_others()
         if now >= self._publish_at:

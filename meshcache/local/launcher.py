@@ -61,7 +61,8 @@ def up(
     top = 65535 - ports_of(nodes - 1)[-1]
     if not 1 <= base_port <= top:
         raise ConfigError(f"--base-port must be from 1 to {top} for {nodes} nodes, is {base_port}")
-    config = Config.load(config_path, overrides=overrides)
+    config = Config.load(config_path, overrides=[*overrides, f"node.data_dir={data_dir}"] if data_dir else overrides)
+    data_dir = data_dir or config.node.data_dir
     taken = [port for index in range(nodes) for port in ports_of(base_port + index) if not is_free(port)]
     if taken:
         raise ConfigError(why_taken(taken, nodes, base_port, typed_command()))
@@ -107,11 +108,11 @@ class LocalMesh:
     ) -> None:
         """``base_port=None``: free ports.
 
-        ``data_dir`` keeps the nodes' logs; by default they are deleted with the mesh.
+        ``data_dir`` keeps the nodes' logs, and their snapshots if these are on; by default both go with the mesh.
         """
         if not 1 <= nodes <= NODES_MAX:
             raise ConfigError(f"nodes must be from 1 to {NODES_MAX}, is {nodes}")
-        Config.from_tables(**tables)
+        Config.from_tables(**{**tables, "node": {"data_dir": "one for each", **tables.get("node", {})}})
         self._options = [part for override in overrides_of(tables) for part in ("--set", override)]
         self._count = nodes
         self._fixed_base_port = base_port
@@ -215,7 +216,7 @@ class LocalMesh:
         port = max(node.port for node in self._nodes.values()) + 1
         while not all(is_free(each) for each in ports_of(port)):
             port += 1
-        node = NodeProcess(f"node{len(self._nodes) + 1}", port, self._options)
+        node = self._process(f"node{len(self._nodes) + 1}", port)
         self._nodes[node.node_id] = node
         self.start(node.node_id)
         return node.node_id
@@ -261,10 +262,12 @@ class LocalMesh:
             self._temporary = tempfile.TemporaryDirectory(prefix="meshcache-")
         self._log_dir = self._data_dir or Path(self._temporary.name if self._temporary else ".")
         self._log_dir.mkdir(parents=True, exist_ok=True)
-        self._nodes = {
-            f"node{index + 1}": NodeProcess(f"node{index + 1}", base_port + index, self._options)
-            for index in range(self._count)
-        }
+        names = [f"node{index + 1}" for index in range(self._count)]
+        self._nodes = {name: self._process(name, base_port + index) for index, name in enumerate(names)}
+
+    def _process(self, node_id: str, port: int) -> NodeProcess:
+        assert self._log_dir is not None, "it was planned"
+        return NodeProcess(node_id, port, [*self._options, "--set", f"node.data_dir={self._log_dir / node_id}"])
 
     def _stop_all(self) -> bool:
         """Stop every node; tell whether one had ended because another program took its port first."""

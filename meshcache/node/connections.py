@@ -32,7 +32,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from meshcache.core.operations.requests import Readers
+from meshcache.core.operations.surroundings import Readers
 
 OWED_BYTES_MAX: Final = 16 << 20
 """For one connection: two replies of the usual limit."""

@@ -39,6 +39,7 @@ from meshcache.core.counters import SLOW_TURN_S
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.core.peers import LINKS_MAX
+from meshcache.core.storage.snapshot import Saved
 from meshcache.errors import ConfigError
 from meshcache.node import http
 from meshcache.node.connections import Connections
@@ -51,6 +52,7 @@ from meshcache.node.links import FILES_PER_LINK, Links
 from meshcache.node.memory import Watch, process_statistics
 from meshcache.node.poller import DONTWAIT, SNDMORE, Inlets
 from meshcache.node.pulse import Pulse, Snapshot
+from meshcache.node.snapshots import Snapshots
 from meshcache.protocol.clock import LocalClock
 from meshcache.sockets import options
 from meshcache.sockets.context import open_context
@@ -96,13 +98,16 @@ class Server:
         # A link takes its own socket, and the two ends of its monitor.
         self._context = open_context(sockets_max=3 * LINKS_MAX + 64)
         self._inlets = Inlets()
+        self._snapshots: Snapshots | None = None
         try:
+            # Before it can be called: to load may take seconds.
+            saved = self._open_snapshots()
             router = self._listen(zmq.ROUTER, BIND_WAIT_S)
             self._xpub = self._listen(zmq.XPUB, BIND_WAIT_S)
             self._http = self._listen_http()
             now, wall = time.monotonic(), time.time()
             self._clock = LocalClock(now, wall)
-            self.core = self._make_core(now, int(wall * 1000))
+            self.core = self._make_core(now, int(wall * 1000), saved)
             self.links = Links(
                 self.core, self._context, self._inlets, self._clock, config.limits, wake, self._count_malformed
             )
@@ -118,7 +123,7 @@ class Server:
             gc.freeze()
             self.watch = Watch(
                 lambda: (self.entrance.connections, self._listeners),
-                lambda: self.core.store.statistics().bytes,
+                self._held_bytes,
                 wake_fd,
             )
         except BaseException:  # whatever it was: the ports must be free again
@@ -131,6 +136,8 @@ class Server:
             self._http.start()
         self._loop(on_ready)
         self._say_goodbye()
+        if self._snapshots is not None and self.core.saving is not None:
+            self._snapshots.finish(self.core.saving)
 
     def close(self) -> None:
         """Close every socket. To be called from the thread that made this."""
@@ -140,17 +147,28 @@ class Server:
     def _close_sockets(self) -> None:
         if self._http is not None:
             self._http.close()
+        if self._snapshots is not None:
+            self._snapshots.close()
         self._inlets.close()
         self._context.destroy(linger=0)
+
+    def _open_snapshots(self) -> Saved | None:
+        """Return what there is of this node's former life, if snapshots are on."""
+        if not self._config.snapshot.enabled:
+            return None
+        self._snapshots = Snapshots(self._config, self._journal.tell)
+        return self._snapshots.load(int(time.time() * 1000))
 
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core, inlets, clock, watch, links = self.core, self._inlets, self._clock, self.watch, self.links
         pulse, counters, turns = self.pulse, core.counters, core.counters.loop
         latencies = core.coordinator.pending.latencies
-        to_stop, to_drain = self._asked.to_stop, self._asked.to_drain
+        to_stop, to_drain, snapshots = self._asked.to_stop, self._asked.to_drain, self._snapshots
         while not to_stop.is_set() and not core.gone:
-            deadline = min(core.next_deadline(), watch.next_at)
-            woken = inlets.wait(deadline - clock.stood_still_s - time.monotonic())
+            deadline = min(core.next_deadline(), watch.next_at) - clock.stood_still_s
+            if snapshots is not None:
+                deadline = min(deadline, snapshots.deadline())
+            woken = inlets.wait(deadline - time.monotonic())
             began = clock.read(time.monotonic(), time.time())
             for inlet in woken:
                 if inlet.drain(began):
@@ -165,8 +183,6 @@ class Server:
             if on_ready is not None and core.ready:
                 on_ready()
                 on_ready = None
-            if effects.notes and core.fatal is not None:  # that is noted, too
-                raise ConfigError(core.fatal)
             if pulse.asked:
                 self._tell()
             pulse.turned_at = moment = time.monotonic()
@@ -180,6 +196,8 @@ class Server:
             inlets.recheck(ended)
             if ended >= watch.next_at - EARLY_S:
                 self._look_after(ended)
+            if snapshots is not None and core.saving is not None:
+                snapshots.run(core.saving)
 
     def _look_after(self, now: float) -> None:
         """See to memory, descriptors, and connections that do not read."""
@@ -223,6 +241,8 @@ class Server:
     def _perform(self, effects: Effects) -> None:
         for event, fields in effects.notes:
             self._journal.tell(event, **fields)
+        if effects.notes and self.core.fatal is not None:  # that is noted, too
+            raise ConfigError(self.core.fatal)
         links, stir = self.links, self._inlets.stir
         for address in effects.disconnect:
             links.disconnect(address)
@@ -298,7 +318,7 @@ class Server:
         self.pulse.listen(served.wake)
         return served
 
-    def _make_core(self, now: float, wall_ms: int) -> NodeCore:
+    def _make_core(self, now: float, wall_ms: int, saved: Saved | None) -> NodeCore:
         boot = wall_ms << 16 | secrets.randbits(16)
         return NodeCore(
             self._config,
@@ -310,6 +330,7 @@ class Server:
             processor_s=time.thread_time,
             links_max=_links_max(),
             host=host_facts,
+            saved=saved,
         )
 
     def _enter(self, router: zmq.Socket[bytes]) -> _Entrance:
@@ -335,6 +356,10 @@ class Server:
             return
         self.entrance = self._enter(router)
         self.watch.was_reset()
+
+    def _held_bytes(self) -> int:
+        recall = self.core.recall
+        return self.core.store.statistics().bytes + (0 if recall is None else recall.held_bytes)
 
     def _count_malformed(self) -> None:
         """Count a message with more parts than any of ours."""

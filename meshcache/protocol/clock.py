@@ -54,6 +54,10 @@ class HybridClock:
         step = 1 + int.from_bytes(self._suffix[-2:])
         return min(int.from_bytes(version) + step, _VERSION_MAX).to_bytes(16)
 
+    def go_past(self, clock: int) -> None:
+        """Give out only what is greater than this from now on: what this node itself has seen before it started."""
+        self.latest = max(self.latest, clock)
+
     def merge(self, clock: int, wall_ms: int) -> bool:
         """Take a peer's clock into account; return False if it was refused as too far ahead."""
         if clock <= self.latest:

@@ -10,7 +10,7 @@ of many callers, one operation is a batch of one.
     link         = C: HELLO  S: (WELCOME / REFUSED)  *(C: request  S: answer)   ; C dials S; nodes dial each other
     request      = client-op / replica-op / probe                              ; HOT may come with any answer to GET
     client-op    = GET / SET / DELETE / UPDATE / CLEAR / INVALIDATE_TAGS / INSPECT / LEAVE / FORGET   -> REPLY or REJECT
-    replica-op   = READ / WRITE / SWEEP / SWEEP_TAGS / PULL / FLOORS / COMPARE    each answered by its reply
+    replica-op   = READ / WRITE / SWEEP / SWEEP_TAGS / PULL / RECALL / FLOORS / COMPARE   each answered by its reply
     probe        = PING / PING_REQ / GOSSIP       answered by ACK, by VOUCH or NACK, and by GOSSIP or nothing
 
 - Answers travel back on the link of the request, and carry its ``request`` number: replies are matched by number and
@@ -308,7 +308,7 @@ class Inspect(NamedTuple):
     """Ask about the node or the mesh. Results: [a map of plain values].
 
     ``what``: "view" ({"members": [fact, …]}), "status", "stats", "hot" ({"keys": [map, …]}), "explain" (of ``key``),
-    or "replica" (of ``key``, on this node only).
+    "replica" (of ``key``, here only), "recall" (see recall.py), or "snapshot": begin to write one, and tell the counts.
     """
 
     request: int
@@ -364,16 +364,13 @@ class Read(NamedTuple):
 
 
 class ReadReply(NamedTuple):
-    """Per key: the record that the replica holds, tombstones included, or None; perhaps of the first keys only.
-
-    ``voteless`` has the indices of keys whose slot the replica has not pulled yet: it may lack them or hold an old
-    version, and so its answer proves nothing about them.
-    """
+    """Per key: the record that the replica holds, tombstones included, or None; perhaps of the first keys only."""
 
     request: int
     view: bytes
     records: list[bytes | None]
     voteless: list[int]
+    """Indices of keys whose slot the replica has not pulled yet: what it says of them proves nothing."""
 
 
 class Write(NamedTuple):
@@ -389,15 +386,13 @@ class Write(NamedTuple):
 
 
 class WriteReply(NamedTuple):
-    """Every record is stored, except those in ``newer``: pairs of an index and the greater version held.
-
-    ``live`` has the indices of tombstones that replaced a live record.
-    """
+    """Every record is stored, except those in ``newer``: pairs of an index and the greater version held."""
 
     request: int
     view: bytes
     newer: list[list[Any]]
     live: list[int]
+    """Indices of those that replaced a live record, where the write was a tombstone."""
 
 
 class Sweep(NamedTuple):
@@ -423,15 +418,13 @@ class SweepTags(NamedTuple):
 
 
 class SweepReply(NamedTuple):
-    """Answers SWEEP and SWEEP_TAGS: the sweep is complete on this node.
-
-    ``ahead``: this node's clock was past the version, and so records that it holds may be newer than the drop.
-    """
+    """Answers SWEEP and SWEEP_TAGS: the sweep is complete on this node."""
 
     request: int
     view: bytes
     dropped: int
     ahead: bool
+    """This node's clock was past the version, and so perhaps what it held was, too."""
 
 
 class Pull(NamedTuple):
@@ -443,6 +436,12 @@ class Pull(NamedTuple):
     view: bytes
     slots: list[int]
     cursor: bytes
+
+
+class Recall(Pull):
+    """The same of what a node that has just started found in its snapshot, and does not serve yet; see recall.py."""
+
+    __slots__ = ()
 
 
 class PullReply(NamedTuple):
@@ -547,13 +546,13 @@ class Invalidations(NamedTuple):
 
 
 ANSWERS: Final[dict[type[Any], type[Any]]] = {
-    Read: ReadReply, Write: WriteReply, Sweep: SweepReply, SweepTags: SweepReply, Pull: PullReply, Floors: FloorsReply,
-    Compare: CompareReply, Update: Reply, Inspect: Reply,
+    Read: ReadReply, Write: WriteReply, Sweep: SweepReply, SweepTags: SweepReply, Pull: PullReply,
+    Recall: PullReply, Floors: FloorsReply, Compare: CompareReply, Update: Reply, Inspect: Reply,
 }  # fmt: skip
 """How one node answers another."""
 
 ClientOp = Get | Set | Delete | Update | Clear | InvalidateTags | Inspect | Leave | Forget
-ReplicaOp = Read | Write | Sweep | SweepTags | Pull | Floors | Compare
+ReplicaOp = Read | Write | Sweep | SweepTags | Pull | Recall | Floors | Compare
 Message = (
     Hello | Welcome | Refused | Ping | Ack | Gossip | PingReq | Vouch | Nack | ClientOp | Reply | Reject | TurnedAway
     | Hot | ReplicaOp | ReadReply | WriteReply | SweepReply | PullReply | FloorsReply | CompareReply | Invalidations
@@ -596,5 +595,6 @@ KINDS: Final[dict[type[Message], int]] = {
     SweepTags: 44,
     Floors: 45,
     FloorsReply: 46,
+    Recall: 47,
 }
 """The number of each message on the wire."""

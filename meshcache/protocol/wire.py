@@ -430,6 +430,7 @@ _FIELDS: Final[dict[type[Message], tuple[_Field, ...]]] = {
     m.SweepTags: (*_REQUEST, _VERSION, _KEYS),
     m.SweepReply: (*_ANSWER, _COUNTER, _BOOL),
     m.Pull: (*_REQUEST, _INDICES, _CURSOR),
+    m.Recall: (*_REQUEST, _INDICES, _CURSOR),
     m.PullReply: (*_ANSWER, _INT, _CURSOR, _KEYS, _RECORDS),
     m.Floors: (*_REQUEST, _CURSOR),
     m.FloorsReply: (*_ANSWER, _CURSOR, _FLOORS),

@@ -20,6 +20,7 @@ from meshcache.config import Config
 from meshcache.core.node import NodeCore
 from meshcache.protocol.clock import LocalClock
 from meshcache.protocol.wire import decode_frame
+from meshcache.simulation.disks import Disk
 from meshcache.simulation.history import Violation
 from meshcache.simulation.network import Line, Network
 from meshcache.simulation.world import World
@@ -73,6 +74,8 @@ class NodeHost:
         self.starts = 0
         self.on_turn: Callable[[NodeHost], None] | None = None
         """Called after each turn, for checkers."""
+        self.disk: Disk | None = None
+        """Where it keeps snapshots, if they are on."""
         self.lines: dict[str, Line] = {}
         self._inbox: list[tuple[Any, ...]] = []
         self._turn_at: float | None = None
@@ -114,7 +117,8 @@ class NodeHost:
         rng = type(self.world.rng)(boot)
         self._clock = LocalClock(self._monotonic(), self.wall_s())
         self.routing_id = b"\x01%b %d" % (self.name.encode(), boot)
-        self.core = NodeCore(self.config, boot=boot, rng=rng, now=self.clock(), wall_ms=wall_ms)
+        saved = None if self.disk is None else self.disk.load(self.config, self.world.now, wall_ms)
+        self.core = NodeCore(self.config, boot=boot, rng=rng, now=self.clock(), wall_ms=wall_ms, saved=saved)
         self.paused = False
         self._inbox = []
         self.network.listen(self.address, self)
@@ -182,6 +186,8 @@ class NodeHost:
 
     def _end(self, core: NodeCore) -> None:
         if self.core is core:
+            if self.disk is not None:
+                self.disk.finish(core)
             self.crash()
 
     # What the network calls
@@ -251,6 +257,8 @@ class NodeHost:
             return
         if core.gone and not was_gone:
             self.world.after(LEAVE_S, self._end, core)
+        if self.disk is not None:
+            self.disk.take_turn(core, self.world.now)
         if self.on_turn is not None:
             self.on_turn(self)
         self._plan_turn(max(self.world.now + self.turn_s, self._world_time(core.next_deadline())))

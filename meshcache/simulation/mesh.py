@@ -62,7 +62,7 @@ class Mesh:
 
     def _config(self, number: int, address: str) -> Config:
         seeds = [f"127.0.0.{i}:7101" for i in SEED_NUMBERS if i != number]
-        own = {"id": f"n{number}", "listen": address, "host": f"h{number}", "seeds": seeds}
+        own = {"id": f"n{number}", "listen": address, "host": f"h{number}", "seeds": seeds, "data_dir": f"disk{number}"}
         return Config.from_tables(**{**self._tables, "node": own})
 
     def start(self, *, settle: bool = True) -> Mesh:

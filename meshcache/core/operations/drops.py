@@ -67,6 +67,11 @@ class Drops:
         self._fills = fills
         self._slots = coordinator.config.cluster.slots
         self.jobs: list[_Job] = []
+        self._remember: Callable[[int, list[bytes]], None] | None = None
+
+    def remember(self, remember: Callable[[int, list[bytes]], None] | None) -> None:
+        """Have somebody told of kind and names of what is dropped from now on, until None takes its place."""
+        self._remember = remember
 
     def begin(self, kind: int, names: list[bytes], version: bytes, done: Callable[[int], None]) -> None:
         """Drop what is under these names and not newer; then call ``done`` with the number of live entries dropped.
@@ -78,6 +83,8 @@ class Drops:
         news = [name for name in names if floors.set(kind, name, version, wall_ms)]
         self.jobs.append(_Job(kind, dict.fromkeys(news, version), done))
         self._void_fills(kind, news)
+        if self._remember is not None:
+            self._remember(kind, names)
 
     def learn(self, floors: list[m.Floor]) -> None:
         """Take over the drop floors that another node knows, and drop what they cover."""

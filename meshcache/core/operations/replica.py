@@ -45,6 +45,7 @@ class Replica:
         self._watched: Sized = ()
         self._note_written: Callable[[list[bytes], list[bytes]], None] = lambda *_: None
         """Told of what is stored; see ``watch``."""
+        self._remember: Callable[[list[bytes], list[bytes]], None] | None = None
 
     def expires_ms(self, ttl_ms: int) -> int:
         """Return the expiry that the ``ttl_ms`` of a message means."""
@@ -67,6 +68,16 @@ class Replica:
         if self._watched:
             self._note_written(keys, records)
         return outcome
+
+    def take_write(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
+        """Do as ``merge`` with what is being written, as against what comes from another copy."""
+        if self._remember is not None:
+            self._remember(keys, records)
+        return self.merge(keys, records)
+
+    def remember(self, remember: Callable[[list[bytes], list[bytes]], None] | None) -> None:
+        """Have somebody told of all that is written here, until None takes its place."""
+        self._remember = remember
 
     def watch(self, keys: Sized, note_written: Callable[[list[bytes], list[bytes]], None]) -> None:
         """Call ``note_written`` with the keys and records that are stored here, whenever ``keys`` is not empty."""

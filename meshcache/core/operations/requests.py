@@ -9,7 +9,7 @@ portions.py. The usual GET (this node owns the keys and one holder is enough) is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 from zlib import crc32
@@ -27,6 +27,7 @@ from meshcache.core.operations.portions import Done as DoneWithBatch
 from meshcache.core.operations.reads import QuorumRead
 from meshcache.core.operations.remote_reads import RemoteReads
 from meshcache.core.operations.slow import SlowOperations
+from meshcache.core.operations.surroundings import Past, Readers
 from meshcache.core.operations.updates import UpdateBatch, Updates
 from meshcache.core.operations.writes import QuorumWrite
 from meshcache.core.storage.pages import SLOTS_PER_PAGE, page_of
@@ -54,15 +55,6 @@ EARLY_MAX: Final = 4096
 """How many keys of early writes are remembered: those by a ring that is not known here yet. Fewer mean more misses."""
 
 
-class Readers:
-    """What the driver knows of the connections that ask: by default, that all read what they are sent."""
-
-    deaf: Container[bytes] = ()
-    """Connections that do not read what they are sent; they are not served until they do."""
-    bytes_left: int = 1 << 62
-    """How much more can be sent to all connections together until some of it has been read."""
-
-
 class Requests:
     """The requests that one node serves, of clients and of other nodes."""
 
@@ -79,9 +71,10 @@ class Requests:
         in_majority: Callable[[], bool],
         retire: Callable[[bytes], None],
         compare: Callable[[m.Compare], m.CompareReply],
+        past: Past | None,
         sections: Callable[[], dict[str, Any]],
     ) -> None:
-        """``sections`` returns what else belongs into the statistics."""
+        """``past``: None where snapshots are off. ``sections`` returns what else belongs into the statistics."""
         self._ready = ready
         self._in_majority = in_majority
         self._early: deque[tuple[bytes, bytes]] = deque(maxlen=EARLY_MAX)
@@ -89,6 +82,7 @@ class Requests:
         self._retire = retire
         self._compare = compare
         self._sections = sections
+        self._past = past
         self._coordinator = coordinator
         self._replica = coordinator.replica
         self._instant = coordinator.instant
@@ -133,6 +127,7 @@ class Requests:
             m.Sweep: self._on_sweep,
             m.SweepTags: self._on_sweep_tags,
             m.Pull: self._on_pull,
+            m.Recall: self._on_recall,
             m.Floors: self._on_floors,
             m.Compare: self._on_compare,
             m.Leave: self._on_leave,
@@ -435,12 +430,8 @@ class Requests:
             return
         coordinator = self._coordinator
         if request.what == "explain":
-            inspection.Explain(
-                coordinator,
-                request.key,
-                self._deadline(request),
-                lambda results: self._reply(origin, request.request, results),
-            ).start()
+            done = partial(self._reply, origin, request.request)
+            inspection.Explain(coordinator, request.key, self._deadline(request), done).start()
             return
         makers: dict[str, Callable[[], dict[str, Any]]] = {
             "view": lambda: inspection.view(coordinator),
@@ -452,9 +443,13 @@ class Requests:
             "hot": lambda: {"keys": self.hot.top(HOT_KEYS_TOLD)},
             "replica": lambda: inspection.replica(coordinator, request.key),
         }
+        if self._past is not None:
+            makers |= {"recall": self._past.status, "snapshot": self._past.save}
         make = makers.get(request.what)
         if make is None:
             text = f"inspect knows view, status, stats, hot, explain and replica, not {request.what!r}"
+            if request.what in {"snapshot", "recall"}:
+                text = f"snapshot.enabled is false on {coordinator.own_id}"
             self._reject(origin, request, [int(Code.INVALID), text])
         else:
             self._reply(origin, request.request, [make()])
@@ -504,7 +499,7 @@ class Requests:
         if write.repair:
             newer, live = self._replica.merge_repair(keys, records)
         else:
-            newer, live = self._replica.merge(keys, records)
+            newer, live = self._replica.take_write(keys, records)
         if write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
 
@@ -560,6 +555,17 @@ class Requests:
             slots = [slot for slot in pull.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
             page = page_of(self._store, slots, pull.cursor, self._view.left_over)
             self._outbox.reply(origin, m.PullReply(pull.request, self._view.digest, *page))
+
+    def _on_recall(self, origin: bytes, recall: m.Recall) -> None:
+        if not self._admit(origin, recall, from_client=False):
+            return
+        found = None if self._past is None else self._past.found
+        if found is None:
+            self._reject(origin, recall, [int(Code.NOT_READY)])
+            return
+        slots = [slot for slot in recall.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
+        page = page_of(found, slots, recall.cursor, lambda _: False)
+        self._outbox.reply(origin, m.PullReply(recall.request, self._view.digest, *page))
 
     def _on_compare(self, origin: bytes, compare: m.Compare) -> None:
         if self._admit(origin, compare, from_client=False):

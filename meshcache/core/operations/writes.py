@@ -124,7 +124,7 @@ class QuorumWrite:
             return
         targets = group.targets()
         if coordinator.own_id in targets:
-            newer, live = coordinator.replica.merge(group.keys, group.records)
+            newer, live = coordinator.replica.take_write(group.keys, group.records)
             self._note_ack(group, coordinator.own_id, newer, live)
         self._ask_missing(group)
         (self._complete if group.complete() else self.groups).append(group)

@@ -97,7 +97,7 @@ class Store:
         self._changed = bytearray(b"\1" * slots)
         """Per slot: 1 if its digest is out of date."""
         self._digests = [b""] * slots
-        self._floors = [b""] * slots
+        self.floors = [b""] * slots
         """Eviction floors: per slot, the greatest version that was evicted or dropped."""
         self._compactable = 0
         self._hits = self._misses = self._evictions = self._expirations = 0
@@ -124,7 +124,7 @@ class Store:
 
     def _reset(self) -> None:
         self._changed[:] = b"\1" * len(self._changed)
-        self._floors[:] = [b""] * len(self._floors)
+        self.floors[:] = [b""] * len(self.floors)
         self._records[:] = (_SENTINEL_RECORD, _SENTINEL_RECORD)
         self._keys[:] = (b"", b"")
         for ring in (self._before, self._after):
@@ -207,7 +207,7 @@ class Store:
         evicted is not remembered by key, but by the greatest version evicted in each slot, the eviction floor: a repair
         of a key that is not held must be above it. So forgetting costs misses, and never a stale read.
         """
-        tables, floors, mask = self._tables, self._floors, self._mask
+        tables, floors, mask = self._tables, self.floors, self._mask
         if not any(floors):
             return keys, records
         kept = [
@@ -372,13 +372,13 @@ class Store:
         indices = list(self._tables[slot].values())
         for index in indices:
             self._remove(index)
-        self._floors[slot] = b""
+        self.floors[slot] = b""
         return len(indices)
 
     def void_slot(self, slot: int, version: bytes) -> int:
         """Drop all that one slot holds, and store no repair of it that is not newer than this version."""
         dropped = self.drop_slot(slot)
-        self._floors[slot] = version
+        self.floors[slot] = version
         return dropped
 
     def sweep(self, slot: int, prefix: bytes, version: bytes) -> int:
@@ -462,7 +462,7 @@ class Store:
         """Evict a record that is still valid: from now on, nothing as old is taken from repairs of its slot."""
         slot = crc32(self._keys[index]) & self._mask
         version = self._records[index][:VERSION_BYTES]
-        self._floors[slot] = max(self._floors[slot], version)
+        self.floors[slot] = max(self.floors[slot], version)
         self._remove(index)
 
     def _replay(self) -> None:
