@@ -32,6 +32,8 @@ LEVELS: Final = {
     "link_up": logging.DEBUG,
     "member": logging.INFO,
     "node_failed": logging.ERROR,
+    "recalled": logging.INFO,
+    "recalling": logging.INFO,
     "refused": logging.WARNING,
     "rejoined": logging.INFO,
     "ring": logging.INFO,
