@@ -1,0 +1,148 @@
+"""What nodes do with what they find in their snapshots, told by hand."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from story import DEFAULT
+
+from meshcache.core.repair import recall
+from meshcache.simulation.clients import ClientHost
+from meshcache.simulation.disks import Disk
+from meshcache.simulation.mesh import Mesh
+
+NEVER_S = 1e9
+
+
+def mesh_with_disks(nodes: int = 3, **cluster: Any) -> tuple[Mesh, ClientHost]:
+    """A mesh that has a life already: no node waits for others any more."""
+    mesh = Mesh(nodes=nodes, cluster={**DEFAULT, **cluster}, snapshot={"enabled": True})
+    for host in mesh.nodes.values():
+        host.disk = Disk(random.Random(1), NEVER_S)
+    mesh.start()
+    mesh.wait_for(lambda: states(mesh) == {"done"}, within_s=recall.RETURN_WAIT_S + 5)
+    return mesh, mesh.client()
+
+
+def told(mesh: Mesh) -> dict[str, dict[str, Any]]:
+    return {
+        name: host.core.coordinator.pending.background["snapshots"].statistics()
+        for name, host in mesh.nodes.items()
+        if host.core is not None
+    }
+
+
+def states(mesh: Mesh) -> set[str]:
+    return {each["recall"] for each in told(mesh).values()}
+
+
+def stop(mesh: Mesh, names: list[str], how: str = "leave") -> None:
+    for name in names:
+        getattr(mesh.nodes[name], how)()
+    mesh.wait_for(lambda: all(mesh.nodes[name].core is None for name in names))
+
+
+def set_all(mesh: Mesh, client: ClientHost, keys: list[str], value: str) -> None:
+    for key in keys:
+        mesh.call(client, client.session.set(key, value, None, 5.0))
+
+
+def get_all(mesh: Mesh, client: ClientHost, keys: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = mesh.call(client, client.session.get_many(keys, 5.0))
+    return found
+
+
+KEYS = [f"page:{i}" for i in range(20)]
+
+
+def test_what_is_found_is_not_seen_before_all_are_back() -> None:
+    mesh, client = mesh_with_disks()
+    set_all(mesh, client, KEYS, "old")
+    stop(mesh, list(mesh.nodes))
+    for name in ("n1", "n2"):
+        mesh.nodes[name].start()
+    mesh.run(8.0)
+    assert states(mesh) == {"waiting"}
+    assert get_all(mesh, client, KEYS) == {}
+    mesh.nodes["n3"].start()
+    mesh.wait_for(lambda: states(mesh) == {"done"})
+    assert get_all(mesh, client, KEYS) == dict.fromkeys(KEYS, "old")
+
+
+def test_who_is_not_back_in_time_is_not_waited_for() -> None:
+    mesh, client = mesh_with_disks()
+    set_all(mesh, client, KEYS, "old")
+    stop(mesh, list(mesh.nodes))
+    for name in ("n1", "n2"):
+        mesh.nodes[name].start()
+    mesh.wait_for(lambda: states(mesh) == {"done"}, within_s=recall.RETURN_WAIT_S + 5)
+    assert get_all(mesh, client, KEYS) == dict.fromkeys(KEYS, "old")  # N = 2: each key is on one of them at least
+    mesh.nodes["n3"].start()
+    mesh.wait_for(lambda: states(mesh) == {"done"})
+    assert told(mesh)["n3"]["loaded"] > 0
+    assert told(mesh)["n3"]["taken_in"] == 0
+
+
+def test_one_that_comes_back_to_a_mesh_with_a_life_drops_what_it_found() -> None:
+    mesh, client = mesh_with_disks()
+    set_all(mesh, client, KEYS, "old")
+    stop(mesh, ["n3"])
+    mesh.nodes["n3"].start()
+    mesh.wait_for(lambda: states(mesh) == {"done"})
+    assert told(mesh)["n3"]["loaded"] > 0
+    assert told(mesh)["n3"]["taken_in"] == 0
+    assert get_all(mesh, client, KEYS) == dict.fromkeys(KEYS, "old")
+
+
+def test_who_hands_over_leaves_an_empty_snapshot_and_who_is_stopped_with_all_others_a_full_one() -> None:
+    mesh, client = mesh_with_disks()
+    set_all(mesh, client, KEYS, "old")
+    stop(mesh, ["n3"], "retire")
+    stop(mesh, ["n1", "n2"], "retire")
+    mesh.start()
+    found = told(mesh)
+    assert found["n3"]["loaded"] == 0
+    assert found["n1"]["loaded"] == found["n2"]["loaded"] == len(KEYS)
+    mesh.wait_for(lambda: states(mesh) == {"done"})
+    assert get_all(mesh, client, KEYS) == dict.fromkeys(KEYS, "old")
+
+
+def test_what_is_done_before_all_are_back_overrules_what_they_find_though_their_clocks_were_ahead() -> None:
+    mesh, client = mesh_with_disks()
+    for host in mesh.nodes.values():
+        host.wall_offset_ms = 2500  # it is read when they start
+    stop(mesh, list(mesh.nodes))
+    mesh.start()
+    mesh.wait_for(lambda: states(mesh) == {"done"}, within_s=recall.RETURN_WAIT_S + 5)
+    set_all(mesh, client, [*KEYS, "changed", "deleted"], "old")
+    stop(mesh, list(mesh.nodes))
+    for host in mesh.nodes.values():
+        if host.name != "n3":
+            host.wall_offset_ms = 0
+            assert host.disk is not None
+            host.disk.wipe()  # so that their clocks know nothing of the former life
+            host.start()
+    mesh.wait_for(lambda: len(mesh.disagreements()) == 0)
+    mesh.call(client, client.session.set("changed", "new", None, 5.0))
+    mesh.call(client, client.session.delete("deleted", 5.0))
+    mesh.call(client, client.session.clear(5.0, "page:"))
+    mesh.nodes["n3"].start()
+    mesh.wait_for(lambda: states(mesh) == {"done"}, within_s=recall.RETURN_WAIT_S + 5)
+    assert told(mesh)["n3"]["loaded"] > 0
+    assert get_all(mesh, client, [*KEYS, "changed", "deleted"]) == {"changed": "new"}
+
+
+def test_a_node_goes_on_above_the_clock_of_its_former_life() -> None:
+    mesh, client = mesh_with_disks(1)
+    set_all(mesh, client, ["k"], "old")
+    host = mesh.nodes["n1"]
+    assert host.core is not None
+    before = host.core.clock.latest
+    stop(mesh, ["n1"])
+    host.wall_offset_ms = -4000
+    host.start()
+    assert host.core is not None
+    assert host.core.clock.latest >= before
+    mesh.wait_for(lambda: states(mesh) == {"done"})
+    assert get_all(mesh, client, ["k"]) == {"k": "old"}
