@@ -32,7 +32,7 @@ MAY_USE = {
     "metrics": (),
     "node": ("protocol", "core", "sockets", "metrics"),
     "patterns": ("protocol", "client", "client.blocking", "client.aio"),
-    "gateway": ("protocol", "client", "client.aio"),
+    "gateway": ("protocol", "client", "client.aio", "metrics"),
     "simulation": ("protocol", "core", "client"),
     "local": ("client", "client.blocking", "sockets"),
 }

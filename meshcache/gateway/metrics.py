@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
 from starlette.requests import Request
 
 from meshcache.client.aio.client import AsyncClient
 from meshcache.gateway import requests as asked
 from meshcache.gateway.asgi import Answer
+from meshcache.metrics import ClientCollector
 
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})
-
-
-class _NearHits(Collector):
-    """What the client has counted already."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        """Tell it."""
-        found = self._client.near_statistics()
-        hits = 0 if found is None else found.hits
-        name, about = "meshcache_gateway_near_hits", "Reads answered from copies of hot keys."
-        yield CounterMetricFamily(name, about, value=hits)
 
 
 class Metrics:
@@ -53,7 +38,7 @@ class Metrics:
         )
         self._gauge("meshcache_gateway_connections", "Connections of clients, open now.", connections)
         self._gauge("meshcache_gateway_event_streams", "Streams of events, open now.", streams)
-        self.registry.register(_NearHits(client))
+        self.registry.register(ClientCollector(client, "gateway"))
         self._counted: dict[tuple[str, str, int], Counter] = {}
         self._timed: dict[str, Histogram] = {}
 

@@ -348,3 +348,7 @@ def test_streams_end_when_the_gateway_stops(gateway_node: Node) -> None:
     connection.settimeout(PATIENCE_S)
     with connection:
         assert until_end(connection).endswith(b"0\r\n\r\n")
+
+
+def test_metrics_tell_of_the_client_too(gateway: RunningGateway) -> None:
+    assert 'meshcache_client_operations_total{client="gateway"}' in gateway.get("/metrics").body.decode()

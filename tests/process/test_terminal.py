@@ -120,7 +120,7 @@ def terminals() -> Iterator[Callable[..., Terminal]]:
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[meshcache.LocalMesh]:
-    with meshcache.LocalMesh(nodes=3) as mesh:
+    with meshcache.LocalMesh(nodes=3, snapshot={"enabled": True}) as mesh:  # so that there is something to count
         yield mesh
 
 
@@ -205,7 +205,7 @@ def test_top_restores_the_terminal_however_it_ends(
 
 
 def test_top_shows_a_silent_and_a_dead_node_at_once_and_without_figures(terminals: Callable[..., Terminal]) -> None:
-    with meshcache.LocalMesh(nodes=3) as mesh:
+    with meshcache.LocalMesh(nodes=3, snapshot={"enabled": True}) as mesh:  # so that there is something to count
         terminal = terminals(*MESHCACHE, "top", *at(mesh), "--every", "0.2")
         terminal.until(lambda: terminal.row("node2")[1:2] == ["alive"], "node2 alive")
         mesh.pause("node2")
