@@ -12,7 +12,7 @@ from starlette.requests import Request
 from meshcache.client.aio.client import AsyncClient
 from meshcache.gateway import requests as asked
 from meshcache.gateway.asgi import Answer
-from meshcache.metrics import ClientCollector
+from meshcache.metrics.client import ClientCollector
 
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})

@@ -183,7 +183,7 @@ def test_a_stream_is_kept_alive_and_is_counted_while_it_stands(
         assert b"meshcache_gateway_event_streams 1.0" in gateway.get("/metrics").body
     wait_until(lambda: b"meshcache_gateway_event_streams 0.0" in gateway.get("/metrics").body)
     application: Any = gateway.server.config.app
-    wait_until(lambda: not application._invalidations._client._follower.following.feeds)
+    wait_until(lambda: not application._invalidations._client._reception.intake.feeds)
 
 
 def test_streams_are_bounded(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
