@@ -66,6 +66,7 @@ BREATH_S: Final = 0.001
 """From one such turn to the next."""
 DROPS_MAX: Final = 100_000
 """Names that are dropped while it waits."""
+SLOTS_DROPPED_PER_TURN: Final = 4
 KEPT_S: Final = 30.0
 """For so long after this node is through, others may still gather from it."""
 
@@ -156,7 +157,11 @@ class Recall:
         """Keys of the slot at hand that are yet to be taken in."""
         self._slot = 0
         self._taken = 0
-        self._through_at = 0.0
+        self._slots_kept = config.cluster.slots
+        """Those of which it has not let go yet, when it is through."""
+        self._drop_at = 0.0
+        self._step_at = 0.0
+        """When it takes in some more."""
         self._marks: dict[bytes, bytes] = {}
         """Of what was stored here while it waits: by key the version."""
         self._dropped: list[tuple[int, bytes]] = []
@@ -216,7 +221,7 @@ class Recall:
     @property
     def found(self) -> Store | None:
         """What there is for others to gather; None while it may still be changed by what is written."""
-        return None if self.state == WAITING else self._found
+        return self._found if self._participants else None
 
     @property
     def held_bytes(self) -> int:
@@ -240,8 +245,8 @@ class Recall:
         """Go on. Called by housekeeping."""
         now = self._coordinator.instant.now
         if self.state == DONE:
-            if self._found.statistics().entries and now >= self._through_at + KEPT_S:
-                self._found = self._empty_store()
+            if self._slots_kept and now >= self._drop_at:
+                self._drop_some()
             return
         if now - self._started >= RECALL_S_MAX or self._is_too_old():
             self._end("it took too long")
@@ -268,15 +273,21 @@ class Recall:
         self._coordinator.outbox.note(
             "recalled", reason=reason, found=self._loaded, taken_in=self._taken, expired=self._expired
         )
-        if not self._taken:
-            self._found = self._empty_store()
         self.state = DONE
         self._coordinator.replica.remember(None)
         self._drops.remember(None)
         self._marks, self._dropped = {}, []
-        self._through_at = self._coordinator.instant.now
+        self._drop_at = self._coordinator.instant.now + (KEPT_S if self._participants else 0.0)
         self._sources, self._round, self._left = {}, None, None
         self._saving.forget_former()
+
+    def _drop_some(self) -> None:
+        """Let go of what was found, a few slots a turn: all at once would be felt."""
+        for _ in range(min(SLOTS_DROPPED_PER_TURN, self._slots_kept)):
+            self._slots_kept -= 1
+            self._found.drop_slot(self._slots_kept)
+        if not self._slots_kept:
+            self._found = self._empty_store()
 
     # -- waiting -------------------------------------------------------------------------------------------
 
@@ -431,6 +442,8 @@ class Recall:
     def _take_in(self) -> None:
         """Put some of what was gathered into the store, under all that holds for what a repair brings."""
         coordinator = self._coordinator
+        if coordinator.instant.now < self._step_at:  # housekeeping comes by between two steps
+            return
         if self._left is None:
             self._left = iter([slot for slot, owns in enumerate(coordinator.view.owned) if owns])
         budget = ENTRIES_PER_TURN
@@ -450,7 +463,8 @@ class Recall:
             if not self._rest:
                 floors = coordinator.store.floors
                 floors[self._slot] = max(floors[self._slot], self._own_floors[self._slot])
-        coordinator.pending.wake(self, coordinator.instant.now + BREATH_S)
+        self._step_at = coordinator.instant.now + BREATH_S
+        coordinator.pending.wake(self, self._step_at)
 
     def _take_in_keys(self, keys: list[bytes]) -> None:
         coordinator, view = self._coordinator, self._coordinator.view
