@@ -24,13 +24,15 @@ from typing import Any, Final
 import meshcache
 from benchmark.servers import free_port, mesh3_server, module_environment, process
 
-KEYS: Final = 1000
+KEYS: Final = 6000
+"""So many that none of them is read often enough to be hot, and every read goes to the mesh."""
 VALUE_BYTES: Final = 100
 WARM_UP_S: Final = 1.0
 EXAMPLES: Final = """\
 examples:
   scripts/bench gateway                            64 connections for 10 seconds
   scripts/bench gateway --connections 8 --seconds 3
+  scripts/bench gateway --keys 100                 of hot keys, which the gateway answers from copies
   scripts/bench gateway --slow 200                 beside 200 connections that never finish a request
   scripts/bench gateway --json | jq .requests_per_s
 """
@@ -87,9 +89,9 @@ class Connection(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def _load(port: int, connections: int, seconds: float) -> dict[str, Any]:
+async def _load(port: int, connections: int, seconds: float, keys: int) -> dict[str, Any]:
     loop, times = asyncio.get_running_loop(), list[float]()
-    requests = [f"GET /cache/key:{i} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode() for i in range(KEYS)]
+    requests = [f"GET /cache/key:{i} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode() for i in range(keys)]
     began, began_cpu = time.perf_counter(), time.process_time()
     until = began + seconds
     made = [await loop.create_connection(lambda: Connection(requests, times, until), "127.0.0.1", port)
@@ -138,32 +140,32 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _run_load(port: int, connections: int, seconds: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmark.gateway", str(port), str(connections), str(seconds)]
+def _run_load(port: int, connections: int, seconds: float, keys: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmark.gateway", str(port), str(connections), str(seconds), str(keys)]
     done = subprocess.run(command, env=module_environment(), capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def measure(connections: int, seconds: float, slow: int) -> dict[str, Any]:
+def measure(connections: int, seconds: float, slow: int, keys: int) -> dict[str, Any]:
     """Start a mesh and a gateway, and put load on them."""
     port = free_port()
     with mesh3_server() as mesh:
         with meshcache.Client(mesh.address) as client:
-            client.set_many({f"key:{i}": "x" * VALUE_BYTES for i in range(KEYS)}, ttl=None)
+            client.set_many({f"key:{i}": "x" * VALUE_BYTES for i in range(keys)}, ttl=None)
         command = [sys.executable, "-m", "meshcache", "gateway", "--listen", f"127.0.0.1:{port}", "--at", mesh.address]
         with process(command, stdout=subprocess.PIPE) as gateway:
             assert gateway.stdout is not None
             if not gateway.stdout.readline().startswith("ready"):
                 raise RuntimeError("the gateway did not start")
-            _run_load(port, connections, WARM_UP_S)
+            _run_load(port, connections, WARM_UP_S, keys)
             slowly: dict[str, Any] = {}
             dawdlers = None
             if slow:
-                command = [sys.executable, "-m", "benchmark.gateway", str(port), str(slow), "slow"]
+                command = [sys.executable, "-m", "benchmark.gateway", str(port), str(slow), "slow", "0"]
                 dawdlers = subprocess.Popen(command, env=module_environment(), stdout=subprocess.PIPE, text=True)
             before, before_mesh = _cpu_s(gateway.pid), sum(map(_cpu_s, mesh.pids))
-            found = _run_load(port, connections, seconds)
+            found = _run_load(port, connections, seconds, keys)
             cpu_s, mesh_cpu_s = _cpu_s(gateway.pid) - before, sum(map(_cpu_s, mesh.pids)) - before_mesh
             if dawdlers is not None:
                 slowly = json.loads(dawdlers.communicate()[0])
@@ -181,10 +183,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--connections", type=int, default=64, help="at a time (64)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of the load (10)")
+    parser.add_argument("--keys", type=int, default=KEYS, metavar="N", help=f"different keys ({KEYS:,})")
     parser.add_argument("--slow", type=int, default=0, metavar="N", help="connections that never finish a request (0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    found = measure(options.connections, options.seconds, options.slow)
+    found = measure(options.connections, options.seconds, options.slow, options.keys)
     if options.json:
         print(json.dumps(found))
         return 0
@@ -194,8 +197,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":  # the process that is the load
-    _port, _count, _how = sys.argv[1:]
+    _port, _count, _how, _keys = sys.argv[1:]
     _, _most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (_most, _most))
-    _work = _slow(int(_port), int(_count)) if _how == "slow" else _load(int(_port), int(_count), float(_how))
+    _work = (
+        _slow(int(_port), int(_count)) if _how == "slow" else _load(int(_port), int(_count), float(_how), int(_keys))
+    )
     print(json.dumps(asyncio.run(_work)))
