@@ -367,7 +367,8 @@ class Channels:
             return self._exchange_later(pool, calls, parked)
         channel.busy = True
         try:
-            return channel.exchange(calls)
+            # Not returned from here: an exception between that and the first step of ``finally`` would skip both.
+            outcomes = channel.exchange(calls)
         except BaseException:
             channel.forget()
             raise
@@ -376,6 +377,7 @@ class Channels:
             pool.free.append(channel)
             if pool.waiters.queue or pool.closed:
                 self._returned(pool)
+        return outcomes
 
     def close(self) -> None:
         """Close every connection; later calls fail."""
@@ -416,7 +418,7 @@ class Channels:
                 return [NO_TIME] * len(calls)
             (channel,) = taken
             channel.busy = True
-            return channel.exchange(calls)
+            outcomes = channel.exchange(calls)
         except BaseException:
             for channel in taken:
                 channel.forget()
@@ -428,6 +430,7 @@ class Channels:
             pool.free += taken
             if pool.waiters.queue or pool.closed:
                 self._returned(pool)
+        return outcomes
 
     def _returned(self, pool: _Pool) -> None:
         if pool.closed:
