@@ -67,7 +67,8 @@ def lifetime(_: LocalMesh, cache: Client) -> None:
     """TTL: a key goes when its time is over."""
     cache.set("session", "token", ttl=1.0)
     left_s = cache.ttl("session")
-    expect(holds=left_s is not None and 0 < left_s <= 1, what=f"ttl says {left_s or 0:.2f} s")
+    # By the node's clock as this client knows it, which is right to some milliseconds.
+    expect(holds=left_s is not None and 0 < left_s < 1.1, what=f"ttl says {left_s or 0:.2f} s")
     took_s = wait_until(lambda: cache.get("session") is None, "the key expired", 3.0)
     show(f"ok: gone after {took_s:.2f} s")
 
