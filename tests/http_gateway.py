@@ -7,8 +7,7 @@ import contextlib
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from meshcache import AsyncClient
@@ -113,12 +112,3 @@ def running_gateway(at: str, names: tuple[str, ...] = (), timeout_s: float = 5.0
         thread.join(PATIENCE_S)
         listener.close()
         assert not thread.is_alive()
-
-
-def wait_until(condition: Callable[[], Any], *, within_s: float = PATIENCE_S) -> Any:
-    """Return what a condition comes to, once that is something."""
-    deadline, pause = time.monotonic() + within_s, threading.Event()
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "not in time"
-        pause.wait(0.01)
-    return found

@@ -15,7 +15,6 @@ This is a form for readers. Put back, it is stored as the dict that it is.
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections import deque
 from collections.abc import Mapping
@@ -92,8 +91,3 @@ def json_answer(content: Any, status: int = 200, headers: Mapping[str, str] | No
     given = {"Cache-Control": "no-store"} if headers is None else {"Cache-Control": "no-store", **headers}
     fields += [(name.encode(), text.encode("latin-1", "replace")) for name, text in given.items()]
     return Answer(body, status, fields)
-
-
-def json_dumps(content: Any) -> str:
-    """Return JSON on one line, for a line of an event stream."""
-    return json.dumps(content, separators=(",", ":"), default=str)

@@ -7,7 +7,6 @@ that, and to it that no key or value that looks like a script could run as one.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from functools import cache
 from importlib import resources
 from typing import Any, Final
@@ -15,8 +14,8 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from meshcache.gateway import requests as asked
-from meshcache.gateway.answers import json_bytes
 from meshcache.gateway.asgi import Answer, Receive, Scope, Send
+from meshcache.gateway.event_stream import BEGIN, Put, event_text, stream
 from meshcache.gateway.refusals import unavailable
 from meshcache.gateway.watch import Watch
 
@@ -85,48 +84,23 @@ class PictureStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send pictures until the page is closed, or the gateway stops."""
-        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        if scope["method"] == "HEAD":
-            await send({"type": "http.response.body", "body": b""})
-            return
         self._dashboard.watchers += 1
-        tasks = [
-            asyncio.create_task(self._tell(send)),
-            asyncio.create_task(_gone(receive)),
-            asyncio.create_task(self._stopping.wait()),
-        ]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await stream(scope, receive, send, self._stopping, self._tell)
         finally:
             self._dashboard.watchers -= 1
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        if self._stopping.is_set():
-            await send({"type": "http.response.body", "body": b""})
 
-    async def _tell(self, send: Send) -> None:
-        text = b"retry: 1000\n" + _event("history", list(self._watch.points))
+    async def _tell(self, put: Put) -> None:
+        text = BEGIN + event_text("history", list(self._watch.points))
         picture: dict[str, Any] | None = None
         while True:
             async with asyncio.timeout(SEND_S):
-                await send({"type": "http.response.body", "body": text, "more_body": True})
+                await put(text)
             picture = await self._watch.next(picture)
             if "trouble" in picture:
-                text = _event("trouble", {"reason": picture["trouble"]})
+                text = event_text("trouble", {"reason": picture["trouble"]})
             else:
-                text = _event("picture", picture)
-
-
-def _event(name: str, content: Any) -> bytes:
-    return b"event: %s\ndata: %s\n\n" % (name.encode(), json_bytes(content))
-
-
-async def _gone(receive: Receive) -> None:
-    with suppress(asyncio.CancelledError):
-        while (await receive())["type"] != "http.disconnect":
-            pass
+                text = event_text("picture", picture)
 
 
 @cache

@@ -12,7 +12,6 @@ read is told of a gap when its queue is full, and cut when not even that goes ou
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -22,8 +21,9 @@ from meshcache.client.aio.streams import AsyncSubscription
 from meshcache.client.arguments import raw_key
 from meshcache.client.subscription import Invalidation, InvalidationKind
 from meshcache.gateway import requests as asked
-from meshcache.gateway.answers import json_answer, json_dumps, shown_key
+from meshcache.gateway.answers import json_answer, shown_key
 from meshcache.gateway.asgi import Answer, Receive, Scope, Send
+from meshcache.gateway.event_stream import BEGIN, Put, event_text, stream
 from meshcache.gateway.refusals import Refusal, unavailable
 
 KEYS_MAX: Final = 1000
@@ -31,8 +31,6 @@ STREAMS_MAX: Final = 200
 KEEP_ALIVE_S: Final = 15.0
 EVENTS_AT_ONCE: Final = 500
 """In one piece of the stream."""
-RETRY_MS: Final = 1000
-"""After how long a browser comes back when a stream ends."""
 
 
 class Invalidations:
@@ -107,31 +105,17 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events."""
         try:
-            if scope["method"] == "HEAD":
-                await _begin(send)
-                await send({"type": "http.response.body", "body": b""})
-                return
-            telling = asyncio.create_task(self._tell(send))
-            others = [asyncio.create_task(_gone(receive)), asyncio.create_task(self._source.stopping.wait())]
-            try:
-                await asyncio.wait([telling, *others], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in (telling, *others):
-                    task.cancel()
-                await asyncio.gather(telling, *others, return_exceptions=True)
-            if self._source.stopping.is_set():
-                await send({"type": "http.response.body", "body": b""})
+            await stream(scope, receive, send, self._source.stopping, self._tell)
         finally:
             self._source.ended()
             await self._subscription.__aexit__(None, None, None)
 
-    async def _tell(self, send: Send) -> None:
-        await _begin(send)
-        text = f"retry: {RETRY_MS}\n" + _event("ready", {})
+    async def _tell(self, put: Put) -> None:
+        text = BEGIN + event_text("ready", {})
         if self._resumes:
-            text += _event("gap", {"node": ""})
+            text += event_text("gap", {"node": ""})
         while True:
-            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+            await put(text)
             event = await self._subscription.wait(KEEP_ALIVE_S)
             if event is None:
                 if self._subscription.feed.closed:
@@ -145,25 +129,10 @@ class EventStream:
             text = "".join(parts)
 
 
-async def _begin(send: Send) -> None:
-    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-
-
-async def _gone(receive: Receive) -> None:
-    with suppress(asyncio.CancelledError):
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-
 def _told(event: Invalidation) -> str:
     if event.kind is InvalidationKind.GAP:
-        return _event("gap", {"node": event.node})
+        return event_text("gap", {"node": event.node})
     named: dict[str, Any] = dict(shown_key(event.key))
     if event.kind is InvalidationKind.TAG:
         named = {"tag": named.pop("key"), **named}
-    return _event(event.kind.value, {**named, "version": event.version.hex(), "node": event.node})
-
-
-def _event(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json_dumps(data)}\n\n"
+    return event_text(event.kind.value, {**named, "version": event.version.hex(), "node": event.node})

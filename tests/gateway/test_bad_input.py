@@ -16,8 +16,8 @@ from http_gateway import (
     responses,
     running_gateway,
     until_end,
-    wait_until,
 )
+from timing import eventually
 
 from meshcache import Client, Node
 from meshcache.gateway import requests, server
@@ -335,8 +335,8 @@ def test_one_who_does_not_read_is_cut(
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", gateway.port))
         connection.sendall((head("GET /cache/big HTTP/1.1") + b"\r\n") * server.PIPELINED_MAX)
-        wait_until(lambda: len(gateway.server.server_state.connections) > before)
-        wait_until(lambda: len(gateway.server.server_state.connections) <= before)
+        eventually(lambda: len(gateway.server.server_state.connections) > before)
+        eventually(lambda: len(gateway.server.server_state.connections) <= before)
     gateway_client.delete("big")
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from http_gateway import RunningGateway, wait_until
+from http_gateway import RunningGateway
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timing import eventually
 
 from meshcache import Client, SerializationError
 from meshcache.client.arguments import Item
@@ -193,7 +194,7 @@ def test_what_is_past_its_lifetime_and_kept_for_others_is_not_there(
         item = gateway_client.gets("stale")
         return item is not None and item.stale
 
-    wait_until(is_stale)
+    eventually(is_stale)
     assert gateway.get("/cache/stale").status == 404
 
 
@@ -277,9 +278,9 @@ def test_a_hot_key_is_answered_from_a_copy_until_it_changes(gateway: RunningGate
         return got if got.json.get("source") == "hot-key-cache" else None
 
     etag = gateway.get("/cache/hot").headers["etag"]
-    assert wait_until(read).headers["etag"] == etag
+    assert eventually(read).headers["etag"] == etag
     gateway_client.set("hot", 2)
-    wait_until(lambda: gateway.get("/cache/hot").json["value"] == 2)
+    eventually(lambda: gateway.get("/cache/hot").json["value"] == 2)
     assert "source" not in gateway.get("/cache/hot?consistency=one").json
 
 

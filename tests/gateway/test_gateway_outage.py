@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from fake_node import FakeNode, fake_mesh
-from http_gateway import Response, RunningGateway, running_gateway, wait_until
+from http_gateway import Response, RunningGateway, running_gateway
+from timing import eventually
 
 from meshcache.protocol.messages import Code, Delete, Get, Inspect, Reject, Reply, Set, Update
 
@@ -117,4 +118,4 @@ def test_health_is_the_mesh(gateway: RunningGateway, node: FakeNode, monkeypatch
     assert (sick.status, sick.json["status"]) == (503, "unhealthy")
     assert sick.json["reason"]
     node.hook = hook(node, lambda *_: FakeNode.PASS)
-    wait_until(lambda: healthy().status == 200)
+    eventually(lambda: healthy().status == 200)

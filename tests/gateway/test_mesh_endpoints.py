@@ -11,10 +11,11 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from http_gateway import PATIENCE_S, Response, RunningGateway, running_gateway, until_end, wait_until
+from http_gateway import PATIENCE_S, Response, RunningGateway, running_gateway, until_end
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from starlette.routing import Route
+from timing import eventually
 
 from meshcache import AsyncClient, Client, Config, Node
 from meshcache.gateway import batch as batches
@@ -181,16 +182,16 @@ def test_a_stream_is_kept_alive_and_is_counted_while_it_stands(
     with events(gateway) as stream:
         stream.comment()
         assert b"meshcache_gateway_event_streams 1.0" in gateway.get("/metrics").body
-    wait_until(lambda: b"meshcache_gateway_event_streams 0.0" in gateway.get("/metrics").body)
+    eventually(lambda: b"meshcache_gateway_event_streams 0.0" in gateway.get("/metrics").body)
     application: Any = gateway.server.config.app
-    wait_until(lambda: not application._invalidations._client._reception.intake.feeds)
+    eventually(lambda: not application._invalidations._client._reception.intake.feeds)
 
 
 def test_streams_are_bounded(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(invalidations, "STREAMS_MAX", 1)
     with events(gateway):
         assert gateway.get("/events").status == 503
-    wait_until(lambda: gateway.ask("HEAD", "/events").status == 200)
+    eventually(lambda: gateway.ask("HEAD", "/events").status == 200)
 
 
 def test_a_stream_of_a_prefix_that_is_no_key(gateway: RunningGateway) -> None:
@@ -212,7 +213,7 @@ def test_status_and_distribution_of_three_nodes() -> None:
         for node in nodes:
             node.start()
         with running_gateway(addresses[0]) as gateway:
-            wait_until(lambda: gateway.get("/cluster/status").json["healthyNodes"] == 3)
+            eventually(lambda: gateway.get("/cluster/status").json["healthyNodes"] == 3)
             told = gateway.get("/cluster/status").json
             assert [each["id"] for each in told["nodes"]] == ["n0", "n1", "n2"]
             assert (told["replicationFactor"], told["writeQuorum"], told["readQuorum"]) == (2, 2, 1)
@@ -228,11 +229,11 @@ def test_status_and_distribution_of_three_nodes() -> None:
             for i, address in enumerate(addresses):
                 assert shares["distribution"][f"n{i}"]["count"] == owners.count(address)
             nodes[2].stop()
-            wait_until(lambda: gateway.get("/cluster/status").json["healthyNodes"] == 2)
+            eventually(lambda: gateway.get("/cluster/status").json["healthyNodes"] == 2)
             gone = gateway.get("/cluster/status").json["nodes"][2]
             assert not gone["healthy"]
             assert gone["error"]
-            wait_until(lambda: gateway.get("/cluster/status").json["nodes"][2]["consecutiveFailures"] > 1)
+            eventually(lambda: gateway.get("/cluster/status").json["nodes"][2]["consecutiveFailures"] > 1)
     finally:
         for node in nodes:
             node.stop()
