@@ -20,7 +20,7 @@ from meshcache.protocol import messages as m
 from meshcache.protocol.clock import LEAD_MS_MAX, clock_of
 from meshcache.protocol.messages import COARSE_TAGS, EventKind
 from meshcache.protocol.record import NEVER_MS, Extras, is_tombstone, stamp, tombstone, version_of, with_extras
-from meshcache.protocol.wire import decode_frame
+from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.simulation.hosts import EPOCH_MS, NodeHost
 
 NOW_MS = 1_800_000_000_000
@@ -449,3 +449,18 @@ def test_a_tag_of_many_entries_is_dropped_in_turns_that_stay_short() -> None:
     assert left == 0
     assert turns > 30
     assert most <= drops.ENTRIES_PER_TURN // drops.DROP_COST + drops.DROPS_PER_STEP
+
+
+def test_a_node_that_lies_about_how_much_it_dropped_keeps_no_caller_from_its_answer() -> None:
+    story = Story(2)
+    core = core_of(story.node("n1"))
+    put(story, "key", "value", "t")
+    done: list[Any] = []
+    drop = drops.Drop(
+        core.coordinator, core._drops, EventKind.TAG, [b"t"], core.coordinator.instant.now + 5, done.append
+    )
+    drop.start()
+    core._drops.run()
+    drop.on_answer(drop.version, "n2", m.SweepReply(1, core.view.digest, (1 << 64) - 1, False))
+    ((told,),) = done
+    encode_frame(0, [m.Reply(1, b"", [told])])

@@ -42,6 +42,8 @@ DROP_COST: Final = 10
 
 DROPS_PER_STEP: Final = 100
 
+DROPPED_MAX: Final = (1 << 63) - 1
+"""What a caller is told at most: of a node that lies about its number, the sum must still fit into an answer."""
 ASK_AGAIN_S: Final = 0.05
 
 
@@ -218,7 +220,7 @@ class Drop:
 
     def on_answer(self, group: bytes, node_id: str, answer: m.SweepReply) -> None:
         """Note that a node has dropped what it was asked to drop at the version ``group``."""
-        self.dropped += answer.dropped
+        self.dropped = min(self.dropped + answer.dropped, DROPPED_MAX)
         if group != self.version:
             return
         self._behind = self._behind or answer.ahead
