@@ -5,8 +5,8 @@ A setting has one dotted path, ``table.key``, and four places that may give it. 
     defaults below  <  file (--config)  <  environment (MESHCACHE_TABLE_KEY)  <  overrides (--set table.key=value)
 
 Reading, typing and checking are separate steps, and none of them changes what another one found. Each setting carries
-its own check in its type (``Annotated``); what concerns two settings is checked in ``_contradictions``. What follows
-from other settings (the node's id, its further addresses) is a property and never stored a second time.
+its own check in its type (``Annotated``, checks.py); what concerns two settings is checked in ``_contradictions``. What
+follows from other settings (the node's id, its further addresses) is a property and never stored a second time.
 
 All durations are in seconds and end in ``_s``; all sizes are in bytes.
 """
@@ -16,17 +16,18 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import math
 import os
 import platform
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
+from meshcache import checks
 from meshcache.address import is_loopback, join_address, split_address
+from meshcache.checks import Check
 from meshcache.durations import seconds_of
 from meshcache.errors import ConfigError
 
@@ -39,91 +40,14 @@ HTTP_PORT_OFFSET: Final = 200
 HTTP_OFF: Final = "off"
 """As ``node.http``: the node serves no HTTP."""
 
-WEIGHT_MAX: Final = 1000.0
-
 _ENVIRONMENT_PREFIX: Final = "MESHCACHE_"
 _ENVIRONMENT_OTHERS: Final = re.compile(r"MESHCACHE_(SEEDS|SERVICE_.*|PORT|PORT_.*)")
 """Variables that are no settings: SEEDS belongs to clients. The rest is what Kubernetes puts into every container
 beside a Service that is called "meshcache"."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-Check = Callable[[Any], str | None]
-"""Says what is wrong with a value, as the end of the sentence "table.key: …"; None if it is fine."""
-
-
-def _positive(value: float) -> str | None:
-    return None if 0 < value < math.inf else f"must be greater than 0, is {value}"
-
-
-def _lifetime(value: float) -> str | None:
-    if value > 0:
-        return None
-    return f"must be greater than 0, is {value}; for entries that never expire write inf"
-
-
-def _positive_or_inf(value: float) -> str | None:
-    return None if value > 0 else f"must be greater than 0, is {value}; for no end write inf"
-
-
-def _threshold(value: float) -> str | None:
-    return None if value > 0 else f"must be greater than 0, is {value}; to have none logged write inf"
-
-
-def _at_least(low: int) -> Check:
-    return lambda value: None if value >= low else f"must be at least {low:,}, is {value:,}"
-
-
-def _one_of(*choices: str) -> Check:
-    text = " or ".join(f'"{choice}"' for choice in choices)
-    return lambda value: None if value in choices else f'must be {text}, is "{value}"'
-
-
-def _power_of_two(value: int) -> str | None:
-    if value >= 1 and value & (value - 1) == 0 and value <= 1 << 20:
-        return None
-    return f"must be a power of two from 1 to {1 << 20:,}, is {value:,}"
-
-
-def check_weight(value: float) -> str | None:
-    """Say what is wrong with a node's share of the keys."""
-    return _positive(value) or (None if value <= WEIGHT_MAX else f"must be at most {WEIGHT_MAX:,.0f}, is {value}")
-
-
-def check_name(value: str) -> str | None:
-    """Say what is wrong with the name of a node or a mesh."""
-    if _NAME.fullmatch(value):
-        return None
-    return (
-        f"must be 1 to 64 letters, digits, dots, dashes or underscores and begin with a letter or digit, is {value!r}"
-    )
-
-
-def check_label(value: str) -> str | None:
-    """Say what is wrong with the label of a host or a zone."""
-    return None if len(value) <= 255 and value.isprintable() else "must be printable and at most 255 characters long"
-
-
-def check_address(value: str) -> str | None:
-    """Say what is wrong with an address."""
-    try:
-        split_address(value)
-    except ValueError as problem:
-        return str(problem)
-    return None
-
-
-def _addresses(values: tuple[str, ...]) -> str | None:
-    return next((problem for problem in map(check_address, values) if problem), None)
-
-
-def or_empty(check: Check) -> Check:
-    """Return a check that also takes an empty text."""
-    return lambda value: check(value) if value else None
-
 
 def _http_address(value: str) -> str | None:
-    problem = check_address(value) if value not in {"", HTTP_OFF} else None
+    problem = checks.address(value) if value not in {"", HTTP_OFF} else None
     return f'{problem}; for no HTTP at all write "{HTTP_OFF}"' if problem else None
 
 
@@ -131,14 +55,14 @@ def _http_address(value: str) -> str | None:
 class NodeSettings:
     """``[node]``: what differs from node to node."""
 
-    id: Annotated[str, or_empty(check_name)] = ""
-    listen: Annotated[str, check_address] = "127.0.0.1:7101"
-    publish: Annotated[str, or_empty(check_address)] = ""
+    id: Annotated[str, checks.or_empty(checks.name)] = ""
+    listen: Annotated[str, checks.address] = "127.0.0.1:7101"
+    publish: Annotated[str, checks.or_empty(checks.address)] = ""
     http: Annotated[str, _http_address] = ""
-    seeds: Annotated[tuple[str, ...], _addresses] = ()
-    host: Annotated[str, check_label] = ""
-    zone: Annotated[str, check_label] = ""
-    weight: Annotated[float, check_weight] = 1.0
+    seeds: Annotated[tuple[str, ...], checks.addresses] = ()
+    host: Annotated[str, checks.label] = ""
+    zone: Annotated[str, checks.label] = ""
+    weight: Annotated[float, checks.weight] = 1.0
     data_dir: str = ""
 
     @property
@@ -175,24 +99,24 @@ class NodeSettings:
 class ClusterSettings:
     """``[cluster]``: what all nodes of a mesh must agree on."""
 
-    name: Annotated[str, check_name] = "meshcache"
-    replicas: Annotated[int, _at_least(1)] = 2
-    write_quorum: Annotated[int, _at_least(1)] = 2
-    read_quorum: Annotated[int, _at_least(1)] = 1
-    vnodes: Annotated[int, _at_least(1)] = 150
-    slots: Annotated[int, _power_of_two] = 1024
-    partition_policy: Annotated[str, _one_of("available", "strict")] = "available"
+    name: Annotated[str, checks.name] = "meshcache"
+    replicas: Annotated[int, checks.at_least(1)] = 2
+    write_quorum: Annotated[int, checks.at_least(1)] = 2
+    read_quorum: Annotated[int, checks.at_least(1)] = 1
+    vnodes: Annotated[int, checks.at_least(1)] = 150
+    slots: Annotated[int, checks.power_of_two] = 1024
+    partition_policy: Annotated[str, checks.one_of("available", "strict")] = "available"
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
     """``[store]``: what one node holds."""
 
-    max_entries: Annotated[int, _at_least(1)] = 10_000
-    max_bytes: Annotated[int, _at_least(1)] = 100_000_000
-    default_ttl_s: Annotated[float, _lifetime] = 300.0
-    eviction: Annotated[str, _one_of("lru")] = "lru"
-    tombstone_grace_s: Annotated[float, _positive] = 600.0
+    max_entries: Annotated[int, checks.at_least(1)] = 10_000
+    max_bytes: Annotated[int, checks.at_least(1)] = 100_000_000
+    default_ttl_s: Annotated[float, checks.lifetime] = 300.0
+    eviction: Annotated[str, checks.one_of("lru")] = "lru"
+    tombstone_grace_s: Annotated[float, checks.positive] = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,20 +133,20 @@ class MembershipSettings:
     - news reaches all in about ``gossip_interval_s * log(n) / log(1 + gossip_fanout)``
     """
 
-    probe_interval_s: Annotated[float, _positive] = 0.2
-    ack_timeout_s: Annotated[float, _positive] = 0.2
-    indirect_probes: Annotated[int, _at_least(0)] = 3
-    suspicion_multiplier: Annotated[float, _positive] = 6.0
-    suspicion_max_multiplier: Annotated[float, _at_least(1)] = 3.0
-    dead_after_s: Annotated[float, _positive] = 1.2
-    link_dead_after_s: Annotated[float, _positive] = 0.6
-    gossip_interval_s: Annotated[float, _positive] = 0.1
-    gossip_fanout: Annotated[int, _at_least(1)] = 3
-    sync_interval_s: Annotated[float, _positive] = 5.0
-    join_wait_s: Annotated[float, _positive] = 2.0
-    transition_s: Annotated[float, _positive] = 1.0
-    leave_timeout_s: Annotated[float, _positive] = 30.0
-    forget_after_s: Annotated[float, _positive_or_inf] = 86_400.0
+    probe_interval_s: Annotated[float, checks.positive] = 0.2
+    ack_timeout_s: Annotated[float, checks.positive] = 0.2
+    indirect_probes: Annotated[int, checks.at_least(0)] = 3
+    suspicion_multiplier: Annotated[float, checks.positive] = 6.0
+    suspicion_max_multiplier: Annotated[float, checks.at_least(1)] = 3.0
+    dead_after_s: Annotated[float, checks.positive] = 1.2
+    link_dead_after_s: Annotated[float, checks.positive] = 0.6
+    gossip_interval_s: Annotated[float, checks.positive] = 0.1
+    gossip_fanout: Annotated[int, checks.at_least(1)] = 3
+    sync_interval_s: Annotated[float, checks.positive] = 5.0
+    join_wait_s: Annotated[float, checks.positive] = 2.0
+    transition_s: Annotated[float, checks.positive] = 1.0
+    leave_timeout_s: Annotated[float, checks.positive] = 30.0
+    forget_after_s: Annotated[float, checks.positive_or_inf] = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,30 +159,30 @@ class HotKeySettings:
     """``[hot_keys]``: which keys get copies beyond their replicas."""
 
     enabled: bool = True
-    threshold_reads: Annotated[int, _at_least(1)] = 1000
-    window_s: Annotated[float, _positive] = 60.0
-    copy_ttl_s: Annotated[float, _positive] = 1.0
+    threshold_reads: Annotated[int, checks.at_least(1)] = 1000
+    window_s: Annotated[float, checks.positive] = 60.0
+    copy_ttl_s: Annotated[float, checks.positive] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
     """``[limits]``: a bound on everything that others can make a node hold or do."""
 
-    value_bytes_max: Annotated[int, _at_least(1)] = 16_777_216
-    request_bytes_max: Annotated[int, _at_least(65_536)] = 67_108_864
-    reply_bytes_max: Annotated[int, _at_least(1024)] = 8_388_608
-    pending_max: Annotated[int, _at_least(1)] = 10_000
-    operation_timeout_s: Annotated[float, _positive] = 5.0
-    link_queue_max: Annotated[int, _at_least(1)] = 2000
+    value_bytes_max: Annotated[int, checks.at_least(1)] = 16_777_216
+    request_bytes_max: Annotated[int, checks.at_least(65_536)] = 67_108_864
+    reply_bytes_max: Annotated[int, checks.at_least(1024)] = 8_388_608
+    pending_max: Annotated[int, checks.at_least(1)] = 10_000
+    operation_timeout_s: Annotated[float, checks.positive] = 5.0
+    link_queue_max: Annotated[int, checks.at_least(1)] = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
     """``[http]``: what a node answers to health checks and scrapes, and bounds on what those may take."""
 
-    stall_s: Annotated[float, _positive] = 5.0
-    connections_max: Annotated[int, _at_least(1)] = 64
-    request_timeout_s: Annotated[float, _positive] = 5.0
+    stall_s: Annotated[float, checks.positive] = 5.0
+    connections_max: Annotated[int, checks.at_least(1)] = 64
+    request_timeout_s: Annotated[float, checks.positive] = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,17 +197,17 @@ class SnapshotSettings:
     """``[snapshot]``: what a node holds, written to ``node.data_dir`` so that it outlives the process."""
 
     enabled: bool = False
-    interval_s: Annotated[float, _positive] = 60.0
-    keep: Annotated[int, _at_least(1)] = 2
+    interval_s: Annotated[float, checks.positive] = 60.0
+    keep: Annotated[int, checks.at_least(1)] = 2
 
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
     """``[log]``: what goes to standard error."""
 
-    level: Annotated[str, _one_of("debug", "info", "warning", "error")] = "info"
-    format: Annotated[str, _one_of("auto", "json", "console")] = "auto"
-    slow_operation_s: Annotated[float, _threshold] = 1.0
+    level: Annotated[str, checks.one_of("debug", "info", "warning", "error")] = "info"
+    format: Annotated[str, checks.one_of("auto", "json", "console")] = "auto"
+    slow_operation_s: Annotated[float, checks.threshold] = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
+from meshcache import checks
 from meshcache.address import is_one_machine, split_address
-from meshcache.config import WEIGHT_MAX, check_address, check_label, check_name, or_empty
 from meshcache.protocol.messages import Fact, Rumour
 
 FACTS_MAX: Final = 1024
@@ -57,9 +57,9 @@ def _number(most: int) -> Rule:
 
 def _weight(value: Any) -> str | None:
     """Check a weight like the setting, but allow 0 for a member that is leaving."""
-    if (type(value) is float or type(value) is int) and 0 <= value <= WEIGHT_MAX:
+    if (type(value) is float or type(value) is int) and 0 <= value <= checks.WEIGHT_MAX:
         return None
-    return f"must be a number from 0 to {WEIGHT_MAX:,.0f}"
+    return f"must be a number from 0 to {checks.WEIGHT_MAX:,.0f}"
 
 
 def _synced(value: Any) -> str | None:
@@ -69,22 +69,22 @@ def _synced(value: Any) -> str | None:
 
 
 def _check_dialled(value: str) -> str | None:
-    problem = check_address(value)
+    problem = checks.address(value)
     if problem is None and not is_one_machine(split_address(value)[0]):
         return "must be the very address that other nodes dial, not a wildcard"
     return problem
 
 
-name: Final = _text(check_name)
+name: Final = _text(checks.name)
 """The rule for a node's id."""
 
 _RULES: Final[dict[str, Rule]] = {
     "node_id": name,
     "address": _text(_check_dialled),
-    "publish": _text(or_empty(check_address)),
-    "http": _text(or_empty(check_address)),
-    "host": _text(check_label),
-    "zone": _text(check_label),
+    "publish": _text(checks.or_empty(checks.address)),
+    "http": _text(checks.or_empty(checks.address)),
+    "host": _text(checks.label),
+    "zone": _text(checks.label),
     "weight": _weight,
     "boot": _number(BOOT_MAX),
     "incarnation": _number(INCARNATION_MAX),
