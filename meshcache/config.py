@@ -41,9 +41,9 @@ HTTP_OFF: Final = "off"
 """As ``node.http``: the node serves no HTTP."""
 
 _ENVIRONMENT_PREFIX: Final = "MESHCACHE_"
-_ENVIRONMENT_OTHERS: Final = re.compile(r"MESHCACHE_(SEEDS|SERVICE_.*|PORT|PORT_.*)")
-"""Variables that are no settings: SEEDS belongs to clients. The rest is what Kubernetes puts into every container
-beside a Service that is called "meshcache"."""
+_ENVIRONMENT_OTHERS: Final = re.compile(r"MESHCACHE_(SEEDS|KEY_FILE|SERVICE_.*|PORT|PORT_.*)")
+"""Variables that are no settings: SEEDS and KEY_FILE belong to clients. The rest is what Kubernetes puts into every
+container beside a Service that is called "meshcache"."""
 
 
 def _http_address(value: str) -> str | None:
@@ -187,9 +187,12 @@ class HttpSettings:
 
 @dataclass(frozen=True, slots=True)
 class SecuritySettings:
-    """``[security]``: who may connect."""
+    """``[security]``: who may connect. With a key file, all connections are encrypted, and by keys that are allowed."""
 
     insecure: bool = False
+    permissive: bool = False
+    key_file: str = ""
+    allowed_keys_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +228,11 @@ class Config:
     security: SecuritySettings = field(default_factory=SecuritySettings)
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     log: LogSettings = field(default_factory=LogSettings)
+
+    @property
+    def key_path(self) -> str:
+        """``security.key_file`` with this node's id in it; empty: there are no keys."""
+        return self.security.key_file.replace("{id}", self.node.node_id)
 
     @classmethod
     def load(
@@ -446,7 +454,19 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     ]
     if values["snapshot.enabled"] and not values["node.data_dir"]:
         problems.append("snapshot.enabled: needs node.data_dir, a directory for this node alone")
-    return problems + _address_problems(values)
+    return problems + _key_problems(values) + _address_problems(values)
+
+
+def _key_problems(values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the settings for keys."""
+    names = ("key_file", "allowed_keys_dir")
+    given = [name for name in names if values[f"security.{name}"]]
+    if len(given) == 1:
+        other = next(name for name in names if name not in given)
+        return [f"security.{given[0]}: needs security.{other}, too: `meshcache keygen` makes both"]
+    if values["security.permissive"] and not given:
+        return ["security.permissive: needs security.key_file and security.allowed_keys_dir"]
+    return []
 
 
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::", "0"})  # noqa: S104 - this refuses them
@@ -478,11 +498,18 @@ def _address_problems(values: Mapping[str, Any]) -> list[str]:
             f"node.{key}: is the same address as node.{other}" for other, *taken in sorted(used) if (*taken,) == address
         ]
         used.add((key, *address))
-    return problems + _exposed(given, insecure=values["security.insecure"])
+    is_closed = bool(values["security.key_file"]) and not values["security.permissive"]
+    is_open = values["security.insecure"]
+    return problems + _exposed(
+        given, trusted=("listen", "publish", "http") if is_open else ("listen", "publish") * is_closed
+    )
 
 
-def _exposed(given: Mapping[str, str], *, insecure: bool) -> list[str]:
-    """Return what is wrong with the reach of addresses: nobody can dial a wildcard, and all can dial some others."""
+def _exposed(given: Mapping[str, str], *, trusted: tuple[str, ...]) -> list[str]:
+    """Return what is wrong with the reach of addresses: nobody can dial a wildcard, and all can dial some others.
+
+    ``trusted``: what may be reached from other machines.
+    """
     hosts = {key: split_address(address)[0] for key, address in given.items()}
     problems = [
         f"node.{key}: must be the very address that other nodes dial, not a wildcard"
@@ -491,10 +518,11 @@ def _exposed(given: Mapping[str, str], *, insecure: bool) -> list[str]:
     ]
     exposed: dict[str, list[str]] = {}
     for key, host in hosts.items():
-        if not insecure and host not in _WILDCARDS and not is_loopback(host):
+        if key not in trusted and host not in _WILDCARDS and not is_loopback(host):
             exposed.setdefault(host, []).append(f"node.{key}")
     return problems + [
-        f"{', '.join(names)}: {host} can be reached from other machines, where there is no encryption and no "
-        "authentication yet: set security.insecure = true if every machine of that network is trusted"
+        f"{', '.join(names)}: {host} can be reached from other machines, and there is no encryption and no "
+        "authentication: set security.key_file and allowed_keys_dir, see `meshcache keygen --help`, "
+        "or security.insecure = true if every machine of that network is trusted"
         for host, names in exposed.items()
     ]

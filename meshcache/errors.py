@@ -133,7 +133,7 @@ class NotANumber(OperationError, TypeError):
 
 
 class AuthFailed(OperationError, PermissionError):
-    """The node refused this client."""
+    """The node refused this client: its key, or what it asked for with it. Nothing was done."""
 
 
 class LockNotOwned(OperationError):

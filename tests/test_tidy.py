@@ -20,7 +20,7 @@ PROGRAMS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file(
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 600
 
-GROUND = ("address", "checks", "config", "durations", "errors")
+GROUND = ("address", "checks", "config", "durations", "errors", "keys")
 """Modules that all others may use, and that use only each other."""
 MAY_USE = {
     "protocol": (),

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from meshcache.cli.parser import EXIT_ERROR, make_parser
+from meshcache.client.seeds import KEY_FILE_VARIABLE
 from meshcache.errors import (
+    AuthFailed,
     ConfigError,
     MeshcacheError,
     NodeUnavailable,
@@ -31,6 +33,7 @@ _ADVICE: Final[tuple[tuple[type[MeshcacheError], str], ...]] = (
     (OperationTimeout, "allow more time with --timeout, or see `meshcache status`"),
     (QuorumNotReached, "see `meshcache status` for nodes that are down"),
     (Overloaded, "try again later, or see `meshcache stats`"),
+    (AuthFailed, "name your key with --key-file; `meshcache keygen --help` says who gets which rights"),
     (NotANumber, "store a number with `meshcache set KEY 5 --as int`"),
 )
 
@@ -38,6 +41,8 @@ _ADVICE: Final[tuple[tuple[type[MeshcacheError], str], ...]] = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = make_parser().parse_args(arguments)
+    if options.key_file is not None:
+        os.environ[KEY_FILE_VARIABLE] = options.key_file  # where every client looks for it
     try:
         exit_code: int = options.run(options)
         sys.stdout.flush()

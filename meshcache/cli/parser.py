@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeAlias
 
 import meshcache
-from meshcache.cli import commands, completion, gateway_command, mesh_commands
+from meshcache.cli import commands, completion, gateway_command, keygen_command, mesh_commands
 from meshcache.cli.argument_types import count, lifetime, seconds, share, whole
 
 EXIT_ERROR: Final = 2
@@ -87,6 +87,7 @@ def make_parser() -> Parser:
     _add_key_commands(subparsers)
     _add_mesh_commands(subparsers)
     _add_running_commands(subparsers)
+    _add_keygen(subparsers)
     _add_completion(subparsers, parser)
     return parser
 
@@ -102,6 +103,12 @@ def _add_mesh_options(parser: argparse.ArgumentParser, *, top: bool = False) -> 
     group.add_argument("--at", metavar="HOST:PORT[,…]", default=default(seeds), help="some nodes of the mesh")
     group.add_argument(
         "--timeout", metavar="TIME", type=seconds, default=default(5.0), help="for the whole call (5: seconds)"
+    )
+    group.add_argument(
+        "--key-file",
+        metavar="FILE",
+        default=default(None),
+        help="your key, if the mesh asks for one (MESHCACHE_KEY_FILE)",
     )
     group.add_argument("--json", action="store_true", default=default(False), help="print JSON, for programs")
 
@@ -465,6 +472,34 @@ def _add_top(subparsers: _Subparsers) -> argparse.ArgumentParser:
     top.add_argument("--once", action="store_true", help="show it once, with rates over one --every, and exit")
     top.add_argument("--sort", choices=SORTS, default="node", metavar="COLUMN", help=f"{', '.join(SORTS)} (node)")
     return top
+
+
+def _add_keygen(subparsers: _Subparsers) -> None:
+    keygen = _add(
+        subparsers,
+        "keygen",
+        keygen_command.keygen,
+        "make a key pair for a node or a client",
+        [
+            "meshcache keygen node1 --node",
+            "meshcache keygen web --rights read,write --prefix users:",
+            "meshcache --key-file keys/web.secret get users:1",
+        ],
+        [
+            "Writes DIR/NAME.secret, for its owner alone, and DIR/allowed/NAME.pub, by which nodes know it.",
+            "The first call makes DIR/mesh.secret, too. No node reads it: keep it where you make keys.",
+            "To take a key back, delete its .pub file. Without NAME only the mesh's own key is made.",
+        ],
+    )
+    keygen.add_argument("name", nargs="?", metavar="NAME", help="of the client, or the id of the node")
+    keygen.add_argument("--node", action="store_true", help="the key of a node, with all rights")
+    keygen.add_argument(
+        "--rights",
+        metavar="RIGHT[,…]",
+        help="read, write, admin (read,write); admin drops keys by prefix and rules nodes",
+    )
+    keygen.add_argument("--prefix", metavar="TEXT", help="confine the client to keys that begin so")
+    keygen.add_argument("--dir", metavar="DIR", default="keys", help="where the files go (keys)")
 
 
 def _add_completion(subparsers: _Subparsers, grammar: Parser) -> None:

@@ -20,7 +20,7 @@ from meshcache.client.options import Options
 from meshcache.client.routing import Routing
 from meshcache.client.values import FLAGS_AT, is_hit, is_stale
 from meshcache.durations import Timeout, seconds
-from meshcache.errors import NodeUnavailable, SerializationError, ValueTooLarge
+from meshcache.errors import AuthFailed, NodeUnavailable, SerializationError, ValueTooLarge
 from meshcache.protocol.messages import DEFAULT_LEVEL, Get, Inspect, Update
 from meshcache.protocol.near_store import NearStore
 from meshcache.protocol.record import CONTENT_FLAG_BYTES, HEADER_BYTES
@@ -248,6 +248,8 @@ class Asking:
     def prepare(self, timeout: Timeout | None) -> Flow[None]:
         """Learn who is in the mesh, if that is not known yet."""
         yield from self._prepare(Request("subscribe", Inspect, VIEW, [], []), self._clock(), self.timeout_s(timeout))
+        if not self.routing.settings.stream:
+            raise AuthFailed("subscribe: this client's key is confined to a prefix, or may not read: no stream for it")
 
     def timeout_s(self, timeout: Timeout | None) -> float:
         """Return the total time of a call that was given this ``timeout``."""

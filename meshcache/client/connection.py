@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from meshcache.client.failure import Failure
 from meshcache.client.routing import CLOCK_ERROR_S, Routing
 from meshcache.errors import ProtocolError
+from meshcache.keys import SecretKey
 from meshcache.protocol.messages import (
     BATCH_OPS_MAX,
     PROTOCOL,
@@ -236,6 +237,11 @@ class Connection:
         self._boot = 0
         self._wall_ms = 0.0
         self._asked_at = 0.0
+
+    @property
+    def key(self) -> SecretKey | None:
+        """By which this client proves to the node who it is."""
+        return self._routing.key
 
     def hello(self) -> bytes:
         """Return the frame that opens the connection, or asks for the node's clock again."""

@@ -28,10 +28,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
 from meshcache.client.connection import Call, Outcome, Request, Unsendable
-from meshcache.client.failure import WRONG_CLUSTER, Failure
+from meshcache.client.failure import DENIED, WRONG_CLUSTER, Failure
 from meshcache.client.flights import Flight, Seat
 from meshcache.client.routing import Routing, parse_members
 from meshcache.errors import (
+    AuthFailed,
     ConfigError,
     KeyMissing,
     MeshcacheError,
@@ -438,6 +439,8 @@ class Delivery:
             make, what = self._kind_of_delay(resting), f"not done within {now - self._started:.3g} s"
         elif any(failure.code == WRONG_CLUSTER for failure in resting.values()):
             make, what = ConfigError, "this client's cluster= or seeds are wrong"
+        elif resting and all(failure.code == DENIED for failure in resting.values()):
+            make, what = AuthFailed, "no node lets this client in"
         else:
             make, what = NodeUnavailable, "no node serves"
         for i in self._pending:
@@ -474,6 +477,8 @@ def _error(result: list[Any], name: str) -> Exception:  # noqa: PLR0911  (a tabl
             return KeyMissing(f"{name}: there is no such key, and no initial value")
         case [Code.NOT_A_NUMBER, *details]:
             return NotANumber(f"{name}: {details[0] if details else 'not a number'}")
+        case [Code.FORBIDDEN, *details]:
+            return AuthFailed(f"{name}: {details[0] if details else 'not allowed'}")
         case [Code.INVALID, *details]:
             return ValueError(f"{name}: {details[0] if details else 'invalid'}")
         case [int(code), *details]:

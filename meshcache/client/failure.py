@@ -35,10 +35,17 @@ NOT_READY: Final = Failure(sent=False, late=False, why="not ready")
 NO_TIME: Final = Failure(sent=False, late=True, why="no time was left to send it", blame=False)
 NO_TIME_TO_ANSWER: Final = Failure(sent=True, late=True, why="hardly any time was left to answer it", blame=False)
 
+DENIED: Final = "key"
+"""The code of a connection, or a greeting, that was refused because of this client's key, or for want of one."""
 WRONG_CLUSTER: Final = "cluster"
 """The code of a greeting that was refused because the node belongs to another cluster."""
 _OWN_TROUBLE: Final = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
 """The system's errors that are the fault of this process and not of the other side."""
+
+
+def denied(why: str) -> Failure:
+    """Return the failure of a call whose connection did not get through its handshake."""
+    return Failure(sent=False, late=False, why=why, shut=True, code=DENIED)
 
 
 def not_connected(error: OSError) -> Failure:

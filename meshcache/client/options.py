@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +19,7 @@ from meshcache.client.arguments import (
 )
 from meshcache.client.codec import Codec, ValueCodec
 from meshcache.client.fallbacks import OnReadError, misses_on_error
-from meshcache.client.seeds import Seeds
+from meshcache.client.seeds import KEY_FILE_VARIABLE, Seeds
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import ConfigError
 from meshcache.protocol.messages import DEFAULT_LEVEL
@@ -39,6 +40,8 @@ class Options:
     codec: Codec
     misses_on_error: bool = False
     """Whether a plain read finds nothing when the cache fails, instead of raising an error."""
+    key_file: str = ""
+    """The file of the key by which the client proves who it is; empty: it has none."""
 
 
 def options_of(
@@ -50,6 +53,7 @@ def options_of(
     codec: str | ValueCodec | None,
     namespace: str | bytes,
     on_error: OnReadError | None = None,
+    key_file: str | os.PathLike[str] | None = None,
 ) -> Options:
     """Return the options of a new client; an argument takes precedence over the URL."""
     url = found.options
@@ -65,11 +69,17 @@ def options_of(
             r=r,
             codec=Codec(url.get("codec") if codec is None else codec),
             misses_on_error=misses_on_error(on_error or url.get("on_error", "raise")),
+            key_file=os.fspath(_first(key_file, url.get("key_file"), os.environ.get(KEY_FILE_VARIABLE))),
         )
     except ValueError as error:
         if url and not isinstance(error, ConfigError):
             raise ConfigError(f"seeds: {error}") from error
         raise
+
+
+def _first(*given: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """Return the first that was given; an empty one stands for none on purpose."""
+    return next((one for one in given if one is not None), "")
 
 
 def arguments_of(
@@ -85,5 +95,6 @@ def arguments_of(
         "namespace": options.prefix,
         "cluster": cluster,
         "near_cache": near_cache if options.r == DEFAULT_LEVEL else None,
+        "key_file": options.key_file,
         "on_error": "miss" if options.misses_on_error else "raise",
     }

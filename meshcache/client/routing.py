@@ -15,6 +15,7 @@ from zlib import crc32
 from meshcache.client.breaker import Breaker
 from meshcache.client.failure import NOT_READY
 from meshcache.client.rests import Rests
+from meshcache.keys import SecretKey
 from meshcache.protocol.messages import Fact, Welcome
 from meshcache.protocol.ring import Ring, RingMember
 
@@ -42,7 +43,7 @@ HOT_KEYS_MAX: Final = 4096
 class Settings:
     """What clients must know of the cluster, as in WELCOME, with defaults for what an older node does not send."""
 
-    __slots__ = ("replicas", "reply_bytes_max", "request_bytes_max", "slots", "value_bytes_max", "vnodes")
+    __slots__ = ("replicas", "reply_bytes_max", "request_bytes_max", "slots", "stream", "value_bytes_max", "vnodes")
 
     def __init__(self, told: dict[str, int | float | str]) -> None:
         def number(name: str, default: int) -> int:
@@ -55,6 +56,8 @@ class Settings:
         self.value_bytes_max = number("value_bytes_max", 1 << 24)
         self.reply_bytes_max = number("reply_bytes_max", 1 << 23)
         self.request_bytes_max = number("request_bytes_max", 1 << 26)
+        self.stream = told.get("stream") != 0
+        """Whether this client may follow the stream of announcements."""
 
 
 class Peer:
@@ -110,9 +113,11 @@ class Peer:
 class Routing:
     """Finds the first usable owner of each key, and which node to ask next."""
 
-    def __init__(self, seeds: tuple[str, ...], clock: Callable[[], float]) -> None:
+    def __init__(self, seeds: tuple[str, ...], clock: Callable[[], float], key: SecretKey | None = None) -> None:
         self.seeds = seeds
         self.clock = clock
+        self.key = key
+        """By which this client proves to nodes who it is."""
         self.settings = Settings({})
         self.known = False
         """Whether a node has answered, so that settings and ring are the cluster's."""

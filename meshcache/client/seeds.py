@@ -13,8 +13,9 @@ from meshcache.errors import ConfigError
 
 DEFAULT_PORT: Final = 7101
 SEEDS_VARIABLE: Final = "MESHCACHE_SEEDS"
+KEY_FILE_VARIABLE: Final = "MESHCACHE_KEY_FILE"
 
-_URL_OPTIONS: Final = ("timeout", "ttl", "consistency", "cluster", "codec", "on_error")
+_URL_OPTIONS: Final = ("timeout", "ttl", "consistency", "cluster", "codec", "on_error", "key_file")
 
 
 class Seeds(NamedTuple):

@@ -42,6 +42,7 @@ from meshcache.client.seeds import parse_seeds
 from meshcache.client.values import decoded, is_hit, is_stale, seconds_left
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import ProtocolError
+from meshcache.keys import read_secret_key
 from meshcache.protocol.messages import (
     BATCH_OPS_MAX,
     Change,
@@ -374,6 +375,7 @@ def begin(
     """Return the session of a new client; ``arguments`` are those of options.py."""
     found = parse_seeds(seeds)
     options = options_of(found, **arguments)
-    routing = Routing(found.addresses, clock)
+    key = read_secret_key(options.key_file, "client", "node") if options.key_file else None
+    routing = Routing(found.addresses, clock, key)
     near = near_store(near_cache, options.r, lock, routing)
     return Session(routing, random.SystemRandom(), options, cluster or found.options.get("cluster", ""), near)

@@ -44,7 +44,8 @@ class StreamIntake:
     @property
     def needed(self) -> bool:
         """Tell whether a near cache or a subscription needs the streams."""
-        return (self.near is not None and self.near.used) or bool(self.feeds)
+        wanted = (self.near is not None and self.near.used) or bool(self.feeds)
+        return wanted and self.routing.settings.stream
 
     def on_members(self) -> None:
         """Serve no copies until all members are followed, because members or owners changed."""

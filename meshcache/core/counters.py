@@ -110,6 +110,8 @@ class Counters:
     """Requests refused as not ready, overloaded or invalid."""
     clock_refused: int = 0
     """Messages refused, whole or in part, because the sender's clock or a version in them is too far ahead."""
+    forbidden: int = 0
+    """Messages refused because the sender's key does not allow them."""
     failed: dict[str, int] = field(default_factory=dict)
     """By kind, messages, operations and connections that were dropped because handling them failed."""
     undeliverable: int = 0

@@ -2,6 +2,18 @@
 
 Failures are counted by kind. Now and then the log is told of a kind: where the message came from, what was raised and
 where, and how many failures of that kind there were since the last line.
+
+A message that arrives passes its checks, wire.py (is it well formed), access.py (may its sender ask for that, where
+nodes have keys) and claims.py (can it be true by now), and then goes to its handler. An error that a handler raises, or
+an answer that cannot be encoded, concerns that one message only: the message is dropped, counted by kind and logged now
+and then, its sender gets no answer, and the node goes on serving. An operation that fails ends unanswered, as if its
+answers had been lost. A request without an answer may or may not have been executed, so a handler that broke off half
+way has promised nothing.
+
+The other kind of error is an ``AssertionError``: this node's own state contradicts itself. It is not caught; it ends
+the process, which then starts anew and pulls from others what it held. So after every failure the state is checked
+(invariants.py), because a change that was left half done must not be served. And errors in what the node does by
+itself, housekeeping and following its members, are not caught at all, because then no message is the cause.
 """
 
 from __future__ import annotations

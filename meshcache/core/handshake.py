@@ -20,6 +20,7 @@ from meshcache.core.membership.membership import Membership
 from meshcache.core.operations.instant import Instant
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
+from meshcache.keys import AllowedKey
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Fact
 
@@ -37,11 +38,15 @@ class Handshake:
         outbox: Outbox,
         instant: Instant,
         boot: int,
+        who: Callable[[bytes], AllowedKey],
         *,
         follow: Callable[[], None],
         replan: Callable[[], None],
     ) -> None:
-        """``follow`` applies a change of the members to rings and links; ``replan`` tells operations of a new link."""
+        """``follow`` applies a change of the members to rings and links; ``replan`` tells operations of a new link.
+
+        ``who`` returns the key by which a connection was let in.
+        """
         node = config.node
         self.joined = not [seed for seed in node.seeds if seed != node.listen]
         self.served = self.joined
@@ -56,6 +61,7 @@ class Handshake:
         self._instant = instant
         self._boot = boot
         self._alone_at = instant.now + config.membership.join_wait_s
+        self._who = who
         self._follow = follow
         self._replan = replan
 
@@ -95,6 +101,9 @@ class Handshake:
             "request_bytes_max": limits.request_bytes_max,
             "reply_bytes_max": limits.reply_bytes_max,
         }
+        key = self._who(origin)
+        if key.kind == "client":
+            settings["stream"] = int(key.may_follow)
         known = hello.member is not None and hello.facts == membership.digest()
         members: list[Fact] = [] if known else membership.facts()
         self._outbox.reply(origin, m.Welcome(self._boot, self._instant.wall_ms, membership.own_id, settings, members))
@@ -136,6 +145,11 @@ class Handshake:
     def on_refused(self, address: str, refused: m.Refused) -> None:
         """Take in that the node at ``address`` refused this node's HELLO."""
         self._refuse_to_run(address, f"the node at {address} refused this one: {refused.text}")
+
+    def on_denied(self, address: str, why: str) -> None:
+        """Take in that the node at ``address`` does not even listen to this one."""
+        if not self.joined and self._is_seed(address):
+            self.fatal = f"the handshake with {address} failed: {why}"
 
     def _refuse_to_run(self, address: str, text: str) -> None:
         """Stop a node that was never part of the cluster, if a seed refuses it; a node that is part of it goes on."""

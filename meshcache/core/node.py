@@ -10,22 +10,10 @@ A driver (server.py with ZeroMQ, simulator.py with a virtual network) calls, in 
 
 None of them blocks, and none raises whatever the network sent: a peer's mistake is a counter and a dropped message.
 
-A message that arrives passes two checks, wire.py (is it well formed) and claims.py (can it be true by now), and then
-goes to its handler. An error that a handler raises, or an answer that cannot be encoded, concerns that one message
-only: the message is dropped, counted by kind and logged now and then, its sender gets no answer, and the node goes on
-serving (failures.py). An operation that fails ends unanswered, as if its answers had been lost. A request without an
-answer may or may not have been executed, so a handler that broke off half way has promised nothing.
-
-The other kind of error is an ``AssertionError``: this node's own state contradicts itself. It is not caught; it ends
-the process, which then starts anew and pulls from others what it held. So after every failure the state is checked
-(invariants.py), because a change that was left half done must not be served. And errors in what the node does by
-itself, housekeeping and following its members, are not caught at all, because then no message is the cause.
+What is checked of a message, and what becomes of errors while it is handled: failures.py.
 
 ``now`` is monotonic (clock.LocalClock). The node's wall time is the one at its start, moved on by ``now``, so that it
 never goes back while the node runs.
-
-The path of a GET: session.py of the client, then ``receive_request`` here, then requests.py, and reads.py if this
-node alone cannot answer.
 """
 
 from __future__ import annotations
@@ -37,6 +25,7 @@ from typing import Any, Final, TypeVar
 
 from meshcache.config import Config
 from meshcache.core import invariants
+from meshcache.core.access import Access
 from meshcache.core.account import account, why_not_ready
 from meshcache.core.assembly import membership_of
 from meshcache.core.claims import Claims
@@ -193,7 +182,7 @@ class NodeCore:
             self._pending.begin_background("snapshots", self.recall)
 
     def _make_handshake(self) -> Handshake:
-        parts = self.config, self.membership, self.peers, self.outbox, self._instant, self.boot
+        parts = self.config, self.membership, self.peers, self.outbox, self._instant, self.boot, self._requests.who
         return Handshake(*parts, follow=self._follow_members_now, replan=self._pending.replan)
 
     def _make_requests(self, hot: HotKeys, copies: HotCopies, host: Callable[[], dict[str, Any]]) -> Requests:
@@ -225,7 +214,12 @@ class NodeCore:
             m.Gossip: self._on_gossip,
             m.Hello: self._handshake.on_hello,
         }
-        return {kind: self._claims.gated(kind, handler) for kind, handler in handlers.items()}
+        checked = {kind: self._claims.gated(kind, handler) for kind, handler in handlers.items()}
+        return (
+            checked
+            if not self.config.security.key_file
+            else Access(self._requests.who, self.view, self.outbox, self.counters).gated(checked)
+        )
 
     def _answer_handlers(self) -> dict[type[Any], Callable[[str, Any], None]]:
         """Return what takes each kind of message on a DEALER, given the address that was dialled and the message."""
@@ -332,6 +326,16 @@ class NodeCore:
         """Note that ``address`` refused the connection when the driver dialled it (again)."""
         self._set_time(now)
         self.membership.link_refused(address)
+
+    def link_denied(self, address: str, why: str) -> None:
+        """Note that the handshake with ``address`` failed, which no further attempt will change soon."""
+        self.outbox.note("link_denied", address=address, why=why)
+        self._handshake.on_denied(address, why)
+
+    def allow(self, nodes: frozenset[str] | None, now: float) -> None:
+        """From now on have only these nodes as members; None: whoever says that it is one."""
+        self._set_time(now)
+        self.membership.allow(nodes, now)
 
     def undeliverable(self, address: str, now: float) -> None:
         """Note that a frame for ``address`` could not be sent: not connected, or the pipe is full."""
@@ -533,17 +537,13 @@ class NodeCore:
 
     def _is_calm(self) -> bool:
         """Tell whether no member is suspect, no rumour is to be told, and no slot moves."""
-        membership = self.membership
         return (
             self._handshake.joined
             and self._doubt is None
-            and not len(membership.newcomers)
             and not self._departure.begun
-            and not membership.suspicions
-            and not len(membership.rumours)
-            and membership.majority is None
+            and self.membership.is_calm
             and not self.view.former
-            and membership.own.synced == self.view.digest
+            and self.membership.own.synced == self.view.digest
         )
 
     def _link_lost(self, address: str) -> None:

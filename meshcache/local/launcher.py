@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
@@ -82,7 +82,13 @@ def up(
         coloured=on_terminal and not os.environ.get("NO_COLOR"),
     )
     advice = banner([node.address for node in launched], config)
-    return Supervisor(launched, out=sys.stdout, log=sys.stderr, lines=lines, advice=advice).run()
+    key_file = key_file_of(config.security.key_file, launched)
+    return Supervisor(launched, out=sys.stdout, log=sys.stderr, lines=lines, advice=advice, key_file=key_file).run()
+
+
+def key_file_of(setting: str, nodes: Iterable[NodeProcess]) -> str:
+    """Return the key file of the first node: by its key the others answer, too. Empty: there are no keys."""
+    return setting.replace("{id}", next(iter(nodes)).node_id)
 
 
 class LocalMesh:
@@ -114,6 +120,7 @@ class LocalMesh:
             raise ConfigError(f"nodes must be from 1 to {NODES_MAX}, is {nodes}")
         Config.from_tables(**{**tables, "node": {"data_dir": "one for each", **tables.get("node", {})}})
         self._options = [part for override in overrides_of(tables) for part in ("--set", override)]
+        self._key_file = str(tables.get("security", {}).get("key_file", ""))
         self._count = nodes
         self._fixed_base_port = base_port
         self._nodes: dict[str, NodeProcess] = {}
@@ -164,9 +171,13 @@ class LocalMesh:
         return {node_id: node.pid for node_id, node in self._nodes.items() if node.running and node.pid is not None}
 
     def client(self, **options: Any) -> Client:
-        """Return a new client of this mesh, which is closed with the mesh at the latest."""
+        """Return a new client of this mesh, which is closed with the mesh at the latest.
+
+        Where nodes have keys, it has the first node's, and with it all rights, unless ``key_file`` names another.
+        """
         from meshcache.client.blocking.client import Client  # noqa: PLC0415  (a launch without a client needs no ZeroMQ)
 
+        options.setdefault("key_file", key_file_of(self._key_file, self._nodes.values()))
         client = Client(self.addresses, **options)
         self._clients.append(client)
         return client
@@ -238,7 +249,7 @@ class LocalMesh:
         timeout_s = waiting_s(timeout) or 0.0
         deadline = time.monotonic() + timeout_s
         pause = threading.Event()
-        with Survey() as survey:
+        with Survey(key_file_of(self._key_file, self._nodes.values())) as survey:
             while missing := why_unsettled(survey, present, self._down):
                 for node_id in present:
                     self._raise_if_ended(self._nodes[node_id])

@@ -173,7 +173,9 @@ class Survey:
     A single client would ask the nodes that it knows as members, and so depend on what one node has told it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key_file: str = "") -> None:
+        """``key_file``: of the key by which it asks, where nodes have keys."""
+        self._key_file = key_file
         self._clients: dict[str, Client] = {}
 
     def __enter__(self) -> Self:
@@ -188,7 +190,7 @@ class Survey:
         from meshcache.client.blocking.client import Client  # noqa: PLC0415  (starting processes need not wait for it)
 
         if address not in self._clients:
-            self._clients[address] = Client([address], timeout=_ASK_TIMEOUT_S)
+            self._clients[address] = Client([address], timeout=_ASK_TIMEOUT_S, key_file=self._key_file)
         status: dict[str, Any] = self._clients[address].inspect("status", node=address)
         return status
 

@@ -56,8 +56,21 @@ class _Supervised:
 class Supervisor:
     """Runs nodes until a signal comes: passes on what they print, and starts again those that die."""
 
-    def __init__(self, nodes: Sequence[NodeProcess], *, out: TextIO, log: TextIO, lines: LogLines, advice: str) -> None:
-        """``out`` gets the line ``ready``; ``log`` the nodes' output, what happens to them, and then ``advice``."""
+    def __init__(
+        self,
+        nodes: Sequence[NodeProcess],
+        *,
+        out: TextIO,
+        log: TextIO,
+        lines: LogLines,
+        advice: str,
+        key_file: str = "",
+    ) -> None:
+        """``out`` gets the line ``ready``; ``log`` the nodes' output, what happens to them, and then ``advice``.
+
+        ``key_file``: of a key by which the nodes can be asked, where they have keys.
+        """
+        self._key_file = key_file
         self._supervised = [_Supervised(node) for node in nodes]
         self._addresses = [node.address for node in nodes]
         self._out = out
@@ -207,7 +220,7 @@ class Supervisor:
 
     def _ask_until_settled(self) -> None:
         present = {supervised.node.node_id: supervised.node.address for supervised in self._supervised}
-        with Survey() as survey:
+        with Survey(self._key_file) as survey:
             while not self._stopping.is_set():
                 if why_unsettled(survey, present) is None:
                     self._settled.set()

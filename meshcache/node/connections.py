@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from meshcache.core.operations.surroundings import Readers
+from meshcache.keys import ANYBODY, NOBODY, AllowedKey
 
 OWED_BYTES_MAX: Final = 16 << 20
 """For one connection: two replies of the usual limit."""
@@ -124,6 +125,8 @@ class Connection:
         "asked_at",
         "deaf_since",
         "fd",
+        "inode",
+        "key",
         "owed_then_bytes",
         "peer",
         "read_bytes",
@@ -147,6 +150,10 @@ class Connection:
         self.deaf_since: tuple[float, int] | None = None
         """While it is served no more: since when it has not read on, and what it had read then."""
         self.subscriptions = 0
+        self.key = ANYBODY
+        """By which it was let in."""
+        self.inode = 0
+        """Of the descriptor's socket, where that matters."""
 
     @property
     def owed_bytes(self) -> int:
@@ -158,14 +165,38 @@ class Connection:
         self.taken_bytes += size + 2 if size < 256 else size + 9
 
 
+class _OfTheirSockets(dict[Any, Connection]):
+    """Finds a connection only while its descriptor still has the socket that it was met on.
+
+    A name is chosen by who connects. Once its connection is closed, another may come with the same one: it must not
+    find the rights of the first. To look takes a microsecond.
+    """
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        connection = dict.get(self, name)
+        if connection is None:
+            return default
+        try:
+            is_same = os.fstat(connection.fd).st_ino == connection.inode
+        except OSError:
+            is_same = False
+        return connection if is_same else default
+
+
 class Connections(Readers):
     """The connections of one bound socket, by what names them: a routing id, or a descriptor."""
 
-    def __init__(self, port: int, tell: Callable[..., None] = lambda *_, **__: None) -> None:
-        """``tell`` takes events for the log."""
+    def __init__(
+        self,
+        port: int,
+        tell: Callable[..., None] = lambda *_, **__: None,
+        let_in: Callable[[str], AllowedKey] | None = None,
+    ) -> None:
+        """``tell`` takes events for the log; ``let_in`` returns the key of a user id, where connections need keys."""
         self.port = port
         self._tell = tell
-        self.known: dict[Any, Connection] = {}
+        self._let_in = let_in
+        self.known: dict[Any, Connection] = {} if let_in is None else _OfTheirSockets()
         self.deaf: set[Any] = set()
         """Those that are served no more until they have read, and those that were cut."""
         self.cut = 0
@@ -177,11 +208,29 @@ class Connections(Readers):
         self._review_at_bytes = OWED_BYTES_TOTAL - REVIEW_BYTES
         """When so much is left, all are looked at."""
 
-    def meet(self, name: Any, fd: int) -> Connection:
-        """Note a connection that is new, or has its name from one that is no more."""
+    def meet(self, name: Any, fd: int, user: str = "") -> Connection:
+        """Note a connection that is new, or has its name from one that is no more. ``user``: who it was let in as."""
         self.known[name] = connection = Connection(fd, traffic_of(fd))
         self.deaf.discard(name)
+        if self._let_in is not None:
+            connection.key = self._let_in(user)
+            with contextlib.suppress(OSError):
+                connection.inode = os.fstat(fd).st_ino
         return connection
+
+    def who(self, origin: bytes) -> AllowedKey:
+        """See Readers."""
+        connection = dict.get(self.known, origin)
+        return NOBODY if connection is None else connection.key
+
+    def follow_keys(self) -> None:
+        """Cut those whose keys are allowed no more; let new rights hold for the others."""
+        if self._let_in is None:
+            return
+        for name, connection in list(self.known.items()):
+            connection.key = self._let_in(connection.key.public)
+            if not connection.key.rights:
+                self.shut(name, "its key is allowed no more")
 
     def hand(self, name: Any, size: int) -> None:
         """So many bytes were handed to libzmq for this connection."""

@@ -129,7 +129,7 @@ class RequestInlet(Inlet):
     def _meet(self, origin: bytes) -> tuple[Connection, Frame]:
         """Take the first frame of a connection, which tells its descriptor."""
         part = self._router.recv(DONTWAIT, copy=False)
-        return self._connections.meet(origin, descriptor_of(part)), part.bytes
+        return self._connections.meet(origin, descriptor_of(part), user_of(part)), part.bytes
 
     def _shed(self, now: float) -> bool:
         began, is_past = time.monotonic(), self._past_by_now()
@@ -227,17 +227,17 @@ class SubscriptionInlet(Inlet):
                 frame = part.bytes
                 self._take(frame)
                 if frame[:1] == b"\x01":
-                    self._note(descriptor_of(part), len(frame))
+                    self._note(descriptor_of(part), user_of(part), len(frame))
         except zmq.Again:
             return False
         return True
 
-    def _note(self, fd: int, size: int) -> None:
+    def _note(self, fd: int, user: str, size: int) -> None:
         """Note that a connection subscribed to something."""
         connections = self._connections
         connection = connections.known.get(fd)
         if connection is None or not connections.is_still(connection):
-            connection = connections.meet(fd, fd)
+            connection = connections.meet(fd, fd, user)
         connection.take(size)
         connection.subscriptions += 1
         if connection.subscriptions > SUBSCRIPTIONS_MAX:
@@ -250,3 +250,11 @@ def descriptor_of(part: Any) -> int:
         return int(part.get(zmq.SRCFD))
     except (zmq.ZMQError, TypeError, ValueError):
         return -1
+
+
+def user_of(part: Any) -> str:
+    """Return who the connection on which a part arrived was let in as; empty if nobody asked for that."""
+    try:
+        return str(part.get("User-Id"))
+    except (zmq.ZMQError, TypeError, ValueError):
+        return ""

@@ -18,6 +18,9 @@ from typing import Any, Final
 import structlog
 
 LEVELS: Final = {
+    "allow_line_refused": logging.WARNING,
+    "allow_list_read": logging.INFO,
+    "allow_list_unreadable": logging.ERROR,
     "alone": logging.INFO,
     "asked_to_leave": logging.WARNING,
     "connection_cut": logging.WARNING,
@@ -25,9 +28,12 @@ LEVELS: Final = {
     "enough_nodes": logging.INFO,
     "evicting": logging.WARNING,
     "failed": logging.WARNING,
+    "forbidden": logging.WARNING,
     "http_unavailable": logging.WARNING,
+    "key_refused": logging.WARNING,
     "leaving": logging.INFO,
     "left": logging.INFO,
+    "link_denied": logging.WARNING,
     "link_down": logging.DEBUG,
     "link_up": logging.DEBUG,
     "member": logging.INFO,
@@ -48,6 +54,7 @@ LEVELS: Final = {
     "stalled": logging.WARNING,
     "too_few_nodes": logging.WARNING,
     "voided": logging.INFO,
+    "without_key": logging.WARNING,
 }
 """Every event of a node."""
 

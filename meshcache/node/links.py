@@ -19,9 +19,11 @@ import zmq
 from meshcache.address import join_address
 from meshcache.config import LimitSettings
 from meshcache.core.node import NodeCore
+from meshcache.keys import SecretKey
 from meshcache.node.poller import DONTWAIT, Inlet, Inlets
 from meshcache.protocol.clock import LocalClock
 from meshcache.sockets.context import Context
+from meshcache.sockets.curve import FAILURES, HANDSHAKE_FAILED, dialling
 from meshcache.sockets.dialling import Host, numeric, shun
 from meshcache.sockets.options import node_dealer, set_options
 from meshcache.sockets.resolver import Resolver
@@ -33,7 +35,7 @@ FILES_PER_LINK: Final = 4
 """Descriptors that a dialled address takes: its socket, the connection, and the two ends of its monitor."""
 LEAVE_WAIT_S: Final = 0.3
 """How long a stopping node keeps its sockets for its last words."""
-_MONITORED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+_MONITORED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | HANDSHAKE_FAILED
 
 
 @dataclass(slots=True)
@@ -59,8 +61,12 @@ class Links:
         limits: LimitSettings,
         wake: Callable[[], None],
         refuse: Callable[[], None],
+        key: SecretKey | None,
     ) -> None:
-        """``wake`` ends the loop's sleep: some name was looked up; ``refuse`` counts a message with too many parts."""
+        """``wake`` ends the loop's sleep: some name was looked up; ``refuse`` counts a message with too many parts.
+
+        ``key``: by which this node proves to others who it is.
+        """
         self.dealers: dict[str, _Dealer] = {}
         self._core = core
         self._context = context
@@ -68,6 +74,7 @@ class Links:
         self._clock = clock
         self._limits = limits
         self._refuse = refuse
+        self._key = key
         self._resolver = Resolver(wake)
         self.found = self._resolver.found
         """Addresses that were looked up."""
@@ -128,7 +135,7 @@ class Links:
     def follow(self, addresses: list[str]) -> None:
         """Receive these streams, and no others."""
         if self._subscriber is None:
-            self._subscriber = Subscriber(self._context)
+            self._subscriber = Subscriber(self._context, self._key)
             self._inlets.add(Inlet(self._subscriber.socket, self._core.receive_stream, self._refuse))
         for address in self._followed:
             if address not in addresses and address not in self._dialled:
@@ -187,7 +194,8 @@ class Links:
 
     def _set_up(self, dealer: zmq.Socket[bytes], address: str, host: Host) -> None:
         limits = self._limits
-        set_options(dealer, node_dealer(host[0], limits.link_queue_max, limits.request_bytes_max))
+        how = node_dealer(host[0], limits.link_queue_max, limits.request_bytes_max)
+        set_options(dealer, {**how, **dialling(self._key)})
         monitor = dealer.get_monitor_socket(_MONITORED)
         dealer.connect(f"tcp://{join_address(*host)}")
         core = self._core
@@ -217,3 +225,5 @@ class Links:
         elif number == zmq.EVENT_CLOSED:  # an attempt to connect failed
             self._core.link_refused(address, now)
             self._resolve_again(address)
+        elif number in FAILURES:
+            self._core.link_denied(address, FAILURES[number])

@@ -103,6 +103,7 @@ class Node:
         """Return a client of this node's mesh; the caller closes it. ``options`` are those of ``Client``."""
         from meshcache.client.blocking.client import Client  # noqa: PLC0415  (a node process needs no client)
 
+        options.setdefault("key_file", self.config.key_path)
         return Client(self.config.node.listen, **options)
 
     def __reduce__(self) -> NoReturn:

@@ -41,7 +41,9 @@ from meshcache.core.outbox import Effects
 from meshcache.core.peers import LINKS_MAX
 from meshcache.core.storage.snapshot import Saved
 from meshcache.errors import ConfigError
+from meshcache.keys import SecretKey
 from meshcache.node import http
+from meshcache.node.admission import Admission, ZapInlet
 from meshcache.node.connections import Connections
 from meshcache.node.endpoints import Endpoints
 from meshcache.node.host import build, host_facts
@@ -56,6 +58,7 @@ from meshcache.node.snapshots import Snapshots
 from meshcache.protocol.clock import LocalClock
 from meshcache.sockets import options
 from meshcache.sockets.context import open_context
+from meshcache.sockets.curve import listening
 from meshcache.sockets.listener import listen
 
 BIND_WAIT_S: Final = 1.0
@@ -99,7 +102,9 @@ class Server:
         self._context = open_context(sockets_max=3 * LINKS_MAX + 64)
         self._inlets = Inlets()
         self._snapshots: Snapshots | None = None
+        self.admission: Admission | None = None
         try:
+            self._open_admission()
             # Before it can be called: to load may take seconds.
             saved = self._open_snapshots()
             router = self._listen(zmq.ROUTER, BIND_WAIT_S)
@@ -109,10 +114,17 @@ class Server:
             self._clock = LocalClock(now, wall)
             self.core = self._make_core(now, int(wall * 1000), saved)
             self.links = Links(
-                self.core, self._context, self._inlets, self._clock, config.limits, wake, self._count_malformed
+                self.core,
+                self._context,
+                self._inlets,
+                self._clock,
+                config.limits,
+                wake,
+                self._count_malformed,
+                self._key,
             )
             self._inlets.watch(wake_fd)
-            self._listeners = Connections(split_address(config.node.publish_address)[1], self._journal.tell)
+            self._listeners = self._connections(config.node.publish_address)
             self._xpub_inlet = SubscriptionInlet(self._xpub, self._listeners, self._on_subscription)
             self._inlets.add(self._xpub_inlet)
             self._subscriptions = 0
@@ -151,6 +163,21 @@ class Server:
             self._snapshots.close()
         self._inlets.close()
         self._context.destroy(linger=0)
+
+    @property
+    def _key(self) -> SecretKey | None:
+        return None if self.admission is None else self.admission.key
+
+    def _open_admission(self) -> None:
+        """Begin to answer who may connect, where that is asked. This comes before anything is bound."""
+        if self._config.security.key_file:
+            self.admission = Admission(self._config, self._journal.tell)
+            self._inlets.add(ZapInlet(self._context, self.admission))
+
+    def _connections(self, address: str) -> Connections:
+        """Return the book of those who connect to an address where this node listens."""
+        let_in = None if self.admission is None else self.admission.who
+        return Connections(split_address(address)[1], self._journal.tell, let_in)
 
     def _open_snapshots(self) -> Saved | None:
         """Return what there is of this node's former life, if snapshots are on."""
@@ -209,6 +236,10 @@ class Server:
         counters.late += entrance.inlet.late
         entrance.inlet.late = 0
         self._journal.catch_up()
+        if self.admission is not None and self.admission.look(now):
+            self.core.allow(self.admission.nodes, now)
+            for connections in (entrance.connections, self._listeners):
+                connections.follow_keys()
         if excess_bytes and not entrance.router.closed:
             counters.router_resets += 1
             self._journal.tell("router_reset", excess_bytes=excess_bytes)
@@ -236,6 +267,8 @@ class Server:
         told["mesh"]["stream_subscriptions"] = self._subscriptions
         told["build"] = build()
         told["process"] = process_statistics()
+        if self.admission is not None:
+            told["admission"] = self.admission.statistics()
         return told
 
     def _perform(self, effects: Effects) -> None:
@@ -295,6 +328,7 @@ class Server:
             how = options.router(host, limits.link_queue_max, limits.request_bytes_max)
         else:
             how = options.publisher(host, limits.link_queue_max)
+        how = {**how, **listening(self._key)}
         return listen(self._context, kind, address, how, wait_s=wait_s, pause=self._asked.to_stop.wait)
 
     def _listen_http(self) -> HttpServer | None:
@@ -320,7 +354,7 @@ class Server:
 
     def _make_core(self, now: float, wall_ms: int, saved: Saved | None) -> NodeCore:
         boot = wall_ms << 16 | secrets.randbits(16)
-        return NodeCore(
+        core = NodeCore(
             self._config,
             boot=boot,
             rng=random.Random(boot),
@@ -332,11 +366,14 @@ class Server:
             host=host_facts,
             saved=saved,
         )
+        if self.admission is not None:
+            core.allow(self.admission.nodes, now)
+        return core
 
     def _enter(self, router: zmq.Socket[bytes]) -> _Entrance:
         """Take the requests that come in by this socket."""
         core = self.core
-        connections = Connections(split_address(self._config.node.listen)[1], self._journal.tell)
+        connections = self._connections(self._config.node.listen)
         core.heed(connections)
         inlet = RequestInlet(
             router, connections, core.receive_request, self._count_malformed, core.past_by_now, core.turn_away

@@ -43,6 +43,8 @@ class Code(IntEnum):
     KEY_MISSING = 8
     NOT_A_NUMBER = 9
     """Detail: text."""
+    FORBIDDEN = 10
+    """Nothing was executed: the sender's key does not allow it. Detail: text."""
 
 
 class Change(IntEnum):

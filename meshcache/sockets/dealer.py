@@ -8,7 +8,9 @@ from typing import Any, Final
 import zmq
 
 from meshcache.address import join_address
+from meshcache.keys import SecretKey
 from meshcache.protocol.wire import Frame
+from meshcache.sockets.curve import Handshake, dialling
 from meshcache.sockets.descriptors import as_os_error
 from meshcache.sockets.options import client_dealer, set_options
 
@@ -16,20 +18,27 @@ LARGE_FRAME_BYTES: Final = 1 << 16
 
 
 def open_dealer(
-    context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, *, slice_ms: int = -1
-) -> zmq.Socket[bytes]:
-    """Return a DEALER that connects to a numeric host; a receive takes ``slice_ms`` at most, -1: for ever.
+    context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, *, slice_ms: int = -1, key: SecretKey | None = None
+) -> tuple[zmq.Socket[bytes], Handshake]:
+    """Return a DEALER that connects to a numeric host, and its handshake.
 
-    It neither queues while there is no connection nor connects again after one broke. So what is sent reaches the
-    process that was greeted, or none, and "not writable" means "gone". Raises OSError.
+    A receive takes ``slice_ms`` at most, -1: for ever. ``key``: by which it proves who it is. The socket neither queues
+    while there is no connection nor connects again after one broke. So what is sent reaches the process that was
+    greeted, or none, and "not writable" means "gone". Raises OSError.
     """
     try:
         socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-        set_options(socket, client_dealer(host, slice_ms))
-        socket.connect(f"tcp://{join_address(host, port)}")
     except zmq.ZMQError as error:
         raise as_os_error(error) from None
-    return socket
+    try:
+        set_options(socket, {**client_dealer(host, slice_ms), **dialling(key)})
+        handshake = Handshake(socket)
+        socket.connect(f"tcp://{join_address(host, port)}")
+    except zmq.ZMQError as error:
+        socket.disable_monitor()
+        socket.close(0)
+        raise as_os_error(error) from None
+    return socket, handshake
 
 
 def receiver(socket: zmq.Socket[bytes]) -> Callable[[int], Frame]:

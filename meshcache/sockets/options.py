@@ -39,6 +39,9 @@ ANSWERS_QUEUED_MAX: Final = 100
 SUBSCRIPTION_BYTES_MAX: Final = 1024
 """Our subscriptions have one byte; the kernel's queue for them is short, too, so that reading them is always quick."""
 SUBSCRIPTIONS_QUEUED_MAX: Final = 16
+REQUESTS_DOMAIN: Final = b"meshcache"
+STREAM_DOMAIN: Final = b"meshcache-stream"
+"""The domains of ZAP: by these, who lets connections in tells the sockets apart."""
 
 
 def _family(host: str) -> Options:
@@ -73,7 +76,7 @@ def subscriber() -> Options:
 def router(host: str, queue_max: int, message_bytes_max: int) -> Options:
     """The options of the socket at which a node takes requests."""
     return {
-        **_ALL, **_UNREAD_MAX, **_family(host), zmq.BACKLOG: 512, zmq.ZAP_DOMAIN: b"meshcache",
+        **_ALL, **_UNREAD_MAX, **_family(host), zmq.BACKLOG: 512, zmq.ZAP_DOMAIN: REQUESTS_DOMAIN,
         zmq.ROUTER_MANDATORY: 1, zmq.SNDHWM: queue_max, zmq.RCVHWM: REQUESTS_QUEUED_MAX,
         zmq.MAXMSGSIZE: message_bytes_max,
     }  # fmt: skip
@@ -85,7 +88,7 @@ def publisher(host: str, queue_max: int) -> Options:
     It is told of every subscriber, not only of each topic's first.
     """
     return {
-        **_ALL, **_UNREAD_MAX, **_family(host), zmq.BACKLOG: 512, zmq.ZAP_DOMAIN: b"meshcache",
+        **_ALL, **_UNREAD_MAX, **_family(host), zmq.BACKLOG: 512, zmq.ZAP_DOMAIN: STREAM_DOMAIN,
         zmq.XPUB_VERBOSER: 1, zmq.SNDHWM: queue_max, zmq.RCVHWM: SUBSCRIPTIONS_QUEUED_MAX,
         zmq.MAXMSGSIZE: SUBSCRIPTION_BYTES_MAX,
     }  # fmt: skip

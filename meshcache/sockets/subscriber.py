@@ -10,7 +10,9 @@ from __future__ import annotations
 import zmq
 
 from meshcache.address import join_address
+from meshcache.keys import SecretKey
 from meshcache.sockets.context import Context, end_context, open_context
+from meshcache.sockets.curve import dialling
 from meshcache.sockets.descriptors import as_os_error
 from meshcache.sockets.options import set_options, subscriber
 
@@ -18,8 +20,11 @@ from meshcache.sockets.options import set_options, subscriber
 class Subscriber:
     """A SUB socket and the addresses that it is connected to, as given and as resolved."""
 
-    def __init__(self, context: Context | None = None) -> None:
-        """Open the socket, in this context or, if there is none, in one of its own. Raises OSError."""
+    def __init__(self, context: Context | None = None, key: SecretKey | None = None) -> None:
+        """Open the socket, in this context or, if there is none, in one of its own. Raises OSError.
+
+        ``key``: by which it proves to all nodes who it is.
+        """
         found = context or open_context()
         self._own_context = found if context is None else None
         try:
@@ -27,7 +32,7 @@ class Subscriber:
         except zmq.ZMQError as error:
             self._end_context()
             raise as_os_error(error) from None
-        set_options(self.socket, subscriber())
+        set_options(self.socket, {**subscriber(), **dialling(key)})
         self._connected: dict[str, str] = {}
 
     def missing(self, wanted: list[str]) -> list[str]:

@@ -9,10 +9,12 @@ import multiprocessing
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_node import FakeNode, fake_mesh
+from keys_made import make_keys
 
 import meshcache
 from meshcache import AsyncClient, Client, ConfigError, NearCache, errors
@@ -62,6 +64,8 @@ def described(client: Client | AsyncClient) -> list[Any]:
         options.w,
         options.r,
         options.codec.chosen,
+        options.key_file,
+        session.routing.key,
         session.cluster,
         near,
     ]
@@ -77,6 +81,7 @@ ARGUMENTS: list[dict[str, Any]] = [
     {"ttl": None, "consistency": (2, 1), "namespace": b"\xff", "on_error": "miss"},
     {"ttl": 0.25, "near_cache": NearCache(max_entries=7, ttl=0.5)},
     {"near_cache": False, "codec": Rot13()},
+    {"key_file": "web.secret"},
     {"near_cache": True, "consistency": None, "codec": "msgpack"},
 ]
 DERIVED: list[Callable[[Any], Any]] = [
@@ -85,6 +90,12 @@ DERIVED: list[Callable[[Any], Any]] = [
     lambda client: client.with_options(consistency="all", timeout=0.75, ttl=7, codec="pickle"),
     lambda client: client.with_options(consistency=(1, 2)).namespace("z:").with_options(ttl=None),
 ]
+
+
+@pytest.fixture(autouse=True)
+def with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the file of a key, and go to where it is."""
+    monkeypatch.chdir(make_keys(tmp_path, web="read"))
 
 
 @pytest.mark.parametrize("make", [by_pickle, copy.copy, copy.deepcopy])

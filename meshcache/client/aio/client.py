@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -44,6 +45,7 @@ from meshcache.durations import Timeout
 from meshcache.errors import MeshcacheError
 from meshcache.protocol.messages import EventKind
 from meshcache.protocol.near_store import NearCache, NearStatistics
+from meshcache.sockets.curve import require_curve
 
 T = TypeVar("T")
 
@@ -67,6 +69,7 @@ class AsyncClient:
         cluster: str = "",
         near_cache: NearCache | bool | None = None,
         on_error: OnReadError | None = None,
+        key_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._session = begin(
             seeds,
@@ -78,7 +81,10 @@ class AsyncClient:
             cluster=cluster,
             near_cache=near_cache,
             on_error=on_error,
+            key_file=key_file,
         )
+        if (key := self._session.routing.key) is not None:
+            require_curve(key, self._session.options.key_file)
         self._hub = Hub(self._session.connection, self._session.routing)
         self._reception = AsyncStreamReception(StreamIntake(self._session.routing, self._session.near), self._hub)
         self._names = Names()

@@ -41,6 +41,7 @@ from meshcache.client.failure import (
     NO_TIME_TO_ANSWER,
     NOT_GREETED,
     Failure,
+    denied,
     not_connected,
 )
 from meshcache.client.flights import Flights
@@ -49,6 +50,7 @@ from meshcache.errors import ClientClosed, ProtocolError, UsageError
 from meshcache.protocol.messages import Welcome
 from meshcache.protocol.wire import Frame
 from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context
+from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, Handshake
 from meshcache.sockets.dealer import open_dealer, receiver, state_of
 from meshcache.sockets.descriptors import as_os_error, require_descriptors
 from meshcache.sockets.dialling import CONNECT_S, Host, dial, failure_of, numeric, probe_of, shun
@@ -141,6 +143,8 @@ class _NodeSocket:
         self._mux = mux
         self._connection = mux.connection(address)
         self._socket: zmq.Socket[bytes] | None = None
+        self._handshake: Handshake | None = None
+        """Until it has succeeded."""
         self._fd = -1
         self._host: Host | None = None
         self._connected = False
@@ -218,12 +222,15 @@ class _NodeSocket:
                 elif not events & zmq.POLLOUT:
                     if self._asked_hello and not self._connection.ready:
                         self._fail(NOT_GREETED)
+                    elif self._handshake is not None and (why := self._handshake.failure()) is not None:
+                        self._fail(denied(why))
                     elif self._connected:
                         self._disconnect(CONNECTION_LOST)
                         self._requeue()
                     return True
                 else:
                     self._connected = True
+                    self._end_handshake()
                     connection = self._connection
                     wants_greeting = connection.is_clock_vague or (not connection.ready and self._is_needed())
                     if self._asked_hello or not wants_greeting:
@@ -327,11 +334,11 @@ class _NodeSocket:
         """Connect. libzmq does not report a refused connection, so the kernel is asked first."""
         loop = self._mux.loop
         try:
-            require_descriptors(LINK_DESCRIPTORS)
+            require_descriptors(LINK_DESCRIPTORS + HANDSHAKE_DESCRIPTORS)
             context = self._mux.context()
             async with asyncio.timeout(CONNECT_S):
                 self._host = await reached(self.address)
-            self._socket = open_dealer(context, *self._host)
+            self._socket, self._handshake = open_dealer(context, *self._host, key=self._connection.key)
         except OSError as error:
             self._fail(not_connected(as_os_error(error)))
             return
@@ -365,12 +372,18 @@ class _NodeSocket:
             if self._fd >= 0 and not self._mux.loop.is_closed():
                 self._mux.loop.remove_reader(self._fd)
             self._fd = -1
+            self._end_handshake()
             socket.close(0)
         self._connection = self._mux.connection(self.address)
         self._connected = self._asked_hello = False
         under_way, self.under_way = self.under_way, {}
         self._under_way_counts = [0, 0]
         self._mux.fail(under_way.values(), failure)
+
+    def _end_handshake(self) -> None:
+        handshake, self._handshake = self._handshake, None
+        if handshake is not None:
+            handshake.end()
 
 
 class _Mux:

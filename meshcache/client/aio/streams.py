@@ -46,7 +46,7 @@ class _LoopReceiver:
         self.changed = changed
         self._intake = intake
         self._post = post
-        self._subscriber = Subscriber()
+        self._subscriber = Subscriber(key=intake.routing.key)
         self._fd = int(self._subscriber.socket.getsockopt(zmq.FD))
         self._retry_at: dict[str, float] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}

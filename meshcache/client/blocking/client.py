@@ -42,6 +42,7 @@ from meshcache.client.subscription import Invalidation
 from meshcache.durations import Timeout
 from meshcache.protocol.messages import EventKind
 from meshcache.protocol.near_store import NearCache, NearStatistics
+from meshcache.sockets.curve import require_curve
 from meshcache.sockets.waiting import pause, wait_open
 
 T = TypeVar("T")
@@ -56,7 +57,9 @@ class Client:
     connecting, retries and failover included. ``near_cache`` is True or a NearCache to keep copies of all values that
     are read, None to keep copies of keys that the nodes call hot, False for no copies at all. ``on_error="miss"``: when
     the cache fails, ``get``, ``gets``, ``get_many``, ``exists`` and ``ttl`` find nothing, instead of raising the error
-    ("raise", the default); all other operations raise it. README.md describes all of this.
+    ("raise", the default); all other operations raise it. ``key_file`` names the file of the key by which the client
+    proves who it is, made by `meshcache keygen`; None: the environment variable MESHCACHE_KEY_FILE does, if it is set.
+    README.md describes all of this.
 
     It can be pickled and copied: that makes a client with the same arguments and its own connections.
     """
@@ -73,6 +76,7 @@ class Client:
         cluster: str = "",
         near_cache: NearCache | bool | None = None,
         on_error: OnReadError | None = None,
+        key_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._session = begin(
             seeds,
@@ -84,8 +88,11 @@ class Client:
             cluster=cluster,
             near_cache=near_cache,
             on_error=on_error,
+            key_file=key_file,
             lock=threading.RLock(),
         )
+        if (key := self._session.routing.key) is not None:
+            require_curve(key, self._session.options.key_file)
         self._channels = Channels(self._session.connection)
         self._reception = StreamReception(StreamIntake(self._session.routing, self._session.near), self._channels)
         self._flights = Flights(threading.RLock(), os.getpid())

@@ -36,12 +36,14 @@ from meshcache.client.failure import (
     NOT_CONNECTED,
     NOT_GREETED,
     Failure,
+    denied,
     not_connected,
 )
 from meshcache.errors import ClientClosed, ProtocolError
 from meshcache.protocol.messages import Welcome
 from meshcache.protocol.wire import Frame
 from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context
+from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, Handshake
 from meshcache.sockets.dealer import open_dealer, receiver, state_of
 from meshcache.sockets.descriptors import as_os_error, require_descriptors
 from meshcache.sockets.dialling import Host, reach, shun
@@ -56,10 +58,25 @@ SLICE_MS: Final = 20
 class _NodeSocket:
     """A connection and its socket."""
 
-    __slots__ = ("_fd", "_is_cooperative", "_pid", "arrived", "connection", "host", "recv", "send", "socket")
+    __slots__ = (
+        "_fd",
+        "_handshake",
+        "_is_cooperative",
+        "_pid",
+        "arrived",
+        "connection",
+        "denied",
+        "host",
+        "recv",
+        "send",
+        "socket",
+    )
 
-    def __init__(self, socket: zmq.Socket[bytes], connection: Connection, host: Host) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], handshake: Handshake, connection: Connection, host: Host) -> None:
         self.socket = socket
+        self._handshake = handshake
+        self.denied: str | None = None
+        """Why the handshake failed."""
         self.connection = connection
         self.host = host
         self.send: Callable[..., Any] = socket.send
@@ -91,11 +108,18 @@ class _NodeSocket:
     def is_connected(self, deadline: float) -> bool:
         """Wait until something can be sent; return False if that does not happen by the deadline."""
         while not state_of(self.socket) & zmq.POLLOUT:
+            self.denied = self._handshake.failure()
             left_s = deadline - time.monotonic()
-            if left_s <= 0:
+            if left_s <= 0 or self.denied is not None:
                 return False
             self.wait(min(left_s, SLICE_MS / 1000))
+        self._handshake.end()
         return True
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._handshake.end()
+        self.socket.close(0)
 
     def wait(self, timeout_s: float) -> None:
         """Wait until the socket's state may have changed. Raises ZMQError if this is another process by now."""
@@ -232,7 +256,9 @@ class Channel:
         connection = node_socket.connection
         answer: Any = NO_REPLY
         try:
-            if node_socket.is_connected(deadline):
+            if not node_socket.is_connected(deadline):
+                answer = NO_REPLY if node_socket.denied is None else denied(node_socket.denied)
+            else:
                 answer = self._hello(node_socket, deadline)
                 if connection.is_clock_vague:
                     answer = self._hello(node_socket, deadline)  # this one need not wait for whatever delayed the first
@@ -256,17 +282,18 @@ class Channel:
 
     def _open(self, address: str, deadline: float) -> _NodeSocket:
         """Connect, or raise OSError: libzmq does not report a refused connection, so the kernel is asked first."""
-        require_descriptors(LINK_DESCRIPTORS)
+        require_descriptors(LINK_DESCRIPTORS + HANDSHAKE_DESCRIPTORS)
         context = self._pool.context()
         host = reach(address, max(0.001, deadline - time.monotonic()))
-        socket = open_dealer(context, *host, slice_ms=SLICE_MS)
-        node_socket = self._sockets[address] = _NodeSocket(socket, self._connection(address), host)
+        connection = self._connection(address)
+        socket, handshake = open_dealer(context, *host, slice_ms=SLICE_MS, key=connection.key)
+        node_socket = self._sockets[address] = _NodeSocket(socket, handshake, connection, host)
         return node_socket
 
     def _drop(self, address: str) -> None:
         node_socket = self._sockets.pop(address, None)
         if node_socket is not None:
-            node_socket.socket.close(0)
+            node_socket.close()
 
 
 class _Pool:

@@ -85,7 +85,7 @@ class _ReceiverThread:
             while self.goes_on():
                 try:
                     self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-                    subscriber = Subscriber()
+                    subscriber = Subscriber(key=self._intake.routing.key)
                 except OSError as error:
                     self._fail(as_os_error(error))
                 else:

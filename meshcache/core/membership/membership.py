@@ -102,6 +102,8 @@ class Membership(MemberTable):
         """Under the strict partition policy, the majority lease; None otherwise."""
         self.prober = Prober(config, rng, now)
         self.rumours = RumourQueue()
+        self._allowed: frozenset[str] | None = None
+        """The ids of those who may be members; None: anybody may."""
         self._config = config
         self._outbox = outbox
         self._linked = linked
@@ -212,6 +214,11 @@ class Membership(MemberTable):
     def note_followed(self) -> None:
         """Note that the node works with the ring of these members, and has forgotten what it had to forget."""
         self.ring_changed = self.removed = False
+
+    @property
+    def is_calm(self) -> bool:
+        """Tell whether nobody is suspect or on trial, and no rumour is to be told."""
+        return self.majority is None and not (len(self.newcomers) or self.suspicions or len(self.rumours))
 
     def statistics(self) -> dict[str, int]:
         """Return how many members are known, and how many facts were refused."""
@@ -468,6 +475,9 @@ class Membership(MemberTable):
     ) -> bool:
         """Merge one rumour; return True if it is news."""
         own = fact.node_id == self.own_id
+        if not own and not self._may_tell_of(fact):
+            self.refused += 1
+            return False
         # About itself a node takes whatever incarnation a node with a fast clock can believe: it must refute it.
         if fact.incarnation > latest_incarnation(self._wall_ms() + own * LEAD_MS_MAX):
             self.refused += 1
@@ -487,6 +497,20 @@ class Membership(MemberTable):
                 if accuser != fact.node_id and suspicion.confirm(accuser):
                     news = True
         return news
+
+    def allow(self, nodes: frozenset[str] | None, now: float) -> None:
+        """Have only these nodes as members from now on; None: whoever says that it is one. Others are given up."""
+        self._allowed = nodes
+        doomed = [member.fact for member in self.members.values() if not self._is_allowed(member.fact.node_id)]
+        facts = [fact._replace(state=int(State.FORGOTTEN)) for fact in doomed if fact.node_id != self.own_id]
+        self.merge(facts, now)
+
+    def _is_allowed(self, node_id: str) -> bool:
+        return self._allowed is None or node_id in self._allowed
+
+    def _may_tell_of(self, fact: Fact) -> bool:
+        """Tell whether a fact may be taken: of a node that may not be a member, only that a former one is gone."""
+        return self._is_allowed(fact.node_id) or (fact.node_id in self.members and fact.state > State.SUSPECT)
 
     def _comes(self, fact: Fact) -> bool:
         """Tell whether a fact would make a node a member, or move a member to another address."""

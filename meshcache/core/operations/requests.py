@@ -31,6 +31,7 @@ from meshcache.core.operations.surroundings import Past, Readers
 from meshcache.core.operations.updates import UpdateBatch, Updates
 from meshcache.core.operations.writes import QuorumWrite
 from meshcache.core.storage.pages import SLOTS_PER_PAGE, page_of
+from meshcache.keys import AllowedKey
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import clock_of
 from meshcache.protocol.messages import Code, EventKind
@@ -111,6 +112,10 @@ class Requests:
     def heed(self, readers: Readers) -> None:
         """Use from now on what the driver knows of the connections that ask."""
         self.readers = readers
+
+    def who(self, origin: bytes) -> AllowedKey:
+        """Return by which key a connection was let in."""
+        return self.readers.who(origin)
 
     def handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
         """Return the handler of each kind of request; it is called with the connection and the request."""

@@ -6,6 +6,7 @@ from collections.abc import Container
 from typing import Any, Protocol
 
 from meshcache.core.storage.store import Store
+from meshcache.keys import ANYBODY, AllowedKey
 
 
 class Readers:
@@ -15,6 +16,10 @@ class Readers:
     """Connections that do not read what they are sent; they are not served until they do."""
     bytes_left: int = 1 << 62
     """How much more can be sent to all connections together until some of it has been read."""
+
+    def who(self, origin: bytes) -> AllowedKey:  # noqa: ARG002  (those who know of keys ask for it)
+        """Return by which key a connection was let in."""
+        return ANYBODY
 
 
 class Past(Protocol):
