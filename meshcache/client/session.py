@@ -86,6 +86,7 @@ class Session(Asking):
             r=r,
             codec=old.codec if codec is None else Codec(codec),
             misses_on_error=old.misses_on_error if on_error is None else misses_on_error(on_error),
+            key_file=old.key_file,
         )
         session = Session(self.routing, self.rng, options, self.cluster, self.near, self.fallbacks)
         session._check_levels()

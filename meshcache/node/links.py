@@ -62,10 +62,12 @@ class Links:
         wake: Callable[[], None],
         refuse: Callable[[], None],
         key: SecretKey | None,
+        *,
+        permissive: bool = False,
     ) -> None:
         """``wake`` ends the loop's sleep: some name was looked up; ``refuse`` counts a message with too many parts.
 
-        ``key``: by which this node proves to others who it is.
+        ``key``: by which this node proves to others who it is; ``permissive``: those who do not ask for it will do.
         """
         self.dealers: dict[str, _Dealer] = {}
         self._core = core
@@ -75,6 +77,11 @@ class Links:
         self._limits = limits
         self._refuse = refuse
         self._key = key
+        self._permissive = permissive
+        self._plainly: set[str] = set()
+        """Addresses that are dialled without a key, though this node has one: there nobody has changed over yet."""
+        self._anew: set[str] = set()
+        """Those of ``dial_again`` whose socket is there, and of no use."""
         self._resolver = Resolver(wake)
         self.found = self._resolver.found
         """Addresses that were looked up."""
@@ -128,6 +135,8 @@ class Links:
         """Dial an address no more; what is queued for it is lost on purpose."""
         self._dialled.pop(address, None)
         self.dial_again.pop(address, None)
+        self._plainly.discard(address)
+        self._anew.discard(address)
         if address not in self._followed:
             self._resolver.forget(address)
         self._close_dealer(address)
@@ -151,6 +160,9 @@ class Links:
         for address, at in list(self.dial_again.items()):
             if now >= at:
                 del self.dial_again[address]
+                if address in self._anew:
+                    self._anew.discard(address)
+                    self._close_dealer(address)
                 self._resolve_for(address)
 
     def _resolve_for(self, address: str) -> None:
@@ -195,7 +207,7 @@ class Links:
     def _set_up(self, dealer: zmq.Socket[bytes], address: str, host: Host) -> None:
         limits = self._limits
         how = node_dealer(host[0], limits.link_queue_max, limits.request_bytes_max)
-        set_options(dealer, {**how, **dialling(self._key)})
+        set_options(dealer, {**how, **dialling(None if address in self._plainly else self._key)})
         monitor = dealer.get_monitor_socket(_MONITORED)
         dealer.connect(f"tcp://{join_address(*host)}")
         core = self._core
@@ -221,9 +233,20 @@ class Links:
             self._core.link_up(address, now)
         elif number == zmq.EVENT_DISCONNECTED:
             self._core.link_down(address, now)
-            self._resolve_again(address)
+            if address in self._plainly:
+                self._change_over(address, now)  # whoever comes back may ask for a key by now
+            else:
+                self._resolve_again(address)
         elif number == zmq.EVENT_CLOSED:  # an attempt to connect failed
             self._core.link_refused(address, now)
             self._resolve_again(address)
+        elif number in FAILURES and self._permissive:
+            self._change_over(address, now)
         elif number in FAILURES:
             self._core.link_denied(address, FAILURES[number])
+
+    def _change_over(self, address: str, now: float) -> None:
+        """Dial an address anew in the other way: with this node's key, or without."""
+        self._plainly ^= {address}
+        self._anew.add(address)
+        self.dial_again[address] = now

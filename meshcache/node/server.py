@@ -45,6 +45,7 @@ from meshcache.keys import SecretKey
 from meshcache.node import http
 from meshcache.node.admission import Admission, ZapInlet
 from meshcache.node.connections import Connections
+from meshcache.node.doorway import Doorway
 from meshcache.node.endpoints import Endpoints
 from meshcache.node.host import build, host_facts
 from meshcache.node.http import HttpServer
@@ -59,7 +60,7 @@ from meshcache.protocol.clock import LocalClock
 from meshcache.sockets import options
 from meshcache.sockets.context import open_context
 from meshcache.sockets.curve import listening
-from meshcache.sockets.listener import listen
+from meshcache.sockets.listener import bind_again, listen, listen_plainly
 
 BIND_WAIT_S: Final = 1.0
 """How long a starting node waits for a port that is taken."""
@@ -103,6 +104,8 @@ class Server:
         self._inlets = Inlets()
         self._snapshots: Snapshots | None = None
         self.admission: Admission | None = None
+        self._doorways: dict[str, Doorway] = {}
+        """By address, where peers with and without keys are let in."""
         try:
             self._open_admission()
             # Before it can be called: to load may take seconds.
@@ -113,16 +116,7 @@ class Server:
             now, wall = time.monotonic(), time.time()
             self._clock = LocalClock(now, wall)
             self.core = self._make_core(now, int(wall * 1000), saved)
-            self.links = Links(
-                self.core,
-                self._context,
-                self._inlets,
-                self._clock,
-                config.limits,
-                wake,
-                self._count_malformed,
-                self._key,
-            )
+            self.links = self._make_links(wake)
             self._inlets.watch(wake_fd)
             self._listeners = self._connections(config.node.publish_address)
             self._xpub_inlet = SubscriptionInlet(self._xpub, self._listeners, self._on_subscription)
@@ -161,6 +155,8 @@ class Server:
             self._http.close()
         if self._snapshots is not None:
             self._snapshots.close()
+        for doorway in self._doorways.values():
+            doorway.close()
         self._inlets.close()
         self._context.destroy(linger=0)
 
@@ -176,8 +172,15 @@ class Server:
 
     def _connections(self, address: str) -> Connections:
         """Return the book of those who connect to an address where this node listens."""
-        let_in = None if self.admission is None else self.admission.who
-        return Connections(split_address(address)[1], self._journal.tell, let_in)
+        if self.admission is None:
+            return Connections(split_address(address)[1], self._journal.tell)
+        # Behind a door, the kernel's figures of a connection are not those of the peer: nobody is cut by them.
+        port = 0 if self.admission.permissive else split_address(address)[1]
+        return Connections(port, self._journal.tell, self.admission.who)
+
+    def _make_links(self, wake: Callable[[], None]) -> Links:
+        parts = self.core, self._context, self._inlets, self._clock, self._config.limits, wake, self._count_malformed
+        return Links(*parts, self._key, permissive=self._config.security.permissive)
 
     def _open_snapshots(self) -> Saved | None:
         """Return what there is of this node's former life, if snapshots are on."""
@@ -328,8 +331,22 @@ class Server:
             how = options.router(host, limits.link_queue_max, limits.request_bytes_max)
         else:
             how = options.publisher(host, limits.link_queue_max)
+        if self.admission is not None and self.admission.permissive:
+            return self._listen_both_ways(kind, address, how, wait_s)
         how = {**how, **listening(self._key)}
         return listen(self._context, kind, address, how, wait_s=wait_s, pause=self._asked.to_stop.wait)
+
+    def _listen_both_ways(self, kind: int, address: str, how: options.Options, wait_s: float) -> zmq.Socket[bytes]:
+        """Listen with CURVE and without, behind a door that tells peers apart; see doorway.py."""
+        if address in self._doorways:  # only its sockets behind the door are made anew
+            self._doorways.pop(address).close()
+        listener = listen_plainly(address, wait_s=wait_s, pause=self._asked.to_stop.wait)
+        bound = self._context.socket(kind)
+        plain = bind_again(bound, how)
+        encrypted = bind_again(bound, listening(self._key))
+        name = f"meshcache-{self._config.node.node_id}-door"
+        self._doorways[address] = Doorway(listener, plain, encrypted, name)
+        return bound
 
     def _listen_http(self) -> HttpServer | None:
         """Listen for health checks and scrapes. Only an address that was asked for must be free."""

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import time
 from collections.abc import Callable
 from typing import Final
 
 import zmq
 
-from meshcache.address import join_address
+from meshcache.address import join_address, split_address
 from meshcache.errors import ConfigError
 from meshcache.sockets.context import Context
-from meshcache.sockets.dialling import hosts_of, numeric
+from meshcache.sockets.dialling import Host, hosts_of, numeric
 from meshcache.sockets.options import Options, set_options
 
 RETRY_S: Final = 0.05
+
+
+def bind_again(bound: zmq.Socket[bytes], options: Options) -> Host:
+    """Have a socket listen at one more address, of this machine alone, with these options; return that address.
+
+    libzmq gives each address at which a socket listens the options that are set at that moment.
+    """
+    set_options(bound, options)
+    bound.bind("tcp://127.0.0.1:*")
+    return split_address(bound.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode().removeprefix("tcp://"))  # type: ignore[union-attr]  # this option is bytes
+
+
+def listen_plainly(address: str, *, wait_s: float, pause: Callable[[float], object]) -> socket.socket:
+    """Return a TCP socket that is bound to an address, with the same patience as ``listen``. Raises ConfigError."""
+    deadline = time.monotonic() + wait_s
+    host, port = numeric(address) or hosts_of(address)[0]
+    while True:
+        try:
+            return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                pause(RETRY_S)
+                continue
+            raise ConfigError(f"cannot listen on {address}: {error.strerror}; choose another address") from None
 
 
 def listen(
