@@ -40,6 +40,7 @@ from meshcache.core.membership import newcomers
 from meshcache.core.operations import fill_leases, requests
 from meshcache.core.operations.portions import PORTION_KEYS
 from meshcache.core.storage.charges import entry_bytes
+from meshcache.keys import RIGHTS, read_allowed_keys
 from meshcache.local.processes import HOST, find_base_port
 from meshcache.node import connections, intake, journal, memory
 from meshcache.protocol import clock
@@ -111,7 +112,7 @@ def blocks(*languages: str, document: Document) -> list[Block]:
                     break
                 body.append(inner)
             found.append(Block(line[3:], "\n".join(body) + "\n", number, section, document.name))
-    checked_here = {"python", "console", "sh", "toml", "ini", *GUIDE_LANGUAGES}
+    checked_here = {"python", "console", "sh", "toml", "ini", "pub", *GUIDE_LANGUAGES}
     assert {block.language for block in found} <= checked_here, "a block nobody checks"
     return [block for block in found if block.language in languages]
 
@@ -297,12 +298,18 @@ def without_chance(text: str, addresses: Mapping[str, str]) -> list[str]:
 
 @pytest.mark.process
 @pytest.mark.parametrize("examples", sections("console"))
-def test_commands_print_what_is_shown(examples: list[Block], addresses: dict[str, str]) -> None:
+def test_commands_print_what_is_shown(examples: list[Block], addresses: dict[str, str], tmp_path: Path) -> None:
     environment = dict(os.environ, MESHCACHE_SEEDS=addresses[f"{HOST}:7101"], PATH=f"{BIN}:{os.environ['PATH']}")
     for block in examples:
         for command, expected in console(block):
             done = subprocess.run(
-                ["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=30, check=False
+                ["bash", "-c", command],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
             )
             assert done.returncode == 0, f"{command}: {done.stderr}"
             actual = without_chance(done.stdout, addresses)
@@ -447,6 +454,18 @@ def test_the_configuration_that_is_shown_is_accepted(tmp_path: Path) -> None:
         assert Config.load(file, environ={}) != Config()
     for block in all_blocks("ini"):
         configparser.ConfigParser(interpolation=None).read_string(block.text)
+
+
+def test_the_allowed_keys_that_are_shown_are_accepted(tmp_path: Path) -> None:
+    (block,) = all_blocks("pub")
+    (tmp_path / "shown.pub").write_text(block.text)
+    allowed = read_allowed_keys(tmp_path)
+    assert not allowed.problems
+    assert [key.kind for key in allowed.keys.values()] == ["node", "client"]
+
+
+def test_the_rights_are_those_that_there_are() -> None:
+    assert [code_spans(right)[0] for right, _ in tables("Right") if "`" in right] == list(RIGHTS)
 
 
 def test_the_operations_for_newcomers_exist() -> None:

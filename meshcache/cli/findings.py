@@ -136,7 +136,13 @@ def of_config(config: Config, memory_bytes: float | None) -> Findings:
     yield from machine_memory(needed_bytes(config.store.max_bytes), memory_bytes, "this machine")
     if not config.node.seeds:
         yield note("configuration", "node.seeds is empty: this node begins a mesh of its own, unless it is a seed")
-    if config.security.insecure:
+    if config.security.permissive:
+        yield note(
+            "configuration",
+            "security.permissive is true: those without a key are let in, too",
+            "set it to false when `meshcache stats` counts nobody without a key any more",
+        )
+    if config.security.insecure and not config.security.key_file:
         yield note(
             "configuration",
             "security.insecure is true: whoever reaches the node's port can read, write and delete everything",

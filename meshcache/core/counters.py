@@ -112,6 +112,10 @@ class Counters:
     """Messages refused, whole or in part, because the sender's clock or a version in them is too far ahead."""
     forbidden: int = 0
     """Messages refused because the sender's key does not allow them."""
+    keys_refused: int = 0
+    """Connections that were not let in: they had no key, a wrong one, or one that was taken back."""
+    without_key: int = 0
+    """Connections without a key that were let in all the same, while the mesh changes over to keys."""
     failed: dict[str, int] = field(default_factory=dict)
     """By kind, messages, operations and connections that were dropped because handling them failed."""
     undeliverable: int = 0

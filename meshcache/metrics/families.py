@@ -104,6 +104,14 @@ FAMILIES: Final = (
         "Messages refused because their clock is too far ahead of this node's.",
         "node.clock_refused",
     ),
+    Family("meshcache_forbidden_total", "counter", "Messages that the sender's key does not allow.", "node.forbidden"),
+    Family("meshcache_keys_refused_total", "counter", "Connections that were not let in.", "node.keys_refused"),
+    Family(
+        "meshcache_without_key_total",
+        "counter",
+        "Connections without a key that were let in, while a mesh changes over.",
+        "node.without_key",
+    ),
     Family("meshcache_undeliverable_total", "counter", "Frames that could not be sent.", "node.undeliverable"),
     Family("meshcache_connections_cut_total", "counter", "Connections that took too much.", "node.connections_cut"),
     # Its loop and its traffic.

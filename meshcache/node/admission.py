@@ -18,7 +18,7 @@ serves. See doorway.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import zmq
 from zmq.utils import z85
@@ -141,15 +141,6 @@ class Admission:
     def _tell_problems(self, allowed: AllowedKeys) -> None:
         for problem in allowed.problems:
             self._tell("allow_line_refused", error=problem)
-
-    def statistics(self) -> dict[str, Any]:
-        """Return the counts, as plain values."""
-        return {
-            "allowed_keys": len(self.allowed.keys),
-            "key_problems": len(self.allowed.problems),
-            "refused": self.refused,
-            "without_key": self.without_key,
-        }
 
 
 class ZapInlet(Inlet):

@@ -239,10 +239,8 @@ class Server:
         counters.late += entrance.inlet.late
         entrance.inlet.late = 0
         self._journal.catch_up()
-        if self.admission is not None and self.admission.look(now):
-            self.core.allow(self.admission.nodes, now)
-            for connections in (entrance.connections, self._listeners):
-                connections.follow_keys()
+        if self.admission is not None:
+            self._follow_keys(self.admission, now)
         if excess_bytes and not entrance.router.closed:
             counters.router_resets += 1
             self._journal.tell("router_reset", excess_bytes=excess_bytes)
@@ -250,6 +248,15 @@ class Server:
             entrance.router.close(0)
         if entrance.router.closed:
             self._listen_anew()
+
+    def _follow_keys(self, admission: Admission, now: float) -> None:
+        """Let it hold from now on if the directory of allowed keys has changed."""
+        counters = self.core.counters
+        counters.keys_refused, counters.without_key = admission.refused, admission.without_key
+        if admission.look(now):
+            self.core.allow(admission.nodes, now)
+            for connections in (self.entrance.connections, self._listeners):
+                connections.follow_keys()
 
     def _note_slow_turn(self, took_s: float) -> None:
         counters = self.core.counters
@@ -270,8 +277,6 @@ class Server:
         told["mesh"]["stream_subscriptions"] = self._subscriptions
         told["build"] = build()
         told["process"] = process_statistics()
-        if self.admission is not None:
-            told["admission"] = self.admission.statistics()
         return told
 
     def _perform(self, effects: Effects) -> None:
