@@ -11,8 +11,8 @@ keys: who is confined to a prefix may not follow the stream of announcements.
 The directory is looked at again every ``LOOK_S``. Whose key is gone from it is cut off; where its rights have changed,
 they hold from the next message on. If the directory cannot be read any more, what was read last stays in force.
 
-With ``security.permissive`` those who bring no key are let in, too, and counted: so a mesh can change over while it
-serves. See doorway.py.
+With ``security.permissive`` those who bring no key are let in, too: so a mesh can change over while it serves. They come
+through a door that knows who they are, and they are counted there: see doorway.py.
 """
 
 from __future__ import annotations
@@ -66,8 +66,6 @@ class Admission:
         self._look_at = 0.0
         self.refused = 0
         """Handshakes that were refused."""
-        self.without_key = 0
-        """Connections without a key that were let in all the same."""
         self._check_own(config.node.node_id, path)
         self._tell_problems(self.allowed)
 
@@ -94,8 +92,6 @@ class Admission:
         if domain not in {REQUESTS_DOMAIN, STREAM_DOMAIN}:
             return self._refuse("an unknown domain", address, key)
         if mechanism == b"NULL" and self.permissive:
-            self.without_key += 1
-            self._tell("without_key", peer=address)
             return _ALLOWED, "", ""
         if mechanism != b"CURVE":
             return self._refuse("it brought no key", address, key)

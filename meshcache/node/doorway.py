@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections import deque
 from typing import Final
 
 from meshcache.sockets.dialling import Host
@@ -46,6 +47,8 @@ class Doorway:
         self._plain = plain
         self._encrypted = encrypted
         self._connections: set[asyncio.Task[None]] = set()
+        self.without_key: deque[str] = deque(maxlen=CONNECTIONS_MAX)
+        """The hosts of those who came without a key, until the node has taken note: they are still to change."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -89,6 +92,8 @@ class Doorway:
         async with asyncio.timeout(GREETING_S):
             greeting = await reader.readexactly(GREETING_BYTES)
             encrypts = greeting[MECHANISM].rstrip(b"\0") == CURVE
+            if not encrypts:
+                self.without_key.append(str(writer.get_extra_info("peername", ("unknown",))[0]))
             inner_reader, inner_writer = await asyncio.open_connection(
                 *(self._encrypted if encrypts else self._plain), limit=CHUNK_BYTES
             )

@@ -252,7 +252,11 @@ class Server:
     def _follow_keys(self, admission: Admission, now: float) -> None:
         """Let it hold from now on if the directory of allowed keys has changed."""
         counters = self.core.counters
-        counters.keys_refused, counters.without_key = admission.refused, admission.without_key
+        counters.keys_refused = admission.refused
+        for doorway in self._doorways.values():
+            while doorway.without_key:
+                counters.without_key += 1
+                self._journal.tell("without_key", peer=doorway.without_key.popleft())
         if admission.look(now):
             self.core.allow(admission.nodes, now)
             for connections in (self.entrance.connections, self._listeners):
