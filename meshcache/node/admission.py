@@ -11,8 +11,8 @@ keys: who is confined to a prefix may not follow the stream of announcements.
 The directory is looked at again every ``LOOK_S``. Whose key is gone from it is cut off; where its rights have changed,
 they hold from the next message on. If the directory cannot be read any more, what was read last stays in force.
 
-With ``security.permissive`` those who bring no key are let in, too: so a mesh can change over while it serves. They come
-through a door that knows who they are, and they are counted there: see doorway.py.
+With ``security.permissive`` those who bring no key are let in, too: so a mesh can change over while it serves. They
+come through a door that knows who they are, and they are counted there: see doorway.py.
 """
 
 from __future__ import annotations
