@@ -484,7 +484,7 @@ class NodeCore:
         keep_until = now + self.config.membership.transition_s
         if ring.digest != view.digest:
             self.counters.ring_changes += 1
-            early = self._requests.written_early(ring.digest)
+            early = self._requests.replicas.written_early(ring.digest)
             for slot in view.gained(ring):
                 self.store.drop_slot(slot)
                 view.held[slot] = 0
