@@ -174,6 +174,7 @@ class LimitSettings:
     pending_max: Annotated[int, checks.at_least(1)] = 10_000
     operation_timeout_s: Annotated[float, checks.positive] = 5.0
     link_queue_max: Annotated[int, checks.at_least(1)] = 2000
+    connections_max: Annotated[int, checks.at_least(1)] = 10_000
 
 
 @dataclass(frozen=True, slots=True)

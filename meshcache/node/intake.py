@@ -5,7 +5,9 @@ all wait longer than their callers do, every one is served too late, and nothing
 ROUTER has had more input for ``STANDING_S`` on end, the node *sheds*: it takes all that there is, which costs a tenth
 of serving it, and serves from each connection in turn the newest. Those whose deadline has passed are dropped, and
 beyond ``WAITING_MAX`` the oldest are refused as overloaded. A connection that floods its node only crowds out its own
-requests. What comes from other nodes is always taken in its order.
+requests. Large replies end a turn each, so the connections that ask for those have one request of a turn, after the
+others: twenty of them would make each other connection wait for twenty turns. What comes from other nodes is always
+taken in its order.
 
 Sources: Maurer and Huang, "Fail at Scale" (2015) for the newest first; CoDel (Nichols and Jacobson 2012) for taking a
 queue that does not empty, rather than its length, as the sign of overload.
@@ -55,17 +57,24 @@ class RequestInlet(Inlet):
         refuse: Callable[[], None],
         past_by_now: Callable[[], IsPast],
         turn_away: Callable[[bytes, list[bytes]], None],
+        is_from_node: Callable[[Frame], bool] = lambda _: False,
     ) -> None:
-        """``past_by_now`` returns what tells of a request if its time is over; ``turn_away`` refuses for overload."""
+        """``past_by_now`` returns what tells of a request if its time is over; ``turn_away`` refuses for overload.
+
+        ``is_from_node`` tells of the first frame of a connection whether a node dialled: nodes are never too many.
+        """
         super().__init__(router, take, refuse, pairs=True)
         self._connections = connections
         self._router = router
         self._past_by_now = past_by_now
         self._turn_away = turn_away
+        self._is_from_node = is_from_node
         self._waiting: dict[bytes, deque[bytes]] = {}
         """While shedding, by connection."""
         self._doomed: dict[bytes, list[bytes]] = {}
         """The same, of those that are to be refused."""
+        self._heavy: set[bytes] = set()
+        """While shedding, the connections whose latest request ended a turn. They have one request of a turn."""
         self._count = 0
         self._standing_since = 0.0
         """Since when there has been more input after every turn; 0: there was none."""
@@ -129,7 +138,10 @@ class RequestInlet(Inlet):
     def _meet(self, origin: bytes) -> tuple[Connection, Frame]:
         """Take the first frame of a connection, which tells its descriptor."""
         part = self._router.recv(DONTWAIT, copy=False)
-        return self._connections.meet(origin, descriptor_of(part)), part.bytes
+        connection, frame = self._connections.meet(origin, descriptor_of(part)), part.bytes
+        if self._connections.are_too_many() and not self._is_from_node(frame):
+            self._connections.refuse(origin)
+        return connection, frame
 
     def _shed(self, now: float) -> bool:
         began, is_past = time.monotonic(), self._past_by_now()
@@ -141,17 +153,29 @@ class RequestInlet(Inlet):
         ended = time.monotonic()
         # At least as long as the taking took: else there would be no time for serving.
         until = ended + max(SLICE_S, ended - began)
-        waiting, take = self._waiting, self._take
-        while waiting and time.monotonic() < until:
-            for origin in tuple(waiting):
-                line = waiting[origin]
-                frame = line.pop()
-                self._count -= 1
-                if not line:
-                    del waiting[origin]
-                if take(origin, frame, now):
+        waiting, heavy = self._waiting, self._heavy
+        while time.monotonic() < until and (light := [origin for origin in waiting if origin not in heavy]):
+            for origin in light:
+                if self._serve_newest(origin, now):
+                    heavy.add(origin)
                     return True
+        for origin in waiting:
+            if origin in heavy:
+                if not self._serve_newest(origin, now):
+                    heavy.discard(origin)
+                break
+        if heavy:
+            heavy &= waiting.keys()
         return more or bool(waiting)
+
+    def _serve_newest(self, origin: bytes, now: float) -> bool:
+        """Serve the newest request of a connection; True if the turn must end."""
+        line = self._waiting.pop(origin)
+        frame = line.pop()
+        self._count -= 1
+        if line:
+            self._waiting[origin] = line  # behind the others: the next turn must not begin with it again
+        return self._take(origin, frame, now)
 
     def _drop_past(self, is_past: IsPast) -> None:
         """Drop the oldest, as far as nobody waits for them any more."""
