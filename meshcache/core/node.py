@@ -520,9 +520,7 @@ class NodeCore:
         for part in self._pending.background.values():
             part.run()
         self._departure.run(now)
-        self._requests.hot.count(now)
-        self._requests.copies.run()
-        self._requests.notices.run()
+        self._requests.keep_house(now)
         if self.view.settling and self.settled and not self.gone and self.view.expire(now):
             self._returning = False
             self._leftovers.note_slots_of_others()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from meshcache.core.counters import Counters
+from meshcache.core.operations.backlog import Backlog
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.surroundings import Readers
 from meshcache.protocol import messages as m
@@ -34,6 +35,12 @@ class Admission:
         self._boot = boot
         self._ready = ready
         self.readers = Readers()
+        self.backlog = Backlog(
+            coordinator.config.limits,
+            coordinator.instant,
+            lambda: len(coordinator.pending.running),
+            lambda: sum(self._by_kind.answered.values()) + sum(self._by_kind.failed.values()),
+        )
 
     def heed(self, readers: Readers) -> None:
         """Use from now on what the driver knows of the connections that ask."""
@@ -54,7 +61,7 @@ class Admission:
                 self.reject(origin, request, [int(Code.NOT_READY)])
                 return False
             if len(self._coordinator.pending.running) >= self._config.limits.pending_max or origin in self.readers.deaf:
-                self.reject(origin, request, [int(Code.OVERLOADED)])
+                self.reject_overloaded(origin, request)
                 return False
         return True
 
@@ -63,6 +70,10 @@ class Admission:
         self._counters.refused += 1
         self._by_kind.note_refused(type(request).__name__, Code(error[0]).name.lower())
         self._outbox.reply(origin, m.Reject(request.request, self._view.digest, error))
+
+    def reject_overloaded(self, origin: bytes, request: Any, waiting_us: float = 0.0) -> None:
+        """Refuse a request because there is too much to do, and say when to come back; see Backlog.retry_after_ms."""
+        self.reject(origin, request, [int(Code.OVERLOADED), self.backlog.retry_after_ms(waiting_us)])
 
     def reply(self, origin: bytes, request: int, results: list[Any] | None) -> None:
         """Answer a client's request."""

@@ -15,6 +15,7 @@ from zlib import crc32
 from meshcache.core.counters import Counters
 from meshcache.core.operations import inspection, quorum
 from meshcache.core.operations.admission import Admission
+from meshcache.core.operations.backlog import COUNTED_BYTES_MIN
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Drop, Drops
 from meshcache.core.operations.fill_leases import FillLeases
@@ -36,6 +37,9 @@ from meshcache.protocol.record import tombstone, without_value
 
 HOT_KEYS_TOLD: Final = 100
 """How many keys INSPECT "hot" names."""
+
+ENDED_BY_S: Final = 1.0
+"""A change that is not answered so long after its deadline never will be: it has failed."""
 
 SMALL_REPLY_BYTES: Final = 1 << 16
 """A smaller reply is always given, even if clients have left many bytes of earlier replies unread."""
@@ -88,6 +92,7 @@ class Requests:
         self._admission = admission = Admission(coordinator, counters, boot, ready)
         self._admit, self._reject = admission.admit, admission.reject
         self._reply, self._deadline = admission.reply, admission.deadline
+        self._backlog = admission.backlog
         self.replicas = ReplicaRequests(coordinator, admission, drops, hot, ready, compare, past)
         self._counters = counters
         self._by_kind = counters.requests_by_kind
@@ -139,11 +144,29 @@ class Requests:
         self._batches[(count - 1).bit_length()] += 1
         self.hot.note(keys, self._instant.now)
         if count > PORTION_KEYS[m.Get]:
-            self._run_in_portions(origin, get, partial(self._get, origin), self._answer_later(origin, get))
+            self._get_in_portions(origin, get)
         elif (records := self._held(get)) is not None and None not in records:
             self._reply_records(origin, get, records, self._answered)
         else:
             self._get_elsewhere(origin, get, records, self._answer_later(origin, get))
+
+    def _get_in_portions(self, origin: bytes, get: m.Get) -> None:
+        number = self._take_on(origin, get, sum(map(len, get.keys)))
+        answer = self._answer_later(origin, get)
+
+        def done(records: list[Any]) -> None:
+            self._backlog.end(number)
+            answer(records)
+
+        if number:
+            self._run_in_portions(origin, get, partial(self._get, origin), done, number)
+
+    def _take_on(self, origin: bytes, request: Any, size: int) -> int:
+        """Count the bytes of a request until it is answered: return its number for that, or 0 if it is refused."""
+        number = self._backlog.begin(origin, size, self._deadline(request) + ENDED_BY_S)
+        if not number:
+            self._admission.reject_overloaded(origin, request, self.portions.waiting_us)
+        return number
 
     def _answer_later(self, origin: bytes, get: m.Get) -> Done:
         """Return what answers a read that cannot be answered in this turn, or perhaps not."""
@@ -226,28 +249,40 @@ class Requests:
         keys = [get.keys[i] for i in absent]
         self._read(origin, get, keys, wrap(keys, fill))
 
-    def _run_in_portions(self, origin: bytes, request: Any, run: Callable[[Any, Any], None], done: Any) -> None:
+    def _run_in_portions(
+        self, origin: bytes, request: Any, run: Callable[[Any, Any], None], done: Any, number: int
+    ) -> None:
         if not self.portions.add(origin, request, run, done):
-            self._reject(origin, request, [int(Code.OVERLOADED)])
+            self._backlog.end(number)
+            self._admission.reject_overloaded(origin, request, self.portions.waiting_us)
 
-    def _change(self, origin: bytes, request: Any, run: Callable[[Any, DoneWithBatch], None]) -> None:
-        """Run a change of keys, and answer; on the losing side of a partition the answer says that it may be lost.
+    def _change(self, origin: bytes, request: Any, run: Callable[[Any, DoneWithBatch], None], size: int = 0) -> None:
+        """Run a change of keys, and answer. ``size``: the bytes of its values.
+
+        On the losing side of a partition the answer says that it may be lost.
 
         While the change was stored, the majority may have gone on without the nodes that stored it.
         """
-        keys, began = request.keys, self._instant.now
+        keys, began, number = request.keys, self._instant.now, 0
+        is_large = len(keys) > PORTION_KEYS[type(request)]
+        if is_large:
+            size += sum(map(len, keys))
+        if size >= COUNTED_BYTES_MIN and not (number := self._take_on(origin, request, size)):
+            return
         self._counters.keys += len(keys)
         self._batches[(len(keys) - 1).bit_length()] += 1
 
         def done(results: list[Any] | None) -> None:
+            if number:
+                self._backlog.end(number)
             if self._instant.now - began >= self._slow.threshold_s:  # mostly not, and a call takes longer to find out
                 self._slow.look(origin, request, began)
             certain = results if self._in_majority() else [[int(Code.QUORUM), 1, 0]] * len(keys)
             self._outcome(certain)[type(request).__name__] += 1
             self._reply(origin, request.request, certain)
 
-        if len(keys) > PORTION_KEYS[type(request)]:
-            self._run_in_portions(origin, request, run, done)
+        if is_large:
+            self._run_in_portions(origin, request, run, done, number)
         else:
             run(request, done)
 
@@ -291,7 +326,7 @@ class Requests:
             if size > SMALL_REPLY_BYTES:
                 budget = self._config.limits.reply_bytes_max
                 if self._outbox.count_values(min(size, budget)) > self._admission.readers.bytes_left:
-                    self._reject(origin, get, [int(Code.OVERLOADED)])
+                    self._admission.reject_overloaded(origin, get)
                     return
                 if size > budget:
                     records = _up_to(budget, records)
@@ -314,7 +349,7 @@ class Requests:
         if size > limit:
             self._reject(origin, request, [int(Code.TOO_LARGE), size, limit])
             return
-        self._change(origin, request, self._set)
+        self._change(origin, request, self._set, size if len(request.keys) == 1 else sum(map(len, request.contents)))
 
     def _set(self, request: m.Set, answer: DoneWithBatch) -> None:
         keys, contents, replica = request.keys, request.contents, self._replica
@@ -352,11 +387,15 @@ class Requests:
         if not self._admit(origin, request) or self._level_refused(origin, request, request.w, request.r):
             return
         limit = self._config.limits.value_bytes_max
+        total = 0
         for change in request.changes:
-            if type(change[1]) is bytes and len(change[1]) - 2 > limit:
-                self._reject(origin, request, [int(Code.TOO_LARGE), len(change[1]) - 2, limit])
-                return
-        self._change(origin, request, self._update)
+            if type(change[1]) is bytes:
+                size = len(change[1])
+                total += size
+                if size - 2 > limit:
+                    self._reject(origin, request, [int(Code.TOO_LARGE), size - 2, limit])
+                    return
+        self._change(origin, request, self._update, total)
 
     def _update(self, request: m.Update, done: DoneWithBatch) -> None:
         UpdateBatch(self._updates, request, self._deadline(request), done).start()
@@ -407,6 +446,13 @@ class Requests:
             self._reject(origin, request, [int(Code.INVALID), text])
         else:
             self._reply(origin, request.request, [make()])
+
+    def keep_house(self, now: float) -> None:
+        """Do what is not urgent to the millisecond."""
+        self._backlog.run()
+        self.hot.count(now)
+        self.copies.run()
+        self.notices.run()
 
     def statistics(self) -> dict[str, Any]:
         """Return all counters of this node, by part, as plain values that nobody changes any more."""
