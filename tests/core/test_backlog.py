@@ -137,7 +137,8 @@ def batch(kind: Any, name: bytes, value_bytes: int) -> tuple[Any, ...]:
 @pytest.mark.parametrize("kind", [m.Get, m.Set, m.Delete, m.Update])
 def test_batches_that_wait_are_bounded_by_their_bytes_and_the_next_is_told_when_to_come(kind: Any) -> None:
     node = Waiting(client_in_flight_bytes_max=MIB)
-    refused, asked = {}, 0
+    refused: dict[int, Any] = {}
+    asked = 0
     while not refused and asked < 100:
         node.ask(FLOOD, kind, *batch(kind, b"%d" % asked, 1000))
         refused = {number: answer for number, answer in node.turn(run=False).items() if type(answer) is m.Reject}

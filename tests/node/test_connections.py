@@ -24,7 +24,7 @@ WAIT_S = 20.0
 LARGE = bytes(1 << 20)
 FACT = m.Fact("n1", "127.0.0.1:1", "127.0.0.1:2", "", "host", "", 1.0, 1, 0, 0)
 NODES_HELLO = encode_frame(0, [m.Hello(m.PROTOCOL, "mesh", FACT, b"")])
-LONG_HELLO = encode_frame(0, [m.Hello(m.PROTOCOL, "mesh", FACT, bytes(handshake.HELLO_BYTES_MAX))])
+LONG_HELLO = encode_frame(0, 200 * [m.Hello(m.PROTOCOL, "mesh", FACT, b"")])
 CLIENTS_HELLO = encode_frame(0, [m.Hello(m.PROTOCOL, "mesh", None, b"")])
 
 
@@ -154,7 +154,6 @@ def test_a_name_of_its_own_choice_may_come_back(hub: Hub) -> None:
 def test_one_connection_too_many_is_refused_until_another_has_closed(hub: Hub) -> None:
     hub.limit(3)
     dealers = [hub.connect() for _ in range(3)]
-    assert not hub.connections.refused
     _, fourth = hub.connect()
     assert hub.connections.refused == 1
     assert fourth in hub.connections.deaf

@@ -217,6 +217,51 @@ def test_who_ends_turns_lets_the_others_go_first_and_is_still_served(node: Overl
     while len(node.others) < 6:
         node.inlet._take_all(0.0, node.inlet._past_by_now())
     node.served.clear()
+    for _ in range(2):
+        node.inlet._shed(0.0)
+    small = [number for number in node.served if number < 1000]
+    assert small == [2, 1, 0], "it is new, and has few requests waiting"
+    assert 1 <= len(node.served) - len(small) <= 2, "one of the large is served in a turn"
+
+
+def test_who_has_little_waiting_is_served_before_floods_of_which_nothing_is_known(node: Overloaded) -> None:
+    node.is_large = lambda number: number >= 1000
+    for large in range(5):
+        node.fill(*[get(1000 + 100 * large + i) for i in range(50)])
+    node.fill(get(1))
+    while len(node.others) < 6:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
     node.inlet._shed(0.0)
-    assert node.served[:3] == [2, 1, 0]
-    assert len(node.served) == 4, "one of the large is served in each turn"
+    assert node.served[0] == 1
+    assert len(node.served) == 2
+
+
+def test_who_asked_for_little_and_now_asks_for_much_goes_behind_the_others(node: Overloaded) -> None:
+    node.is_large = lambda number: number >= 1000
+    changed, little = node.connect(), node.connect()
+    hello = encode_frame(0, [m.Hello(1, "", None, b"")])
+    for number, dealer in ((1, changed), (2, little)):
+        dealer.send(get(number))
+        dealer.send(hello)
+    node.drain(2)
+    node.served.clear()
+    for numbers, dealer in (((1000, 1001), changed), ((3, 4), little)):
+        for number in numbers:
+            dealer.send(get(number))
+        dealer.send(hello)
+    while len(node.others) < 4:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    while node.inlet._waiting:
+        node.inlet._shed(0.0)
+    assert node.served.index(1000) > node.served.index(3)
+
+
+def test_where_there_is_time_for_nothing_who_is_not_known_has_one_request_of_a_turn(node: Overloaded) -> None:
+    node.fill(*[get(i) for i in range(10)])
+    node.fill(get(100), get(101))
+    while len(node.others) < 2:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    many = max(node.inlet._waiting, key=lambda origin: len(node.inlet._waiting[origin]))
+    node.inlet._light.add(many)
+    node.inlet._serve(0.0, until=0.0)
+    assert node.served == [101]
