@@ -174,6 +174,9 @@ class LimitSettings:
     pending_max: Annotated[int, checks.at_least(1)] = 10_000
     operation_timeout_s: Annotated[float, checks.positive] = 5.0
     link_queue_max: Annotated[int, checks.at_least(1)] = 2000
+    connections_max: Annotated[int, checks.at_least(1)] = 10_000
+    in_flight_bytes_max: Annotated[int, checks.at_least(1 << 20)] = 134_217_728
+    client_in_flight_bytes_max: Annotated[int, checks.at_least(1 << 20)] = 33_554_432
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from meshcache.cli import main as cli
 from meshcache.cli.parser import make_parser
 from meshcache.config import Config
 from meshcache.core.membership import newcomers
-from meshcache.core.operations import fill_leases, requests
+from meshcache.core.operations import admission, fill_leases
 from meshcache.core.operations.portions import PORTION_KEYS
 from meshcache.core.storage.charges import entry_bytes
 from meshcache.keys import RIGHTS, read_allowed_keys
@@ -535,7 +535,7 @@ def test_what_is_bounded_is_bounded_at_that() -> None:
         f"{intake.WAITING_MAX:,} of one",
         f"{intake.WAITING_ALL_MAX:,} of all",
         f"{fill_leases.LEASES_MAX:,} of each",
-        f"{requests.DEADLINE_S_MAX:.0f} s from",
+        f"{admission.DEADLINE_S_MAX:.0f} s from",
         f"{clock.LEAD_MS_MAX // 1000} s",
     ):
         assert bound in text, bound

@@ -162,6 +162,7 @@ TOLD: Final[dict[str, Told]] = {
         node__rejoins="times taken for dead",
         node__published="announcements published",
         node__connections_cut="connections cut",
+        node__connections_refused="of them because there were too many",
         node__router_resets="times all connections were cut",
     ),
     **_group(

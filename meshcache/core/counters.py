@@ -128,6 +128,8 @@ class Counters:
     """Numbers of the invalidation stream that were used."""
     connections_cut: int = 0
     """Connections that the driver cut: they did not read, held memory or descriptors that were short, or the like."""
+    connections_refused: int = 0
+    """Those among them that were too many by limits.connections_max."""
     router_resets: int = 0
     """How often the driver closed all connections because unfinished messages filled the memory."""
     longest_turn_ms: float = 0.0

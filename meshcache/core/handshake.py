@@ -20,11 +20,26 @@ from meshcache.core.membership.membership import Membership
 from meshcache.core.operations.instant import Instant
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
+from meshcache.errors import ProtocolError
 from meshcache.keys import AllowedKey
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Fact
+from meshcache.protocol.wire import Frame, decode_frame
 
 _MUST_AGREE: Final = ("slots", "vnodes", "replicas")
+HELLO_BYTES_MAX: Final = 4096
+"""No node's HELLO is longer."""
+
+
+def is_from_node(frame: Frame) -> bool:
+    """Tell of the first frame of a connection whether a node dialled: its HELLO has a fact, that of a client none."""
+    if len(frame) > HELLO_BYTES_MAX:
+        return False
+    try:
+        messages = decode_frame(frame)[1]
+    except ProtocolError:
+        return False
+    return any(isinstance(message, m.Hello) and message.member is not None for message in messages)
 
 
 class Handshake:

@@ -488,7 +488,7 @@ class NodeCore:
         keep_until = now + self.config.membership.transition_s
         if ring.digest != view.digest:
             self.counters.ring_changes += 1
-            early = self._requests.written_early(ring.digest)
+            early = self._requests.replicas.written_early(ring.digest)
             for slot in view.gained(ring):
                 self.store.drop_slot(slot)
                 view.held[slot] = 0
@@ -524,9 +524,7 @@ class NodeCore:
         for part in self._pending.background.values():
             part.run()
         self._departure.run(now)
-        self._requests.hot.count(now)
-        self._requests.copies.run()
-        self._requests.notices.run()
+        self._requests.keep_house(now)
         if self.view.settling and self.settled and not self.gone and self.view.expire(now):
             self._returning = False
             self._leftovers.note_slots_of_others()

@@ -114,6 +114,12 @@ FAMILIES: Final = (
     ),
     Family("meshcache_undeliverable_total", "counter", "Frames that could not be sent.", "node.undeliverable"),
     Family("meshcache_connections_cut_total", "counter", "Connections that took too much.", "node.connections_cut"),
+    Family(
+        "meshcache_connections_refused_total",
+        "counter",
+        "Connections cut because there were too many.",
+        "node.connections_refused",
+    ),
     # Its loop and its traffic.
     Family("meshcache_loop_turn_seconds", "histogram", "Length of the turns of the node's loop.", "loop.turn_s"),
     Family(

@@ -13,6 +13,10 @@ many have come in. So::
 (``Connections.deaf``); who does not read on for ``DEAF_S`` is cut. *Unread* is messages that are not complete, or that
 come faster than the node takes them; it is looked at only when memory is short.
 
+What a connection has asked for may wait in libzmq when it closes, and arrives all the same. To answer that would take
+as long as if somebody read it: thousands of large replies, while the others wait. So a connection stays deaf once it is
+closed. Its name is not given again; only a name that the other side has chosen may come back, with a new connection.
+
 To cut is to shut the TCP connection down. libzmq then finds it closed, and frees all that it holds for it. An honest
 peer connects again. A descriptor may be closed and given to another connection at any time, by libzmq's own thread; so
 whatever is done with one is done only if it still leads to the peer that was seen on it.
@@ -30,6 +34,7 @@ import stat
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Final
 
 from meshcache.core.operations.surroundings import Readers
@@ -49,6 +54,12 @@ ASK_AFTER_BYTES: Final = 1 << 20
 """So much may be handed over before the kernel is asked what was acknowledged."""
 DESCRIPTORS_MAX: Final = 1 << 16
 CUT_NAMES_MAX: Final = 4096
+OLDEST_LOOKED_AT: Final = 2
+"""With each connection that comes, so many are looked at, whether they have closed …"""
+OLDEST_LOOKED_AT_IF_FULL: Final = 64
+"""… and so many if there are too many."""
+GIVEN_NAME_BYTES: Final = 5
+"""A name that libzmq gives to a connection has a zero and a number of 32 bits."""
 QUIET_S: Final = 0.05
 """libzmq has written what it could, if nothing was handed to it for so long."""
 TELL_S: Final = 1.0
@@ -190,10 +201,17 @@ class Connections(Readers):
         self,
         port: int,
         tell: Callable[..., None] = lambda *_, **__: None,
+        connections_max: int = DESCRIPTORS_MAX,
         let_in: Callable[[str], AllowedKey] | None = None,
     ) -> None:
-        """``tell`` takes events for the log; ``let_in`` returns the key of a user id, where connections need keys."""
+        """``tell`` takes events for the log. Of more than ``connections_max`` the newest is refused.
+
+        ``let_in`` returns the key of a user id, where connections need keys.
+        """
         self.port = port
+        self._connections_max = connections_max
+        self.refused = 0
+        """How many were refused because there were too many."""
         self._tell = tell
         self._let_in = let_in
         self.known: dict[Any, Connection] = {} if let_in is None else _OfTheirSockets()
@@ -211,11 +229,13 @@ class Connections(Readers):
     def meet(self, name: Any, fd: int, user: str = "") -> Connection:
         """Note a connection that is new, or has its name from one that is no more. ``user``: who it was let in as."""
         self.known[name] = connection = Connection(fd, traffic_of(fd))
-        self.deaf.discard(name)
+        if not _is_given(name):
+            self.deaf.discard(name)
         if self._let_in is not None:
             connection.key = self._let_in(user)
             with contextlib.suppress(OSError):
                 connection.inode = os.fstat(fd).st_ino
+        self._look_at_oldest(OLDEST_LOOKED_AT)
         return connection
 
     def who(self, origin: bytes) -> AllowedKey:
@@ -231,6 +251,47 @@ class Connections(Readers):
             connection.key = self._let_in(connection.key.public)
             if not connection.key.rights:
                 self.shut(name, "its key is allowed no more")
+
+    def are_too_many(self) -> bool:
+        """Tell whether there are more connections than there may be."""
+        if len(self.known) > self._connections_max:
+            self._look_at_oldest(OLDEST_LOOKED_AT_IF_FULL)
+        return len(self.known) > self._connections_max
+
+    def refuse(self, name: Any) -> None:
+        """Cut a connection that is one too many."""
+        connection = self.known.get(name)
+        if connection is not None and connection.peer:
+            self.refused += 1
+            self.shut(name, "is one too many", connections_max=self._connections_max)
+
+    def _look_at_oldest(self, count: int) -> None:
+        """Forget those that have closed, among the ones that were not looked at for longest.
+
+        So what is known of connections is bounded by how many there are, and no turn looks at all of them.
+        """
+        for name in tuple(islice(self.known, count)):
+            connection = self.known.pop(name)
+            if not connection.peer or self.is_still(connection):
+                self.known[name] = connection  # behind the others
+            else:
+                self.bytes_left += connection.owed_bytes
+                self._note_closed(name)
+
+    def lose(self, name: Any) -> None:
+        """Note that a connection has closed: what it still asks for is not worth doing."""
+        connection = self.known.pop(name, None)
+        if connection is not None:
+            self.bytes_left += connection.owed_bytes
+        self._note_closed(name)
+
+    def _note_closed(self, name: Any) -> None:
+        if _is_given(name):
+            if len(self.deaf) > CUT_NAMES_MAX:
+                self.deaf.clear()  # who of them is still there is found to be deaf again
+            self.deaf.add(name)
+        else:
+            self.deaf.discard(name)
 
     def hand(self, name: Any, size: int) -> None:
         """So many bytes were handed to libzmq for this connection."""
@@ -300,7 +361,7 @@ class Connections(Readers):
     def forget(self, name: Any) -> None:
         """Forget a connection that is known to be closed."""
         self.known.pop(name, None)
-        self.deaf.discard(name)
+        self._note_closed(name)
 
     def _ask(self, name: Any, connection: Connection) -> None:
         """Count off what the other side has acknowledged."""
@@ -321,6 +382,11 @@ class Connections(Readers):
             owed_bytes = 0 if quiet and traffic.is_through else max(0, before - read_bytes)
         connection.owed_then_bytes = owed_bytes
         self.bytes_left += before - owed_bytes
+
+
+def _is_given(name: Any) -> bool:
+    """Tell whether a ROUTER gave this name to a connection: such names begin with a zero, and none is given twice."""
+    return type(name) is bytes and len(name) == GIVEN_NAME_BYTES and not name[0]
 
 
 def open_connections(port: int) -> Iterator[tuple[int, Traffic]]:

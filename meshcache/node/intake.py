@@ -5,7 +5,10 @@ all wait longer than their callers do, every one is served too late, and nothing
 ROUTER has had more input for ``STANDING_S`` on end, the node *sheds*: it takes all that there is, which costs a tenth
 of serving it, and serves from each connection in turn the newest. Those whose deadline has passed are dropped, and
 beyond ``WAITING_MAX`` the oldest are refused as overloaded. A connection that floods its node only crowds out its own
-requests. What comes from other nodes is always taken in its order.
+requests. A large reply ends the turn; so twenty connections that ask for those would make each other one wait for
+twenty turns. Therefore those go first that are known to ask for less; then, one of a turn at least, the others, and
+among these who has few requests waiting before who has thousands. What comes from other nodes is always taken in its
+order.
 
 Sources: Maurer and Huang, "Fail at Scale" (2015) for the newest first; CoDel (Nichols and Jacobson 2012) for taking a
 queue that does not empty, rather than its length, as the sign of overload.
@@ -20,6 +23,7 @@ from typing import Any, Final
 
 import zmq
 
+from meshcache.keys import ANYBODY
 from meshcache.node.connections import Connection, Connections
 from meshcache.node.poller import DONTWAIT, EVENTS, FRAMES_PER_TURN, POLLIN, RCVMORE, SLICE_S, Inlet
 from meshcache.protocol.wire import Frame
@@ -31,6 +35,8 @@ WAITING_MAX: Final = 8192
 """Requests of one connection that wait while shedding …"""
 WAITING_ALL_MAX: Final = 32_768
 """… and of all."""
+LIGHT_MAX: Final = 4096
+"""How many connections are known to ask for little; beyond that, those are forgotten that have nothing waiting."""
 SHED_BYTES_MAX: Final = 2048
 """A larger request is served at once: few of them would fill the memory."""
 SUBSCRIPTIONS_MAX: Final = 16
@@ -55,17 +61,24 @@ class RequestInlet(Inlet):
         refuse: Callable[[], None],
         past_by_now: Callable[[], IsPast],
         turn_away: Callable[[bytes, list[bytes]], None],
+        is_from_node: Callable[[Frame], bool] = lambda _: False,
     ) -> None:
-        """``past_by_now`` returns what tells of a request if its time is over; ``turn_away`` refuses for overload."""
+        """``past_by_now`` returns what tells of a request if its time is over; ``turn_away`` refuses for overload.
+
+        ``is_from_node`` tells of the first frame of a connection whether a node dialled: nodes are never too many.
+        """
         super().__init__(router, take, refuse, pairs=True)
         self._connections = connections
         self._router = router
         self._past_by_now = past_by_now
         self._turn_away = turn_away
+        self._is_from_node = is_from_node
         self._waiting: dict[bytes, deque[bytes]] = {}
         """While shedding, by connection."""
         self._doomed: dict[bytes, list[bytes]] = {}
         """The same, of those that are to be refused."""
+        self._light: set[bytes] = set()
+        """Connections whose latest request, while shedding, did not end the turn."""
         self._count = 0
         self._standing_since = 0.0
         """Since when there has been more input after every turn; 0: there was none."""
@@ -129,7 +142,11 @@ class RequestInlet(Inlet):
     def _meet(self, origin: bytes) -> tuple[Connection, Frame]:
         """Take the first frame of a connection, which tells its descriptor."""
         part = self._router.recv(DONTWAIT, copy=False)
-        return self._connections.meet(origin, descriptor_of(part), user_of(part)), part.bytes
+        connection, frame = self._connections.meet(origin, descriptor_of(part), user_of(part)), part.bytes
+        is_node = connection.key.is_node or (connection.key is ANYBODY and self._is_from_node(frame))
+        if not is_node and self._connections.are_too_many():
+            self._connections.refuse(origin)
+        return connection, frame
 
     def _shed(self, now: float) -> bool:
         began, is_past = time.monotonic(), self._past_by_now()
@@ -141,17 +158,44 @@ class RequestInlet(Inlet):
         ended = time.monotonic()
         # At least as long as the taking took: else there would be no time for serving.
         until = ended + max(SLICE_S, ended - began)
-        waiting, take = self._waiting, self._take
+        return self._serve(now, until) or more or bool(self._waiting)
+
+    def _serve(self, now: float, until: float) -> bool:
+        """Serve what waits, until this time; True if the turn must end."""
+        waiting, light = self._waiting, self._light
         while waiting and time.monotonic() < until:
-            for origin in tuple(waiting):
-                line = waiting[origin]
-                frame = line.pop()
-                self._count -= 1
-                if not line:
-                    del waiting[origin]
-                if take(origin, frame, now):
+            known = [origin for origin in waiting if origin in light]
+            for origin in known:
+                if self._serve_newest(origin, now):
+                    light.discard(origin)
                     return True
-        return more or bool(waiting)
+            if not known and self._serve_others(now, until):
+                return True
+        if len(light) > LIGHT_MAX:
+            light.intersection_update(waiting)
+        return bool(waiting) and self._serve_others(now, 0.0)
+
+    def _serve_others(self, now: float, until: float) -> bool:
+        """Serve one connection at least of those that are not known to ask for little; True if the turn must end."""
+        waiting, light = self._waiting, self._light
+        others = [origin for origin in waiting if origin not in light]
+        others.sort(key=lambda origin: len(waiting[origin]).bit_length())  # about as many: those that waited longest
+        for origin in others:
+            if self._serve_newest(origin, now):
+                return True
+            light.add(origin)
+            if time.monotonic() >= until:
+                break
+        return False
+
+    def _serve_newest(self, origin: bytes, now: float) -> bool:
+        """Serve the newest request of a connection; True if the turn must end."""
+        line = self._waiting.pop(origin)
+        frame = line.pop()
+        self._count -= 1
+        if line:
+            self._waiting[origin] = line  # behind the others: the next turn must not begin with it again
+        return bool(self._take(origin, frame, now))
 
     def _drop_past(self, is_past: IsPast) -> None:
         """Drop the oldest, as far as nobody waits for them any more."""

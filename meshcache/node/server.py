@@ -36,6 +36,7 @@ import zmq
 from meshcache.address import split_address
 from meshcache.config import HTTP_OFF, Config
 from meshcache.core.counters import SLOW_TURN_S
+from meshcache.core.handshake import is_from_node
 from meshcache.core.node import NodeCore
 from meshcache.core.outbox import Effects
 from meshcache.core.peers import LINKS_MAX
@@ -172,11 +173,12 @@ class Server:
 
     def _connections(self, address: str) -> Connections:
         """Return the book of those who connect to an address where this node listens."""
+        limit = _clients_max(self._config.limits.connections_max)
         if self.admission is None:
-            return Connections(split_address(address)[1], self._journal.tell)
+            return Connections(split_address(address)[1], self._journal.tell, limit)
         # Behind a door, the kernel's figures of a connection are not those of the peer: nobody is cut by them.
         port = 0 if self.admission.permissive else split_address(address)[1]
-        return Connections(port, self._journal.tell, self.admission.who)
+        return Connections(port, self._journal.tell, limit, self.admission.who)
 
     def _make_links(self, wake: Callable[[], None]) -> Links:
         parts = self.core, self._context, self._inlets, self._clock, self._config.limits, wake, self._count_malformed
@@ -236,6 +238,7 @@ class Server:
             counters.loop.note_lag(now - self.watch.next_at, now)
         excess_bytes = self.watch.run(now)
         counters.connections_cut = entrance.connections.cut + self._listeners.cut
+        counters.connections_refused = entrance.connections.refused
         counters.late += entrance.inlet.late
         entrance.inlet.late = 0
         self._journal.catch_up()
@@ -314,8 +317,10 @@ class Server:
             try:
                 send(origin, _DONTWAIT_MORE)  # two sends cost half of a send_multipart
                 send(frame, DONTWAIT)
-            except zmq.ZMQError:  # gone (EHOSTUNREACH), not reading (EAGAIN) or closed; its deadline will tell it
+            except zmq.ZMQError as error:  # closed, or not reading (EAGAIN); its deadline will tell it
                 self.core.counters.undeliverable += 1
+                if error.errno == zmq.EHOSTUNREACH:
+                    entrance.connections.lose(origin)
             else:
                 size = len(frame)
                 out_bytes += size
@@ -402,7 +407,13 @@ class Server:
         connections = self._connections(self._config.node.listen)
         core.heed(connections)
         inlet = RequestInlet(
-            router, connections, core.receive_request, self._count_malformed, core.past_by_now, core.turn_away
+            router,
+            connections,
+            core.receive_request,
+            self._count_malformed,
+            core.past_by_now,
+            core.turn_away,
+            is_from_node,
         )
         self._inlets.add(inlet)
         return _Entrance(router, connections, inlet)
@@ -433,6 +444,12 @@ class Server:
         if frame:
             self._subscriptions += 1 if frame[0] else -1
         self.core.note_subscribers(present=self._subscriptions > 0)
+
+
+def _clients_max(connections_max: int) -> int:
+    """Return how many connections there may be: a quarter of the descriptors is for links, streams and files."""
+    files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return connections_max if files_max == resource.RLIM_INFINITY else min(connections_max, files_max * 3 // 4)
 
 
 def _links_max() -> int:

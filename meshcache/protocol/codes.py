@@ -29,7 +29,9 @@ class Code(IntEnum):
     QUORUM = 1
     """Detail: needed, received. A write may have reached some replicas."""
     OVERLOADED = 2
-    """Nothing was executed: the node has as much pending work as it allows."""
+    """Nothing was executed: the node has as much pending work as it allows.
+
+    Detail, of a REJECT: in how many milliseconds to come back. Older nodes do not say, and a single key's has none."""
     NOT_READY = 3
     """Nothing was executed: the node has not joined yet, or is leaving."""
     STALE_BOOT = 4

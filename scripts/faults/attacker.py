@@ -22,6 +22,8 @@ from meshcache.protocol.wire import decode_frame, encode_frame
 
 KEYS: Final = [b"large:%d" % i for i in range(8)]
 DEADLINE_MS: Final = 5000
+ARRIVALS_IDLE: Final = 2000
+ARRIVALS_PER_S: Final = 100
 OFFERED_PER_S: Final = 166_000
 WINDOW: Final = 512
 """Requests under way at which a node answers as many as it can."""
@@ -82,6 +84,24 @@ def unread_by_many(address: str, _publish: str, seconds: float) -> dict[str, Any
             stranger.post(stranger.request(m.Get, 0, 0, False, KEYS, deadline_ms=30_000))
     time.sleep(seconds)
     return {}
+
+
+def unread_flood(address: str, _publish: str, seconds: float, count: int = 1) -> dict[str, Any]:
+    """Ask for 8 MB 3,000 times as fast as it goes, and never read."""
+    strangers = [Stranger(address) for _ in range(count)]
+    for stranger in strangers:
+        stranger.hello()
+    sent, until = 0, time.monotonic() + seconds
+    for _ in range(3000):
+        for stranger in strangers:
+            sent += stranger.post(stranger.request(m.Get, 0, 0, False, KEYS, deadline_ms=30_000))
+    time.sleep(max(0.0, until - time.monotonic()))
+    return {"sent": sent}
+
+
+def unread_flood_by_many(address: str, publish: str, seconds: float) -> dict[str, Any]:
+    """The same from twenty connections at once."""
+    return unread_flood(address, publish, seconds, 20)
 
 
 def huge_subscription(_address: str, publish: str, seconds: float) -> dict[str, Any]:
@@ -158,6 +178,19 @@ def heavy_sets(address: str, _publish: str, seconds: float) -> dict[str, Any]:
     keys = [b"small:%d" % i for i in range(4096)]
     contents = [b"\0\0" + bytes(100)] * 4096
     return _in_flight(address, seconds, lambda s, _: s.request(m.Set, 0, -1, keys, contents))
+
+
+def batches_of_gets(address: str, _publish: str, seconds: float) -> dict[str, Any]:
+    """Get 4,096 keys, again and again, one call after the other as an honest client does."""
+    keys = [b"small:%d" % i for i in range(4096)]
+    return _in_flight(address, seconds, lambda s, _: s.request(m.Get, 0, 0, False, keys), 1)
+
+
+def batches_of_sets(address: str, _publish: str, seconds: float) -> dict[str, Any]:
+    """Set 4,096 keys, again and again, one call after the other."""
+    keys = [b"small:%d" % i for i in range(4096)]
+    contents = [b"\0\0" + bytes(100)] * 4096
+    return _in_flight(address, seconds, lambda s, _: s.request(m.Set, 0, -1, keys, contents), 1)
 
 
 def heavy_deletes(address: str, _publish: str, seconds: float) -> dict[str, Any]:
@@ -268,6 +301,38 @@ def idle_connections(address: str, _publish: str, seconds: float) -> dict[str, A
     return {"opened": len(connections), "failed": failed}
 
 
+def arrivals(address: str, _publish: str, seconds: float) -> dict[str, Any]:
+    """Keep 2,000 connections that do nothing, greeted, and open 100 more a second, of which each makes one call."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    context.set(zmq.MAX_SOCKETS, 8000)
+    idle, unserved = [], 0
+    for _ in range(ARRIVALS_IDLE):
+        idle.append(Stranger(address))
+        unserved += not _is_served(idle[-1])
+    served, began = 0, time.monotonic()
+    while (due_at := began + (served + unserved) / ARRIVALS_PER_S) < began + seconds:
+        time.sleep(max(0.0, due_at - time.monotonic()))
+        stranger = Stranger(address)
+        is_served = _is_served(stranger)
+        served, unserved = served + is_served, unserved + (not is_served)
+        stranger.socket.close()
+    still_served = sum(_is_served(stranger) for stranger in idle[::20])
+    took_s = time.monotonic() - began
+    return {"served": served, "unserved": unserved, "idle_served": still_served / len(idle[::20]), "took_s": took_s}
+
+
+def _is_served(stranger: Stranger) -> bool:
+    """Tell whether a connection is greeted and has one get answered."""
+    try:
+        stranger.hello()
+    except TimeoutError:
+        return False
+    stranger.post(stranger.request(m.Get, 0, 0, False, [b"witness"]))
+    return bool(stranger.socket.poll(5000)) and isinstance(decode_frame(stranger.socket.recv())[1][-1], m.Reply)
+
+
 def half_messages(address: str, _publish: str, seconds: float) -> dict[str, Any]:
     """Send messages that never end."""
     greeting = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL" + bytes(16) + bytes(32)
@@ -289,11 +354,15 @@ ATTACKS: Final[dict[str, Callable[[str, str, float], dict[str, Any]]]] = {
     for attack in (
         unread_replies,
         unread_by_many,
+        unread_flood,
+        unread_flood_by_many,
         huge_subscription,
         many_subscriptions,
         deaf_subscribers,
         heavy_gets,
         heavy_sets,
+        batches_of_gets,
+        batches_of_sets,
         heavy_deletes,
         heavy_updates,
         heavy_tags,
@@ -301,6 +370,7 @@ ATTACKS: Final[dict[str, Callable[[str, str, float], dict[str, Any]]]] = {
         heavy_rumours,
         open_loop,
         idle_connections,
+        arrivals,
         half_messages,
     )
 }

@@ -30,6 +30,8 @@ GAP_S_MAX: Final = 0.25
 LOST_GOODPUT_MAX: Final = 0.2
 PEAK_MIB_MAX: Final = 128
 LEFT_MIB_MAX: Final = 64
+SAMPLE_S: Final = 0.01
+"""How often the node's memory is looked at."""
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -40,9 +42,8 @@ class Witness:
     address: str
     took_s: list[float] = field(default_factory=list)
     failed: int = 0
-    peak_bytes: int = 0
 
-    def watch(self, stop: threading.Event, pid: int) -> None:
+    def watch(self, stop: threading.Event) -> None:
         """Read until told to stop; only what is answered ends a gap."""
         with meshcache.Client(self.address, timeout=2.0, near_cache=False) as cache:
             since = time.monotonic()
@@ -54,7 +55,6 @@ class Witness:
                     continue
                 now = time.monotonic()
                 self.took_s.append(now - since)
-                self.peak_bytes = max(self.peak_bytes, resident_bytes(pid))
                 stop.wait(0.002)
                 since = time.monotonic()
 
@@ -62,6 +62,10 @@ class Witness:
         """Return how long so many of the calls took at most."""
         ordered = sorted(self.took_s) or [9.0]
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    def begin_anew(self) -> None:
+        """Forget how long the calls took so far."""
+        self.took_s, self.failed = [], 0
 
 
 def resident_bytes(pid: int) -> int:
@@ -92,11 +96,14 @@ def attack_once(name: str, nodes: int, seconds: float) -> dict[str, Any]:
             _settle(cache, mesh.addresses)
         publish = next(fact[2] for fact in members if fact[1] == address)
         before, stop, witness = resident_bytes(pid), threading.Event(), Witness(address)
-        watching = threading.Thread(target=witness.watch, args=(stop, pid))
+        watching = threading.Thread(target=witness.watch, args=(stop,))
         watching.start()
+        time.sleep(seconds / 2)
+        alone_p99_s = witness.quantile_s(0.99)
+        witness.begin_anew()
         command = [sys.executable, str(ATTACKER), address, publish, name, str(seconds)]
         began_s, began = processor_s(pid), time.monotonic()
-        attack = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
+        attack, peak = _attack(command, pid, began + seconds + 60)
         busy = (processor_s(pid) - began_s) / (time.monotonic() - began)
         left = _settled_bytes(pid, before)
         stop.set()
@@ -107,16 +114,33 @@ def attack_once(name: str, nodes: int, seconds: float) -> dict[str, Any]:
         }
         return {
             "logs": logs,
-            "told": json.loads(attack.stdout) if attack.returncode == 0 else attack.stderr[-500:],
+            "told": attack,
             "ended": ended,
             "gap_s": max(witness.took_s, default=9.0),
+            "alone_p99_s": alone_p99_s,
             "p99_s": witness.quantile_s(0.99),
             "reads": len(witness.took_s),
             "failed": witness.failed,
-            "peak_mib": (witness.peak_bytes - before) / 2**20,
+            "peak_mib": (peak - before) / 2**20,
             "left_mib": (left - before) / 2**20,
             "busy": busy,
         }
+
+
+def _attack(command: Sequence[str], pid: int, deadline: float) -> tuple[Any, int]:
+    """Run an attack to its end; return what it told and the most memory that the node had meanwhile.
+
+    The memory is looked at here, and not where the witness has its answer: it may have none while it grows.
+    """
+    peak = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as attack:
+        while attack.poll() is None:
+            peak = max(peak, resident_bytes(pid))
+            if time.monotonic() > deadline:
+                attack.kill()
+            time.sleep(SAMPLE_S)
+        told, problem = attack.communicate()
+    return (json.loads(told) if attack.returncode == 0 else problem[-500:]), peak
 
 
 def _settle(cache: meshcache.Client, nodes: Sequence[str]) -> None:
@@ -154,7 +178,7 @@ def hostile(options: Options) -> Result:
             result.check(f"{what}: failed reads", found["failed"], 0)
             result.check(f"{what}: memory at most", found["peak_mib"], PEAK_MIB_MAX, "MiB")
             result.check(f"{what}: memory afterwards", found["left_mib"], LEFT_MIB_MAX, "MiB")
-            if name == "open_loop" and nodes == 1:
+            if name == "open-loop" and nodes == 1:
                 share = found["told"]["goodput_share"]
                 result.check(f"{what}: share of the peak that is lost", 1 - share, LOST_GOODPUT_MAX, "x")
     result.elapsed_s = time.monotonic() - began

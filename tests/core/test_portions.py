@@ -118,7 +118,8 @@ def test_beyond_its_share_a_connection_is_refused_with_nothing_done_and_others_a
     answers = node.turn()
     refused = [number for number in numbers if number in answers]
     assert 0 < len(refused) < 20
-    assert all(answers[number][1].error == [Code.OVERLOADED] for number in refused)
+    waiting_ms = (20 - len(refused)) * 4096 * portions.COST_US[m.Update] / 1000
+    assert all(answers[number][1].error == [Code.OVERLOADED, int(waiting_ms)] for number in refused)
     assert node.turns(other)[1].results == [1] * 100
     served = [number for number in numbers if number not in refused]
     assert node.turns(served[-1])[1].results == [len(served)] * 4096

@@ -189,7 +189,7 @@ def test_whatever_way_a_late_copy_takes_it_is_not_let_in(way: str) -> None:
     coordinator = core.coordinator
     if way in {"write", "hint"}:
         request = m.Write(0, core.boot, 1 << 60, b"", way == "hint", [b"key"], [late])
-        core._requests._on_write(b"peer", request)
+        core._requests.replicas._on_write(b"peer", request)
     elif way == "read repair":
         coordinator.replica.merge_repair([b"key"], [late])
     elif way == "own write":

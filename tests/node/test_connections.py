@@ -6,19 +6,27 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import zmq
 from timing import eventually
 
+from meshcache.core import handshake
 from meshcache.node import connections as c
 from meshcache.node import memory
 from meshcache.node.connections import Connections, open_connections, shut_down, traffic_of
 from meshcache.node.intake import RequestInlet
 from meshcache.node.memory import Watch
+from meshcache.protocol import messages as m
+from meshcache.protocol.wire import encode_frame
 
 WAIT_S = 20.0
 LARGE = bytes(1 << 20)
+FACT = m.Fact("n1", "127.0.0.1:1", "127.0.0.1:2", "", "host", "", 1.0, 1, 0, 0)
+NODES_HELLO = encode_frame(0, [m.Hello(m.PROTOCOL, "mesh", FACT, b"")])
+LONG_HELLO = encode_frame(0, [m.Hello(m.PROTOCOL, "mesh", FACT, b"") for _ in range(200)])
+CLIENTS_HELLO = encode_frame(0, [m.Hello(m.PROTOCOL, "mesh", None, b"")])
 
 
 class Hub:
@@ -29,24 +37,34 @@ class Hub:
         self.router = self.context.socket(zmq.ROUTER)
         self.router.sndhwm = 10_000
         self.port = self.router.bind_to_random_port("tcp://127.0.0.1")
-        self.connections = Connections(self.port)
         self.origins: list[bytes] = []
-        self.inlet = RequestInlet(
-            self.router, self.connections, self.take, lambda: None, lambda: lambda _: None, lambda *_: None
-        )
+        self.limit(c.DESCRIPTORS_MAX)
         self.dealers: list[zmq.Socket[bytes]] = []
+
+    def limit(self, connections_max: int) -> None:
+        """Have no more connections than that, from now on."""
+        self.connections = Connections(self.port, connections_max=connections_max)
+        self.inlet = RequestInlet(
+            self.router,
+            self.connections,
+            self.take,
+            lambda: None,
+            lambda: lambda _: None,
+            lambda *_: None,
+            handshake.is_from_node,
+        )
 
     def take(self, origin: bytes, _frame: object, _now: float) -> bool:
         self.origins.append(origin)
         return False
 
-    def connect(self) -> tuple[zmq.Socket[bytes], bytes]:
+    def connect(self, hello: bytes = b"hello") -> tuple[zmq.Socket[bytes], bytes]:
         """Return a new connection and its name."""
         dealer = self.context.socket(zmq.DEALER)
         dealer.rcvhwm = 1
         dealer.connect(f"tcp://127.0.0.1:{self.port}")
         self.dealers.append(dealer)
-        dealer.send(b"hello")
+        dealer.send(hello)
         known = len(self.origins)
         eventually(lambda: self.inlet.drain(0.0) or len(self.origins) > known)
         return dealer, self.origins[-1]
@@ -108,6 +126,75 @@ def test_who_does_not_read_is_served_no_more_and_then_cut(hub: Hub, monkeypatch:
     assert deaf in hub.connections.deaf, "what it asked for must not be done"
     hub.send(honest)
     assert other.poll(int(WAIT_S * 1000))
+
+
+def test_who_has_closed_is_served_no_more_although_its_requests_go_on_to_arrive(hub: Hub) -> None:
+    """libzmq hands them over; each may ask for megabytes that nobody will read."""
+    dealer, gone = hub.connect()
+    _, stays = hub.connect()
+    hub.send(gone, 1000)
+    dealer.close(0)
+    eventually(lambda: hub.owed(gone) == -1)
+    hub.connections.meet(gone, 0)
+    assert gone in hub.connections.deaf
+    assert stays not in hub.connections.deaf
+    hub.send(stays, 1000)
+    hub.connections.lose(stays)
+    hub.connections.meet(stays, 0)
+    assert stays in hub.connections.deaf, "a reply could not be sent: there is no such connection"
+    assert hub.connections.bytes_left == c.OWED_BYTES_TOTAL, "who is gone is owed nothing"
+
+
+def test_a_name_of_its_own_choice_may_come_back(hub: Hub) -> None:
+    hub.connections.meet(b"named", 0)
+    hub.connections.lose(b"named")
+    hub.connections.meet(b"named", 0)
+    assert b"named" not in hub.connections.deaf
+
+
+def test_one_connection_too_many_is_refused_until_another_has_closed(hub: Hub) -> None:
+    hub.limit(3)
+    dealers = [hub.connect() for _ in range(3)]
+    _, fourth = hub.connect()
+    assert hub.connections.refused == 1
+    assert fourth in hub.connections.deaf
+    assert all(origin in hub.connections.known for _, origin in dealers), "it is the newest that goes"
+    closed = dealers[0][1]
+    dealers[0][0].close(0)
+    eventually(lambda: not hub.connections.is_still(hub.connections.known[closed]))
+    _, fifth = hub.connect()
+    assert fifth in hub.connections.known
+    assert hub.connections.refused == 1
+    assert closed not in hub.connections.known
+
+
+def test_a_node_is_never_one_too_many(hub: Hub) -> None:
+    hub.limit(1)
+    hub.connect()
+    _, node = hub.connect(hello=NODES_HELLO)
+    assert node in hub.connections.known
+    assert not hub.connections.refused
+    _, client = hub.connect(hello=CLIENTS_HELLO)
+    assert client not in hub.connections.known
+
+
+@pytest.mark.parametrize("frame", [b"", b"hello", LONG_HELLO, CLIENTS_HELLO])
+def test_only_a_hello_with_a_fact_is_a_nodes(frame: bytes) -> None:
+    assert handshake.is_from_node(NODES_HELLO)
+    assert not handshake.is_from_node(frame)
+
+
+def has_closed(hub: Hub, origin: bytes) -> bool:
+    return not hub.connections.is_still(hub.connections.known[origin])
+
+
+def test_who_came_and_went_is_not_remembered_for_ever(hub: Hub) -> None:
+    for _ in range(30):
+        dealer, origin = hub.connect()
+        dealer.close(0)
+        eventually(partial(has_closed, hub, origin))
+    hub.connect()
+    assert len(hub.connections.known) <= 3
 
 
 def test_who_reads_again_is_served_again(hub: Hub) -> None:

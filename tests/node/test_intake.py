@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -61,6 +61,7 @@ class Overloaded:
         self.others: list[Any] = []
         self.turned_away: list[int] = []
         self.stop_after = 1 << 30
+        self.is_large: Callable[[int], bool] = lambda _: False
         peek = DeadlinePeek(BOOT)
         self.inlet = RequestInlet(
             self.router,
@@ -77,6 +78,8 @@ class Overloaded:
         (message,) = decode_frame(frame)[1]
         if isinstance(message, m.Get):
             self.served.append(message.request)
+            if self.is_large(message.request):
+                return True
         else:
             self.others.append(message)
         return len(self.served) % self.stop_after == 0
@@ -196,3 +199,69 @@ def test_what_becomes_past_while_it_waits_is_dropped_unread(node: Overloaded) ->
     assert node.inlet._count == 40
     node.drain(1)
     assert sorted(node.served) == list(range(60, 100))
+
+
+def test_who_ends_turns_lets_the_others_go_first_and_is_still_served(node: Overloaded) -> None:
+    """Five connections want what fills a turn; one wants little, and must not wait for a turn of each of them."""
+    node.is_large = lambda number: number >= 1000
+    for large in range(5):
+        node.fill(*[get(1000 + 100 * large + i) for i in range(20)])
+    while len(node.others) < 5:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    for _ in range(10):  # by now it is known who they are, and each had its share
+        node.inlet._shed(0.0)
+    served = [number // 100 for number in node.served]
+    assert sorted(set(served)) == [10, 11, 12, 13, 14], "a turn that ends must not begin with the same connection again"
+    assert len(served) == 10, "the turn ends with a large reply"
+    node.fill(*[get(i) for i in range(3)])
+    while len(node.others) < 6:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    node.served.clear()
+    for _ in range(2):
+        node.inlet._shed(0.0)
+    small = [number for number in node.served if number < 1000]
+    assert small == [2, 1, 0], "it is new, and has few requests waiting"
+    assert 1 <= len(node.served) - len(small) <= 2, "one of the large is served in a turn"
+
+
+def test_who_has_little_waiting_is_served_before_floods_of_which_nothing_is_known(node: Overloaded) -> None:
+    node.is_large = lambda number: number >= 1000
+    for large in range(5):
+        node.fill(*[get(1000 + 100 * large + i) for i in range(50)])
+    node.fill(get(1))
+    while len(node.others) < 6:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    node.inlet._shed(0.0)
+    assert node.served[0] == 1
+    assert len(node.served) == 2
+
+
+def test_who_asked_for_little_and_now_asks_for_much_goes_behind_the_others(node: Overloaded) -> None:
+    node.is_large = lambda number: number >= 1000
+    changed, little = node.connect(), node.connect()
+    hello = encode_frame(0, [m.Hello(1, "", None, b"")])
+    for number, dealer in ((1, changed), (2, little)):
+        dealer.send(get(number))
+        dealer.send(hello)
+    node.drain(2)
+    node.served.clear()
+    for numbers, dealer in (((1000, 1001), changed), ((3, 4), little)):
+        for number in numbers:
+            dealer.send(get(number))
+        dealer.send(hello)
+    while len(node.others) < 4:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    while node.inlet._waiting:
+        node.inlet._shed(0.0)
+    assert node.served.index(1000) > node.served.index(3)
+
+
+def test_where_there_is_time_for_nothing_who_is_not_known_has_one_request_of_a_turn(node: Overloaded) -> None:
+    node.fill(*[get(i) for i in range(10)])
+    node.fill(get(100), get(101))
+    while len(node.others) < 2:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    many = max(node.inlet._waiting, key=lambda origin: len(node.inlet._waiting[origin]))
+    node.inlet._light.add(many)
+    node.inlet._serve(0.0, until=0.0)
+    assert node.served == [101]

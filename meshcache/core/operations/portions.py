@@ -102,11 +102,16 @@ class Portions:
         """Take a batch in; return False if too much work waits already."""
         batch = Batch(request, run, done)
         waiting_us = self._waiting_us.get(origin, 0.0)
-        if waiting_us + batch.cost_us > LINE_US_MAX or sum(self._waiting_us.values()) > WAITING_US_MAX:
+        if waiting_us + batch.cost_us > LINE_US_MAX or self.waiting_us > WAITING_US_MAX:
             return False
         self._waiting_us[origin] = waiting_us + batch.cost_us
         self.lines.setdefault(origin, deque()).append(batch)
         return True
+
+    @property
+    def waiting_us(self) -> float:
+        """How much work waits, in microseconds."""
+        return sum(self._waiting_us.values())
 
     def may_run(self) -> bool:
         """Tell whether the other owners keep up. If they do not, all that is stored here must be kept for them."""

@@ -1,14 +1,12 @@
-"""What a node is asked: the operations of clients, and those of other coordinators.
+"""What clients ask a node for; replica_requests.py has what other nodes ask for.
 
-Every request is admitted first. A request that is meant for a former process, has passed its deadline, or is more than
-this node can take is refused or dropped without being executed. Then it becomes an object of reads.py, writes.py,
+Every request is admitted first, see admission.py. Then it becomes an object of reads.py, writes.py,
 updates.py or drops.py, whose ``done`` puts the answer into the outbox; a large batch becomes several of these, see
 portions.py. The usual GET (this node owns the keys and one holder is enough) is answered here at once.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -16,6 +14,8 @@ from zlib import crc32
 
 from meshcache.core.counters import Counters
 from meshcache.core.operations import inspection, quorum
+from meshcache.core.operations.admission import Admission
+from meshcache.core.operations.backlog import COUNTED_BYTES_MIN
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Drop, Drops
 from meshcache.core.operations.fill_leases import FillLeases
@@ -26,25 +26,24 @@ from meshcache.core.operations.portions import PORTION_KEYS, Portions
 from meshcache.core.operations.portions import Done as DoneWithBatch
 from meshcache.core.operations.reads import QuorumRead
 from meshcache.core.operations.remote_reads import RemoteReads
+from meshcache.core.operations.replica_requests import ReplicaRequests
 from meshcache.core.operations.slow import SlowOperations
 from meshcache.core.operations.surroundings import Past, Readers
 from meshcache.core.operations.updates import UpdateBatch, Updates
 from meshcache.core.operations.writes import QuorumWrite
-from meshcache.core.storage.pages import SLOTS_PER_PAGE, page_of
 from meshcache.keys import AllowedKey
 from meshcache.protocol import messages as m
-from meshcache.protocol.clock import clock_of
 from meshcache.protocol.messages import Code, EventKind
 from meshcache.protocol.record import tombstone, without_value
 
 HOT_KEYS_TOLD: Final = 100
 """How many keys INSPECT "hot" names."""
 
+ENDED_BY_S: Final = 1.0
+"""A change that is not answered so long after its deadline never will be: it has failed."""
+
 SMALL_REPLY_BYTES: Final = 1 << 16
 """A smaller reply is always given, even if clients have left many bytes of earlier replies unread."""
-
-DEADLINE_S_MAX: Final = 60.0
-"""No client can make a node keep an operation for longer than this."""
 
 _FAILURES: Final = frozenset({int(Code.QUORUM), int(Code.OVERLOADED), int(Code.NOT_READY), int(Code.STALE_BOOT)})
 """Results that say: not done, or not for certain."""
@@ -52,12 +51,10 @@ _FAILURES: Final = frozenset({int(Code.QUORUM), int(Code.OVERLOADED), int(Code.N
 Done = Callable[[list[Any]], None]
 """Takes the results of an operation."""
 Wrap = Callable[[list[bytes], Done], Done]
-EARLY_MAX: Final = 4096
-"""How many keys of early writes are remembered: those by a ring that is not known here yet. Fewer mean more misses."""
 
 
 class Requests:
-    """The requests that one node serves, of clients and of other nodes."""
+    """The requests that one node serves: those of clients, and with ``replicas`` those of other nodes."""
 
     def __init__(
         self,
@@ -78,10 +75,7 @@ class Requests:
         """``past``: None where snapshots are off. ``sections`` returns what else belongs into the statistics."""
         self._ready = ready
         self._in_majority = in_majority
-        self._early: deque[tuple[bytes, bytes]] = deque(maxlen=EARLY_MAX)
-        """Keys of writes that worked with a ring unknown here, each with the digest of that ring."""
         self._retire = retire
-        self._compare = compare
         self._sections = sections
         self._past = past
         self._coordinator = coordinator
@@ -96,7 +90,11 @@ class Requests:
         self._updates = Updates(coordinator, fills)
         self.portions = Portions(coordinator.fail, lambda: coordinator.pending.lingering_bytes)
         self._remote_reads = RemoteReads(lambda: coordinator.pending.read_bytes)
-        self.readers = Readers()
+        self._admission = admission = Admission(coordinator, counters, boot, ready)
+        self._admit, self._reject = admission.admit, admission.reject
+        self._reply, self._deadline = admission.reply, admission.deadline
+        self._backlog = admission.backlog
+        self.replicas = ReplicaRequests(coordinator, admission, drops, hot, ready, compare, past)
         self._counters = counters
         self._by_kind = counters.requests_by_kind
         self._answered, self._failed = self._by_kind.answered, self._by_kind.failed
@@ -105,17 +103,16 @@ class Requests:
         self.copies = copies
         self.notices = Notices(self._config, self._store, self._view, self._outbox, self._instant)
         self._slow = SlowOperations(self._config.log.slow_operation_s, self._outbox, self._instant)
-        self._boot = boot
         self.leave_asked_by = ""
         """The connection on which this node was asked to leave; empty: not asked, or by its own process."""
 
     def heed(self, readers: Readers) -> None:
         """Use from now on what the driver knows of the connections that ask."""
-        self.readers = readers
+        self._admission.heed(readers)
 
     def who(self, origin: bytes) -> AllowedKey:
         """Return by which key a connection was let in."""
-        return self.readers.who(origin)
+        return self._admission.readers.who(origin)
 
     def handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
         """Return the handler of each kind of request; it is called with the connection and the request."""
@@ -127,48 +124,10 @@ class Requests:
             m.Clear: self._on_clear,
             m.InvalidateTags: self._on_invalidate_tags,
             m.Inspect: self._on_inspect,
-            m.Read: self._on_read,
-            m.Write: self._on_write,
-            m.Sweep: self._on_sweep,
-            m.SweepTags: self._on_sweep_tags,
-            m.Pull: self._on_pull,
-            m.Recall: self._on_recall,
-            m.Floors: self._on_floors,
-            m.Compare: self._on_compare,
+            **self.replicas.handlers(),
             m.Leave: self._on_leave,
             m.Forget: self._on_forget,
         }
-
-    def _admit(self, origin: bytes, request: Any, *, from_client: bool = True) -> bool:
-        """Refuse a request that must not be executed: for a former process, too late, or more than this node can do."""
-        if request.boot != self._boot:
-            self._counters.stale_boot += 1
-            self._reject(origin, request, [int(Code.STALE_BOOT)])
-            return False
-        if request.deadline_ms < self._instant.wall_ms:
-            self._counters.late += 1
-            return False
-        if from_client:
-            self._counters.requests += 1
-            if not self._ready():
-                self._reject(origin, request, [int(Code.NOT_READY)])
-                return False
-            if len(self._coordinator.pending.running) >= self._config.limits.pending_max or origin in self.readers.deaf:
-                self._reject(origin, request, [int(Code.OVERLOADED)])
-                return False
-        return True
-
-    def _reject(self, origin: bytes, request: Any, error: list[Any]) -> None:
-        self._counters.refused += 1
-        self._by_kind.note_refused(type(request).__name__, Code(error[0]).name.lower())
-        self._outbox.reply(origin, m.Reject(request.request, self._view.digest, error))
-
-    def _reply(self, origin: bytes, request: int, results: list[Any] | None) -> None:
-        self._outbox.reply(origin, m.Reply(request, self._view.digest, results))
-
-    def _deadline(self, request: Any) -> float:
-        remaining_s: float = (request.deadline_ms - self._instant.wall_ms) / 1000
-        return self._instant.now + min(remaining_s, DEADLINE_S_MAX)
 
     def _level_refused(self, origin: bytes, request: Any, *levels: int) -> bool:
         replicas = self._config.cluster.replicas
@@ -190,11 +149,29 @@ class Requests:
         self._batches[(count - 1).bit_length()] += 1
         self.hot.note(keys, self._instant.now)
         if count > PORTION_KEYS[m.Get]:
-            self._run_in_portions(origin, get, partial(self._get, origin), self._answer_later(origin, get))
+            self._get_in_portions(origin, get)
         elif (records := self._held(get)) is not None and None not in records:
             self._reply_records(origin, get, records, self._answered)
         else:
             self._get_elsewhere(origin, get, records, self._answer_later(origin, get))
+
+    def _get_in_portions(self, origin: bytes, get: m.Get) -> None:
+        number = self._take_on(origin, get, sum(map(len, get.keys)))
+        answer = self._answer_later(origin, get)
+
+        def done(records: list[Any]) -> None:
+            self._backlog.end(number)
+            answer(records)
+
+        if number:
+            self._run_in_portions(origin, get, partial(self._get, origin), done, number)
+
+    def _take_on(self, origin: bytes, request: Any, size: int) -> int:
+        """Count the bytes of a request until it is answered: return its number for that, or 0 if it is refused."""
+        number = self._backlog.begin(origin, size, self._deadline(request) + ENDED_BY_S)
+        if not number:
+            self._admission.reject_overloaded(origin, request, self.portions.waiting_us)
+        return number
 
     def _answer_later(self, origin: bytes, get: m.Get) -> Done:
         """Return what answers a read that cannot be answered in this turn, or perhaps not."""
@@ -253,7 +230,7 @@ class Requests:
         """
         read = make(partial(self._remote_reads.ended, origin, keys, expected_bytes))
         try:
-            if origin in self.readers.deaf:
+            if origin in self._admission.readers.deaf:
                 read.release()
                 read.done([[int(Code.OVERLOADED)]] * len(read.results))
             else:
@@ -277,28 +254,40 @@ class Requests:
         keys = [get.keys[i] for i in absent]
         self._read(origin, get, keys, wrap(keys, fill))
 
-    def _run_in_portions(self, origin: bytes, request: Any, run: Callable[[Any, Any], None], done: Any) -> None:
+    def _run_in_portions(
+        self, origin: bytes, request: Any, run: Callable[[Any, Any], None], done: Any, number: int
+    ) -> None:
         if not self.portions.add(origin, request, run, done):
-            self._reject(origin, request, [int(Code.OVERLOADED)])
+            self._backlog.end(number)
+            self._admission.reject_overloaded(origin, request, self.portions.waiting_us)
 
-    def _change(self, origin: bytes, request: Any, run: Callable[[Any, DoneWithBatch], None]) -> None:
-        """Run a change of keys, and answer; on the losing side of a partition the answer says that it may be lost.
+    def _change(self, origin: bytes, request: Any, run: Callable[[Any, DoneWithBatch], None], size: int = 0) -> None:
+        """Run a change of keys, and answer. ``size``: the bytes of its values.
+
+        On the losing side of a partition the answer says that it may be lost.
 
         While the change was stored, the majority may have gone on without the nodes that stored it.
         """
-        keys, began = request.keys, self._instant.now
+        keys, began, number = request.keys, self._instant.now, 0
+        is_large = len(keys) > PORTION_KEYS[type(request)]
+        if is_large:
+            size += sum(map(len, keys))
+        if size >= COUNTED_BYTES_MIN and not (number := self._take_on(origin, request, size)):
+            return
         self._counters.keys += len(keys)
         self._batches[(len(keys) - 1).bit_length()] += 1
 
         def done(results: list[Any] | None) -> None:
+            if number:
+                self._backlog.end(number)
             if self._instant.now - began >= self._slow.threshold_s:  # mostly not, and a call takes longer to find out
                 self._slow.look(origin, request, began)
             certain = results if self._in_majority() else [[int(Code.QUORUM), 1, 0]] * len(keys)
             self._outcome(certain)[type(request).__name__] += 1
             self._reply(origin, request.request, certain)
 
-        if len(keys) > PORTION_KEYS[type(request)]:
-            self._run_in_portions(origin, request, run, done)
+        if is_large:
+            self._run_in_portions(origin, request, run, done, number)
         else:
             run(request, done)
 
@@ -341,8 +330,8 @@ class Requests:
             size = len(records[0] or b"") if len(records) == 1 else sum(map(len, filter(None, records)))
             if size > SMALL_REPLY_BYTES:
                 budget = self._config.limits.reply_bytes_max
-                if self._outbox.count_values(min(size, budget)) > self.readers.bytes_left:
-                    self._reject(origin, get, [int(Code.OVERLOADED)])
+                if self._outbox.count_values(min(size, budget)) > self._admission.readers.bytes_left:
+                    self._admission.reject_overloaded(origin, get)
                     return
                 if size > budget:
                     records = _up_to(budget, records)
@@ -365,7 +354,7 @@ class Requests:
         if size > limit:
             self._reject(origin, request, [int(Code.TOO_LARGE), size, limit])
             return
-        self._change(origin, request, self._set)
+        self._change(origin, request, self._set, size if len(request.keys) == 1 else sum(map(len, request.contents)))
 
     def _set(self, request: m.Set, answer: DoneWithBatch) -> None:
         keys, contents, replica = request.keys, request.contents, self._replica
@@ -403,11 +392,15 @@ class Requests:
         if not self._admit(origin, request) or self._level_refused(origin, request, request.w, request.r):
             return
         limit = self._config.limits.value_bytes_max
+        total = 0
         for change in request.changes:
-            if type(change[1]) is bytes and len(change[1]) - 2 > limit:
-                self._reject(origin, request, [int(Code.TOO_LARGE), len(change[1]) - 2, limit])
-                return
-        self._change(origin, request, self._update)
+            if type(change[1]) is bytes:
+                size = len(change[1])
+                total += size
+                if size - 2 > limit:
+                    self._reject(origin, request, [int(Code.TOO_LARGE), size - 2, limit])
+                    return
+        self._change(origin, request, self._update, total)
 
     def _update(self, request: m.Update, done: DoneWithBatch) -> None:
         UpdateBatch(self._updates, request, self._deadline(request), done).start()
@@ -459,122 +452,17 @@ class Requests:
         else:
             self._reply(origin, request.request, [make()])
 
+    def keep_house(self, now: float) -> None:
+        """Do what is not urgent to the millisecond."""
+        self._backlog.run()
+        self.hot.count(now)
+        self.copies.run()
+        self.notices.run()
+
     def statistics(self) -> dict[str, Any]:
         """Return all counters of this node, by part, as plain values that nobody changes any more."""
         hot_keys = self.hot.statistics() | self.copies.statistics()
         return inspection.statistics(self._coordinator, self._counters, hot_keys) | self._sections()
-
-    # Operations of other coordinators
-
-    def _on_read(self, origin: bytes, read: m.Read) -> None:
-        if not self._admit(origin, read, from_client=False):
-            return
-        self.hot.note(read.keys, self._instant.now)
-        records = self._store.read(read.keys, self._instant.now_bytes)
-        voteless = self._voteless(read.keys)
-        view = self._view
-        for i in voteless:
-            slot = view.ring.slot_of(read.keys[i])
-            if view.left_over(slot):
-                records[i] = None
-        budget, count = self._config.limits.reply_bytes_max, 0
-        for record in records:
-            budget -= len(record) if record is not None else 0
-            if budget < 0 and count:
-                break
-            count += 1
-        self._outbox.reply(origin, m.ReadReply(read.request, view.digest, records[:count], voteless))
-
-    def _voteless(self, keys: list[bytes]) -> list[int]:
-        """Return the indices of the keys of which this node can say nothing for certain."""
-        if self._view.holds_all and self._ready():
-            return []
-        if not self._ready():
-            return list(range(len(keys)))
-        held, slot_of = self._view.held, self._view.ring.slot_of
-        return [i for i, key in enumerate(keys) if not held[slot_of(key)]]
-
-    def _on_write(self, origin: bytes, write: m.Write) -> None:
-        if not self._admit(origin, write, from_client=False):
-            return
-        keys, records = write.keys, write.records
-        if write.view != self._view.digest and not write.repair:
-            self._early.extend([(write.view, key) for key in keys])
-            self._pass_on(write)
-        if write.repair:
-            newer, live = self._replica.merge_repair(keys, records)
-        else:
-            newer, live = self._replica.take_write(keys, records)
-        if write.request:
-            self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, newer, live))
-
-    def _pass_on(self, write: m.Write) -> None:
-        """Pass a write on to the owners that a coordinator with a former ring does not know.
-
-        One of them may have pulled the slot from this node already, and asks for nothing after that.
-        """
-        missing: dict[str, list[int]] = {}
-        for i, key in enumerate(write.keys):
-            for node_id in self._view.owners_since(write.view, key):
-                missing.setdefault(node_id, []).append(i)
-        for node_id, places in missing.items():
-            keys, records = [write.keys[i] for i in places], [write.records[i] for i in places]
-            self._coordinator.keep_hint(node_id, keys, records)
-
-    def written_early(self, digest: bytes) -> list[tuple[bytes, bytes]]:
-        """Return the records held of keys that were written by this ring before the ring was known here.
-
-        They are not left over from another time, as everything else in slots that this node gains is. They may have
-        been acknowledged because this node has them.
-        """
-        keys = [key for view, key in self._early if view == digest]
-        return [(key, record) for key in keys if (record := self._store.peek(key)) is not None]
-
-    def _on_sweep(self, origin: bytes, sweep: m.Sweep) -> None:
-        if self._admit(origin, sweep, from_client=False):
-            self._sweep(origin, sweep, EventKind.CLEAR, [sweep.prefix])
-
-    def _on_sweep_tags(self, origin: bytes, sweep: m.SweepTags) -> None:
-        if self._admit(origin, sweep, from_client=False):
-            self._sweep(origin, sweep, EventKind.TAG, sweep.tags)
-
-    def _sweep(self, origin: bytes, sweep: m.Sweep | m.SweepTags, kind: EventKind, names: list[bytes]) -> None:
-        ahead = self._coordinator.clock.latest > clock_of(sweep.version)
-
-        def done(dropped: int) -> None:
-            self._outbox.reply(origin, m.SweepReply(sweep.request, self._view.digest, dropped, ahead))
-
-        self._drops.begin(kind, names, sweep.version, done)
-
-    def _on_floors(self, origin: bytes, request: m.Floors) -> None:
-        if self._admit(origin, request, from_client=False):
-            cursor, floors = self._replica.floors.page(request.cursor)
-            self._outbox.reply(origin, m.FloorsReply(request.request, self._view.digest, cursor, floors))
-
-    def _on_pull(self, origin: bytes, pull: m.Pull) -> None:
-        if not self._admit(origin, pull, from_client=False):
-            return
-        if pull.view != self._view.digest:  # a later write by this node might not reach the asker: give it nothing yet
-            self._reject(origin, pull, [int(Code.NOT_READY)])
-        else:
-            slots = [slot for slot in pull.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
-            page = page_of(self._store, slots, pull.cursor, self._view.left_over)
-            self._outbox.reply(origin, m.PullReply(pull.request, self._view.digest, *page))
-
-    def _on_recall(self, origin: bytes, recall: m.Recall) -> None:
-        if not self._admit(origin, recall, from_client=False):
-            return
-        found = None if self._past is None else self._past.found
-        if found is None:
-            self._reject(origin, recall, [int(Code.NOT_READY)])
-            return
-        slots = [slot for slot in recall.slots[:SLOTS_PER_PAGE] if 0 <= slot < self._view.ring.slots]
-        page = page_of(found, slots, recall.cursor, lambda _: False)
-        self._outbox.reply(origin, m.PullReply(recall.request, self._view.digest, *page))
-
-    def _on_compare(self, origin: bytes, compare: m.Compare) -> None:
-        if self._admit(origin, compare, from_client=False):
-            self._outbox.reply(origin, self._compare(compare))
 
     def _on_leave(self, origin: bytes, leave: m.Leave) -> None:
         if self._admit(origin, leave):
