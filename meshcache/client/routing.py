@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from zlib import crc32
 
-from meshcache.client.breaker import Breaker
 from meshcache.client.failure import NOT_READY
 from meshcache.client.rests import Rests
+from meshcache.client.retries import Holds, RetryBudget
+from meshcache.protocol.breaker import Breaker
 from meshcache.protocol.messages import Fact, Welcome
 from meshcache.protocol.ring import Ring, RingMember
 
@@ -139,10 +140,15 @@ class Routing:
         """Operations that failed in the end."""
         self.retries = 0
         """Rounds of requests after the first of an operation."""
+        self.unfinished = 0
+        """Answers after which something was to be asked again, or had failed."""
         self.gone_answered = self.gone_failed = 0
         """What nodes counted that are no members any more."""
         self.rests = Rests()
         """Addresses that are not asked for a moment."""
+        self.holds = Holds()
+        """Overloaded nodes that are not asked again for a moment."""
+        self._retry_budget = RetryBudget(clock())
         self.failed_at = -math.inf
         """When a node last failed to answer."""
         self.lag_s = 0.0
@@ -257,6 +263,16 @@ class Routing:
         if peer is not None:
             peer.doubt(now)
             self.review(now)
+
+    @property
+    def answered(self) -> int:
+        """How many requests were answered."""
+        return self.gone_answered + sum([peer.answered for peer in list(self.peers.values())])
+
+    def affords(self, retries: int, now: float) -> bool:
+        """Tell whether this client may make so many retries, and charge them to its budget."""
+        calls = self.answered - self.unfinished + self.errors
+        return self._retry_budget.spend(retries, calls, now)
 
     def wall_ms(self, now: float) -> float | None:
         """Return the wall clock of the mesh, as some node told it."""

@@ -47,7 +47,7 @@ def statistics_of(routing: Routing, near: NearStatistics | None) -> ClientStatis
         NodeStatistics(peer.node_id, peer.address, peer.breaker.state, peer.answered, peer.failed) for peer in peers
     ]
     return ClientStatistics(
-        operations=routing.gone_answered + sum(node.answered for node in nodes),
+        operations=routing.answered,
         errors=routing.errors,
         retries=routing.retries,
         failed=routing.gone_failed + sum(node.failed for node in nodes),

@@ -8,8 +8,8 @@ from fake_node import fake_mesh
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 import meshcache
-from meshcache.client.breaker import CALLS_MIN, OPEN_S, Breaker
 from meshcache.metrics import ClientCollector
+from meshcache.protocol.breaker import CALLS_MIN, OPEN_S, Breaker
 
 
 def exported(cache: meshcache.Client) -> dict[tuple[str, str], float]:
