@@ -20,6 +20,9 @@ import structlog
 LEVELS: Final = {
     "alone": logging.INFO,
     "asked_to_leave": logging.WARNING,
+    "breaker_closed": logging.INFO,
+    "breaker_half_open": logging.DEBUG,
+    "breaker_opened": logging.WARNING,
     "connection_cut": logging.WARNING,
     "declared_dead": logging.WARNING,
     "enough_nodes": logging.INFO,
