@@ -4,7 +4,8 @@ A flow is a generator that yields steps and is sent their results; a driver carr
 
     list[Call]   requests to run in parallel    -> a list of outcomes, aligned
     float        a pause in seconds             -> None
-    Parking      the same, but the node may keep the answer back until there is something to say
+    Hedged       one request, and the same to another node if the first takes long -> the outcome that came first
+    Parking      the same as a list, but the node may keep the answer back until there is something to say
     Board        take a seat in a flight        -> the table of flights
     Wait         until the seat's caller is told -> None
     Apart        run a flow that goes on when its caller is cancelled, as long as others wait -> its value
@@ -67,6 +68,21 @@ VIEW: Final = ("view", b"")
 
 class Parking(list[Call]):
     """Step: calls whose answers may take long, so that other calls must not wait for them."""
+
+
+class Hedged(list[Call]):
+    """Step: one call, and another for the same if it has no outcome after a while. The first answer counts."""
+
+    def __init__(self, call: Call, other: Callable[[Callable[[str], bool]], Call | None], after_s: float) -> None:
+        """``other`` returns the second call when it is to be made, or None if it may not be.
+
+        It is given a function that tells whether an address can be asked without delay.
+        """
+        super().__init__([call])
+        self.other = other
+        self.after_s = after_s
+        self.winner = call
+        """The call whose outcome it was. Drivers set it."""
 
 
 class Board(NamedTuple):

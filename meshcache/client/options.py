@@ -39,6 +39,8 @@ class Options:
     codec: Codec
     misses_on_error: bool = False
     """Whether a plain read finds nothing when the cache fails, instead of raising an error."""
+    hedge: bool = False
+    """Whether a read that takes long is sent to another owner, too."""
 
 
 def options_of(
@@ -50,6 +52,7 @@ def options_of(
     codec: str | ValueCodec | None,
     namespace: str | bytes,
     on_error: OnReadError | None = None,
+    hedge: bool | None = None,
 ) -> Options:
     """Return the options of a new client; an argument takes precedence over the URL."""
     url = found.options
@@ -65,11 +68,19 @@ def options_of(
             r=r,
             codec=Codec(url.get("codec") if codec is None else codec),
             misses_on_error=misses_on_error(on_error or url.get("on_error", "raise")),
+            hedge=hedge_of(url.get("hedge", False) if hedge is None else hedge),
         )
     except ValueError as error:
         if url and not isinstance(error, ConfigError):
             raise ConfigError(f"seeds: {error}") from error
         raise
+
+
+def hedge_of(hedge: object) -> bool:
+    """Return the option ``hedge``. Raises TypeError if it is no bool: another word for "no" would count as a yes."""
+    if not isinstance(hedge, bool):
+        raise TypeError(f"hedge must be True or False, is {hedge!r:.80}")
+    return hedge
 
 
 def arguments_of(
@@ -86,4 +97,5 @@ def arguments_of(
         "cluster": cluster,
         "near_cache": near_cache if options.r == DEFAULT_LEVEL else None,
         "on_error": "miss" if options.misses_on_error else "raise",
+        "hedge": options.hedge,
     }

@@ -13,6 +13,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from meshcache.client.failure import NOT_READY
+from meshcache.client.hedging import Hedging
 from meshcache.client.rests import Rests
 from meshcache.client.retries import Holds, RetryBudget
 from meshcache.protocol.breaker import Breaker
@@ -43,7 +44,15 @@ HOT_KEYS_MAX: Final = 4096
 class Settings:
     """What clients must know of the cluster, as in WELCOME, with defaults for what an older node does not send."""
 
-    __slots__ = ("replicas", "reply_bytes_max", "request_bytes_max", "slots", "value_bytes_max", "vnodes")
+    __slots__ = (
+        "read_quorum",
+        "replicas",
+        "reply_bytes_max",
+        "request_bytes_max",
+        "slots",
+        "value_bytes_max",
+        "vnodes",
+    )
 
     def __init__(self, told: dict[str, int | float | str]) -> None:
         def number(name: str, default: int) -> int:
@@ -53,6 +62,8 @@ class Settings:
         self.slots = number("slots", 1024)
         self.vnodes = number("vnodes", 150)
         self.replicas = number("replicas", 1)
+        self.read_quorum = number("read_quorum", 0)
+        """0: the node did not say."""
         self.value_bytes_max = number("value_bytes_max", 1 << 24)
         self.reply_bytes_max = number("reply_bytes_max", 1 << 23)
         self.request_bytes_max = number("request_bytes_max", 1 << 26)
@@ -140,6 +151,7 @@ class Routing:
         """Operations that failed in the end."""
         self.retries = 0
         """Rounds of requests after the first of an operation."""
+        self.hedging = Hedging()
         self.unfinished = 0
         """Answers after which something was to be asked again, or had failed."""
         self.gone_answered = self.gone_failed = 0
@@ -300,6 +312,16 @@ class Routing:
         owners = [peers.get(self._addresses.get(node_id, "")) for node_id in self.ring.owners[self.slot_of(key)]]
         usable = [peer.address for peer in owners if peer is not None and self._rank(peer, now) == 0]
         return usable[int(chance * len(usable))] if usable else None
+
+    def other_owner(self, key: bytes, address: str, now: float) -> str | None:
+        """Return an owner of a key that is well, and not the one at ``address``."""
+        for node_id in self.ring.owners[self.slot_of(key)]:
+            peer = self.peers.get(self._addresses.get(node_id, ""))
+            if peer is None or peer.address == address or self._rank(peer, now) or peer.address in self.rests:
+                continue
+            if self.holds.until(peer.address, now) <= now:
+                return peer.address
+        return None
 
     def slot_of(self, key: bytes) -> int:
         """Return the slot of a key."""

@@ -14,7 +14,7 @@ from meshcache.errors import ConfigError
 DEFAULT_PORT: Final = 7101
 SEEDS_VARIABLE: Final = "MESHCACHE_SEEDS"
 
-_URL_OPTIONS: Final = ("timeout", "ttl", "consistency", "cluster", "codec", "on_error")
+_URL_OPTIONS: Final = ("timeout", "ttl", "consistency", "cluster", "codec", "on_error", "hedge")
 
 
 class Seeds(NamedTuple):
@@ -90,6 +90,10 @@ def _option(key: str, text: str) -> Any:
         return seconds_of(text)
     if key == "ttl":
         return None
+    if key == "hedge":
+        if text not in {"true", "false"}:
+            raise ValueError(f"must be true or false, is {text!r}")
+        return text == "true"
     if key == "consistency" and "," in text:
         try:
             w, r = (int(part) for part in text.split(","))

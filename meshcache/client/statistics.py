@@ -38,6 +38,10 @@ class ClientStatistics:
     """By node id, the members that this client knows."""
     near: NearStatistics | None
     """The near cache; None if there is none, and no key is hot."""
+    hedged: int = 0
+    """Reads for which a second node was asked, because the first took long; see ``hedge=True``."""
+    hedges_won: int = 0
+    """Those of them that the second node answered first."""
 
 
 def statistics_of(routing: Routing, near: NearStatistics | None) -> ClientStatistics:
@@ -53,4 +57,6 @@ def statistics_of(routing: Routing, near: NearStatistics | None) -> ClientStatis
         failed=routing.gone_failed + sum(node.failed for node in nodes),
         nodes={node.node_id: node for node in nodes},
         near=near,
+        hedged=routing.hedging.hedged,
+        hedges_won=routing.hedging.won,
     )

@@ -110,7 +110,7 @@ def test_an_impatient_client_opens_no_breaker() -> None:
     for _ in range(10 * CALLS_MIN):
         bench.send(seconds=FAIR_S * 0.9)
     bench.wait(WINDOW_S / 2)
-    assert bench.admits()
+    assert bench.events == []
 
 
 def test_the_deadline_counts_if_it_is_earlier_and_no_late_answer_helps() -> None:
@@ -143,7 +143,7 @@ def test_what_has_another_end_counts_neither_way() -> None:
     for _ in range(CALLS_MIN):
         bench.breakers.forget(bench.send())
     bench.wait(ANSWER_S * 2)
-    assert bench.admits()
+    assert bench.events == []
 
 
 def test_a_suspect_is_asked_and_another_process_begins_anew() -> None:
