@@ -33,7 +33,7 @@ from zlib import crc32
 from meshcache.client.connection import Call, Outcome, Request, Unsendable
 from meshcache.client.failure import WRONG_CLUSTER, Failure
 from meshcache.client.flights import Flight, Seat
-from meshcache.client.retries import RETRY_AFTER_S, retry_after_s
+from meshcache.client.retries import retry_after_s
 from meshcache.client.routing import Routing, parse_members
 from meshcache.errors import (
     ConfigError,
@@ -234,7 +234,7 @@ class Delivery:
         self._notes: dict[int, Exception] = {}
         self._whys: dict[str, str] = {}
         self._last: Failure | Reject | None = None
-        self._retry_after_s = RETRY_AFTER_S
+        self._retry_after_s: float | None = None
         """What the node said that was overloaded last."""
         self._charged: set[int] = set()
         """Indices of pending keys whose next attempt is charged to the client's retries."""
@@ -504,9 +504,9 @@ class Delivery:
         whys = "; ".join(f"{address}: {why}" for address, why in told.items()) or "no node answered"
         make: Callable[[str], MeshcacheError]
         if indices is not None:
-            make, what = self._kind_of_delay(resting), "not tried again, since too many calls of this client fail"
+            make, what = self._kind_of_delay(resting, now), "not tried again, since too many calls of this client fail"
         elif not self._is_shut_out(now):
-            make, what = self._kind_of_delay(resting), f"not done within {now - self._started:.3g} s"
+            make, what = self._kind_of_delay(resting, now), f"not done within {now - self._started:.3g} s"
         elif any(failure.code == WRONG_CLUSTER for failure in resting.values()):
             make, what = ConfigError, "this client's cluster= or seeds are wrong"
         else:
@@ -518,11 +518,16 @@ class Delivery:
         self._pending = [] if indices is None else [i for i in self._pending if i not in indices]
         self._charged.clear()
 
-    def _kind_of_delay(self, resting: dict[str, Failure]) -> Callable[[str], MeshcacheError]:
+    def _kind_of_delay(self, resting: dict[str, Failure], now: float) -> Callable[[str], MeshcacheError]:
         last = self._last
+        is_overload = type(last) is Reject and last.error[0] == Code.OVERLOADED
+        if self._retry_after_s is None and now < self._deadline <= self._free_at(now):
+            # The nodes have told that to other calls.
+            is_overload, self._retry_after_s = True, self._free_at(now) - now
+        if is_overload and not self._may_be_applied:
+            return partial(Overloaded, retry_after_s=self._retry_after_s or 0.0)
         if type(last) is Reject:
-            overloaded = partial(Overloaded, retry_after_s=self._retry_after_s)
-            return overloaded if last.error[0] == Code.OVERLOADED else NodeUnavailable
+            return NodeUnavailable
         return NodeUnavailable if not self._late and (last or resting) else OperationTimeout
 
     def _name(self, i: int) -> str:

@@ -134,6 +134,27 @@ def test_the_error_keeps_its_hint_on_its_way_between_processes() -> None:
         assert (str(other), other.retry_after_s) == ("busy", 1.5)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("set", NodeUnavailable), ("get", Overloaded)])
+def test_overloaded_is_never_said_of_a_write_that_may_have_been_done(name: str, kind: type[Exception]) -> None:
+    world = World(timeout=1.0)
+    session = world.session
+    flow = session.get("k", None, None) if name == "get" else session.set("k", 1, DEFAULT, None)
+    outcomes: list[Any] = [LOST]
+    with pytest.raises(kind) as caught:
+        world.run(flow, lambda c: outcomes.pop() if outcomes and c.request.keys else overloaded(9000))
+    assert ("may or may not be applied" in str(caught.value)) is (name == "set")
+
+
+def test_a_call_knows_of_overload_from_other_calls() -> None:
+    world = World(timeout=1.0)
+    for address in world.routing.peers:
+        world.routing.holds.begin(address, 9.0, world.now, world.session.rng)
+    with pytest.raises(Overloaded) as caught:
+        world.run(world.session.get("k", None, None), lambda c: LOST)
+    assert 8.9 < caught.value.retry_after_s <= 18.0
+    assert len(world.data_calls) == 1
+
+
 # ---- the budget
 
 
