@@ -11,7 +11,7 @@
         ├── OperationTimeout (TimeoutError)  its deadline passed
         ├── NodeUnavailable (ConnectionError)  no node could be reached, or the one reached is not ready
         ├── QuorumNotReached                 .needed and .received say how far it got
-        ├── Overloaded                       a limit of the node was reached; nothing was done
+        ├── Overloaded                       a limit of the node was reached; nothing was done; .retry_after_s
         ├── InvalidKey (ValueError)          not str or bytes, empty, or too long
         ├── ValueTooLarge (ValueError)       .size and .limit, in bytes
         ├── SerializationError (TypeError)   the codec cannot encode or decode the value
@@ -97,7 +97,18 @@ class QuorumNotReached(OperationError):
 
 
 class Overloaded(OperationError):
-    """The node has as much pending work as its limits allow; nothing was done. Retry later, with backoff."""
+    """The nodes have as much pending work as their limits allow; nothing was done.
+
+    ``retry_after_s`` says after how many seconds it is worth calling again. Add a random time to it where many callers
+    wait, so that they do not return together.
+    """
+
+    def __init__(self, text: str = "too much pending work; nothing was done", retry_after_s: float = 0.05) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.retry_after_s), vars(self)
 
 
 class InvalidKey(OperationError, ValueError):

@@ -70,6 +70,7 @@ TOLD: Final[dict[str, Told]] = {
         node__without_key="connections let in without a key",
         node__undeliverable="messages that could not be sent",
         coordinator__pending=("waiting for other nodes now", Kind.LEVEL),
+        breakers__opened="times a breaker opened",
         coordinator__lingering=("answered, slower owners still at it", Kind.LEVEL),
         operations__batch_keys__sum="keys in batches",
         node__requests_in_bytes=("received from those who ask", Kind.COUNT, _BYTES),
@@ -191,6 +192,8 @@ def _told_of_one_of_many(parts: list[str]) -> Told | None:
             found = Told("requests", f"failed: {parts[-1]}")
         case ["hints", "waiting", *node_id]:
             found = Told("copies of keys", f"writes kept for {'.'.join(node_id)}", Kind.LEVEL)
+        case ["breakers", "open", *node_id]:
+            found = Told("requests", f"not asked now: {'.'.join(node_id)}", Kind.LEVEL)
         case ["operations", "requests", kind, _]:
             found = Told("requests", f"{kind.replace('_', ' ')}, {words}")
         case ["operations", "refused_for", _]:

@@ -27,6 +27,7 @@ _OWN_COLUMNS: Final = (
     "changing",
     "slots_missing",
     "hints",
+    "breakers_open",
     "compared_s_ago",
     "cluster",
     "replicas",

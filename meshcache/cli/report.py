@@ -144,6 +144,7 @@ _STATUS_COLUMNS: Final[tuple[_Column, ...]] = (
 _MORE_STATUS_COLUMNS: Final[tuple[_Column, ...]] = (
     ("EVICTED", lambda member: (member.get("store") or {}).get("evictions")),
     ("HINTS", lambda member: member.get("hints")),
+    ("NOT ASKED", lambda member: " ".join(member.get("breakers_open") or ())),
     ("COMPARED", _compared),
     ("RING", lambda member: member.get("ring_digest")),
     ("INCARNATION", lambda member: f"{member.get('incarnation', 0):016x}"),

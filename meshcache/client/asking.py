@@ -7,13 +7,14 @@ of the mesh, the near cache, and, for errors, what the user called and with whic
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from copy import copy
 from typing import Any, Final, Self, TypeVar
 from zlib import crc32
 
 from meshcache.client.arguments import MISSING, Key, raw_key
 from meshcache.client.connection import Call, Connection, Request
-from meshcache.client.delivery import VIEW, Delivery, Flow, allowance_s
+from meshcache.client.delivery import VIEW, Delivery, Flow, Hedged, allowance_s
 from meshcache.client.fallbacks import Fallbacks
 from meshcache.client.near_cache import Copies
 from meshcache.client.options import Options
@@ -21,7 +22,7 @@ from meshcache.client.routing import Routing
 from meshcache.client.values import FLAGS_AT, is_hit, is_stale
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import AuthFailed, NodeUnavailable, SerializationError, ValueTooLarge
-from meshcache.protocol.messages import DEFAULT_LEVEL, Get, Inspect, Update
+from meshcache.protocol.messages import DEFAULT_LEVEL, LEVEL_ONE, Get, Inspect, Update
 from meshcache.protocol.near_store import NearStore
 from meshcache.protocol.record import CONTENT_FLAG_BYTES, HEADER_BYTES
 
@@ -63,6 +64,7 @@ class Asking:
         self._decode = options.codec.decode
         self._read = (options.r, options.w, False)
         self._read_meta = (options.r, options.w, True)
+        self._may_hedge = options.hedge and options.r in {DEFAULT_LEVEL, LEVEL_ONE, 1}
         self._unchecked = options.w > 0 or options.r > 0
         self._caller: str | None = None
         """What the user called, if that is made of several operations; errors name it."""
@@ -101,15 +103,33 @@ class Asking:
             else:
                 allowance = allowance_s(timeout_s, size)
             call = Call(address, request, started + timeout_s, allowance, size)
-            (outcome,) = yield [call]
+            if self._may_hedge and request.kind is Get and (self.options.r or routing.settings.read_quorum == 1):
+                call, outcome = yield from self._hedged(call, started)
+            else:
+                (outcome,) = yield [call]
             if type(outcome) is list and type(outcome[0]) is not list:
-                routing.succeeded(address, started)
+                routing.succeeded(call.address, started)
                 return outcome[0]
             tried = call, outcome
         delivery = self._delivery(request, started, timeout_s, tried)
         yield from delivery.run()
         delivery.check()
         return delivery.results[0]
+
+    def _hedged(self, call: Call, started: float) -> Flow[tuple[Call, Any]]:
+        """Read a key; ask another owner, too, if the first takes long. Return the call that counts, and its outcome."""
+        routing = self.routing
+
+        def other(is_ready: Callable[[str], bool]) -> Call | None:
+            address = routing.other_owner(call.request.keys[0], call.address, self._clock())
+            if address is None or not is_ready(address) or not routing.hedging.takes():
+                return None
+            return Call(address, call.request, call.until, call.allowance_s, call.size)
+
+        step = Hedged(call, other, routing.hedging.delay_s)
+        (outcome,) = yield step
+        routing.hedging.note(self._clock() - started, won=step.winner is not call)
+        return step.winner, outcome
 
     def update(
         self,

@@ -4,7 +4,8 @@ A flow is a generator that yields steps and is sent their results; a driver carr
 
     list[Call]   requests to run in parallel    -> a list of outcomes, aligned
     float        a pause in seconds             -> None
-    Parking      the same, but the node may keep the answer back until there is something to say
+    Hedged       one request, and the same to another node if the first takes long -> the outcome that came first
+    Parking      the same as a list, but the node may keep the answer back until there is something to say
     Board        take a seat in a flight        -> the table of flights
     Wait         until the seat's caller is told -> None
     Apart        run a flow that goes on when its caller is cancelled, as long as others wait -> its value
@@ -17,19 +18,22 @@ for then.
 
 Each round sends every pending key to the best node not yet tried, at most one call a node. Keys whose call failed are
 pending again, and that node is avoided until all were tried; then comes a short pause and all are tried again, until
-the deadline. A request that may have been executed is repeated only if that is harmless.
+the deadline. A request that may have been executed is repeated only if that is harmless. Retries are bounded beyond
+one call: retries.py says how.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator, Hashable
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
 from meshcache.client.connection import Call, Outcome, Request, Unsendable
 from meshcache.client.failure import DENIED, WRONG_CLUSTER, Failure
 from meshcache.client.flights import Flight, Seat
+from meshcache.client.retries import retry_after_s
 from meshcache.client.routing import Routing, parse_members
 from meshcache.errors import (
     AuthFailed,
@@ -65,6 +69,21 @@ VIEW: Final = ("view", b"")
 
 class Parking(list[Call]):
     """Step: calls whose answers may take long, so that other calls must not wait for them."""
+
+
+class Hedged(list[Call]):
+    """Step: one call, and another for the same if it has no outcome after a while. The first answer counts."""
+
+    def __init__(self, call: Call, other: Callable[[Callable[[str], bool]], Call | None], after_s: float) -> None:
+        """``other`` returns the second call when it is to be made, or None if it may not be.
+
+        It is given a function that tells whether an address can be asked without delay.
+        """
+        super().__init__([call])
+        self.other = other
+        self.after_s = after_s
+        self.winner = call
+        """The call whose outcome it was. Drivers set it."""
 
 
 class Board(NamedTuple):
@@ -216,6 +235,12 @@ class Delivery:
         self._notes: dict[int, Exception] = {}
         self._whys: dict[str, str] = {}
         self._last: Failure | Reject | None = None
+        self._retry_after_s: float | None = None
+        """What the node said that was overloaded last."""
+        self._charged: set[int] = set()
+        """Indices of pending keys whose next attempt is charged to the client's retries."""
+        self._may_be_applied = False
+        """Whether an attempt may have been executed that brought no answer."""
 
     def resume(self, call: Call, outcome: Outcome) -> None:
         """Take in an attempt at the whole request that was made before."""
@@ -237,7 +262,7 @@ class Delivery:
             refresh = self._look_up(now)
             plan = self._plan(now) if now < self._deadline else []
             if not plan:
-                if now >= self._deadline or self._short or self._is_shut_out(now) or self._is_unreached(now):
+                if now >= self._deadline or self._short or self._is_hopeless(now):
                     if not self._has_asked:  # a task that only tries again must not keep its loop from other work
                         yield 0.0
                     self._give_up(now)
@@ -245,7 +270,11 @@ class Delivery:
                 self._avoid.clear()
                 if self._late:  # perhaps all nodes are slow; the silence of one says nothing about the next
                     self._patience *= 2
-                yield self._pause(now)
+                yield max(self._pause(now), self._free_at(now) - now)
+                continue
+            if self._charged and not self._affords(plan, now):
+                if not self._pending:
+                    return
                 continue
             calls = [call for call, _ in plan] + refresh
             routing.rests.ask([call.address for call in calls], now)
@@ -280,6 +309,8 @@ class Delivery:
         routing = self._routing
         keys = self._request.keys
         avoid = self._avoid | routing.rests.current(now)
+        if self._has_asked:
+            avoid |= routing.holds.current(now)
         if not keys or self._node is not None:
             address = self._node or routing.pick(None, avoid, now)
             usable = address is not None and address not in avoid
@@ -320,6 +351,28 @@ class Delivery:
             allowance = allowance_s(self._timeout_s, weight) * self._patience + self._park_s
         return Call(address, request, self._deadline, within(allowance, self._deadline - now), size), indices
 
+    def _affords(self, plan: list[tuple[Call, list[int]]], now: float) -> bool:
+        """Charge the retries of a round; if the client may make no more, give up the keys that need them."""
+        charged = self._charged
+        retries = sum([not charged.isdisjoint(indices) for _, indices in plan])
+        if not retries:
+            return True
+        if not self._routing.affords(retries, now):
+            self._give_up(now, charged)
+            return False
+        charged.difference_update(*[indices for _, indices in plan])
+        return True
+
+    def _is_hopeless(self, now: float) -> bool:
+        """Tell whether no node is to be expected to serve this call before its deadline."""
+        return self._is_shut_out(now) or self._is_unreached(now) or self._free_at(now) >= self._deadline
+
+    def _free_at(self, now: float) -> float:
+        """Return when the first node may be asked again, if all that could serve are overloaded."""
+        resting = self._routing.rests.failures(self._addresses())
+        holds = self._routing.holds
+        return min([holds.until(each, now) for each in self._addresses() if each not in resting], default=now)
+
     def _is_unreached(self, now: float) -> bool:
         """Tell whether no node was reached for so long that waiting for the deadline is useless."""
         if not self._reached:
@@ -356,9 +409,10 @@ class Delivery:
                 for i, result in zip(indices, outcome, strict=True):
                     self.results[i] = result
                 return []
-            return [
-                i for i, result in zip(indices, outcome, strict=True) if not self._accept_one(call.address, i, result)
-            ]
+            pairs = zip(indices, outcome, strict=True)
+            pending = [i for i, result in pairs if not self._accept_one(call.address, i, result)]
+            self._routing.unfinished += bool(pending) or not self.errors.keys().isdisjoint(indices)
+            return pending
         if type(outcome) is Reject:
             return self._rejected(call.address, indices, outcome)
         if type(outcome) is Failure:
@@ -381,14 +435,23 @@ class Delivery:
             self._whys[address] = _reason(code)
             self._avoid.add(address)
             self._last = Reject(0, b"", result)
+            if code == Code.OVERLOADED:
+                self._hold(address, [i], result)
             return False
         error = _error(result, self._name(i))
         if code == Code.QUORUM and self._request.repeatable:
             self._notes[i] = error
             self._quorum_missing = True
+            self._charged.add(i)
             return False
         self.errors[i] = error
         return True
+
+    def _hold(self, address: str, indices: list[int], error: list[Any]) -> None:
+        """Take in that a node is overloaded."""
+        self._retry_after_s = retry_after_s(error)
+        self._routing.holds.begin(address, self._retry_after_s, self._routing.clock(), self._rng)
+        self._charged.update(indices)
 
     def _rejected(self, address: str, indices: list[int], reject: Reject) -> list[int]:
         code = reject.error[0]
@@ -400,6 +463,7 @@ class Delivery:
             self._avoid.add(address)
         elif code == Code.OVERLOADED:
             self._avoid.add(address)
+            self._hold(address, indices, reject.error)
         elif code == Code.STALE_BOOT:
             if address in self._greeted_again:
                 self._avoid.add(address)
@@ -423,6 +487,10 @@ class Delivery:
             self._avoid.add(address)
         if failure.late or failure.sent:
             self._reached = True
+        if failure.sent:
+            self._may_be_applied = self._request.kind not in {Get, Inspect}
+            if failure.blame:
+                self._charged.update(indices)
         if failure.sent and not self._request.repeatable:
             kind = OperationTimeout if failure.late else NodeUnavailable
             for i in indices:
@@ -430,28 +498,39 @@ class Delivery:
             return []
         return indices
 
-    def _give_up(self, now: float) -> None:
+    def _give_up(self, now: float, indices: set[int] | None = None) -> None:
+        """Fail what is pending; or only these, because the client may not try them again."""
         resting = self._routing.rests.failures(self._addresses())
         told = {address: failure.why for address, failure in resting.items()} | self._whys
         whys = "; ".join(f"{address}: {why}" for address, why in told.items()) or "no node answered"
         make: Callable[[str], MeshcacheError]
-        if not self._is_shut_out(now):
-            make, what = self._kind_of_delay(resting), f"not done within {now - self._started:.3g} s"
+        if indices is not None:
+            make, what = self._kind_of_delay(resting, now), "not tried again, since too many calls of this client fail"
+        elif not self._is_shut_out(now):
+            make, what = self._kind_of_delay(resting, now), f"not done within {now - self._started:.3g} s"
         elif any(failure.code == WRONG_CLUSTER for failure in resting.values()):
             make, what = ConfigError, "this client's cluster= or seeds are wrong"
         elif resting and all(failure.code == DENIED for failure in resting.values()):
             make, what = AuthFailed, "no node lets this client in"
         else:
             make, what = NodeUnavailable, "no node serves"
-        for i in self._pending:
-            text = f"{self._name(i)}: {what} ({whys})"
+        doubt = "; it may or may not be applied" if self._may_be_applied else ""
+        for i in self._pending if indices is None else indices.intersection(self._pending):
+            text = f"{self._name(i)}: {what} ({whys}){doubt}"
             self.errors[i] = self._notes.pop(i) if i in self._notes else make(text)
-        self._pending = []
+        self._pending = [] if indices is None else [i for i in self._pending if i not in indices]
+        self._charged.clear()
 
-    def _kind_of_delay(self, resting: dict[str, Failure]) -> Callable[[str], MeshcacheError]:
+    def _kind_of_delay(self, resting: dict[str, Failure], now: float) -> Callable[[str], MeshcacheError]:
         last = self._last
+        is_overload = type(last) is Reject and last.error[0] == Code.OVERLOADED
+        if self._retry_after_s is None and now < self._deadline <= self._free_at(now):
+            # The nodes have told that to other calls.
+            is_overload, self._retry_after_s = True, self._free_at(now) - now
+        if is_overload and not self._may_be_applied:
+            return partial(Overloaded, retry_after_s=self._retry_after_s or 0.0)
         if type(last) is Reject:
-            return Overloaded if last.error[0] == Code.OVERLOADED else NodeUnavailable
+            return NodeUnavailable
         return NodeUnavailable if not self._late and (last or resting) else OperationTimeout
 
     def _name(self, i: int) -> str:
@@ -468,7 +547,8 @@ def _error(result: list[Any], name: str) -> Exception:  # noqa: PLR0911  (a tabl
         case [Code.QUORUM, int(needed), int(received), *_]:
             return QuorumNotReached(needed, received, name)
         case [Code.OVERLOADED, *_]:
-            return Overloaded(f"{name}: the node has too much pending work; nothing was done")
+            text = f"{name}: the node has too much pending work; nothing was done"
+            return Overloaded(text, retry_after_s(result))
         case [Code.NOT_READY, *_]:
             return NodeUnavailable(f"{name}: the node is not ready; nothing was done")
         case [Code.TOO_LARGE, int(size), int(limit), *_]:

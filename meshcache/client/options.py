@@ -40,6 +40,8 @@ class Options:
     codec: Codec
     misses_on_error: bool = False
     """Whether a plain read finds nothing when the cache fails, instead of raising an error."""
+    hedge: bool = False
+    """Whether a read that takes long is sent to another owner, too."""
     key_file: str = ""
     """The file of the key by which the client proves who it is; empty: it has none."""
 
@@ -53,6 +55,7 @@ def options_of(
     codec: str | ValueCodec | None,
     namespace: str | bytes,
     on_error: OnReadError | None = None,
+    hedge: bool | None = None,
     key_file: str | os.PathLike[str] | None = None,
 ) -> Options:
     """Return the options of a new client; an argument takes precedence over the URL."""
@@ -69,6 +72,7 @@ def options_of(
             r=r,
             codec=Codec(url.get("codec") if codec is None else codec),
             misses_on_error=misses_on_error(on_error or url.get("on_error", "raise")),
+            hedge=hedge_of(url.get("hedge", False) if hedge is None else hedge),
             key_file=os.fspath(_first(key_file, url.get("key_file"), os.environ.get(KEY_FILE_VARIABLE))),
         )
     except ValueError as error:
@@ -80,6 +84,13 @@ def options_of(
 def _first(*given: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
     """Return the first that was given; an empty one stands for none on purpose."""
     return next((one for one in given if one is not None), "")
+
+
+def hedge_of(hedge: object) -> bool:
+    """Return the option ``hedge``. Raises TypeError if it is no bool: another word for "no" would count as a yes."""
+    if not isinstance(hedge, bool):
+        raise TypeError(f"hedge must be True or False, is {hedge!r:.80}")
+    return hedge
 
 
 def arguments_of(
@@ -97,4 +108,5 @@ def arguments_of(
         "near_cache": near_cache if options.r == DEFAULT_LEVEL else None,
         "key_file": options.key_file,
         "on_error": "miss" if options.misses_on_error else "raise",
+        "hedge": options.hedge,
     }

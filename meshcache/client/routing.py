@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from zlib import crc32
 
-from meshcache.client.breaker import Breaker
 from meshcache.client.failure import NOT_READY
+from meshcache.client.hedging import Hedging
 from meshcache.client.rests import Rests
+from meshcache.client.retries import Holds, RetryBudget
 from meshcache.keys import SecretKey
+from meshcache.protocol.breaker import Breaker
 from meshcache.protocol.messages import Fact, Welcome
 from meshcache.protocol.ring import Ring, RingMember
 
@@ -43,7 +45,16 @@ HOT_KEYS_MAX: Final = 4096
 class Settings:
     """What clients must know of the cluster, as in WELCOME, with defaults for what an older node does not send."""
 
-    __slots__ = ("replicas", "reply_bytes_max", "request_bytes_max", "slots", "stream", "value_bytes_max", "vnodes")
+    __slots__ = (
+        "read_quorum",
+        "replicas",
+        "reply_bytes_max",
+        "request_bytes_max",
+        "slots",
+        "stream",
+        "value_bytes_max",
+        "vnodes",
+    )
 
     def __init__(self, told: dict[str, int | float | str]) -> None:
         def number(name: str, default: int) -> int:
@@ -53,6 +64,8 @@ class Settings:
         self.slots = number("slots", 1024)
         self.vnodes = number("vnodes", 150)
         self.replicas = number("replicas", 1)
+        self.read_quorum = number("read_quorum", 0)
+        """0: the node did not say."""
         self.value_bytes_max = number("value_bytes_max", 1 << 24)
         self.reply_bytes_max = number("reply_bytes_max", 1 << 23)
         self.request_bytes_max = number("request_bytes_max", 1 << 26)
@@ -114,8 +127,7 @@ class Routing:
     """Finds the first usable owner of each key, and which node to ask next."""
 
     def __init__(self, seeds: tuple[str, ...], clock: Callable[[], float], key: SecretKey | None = None) -> None:
-        self.seeds = seeds
-        self.clock = clock
+        self.seeds, self.clock = seeds, clock
         self.key = key
         """By which this client proves to nodes who it is."""
         self.settings = Settings({})
@@ -144,10 +156,16 @@ class Routing:
         """Operations that failed in the end."""
         self.retries = 0
         """Rounds of requests after the first of an operation."""
+        self.hedging = Hedging()
+        self.unfinished = 0
+        """Answers after which something was to be asked again, or had failed."""
         self.gone_answered = self.gone_failed = 0
         """What nodes counted that are no members any more."""
         self.rests = Rests()
         """Addresses that are not asked for a moment."""
+        self.holds = Holds()
+        """Overloaded nodes that are not asked again for a moment."""
+        self._retry_budget = RetryBudget(clock())
         self.failed_at = -math.inf
         """When a node last failed to answer."""
         self.lag_s = 0.0
@@ -263,6 +281,16 @@ class Routing:
             peer.doubt(now)
             self.review(now)
 
+    @property
+    def answered(self) -> int:
+        """How many requests were answered."""
+        return self.gone_answered + sum([peer.answered for peer in list(self.peers.values())])
+
+    def affords(self, retries: int, now: float) -> bool:
+        """Tell whether this client may make so many retries, and charge them to its budget."""
+        calls = self.answered - self.unfinished + self.errors
+        return self._retry_budget.spend(retries, calls, now)
+
     def wall_ms(self, now: float) -> float | None:
         """Return the wall clock of the mesh, as some node told it."""
         for peer in self.peers.values():
@@ -289,6 +317,16 @@ class Routing:
         owners = [peers.get(self._addresses.get(node_id, "")) for node_id in self.ring.owners[self.slot_of(key)]]
         usable = [peer.address for peer in owners if peer is not None and self._rank(peer, now) == 0]
         return usable[int(chance * len(usable))] if usable else None
+
+    def other_owner(self, key: bytes, address: str, now: float) -> str | None:
+        """Return an owner of a key that is well, and not the one at ``address``."""
+        for node_id in self.ring.owners[self.slot_of(key)]:
+            peer = self.peers.get(self._addresses.get(node_id, ""))
+            if peer is None or peer.address == address or self._rank(peer, now) or peer.address in self.rests:
+                continue
+            if self.holds.until(peer.address, now) <= now:
+                return peer.address
+        return None
 
     def slot_of(self, key: bytes) -> int:
         """Return the slot of a key."""

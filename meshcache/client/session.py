@@ -36,7 +36,7 @@ from meshcache.client.delivery import Flow
 from meshcache.client.fallbacks import OUTAGES, OnError, OnReadError, loads_on_error, misses_on_error
 from meshcache.client.get_or_set import Fill, terms
 from meshcache.client.near_cache import Copies, near_store
-from meshcache.client.options import Options, options_of
+from meshcache.client.options import Options, hedge_of, options_of
 from meshcache.client.routing import Routing
 from meshcache.client.seeds import parse_seeds
 from meshcache.client.values import decoded, is_hit, is_stale, seconds_left
@@ -74,6 +74,7 @@ class Session(Asking):
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
         on_error: OnReadError | None = None,
+        hedge: bool | None = None,
     ) -> Session:
         """Return a session with some options changed; ``prefix`` is added to the present one."""
         old = self.options
@@ -86,6 +87,7 @@ class Session(Asking):
             r=r,
             codec=old.codec if codec is None else Codec(codec),
             misses_on_error=old.misses_on_error if on_error is None else misses_on_error(on_error),
+            hedge=old.hedge if hedge is None else hedge_of(hedge),
             key_file=old.key_file,
         )
         session = Session(self.routing, self.rng, options, self.cluster, self.near, self.fallbacks)

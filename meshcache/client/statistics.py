@@ -38,6 +38,10 @@ class ClientStatistics:
     """By node id, the members that this client knows."""
     near: NearStatistics | None
     """The near cache; None if there is none, and no key is hot."""
+    hedged: int = 0
+    """Reads for which a second node was asked, because the first took long; see ``hedge=True``."""
+    hedges_won: int = 0
+    """Those of them that the second node answered first."""
 
 
 def statistics_of(routing: Routing, near: NearStatistics | None) -> ClientStatistics:
@@ -47,10 +51,12 @@ def statistics_of(routing: Routing, near: NearStatistics | None) -> ClientStatis
         NodeStatistics(peer.node_id, peer.address, peer.breaker.state, peer.answered, peer.failed) for peer in peers
     ]
     return ClientStatistics(
-        operations=routing.gone_answered + sum(node.answered for node in nodes),
+        operations=routing.answered,
         errors=routing.errors,
         retries=routing.retries,
         failed=routing.gone_failed + sum(node.failed for node in nodes),
         nodes={node.node_id: node for node in nodes},
         near=near,
+        hedged=routing.hedging.hedged,
+        hedges_won=routing.hedging.won,
     )

@@ -112,6 +112,7 @@ class Handshake:
             "slots": cluster.slots,
             "vnodes": cluster.vnodes,
             "replicas": cluster.replicas,
+            "read_quorum": cluster.read_quorum,
             "value_bytes_max": limits.value_bytes_max,
             "request_bytes_max": limits.request_bytes_max,
             "reply_bytes_max": limits.reply_bytes_max,

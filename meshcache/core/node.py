@@ -116,7 +116,7 @@ class NodeCore:
         copies = HotCopies(
             hot, self.view, self.membership, self.outbox, self._instant, enabled=config.cluster.read_quorum == 1
         )
-        self._pending = Pending(self.view, self.peers, self.outbox, self._instant, self.fail)
+        self._pending = Pending(self.view, self.peers, self.outbox, self._instant, self.membership.state_of, self.fail)
         self.coordinator = self._make_coordinator(hints, copies)
         self._build_gates()
         self._begin_background(hints, saved)

@@ -36,6 +36,8 @@ class ClientCollector:
             ("operations", told.operations, "Requests of the client that nodes answered."),
             ("errors", told.errors, "Operations that failed in the end."),
             ("retries", told.retries, "Rounds of requests after the first of an operation."),
+            ("hedged", told.hedged, "Reads for which a second node was asked, because the first took long."),
+            ("hedges_won", told.hedges_won, "Those of them that the second node answered first."),
         ):
             yield self._family(name, "counter", text, [({}, value)])
         nodes = list(told.nodes.values())

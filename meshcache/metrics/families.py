@@ -96,6 +96,14 @@ FAMILIES: Final = (
         "Operations that are answered and wait for slower copies.",
         "coordinator.lingering",
     ),
+    Family(
+        "meshcache_breaker_open",
+        "gauge",
+        "1 while another node is not asked for clients, because it failed too often, else 0.",
+        "breakers.open",
+        ("node",),
+    ),
+    Family("meshcache_breakers_opened_total", "counter", "Times that began.", "breakers.opened"),
     Family("meshcache_frames_malformed_total", "counter", "Frames that were none of ours.", "node.malformed"),
     Family("meshcache_messages_failed_total", "counter", "Messages whose handling failed.", "node.failed", ("kind",)),
     Family(

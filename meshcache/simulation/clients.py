@@ -6,6 +6,7 @@ executed nevertheless. If so, the outcome of the operation is open, even if a la
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from meshcache.client.arguments import MISSING, levels
 from meshcache.client.codec import Codec
 from meshcache.client.connection import GREETING, Call, Connection, Outcome
-from meshcache.client.delivery import Apart, Board, Compute, Flow, Halt, Wait
+from meshcache.client.delivery import Apart, Board, Compute, Flow, Halt, Hedged, Wait
 from meshcache.client.failure import CONNECTION_LOST, NO_GREETING, NO_REPLY, NOT_CONNECTED, Failure
 from meshcache.client.flights import Flights
 from meshcache.client.options import Options
@@ -90,6 +91,7 @@ class ClientHost:
         consistency: Any = None,
         stray: float = 0.0,
         near_cache: NearCache | None = None,
+        hedge: bool = False,
     ) -> None:
         self.world = world
         self.network = network
@@ -98,7 +100,7 @@ class ClientHost:
         """The routing id of the line that was opened last: every socket has an id of its own."""
         rng = random.Random(world.rng.getrandbits(32))
         w, r = levels(consistency)
-        options = Options(prefix=b"", timeout_s=timeout_s, ttl_ms=TTL_NEVER, w=w, r=r, codec=Codec())
+        options = Options(prefix=b"", timeout_s=timeout_s, ttl_ms=TTL_NEVER, w=w, r=r, codec=Codec(), hedge=hedge)
         near = None if near_cache is None else NearStore(near_cache)
         self.session = Session(Routing(seeds, lambda: world.now), rng, options, near=near)
         self.stray = stray
@@ -311,6 +313,8 @@ class _Run:
         match step:
             case float():
                 world.after(step, resume, None)
+            case Hedged():
+                self._hedge(step, resume)
             case list():
                 if self.failed:
                     world.tally("retry")
@@ -329,6 +333,26 @@ class _Run:
                 self._compute(step, resume)
             case _:
                 raise TypeError(f"a simulated client has no program that could carry out {step!r}")
+
+    def _hedge(self, step: Hedged, resume: Report) -> None:
+        """Make a call, and after a while another one for the same; go on with the first answer."""
+        client, under_way = self.client, list(step)
+
+        def report(call: Call, outcomes: list[Any]) -> None:
+            under_way.remove(call)
+            if isinstance(outcomes[0], list) or not under_way:
+                step.winner = call
+                self._on_outcomes([call], resume, outcomes)
+
+        def ask_other() -> None:
+            other = step.other(lambda _: True) if under_way else None
+            if other is not None:
+                under_way.append(other)
+                client.exchange([other], partial(report, other))
+
+        client.exchange(list(step), partial(report, step[0]))
+        if not math.isinf(step.after_s):
+            client.world.after(step.after_s, ask_other)
 
     def _apart(self, step: Apart, resume: Report) -> None:
         def done(loaded: Any, error: BaseException | None, is_open: bool) -> None:

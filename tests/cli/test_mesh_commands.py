@@ -185,6 +185,14 @@ def test_status_fits_any_width(mesh: str, width: int, everything: bool) -> None:
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_the_wide_status_tells_whom_a_node_does_not_ask_because_it_fails() -> None:
+    mesh = [well("node1", breakers_open=["node2", "node3"]), well("node2"), well("node3")]
+    text = status_text(mesh, PLAIN, 400, everything=True)
+    assert "NOT ASKED" in text
+    assert [line.split()[0] for line in text.splitlines() if "node2 node3" in line] == ["node1"]
+    assert "NOT ASKED" not in status_text(mesh, PLAIN, 400)
+
+
 def test_the_usual_status_is_not_folded_at_eighty_columns() -> None:
     for mesh in ("usual", "production"):
         assert status_text(MESHES[mesh], PLAIN, 80).count("NODE") == 1

@@ -73,6 +73,7 @@ def test_words_are_short_enough_and_told_apart() -> None:
     assert len(set(told)) == len(told)
     assert told_of("node.longest_work_ms.page_sent").words == "longest page sent"
     assert told_of("hints.waiting.node2").words == "writes kept for node2"
+    assert told_of("breakers.open.node.2").words == "not asked now: node.2"
 
 
 @pytest.mark.parametrize(

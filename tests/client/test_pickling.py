@@ -78,7 +78,7 @@ def by_pickle(value: Any) -> Any:
 ARGUMENTS: list[dict[str, Any]] = [
     {},
     {"timeout": 0.5, "ttl": 60, "consistency": "quorum", "codec": "pickle", "namespace": "a:", "cluster": "shop"},
-    {"ttl": None, "consistency": (2, 1), "namespace": b"\xff", "on_error": "miss"},
+    {"ttl": None, "consistency": (2, 1), "namespace": b"\xff", "on_error": "miss", "hedge": True},
     {"ttl": 0.25, "near_cache": NearCache(max_entries=7, ttl=0.5)},
     {"near_cache": False, "codec": Rot13()},
     {"key_file": "web.secret"},

@@ -8,8 +8,8 @@ from fake_node import fake_mesh
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 import meshcache
-from meshcache.client.breaker import CALLS_MIN, OPEN_S, Breaker
 from meshcache.metrics import ClientCollector
+from meshcache.protocol.breaker import CALLS_MIN, OPEN_S, Breaker
 
 
 def exported(cache: meshcache.Client) -> dict[tuple[str, str], float]:
@@ -32,6 +32,7 @@ def test_a_client_tells_what_nodes_answered_and_what_failed() -> None:
             told = cache.statistics()
             assert told.operations - before.operations == 20
             assert (told.errors, told.retries, told.failed, told.near) == (0, 0, 0, None)
+            assert (told.hedged, told.hedges_won) == (0, 0)
             assert {node.breaker for node in told.nodes.values()} == {"closed"}
             assert {node.address for node in told.nodes.values()} == {first.address, second.address}
             assert all(node.answered for node in told.nodes.values())
@@ -42,6 +43,7 @@ def test_a_client_tells_what_nodes_answered_and_what_failed() -> None:
             found = exported(cache)
             assert found["meshcache_client_operations_total", ""] == told.operations + 1
             assert found["meshcache_client_errors_total", ""] == 0
+            assert found["meshcache_client_hedged_total", ""] == found["meshcache_client_hedges_won_total", ""] == 0
             assert {value for (name, _), value in found.items() if name == "meshcache_client_breaker_open"} == {0}
 
 

@@ -29,9 +29,10 @@ from meshcache.client.arguments import (
     raw_tags,
 )
 from meshcache.client.codec import ValueCodec
+from meshcache.client.connection import Outcome
 from meshcache.client.decorator import AsyncCachedBy as CachedBy
 from meshcache.client.decorator import refuse_function
-from meshcache.client.delivery import Apart, Board, Compute, Flow, Halt, Parking, Step, Wait
+from meshcache.client.delivery import Apart, Board, Compute, Flow, Halt, Hedged, Parking, Step, Wait
 from meshcache.client.fallbacks import Fallbacks, OnError, OnReadError, loads_on_error
 from meshcache.client.get_or_set import RELEASE_S, result
 from meshcache.client.locks import AsyncLock as Lock
@@ -69,6 +70,7 @@ class AsyncClient:
         cluster: str = "",
         near_cache: NearCache | bool | None = None,
         on_error: OnReadError | None = None,
+        hedge: bool | None = None,
         key_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._session = begin(
@@ -81,6 +83,7 @@ class AsyncClient:
             cluster=cluster,
             near_cache=near_cache,
             on_error=on_error,
+            hedge=hedge,
             key_file=key_file,
         )
         if (key := self._session.routing.key) is not None:
@@ -387,6 +390,7 @@ class AsyncClient:
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
         on_error: OnReadError | None = None,
+        hedge: bool | None = None,
     ) -> Self:
         """Return the same client with other options; options that are left out stay as they are.
 
@@ -394,7 +398,9 @@ class AsyncClient:
         shares this client's connections; only closing this client closes them.
         """
         return self._derive(
-            self._session.derive(consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error),
+            self._session.derive(
+                consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error, hedge=hedge
+            ),
         )
 
     async def close(self) -> None:
@@ -453,6 +459,8 @@ class AsyncClient:
     async def _carry_out(self, step: Step) -> Any:
         """Carry out one of the rare steps."""
         match step:
+            case Hedged():
+                return await self._hedge(step)
             case Board():
                 return self._hub.here().flights.board(step.seat, step.key)
             case Wait():
@@ -467,6 +475,30 @@ class AsyncClient:
             case Compute():
                 return await self._compute(step)
         raise TypeError(step)
+
+    async def _hedge(self, step: Hedged) -> list[Outcome]:
+        """Send a call, and after a while another one for the same; return the outcome that counts."""
+        (call,) = step
+        under_way = {self._hub.post(call): call}
+        outcome: Outcome | None = None
+        try:
+            timeout_s: float | None = step.after_s
+            while under_way and type(outcome) is not list:
+                done, _ = await asyncio.wait(under_way, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    timeout_s = None
+                    other = step.other(lambda _: True)
+                    if other is not None:
+                        under_way[self._hub.post(other)] = other
+                for future in done:
+                    if type(outcome) is not list:
+                        step.winner, outcome = under_way[future], future.result()
+                    del under_way[future]
+        finally:
+            for future in under_way:
+                future.cancel()
+        assert outcome is not None
+        return [outcome]
 
     async def _apart(self, step: Apart) -> Any:
         """Run a flow in a task, in a copy of the caller's context; cancelling the caller does not stop it."""

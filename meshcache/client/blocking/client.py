@@ -28,7 +28,7 @@ from meshcache.client.blocking.lease_renewals import Renewals
 from meshcache.client.blocking.streams import StreamReception, Subscription
 from meshcache.client.codec import ValueCodec
 from meshcache.client.decorator import CachedBy, refuse_function
-from meshcache.client.delivery import Apart, Board, Compute, Flow, Parking, Step, Wait
+from meshcache.client.delivery import Apart, Board, Compute, Flow, Hedged, Parking, Step, Wait
 from meshcache.client.fallbacks import Fallbacks, OnError, OnReadError, loads_on_error
 from meshcache.client.flights import Flights
 from meshcache.client.get_or_set import RELEASE_S, result
@@ -57,9 +57,11 @@ class Client:
     connecting, retries and failover included. ``near_cache`` is True or a NearCache to keep copies of all values that
     are read, None to keep copies of keys that the nodes call hot, False for no copies at all. ``on_error="miss"``: when
     the cache fails, ``get``, ``gets``, ``get_many``, ``exists`` and ``ttl`` find nothing, instead of raising the error
-    ("raise", the default); all other operations raise it. ``key_file`` names the file of the key by which the client
-    proves who it is, made by `meshcache keygen`; None: the environment variable MESHCACHE_KEY_FILE does, if it is set.
-    README.md describes all of this.
+    ("raise", the default); all other operations raise it. ``hedge=True``: a read that takes longer than nearly all
+    others is sent to another owner of the key, too, and the first answer counts; it is done where a read asks one owner
+    only, and at most for every twentieth. ``key_file`` names the file of the key by which the client proves who it is,
+    made by `meshcache keygen`; None: the environment variable MESHCACHE_KEY_FILE does, if it is set. README.md
+    describes all of this.
 
     It can be pickled and copied: that makes a client with the same arguments and its own connections.
     """
@@ -76,6 +78,7 @@ class Client:
         cluster: str = "",
         near_cache: NearCache | bool | None = None,
         on_error: OnReadError | None = None,
+        hedge: bool | None = None,
         key_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._session = begin(
@@ -88,6 +91,7 @@ class Client:
             cluster=cluster,
             near_cache=near_cache,
             on_error=on_error,
+            hedge=hedge,
             key_file=key_file,
             lock=threading.RLock(),
         )
@@ -394,6 +398,7 @@ class Client:
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
         on_error: OnReadError | None = None,
+        hedge: bool | None = None,
     ) -> Self:
         """Return the same client with other options; options that are left out stay as they are.
 
@@ -401,7 +406,9 @@ class Client:
         shares this client's connections; only closing this client closes them.
         """
         return self._derive(
-            self._session.derive(consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error),
+            self._session.derive(
+                consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error, hedge=hedge
+            ),
         )
 
     def close(self) -> None:
@@ -457,6 +464,8 @@ class Client:
         match step:
             case Parking():
                 return self._channels.exchange(step, parked=True)
+            case Hedged():
+                return self._channels.exchange(step)
             case Board():
                 if self._flights.pid != os.getpid():
                     self._flights.begin_anew(threading.RLock(), os.getpid())

@@ -26,6 +26,7 @@ import zmq
 
 from meshcache.client.closing import Closing
 from meshcache.client.connection import GREETING, Call, Connection, Outcome, Unsendable
+from meshcache.client.delivery import Hedged
 from meshcache.client.failure import (
     CONNECTION_LOST,
     NO_CONNECTION,
@@ -59,13 +60,13 @@ class _NodeSocket:
     """A connection and its socket."""
 
     __slots__ = (
-        "_fd",
         "_handshake",
         "_is_cooperative",
         "_pid",
         "arrived",
         "connection",
         "denied",
+        "fd",
         "host",
         "recv",
         "send",
@@ -84,7 +85,7 @@ class _NodeSocket:
         """Returns a frame, or raises zmq.Again if none came within a slice."""
         self.arrived: dict[int, Any] = {}
         """Answers that arrived for other calls of this step than the one being waited for."""
-        self._fd = int(socket.getsockopt(zmq.FD))
+        self.fd = int(socket.getsockopt(zmq.FD))
         self._pid = os.getpid()
         self._is_cooperative = False
         self.adapt()
@@ -116,6 +117,12 @@ class _NodeSocket:
         self._handshake.end()
         return True
 
+    def state(self) -> int:
+        """Return what can be done with the socket now. Raises ZMQError if this is another process by now."""
+        if self._pid != os.getpid():
+            raise zmq.ZMQError(zmq.ENOTSOCK)
+        return state_of(self.socket)
+
     def close(self) -> None:
         """Close the socket."""
         self._handshake.end()
@@ -123,7 +130,7 @@ class _NodeSocket:
 
     def wait(self, timeout_s: float) -> None:
         """Wait until the socket's state may have changed. Raises ZMQError if this is another process by now."""
-        wait_readable([self._fd], timeout_s)
+        wait_readable([self.fd], timeout_s)
         if self._pid != os.getpid():  # greenlets go on after a fork; the socket is the parent's
             raise zmq.ZMQError(zmq.ENOTSOCK)
 
@@ -148,6 +155,8 @@ class Channel:
         """Send every call, then wait for every answer, for each until its deadline."""
         if len(calls) == 1:
             call = calls[0]
+            if type(calls) is Hedged:
+                return [self._hedge(calls)]
             return [self._collect(call, self._post(call))]
         sent: list[Any] = [None] * len(calls)
         node_sockets = self._sockets
@@ -158,6 +167,72 @@ class Channel:
         for node_socket in node_sockets.values():
             node_socket.arrived.clear()
         return outcomes
+
+    def _hedge(self, step: Hedged) -> Outcome:
+        """Send a call, and after a while another one for the same; return the outcome that counts.
+
+        The other one goes only where a connection stands: to open one would take longer than the wait that it saves.
+        """
+        (call,) = step
+        first = self._post(call)
+        if isinstance(first, (Failure, Unsendable)):
+            return first
+        under_way = {call: first}
+        outcome = self._first(step, under_way, min(first[2] + step.after_s, first[3]))
+        other = step.other(self._is_ready) if outcome is None else None
+        second = None if other is None else self._post(other)
+        if other is not None and second is not None and not isinstance(second, (Failure, Unsendable)):
+            under_way[other] = second
+        while under_way and type(outcome) is not list:
+            outcome = self._first(step, under_way, max([one[3] for one in under_way.values()]))
+            if outcome is None:
+                step.winner, one = under_way.popitem()
+                outcome = self._collect(step.winner, one)
+        for node_socket, number, _, _ in under_way.values():
+            node_socket.connection.forget(number, silent=False)
+            node_socket.arrived.clear()
+        return outcome  # type: ignore[return-value]  # there was one call at least
+
+    def _first(self, step: Hedged, under_way: dict[Call, _Sent], until: float) -> Outcome | None:
+        """Return the first outcome of these calls, and take that call out; None if there is none in time."""
+        while True:
+            for call, (node_socket, number, _, _) in under_way.items():
+                outcome = self._look(node_socket, number)
+                if outcome is not None:
+                    step.winner = call
+                    del under_way[call]
+                    return outcome
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return None
+            wait_readable([node_socket.fd for node_socket, _, _, _ in under_way.values()], left_s)
+
+    def _look(self, node_socket: _NodeSocket, number: int) -> Outcome | None:
+        """Return the outcome of a call that was sent, if there is one by now."""
+        arrived, connection = node_socket.arrived, node_socket.connection
+        try:
+            while number not in arrived:
+                events = node_socket.state()
+                if events & zmq.POLLIN:
+                    arrived.update(connection.accept(node_socket.recv(zmq.NOBLOCK)))
+                elif events & zmq.POLLOUT:
+                    return None
+                else:
+                    self._drop(connection.address)
+                    return CONNECTION_LOST
+        except zmq.Again:
+            return None
+        except zmq.ZMQError:
+            return CONNECTION_LOST
+        except ProtocolError as error:
+            self._drop(connection.address)
+            return Failure(sent=True, late=False, why=f"broke the protocol: {error}")
+        return arrived.pop(number)  # type: ignore[no-any-return]
+
+    def _is_ready(self, address: str) -> bool:
+        """Tell whether requests can be sent to an address at once."""
+        node_socket = self._sockets.get(address)
+        return node_socket is not None and node_socket.connection.ready
 
     def forget(self) -> None:
         """Stop waiting for all answers: the thread that waited was interrupted."""

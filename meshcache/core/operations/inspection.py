@@ -63,6 +63,9 @@ def status(coordinator: Coordinator, notices: Notices, *, ready: bool) -> dict[s
             "evictions": held.evictions + held.refused,
             "evicted_s_ago": notices.evicted_s_ago,
         },
+        "breakers_open": [
+            node_id for node_id, is_open in coordinator.pending.breakers.statistics()["open"].items() if is_open
+        ],
         "members": [
             {
                 "node_id": fact.node_id,
@@ -113,6 +116,7 @@ def statistics(coordinator: Coordinator, counters: Counters, hot_keys: dict[str,
             "repairs": coordinator.pending.repairs,
             "restamps": coordinator.pending.restamps,
         },
+        "breakers": coordinator.pending.breakers.statistics(),
         "membership": coordinator.membership.statistics(),
         "hot_keys": hot_keys,
         "settings": settings,

@@ -8,10 +8,12 @@ operation, and the others go on.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 from weakref import ref
 
+from meshcache.core.membership.members import State
+from meshcache.core.operations.breakers import Breakers
 from meshcache.core.operations.instant import Instant
 from meshcache.core.operations.latencies import Latencies
 from meshcache.core.outbox import Outbox
@@ -75,9 +77,13 @@ class Pending:
         peers: Peers,
         outbox: Outbox,
         instant: Instant,
+        state_of: Callable[[str], State],
         fail: Callable[[str, object, Exception], None],
     ) -> None:
-        """``fail`` logs what an operation raised, or raises it anew."""
+        """``state_of`` tells of a member, by its id, whether it is alive.
+
+        ``fail`` logs what an operation raised, or raises it anew.
+        """
         self.running: dict[Operation, float] = {}
         """Operations whose caller still waits for an answer, and when each began."""
         self.latencies = Latencies(KINDS)
@@ -96,6 +102,7 @@ class Pending:
         self._peers = peers
         self._outbox = outbox
         self._instant = instant
+        self.breakers = Breakers(instant, outbox, state_of)
         self._fail = fail
         self._at_end: dict[Operation, Callable[[], None]] = {}
         """The functions to call when an operation ends, in whatever way."""
@@ -119,6 +126,23 @@ class Pending:
         self._outbox.send(link.address, message)
         return True
 
+    def ask_for_caller(
+        self, operation: Operation, group: Any, node_id: str, deadline: float, make: MakeRequest
+    ) -> bool:
+        """Do the same for an operation that a client waits for; False also if the node's breaker is open."""
+        link = self._peers.by_node.get(node_id)
+        if link is None or not self.breakers.admits(node_id, link.boot, deadline):
+            return False
+        self.ask(operation, group, node_id, deadline, make)
+        self.breakers.sent(self._number, node_id, link.boot, deadline)
+        return True
+
+    def are_barred(self, node_ids: Iterable[str]) -> bool:
+        """Tell whether all these nodes could be asked, but for their breakers; False if there are none."""
+        found = list(node_ids)
+        links, bars = self._peers.by_node, self.breakers.bars
+        return bool(found) and all(node_id in links and bars(node_id) for node_id in found)
+
     def on_answer(self, node_id: str, answer: Any) -> bool:
         """Hand the answer of a node to the operation that waits for it; drop it if none waits any more.
 
@@ -131,6 +155,7 @@ class Pending:
         if asked != node_id or type(answer) not in (kind, m.Reject):
             return False
         del self.waiting[answer.request]
+        self._judge(answer)
         if self._knows(operation):
             if isinstance(answer, m.Reject):
                 operation.on_reject(group, node_id)
@@ -138,11 +163,21 @@ class Pending:
                 operation.on_answer(group, node_id, answer)
         return True
 
+    def _judge(self, answer: Any) -> None:
+        """Count an answer for the breaker of the node that gave it."""
+        if not isinstance(answer, m.Reject):
+            self.breakers.answered(answer.request)
+        elif answer.error[:1] == [m.Code.OVERLOADED]:
+            self.breakers.refused(answer.request)
+        else:
+            self.breakers.forget(answer.request)
+
     def on_link_lost(self, node_id: str) -> None:
         """Give up the requests to this node on the link that broke."""
         lost = [request for request, waiting in self.waiting.items() if waiting[2] == node_id]
         for request in lost:
             operation, group, _, _ = self.waiting.pop(request)
+            self.breakers.forget(request)
             self._shielded(operation, operation.on_lost, group, node_id)
 
     def replan(self) -> None:
@@ -216,6 +251,7 @@ class Pending:
 
     def tick(self) -> None:
         """Run the timers that are due, and forget the requests of operations that ended."""
+        self.breakers.look()
         while self.timers and self.timers[0][0] <= self._instant.now:
             operation = heapq.heappop(self.timers)[2]()
             if operation is not None:

@@ -149,10 +149,13 @@ class QuorumRead:
         if not group.asked:  # R nodes answered, but too few of them hold the keys: ask all the others
             for node_id in self._by_promise(group):
                 self._ask(group, node_id)
+        if not group.asked and self.coordinator.pending.are_barred(group.to_ask()):
+            self.groups.remove(group)
+            self._fail(group)
 
     def _ask(self, group: ReadGroup, node_id: str) -> bool:
         keys = group.unanswered(node_id)
-        asked = self.coordinator.pending.ask(
+        asked = self.coordinator.pending.ask_for_caller(
             self,
             (group, keys),
             node_id,

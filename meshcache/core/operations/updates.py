@@ -138,7 +138,8 @@ class UpdateBatch:
     def _pass_on(self, owner: str, group: list[int]) -> None:
         asked, keys = self.request, [self.request.keys[i] for i in group]
         changes = [self.request.changes[i] for i in group]
-        sent = self.coordinator.pending.ask(
+        pending = self.coordinator.pending
+        sent = pending.ask_for_caller(
             self,
             group,
             owner,
@@ -147,8 +148,13 @@ class UpdateBatch:
                 request, boot, deadline_ms, view, asked.w, asked.r, 1, keys, changes
             ),
         )
-        if not sent:
+        if sent:
+            return
+        if not pending.are_barred([owner]):
             self._unsent.extend(group)
+            return
+        for index in group:
+            self.settle(index, [int(Code.NOT_READY)])
 
     def on_answer(self, group: list[int], node_id: str, answer: m.Reply) -> None:
         """Note the owner's results; it may have refused some updates without executing them."""

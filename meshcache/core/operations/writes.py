@@ -127,7 +127,22 @@ class QuorumWrite:
             newer, live = coordinator.replica.take_write(group.keys, group.records)
             self._note_ack(group, coordinator.own_id, newer, live)
         self._ask_missing(group)
-        (self._complete if group.complete() else self.groups).append(group)
+        if not group.complete() and self._is_barred(group):
+            self._fail(group)
+        else:
+            (self._complete if group.complete() else self.groups).append(group)
+
+    def _is_barred(self, group: WriteGroup) -> bool:
+        """Tell whether too few owners are left that may store the records, because of open breakers."""
+        pending = self.coordinator.pending
+        if pending.breakers.are_closed:
+            return False
+        reached = {self.coordinator.own_id, *group.acked, *group.asked}
+        for owners in (group.owners, *group.former):
+            left = [node_id for node_id in owners if node_id in reached or not pending.are_barred([node_id])]
+            if len(left) < min(group.needed, len(owners)):
+                return True
+        return False
 
     def _ask_missing(self, group: WriteGroup) -> None:
         coordinator = self.coordinator
@@ -135,7 +150,7 @@ class QuorumWrite:
         for node_id in group.targets():
             if node_id in group.acked or node_id in group.asked or node_id == coordinator.own_id:
                 continue
-            if coordinator.pending.ask(
+            if coordinator.pending.ask_for_caller(
                 self,
                 group,
                 node_id,

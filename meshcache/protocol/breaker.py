@@ -1,7 +1,8 @@
-"""The circuit breaker: when a node keeps failing, stop asking it first.
+"""The circuit breaker: it tells when a node fails so often that it is better not asked, and when to try it again.
 
-An open breaker does not forbid a node: routing only takes it last, so that a breaker alone never makes an operation
-fail. Time is an argument, in seconds of a monotonic clock.
+What an open breaker means is for its user to say. A client takes the node last, so that a breaker alone never makes an
+operation fail (client/routing.py). A node, which must reach certain others or none, does not ask it
+(core/operations/breakers.py). Time is an argument, in seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ class Breaker:
     Threads may share a breaker without a lock: a count that is lost changes nothing important.
     """
 
-    __slots__ = ("_buckets", "_open_until", "_probing")
+    __slots__ = ("_buckets", "_open_s", "_open_until", "_probing")
 
-    def __init__(self) -> None:
+    def __init__(self, open_s: float = OPEN_S) -> None:
+        """``open_s``: how long it stays open before each probe."""
+        self._open_s = open_s
         # One [second, successes, failures] for each second of the window; the oldest is used again.
         self._buckets = [[-1, 0, 0] for _ in range(WINDOW_S)]
         self._open_until = 0.0
@@ -52,8 +55,8 @@ class Breaker:
             return True
         if now < self._open_until:
             return False
-        # The probe is under way; if its outcome is never noted, the next probe may go in another 30 s.
-        self._open_until = now + OPEN_S
+        # The probe is under way; if its outcome is never noted, the next probe may go as long after it.
+        self._open_until = now + self._open_s
         self._probing = True
         return True
 
@@ -75,7 +78,7 @@ class Breaker:
         if self._open_until:
             if self._probing:
                 self._probing = False
-                self._open_until = now + OPEN_S
+                self._open_until = now + self._open_s
             return False
         self._bucket(now)[2] += 1
         oldest = int(now) - WINDOW_S
@@ -83,7 +86,7 @@ class Breaker:
         failures = sum(bucket[2] for bucket in self._buckets if bucket[0] > oldest)
         if successes + failures < CALLS_MIN or failures < FAILURE_RATIO * (successes + failures):
             return False
-        self._open_until = now + OPEN_S
+        self._open_until = now + self._open_s
         return True
 
     def reset(self) -> None:

@@ -1,0 +1,150 @@
+"""Circuit breakers between nodes: a node that fails those who wait is not asked for a moment.
+
+A node can be alive by every probe and yet be of no use: it is overloaded, say, or its disk or its network stalls for
+what is larger than a probe. Each request that a client's operation sends to it then waits for nothing until its
+deadline. So this node counts, for each other one, how the requests of its clients' operations end. When half of at
+least ten in ten seconds have failed, the breaker *opens*: for ``OPEN_S`` such requests are not sent. Then one is, as a
+probe (*half-open*), and closes the breaker if it is answered.
+
+A failure is a request that was refused for overload, or not answered in time. Of the latter only those count that left
+the node ``FAIR_S`` or more, so that an impatient client opens no breaker. What this node does by itself (probes of
+members, hints, slots that move, repair) neither counts nor stops.
+
+Nothing about quorums changes. Where the owners that may still be asked are too few, the operation fails at once with
+what it would have come to at its deadline; where they are enough, the owner that was left out gets its hint. A member
+that is *suspected* is asked whatever its breaker says: soon it is either cleared, or dead and no owner any more, and
+operations that wait for that need not fail.
+
+Source: Nygard 2007, "Release It!", for the breaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from meshcache.core.membership.members import State
+from meshcache.core.operations.instant import Instant
+from meshcache.core.outbox import Outbox
+from meshcache.protocol.breaker import Breaker
+
+OPEN_S: Final = 1.0
+"""How long a breaker stays open before a probe. Clients wait much longer, but they have other nodes to ask."""
+FAIR_S: Final = 0.2
+"""The least time in which a node is expected to answer …"""
+ANSWER_S: Final = 1.0
+"""… and after this time it has failed, although the request has more."""
+STALL_S: Final = 0.5
+"""If this node looks at the clock less often, it stood still, and answers may have come that it has not read."""
+
+
+class Breakers:
+    """The breakers of one node, by the id of the other, and the requests by which it judges."""
+
+    def __init__(self, instant: Instant, outbox: Outbox, state_of: Callable[[str], State]) -> None:
+        """``state_of`` tells of a member, by its id, whether it is alive."""
+        self.opened = 0
+        """How often one opened."""
+        self._instant = instant
+        self._outbox = outbox
+        self._state_of = state_of
+        self._breakers: dict[str, tuple[int, Breaker]] = {}
+        """With the boot of the process that each is about."""
+        self._unanswered: dict[int, tuple[float, str]] = {}
+        """By number of the request, in the order in which they were sent: when it has failed, and the node."""
+        self._open: dict[str, Breaker] = {}
+        """Those that are not closed."""
+        self._looked_at = instant.now
+
+    def admits(self, node_id: str, boot: int, deadline: float) -> bool:
+        """Tell whether a request may be sent to a node; if its breaker is half-open, this request is the probe."""
+        breaker = self._open.get(node_id)
+        if breaker is None or self._state_of(node_id) != State.ALIVE:
+            return True
+        if self._breakers[node_id][0] != boot:
+            self._forget(node_id)
+            return True
+        if deadline - self._instant.now < FAIR_S or not breaker.admits(self._instant.now):
+            return False
+        self._outbox.note("breaker_half_open", node=node_id)
+        return True
+
+    def bars(self, node_id: str) -> bool:
+        """Tell whether the breaker of a node is why it is not asked."""
+        return node_id in self._open and self._state_of(node_id) == State.ALIVE
+
+    @property
+    def are_closed(self) -> bool:
+        """Whether all of them are."""
+        return not self._open
+
+    def sent(self, number: int, node_id: str, boot: int, deadline: float) -> None:
+        """Note a request that somebody waits for."""
+        now = self._instant.now
+        if deadline - now < FAIR_S:
+            return
+        if not self._unanswered:
+            self._looked_at = now
+        self._unanswered[number] = min(deadline, now + ANSWER_S), node_id
+        known = self._breakers.get(node_id)
+        if known is None or known[0] != boot:
+            for gone in [each for each in self._breakers if self._state_of(each) > State.SUSPECT]:
+                self._forget(gone)
+            self._forget(node_id)
+            self._breakers[node_id] = boot, Breaker(OPEN_S)
+
+    def answered(self, number: int) -> None:
+        """Note that a request was answered."""
+        waited = self._unanswered.pop(number, None)
+        if waited is not None and waited[1] in self._breakers:
+            node_id = waited[1]
+            if self._breakers[node_id][1].succeed(self._instant.now):
+                self._open.pop(node_id, None)
+                self._outbox.note("breaker_closed", node=node_id)
+
+    def refused(self, number: int) -> None:
+        """Note that a request was refused because the node is overloaded."""
+        waited = self._unanswered.pop(number, None)
+        if waited is not None:
+            self._fail(waited[1])
+
+    def forget(self, number: int) -> None:
+        """Note that a request has an end that tells nothing of the node: its connection broke, say."""
+        self._unanswered.pop(number, None)
+
+    def look(self) -> None:
+        """Count the requests whose time is over."""
+        now = self._instant.now
+        stood_still_s, self._looked_at = now - self._looked_at, now
+        if stood_still_s > STALL_S:
+            waiting = self._unanswered.items()
+            self._unanswered = {number: (at + stood_still_s, node_id) for number, (at, node_id) in waiting}
+        while self._unanswered:
+            number, (at, node_id) = next(iter(self._unanswered.items()))
+            if at > now:
+                break
+            del self._unanswered[number]
+            self._fail(node_id)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return what there is to tell, as plain values."""
+        present = [node_id for node_id in self._breakers if self._state_of(node_id) <= State.SUSPECT]
+        states = {node_id: self._breakers[node_id][1].state for node_id in present}
+        return {
+            "opened": self.opened,
+            "open": {node_id: int(node_id in self._open) for node_id in states},
+            "state": states,
+        }
+
+    def _fail(self, node_id: str) -> None:
+        known = self._breakers.get(node_id)
+        if known is not None and known[1].fail(self._instant.now):
+            self.opened += 1
+            self._open[node_id] = known[1]
+            self._outbox.note("breaker_opened", node=node_id)
+
+    def _forget(self, node_id: str) -> None:
+        """Begin anew with a node, since another process answers there."""
+        self._breakers.pop(node_id, None)
+        if self._open.pop(node_id, None) is not None:
+            self._outbox.note("breaker_closed", node=node_id)
