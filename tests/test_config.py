@@ -215,7 +215,7 @@ def test_a_wildcard_is_no_address_to_dial() -> None:
 
 
 def test_a_node_that_is_dialled_by_another_address_than_it_binds_may_bind_all() -> None:
-    pod = {"listen": "0.0.0.0:7101", "advertise": "meshcache-0.meshcache:7101"}
+    pod: dict[str, object] = {"listen": "0.0.0.0:7101", "advertise": "meshcache-0.meshcache:7101"}
     node = Config.from_tables(node=pod, security={"insecure": True}).node
     assert node.address == "meshcache-0.meshcache:7101"
     assert (node.publish_address, node.publish_dialled) == ("0.0.0.0:7201", "meshcache-0.meshcache:7201")
