@@ -260,6 +260,19 @@ def test_a_node_that_was_killed_comes_back_at_another_address_under_its_id(pods:
         assert cache.get_many([f"k{n}" for n in range(100)]) == {f"k{n}": n for n in range(100)}
 
 
+def test_a_node_that_binds_all_addresses_is_known_by_the_one_that_it_advertises(supervisor: Supervisor) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "meshcache", "node", "--id", "n1", "--listen", f"0.0.0.0:{port}"]
+    command += ["--set", f"node.advertise=localhost:{port}", "--set", "security.insecure=true"]
+    with started(command, supervisor.environment):
+        supervisor.wait("READY=1")
+        assert ask(port + 200, "/ready", host="127.9.9.9")[0] == 200
+        with Client(f"127.7.7.7:{port}") as cache:
+            cache.set("key", "value")
+            assert cache.get("key") == "value"
+            assert members(cache) == {"n1": ("alive", f"localhost:{port}")}
+
+
 class Load:
     """Clients that write and read all the time, each its own keys, and note what fails and what is lost."""
 
