@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 from meshcache import checks
-from meshcache.address import is_loopback, join_address, split_address
+from meshcache.address import is_loopback, is_one_machine, join_address, split_address
 from meshcache.checks import Check
 from meshcache.durations import seconds_of
 from meshcache.errors import ConfigError
@@ -51,12 +51,20 @@ def _http_address(value: str) -> str | None:
     return f'{problem}; for no HTTP at all write "{HTTP_OFF}"' if problem else None
 
 
+def _dialled_address(value: str) -> str | None:
+    problem = checks.address(value)
+    if problem is None and not is_one_machine(split_address(value)[0]):
+        return f"must be the very address that others dial, is {value!r}"
+    return problem
+
+
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     """``[node]``: what differs from node to node."""
 
     id: Annotated[str, checks.or_empty(checks.name)] = ""
     listen: Annotated[str, checks.address] = "127.0.0.1:7101"
+    advertise: Annotated[str, checks.or_empty(_dialled_address)] = ""
     publish: Annotated[str, checks.or_empty(checks.address)] = ""
     http: Annotated[str, _http_address] = ""
     seeds: Annotated[tuple[str, ...], checks.addresses] = ()
@@ -77,6 +85,29 @@ class NodeSettings:
     def host_label(self) -> str:
         """``host``, or this machine's name: copies of a key avoid sharing it."""
         return self.host or platform.node() or "localhost"
+
+    @property
+    def address(self) -> str:
+        """Where others dial this node."""
+        return self.advertise or self.listen
+
+    @property
+    def publish_dialled(self) -> str:
+        """Where others dial the invalidation stream."""
+        return self._advertised(self.publish_address)
+
+    @property
+    def http_dialled(self) -> str:
+        """Where others dial HTTP; empty if it is off."""
+        return self._advertised(self.http_address) if self.http_address else ""
+
+    def _advertised(self, bound: str) -> str:
+        """Return where others dial what is bound here: at the advertised host, unless it has its own address."""
+        host, port = split_address(bound)
+        elsewhere = host != split_address(self.listen)[0] and is_one_machine(host)
+        if not self.advertise or elsewhere:
+            return bound
+        return join_address(split_address(self.advertise)[0], port)
 
     @property
     def publish_address(self) -> str:
@@ -502,26 +533,25 @@ def _address_problems(values: Mapping[str, Any]) -> list[str]:
         ]
         used.add((key, *address))
     is_closed = bool(values["security.key_file"]) and not values["security.permissive"]
-    is_open = values["security.insecure"]
-    return problems + _exposed(
-        given, trusted=("listen", "publish", "http") if is_open else ("listen", "publish") * is_closed
-    )
+    trusted = ("listen", "publish", "http") if values["security.insecure"] else ("listen", "publish") * is_closed
+    return problems + _exposed(given, values["node.advertise"], trusted)
 
 
-def _exposed(given: Mapping[str, str], *, trusted: tuple[str, ...]) -> list[str]:
+def _exposed(given: Mapping[str, str], advertise: str, trusted: tuple[str, ...]) -> list[str]:
     """Return what is wrong with the reach of addresses: nobody can dial a wildcard, and all can dial some others.
 
     ``trusted``: what may be reached from other machines.
     """
     hosts = {key: split_address(address)[0] for key, address in given.items()}
     problems = [
-        f"node.{key}: must be the very address that other nodes dial, not a wildcard"
+        f"node.{key}: must be the very address that other nodes dial, not a wildcard, unless node.advertise names it"
         for key, host in hosts.items()
-        if host in _WILDCARDS
+        if host in _WILDCARDS and not advertise
     ]
     exposed: dict[str, list[str]] = {}
     for key, host in hosts.items():
-        if key not in trusted and host not in _WILDCARDS and not is_loopback(host):
+        named = advertise or host not in _WILDCARDS
+        if key not in trusted and named and not is_loopback(host):
             exposed.setdefault(host, []).append(f"node.{key}")
     return problems + [
         f"{', '.join(names)}: {host} can be reached from other machines, and there is no encryption and no "

@@ -205,12 +205,36 @@ def test_listening_beyond_this_machine_must_be_asked_for() -> None:
 
 
 def test_a_wildcard_is_no_address_to_dial() -> None:
+    no_wildcard = "must be the very address that other nodes dial, not a wildcard, unless node.advertise names it"
     for insecure in (True, False):
         for wildcard in ("0.0.0.0:7101", "[::]:7101", "0:7101"):
             found = problems(node={"listen": wildcard}, security={"insecure": insecure})
-            assert found == ["node.listen: must be the very address that other nodes dial, not a wildcard"]
+            assert found == [f"node.listen: {no_wildcard}"]
     found = problems(node={"publish": "0.0.0.0:7201"})
-    assert found == ["node.publish: must be the very address that other nodes dial, not a wildcard"]
+    assert found == [f"node.publish: {no_wildcard}"]
+
+
+def test_a_node_that_is_dialled_by_another_address_than_it_binds_may_bind_all() -> None:
+    pod: dict[str, object] = {"listen": "0.0.0.0:7101", "advertise": "meshcache-0.meshcache:7101"}
+    node = Config.from_tables(node=pod, security={"insecure": True}).node
+    assert node.address == "meshcache-0.meshcache:7101"
+    assert (node.publish_address, node.publish_dialled) == ("0.0.0.0:7201", "meshcache-0.meshcache:7201")
+    assert (node.http_address, node.http_dialled) == ("0.0.0.0:7301", "meshcache-0.meshcache:7301")
+    (problem,) = problems(node=pod)
+    assert "0.0.0.0 can be reached from other machines" in problem
+    for wildcard in ("0.0.0.0:7101", "[::]:7101"):
+        found = problems(node={"advertise": wildcard})
+        assert found == [f"node.advertise: must be the very address that others dial, is {wildcard!r}"]
+    (problem,) = problems(node={"advertise": "meshcache-0"})
+    assert problem.startswith("node.advertise: must be host:port")
+
+
+def test_what_has_an_address_of_its_own_is_dialled_there() -> None:
+    node = {"listen": "127.0.0.1:7101", "advertise": "cache1:7501", "http": "127.0.0.2:80"}
+    config = Config.from_tables(node=node)
+    assert (config.node.publish_dialled, config.node.http_dialled) == ("cache1:7201", "127.0.0.2:80")
+    assert Config.from_tables(node=node | {"http": "off"}).node.http_dialled == ""
+    assert Config().node.address == Config().node.listen
 
 
 def test_a_port_too_high_is_one_mistake() -> None:

@@ -80,7 +80,8 @@ PATTERNS: Final = document("meshcache/patterns/GUIDE.md")
 """Its blocks are run by tests/process/test_guide.py."""
 GATEWAY: Final = document("meshcache/gateway/GUIDE.md")
 """Its examples are run by tests/process/test_gateway.py."""
-RUN_HERE: Final = (README, CLIENT, NODE, CORE, FIGURES)
+DEPLOY: Final = document("configs/deploy/GUIDE.md")
+RUN_HERE: Final = (README, CLIENT, NODE, DEPLOY, CORE, FIGURES)
 DOCUMENTS: Final = (*RUN_HERE, PATTERNS, GATEWAY)
 PROSE: Final = "\n".join(each.prose for each in RUN_HERE)
 SHARES_NAMES: Final = (CLIENT,)
@@ -392,7 +393,9 @@ def test_every_chapter_is_linked_and_leads_back() -> None:
     for chapter in DOCUMENTS[1:]:
         assert f"]({chapter.name})" in README.prose
     assert {each.name for each in DOCUMENTS[1:]} == {
-        str(path.relative_to(ROOT)) for top in ("meshcache", "scripts") for path in (ROOT / top).rglob("GUIDE.md")
+        str(path.relative_to(ROOT))
+        for top in ("meshcache", "scripts", "configs")
+        for path in (ROOT / top).rglob("GUIDE.md")
     }
 
 

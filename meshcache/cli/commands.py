@@ -57,22 +57,35 @@ def _run_node(config: Any, parent_pid: int | None) -> int:
     from meshcache.local import lifeline  # noqa: PLC0415
     from meshcache.node.memory import prepare_process  # noqa: PLC0415
     from meshcache.node.node import Node  # noqa: PLC0415
+    from meshcache.node.notify import Notifier  # noqa: PLC0415
 
     log.configure(config.log)
     prepare_process()
     running = Node(config, supervised=parent_pid is not None)
-    signal.signal(signal.SIGINT, lambda *_: running.stop())
-    signal.signal(signal.SIGTERM, lambda *_: running.drain())
+    notifier = Notifier.of_environment(os.environ if parent_pid is None else {})
+
+    def end(status: str, how: Callable[[], None]) -> None:
+        notifier.stopping(status)
+        how()
+
+    def tell_ready() -> None:
+        print("ready", flush=True)
+        notifier.ready()
+
+    signal.signal(signal.SIGINT, lambda *_: end("stops", running.stop))
+    signal.signal(signal.SIGTERM, lambda *_: end("hands over what it holds", running.drain))
     if parent_pid is not None:
         lifeline.watch_parent(parent_pid, running.stop)
     try:
-        running.run(on_ready=lambda: print("ready", flush=True))
+        running.run(on_ready=tell_ready, on_look=notifier.beat)
     except ConfigError:
         raise
     except MeshcacheError as error:
         # Not the code of a configuration error, which would tell a supervisor not to try again.
         print(f"meshcache: {error}", file=sys.stderr)
         return 1
+    finally:
+        notifier.close()
     return 0
 
 

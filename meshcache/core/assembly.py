@@ -21,9 +21,9 @@ def membership_of(
     node, settings = config.node, config.membership
     own = Fact(
         node.node_id,
-        node.listen,
-        node.publish_address,
-        node.http_address,
+        node.address,
+        node.publish_dialled,
+        node.http_dialled,
         node.host_label,
         node.zone,
         node.weight,

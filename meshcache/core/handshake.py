@@ -63,7 +63,7 @@ class Handshake:
         ``who`` returns the key by which a connection was let in.
         """
         node = config.node
-        self.joined = not [seed for seed in node.seeds if seed != node.listen]
+        self.joined = not [seed for seed in node.seeds if seed != node.address]
         self.served = self.joined
         """Whether this node was part of a ring before. If so, that ring becomes a former one at the next change."""
         self.fatal: str | None = None
@@ -83,7 +83,7 @@ class Handshake:
     def greet(self) -> None:
         """Say HELLO again on every link whose connection stands and where nobody has answered yet."""
         for link in self._peers.links.values():
-            if link.up and not link.established:
+            if link.up and not link.established and not link.is_own:
                 self._peers.hello(link, self._membership.own, self._membership.digest())
 
     def join_without_seeds(self, now: float) -> bool:
@@ -139,7 +139,8 @@ class Handshake:
 
     def on_welcome(self, address: str, welcome: m.Welcome) -> None:
         """Take in that the node at ``address`` accepted this node's HELLO."""
-        if welcome.boot == self._boot:  # this address, under another name, is this node itself
+        if welcome.boot == self._boot:
+            self._peers.note_own(address)
             return
         cluster = self._config.cluster
         for name in _MUST_AGREE:
@@ -174,4 +175,4 @@ class Handshake:
             self.fatal = text
 
     def _is_seed(self, address: str) -> bool:
-        return address in self._config.node.seeds
+        return self._peers.is_seed(address)

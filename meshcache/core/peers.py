@@ -39,6 +39,8 @@ class Link:
     node_id: str = ""
     """The id of the node that answered HELLO; empty until then."""
     boot: int = 0
+    is_own: bool = False
+    """This address is one more of this node itself: a name for many nodes stands for this one, too."""
     redialled_for: int = 0
     """The boot of the process whose HELLO made this node dial anew."""
     offset_ms: int = 0
@@ -72,13 +74,34 @@ class Peers:
         """Established links by node id."""
         self._links_max = links_max
         self._cluster = cluster
-        self._seeds = seeds
+        self._seeds: dict[str, tuple[str, ...]] = {seed: (seed,) for seed in seeds}
+        """By seed as it is set, the addresses that are dialled for it."""
+        self._dialled_for: tuple[Fact, list[Fact], list[str]] | None = None
+        """Whom ``dial`` was told of last."""
         self._outbox = outbox
         self._instant = instant
 
+    def is_seed(self, address: str) -> bool:
+        """Tell whether the operator has named this address, or a name that stands for it."""
+        return address in self._seeds or any(address in hosts for hosts in self._seeds.values())
+
+    def spread(self, seed: str, hosts: list[str]) -> None:
+        """Dial each of the hosts for which a seed's name stands now, and no longer those for which it stood before.
+
+        With one host, or none, the seed is dialled by its name, so that its host may change. Those that are dialled
+        one by one may be the addresses of members, too, which have names of their own: a second link costs little.
+        """
+        addresses = tuple(hosts) if len(hosts) > 1 else (seed,)
+        if self._seeds.get(seed, addresses) == addresses:
+            return
+        self._seeds[seed] = addresses
+        if self._dialled_for is not None:
+            self.dial(*self._dialled_for)
+
     def dial(self, own: Fact, members: list[Fact], newcomers: list[str] | None = None) -> None:
         """Open the links that are wanted and missing, and close those that are no longer wanted."""
-        wanted = dict.fromkeys(self._seeds)
+        self._dialled_for = own, members, newcomers or []
+        wanted = dict.fromkeys(address for addresses in self._seeds.values() for address in addresses)
         wanted.update(dict.fromkeys(fact.address for fact in sorted(members, key=_is_dead)))
         wanted.update(dict.fromkeys(newcomers or ()))
         wanted.pop(own.address, None)
@@ -141,6 +164,7 @@ class Peers:
         if link is None:
             return ""
         node_id, link.node_id = link.node_id, ""
+        link.is_own = False
         link.up, link.changed_at = False, self._instant.now
         if node_id and self.by_node.get(node_id) is link:
             del self.by_node[node_id]
@@ -148,6 +172,11 @@ class Peers:
                 if other.node_id == node_id:
                     self.by_node[node_id] = other
         return node_id
+
+    def note_own(self, address: str) -> None:
+        """Note that this node itself answers at an address: there is nobody to greet."""
+        if address in self.links:
+            self.links[address].is_own = True
 
     def on_welcome(self, address: str, welcome: Welcome, wall_ms: int) -> bool:
         """Note which node answers at an address; return True if that is news."""

@@ -27,6 +27,7 @@ from meshcache.sockets.curve import FAILURES, HANDSHAKE_FAILED, dialling
 from meshcache.sockets.dialling import Host, numeric, shun
 from meshcache.sockets.options import node_dealer, set_options
 from meshcache.sockets.resolver import Resolver
+from meshcache.sockets.seed_names import SeedNames
 from meshcache.sockets.subscriber import Subscriber
 
 DIAL_AGAIN_S: Final = 1.0
@@ -85,6 +86,10 @@ class Links:
         self._resolver = Resolver(wake)
         self.found = self._resolver.found
         """Addresses that were looked up."""
+        self._seed_names = SeedNames(core.config.node.seeds, wake)
+        self.seeds_found = self._seed_names.found
+        """Seeds, and the addresses for which their names stand."""
+        self._seed_names.start()
         self._dialled: dict[str, None] = {}
         """Addresses that the core wants dialled, some still being resolved."""
         self.dial_again: dict[str, float] = {}
@@ -120,6 +125,7 @@ class Links:
 
     def close(self) -> None:
         """Close every socket."""
+        self._seed_names.close()
         self._resolver.close()
         for address in list(self.dealers):
             self.disconnect(address)
@@ -154,7 +160,9 @@ class Links:
             self._resolve_for(address)
 
     def connect_found(self, now: float) -> None:
-        """Connect to what was looked up, and once more to what failed a while ago."""
+        """Take in what was looked up and connect to it, and once more to what failed a while ago."""
+        while self.seeds_found:
+            self._core.peers.spread(*self.seeds_found.popleft())
         while self.found:
             self._connect_to(*self.found.popleft())
         for address, at in list(self.dial_again.items()):

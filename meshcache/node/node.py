@@ -68,14 +68,18 @@ class Node:
             raise self._failure
         return self
 
-    def run(self, on_ready: Callable[[], None] | None = None) -> None:
-        """Run in the calling thread until ``stop`` is called; ``on_ready`` is called once, when the node has joined."""
+    def run(self, on_ready: Callable[[], None] | None = None, on_look: Callable[[], None] | None = None) -> None:
+        """Run in the calling thread until ``stop`` is called.
+
+        ``on_ready`` is called once, when the node has joined; ``on_look`` several times a second, as long as the node's
+        loop turns. Both are called in this thread, and must not wait.
+        """
         try:
             self._server = server = Server(
                 self.config, self._asked, self._wakeup.fd, self._wakeup, supervised=self.supervised
             )
             try:
-                server.run(on_ready)
+                server.run(on_ready, on_look)
             finally:
                 self._server = None
                 server.close()
@@ -104,7 +108,7 @@ class Node:
         from meshcache.client.blocking.client import Client  # noqa: PLC0415  (a node process needs no client)
 
         options.setdefault("key_file", self.config.key_path)
-        return Client(self.config.node.listen, **options)
+        return Client(self.config.node.address, **options)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a node can not be pickled or copied: pickle its config, or a client of it: node.client()")

@@ -97,6 +97,7 @@ class Server:
         self._config = config
         self._asked = asked
         self._supervised = supervised
+        self._on_look: Callable[[], None] | None = None
         self.pulse = Pulse(wake)
         self._http: HttpServer | None = None
         self._journal = Journal(config.node.node_id)
@@ -137,8 +138,12 @@ class Server:
             self._close_sockets()
             raise
 
-    def run(self, on_ready: Callable[[], None] | None) -> None:
-        """Serve until asked to stop, or until the node has left; ``on_ready`` is called once, when it has joined."""
+    def run(self, on_ready: Callable[[], None] | None, on_look: Callable[[], None] | None) -> None:
+        """Serve until asked to stop, or until the node has left.
+
+        ``on_ready`` is called once, when it has joined; ``on_look`` several times a second, from the loop's turns.
+        """
+        self._on_look = on_look
         if self._http is not None:
             self._http.start()
         self._loop(on_ready)
@@ -205,7 +210,7 @@ class Server:
             for inlet in woken:
                 if inlet.drain(began):
                     inlets.stir(inlet)
-            if links.found or links.dial_again:
+            if links.found or links.seeds_found or links.dial_again:
                 links.connect_found(began)
             core.tick(began)
             if to_drain.is_set():
@@ -234,6 +239,8 @@ class Server:
     def _look_after(self, now: float) -> None:
         """See to memory, descriptors, and connections that do not read."""
         counters, entrance = self.core.counters, self.entrance
+        if self._on_look is not None:
+            self._on_look()
         if self.watch.next_at:
             counters.loop.note_lag(now - self.watch.next_at, now)
         excess_bytes = self.watch.run(now)

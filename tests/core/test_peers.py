@@ -90,3 +90,19 @@ def test_what_is_told_of_links(peers: Peers) -> None:
     told = peers.statistics()
     assert (told[OTHER.address]["up"], told[OTHER.address]["since_s"]) == (False, 0.0)
     assert told[OTHER.address]["offset_ms"] is None
+
+
+def test_each_host_of_a_seeds_name_is_dialled_and_none_that_is_no_longer_behind_it(outbox: Outbox) -> None:
+    peers = Peers("meshcache", ("mesh:7101", "127.0.0.9:7101"), outbox, Instant(0.0, 0))
+    peers.dial(OWN, [OWN])
+    assert list(peers.links) == ["mesh:7101", "127.0.0.9:7101"]
+    peers.spread("mesh:7101", ["10.0.0.1:7101", "10.0.0.2:7101"])
+    assert set(peers.links) == {"10.0.0.1:7101", "10.0.0.2:7101", "127.0.0.9:7101"}
+    assert peers.is_seed("10.0.0.2:7101")
+    peers.spread("mesh:7101", ["10.0.0.2:7101", "10.0.0.3:7101"])
+    peers.dial(OWN, [OWN, OTHER])
+    assert set(peers.links) == {"10.0.0.2:7101", "10.0.0.3:7101", "127.0.0.9:7101", OTHER.address}
+    assert not peers.is_seed("10.0.0.1:7101")
+    assert peers.is_seed("mesh:7101")
+    peers.spread("mesh:7101", ["10.0.0.3:7101"])  # one machine: by its name, whose address may change
+    assert set(peers.links) == {"mesh:7101", "127.0.0.9:7101", OTHER.address}

@@ -29,8 +29,8 @@ from meshcache.protocol.messages import Fact
 pytestmark = pytest.mark.process
 
 
-def ask(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+def ask(port: int, path: str, method: str = "GET", *, host: str = "127.0.0.1", **headers: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(host, port, timeout=10)
     with contextlib.closing(connection):
         connection.request(method, path, headers=headers)
         response = connection.getresponse()
