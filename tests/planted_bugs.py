@@ -15,7 +15,7 @@ import pytest
 from meshcache.core import claims
 from meshcache.core.membership import members, membership
 from meshcache.core.node import NodeCore
-from meshcache.core.operations import drops, fill_leases, reads, requests, updates, writes
+from meshcache.core.operations import drops, fill_leases, reads, replica_requests, requests, updates, writes
 from meshcache.core.peers import Peers
 from meshcache.core.repair import antientropy, hints, movement, recall, saving
 from meshcache.core.storage import snapshot, store
@@ -37,7 +37,7 @@ def ack_without_storing(patch: pytest.MonkeyPatch) -> None:
         if self._admit(origin, write, from_client=False) and write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, [], []))
 
-    patch.setattr(requests.Requests, "_on_write", on_write)
+    patch.setattr(replica_requests.ReplicaRequests, "_on_write", on_write)
 
 
 def done_at_one_copy_less(patch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def no_gossip(patch: pytest.MonkeyPatch) -> None:
 
 def nothing_moves(patch: pytest.MonkeyPatch) -> None:
     """A node that gains slots is given no records of them, and owners do not repair later what another one lacks."""
-    patch.setattr(requests, "page_of", lambda held, slots, cursor, left_over: (len(slots), b"", [], []))
+    patch.setattr(replica_requests, "page_of", lambda held, slots, cursor, left_over: (len(slots), b"", [], []))
     patch.setattr(antientropy.AntiEntropy, "run", lambda self: None)
 
 
@@ -279,7 +279,7 @@ def invalidated_here_only(patch: pytest.MonkeyPatch) -> None:
 
 def dropped_below_the_clock_of_others(patch: pytest.MonkeyPatch) -> None:
     """No node tells the coordinator of an invalidation that its clock lags behind what is to be dropped."""
-    patch.setattr(requests, "clock_of", lambda version: 1 << 64)
+    patch.setattr(replica_requests, "clock_of", lambda version: 1 << 64)
 
 
 def facts_unchecked(patch: pytest.MonkeyPatch) -> None:
