@@ -64,6 +64,7 @@ TOLD: Final[dict[str, Told]] = {
         node__refused="refused: overload, not ready, invalid",
         node__stale_boot="meant for a former process",
         node__malformed="malformed messages",
+        node__unknown="messages that only later versions know",
         node__clock_refused="from clocks that are too far ahead",
         node__undeliverable="messages that could not be sent",
         coordinator__pending=("waiting for other nodes now", Kind.LEVEL),

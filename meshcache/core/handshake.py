@@ -21,6 +21,7 @@ from meshcache.core.operations.instant import Instant
 from meshcache.core.outbox import Outbox
 from meshcache.core.peers import Peers
 from meshcache.protocol import messages as m
+from meshcache.protocol import versions
 from meshcache.protocol.messages import Fact
 
 _MUST_AGREE: Final = ("slots", "vnodes", "replicas")
@@ -94,6 +95,7 @@ class Handshake:
             "value_bytes_max": limits.value_bytes_max,
             "request_bytes_max": limits.request_bytes_max,
             "reply_bytes_max": limits.reply_bytes_max,
+            **versions.as_settings(),
         }
         known = hello.member is not None and hello.facts == membership.digest()
         members: list[Fact] = [] if known else membership.facts()
@@ -101,9 +103,9 @@ class Handshake:
 
     def _refusal(self, hello: m.Hello) -> m.Refused | None:
         name = self._config.cluster.name
-        if hello.protocol != m.PROTOCOL:
-            text = f"this node speaks protocol {m.PROTOCOL}, not {hello.protocol}: use the same version of meshcache"
-            return m.Refused("protocol", text)
+        apart = versions.why_not(hello.protocol)
+        if apart is not None:
+            return m.Refused("protocol", apart)
         if hello.cluster not in {"", name} or (hello.member is not None and not hello.cluster):
             return m.Refused("cluster", f"this node belongs to cluster {name!r}, not {hello.cluster!r}")
         if hello.member is not None:
@@ -115,6 +117,9 @@ class Handshake:
     def on_welcome(self, address: str, welcome: m.Welcome) -> None:
         """Take in that the node at ``address`` accepted this node's HELLO."""
         if welcome.boot == self._boot:  # this address, under another name, is this node itself
+            return
+        if not versions.of_link(welcome.settings):
+            self._refuse_to_run(address, f"{address}: {versions.why_apart(welcome.settings)}")
             return
         cluster = self._config.cluster
         for name in _MUST_AGREE:

@@ -20,6 +20,7 @@ from typing import Any, Final
 from meshcache.core.membership.members import State
 from meshcache.core.operations.instant import Instant
 from meshcache.core.outbox import Outbox
+from meshcache.protocol import versions
 from meshcache.protocol.messages import PROTOCOL, Fact, Hello, Welcome
 
 _OFFSET_DECAY_MS: Final = 1
@@ -39,6 +40,8 @@ class Link:
     node_id: str = ""
     """The id of the node that answered HELLO; empty until then."""
     boot: int = 0
+    protocol: int = 0
+    """The newest version of the protocol that both sides speak, by WELCOME."""
     redialled_for: int = 0
     """The boot of the process whose HELLO made this node dial anew."""
     offset_ms: int = 0
@@ -156,6 +159,7 @@ class Peers:
             return False
         link.up = True
         link.node_id, link.boot = welcome.node_id, welcome.boot
+        link.protocol = versions.of_link(welcome.settings)
         link.offset_ms, link.heard_ms = welcome.wall_ms - wall_ms, wall_ms
         self.by_node[welcome.node_id] = link
         return True
@@ -167,6 +171,7 @@ class Peers:
             address: {
                 "node_id": link.node_id,
                 "up": link.established,
+                "protocol": link.protocol if link.established else None,
                 "since_s": round(now - link.changed_at, 1),
                 "heard_s_ago": None if link.heard_ms is None else round((wall_ms - link.heard_ms) / 1000, 1),
                 "offset_ms": link.offset_ms if link.established else None,

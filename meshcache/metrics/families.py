@@ -97,6 +97,12 @@ FAMILIES: Final = (
         "coordinator.lingering",
     ),
     Family("meshcache_frames_malformed_total", "counter", "Frames that were none of ours.", "node.malformed"),
+    Family(
+        "meshcache_messages_unknown_total",
+        "counter",
+        "Messages of kinds that only later versions know.",
+        "node.unknown",
+    ),
     Family("meshcache_messages_failed_total", "counter", "Messages whose handling failed.", "node.failed", ("kind",)),
     Family(
         "meshcache_clock_refused_total",
