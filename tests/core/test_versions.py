@@ -149,14 +149,14 @@ def test_the_version_of_a_link_is_the_newest_of_both(settings: dict[str, Any], v
 
 def test_a_node_does_not_join_a_seed_that_is_too_new() -> None:
     lone = Lone("127.0.0.1:7102")
-    settings = {"slots": 64, "vnodes": 8, "replicas": 1, "protocol": LATER, "protocol_oldest": LATER}
+    settings: dict[str, Any] = {"slots": 64, "vnodes": 8, "replicas": 1, "protocol": LATER, "protocol_oldest": LATER}
     lone.core.link_up("127.0.0.1:7102", lone.now)
     lone.answer("127.0.0.1:7102", m.Welcome(EPOCH_MS << 16 | 2, EPOCH_MS, "n2", settings, [fact("n2")]))
     assert f"versions {LATER} to {LATER}" in str(lone.core.fatal)
 
 
 def greeted(message: m.Message, *, double: Any = encode_frame) -> list[tuple[int, Any]]:
-    opened = Connection("127.0.0.1:7102", "", Routing(["127.0.0.1:7102"], lambda: 1.0))
+    opened = Connection("127.0.0.1:7102", "", Routing(("127.0.0.1:7102",), lambda: 1.0))
     opened.hello()
     return list(opened.accept(double(0, [message])))
 
