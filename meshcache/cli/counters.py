@@ -64,6 +64,7 @@ TOLD: Final[dict[str, Told]] = {
         node__refused="refused: overload, not ready, invalid",
         node__stale_boot="meant for a former process",
         node__malformed="malformed messages",
+        node__unknown="messages that only later versions know",
         node__clock_refused="from clocks that are too far ahead",
         node__forbidden="not allowed by the sender's key",
         node__keys_refused="connections that were not let in",

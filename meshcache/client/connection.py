@@ -13,6 +13,7 @@ from meshcache.client.failure import Failure
 from meshcache.client.routing import CLOCK_ERROR_S, Routing
 from meshcache.errors import ProtocolError
 from meshcache.keys import SecretKey
+from meshcache.protocol import versions
 from meshcache.protocol.messages import (
     BATCH_OPS_MAX,
     PROTOCOL,
@@ -29,6 +30,7 @@ from meshcache.protocol.messages import (
     Reply,
     Set,
     TurnedAway,
+    Unknown,
     Update,
     Welcome,
 )
@@ -315,20 +317,28 @@ class Connection:
             case TurnedAway():
                 reject = partial(Reject, view=message.view, error=[int(Code.OVERLOADED)])
                 return [(n, self._rejected(reject(n))) for n in message.requests if self._is_expected(n)]
-            case Hot():
-                self._routing.note_hot(message.keys, message.copy_ttl_ms / 1000)
-                return []
             case Welcome():
-                now = self._routing.clock()
-                self._wall_ms = self._routing.welcome(self.address, message, self._asked_at, now)
-                self.is_clock_vague = now - self._asked_at > CLOCK_ERROR_S
-                self._boot = message.boot
-                self.ready = True
-                return [(GREETING, message)]
+                return [(GREETING, self._greeted(message))]
             case Refused():
                 why = f"refused ({message.code}): {message.text}"
                 return [(GREETING, Failure(sent=False, late=False, why=why, shut=True, code=message.code))]
+            case Hot() | Unknown():
+                if isinstance(message, Hot):
+                    self._routing.note_hot(message.keys, message.copy_ttl_ms / 1000)
+                return []
         raise ProtocolError(f"{type(message).__name__} is nothing that a client receives")
+
+    def _greeted(self, welcome: Welcome) -> Welcome | Failure:
+        """Take in what a node says of itself; or say why it is of no use."""
+        if not versions.of_link(welcome.settings):
+            why = f"refused (protocol): {versions.why_apart(welcome.settings)}"
+            return Failure(sent=False, late=False, why=why, shut=True, code="protocol")
+        now = self._routing.clock()
+        self._wall_ms = self._routing.welcome(self.address, welcome, self._asked_at, now)
+        self.is_clock_vague = now - self._asked_at > CLOCK_ERROR_S
+        self._boot = welcome.boot
+        self.ready = True
+        return welcome
 
     def _is_expected(self, number: int) -> bool:
         """Tell whether this answer was waited for, and stop waiting for it."""

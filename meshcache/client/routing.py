@@ -20,6 +20,7 @@ from meshcache.keys import SecretKey
 from meshcache.protocol.breaker import Breaker
 from meshcache.protocol.messages import Fact, Welcome
 from meshcache.protocol.ring import Ring, RingMember
+from meshcache.protocol.versions import fitted
 
 ALIVE: Final = 0
 SUSPECT: Final = 1
@@ -427,6 +428,6 @@ def _nothing() -> None:
 def parse_members(results: list[Any]) -> list[Fact]:
     """Read the answer to INSPECT "view"; return an empty list if it is malformed: the next one may be better."""
     try:
-        return [Fact(*row) for row in results[0]["members"]]
+        return [Fact(*(fitted(Fact, list(row)) or row)) for row in results[0]["members"]]
     except (TypeError, KeyError, IndexError):
         return []

@@ -7,6 +7,8 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from meshcache.protocol.messages import Message, Unknown
+
 _SECOND_WORD: Final = re.compile("(?<=[a-z])(?=[A-Z])")
 
 CLIENT_KINDS: Final = ("Get", "Set", "Delete", "Update", "Clear", "InvalidateTags")
@@ -102,6 +104,8 @@ class Counters:
     keys: int = 0
     malformed: int = 0
     """Frames or messages that did not follow the protocol."""
+    unknown: int = 0
+    """Messages of kinds that only later versions of the protocol know."""
     late: int = 0
     """Requests dropped unexecuted because their deadline had passed."""
     stale_boot: int = 0
@@ -164,6 +168,13 @@ class Counters:
             "loop": self.loop.statistics(),
             "operations": self.requests_by_kind.statistics(self.keys),
         }
+
+    def note_unhandled(self, message: Message) -> None:
+        """Count a message that the node does nothing about."""
+        if isinstance(message, Unknown):
+            self.unknown += 1
+        else:
+            self.malformed += 1
 
     def note_work(self, work: str, seconds: float) -> None:
         """Note how long a piece of work took."""

@@ -23,6 +23,7 @@ from meshcache.core.peers import Peers
 from meshcache.errors import ProtocolError
 from meshcache.keys import AllowedKey
 from meshcache.protocol import messages as m
+from meshcache.protocol import versions
 from meshcache.protocol.messages import Fact
 from meshcache.protocol.wire import Frame, decode_frame
 
@@ -116,6 +117,7 @@ class Handshake:
             "value_bytes_max": limits.value_bytes_max,
             "request_bytes_max": limits.request_bytes_max,
             "reply_bytes_max": limits.reply_bytes_max,
+            **versions.as_settings(),
         }
         key = self._who(origin)
         if key.kind == "client":
@@ -126,9 +128,9 @@ class Handshake:
 
     def _refusal(self, hello: m.Hello) -> m.Refused | None:
         name = self._config.cluster.name
-        if hello.protocol != m.PROTOCOL:
-            text = f"this node speaks protocol {m.PROTOCOL}, not {hello.protocol}: use the same version of meshcache"
-            return m.Refused("protocol", text)
+        apart = versions.why_not(hello.protocol)
+        if apart is not None:
+            return m.Refused("protocol", apart)
         if hello.cluster not in {"", name} or (hello.member is not None and not hello.cluster):
             return m.Refused("cluster", f"this node belongs to cluster {name!r}, not {hello.cluster!r}")
         if hello.member is not None:
@@ -141,6 +143,9 @@ class Handshake:
         """Take in that the node at ``address`` accepted this node's HELLO."""
         if welcome.boot == self._boot:
             self._peers.note_own(address)
+            return
+        if not versions.of_link(welcome.settings):
+            self._refuse_to_run(address, f"{address}: {versions.why_apart(welcome.settings)}")
             return
         cluster = self._config.cluster
         for name in _MUST_AGREE:

@@ -285,7 +285,7 @@ class NodeCore:
         for message in messages:
             handler = handlers.get(type(message))
             if handler is None:
-                self.counters.malformed += 1
+                self.counters.note_unhandled(message)
                 continue
             try:
                 handler(origin, message)

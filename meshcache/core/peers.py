@@ -20,6 +20,7 @@ from typing import Any, Final
 from meshcache.core.membership.members import State
 from meshcache.core.operations.instant import Instant
 from meshcache.core.outbox import Outbox
+from meshcache.protocol import versions
 from meshcache.protocol.messages import PROTOCOL, Fact, Hello, Welcome
 
 _OFFSET_DECAY_MS: Final = 1
@@ -41,6 +42,8 @@ class Link:
     boot: int = 0
     is_own: bool = False
     """This address is one more of this node itself: a name for many nodes stands for this one, too."""
+    protocol: int = 0
+    """The newest version of the protocol that both sides speak, by WELCOME."""
     redialled_for: int = 0
     """The boot of the process whose HELLO made this node dial anew."""
     offset_ms: int = 0
@@ -185,6 +188,7 @@ class Peers:
             return False
         link.up = True
         link.node_id, link.boot = welcome.node_id, welcome.boot
+        link.protocol = versions.of_link(welcome.settings)
         link.offset_ms, link.heard_ms = welcome.wall_ms - wall_ms, wall_ms
         self.by_node[welcome.node_id] = link
         return True
@@ -196,6 +200,7 @@ class Peers:
             address: {
                 "node_id": link.node_id,
                 "up": link.established,
+                "protocol": link.protocol if link.established else None,
                 "since_s": round(now - link.changed_at, 1),
                 "heard_s_ago": None if link.heard_ms is None else round((wall_ms - link.heard_ms) / 1000, 1),
                 "offset_ms": link.offset_ms if link.established else None,

@@ -105,6 +105,12 @@ FAMILIES: Final = (
     ),
     Family("meshcache_breakers_opened_total", "counter", "Times that began.", "breakers.opened"),
     Family("meshcache_frames_malformed_total", "counter", "Frames that were none of ours.", "node.malformed"),
+    Family(
+        "meshcache_messages_unknown_total",
+        "counter",
+        "Messages of kinds that only later versions know.",
+        "node.unknown",
+    ),
     Family("meshcache_messages_failed_total", "counter", "Messages whose handling failed.", "node.failed", ("kind",)),
     Family(
         "meshcache_clock_refused_total",

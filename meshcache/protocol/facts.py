@@ -18,6 +18,7 @@ from typing import Any, Final
 from meshcache import checks
 from meshcache.address import is_one_machine, split_address
 from meshcache.protocol.messages import Fact, Rumour
+from meshcache.protocol.versions import fitted
 
 FACTS_MAX: Final = 1024
 """How many facts one message may have, and how many members a node knows at most."""
@@ -97,7 +98,9 @@ _WEIGHT_AT: Final = Fact._fields.index("weight")
 
 def fact(value: Any) -> Fact:
     """Return a fact from what was received. ValueError names the field and the rule that it breaks."""
-    if type(value) is not list or len(value) != len(_RULES):
+    if type(value) is list and len(value) != len(_RULES):
+        value = fitted(Fact, value)
+    if type(value) is not list:
         raise TypeError(f"a fact has {len(_RULES)} fields")
     for (field, rule), said in zip(_RULES.items(), value, strict=True):
         problem = rule(said)

@@ -21,13 +21,15 @@ of many callers, one operation is a batch of one.
   clocks need not agree. A request that arrives after its deadline is dropped unexecuted, and nobody is waiting.
 - ``view`` is the digest of the ring that the sender works with; an answer carries that of the node that answers. Where
   they differ, a client asks for the members (INSPECT "view"), and a node gossips.
-- Kinds are append-only: a number is never used for something else.
+- Kinds are append-only: a number is never used for something else. What a receiver makes of kinds, fields and settings
+  that it does not know, versions.py tells.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from meshcache.protocol import versions
 from meshcache.protocol.codes import BATCH_OPS_MAX as BATCH_OPS_MAX
 from meshcache.protocol.codes import COARSE_TAGS as COARSE_TAGS
 from meshcache.protocol.codes import DEFAULT_LEVEL as DEFAULT_LEVEL
@@ -44,7 +46,8 @@ from meshcache.protocol.codes import Change as Change
 from meshcache.protocol.codes import Code as Code
 from meshcache.protocol.codes import EventKind as EventKind
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = versions.OLDEST
+"""What HELLO says; see versions.py."""
 
 
 class Fact(NamedTuple):
@@ -84,6 +87,7 @@ class Hello(NamedTuple):
     """
 
     protocol: int
+    """The oldest version that the sender speaks."""
     cluster: str
     member: Fact | None
     facts: bytes
@@ -99,7 +103,8 @@ class Welcome(NamedTuple):
     wall_ms: int
     node_id: str
     settings: dict[str, int | float | str]
-    """slots, vnodes, replicas, value_bytes_max, reply_bytes_max, request_bytes_max."""
+    """slots, vnodes, replicas, value_bytes_max, reply_bytes_max, request_bytes_max; protocol and protocol_oldest: the
+    newest and the oldest version that the node speaks."""
     members: list[Fact]
 
 
@@ -470,6 +475,12 @@ class Invalidations(NamedTuple):
     events: list[Event]
 
 
+class Unknown(NamedTuple):
+    """Stands for a message of a kind that only later versions know. It is never sent."""
+
+    kind: int
+
+
 ANSWERS: Final[dict[type[Any], type[Any]]] = {
     Read: ReadReply, Write: WriteReply, Sweep: SweepReply, SweepTags: SweepReply, Pull: PullReply,
     Recall: PullReply, Floors: FloorsReply, Compare: CompareReply, Update: Reply, Inspect: Reply,
@@ -481,6 +492,7 @@ ReplicaOp = Read | Write | Sweep | SweepTags | Pull | Recall | Floors | Compare
 Message = (
     Hello | Welcome | Refused | Ping | Ack | Gossip | PingReq | Vouch | Nack | ClientOp | Reply | Reject | TurnedAway
     | Hot | ReplicaOp | ReadReply | WriteReply | SweepReply | PullReply | FloorsReply | CompareReply | Invalidations
+    | Unknown
 )  # fmt: skip
 
 KINDS: Final[dict[type[Message], int]] = {

@@ -1,9 +1,10 @@
 """Messages to frames and back: msgpack with limits, and a schema for every field.
 
-Anything from the network may be hostile. What decode accepts has the right number of fields, of the right types, with
-bounded sizes and aligned lists; anything else raises a ``ProtocolError`` that names the message and the field, and is
-only counted by the receiver. msgpack itself is bounded too: an array header that announces more elements than
-``BATCH_OPS_MAX`` is refused before anything is allocated for it, and maps and extensions are hardly allowed.
+Anything from the network may be hostile. What decode accepts has fields of the right types, with bounded sizes and
+aligned lists, and as many as there are, unless it comes from another version (versions.py). Anything else raises a
+``ProtocolError`` that names the message and the field, and is only counted by the receiver. msgpack itself is bounded
+too: an array header that announces more elements than ``BATCH_OPS_MAX`` is refused before anything is allocated for it,
+and maps and extensions are hardly allowed.
 
 Checks run at C speed: one check of the types of all fields of a message, then one of the content of the few fields that
 need it, with ``b"".join`` and ``map`` for whole lists. That takes about 0.1 µs a key; a loop in Python takes three
@@ -21,7 +22,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from meshcache.errors import ProtocolError
-from meshcache.protocol import facts
+from meshcache.protocol import facts, versions
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import (
     BATCH_OPS_MAX,
@@ -136,9 +137,11 @@ def _decode_message(parts: Any) -> Message:
         raise ProtocolError("not a message: it must be an array that begins with its kind")
     schema = _SCHEMAS.get(parts[0])
     if schema is None:
-        raise ProtocolError(f"unknown kind of message: {parts[0]}")
+        if not 0 < parts[0] <= versions.KIND_MAX:
+            raise ProtocolError(f"no kind of message: {parts[0]}")
+        return m.Unknown(parts[0])
     if tuple(map(type, parts)) not in schema.signatures:
-        raise ProtocolError(_mismatch(schema.cls, parts[1:]))
+        parts = _of_another_version(parts, schema)
     for i, check in schema.checks:
         try:
             parts[i] = check(parts[i])
@@ -149,6 +152,15 @@ def _decode_message(parts: Any) -> Message:
         raise ProtocolError(f"{schema.cls.__name__}: {len(parts[-2])} keys, but {len(parts[-1])} {last}")
     del parts[0]
     return tuple.__new__(schema.cls, parts)  # type: ignore[no-any-return]  # the table holds message classes only
+
+
+def _of_another_version(parts: list[Any], schema: _Schema) -> list[Any]:
+    """Return the parts as this version has them. Raises ProtocolError if one has a wrong type, or is missing."""
+    kind, *fields = parts
+    known = versions.fitted(schema.cls, fields)
+    if known is None or (int, *map(type, known)) not in schema.signatures:
+        raise ProtocolError(_mismatch(schema.cls, known or fields))
+    return [kind, *known]
 
 
 def _mismatch(cls: Any, fields: list[Any]) -> str:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.sharedctypes import RawValue
+from pathlib import Path
 from queue import Empty
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -28,6 +29,7 @@ from .lane import Call, Lane, Mix
 from .ledger import Ledger
 from .namespaces import enter_namespace
 from .tally import Tally, total_of
+from .trees import running
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -53,6 +55,8 @@ class Plan:
     """Network namespaces; worker i runs in number i modulo their number."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of the clients."""
+    trees: tuple[Path | None, ...] = (None,)
+    """Folders with the code of clients (see trees.py); worker i runs that of number i modulo their number."""
 
 
 class _Signals:
@@ -89,8 +93,9 @@ class Load:
         ]
 
     def __enter__(self) -> Self:
-        for process in self._processes:
-            process.start()
+        for i, process in enumerate(self._processes):
+            with running(self.plan.trees[i % len(self.plan.trees)]):
+                process.start()
         try:
             self._receive()
         except BaseException:
@@ -171,6 +176,9 @@ def _work(
     """Run one worker process until it is told to stop."""
     if plan.namespaces:
         enter_namespace(plan.namespaces[number % len(plan.namespaces)])
+    tree = plan.trees[number % len(plan.trees)]
+    if tree is not None and not Path(meshcache.__file__).is_relative_to(tree):
+        raise RuntimeError(f"{meshcache.__file__} runs instead of {tree}")
     seeds = addresses[number % len(addresses) :] + addresses[: number % len(addresses)]
     worker = _Worker(number, seeds, plan, ledger, signals)
     try:

@@ -29,6 +29,7 @@ from .partitions import partition, partition_strict
 from .pauses import pause
 from .scenario import Options, Result
 from .stampede import stampede
+from .upgrade import upgrade
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
@@ -45,6 +46,7 @@ SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
     "hostile": hostile,
     "stampede": stampede,
     "overload": overload,
+    "upgrade": upgrade,
 }
 WRITE_BEHIND: Final = "write-behind"
 EXAMPLES: Final = """\
@@ -81,6 +83,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--beside", type=int, default=0, help="processes that keep the machine busy meanwhile (0)")
     parser.add_argument("--rate", type=float, default=600.0, help="calls a second (600); stay below saturation")
     parser.add_argument("--attacks", nargs="+", default=[], help=f"of hostile: {', '.join(ATTACKS)} (all)")
+    parser.add_argument("--from", dest="commit", default="", help="of upgrade: the commit with the old code")
     parser.add_argument("--seed", type=int, default=1, help="whom to hurt, and when (1)")
     parser.add_argument("--out", type=Path, default=ROOT / "out", help="where JSON and plots go (out)")
     parser.add_argument("--logs", type=Path, help="keep the nodes' logs there")
@@ -112,6 +115,7 @@ def main(arguments: Sequence[str]) -> int:
         debug=parsed.debug,
         beside=parsed.beside,
         attacks=tuple(parsed.attacks),
+        commit=parsed.commit,
     )
     results = []
     for name in dict.fromkeys(parsed.scenarios or SCENARIOS):

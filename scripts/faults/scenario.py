@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import meshcache
 from .ledger import Ledger
 from .load import Load, Plan, audit
 from .tally import Tally
+from .trees import running
 from .watch import Watch, sum_of
 
 
@@ -33,6 +34,8 @@ class Options:
     debug: bool = False
     attacks: tuple[str, ...] = ()
     """Of hostile; none: all of them."""
+    commit: str = ""
+    """Of upgrade: whose code is the old one; none: the last of the protocol version before."""
 
     def pick(self, quick: float, full: float) -> float:
         """Return the first for a quick run, else the second."""
@@ -188,8 +191,12 @@ def staged(
     cluster: dict[str, Any],
     plan: Plan | None = None,
     store: dict[str, Any] | None = None,
+    tree: Path | None = None,
 ) -> Iterator[Stage]:
-    """Start a mesh and a load on it; ``stage.finish()`` completes the result."""
+    """Start a mesh and a load on it; ``stage.finish()`` completes the result.
+
+    ``tree``: a folder with the code of the nodes, see trees.py.
+    """
     tables: dict[str, Any] = {"cluster": cluster, "store": store or {"max_entries": 100_000}}
     if options.quick:
         tables["membership"] = {"transition_s": 1.0}
@@ -197,7 +204,10 @@ def staged(
         tables["log"] = {"level": "debug"}
     logs = options.logs / result.name if options.logs else None
     result.details.update(nodes=nodes, cluster=cluster)
-    with meshcache.LocalMesh(nodes=nodes, data_dir=logs, **tables) as mesh, Watch({}) as watch:
+    with ExitStack() as exits:
+        with running(tree):
+            mesh = exits.enter_context(meshcache.LocalMesh(nodes=nodes, data_dir=logs, **tables))
+        watch = exits.enter_context(Watch({}))
         load = Load(mesh.addresses, plan or Plan(rate=options.rate))
         with load:
             stage = Stage(mesh, load, watch, result, options)

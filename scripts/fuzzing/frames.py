@@ -351,7 +351,7 @@ _BY_NAME: Final[dict[str, Field]] = {
     "view": lambda draw, scene: draw.rng.choice((scene.view, scene.view, b"", draw.rng.randbytes(8))),
     "facts": _any_of(b"", b"digests!"),
     "sequence": lambda draw, scene: draw.rng.choice(scene.pinged[-20:] or [draw.rng.randint(0, 99)]),
-    "protocol": _any_of(*[m.PROTOCOL] * 9, 2),
+    "protocol": _any_of(*[m.PROTOCOL] * 9, m.PROTOCOL + 2),
     "cluster": _any_of(*["meshcache"] * 9, ""),
     "node_id": _NODE_IDS,
     "target": _NODE_IDS,

@@ -328,7 +328,7 @@ def test_a_node_answers_nonsense_with_silence_and_serves_on() -> None:
     (host,) = story.mesh.nodes.values()
     core = host.core
     assert core is not None
-    for frame in (b"", b"\xc1", b"\x92\x00\x91\x63", b"\xdd\xff\xff\xff\xff", encode_frame(1 << 62, [])):
+    for frame in (b"", b"\xc1", b"\x92\x00\x91\x00", b"\xdd\xff\xff\xff\xff", encode_frame(1 << 62, [])):
         core.receive_request(b"stranger", frame, host.clock())
     core.receive_request(b"stranger", encode_frame(0, [m.SweepReply(1, b"", 1, False)]), host.clock())
     assert core.counters.malformed == 5

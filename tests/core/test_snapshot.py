@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,3 +160,35 @@ def test_a_store_that_became_smaller_takes_what_it_has_room_for() -> None:
     )
     saved = read(file_of(slots=KEYS), config=small)
     assert saved.store.statistics().entries == 2
+
+
+GOLDEN = Path(__file__).parent / "snapshots" / "format1.hex"
+GOLDEN_FLOORS = [Floor(int(EventKind.CLEAR), b"p", version(5)), Floor(int(EventKind.TAG), b"t", version(6))]
+GOLDEN_SLOTS = {
+    0: {b"key0": record(1), b"gone": tombstone(version(2), NOW_MS + 1000)},
+    3: {b"key3": record(3, b"\xf5MC\x01 as a block starts", NOW_MS + 60_000)},
+}
+
+
+def test_a_file_of_this_format_that_was_written_once_stays_readable() -> None:
+    saved = load(bytes.fromhex(GOLDEN.read_text()), CONFIG, NOW_MS)
+    assert saved.head == HEAD
+    assert saved.floors == GOLDEN_FLOORS
+    expected = {key: held for slot in GOLDEN_SLOTS.values() for key, held in slot.items()}
+    assert {key: saved.store.peek(key) for key in expected} == expected
+    assert saved.complete
+
+
+def test_what_a_later_version_adds_is_ignored_and_is_no_damage() -> None:
+    front = [
+        snapshot.block(1, {"format": snapshot.FORMAT, **asdict(HEAD), "later": {"more": [1]}}),
+        snapshot.block(2, [[*floor, b"later"] for floor in GOLDEN_FLOORS]),
+    ]
+    slots = [
+        snapshot.block(3, (slot, b"", list(held), list(held.values()), b"later")) for slot, held in GOLDEN_SLOTS.items()
+    ]
+    saved = read([*front, snapshot.block(77, {"later": 1}), *slots, *front, snapshot.block(4, [len(slots), "later"])])
+    expected = {key: held for slot in GOLDEN_SLOTS.values() for key, held in slot.items()}
+    assert {key: saved.store.peek(key) for key in expected} == expected
+    assert saved.floors == GOLDEN_FLOORS
+    assert saved.complete

@@ -196,13 +196,14 @@ def test_flipped_bits_are_refused_at_worst() -> None:
         msgpack.packb(["0"]),
         msgpack.packb([True]),
         msgpack.packb([0, []]),
-        msgpack.packb([0, [99]]),
+        msgpack.packb([0, [999]]),
         msgpack.packb([0, ["4", 1, "n1", b""]]),
         msgpack.packb([0, [KINDS[m.Ping], 1, "n1"]]),
         msgpack.packb([0, [KINDS[m.Ping], 1, "n1", b"", b""]]),
+        msgpack.packb([0, [KINDS[m.Vouch], 1, *[0] * 17]]),
         msgpack.packb([0, {}]),
     ],
-    ids=range(24),
+    ids=range(25),
 )
 def test_hostile_frames_are_refused(frame: bytes) -> None:
     refused(frame)

@@ -26,6 +26,11 @@ file is of no use at all without a HEAD and FLOORS (of the records alone nobody 
 another cluster's or node's, of a newer format, older than the grace of deletes, or of a time that has not come yet:
 then the clock was set back, and nothing in it could be judged. Values that have expired are not kept; their versions
 are, as marks, lest somebody else bring up what they had replaced.
+
+**Other versions.** A later version may add what an older one can do without: fields of HEAD, kinds of blocks, items at
+the end of a SLOT, of a floor, of END. They are ignored, and are no damage. What must not be ignored raises the number
+of the format: then the file is refused as a whole, the node says so and starts without it. Fields of HEAD that come
+later have defaults, so that files of the same format that were written before stay readable.
 """
 
 from __future__ import annotations
@@ -65,9 +70,13 @@ _START: Final = b"\xf5MC\x01"
 _HEADER_BYTES: Final = 13
 _MARKED: Final = bytes((TOMBSTONE, 1))
 """The content of a mark. Where it comes to a store it is a tombstone, but one that is not handed on to others."""
+_DAMAGED: Final = 0
+"""No kind of block, but what stands for one that is damaged."""
 _HEAD: Final = 1
 _FLOORS: Final = 2
 _SLOT: Final = 3
+_SLOT_ITEMS: Final = 4
+_FLOOR_ITEMS: Final = 3
 _END: Final = 4
 DAMAGES_TOLD: Final = 10
 """Of the damaged blocks of a file, so many are told one by one."""
@@ -185,7 +194,7 @@ def blocks_of(data: Any) -> Generator[tuple[int, Any]]:
             while following >= 0 and _block_at(view, following) is None:
                 following = data.find(_START, following + 1)
                 end = following if following >= 0 else size
-            yield 0, f"bytes {at:,} to {end:,}"
+            yield _DAMAGED, f"bytes {at:,} to {end:,}"
             at = end
 
 
@@ -242,11 +251,11 @@ class _Loading:
                 self._floors = self._floors or [m.Floor(*_floor(item)) for item in content]
             elif kind == _SLOT:
                 self._blocks += 1
-                self._take_slot(*content)
+                self._take_slot(*content[:_SLOT_ITEMS])
             elif kind == _END:
                 self._announced = int(content[0])
-            else:
-                self._note_damage(str(content) if kind == 0 else f"a block of unknown kind {kind}")
+            elif kind == _DAMAGED:
+                self._note_damage(str(content))
         except Unusable:
             raise
         except Exception as error:  # noqa: BLE001  (the checksum fits, and yet it makes no sense: it is damaged)
@@ -292,7 +301,7 @@ class _Loading:
 
 
 def _floor(item: list[Any]) -> tuple[int, bytes, bytes]:
-    kind, name, version = item
+    kind, name, version = item[:_FLOOR_ITEMS]
     if type(kind) is not int or type(name) is not bytes or type(version) is not bytes or len(version) != VERSION_BYTES:
         raise ValueError("a floor makes no sense")
     return kind, name, version
@@ -304,7 +313,7 @@ def _head(content: dict[str, Any], config: Config, now_ms: int) -> Head:
     if version != FORMAT:
         relation = "newer" if version > FORMAT else "older"
         raise Unusable(f"it has format {version}, which is {relation} than {FORMAT}, the one that this version reads")
-    head = Head(**content)
+    head = Head(**{name: value for name, value in content.items() if name in Head.__dataclass_fields__})
     mismatches = (
         ("cluster", head.cluster, config.cluster.name),
         ("node", head.node_id, config.node.node_id),
