@@ -226,7 +226,7 @@ def test_a_key_file_may_have_the_nodes_id_in_its_name() -> None:
 
 
 def test_with_keys_a_node_may_listen_beyond_this_machine_but_not_while_it_lets_in_who_has_none() -> None:
-    beyond = {"listen": "10.0.0.1:7101", "publish": "10.0.0.1:7201"}
+    beyond: dict[str, object] = {"listen": "10.0.0.1:7101", "publish": "10.0.0.1:7201"}
     assert Config.from_tables(node=beyond, security=KEYS).node.listen == "10.0.0.1:7101"
     (found,) = problems(node=beyond, security={**KEYS, "permissive": True})
     assert found.startswith("node.listen, node.publish: 10.0.0.1 can be reached")
