@@ -1,0 +1,29 @@
+"""Sockets that listen: what must not be guessed about them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+FIRST_NAME = """
+import time, zmq
+from meshcache.sockets.context import open_context
+from meshcache.sockets.listener import listen
+context = open_context()
+router = listen(context, zmq.ROUTER, "127.0.0.1:0", {}, wait_s=0, pause=time.sleep)
+dealer = context.socket(zmq.DEALER)
+dealer.connect(router.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\\0").decode())
+dealer.send(b"")
+assert router.poll(10_000)
+print(router.recv_multipart()[0].hex())
+context.destroy(0)
+"""
+
+
+@pytest.mark.process
+def test_nobody_can_know_by_which_names_a_node_calls_its_connections() -> None:
+    """Whoever knows the next one could claim it, and libzmq would end the process."""
+    names = {subprocess.check_output([sys.executable, "-c", FIRST_NAME], timeout=30) for _ in range(2)}
+    assert len(names) == 2
