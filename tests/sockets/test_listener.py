@@ -8,11 +8,12 @@ import sys
 import pytest
 
 FIRST_NAME = """
-import time, zmq
+import zmq
 from meshcache.sockets.context import open_context
-from meshcache.sockets.listener import listen
+from meshcache.sockets.listener import new_listener
 context = open_context()
-router = listen(context, zmq.ROUTER, "127.0.0.1:0", {}, wait_s=0, pause=time.sleep)
+router = new_listener(context, zmq.ROUTER)
+router.bind("tcp://127.0.0.1:*")
 dealer = context.socket(zmq.DEALER)
 dealer.connect(router.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\\0").decode())
 dealer.send(b"")
