@@ -25,6 +25,7 @@ that begin with ``#``, are skipped. A line that is wrong is left out and named, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -32,7 +33,7 @@ import tomllib
 from dataclasses import dataclass
 from enum import Flag
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 from urllib.parse import quote, unquote_to_bytes
 
 from meshcache import checks
@@ -43,9 +44,12 @@ PUBLIC_FILE_BYTES_MAX: Final = 1 << 20
 PUBLIC_FILES_MAX: Final = 1024
 KEYS_MAX: Final = 10_000
 PREFIX_BYTES_MAX: Final = 1024
+PROBLEMS_MAX: Final = 100
+"""So many are named; of further ones only the number."""
 KINDS: Final = ("node", "client", "mesh")
 
 _Z85: Final = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
+_NAME_RULE: Final = "must be 1 to 64 letters, digits, dots, dashes or underscores"
 _FIELDS: Final = ("kind", "name", "public", "secret", "mesh_public", "mesh_secret")
 
 
@@ -144,7 +148,10 @@ def read_secret_key(path: str | os.PathLike[str], *kinds: str) -> SecretKey:
     missing = [name for name in _FIELDS[:-1] if not isinstance(found.get(name), str)]
     if missing:
         raise ConfigError(f"{where}: is no secret key file, or was cut off: {', '.join(missing)} missing")
-    wrong = [name for name in _FIELDS[2:] if found.get(name) and not is_key(found[name])]
+    # What is no name must not be repeated: it could be a secret at the wrong place.
+    if checks.name(found["name"]):
+        raise ConfigError(f"{where}: name {_NAME_RULE}")
+    wrong = [name for name in _FIELDS[2:] if name in found and not is_key(found[name])]
     if wrong:
         raise ConfigError(f"{where}: {', '.join(wrong)}: a key has 40 characters of Z85")
     key = SecretKey(**{name: found.get(name, "") for name in _FIELDS})
@@ -178,6 +185,8 @@ def read_allowed_keys(directory: str | os.PathLike[str]) -> AllowedKeys:
         problems.append(f"{folder}: has {len(files):,} files; only the first {PUBLIC_FILES_MAX:,} count")
     for path in files[:PUBLIC_FILES_MAX]:
         _read_lines(path, keys, problems)
+    if len(problems) > PROBLEMS_MAX:
+        problems[PROBLEMS_MAX:] = [f"{folder}: {len(problems) - PROBLEMS_MAX:,} more"]
     return AllowedKeys(keys, tuple(problems))
 
 
@@ -202,15 +211,24 @@ def rights_of(text: str) -> Rights:
     return found
 
 
-def is_key(text: str) -> bool:
-    """Tell whether a text may be a key."""
-    return _Z85.fullmatch(text) is not None
+def is_key(value: object) -> bool:
+    """Tell whether this may be a key, as text."""
+    return isinstance(value, str) and _Z85.fullmatch(value) is not None
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError, also for what is no file: to open a pipe would wait for its writer."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no file")
+    return file
 
 
 def _read_lines(path: Path, keys: dict[str, AllowedKey], problems: list[str]) -> None:
     """Read the lines of one file."""
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             about = os.fstat(file.fileno())
             if about.st_mode & stat.S_IWOTH:
                 problems.append(f"{path}: everybody may write to it: chmod o-w {path}")
@@ -246,9 +264,10 @@ def _allowed(words: list[str]) -> AllowedKey:
     kind, *rest = words
     if kind not in KINDS[:2]:
         raise ValueError('a line begins with "node" or "client"')
-    if len(rest) < 2 or (problem := checks.name(rest[0])) or not is_key(rest[1]):
-        problem = problem if len(rest) > 1 and checks.name(rest[0]) else "the name and the public key follow"
-        raise ValueError(f"{kind}: {problem}")
+    if len(rest) < 2 or not is_key(rest[1]):
+        raise ValueError(f"{kind}: the name and the public key follow")
+    if checks.name(rest[0]):
+        raise ValueError(f"{kind}: the name {_NAME_RULE}")
     if kind == "node":
         if rest[2:]:
             raise ValueError("a node's line ends with its key")
@@ -277,7 +296,7 @@ def _read_privately(path: Path) -> str:
     secrets.
     """
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             about = os.fstat(file.fileno())
             content = file.read(KEY_FILE_BYTES_MAX + 1)
     except OSError as error:

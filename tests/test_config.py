@@ -204,6 +204,37 @@ def test_listening_beyond_this_machine_must_be_asked_for() -> None:
         assert Config.from_tables(node={"listen": loopback}).node.listen == loopback
 
 
+KEYS: dict[str, object] = {"key_file": "keys/{id}.secret", "allowed_keys_dir": "keys/allowed"}
+
+
+@pytest.mark.parametrize("given", KEYS)
+def test_a_key_file_and_the_directory_of_those_allowed_come_together(given: str) -> None:
+    (other,) = set(KEYS) - {given}
+    (found,) = problems(security={given: KEYS[given]})
+    assert found.startswith(f"security.{given}: needs security.{other}, too")
+    assert problems(security={given: KEYS[given], "permissive": True}) == [found]
+
+
+def test_to_let_in_who_has_no_key_takes_keys_in_the_first_place() -> None:
+    (found,) = problems(security={"permissive": True})
+    assert found == "security.permissive: needs security.key_file and security.allowed_keys_dir"
+
+
+def test_a_key_file_may_have_the_nodes_id_in_its_name() -> None:
+    assert Config.from_tables(node={"id": "n7"}, security=KEYS).key_path == "keys/n7.secret"
+    assert Config().key_path == ""
+
+
+def test_with_keys_a_node_may_listen_beyond_this_machine_but_not_while_it_lets_in_who_has_none() -> None:
+    beyond: dict[str, object] = {"listen": "10.0.0.1:7101", "publish": "10.0.0.1:7201"}
+    assert Config.from_tables(node=beyond, security=KEYS).node.listen == "10.0.0.1:7101"
+    (found,) = problems(node=beyond, security={**KEYS, "permissive": True})
+    assert found.startswith("node.listen, node.publish: 10.0.0.1 can be reached")
+    Config.from_tables(node=beyond, security={**KEYS, "permissive": True, "insecure": True})
+    (found,) = problems(node={"http": "10.0.0.1:7301"}, security=KEYS)
+    assert found.startswith("node.http: 10.0.0.1 can be reached"), "keys do not guard what is told by HTTP"
+
+
 def test_a_wildcard_is_no_address_to_dial() -> None:
     no_wildcard = "must be the very address that other nodes dial, not a wildcard, unless node.advertise names it"
     for insecure in (True, False):

@@ -9,13 +9,21 @@ from pathlib import Path
 from meshcache import checks
 from meshcache.cli.commands import print_json
 from meshcache.errors import ConfigError
-from meshcache.keys import ALL_RIGHTS, AllowedKey, SecretKey, read_secret_key, rights_of, secret_key_text
+from meshcache.keys import (
+    ALL_RIGHTS,
+    PREFIX_BYTES_MAX,
+    AllowedKey,
+    SecretKey,
+    read_secret_key,
+    rights_of,
+    secret_key_text,
+)
 
 
 def keygen(options: Namespace) -> int:
     """Make the key pair of a node or a client, and that of the mesh if there is none yet."""
     directory = Path(options.dir)
-    allowed = _allowed_key(options) if options.name else None
+    allowed = _allowed_key(options)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         mesh = _mesh_key(directory / "mesh.secret")
@@ -34,20 +42,30 @@ def keygen(options: Namespace) -> int:
     return 0
 
 
-def _allowed_key(options: Namespace) -> AllowedKey:
-    """Read who the key is for. Raises ConfigError."""
+def _allowed_key(options: Namespace) -> AllowedKey | None:
+    """Read who the key is for; None: only the mesh's own is wanted. Raises ConfigError."""
+    if options.name is None:
+        for option in ("node", "rights", "prefix"):
+            if getattr(options, option):
+                raise ConfigError(f"--{option}: NAME is missing, of the one whose key this will be")
+        return None
     problem = checks.name(options.name)
     if problem or options.name == "mesh":
         raise ConfigError(f"NAME {problem or 'must not be mesh, whose key is made by itself'}")
     if options.node:
-        if options.rights or options.prefix:
+        if options.rights or options.prefix is not None:
             raise ConfigError("--node: a node has all rights; leave --rights and --prefix out")
         return AllowedKey("node", options.name, "", ALL_RIGHTS, b"")
     try:
         rights = rights_of(options.rights or "read,write")
     except ValueError as error:
         raise ConfigError(f"--rights: {error}") from None
-    return AllowedKey("client", options.name, "", rights, (options.prefix or "").encode())
+    prefix = b"" if options.prefix is None else os.fsencode(options.prefix)
+    if options.prefix == "":
+        raise ConfigError("--prefix: is empty, which would confine the client to nothing; leave it out to mean that")
+    if len(prefix) > PREFIX_BYTES_MAX:
+        raise ConfigError(f"--prefix: must have at most {PREFIX_BYTES_MAX:,} bytes, has {len(prefix):,}")
+    return AllowedKey("client", options.name, "", rights, prefix)
 
 
 def _mesh_key(path: Path) -> SecretKey:

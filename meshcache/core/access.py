@@ -59,10 +59,15 @@ def _is_self(key: AllowedKey, node_id: str) -> str | None:
     return f"the key of {key.kind} {key.name} does not belong to node {node_id}"
 
 
+def _is_allowed(key: AllowedKey) -> str | None:
+    """Of a key that was taken back there may be messages that came before its connection was cut."""
+    return None if key.rights else "its key is not, or not any more, among those allowed"
+
+
 def _hello(key: AllowedKey, hello: m.Hello) -> str | None:
     if hello.member is not None:
         return _is_self(key, hello.member.node_id)
-    return None if key.rights else f"the key of {key.kind} {key.name} allows nothing"
+    return _is_allowed(key)
 
 
 def _ping(key: AllowedKey, ping: m.Ping) -> str | None:
@@ -94,7 +99,7 @@ def _clear(key: AllowedKey, request: m.Clear) -> str | None:
 
 def _inspect(key: AllowedKey, request: m.Inspect) -> str | None:
     if request.what in FOR_ALL:
-        return None
+        return _is_allowed(key)
     about = [request.key] if request.what in {"explain", "replica"} else [b""]
     return _lacks(key, Rights.ADMIN) or _outside(key, about, "keys")
 

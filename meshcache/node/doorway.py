@@ -66,12 +66,16 @@ class Doorway:
                 asyncio.start_server(self._enter, sock=self._listener, backlog=BACKLOG, limit=CHUNK_BYTES)
             )
             loop.run_forever()
-            for task in self._connections:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*self._connections, return_exceptions=True))
+            loop.run_until_complete(self._dismiss_all())
         finally:
             self._listener.close()
             loop.close()
+
+    async def _dismiss_all(self) -> None:
+        tasks = tuple(self._connections)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -80,7 +84,8 @@ class Doorway:
             return
         self._connections.add(task)
         try:
-            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            # Only close() cancels; asyncio's streams of Python 3.11 take that for an error of their own.
+            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await self._pass_on(reader, writer)
         finally:
             self._connections.discard(task)
@@ -99,7 +104,8 @@ class Doorway:
             )
         try:
             inner_writer.write(greeting)
-            await inner_reader.readexactly(len(GREETING_BEGINS))
+            async with asyncio.timeout(GREETING_S):  # to what is no greeting at all, libzmq may say something else
+                await inner_reader.readexactly(len(GREETING_BEGINS))
             ways = [_copy(reader, inner_writer), _copy(inner_reader, writer)]
             both = [asyncio.ensure_future(way) for way in ways]
             try:

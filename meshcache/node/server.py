@@ -61,7 +61,7 @@ from meshcache.protocol.clock import LocalClock
 from meshcache.sockets import options
 from meshcache.sockets.context import open_context
 from meshcache.sockets.curve import listening
-from meshcache.sockets.listener import bind_again, listen, listen_plainly
+from meshcache.sockets.listener import bind_again, listen, listen_plainly, new_listener
 
 BIND_WAIT_S: Final = 1.0
 """How long a starting node waits for a port that is taken."""
@@ -362,7 +362,7 @@ class Server:
         if address in self._doorways:  # only its sockets behind the door are made anew
             self._doorways.pop(address).close()
         listener = listen_plainly(address, wait_s=wait_s, pause=self._asked.to_stop.wait)
-        bound = self._context.socket(kind)
+        bound = new_listener(self._context, kind)
         plain = bind_again(bound, how)
         encrypted = bind_again(bound, listening(self._key))
         name = f"meshcache-{self._config.node.node_id}-door"

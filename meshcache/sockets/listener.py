@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +19,17 @@ from meshcache.sockets.dialling import Host, hosts_of, numeric
 from meshcache.sockets.options import Options, set_options
 
 RETRY_S: Final = 0.05
+
+
+def new_listener(context: Context, kind: int) -> zmq.Socket[bytes]:
+    """Return a socket that is to listen.
+
+    A ROUTER numbers the connections that choose no name of their own. libzmq 4.3.5 ends the process when somebody has
+    chosen the very name that is next in turn; and it takes the first number from the C library's ``rand``, which begins
+    alike in every process. So that one is given a seed first that nobody can guess.
+    """
+    ctypes.CDLL(None).srand(ctypes.c_uint(secrets.randbits(32)))
+    return context.socket(kind)
 
 
 def bind_again(bound: zmq.Socket[bytes], options: Options) -> Host:
@@ -51,7 +64,7 @@ def listen(
     A socket is closed asynchronously: after that its port may be taken for a moment, ``wait_s`` at most. Raises
     ConfigError if binding fails.
     """
-    bound = context.socket(kind)
+    bound = new_listener(context, kind)
     set_options(bound, options)
     deadline = time.monotonic() + wait_s
     while True:

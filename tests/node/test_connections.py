@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,6 +15,7 @@ import zmq
 from timing import eventually
 
 from meshcache.core import handshake
+from meshcache.keys import ALL_RIGHTS, NOBODY, AllowedKey, Rights
 from meshcache.node import connections as c
 from meshcache.node import memory
 from meshcache.node.connections import Connections, open_connections, shut_down, traffic_of
@@ -22,6 +25,8 @@ from meshcache.protocol import messages as m
 from meshcache.protocol.wire import encode_frame
 
 WAIT_S = 20.0
+RETRY_S = 0.3
+TRIES = 50
 LARGE = bytes(1 << 20)
 FACT = m.Fact("n1", "127.0.0.1:1", "127.0.0.1:2", "", "host", "", 1.0, 1, 0, 0)
 NODES_HELLO = encode_frame(0, [m.Hello(m.PROTOCOL, "mesh", FACT, b"")])
@@ -337,3 +342,123 @@ def test_if_nobody_is_to_blame_the_sockets_are_to_be_bound_anew(hub: Hub, monkey
     looking.was_reset()
     assert not looking.run(20.0), "for what a reset did not free there must not be another"
     os.close(spare)
+
+
+# -- keys --------------------------------------------------------------------------------------------------
+
+ADMIN = AllowedKey("client", "admin", "a" * 40, ALL_RIGHTS, b"")
+READER = AllowedKey("client", "reader", "r" * 40, Rights.READ, b"")
+NAME = b"chosen by who connects"
+
+
+class Guarded(Hub):
+    """A ROUTER that lets connections in as whoever a handler of ZAP says."""
+
+    def __init__(self) -> None:
+        self.context = zmq.Context()
+        zap = self.context.socket(zmq.ROUTER)
+        zap.bind("inproc://zeromq.zap.01")
+        self.user = ADMIN.public
+        """As who the next connection is let in."""
+        self.allowed = {ADMIN.public: ADMIN, READER.public: READER}
+        self.connections = Connections(0, lambda *_, **__: None, lambda user: self.allowed.get(user, NOBODY))
+        self.zap = zap
+        self.router = self.context.socket(zmq.ROUTER)
+        self.router.setsockopt(zmq.ZAP_DOMAIN, b"test")
+        self.port = self.router.bind_to_random_port("tcp://127.0.0.1")
+        self.origins: list[bytes] = []
+        self.rights: list[str] = []
+        self.dealers = []
+        self.inlet = RequestInlet(
+            self.router, self.connections, self.take, lambda: None, lambda: lambda _: None, lambda *_: None
+        )
+
+    def take(self, origin: bytes, _frame: object, _now: float) -> bool:
+        self.rights.append(self.connections.who(origin).name)
+        return super().take(origin, _frame, _now)
+
+    def said(self, dealer: zmq.Socket[bytes]) -> str:
+        """Have a connection say something; return by which key it was taken."""
+        dealer.send(b"hello")
+        known = len(self.rights)
+        eventually(lambda: self.serve() > known)
+        return self.rights[-1]
+
+    def serve(self) -> int:
+        """Let in who comes, take what there is, and return how much was taken in all."""
+        if self.zap.poll(0):
+            parts = self.zap.recv_multipart()
+            self.zap.send_multipart([*parts[:2], b"1.0", parts[3], b"200", b"", self.user.encode(), b""])
+        self.inlet.drain(0.0)
+        return len(self.rights)
+
+    def dial(self, user: str, name: bytes = NAME) -> zmq.Socket[bytes]:
+        self.user = user
+        dealer = self.context.socket(zmq.DEALER)
+        self.dealers.append(dealer)
+        dealer.routing_id = name
+        dealer.connect(f"tcp://127.0.0.1:{self.port}")
+        return dealer
+
+    def follow(self, former: zmq.Socket[bytes], user: str) -> tuple[zmq.Socket[bytes], str]:
+        """Close a connection, and try to be heard under its name until that works; return by which key it was."""
+        former.close(0)
+        known = len(self.rights)
+        for _ in range(TRIES):
+            dealer = self.dial(user)
+            dealer.send(b"hello")
+            deadline = time.monotonic() + RETRY_S  # while the first is there, a second with its name is never heard
+            while time.monotonic() < deadline:
+                if self.serve() > known:
+                    return dealer, self.rights[-1]
+            dealer.close(0)
+        raise AssertionError("its name is never free")
+
+
+@pytest.fixture
+def guarded() -> Iterator[Guarded]:
+    made = Guarded()
+    yield made
+    made.context.destroy(linger=0)
+
+
+def test_a_connection_has_the_rights_of_the_key_by_which_it_was_let_in(guarded: Guarded) -> None:
+    admin = guarded.dial(ADMIN.public, b"one")
+    assert guarded.said(admin) == "admin"
+    reader = guarded.dial(READER.public, b"two")
+    assert guarded.said(reader) == "reader"
+    assert guarded.said(admin) == "admin"
+
+
+def test_who_takes_the_name_of_a_connection_that_is_closed_does_not_get_its_rights(guarded: Guarded) -> None:
+    """The node may not have noticed that the first is closed, and the second may have the same descriptor."""
+    last = guarded.dial(ADMIN.public)
+    assert guarded.said(last) == "admin"
+    for key in (READER, ADMIN, READER, ADMIN, READER):
+        last, name = guarded.follow(last, key.public)
+        assert name == key.name
+
+
+def test_of_two_connections_with_one_name_the_second_is_not_heard(guarded: Guarded) -> None:
+    admin = guarded.dial(ADMIN.public)
+    assert guarded.said(admin) == "admin"
+    attacker = guarded.dial(READER.public)
+    attacker.send(b"planted")
+    for _ in range(20):
+        assert guarded.said(admin) == "admin"
+    assert set(guarded.rights) == {"admin"}
+
+
+def test_whose_key_is_taken_back_is_cut_and_others_have_their_new_rights(guarded: Guarded) -> None:
+    admin = guarded.dial(ADMIN.public, b"one")
+    guarded.said(admin)
+    reader = guarded.dial(READER.public, b"two")
+    guarded.said(reader)
+    monitor = admin.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    guarded.allowed = {READER.public: replace(READER, name="renamed")}
+    guarded.connections.follow_keys()
+    assert monitor.poll(int(WAIT_S * 1000))
+    assert guarded.connections.cut == 1
+    assert guarded.connections.who(b"one") is NOBODY
+    assert b"one" in guarded.connections.deaf
+    assert guarded.said(reader) == "renamed"

@@ -334,7 +334,8 @@ class Membership(MemberTable):
             return []
         if self.newcomers.step(now):
             self.changed = True
-        admitted = [fact for fact in self.newcomers.take_answered(now) if self.take(fact, now)]
+        answered = [fact for fact in self.newcomers.take_answered(now) if self._is_allowed(fact.node_id)]
+        admitted = [fact for fact in answered if self.take(fact, now)]
         for fact in admitted:
             self._note_change(fact, now)
         return admitted
