@@ -361,7 +361,7 @@ class Guarded(Hub):
         self.user = ADMIN.public
         """As who the next connection is let in."""
         self.allowed = {ADMIN.public: ADMIN, READER.public: READER}
-        self.connections = Connections(0, lambda *_, **__: None, lambda user: self.allowed.get(user, NOBODY))
+        self.connections = Connections(0, let_in=lambda user: self.allowed.get(user, NOBODY))
         self.zap = zap
         self.router = self.context.socket(zmq.ROUTER)
         self.router.setsockopt(zmq.ZAP_DOMAIN, b"test")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,6 @@ from test_server import Caller, free_port
 from timing import DELAY_S_MAX, eventually
 
 from meshcache import AsyncClient, AuthFailed, Client, Config, ConfigError, LocalMesh, MeshcacheError, Node
-from meshcache.address import split_address
-from meshcache.config import HTTP_PORT_OFFSET
 from meshcache.core.membership.members import first_incarnation
 from meshcache.keys import SecretKey, read_secret_key
 from meshcache.protocol import messages as m
@@ -64,22 +61,10 @@ class Secured:
         told = [self.admin.inspect("stats", node=address) for address in self.mesh.addresses]
         return sum(int(one["node"][name]) for one in told)
 
-    def admitted(self, name: str) -> int:
-        """The same, of those who let in; what is told by HTTP may be a moment old."""
-        return sum(int(stats(address)["admission"][name]) for address in self.mesh.addresses)
-
     def members(self) -> list[str]:
         """The ids of those who are in the mesh."""
         members = self.admin.inspect("status")["members"]
         return sorted(one["node_id"] for one in members if one["state"] in {"alive", "suspect"})
-
-
-def stats(address: str) -> dict[str, Any]:
-    """What a node tells of itself by HTTP, where the counts of its sockets are, too."""
-    host, port = split_address(address)
-    with urllib.request.urlopen(f"http://{host}:{port + HTTP_PORT_OFFSET}/stats", timeout=10) as told:
-        found: dict[str, Any] = json.load(told)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -139,11 +124,11 @@ def test_without_a_key_nobody_is_served(mesh: Secured, monkeypatch: pytest.Monke
 
 
 def test_by_a_key_that_is_not_allowed_nobody_is_served(mesh: Secured, strange: str) -> None:
-    before = mesh.admitted("refused")
+    before = mesh.counted("keys_refused")
     with Client(mesh.mesh.addresses, key_file=strange) as cache:
         assert "not among its allowed keys" in is_refused(lambda: cache.set("k", 1))
     assert "allowed keys" in is_refused_awaited(mesh.mesh.addresses, lambda cache: cache.set("k", 1), strange)
-    eventually(lambda: mesh.admitted("refused") >= before + 2)
+    eventually(lambda: mesh.counted("keys_refused") >= before + 2)
     public = read_secret_key(strange, "client").public
     assert mesh.events("key_refused", key=public, why="its key is not among those allowed")
 
@@ -348,13 +333,14 @@ def test_a_node_whose_key_nobody_allows_ends_with_the_reason(mesh: Secured, tmp_
     own = tmp_path / "allowed"
     own.mkdir()
     (own / "all.pub").write_text("".join(file.read_text() for file in path.parent.glob("*.pub")))
+    before = len(mesh.events("allow_list_read", keys=10))
     path.rename(path.with_suffix(".off"))
-    eventually(lambda: mesh.admitted("allowed_keys") == 3 * 9)
+    eventually(lambda: len(mesh.events("allow_list_read", keys=9)) >= 3)
     config = node_config(mesh.keys, mesh.mesh.addresses, allowed_keys_dir=str(own))
     with pytest.raises(ConfigError, match="not among its allowed keys"):
         Node(config).start()
     path.with_suffix(".off").rename(path)
-    eventually(lambda: mesh.admitted("allowed_keys") == 3 * 10)
+    eventually(lambda: len(mesh.events("allow_list_read", keys=10)) >= before + 3)
 
 
 def test_a_node_of_another_mesh_ends_with_the_reason(mesh: Secured, tmp_path: Path) -> None:
@@ -451,7 +437,7 @@ def test_a_mesh_changes_over_to_keys_while_it_serves(tmp_path: Path) -> None:
         keyed = Load(mesh.client(key_file=str(keys / "web.secret")))
         keyed.start()
         eventually(lambda: keyed.calls > 50)
-        eventually(lambda: stats(mesh.addresses[0])["admission"]["without_key"])
+        eventually(lambda: plain.cache.inspect("stats", node=mesh.addresses[0])["node"]["without_key"])
         plain.end()
         is_refused_later = plain.cache
         mesh._key_file = str(keys / "{id}.secret")  # until now some nodes had no key
