@@ -120,6 +120,8 @@ class Counters:
     """Under the strict policy: slots dropped because too many of their owners were lost at the same time."""
     published: int = 0
     """Numbers of the invalidation stream that were used."""
+    connections: int = 0
+    """Connections of clients and nodes that the driver knows now, by its last look."""
     connections_cut: int = 0
     """Connections that the driver cut: they did not read, held memory or descriptors that were short, or the like."""
     router_resets: int = 0
@@ -189,3 +191,9 @@ class StoreStatistics:
     """Records larger than the whole byte limit."""
     bookings: int
     """Length of the expiry calendar."""
+    covers: int
+    """Entries that leave a trace when they expire, because what they replaced would have lived longer."""
+    tags: int
+    """Tags in the index, each once for every slot in which an entry has it."""
+    bearers: int
+    """Pairs of an entry and one of its tags."""
