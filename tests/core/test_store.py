@@ -12,6 +12,7 @@ from meshcache.core.counters import StoreStatistics
 from meshcache.core.storage.charges import entry_bytes
 from meshcache.core.storage.store import BUCKET_MS, HORIZON_MS, NOTED_READS_MAX, TOMBSTONE_SHARE, Store
 from meshcache.core.storage.tags import TAG_OVERHEAD_BYTES
+from meshcache.protocol.clock import HybridClock
 from meshcache.protocol.record import (
     HEADER_BYTES,
     NEVER_MS,
@@ -706,15 +707,19 @@ def test_an_entry_that_has_expired_is_buried_but_was_not_live() -> None:
     assert store.bury(0, b"t", version(9), until_ms=NOW_MS + 60_000, now_ms=NOW_MS + 2000, limit=10) == {b"k": False}
 
 
-def test_a_tombstone_of_a_dropped_tag_beats_older_values_but_none_that_is_newer_than_what_it_replaced() -> None:
+def test_a_tombstone_of_a_dropped_tag_beats_the_revisions_of_what_it_replaced_but_no_later_write() -> None:
     store = make_store(slots=1)
-    store.merge([b"k"], [tagged(value(5), b"t")], NOW_MS)
-    bury(store, b"t", version(9))
-    assert store.merge([b"k"], [value(4)], NOW_MS)[0] == [[0, version(5)]]
-    assert store.merge([b"k"], [value(5)], NOW_MS) == ([], [])
-    assert is_tombstone(store.peek(b"k") or b"")
-    assert store.merge([b"k"], [value(6)], NOW_MS) == ([], [])
-    assert store.peek(b"k") == value(6)
+    clock = HybridClock(boot=7)
+    dropped = clock.tick(NOW_MS)
+    revised, later = clock.revise(dropped), clock.tick(NOW_MS)
+    store.merge([b"k"], [tagged(stamp(dropped, NEVER_MS) + b"\0\1v", b"t")], NOW_MS)
+    bury(store, b"t", clock.tick_past(NOW_MS))
+    for version in (dropped, revised):
+        store.merge([b"k"], [stamp(version, NEVER_MS) + b"\0\1v"], NOW_MS)
+        assert is_tombstone(store.peek(b"k") or b"")
+    written = stamp(later, NEVER_MS) + b"\0\1v"
+    assert store.merge([b"k"], [written], NOW_MS) == ([], [])
+    assert store.peek(b"k") == written
 
 
 def test_the_trace_of_a_value_bears_no_tags() -> None:

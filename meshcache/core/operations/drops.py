@@ -7,8 +7,9 @@ see drop_floors.py.
 A clear looks at every key and leaves nothing in place of what it drops: its floor does the work of tombstones for all
 keys under the prefix. A tag leads at once to the entries that have it (tags.py), and each is replaced by a tombstone:
 an older value of the same key may not have the tag, so that the floor of the tag would let it in again. The tombstone
-has the version of what it replaces, not that of the drop. This node may have missed a newer value without the tag, which
-other owners acknowledged before the drop began; a tombstone of the drop's version would beat it at all of them.
+beats what it replaces and all its revisions (clock.py), also where that is not dropped: at an owner that leaves. But it
+must not have the version of the drop. This node may have missed a newer value without the tag, which other owners
+acknowledged before the drop began; such a tombstone would beat it at all of them.
 
 The drop must be newer than all that was written before it, also by a node whose clock is ahead of the coordinator's. So
 a node whose clock is past the drop's version says so. The answer also moves the coordinator's clock on; the coordinator

@@ -37,7 +37,7 @@ from zlib import crc32
 from meshcache.core.counters import StoreStatistics
 from meshcache.core.storage.charges import ENTRY_OVERHEAD_BYTES, entry_bytes
 from meshcache.core.storage.tags import TagIndex
-from meshcache.protocol.clock import wall_ms_of
+from meshcache.protocol.clock import past_revisions, wall_ms_of
 from meshcache.protocol.record import (
     EXTRAS,
     HEADER_BYTES,
@@ -398,7 +398,7 @@ class Store:
     def bury(
         self, slot: int, tag: bytes, version: bytes, *, until_ms: int, now_ms: int, limit: int
     ) -> dict[bytes, bool]:
-        """Put tombstones of their own versions in place of a slot's entries with this tag and a lower version.
+        """Put tombstones in place of a slot's entries with this tag and a lower version; drops.py has their versions.
 
         Return the keys of those replaced, ``limit`` at most, and whether each was live.
         """
@@ -408,7 +408,7 @@ class Store:
         found = [i for i in self.tags.bearers_of(slot, tag) if records[i][:VERSION_BYTES] < version][:limit]
         buried = {self._keys[i]: records[i][16:22] > now_bytes for i in found}
         for index in found:
-            self._leave_trace(index, tombstone(version_of(records[index]), until_ms))
+            self._leave_trace(index, tombstone(past_revisions(version_of(records[index])), until_ms))
         return buried
 
     def clear(self) -> None:
