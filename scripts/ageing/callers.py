@@ -24,6 +24,7 @@ from faults.ledger import Ledger
 
 import meshcache
 
+from .allocations import ALLOCATED, allocated_bytes
 from .census import census
 from .errands import NEAR_TTL_S, Caller, Errand, Pause, meshes_client, run_in_task, run_in_thread
 
@@ -215,7 +216,9 @@ class _Work:
 
     def _sizes(self, caller: Caller) -> Report:
         tables = census(caller.cache, "client") | census(caller.near, "near client")
-        return {"objects": len(gc.get_objects()), **tables}
+        allocated = allocated_bytes()
+        memory = {} if allocated is None else {ALLOCATED: allocated}
+        return {"objects": len(gc.get_objects()), **memory, **tables}
 
     def tell_end(self, caller: Caller) -> None:
         """Report what the process saw."""

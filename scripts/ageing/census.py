@@ -19,9 +19,9 @@ def census(root: object, name: str) -> dict[str, int]:
     """Return the length of every table, by its path; the tables of all objects that one table has are added up."""
     found: dict[str, int] = {}
     seen: set[int] = set()
-    left: list[tuple[str, Any]] = [(name, root)]
+    left: deque[tuple[str, Any]] = deque([(name, root)])
     while left:
-        path, thing = left.pop()
+        path, thing = left.popleft()
         if id(thing) in seen:
             continue
         seen.add(id(thing))

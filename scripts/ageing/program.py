@@ -114,10 +114,19 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         options.json.write_text(json.dumps(_as_json(soak, lives), indent=1) + "\n", encoding="utf-8")
     if options.plot:
-        from .plot import draw  # noqa: PLC0415  (matplotlib is optional)
-
-        draw(lives, options.plot, (SPARED, *KINDS), schedule.warmup_s)
+        _draw(lives, schedule, options.plot)
     return 1 if soak.problems else 0
+
+
+def _draw(lives: Lives, schedule: Schedule, file: Path) -> None:
+    try:
+        from .plot import draw  # noqa: PLC0415
+
+        draw(lives, file, (SPARED, *KINDS), schedule.warmup_s)
+    except ImportError:
+        print("no plot: matplotlib is not installed (pip install '.[bench]')")
+    else:
+        print(f"wrote {file}")
 
 
 def run(options: argparse.Namespace, schedule: Schedule, lives: Lives) -> Soak:

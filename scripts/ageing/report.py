@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
-from .slopes import MIB, RESIDENT, Finding
+from .allocations import ALLOCATED
+from .slopes import COUNTED_EXACTLY, MIB, RESIDENT, Finding
+
+PROCESS: Final = (RESIDENT, ALLOCATED, *COUNTED_EXACTLY)
+"""What is shown in any case."""
 
 
 def progress(elapsed_s: float, duration_s: float, sizes_mib: dict[str, float], what: str) -> str:
@@ -22,7 +27,7 @@ def _lines(findings: list[Finding]) -> Iterator[str]:
     yield "| process | what | level | change an hour | 99 % certain | allowed | |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | --- |"
     deciding = [finding for finding in findings if finding.decides]
-    moving = [each for each in deciding if each.slope.low or each.slope.high or each.name == RESIDENT]
+    moving = [each for each in deciding if each.grows or each.slope.low * each.slope.high > 0 or each.name in PROCESS]
     for finding in moving:
         yield _row(finding)
     for finding in [finding for finding in findings if not finding.decides and finding.grows]:
@@ -30,10 +35,10 @@ def _lines(findings: list[Finding]) -> Iterator[str]:
     still: dict[str, list[str]] = {}
     for finding in deciding:
         if finding not in moving:
-            still.setdefault(finding.life, []).append(finding.name)
+            still.setdefault(finding.life, []).append(f"{finding.name} ({_figure(finding.slope.level, finding.name)})")
     yield ""
     for life, names in still.items():
-        yield f"{life}, no change: {', '.join(names)}"
+        yield f"{life}, no certain change: {', '.join(names)}"
 
 
 def _row(finding: Finding) -> str:

@@ -46,9 +46,15 @@ class Schedule:
         return _within(self.duration_s / 15, 3.0, 60.0)
 
     def tables(self) -> dict[str, dict[str, Any]]:
-        """Return the configuration of the nodes: a small store, which is always full, and short memories."""
+        """Return the configuration of the nodes: a store that is full before the warm-up ends, and short memories."""
+        entries = int(_within(4 * self.duration_s, 150, 4_000))
         return {
-            "store": {"max_entries": 4_000, "max_bytes": 12_000_000, "tombstone_grace_s": self.grace_s},
+            "store": {
+                "max_entries": entries,
+                "max_bytes": 3_000 * entries,
+                "tombstone_grace_s": self.grace_s,
+                "default_ttl_s": self.ttl_s_max,
+            },
             "membership": {"forget_after_s": self.grace_s},
             "hot_keys": {"threshold_reads": 100, "window_s": 10.0},
             "snapshot": {"enabled": True, "interval_s": _within(self.duration_s / 30, 3.0, 60.0)},

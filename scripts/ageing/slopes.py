@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
+from meshcache.protocol.near_store import CLEARS_MAX, RECENT_MAX
+
+from .allocations import ALLOCATED
+
 BLOCKS_MAX: Final = 40
 SAMPLES_MIN: Final = 8
 """Fewer show no slope."""
@@ -25,9 +29,19 @@ SIGMAS: Final = 2.576
 HOUR_S: Final = 3600.0
 MIB: Final = 1 << 20
 
+BOUNDED: Final = {
+    "near._recent": RECENT_MAX,
+    "near._invalidated": RECENT_MAX,
+    "near._clears": CLEARS_MAX,
+}
+"""Tables that forget only when they are full, by how their names end, with the most that they may have."""
+
 RESIDENT: Final = "resident_bytes"
 COUNTED_EXACTLY: Final = ("descriptors", "threads")
 EXACT_MARGIN: Final = 3.0
+EXACT_SHARE: Final = 0.15
+"""Of connections, so many come and go; the longer the run, the less that moves its line."""
+CALM_S: Final = 120.0
 COUNT_MARGIN: Final = 24.0
 COUNT_SHARE: Final = 0.1
 
@@ -80,10 +94,15 @@ class Finding:
     allowed_per_hour: float
     decides: bool
     """Whether the process lived all the time, so that a run fails if this grows."""
+    most: float
+    """The greatest of the samples."""
 
     @property
     def grows(self) -> bool:
         """Whether it grows by more than is allowed, as far as the samples can tell."""
+        bound = next((bound for end, bound in BOUNDED.items() if self.name.endswith(end)), None)
+        if bound is not None:
+            return self.most > bound
         return self.slope.low > self.allowed_per_hour
 
     def as_json(self) -> dict[str, Any]:
@@ -116,12 +135,15 @@ def judge(
         slope = slope_of([at for at, _ in known], [value for _, value in known])
         if slope is not None:
             allowed = _allowed_per_hour(name, slope, memory_mib_per_hour)
-            findings.append(Finding(life, name, slope, allowed, decides))
+            findings.append(Finding(life, name, slope, allowed, decides, max(value for _, value in known)))
     return findings
 
 
 def _allowed_per_hour(name: str, slope: Slope, memory_mib_per_hour: float) -> float:
-    if name == RESIDENT:
+    if name in {RESIDENT, ALLOCATED}:
         return memory_mib_per_hour * MIB
-    change = EXACT_MARGIN if name in COUNTED_EXACTLY else COUNT_MARGIN + COUNT_SHARE * abs(slope.level)
+    if name in COUNTED_EXACTLY:
+        change = EXACT_MARGIN + EXACT_SHARE * slope.level * min(1.0, CALM_S / slope.span_s)
+    else:
+        change = COUNT_MARGIN + COUNT_SHARE * abs(slope.level)
     return change / slope.span_s * HOUR_S
