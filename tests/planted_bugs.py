@@ -277,6 +277,23 @@ def invalidated_here_only(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(drops.Drop, "replan", replan)
 
 
+def tombstones_of_the_drop(patch: pytest.MonkeyPatch) -> None:
+    """What a dropped tag leaves behind has the version of the drop, not that of what it replaces."""
+    bury = store.Store.bury
+
+    def bury_deeper(self: Any, slot: int, tag: bytes, version: bytes, **limits: int) -> Any:
+        with pytest.MonkeyPatch.context() as for_now:
+            for_now.setattr(store, "past_revisions", lambda _: version)
+            return bury(self, slot, tag, version, **limits)
+
+    patch.setattr(store.Store, "bury", bury_deeper)
+
+
+def tombstones_of_the_dropped(patch: pytest.MonkeyPatch) -> None:
+    """What a dropped tag leaves behind beats nothing that an owner which leaves may still hold."""
+    patch.setattr(store, "past_revisions", lambda version: version)
+
+
 def dropped_below_the_clock_of_others(patch: pytest.MonkeyPatch) -> None:
     """No node tells the coordinator of an invalidation that its clock lags behind what is to be dropped."""
     patch.setattr(replica_requests, "clock_of", lambda version: 1 << 64)
@@ -493,7 +510,7 @@ TRAPS: Final[dict[Plant, Trap]] = {
     older_overwrites: Trap("weather", TWO_OF_TWO, "fresh", 2),
     wall_clock_stamps: Trap("weather", TWO_OF_TWO, "fresh"),
     superseded_is_done: Trap("weather", TWO_OF_THREE, "fresh", 54),
-    former_owners_forgotten: Trap("single", ONE, "fresh", 5),
+    former_owners_forgotten: Trap("single", ONE, "fresh", 17),
     owner_sets_mixed: Trap("single", ONE, "fresh", 21),
     slots_gained_with_leftovers: Trap("single", ONE, "fresh", 117),
     slots_outlive_their_owners: Trap("split", PARTED, "fresh", 13),
@@ -510,6 +527,8 @@ TRAPS: Final[dict[Plant, Trap]] = {
     lease_not_voided: Trap("weather", LOADS, "fresh"),
     deletes_leave_nothing: Trap("weather", TWO_OF_THREE, "fresh", 8),
     invalidated_here_only: Trap("weather", TAGGED, "tags"),
+    tombstones_of_the_drop: Trap("weather", {}, "durable", 1120),
+    tombstones_of_the_dropped: Trap("single", {}, "tags", 163),
     dropped_below_the_clock_of_others: Trap("weather", TAGGED, "tags", 29),
     touch_counts_as_a_write: Trap("weather", UPDATES, "fresh"),
     cas_compares_nothing: Trap("weather", UPDATES, "atomic"),

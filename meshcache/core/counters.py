@@ -130,6 +130,8 @@ class Counters:
     """Under the strict policy: slots dropped because too many of their owners were lost at the same time."""
     published: int = 0
     """Numbers of the invalidation stream that were used."""
+    connections: int = 0
+    """Connections of clients and nodes that the driver knows now, by its last look."""
     connections_cut: int = 0
     """Connections that the driver cut: they did not read, held memory or descriptors that were short, or the like."""
     connections_refused: int = 0
@@ -208,3 +210,9 @@ class StoreStatistics:
     """Records larger than the whole byte limit."""
     bookings: int
     """Length of the expiry calendar."""
+    covers: int
+    """Entries that leave a trace when they expire, because what they replaced would have lived longer."""
+    tags: int
+    """Tags in the index, each once for every slot in which an entry has it."""
+    bearers: int
+    """Pairs of an entry and one of its tags."""

@@ -244,6 +244,7 @@ class Server:
         if self.watch.next_at:
             counters.loop.note_lag(now - self.watch.next_at, now)
         excess_bytes = self.watch.run(now)
+        counters.connections = len(entrance.connections.known)
         counters.connections_cut = entrance.connections.cut + self._listeners.cut
         counters.connections_refused = entrance.connections.refused
         counters.late += entrance.inlet.late

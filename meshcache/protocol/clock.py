@@ -42,7 +42,7 @@ class HybridClock:
         Two nodes whose clocks have come to the same value make versions that differ only in their boot ids. A drop that
         must overrule everything written before it must not lose to one of these.
         """
-        return self.tick(wall_ms)[:8] + b"\xff" * 8
+        return past_revisions(self.tick(wall_ms))
 
     def revise(self, version: bytes) -> bytes:
         """Return a version for a change that keeps the content of ``version`` and must not count as a later write.
@@ -92,6 +92,11 @@ class LocalClock:
             self.stood_still_s = wall - self._ahead_s - monotonic
             return monotonic + self.stood_still_s
         return now
+
+
+def past_revisions(version: bytes) -> bytes:
+    """Return the greatest version with the clock value of this one: above all its revisions, below all later writes."""
+    return version[:8] + b"\xff" * 8
 
 
 def clock_of(version: bytes) -> int:

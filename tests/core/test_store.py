@@ -12,6 +12,7 @@ from meshcache.core.counters import StoreStatistics
 from meshcache.core.storage.charges import entry_bytes
 from meshcache.core.storage.store import BUCKET_MS, HORIZON_MS, NOTED_READS_MAX, TOMBSTONE_SHARE, Store
 from meshcache.core.storage.tags import TAG_OVERHEAD_BYTES
+from meshcache.protocol.clock import HybridClock
 from meshcache.protocol.record import (
     HEADER_BYTES,
     NEVER_MS,
@@ -100,13 +101,13 @@ def check_index(store: Store) -> None:
             for tag in tags_of(store._records[index]):
                 found.setdefault((slot, tag), set()).add(index)
     listed = {
-        (slot, tag): set(store._tags.bearers_of(slot, tag))
-        for slot, table in enumerate(store._tags._tables)
+        (slot, tag): set(store.tags.bearers_of(slot, tag))
+        for slot, table in enumerate(store.tags._tables)
         for tag in table
     }
     assert listed == found
-    assert store._tags.bearers == sum(map(len, found.values()))
-    assert store.has_tags is bool(found)
+    assert store.tags.bearers == sum(map(len, found.values()))
+    assert len(store.tags) == len(found)
 
 
 @dataclass
@@ -683,24 +684,51 @@ def test_a_repair_is_not_taken_below_what_was_evicted() -> None:
 # Tags
 
 
-def test_the_bearers_of_a_tag_are_listed_by_version_and_up_to_a_limit() -> None:
+def bury(store: Store, tag: bytes, below: bytes, limit: int = 10) -> dict[bytes, bool]:
+    return store.bury(0, tag, below, until_ms=NOW_MS + 60_000, now_ms=NOW_MS, limit=limit)
+
+
+def test_tombstones_take_the_place_of_older_entries_with_a_tag() -> None:
     store = make_store(slots=1)
     keys = [b"a", b"b", b"c", b"d"]
     records = [tagged(value(1), b"t"), tagged(value(2), b"t", b"u"), tagged(value(3), b"t"), value(1)]
     store.merge(keys, records, NOW_MS)
-    assert store.bearers(0, b"t", version(3), 10) == [b"a", b"b"]
-    assert store.bearers(0, b"t", version(9), 2) == [b"a", b"b"]
-    assert store.bearers(0, b"u", version(9), 10) == [b"b"]
-    assert store.bearers(0, b"none", version(9), 10) == []
+    assert bury(store, b"none", version(9)) == {}
+    assert bury(store, b"t", version(3), limit=1) == {b"a": True}
+    assert bury(store, b"t", version(3)) == {b"b": True}
+    assert bury(store, b"u", version(9)) == {}
+    assert [is_tombstone(store.peek(key) or b"") for key in keys] == [True, True, False, False]
+    check_books(store)
+
+
+def test_an_entry_that_has_expired_is_buried_but_was_not_live() -> None:
+    store = make_store(slots=1)
+    store.merge([b"k"], [tagged(value(1, NOW_MS + 1000), b"t")], NOW_MS)
+    assert store.bury(0, b"t", version(9), until_ms=NOW_MS + 60_000, now_ms=NOW_MS + 2000, limit=10) == {b"k": False}
+
+
+def test_a_tombstone_of_a_dropped_tag_beats_the_revisions_of_what_it_replaced_but_no_later_write() -> None:
+    store = make_store(slots=1)
+    clock = HybridClock(boot=7)
+    dropped = clock.tick(NOW_MS)
+    revised, later = clock.revise(dropped), clock.tick(NOW_MS)
+    store.merge([b"k"], [tagged(stamp(dropped, NEVER_MS) + b"\0\1v", b"t")], NOW_MS)
+    bury(store, b"t", clock.tick_past(NOW_MS))
+    for version in (dropped, revised):
+        store.merge([b"k"], [stamp(version, NEVER_MS) + b"\0\1v"], NOW_MS)
+        assert is_tombstone(store.peek(b"k") or b"")
+    written = stamp(later, NEVER_MS) + b"\0\1v"
+    assert store.merge([b"k"], [written], NOW_MS) == ([], [])
+    assert store.peek(b"k") == written
 
 
 def test_the_trace_of_a_value_bears_no_tags() -> None:
     store = make_store(slots=1)
     recent = (NOW_MS << 16).to_bytes(8, "big") + bytes(8)
     store.merge([b"k"], [tagged(stamp(recent, NOW_MS + 1000) + b"\0\1v", b"t")], NOW_MS)
-    assert store.tags_in(0) == [b"t"]
+    assert store.tags.tags_in(0) == [b"t"]
     store.expire(NOW_MS + 2000, 10)
-    assert store.tags_in(0) == []
+    assert store.tags.tags_in(0) == []
     trace = store.peek(b"k")
     assert trace is not None
     assert is_tombstone(trace)
@@ -721,15 +749,16 @@ def test_the_trace_of_a_value_bears_no_tags() -> None:
         lambda store: store.read([b"k"], expiry_bytes(NOW_MS + 5000)),
         lambda store: store.drop_slot(0),
         lambda store: store.sweep(0, b"k", version(9)),
+        lambda store: bury(store, b"t", version(9)),
         lambda store: store.clear(),
     ],
 )
 def test_a_tag_is_forgotten_with_the_entry_that_bore_it_whatever_the_reason(leave: Callable[[Store], object]) -> None:
     store = make_store(slots=1, max_entries=3, max_bytes=100_000)
     store.merge([b"k"], [tagged(value(1, NOW_MS + 1000), b"t")], NOW_MS)
-    assert store.bearers(0, b"t", version(9), 10) == [b"k"]
+    assert len(store.tags) == 1
     leave(store)
-    assert store.bearers(0, b"t", version(10), 10) == []
+    assert b"t" not in store.tags.tags_in(0)
     check_books(store)
 
 

@@ -231,6 +231,8 @@ class Membership(MemberTable):
             "newcomers": len(self.newcomers),
             "newcomers_given_up": self.newcomers.given_up,
             "facts_refused": self.refused,
+            "rumours": len(self.rumours),
+            "probes_open": len(self.prober.probes),
         }
 
     # -- what happens to links -----------------------------------------------------------------------------

@@ -5,9 +5,11 @@ turn, and answers when all are swept. From the moment it hears of the drop it al
 see drop_floors.py.
 
 A clear looks at every key and leaves nothing in place of what it drops: its floor does the work of tombstones for all
-keys under the prefix. A tag leads at once to the entries that have it (tags.py), and each is replaced by a tombstone of
-the drop's version: an older value of the same key may not have the tag, so that the floor of the tag would let it in
-again.
+keys under the prefix. A tag leads at once to the entries that have it (tags.py), and each is replaced by a tombstone:
+an older value of the same key may not have the tag, so that the floor of the tag would let it in again. The tombstone
+beats what it replaces and all its revisions (clock.py), also where that is not dropped: at an owner that leaves. But it
+must not have the version of the drop. This node may have missed a newer value without the tag, which other owners
+acknowledged before the drop began; such a tombstone would beat it at all of them.
 
 The drop must be newer than all that was written before it, also by a node whose clock is ahead of the coordinator's. So
 a node whose clock is past the drop's version says so. The answer also moves the coordinator's clock on; the coordinator
@@ -113,7 +115,7 @@ class Drops:
         while self.jobs and budget > 0:
             job = self.jobs[0]
             step = self._sweep_prefix if job.kind == EventKind.CLEAR else self._sweep_tags
-            if not job.names or (job.kind != EventKind.CLEAR and not self._coordinator.store.has_tags):
+            if not job.names or (job.kind != EventKind.CLEAR and not self._coordinator.store.tags.bearers):
                 job.slot = self._slots
             while job.slot < self._slots and budget > 0:
                 budget -= step(job)
@@ -135,17 +137,17 @@ class Drops:
         store, wall_ms = self._coordinator.store, self._coordinator.instant.wall_ms
         wanted = job.names
         if job.kind == COARSE_TAGS:
-            buckets = [(tag, bucket_of(tag)) for tag in store.tags_in(job.slot)]
+            buckets = [(tag, bucket_of(tag)) for tag in store.tags.tags_in(job.slot)]
             wanted = {tag: job.names[bucket] for tag, bucket in buckets if bucket in job.names}
-        elif len(tags := store.tags_in(job.slot)) < len(wanted):
+        elif len(tags := store.tags.tags_in(job.slot)) < len(wanted):
             wanted = {tag: wanted[tag] for tag in tags if tag in wanted}
         for number, (tag, version) in enumerate(wanted.items()):
-            keys = store.bearers(job.slot, tag, version, DROPS_PER_STEP)
-            if keys:
-                dead = tombstone(version, wall_ms_of(version) + self._coordinator.replica.floors.grace_ms)
-                job.dropped += len(store.merge(keys, [dead] * len(keys), wall_ms)[1])
-                self._fills.note_written(keys, [dead] * len(keys))
-                return number + len(keys) * DROP_COST
+            until_ms = wall_ms_of(version) + self._coordinator.replica.floors.grace_ms
+            buried = store.bury(job.slot, tag, version, until_ms=until_ms, now_ms=wall_ms, limit=DROPS_PER_STEP)
+            if buried:
+                job.dropped += sum(buried.values())
+                self._fills.note_written(list(buried), [tombstone(version, until_ms)] * len(buried))
+                return number + len(buried) * DROP_COST
         job.slot += 1
         return 1 + len(wanted) // 2
 

@@ -31,14 +31,13 @@ from __future__ import annotations
 import hashlib
 from array import array
 from heapq import heappop, heappush
-from itertools import islice
 from typing import Any, Final
 from zlib import crc32
 
 from meshcache.core.counters import StoreStatistics
 from meshcache.core.storage.charges import ENTRY_OVERHEAD_BYTES, entry_bytes
 from meshcache.core.storage.tags import TagIndex
-from meshcache.protocol.clock import wall_ms_of
+from meshcache.protocol.clock import past_revisions, wall_ms_of
 from meshcache.protocol.record import (
     EXTRAS,
     HEADER_BYTES,
@@ -112,7 +111,7 @@ class Store:
         self._covers: dict[int, int] = {}
         """By index, until when (ms) an older value of the key would live, where that is longer than the record."""
         self._free: list[int] = []
-        self._tags = TagIndex(slots)
+        self.tags = TagIndex(slots)
         self._noted: list[int] = []
         self._calendar: dict[int, array[int]] = {}
         self._due: list[int] = []
@@ -131,7 +130,7 @@ class Store:
             ring[:] = array("I", (_LIVE, _DEAD))
         self._booked[:] = array("Q", (0, 0))
         self._free.clear()
-        self._tags.clear()
+        self.tags.clear()
         self._noted.clear()
         self._covers.clear()
         self._calendar.clear()
@@ -344,7 +343,7 @@ class Store:
         """Add a record that has taken its place to the counts."""
         size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
         if record[22] & EXTRAS:
-            size += self._tags.add(slot, index, record)
+            size += self.tags.add(slot, index, record)
         self._bytes += size
         if record[22] & TOMBSTONE:
             self._tombstones += 1
@@ -356,7 +355,7 @@ class Store:
         """Subtract a record that leaves its place from the counts."""
         size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
         if record[22] & EXTRAS:
-            size += self._tags.remove(slot, index, record)
+            size += self.tags.remove(slot, index, record)
         self._bytes -= size
         if record[22] & TOMBSTONE:
             self._tombstones -= 1
@@ -396,20 +395,21 @@ class Store:
             self._remove(index)
         return len(doomed)
 
-    def bearers(self, slot: int, tag: bytes, version: bytes, limit: int) -> list[bytes]:
-        """Return the keys of at most ``limit`` live entries of a slot with this tag and a version below ``version``."""
-        records, keys = self._records, self._keys
-        indices = self._tags.bearers_of(slot, tag)
-        return list(islice((keys[i] for i in indices if records[i][:VERSION_BYTES] < version), limit))
+    def bury(
+        self, slot: int, tag: bytes, version: bytes, *, until_ms: int, now_ms: int, limit: int
+    ) -> dict[bytes, bool]:
+        """Put tombstones in place of a slot's entries with this tag and a lower version; drops.py has their versions.
 
-    def tags_in(self, slot: int) -> list[bytes]:
-        """Return the tags that entries of a slot have."""
-        return self._tags.tags_in(slot)
-
-    @property
-    def has_tags(self) -> bool:
-        """Tell whether any entry has a tag."""
-        return self._tags.bearers > 0
+        Return the keys of those replaced, ``limit`` at most, and whether each was live.
+        """
+        self._replay()
+        self._horizon = (now_ms + HORIZON_MS) // BUCKET_MS
+        records, now_bytes = self._records, expiry_bytes(now_ms)
+        found = [i for i in self.tags.bearers_of(slot, tag) if records[i][:VERSION_BYTES] < version][:limit]
+        buried = {self._keys[i]: records[i][16:22] > now_bytes for i in found}
+        for index in found:
+            self._leave_trace(index, tombstone(past_revisions(version_of(records[index])), until_ms))
+        return buried
 
     def clear(self) -> None:
         """Drop everything at once. It takes as long as there are entries; ``drop_slot`` does it in small steps."""
@@ -581,6 +581,9 @@ class Store:
             tombstones_dropped=self._tombstones_dropped,
             refused=self._refused,
             bookings=self._bookings,
+            covers=len(self._covers),
+            tags=len(self.tags),
+            bearers=self.tags.bearers,
         )
 
     def contradictions(self) -> list[str]:

@@ -36,6 +36,10 @@ class TagIndex:
         self.bearers = 0
         """The number of pairs of an entry and one of its tags."""
 
+    def __len__(self) -> int:
+        """Return how many tags the slots know, a tag once for each slot. It looks at every slot."""
+        return sum(map(len, self._tables))
+
     def add(self, slot: int, index: int, record: bytes) -> int:
         """Add a record with extras that has been stored; return what its entry is charged for its tags."""
         table = self._tables[slot]

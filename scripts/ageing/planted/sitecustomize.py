@@ -1,0 +1,51 @@
+"""Leaks for ``scripts/soak --plant``: Python imports this file by itself in the nodes, whose path has its folder.
+
+Each makes something grow that a careless change could make grow.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+KEPT: Final[list[Any]] = []
+
+
+def _floors() -> None:
+    """Drops are remembered for ever: each leaves a floor, and nothing takes it away."""
+    from meshcache.core.storage.drop_floors import Floors  # noqa: PLC0415
+
+    Floors._forget = lambda self, now_ms: None  # type: ignore[method-assign]  # noqa: ARG005, SLF001
+
+
+def _memory() -> None:
+    """Something of every write is kept, where no count tells of it."""
+    from meshcache.core.storage.store import Store  # noqa: PLC0415
+
+    merge = Store.merge
+
+    def merge_and_keep(self: Store, keys: list[bytes], records: list[bytes], now_ms: int) -> Any:
+        KEPT.append(b"".join(records)[:500] + bytes(500))
+        return merge(self, keys, records, now_ms)
+
+    Store.merge = merge_and_keep  # type: ignore[method-assign]
+
+
+def _descriptors() -> None:
+    """Every snapshot leaves a file open."""
+    from meshcache.node.snapshots import Snapshots  # noqa: PLC0415
+
+    run = Snapshots.run
+
+    def run_and_open(self: Snapshots, saving: Any) -> None:
+        if len(KEPT) < 64 * saving.written:
+            KEPT.append(os.open(os.devnull, os.O_RDONLY))
+        run(self, saving)
+
+    Snapshots.run = run_and_open  # type: ignore[method-assign]
+
+
+LEAKS: Final = {"floors": _floors, "memory": _memory, "descriptors": _descriptors}
+
+if leak := LEAKS.get(os.environ.get("SOAK_PLANT", "")):
+    leak()
