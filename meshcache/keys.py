@@ -37,6 +37,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from meshcache import checks
 from meshcache.errors import ConfigError
+from meshcache.private_files import read_privately
 
 KEY_FILE_BYTES_MAX: Final = 65_536
 PUBLIC_FILE_BYTES_MAX: Final = 1 << 20
@@ -133,7 +134,7 @@ class AllowedKeys:
 def read_secret_key(path: str | os.PathLike[str], *kinds: str) -> SecretKey:
     """Read a secret key file of one of these kinds. Raises ConfigError that names the file and the reason."""
     where = Path(path)
-    text = _read_privately(where)
+    text = read_privately(where, KEY_FILE_BYTES_MAX, "security.key_file or key_file=").decode(errors="replace")
     first = text.split(maxsplit=1)[:1]
     if first and first[0] in {"node", "client"}:
         raise ConfigError(f"{where}: is a file of public keys; the secret key file of the same name belongs here")
@@ -268,26 +269,3 @@ def _allowed(words: list[str]) -> AllowedKey:
     except ValueError:  # whose text has a part of the line
         raise ValueError(f"client: the rights are {', '.join(RIGHTS)}, separated by commas") from None
     return AllowedKey(kind, rest[0], rest[1], rights, prefix)
-
-
-def _read_privately(path: Path) -> str:
-    """Read a file that only its owner may read. Raises ConfigError.
-
-    A file of another user that this process may read by its group is accepted: that is how Kubernetes hands out
-    secrets.
-    """
-    try:
-        with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            content = file.read(KEY_FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read: {error.strerror}; security.key_file or key_file= names it"
-        ) from None
-    refused = stat.S_IRWXO | stat.S_IWGRP | (stat.S_IRGRP if about.st_uid == os.geteuid() else 0)
-    if about.st_mode & refused:
-        mode = stat.S_IMODE(about.st_mode)
-        raise ConfigError(f"{path}: others may read or write it (mode {mode:04o}): chmod 600 {path}")
-    if len(content) > KEY_FILE_BYTES_MAX:
-        raise ConfigError(f"{path}: is longer than {KEY_FILE_BYTES_MAX:,} bytes, and no secret key file")
-    return content.decode(errors="replace")
