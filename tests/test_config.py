@@ -223,7 +223,7 @@ def test_keys_are_not_enough_for_http_beyond_this_machine() -> None:
             {"node": node | {"http": "off"}},
             {"node": node | {"http": "127.0.0.1:7301"}},
         ):
-            Config.from_tables(**{"node": node, "security": keys} | cure)  # type: ignore[arg-type]  # all are tables
+            Config.from_tables(**{"node": node, "security": keys} | cure)
     (found,) = problems(node={"listen": "10.0.0.1:7101"}, http={"token_file": "t"})
     assert found.startswith("node.listen: 10.0.0.1 can be reached")
 
