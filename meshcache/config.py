@@ -217,6 +217,9 @@ class HttpSettings:
     stall_s: Annotated[float, checks.positive] = 5.0
     connections_max: Annotated[int, checks.at_least(1)] = 64
     request_timeout_s: Annotated[float, checks.positive] = 5.0
+    token_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -488,19 +491,24 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     ]
     if values["snapshot.enabled"] and not values["node.data_dir"]:
         problems.append("snapshot.enabled: needs node.data_dir, a directory for this node alone")
-    return problems + _key_problems(values) + _address_problems(values)
+    return problems + _file_problems(values) + _address_problems(values)
 
 
-def _key_problems(values: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the settings for keys."""
-    names = ("key_file", "allowed_keys_dir")
-    given = [name for name in names if values[f"security.{name}"]]
-    if len(given) == 1:
-        other = next(name for name in names if name not in given)
-        return [f"security.{given[0]}: needs security.{other}, too: `meshcache keygen` makes both"]
-    if values["security.permissive"] and not given:
-        return ["security.permissive: needs security.key_file and security.allowed_keys_dir"]
-    return []
+def _file_problems(values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the files for keys and for TLS, of which one needs the other."""
+    pairs = (
+        ("security.key_file", "security.allowed_keys_dir", "`meshcache keygen` makes both"),
+        ("http.tls_cert_file", "http.tls_key_file", "a certificate and its private key, in PEM"),
+    )
+    problems = [
+        f"{one}: needs {other}, too: {advice}"
+        for first, second, advice in pairs
+        for one, other in ((first, second), (second, first))
+        if values[one] and not values[other]
+    ]
+    if values["security.permissive"] and not (values["security.key_file"] or values["security.allowed_keys_dir"]):
+        problems.append("security.permissive: needs security.key_file and security.allowed_keys_dir")
+    return problems
 
 
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::", "0"})  # noqa: S104 - this refuses them
@@ -533,8 +541,17 @@ def _address_problems(values: Mapping[str, Any]) -> list[str]:
         ]
         used.add((key, *address))
     is_closed = bool(values["security.key_file"]) and not values["security.permissive"]
-    trusted = ("listen", "publish", "http") if values["security.insecure"] else ("listen", "publish") * is_closed
-    return problems + _exposed(given, values["node.advertise"], trusted)
+    is_insecure = values["security.insecure"]
+    trusted = ("listen", "publish") if is_closed or is_insecure else ()
+    if is_insecure or values["http.token_file"]:
+        trusted = (*trusted, "http")
+    advertise = values["node.advertise"]
+    problems += _exposed({key: given[key] for key in given if key != "http"}, advertise, trusted)
+    if "http" in given:
+        return problems + _http_exposed("node.http", split_address(given["http"])[0], advertise, trusted)
+    if "listen" in trusted and not is_off:  # HTTP beside it has a rule of its own
+        problems += _http_exposed("node.http, which is beside node.listen", host, advertise, trusted)
+    return problems
 
 
 def _exposed(given: Mapping[str, str], advertise: str, trusted: tuple[str, ...]) -> list[str]:
@@ -543,15 +560,10 @@ def _exposed(given: Mapping[str, str], advertise: str, trusted: tuple[str, ...])
     ``trusted``: what may be reached from other machines.
     """
     hosts = {key: split_address(address)[0] for key, address in given.items()}
-    problems = [
-        f"node.{key}: must be the very address that other nodes dial, not a wildcard, unless node.advertise names it"
-        for key, host in hosts.items()
-        if host in _WILDCARDS and not advertise
-    ]
+    problems = [_wildcard(f"node.{key}") for key, host in hosts.items() if host in _WILDCARDS and not advertise]
     exposed: dict[str, list[str]] = {}
     for key, host in hosts.items():
-        named = advertise or host not in _WILDCARDS
-        if key not in trusted and named and not is_loopback(host):
+        if key not in trusted and _is_reached(host, advertise):
             exposed.setdefault(host, []).append(f"node.{key}")
     return problems + [
         f"{', '.join(names)}: {host} can be reached from other machines, and there is no encryption and no "
@@ -559,3 +571,23 @@ def _exposed(given: Mapping[str, str], advertise: str, trusted: tuple[str, ...])
         "or security.insecure = true if every machine of that network is trusted"
         for host, names in exposed.items()
     ]
+
+
+def _http_exposed(name: str, host: str, advertise: str, trusted: tuple[str, ...]) -> list[str]:
+    """Return what is wrong with the reach of the address of HTTP, for which keys do nothing."""
+    if host in _WILDCARDS and not advertise:
+        return [_wildcard(name)] if name == "node.http" else []
+    if "http" in trusted or not _is_reached(host, advertise):
+        return []
+    advice = f'set http.token_file, and best http.tls_cert_file and tls_key_file, too; or node.http = "{HTTP_OFF}"'
+    reached = f"{host} can be reached from other machines, and whoever reaches it could read the statistics"
+    return [f"{name}: {reached}: {advice}; or security.insecure = true if every machine of that network is trusted"]
+
+
+def _wildcard(name: str) -> str:
+    return f"{name}: must be the very address that other nodes dial, not a wildcard, unless node.advertise names it"
+
+
+def _is_reached(host: str, advertise: str) -> bool:
+    """Tell whether other machines reach what is bound there. A wildcard that nobody can dial is a mistake itself."""
+    return not is_loopback(host) and (bool(advertise) or host not in _WILDCARDS)

@@ -25,7 +25,6 @@ that begin with ``#``, are skipped. A line that is wrong is left out and named, 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import stat
@@ -33,11 +32,12 @@ import tomllib
 from dataclasses import dataclass
 from enum import Flag
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from meshcache import checks
 from meshcache.errors import ConfigError
+from meshcache.private_files import open_file, read_privately
 
 KEY_FILE_BYTES_MAX: Final = 65_536
 PUBLIC_FILE_BYTES_MAX: Final = 1 << 20
@@ -137,7 +137,7 @@ class AllowedKeys:
 def read_secret_key(path: str | os.PathLike[str], *kinds: str) -> SecretKey:
     """Read a secret key file of one of these kinds. Raises ConfigError that names the file and the reason."""
     where = Path(path)
-    text = _read_privately(where)
+    text = read_privately(where, KEY_FILE_BYTES_MAX, "security.key_file or key_file=").decode(errors="replace")
     first = text.split(maxsplit=1)[:1]
     if first and first[0] in {"node", "client"}:
         raise ConfigError(f"{where}: is a file of public keys; the secret key file of the same name belongs here")
@@ -216,19 +216,10 @@ def is_key(value: object) -> bool:
     return isinstance(value, str) and _Z85.fullmatch(value) is not None
 
 
-def _open(path: Path) -> BinaryIO:
-    """Open a file for reading. Raises OSError, also for what is no file: to open a pipe would wait for its writer."""
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "it is no file")
-    return file
-
-
 def _read_lines(path: Path, keys: dict[str, AllowedKey], problems: list[str]) -> None:
     """Read the lines of one file."""
     try:
-        with _open(path) as file:
+        with open_file(path) as file:
             about = os.fstat(file.fileno())
             if about.st_mode & stat.S_IWOTH:
                 problems.append(f"{path}: everybody may write to it: chmod o-w {path}")
@@ -287,26 +278,3 @@ def _allowed(words: list[str]) -> AllowedKey:
     except ValueError:  # whose text has a part of the line
         raise ValueError(f"client: the rights are {', '.join(RIGHTS)}, separated by commas") from None
     return AllowedKey(kind, rest[0], rest[1], rights, prefix)
-
-
-def _read_privately(path: Path) -> str:
-    """Read a file that only its owner may read. Raises ConfigError.
-
-    A file of another user that this process may read by its group is accepted: that is how Kubernetes hands out
-    secrets.
-    """
-    try:
-        with _open(path) as file:
-            about = os.fstat(file.fileno())
-            content = file.read(KEY_FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read: {error.strerror}; security.key_file or key_file= names it"
-        ) from None
-    refused = stat.S_IRWXO | stat.S_IWGRP | (stat.S_IRGRP if about.st_uid == os.geteuid() else 0)
-    if about.st_mode & refused:
-        mode = stat.S_IMODE(about.st_mode)
-        raise ConfigError(f"{path}: others may read or write it (mode {mode:04o}): chmod 600 {path}")
-    if len(content) > KEY_FILE_BYTES_MAX:
-        raise ConfigError(f"{path}: is longer than {KEY_FILE_BYTES_MAX:,} bytes, and no secret key file")
-    return content.decode(errors="replace")

@@ -90,15 +90,17 @@ def responses(data: bytes) -> list[Response]:
 
 
 @contextlib.contextmanager
-def running_gateway(at: str, names: tuple[str, ...] = (), timeout_s: float = 5.0) -> Iterator[RunningGateway]:
-    """Run a gateway over the mesh at an address."""
+def running_gateway(
+    at: str, names: tuple[str, ...] = (), timeout_s: float = 5.0, **secured: Any
+) -> Iterator[RunningGateway]:
+    """Run a gateway over the mesh at an address. ``secured``: its tokens, or TLS."""
     listener = gateway_server.listen_at("127.0.0.1", 0)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # so that what is not read is soon noticed
     ready, servers = threading.Event(), list[gateway_server.Server]()
 
     async def serve() -> None:
         async with AsyncClient(at, timeout=timeout_s) as client:
-            server = gateway_server.server_of(client, names, ready.set)
+            server = gateway_server.server_of(client, names, ready.set, **secured)
             servers.append(server)
             await server.serve([listener])
 

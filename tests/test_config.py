@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -200,6 +201,7 @@ def test_listening_beyond_this_machine_must_be_asked_for() -> None:
     allowed = Config.from_tables(node={"listen": "10.0.0.1:7101"}, security={"insecure": True})
     assert allowed.node.publish_address == "10.0.0.1:7201"
     assert problems(node={"http": "10.0.0.1:80"})[0].startswith("node.http: 10.0.0.1 can be reached")
+    assert Config.from_tables(node={"http": "10.0.0.1:80"}, http={"token_file": "t"}).http.token_file == "t"
     for loopback in ("127.9.9.9:7101", "[::1]:7101", "localhost:7101"):
         assert Config.from_tables(node={"listen": loopback}).node.listen == loopback
 
@@ -226,13 +228,50 @@ def test_a_key_file_may_have_the_nodes_id_in_its_name() -> None:
 
 
 def test_with_keys_a_node_may_listen_beyond_this_machine_but_not_while_it_lets_in_who_has_none() -> None:
-    beyond: dict[str, object] = {"listen": "10.0.0.1:7101", "publish": "10.0.0.1:7201"}
+    beyond: dict[str, object] = {"listen": "10.0.0.1:7101", "publish": "10.0.0.1:7201", "http": "off"}
     assert Config.from_tables(node=beyond, security=KEYS).node.listen == "10.0.0.1:7101"
     (found,) = problems(node=beyond, security={**KEYS, "permissive": True})
     assert found.startswith("node.listen, node.publish: 10.0.0.1 can be reached")
     Config.from_tables(node=beyond, security={**KEYS, "permissive": True, "insecure": True})
     (found,) = problems(node={"http": "10.0.0.1:7301"}, security=KEYS)
     assert found.startswith("node.http: 10.0.0.1 can be reached"), "keys do not guard what is told by HTTP"
+
+
+def test_keys_are_not_enough_for_http_beyond_this_machine() -> None:
+    keys: dict[str, object] = {"key_file": "k", "allowed_keys_dir": "d"}
+    nodes: list[dict[str, object]] = [
+        {"listen": "10.0.0.1:7101"},
+        {"listen": "0.0.0.0:7101", "advertise": "cache1:7101"},
+        {"http": "10.0.0.1:80"},
+    ]
+    for node in nodes:
+        (found,) = problems(node=node, security=keys)
+        assert re.match(r"node\.http(, which is beside node\.listen)?: \S+ can be reached from other machines", found)
+        assert all(advice in found for advice in ("http.token_file", 'node.http = "off"', "security.insecure = true"))
+        for cure in (
+            {"http": {"token_file": "t"}},
+            {"security": {**keys, "insecure": True}},
+            {"node": node | {"http": "off"}},
+            {"node": node | {"http": "127.0.0.1:7301"}},
+        ):
+            Config.from_tables(**{"node": node, "security": keys} | cure)
+    (found,) = problems(node={"listen": "10.0.0.1:7101"}, http={"token_file": "t"})
+    assert found.startswith("node.listen: 10.0.0.1 can be reached")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http.tls_cert_file", "http.tls_key_file"),
+        ("http.tls_key_file", "http.tls_cert_file"),
+        ("security.key_file", "security.allowed_keys_dir"),
+    ],
+)
+def test_a_file_that_needs_another_is_not_given_alone(one: str, other: str) -> None:
+    table, _, key = one.partition(".")
+    tables: dict[str, dict[str, object]] = {table: {key: "x"}}
+    (found,) = problems(**tables)
+    assert found.startswith(f"{one}: needs {other}, too")
 
 
 def test_a_wildcard_is_no_address_to_dial() -> None:

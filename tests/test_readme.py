@@ -511,7 +511,7 @@ def test_the_errors_are_those_that_there_are() -> None:
 def events_noted() -> set[str]:
     """Every event that the code of a node notes, by name."""
     found = set()
-    for room in ("core", "node"):
+    for room in ("core", "node", "web"):
         for path in (ROOT / "meshcache" / room).rglob("*.py"):
             for call in [each for each in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(each, ast.Call)]:
                 name = call.func.attr if isinstance(call.func, ast.Attribute) else ""

@@ -20,7 +20,7 @@ PROGRAMS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file(
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 600
 
-GROUND = ("address", "checks", "config", "durations", "errors", "keys")
+GROUND = ("address", "checks", "config", "durations", "errors", "keys", "private_files")
 """Modules that all others may use, and that use only each other."""
 MAY_USE = {
     "protocol": (),
@@ -30,9 +30,10 @@ MAY_USE = {
     "client.blocking": ("protocol", "client", "sockets"),
     "client.aio": ("protocol", "client", "sockets"),
     "metrics": (),
-    "node": ("protocol", "core", "sockets", "metrics"),
+    "web": (),
+    "node": ("protocol", "core", "sockets", "metrics", "web"),
     "patterns": ("protocol", "client", "client.blocking", "client.aio"),
-    "gateway": ("protocol", "client", "client.aio", "metrics"),
+    "gateway": ("protocol", "client", "client.aio", "metrics", "web"),
     "simulation": ("protocol", "core", "client"),
     "local": ("client", "client.blocking", "sockets"),
 }

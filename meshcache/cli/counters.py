@@ -69,6 +69,7 @@ TOLD: Final[dict[str, Told]] = {
         node__forbidden="not allowed by the sender's key",
         node__keys_refused="connections that were not let in",
         node__without_key="connections let in without a key",
+        node__http_refused="by HTTP, without a valid token",
         node__undeliverable="messages that could not be sent",
         coordinator__pending=("waiting for other nodes now", Kind.LEVEL),
         breakers__opened="times a breaker opened",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from meshcache.address import is_loopback, split_address
 from meshcache.cli.counters import bytes_text
 from meshcache.cli.health import RECENT_S
 from meshcache.cli.survey import GONE, NodeAnswer, Survey
@@ -147,6 +148,27 @@ def of_config(config: Config, memory_bytes: float | None) -> Findings:
             "configuration",
             "security.insecure is true: whoever reaches the node's port can read, write and delete everything",
             "close the ports to all but the machines of the mesh and its clients",
+        )
+
+    yield from _http(config)
+
+
+def _http(config: Config) -> Findings:
+    """Say who could read what a node tells by HTTP."""
+    address = config.node.http_address
+    if not address or is_loopback(split_address(address)[0]):
+        return
+    if not config.http.token_file:
+        yield note(
+            "configuration",
+            f"whoever reaches HTTP of the node, at {address}, can read its statistics",
+            "set http.token_file, and a certificate for TLS; or close the port to strangers",
+        )
+    elif not config.http.tls_cert_file:
+        yield note(
+            "configuration",
+            f"whoever sees the traffic of HTTP, at {address}, can read the tokens",
+            "set http.tls_cert_file and http.tls_key_file",
         )
 
 

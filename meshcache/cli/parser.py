@@ -442,6 +442,7 @@ def _add_gateway(subparsers: _Subparsers) -> argparse.ArgumentParser:
         [
             "meshcache gateway",
             "meshcache gateway --listen 127.0.0.1:8080 --at 10.0.0.11:7101,10.0.0.12:7101",
+            "meshcache gateway --listen 10.0.0.5:7180 --token-file token --tls-cert cert.pem --tls-key key.pem",
             "curl http://127.0.0.1:7180/cache/greeting",
         ],
         [
@@ -454,7 +455,10 @@ def _add_gateway(subparsers: _Subparsers) -> argparse.ArgumentParser:
     gateway.add_argument(
         "--host", metavar="NAME", action="append", default=[], help="a host name that it answers to; may be repeated"
     )
-    gateway.add_argument("--insecure", action="store_true", help="allow --listen to reach beyond this machine")
+    gateway.add_argument("--insecure", action="store_true", help="reach beyond this machine without a token")
+    gateway.add_argument("--token-file", metavar="FILE", help="bearer tokens, one a line, of which a request needs one")
+    gateway.add_argument("--tls-cert", metavar="FILE", help="certificate chain in PEM, for HTTPS")
+    gateway.add_argument("--tls-key", metavar="FILE", help="its private key in PEM")
     gateway.add_argument("--allow-writes", action="store_true", help="let the dashboard delete keys")
     return gateway
 

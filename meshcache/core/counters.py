@@ -120,6 +120,8 @@ class Counters:
     """Connections that were not let in: they had no key, a wrong one, or one that was taken back."""
     without_key: int = 0
     """Connections without a key that were let in all the same, while the mesh changes over to keys."""
+    http_refused: int = 0
+    """Requests by HTTP that were refused because they brought no valid token."""
     failed: dict[str, int] = field(default_factory=dict)
     """By kind, messages, operations and connections that were dropped because handling them failed."""
     undeliverable: int = 0

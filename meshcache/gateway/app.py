@@ -1,8 +1,8 @@
 """The gateway as an ASGI application: the routes, and what is done for every request.
 
 Stateless: everything that is asked for is asked of the mesh, through one client. Starlette finds the route, by the path
-as it was sent (requests.py says why); around it, each request is checked (guard.py), timed and counted, and whatever
-goes wrong becomes JSON.
+as it was sent (requests.py says why); around it, each request is checked (guard.py, and for a token where one is
+needed), timed and counted, and whatever goes wrong becomes JSON.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from meshcache.gateway.metrics import Metrics
 from meshcache.gateway.refusals import Refusal, refusal_of
 from meshcache.gateway.requests import Bodies, options_of
 from meshcache.gateway.watch import Watch
+from meshcache.web.tokens import CHALLENGE, Tokens
 
 _log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
     logging.getLogger("meshcache.gateway"),
@@ -42,6 +43,13 @@ _log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
         structlog.stdlib.render_to_log_kwargs,
     ],
 )
+_LEVELS: Final = {
+    "http_file_read": logging.INFO,
+    "http_file_refused": logging.ERROR,
+    "http_refused": logging.WARNING,
+}
+_OPEN_PATHS: Final = frozenset({"/health", *PAGES})
+"""They need no token: probes often have no place for one, and the page, which tells nothing itself, asks for it."""
 _KEYED: Final = ("/cache/", "/cluster/explain/")
 """What paths with a key in them begin with."""
 
@@ -56,14 +64,19 @@ class Gateway:
         *,
         connections: Callable[[], int] = lambda: 0,
         allow_writes: bool = False,
+        tokens: Tokens | None = None,
     ) -> None:
-        """``allow_writes``: the dashboard may delete keys. It is for people; programs have the paths for that."""
+        """``allow_writes``: the dashboard may delete keys. It is for people; programs have the paths for that.
+
+        Without ``tokens`` nobody needs one.
+        """
         bodies = Bodies()
         cluster = Cluster(client)
         entries = Entries(client, cluster, bodies)
         self._invalidations = Invalidations(client, bodies)
         self._metrics = Metrics(client, connections, lambda: self._invalidations.streams)
         self._guard = Guard(names)
+        self._tokens = tokens
         watch = Watch(client, allow_writes=allow_writes, streams=lambda: self._invalidations.streams)
         self._dashboard = Dashboard(watch)
         self.router = Router(
@@ -109,6 +122,8 @@ class Gateway:
         try:
             try:
                 self._guard.check(scope["method"], scope["headers"])
+                if self._tokens is not None and path not in _OPEN_PATHS:
+                    _check_token(self._tokens, scope)
                 await self.router(scope, receive, send_protected)
             except Exception as error:
                 if status:  # the answer has begun: all that can be done is to break it off
@@ -139,6 +154,18 @@ class Gateway:
             if path.startswith(prefix):
                 return prefix + "{key}"
         return path if path in self._fixed else "other"
+
+
+def tell(event: str, **fields: object) -> None:
+    """Write an event of the gateway to the log."""
+    _log.log(_LEVELS[event], event, **fields)
+
+
+def _check_token(tokens: Tokens, scope: Scope) -> None:
+    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    fault = tokens.fault(given[0] if len(given) == 1 else b"", (scope["client"] or ("unknown",))[0])
+    if fault is not None:
+        raise Refusal(401, "Unauthorized", fault, headers=dict([CHALLENGE]))
 
 
 @cache

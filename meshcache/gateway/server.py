@@ -8,6 +8,7 @@ The application bounds bodies and its own work. What it never sees is bounded he
     pipelined requests          PIPELINED_MAX that wait: 400
     an answer that nobody reads less than READ_BYTES_MIN in WRITE_S, or the most of WAITING_BYTES_MAX for all: cut
     an idle connection          IDLE_S
+    a handshake of TLS          see encrypted.py
 
 and for all together ``connections_max``: one more takes the place of the connection that has sent nothing whole for
 longest, or is refused with 503 where all are being served.
@@ -23,10 +24,11 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -36,6 +38,8 @@ from meshcache.client.aio.client import AsyncClient
 from meshcache.errors import ConfigError
 from meshcache.gateway.answers import json_bytes
 from meshcache.gateway.app import Gateway
+from meshcache.gateway.encrypted import EncryptedListener
+from meshcache.web.tokens import Tokens
 
 HEADER_S: Final = 5.0
 HEADER_BYTES_MAX: Final = 16 << 10
@@ -290,15 +294,29 @@ def _refusal(status: int, error: str, detail: str) -> bytes:
 class Server(uvicorn.Server):
     """The server, which ends in order."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], object], on_stop: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_ready: Callable[[], object],
+        on_stop: Callable[[], object],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__(config)
+        self._tls = tls
         self._on_ready = on_ready
         self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say so."""
-        await super().startup(sockets)
+        await super().startup(sockets if self._tls is None else [])
+        if self._tls is not None:
+            listeners = [EncryptedListener(each, self._tls, self._connection) for each in sockets or []]
+            self.servers += cast("list[asyncio.Server]", listeners)  # all that is asked of them is to close
         self._on_ready()
+
+    def _connection(self) -> Connection:
+        parts = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
+        return Connection(**parts, _loop=asyncio.get_running_loop())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what is at hand."""
@@ -330,14 +348,24 @@ def listen_at(host: str, port: int) -> socket.socket:
 
 
 def server_of(
-    client: AsyncClient, names: Iterable[str], on_ready: Callable[[], object], *, allow_writes: bool = False
+    client: AsyncClient,
+    names: Iterable[str],
+    on_ready: Callable[[], object],
+    *,
+    allow_writes: bool = False,
+    tokens: Tokens | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Server:
     """Return a server that serves until a signal comes, or ``should_exit`` is set.
 
-    ``names`` are host names that it answers to, beside addresses.
+    ``names`` are host names that it answers to, beside addresses. Without ``tls`` it speaks plain HTTP.
     """
     gateway = Gateway(
-        client, names, connections=lambda: len(server.server_state.connections), allow_writes=allow_writes
+        client,
+        names,
+        connections=lambda: len(server.server_state.connections),
+        allow_writes=allow_writes,
+        tokens=tokens,
     )
     config = uvicorn.Config(
         gateway,
@@ -355,5 +383,5 @@ def server_of(
     quiet = logging.getLogger("uvicorn")  # what goes wrong is logged by app.py; the rest is what strangers send
     quiet.addHandler(logging.NullHandler())
     quiet.propagate = False
-    server = Server(config, on_ready, gateway.stop)
+    server = Server(config, on_ready, gateway.stop, tls)
     return server

@@ -126,6 +126,7 @@ FAMILIES: Final = (
         "Connections without a key that were let in, while a mesh changes over.",
         "node.without_key",
     ),
+    Family("meshcache_http_refused_total", "counter", "HTTP requests without a valid token.", "node.http_refused"),
     Family("meshcache_undeliverable_total", "counter", "Frames that could not be sent.", "node.undeliverable"),
     Family("meshcache_connections_cut_total", "counter", "Connections that took too much.", "node.connections_cut"),
     Family(

@@ -4,6 +4,9 @@ Health is judged by the last turn of the node's loop, and by nothing that this t
 answers beside a loop that is stuck tells a lie. A loop whose last turn is too long ago is woken, and gets a moment to
 turn. All else the loop tells itself when it is asked (pulse.py); if it does not in time, that is the answer.
 
+With ``http.token_file`` the statistics and the metrics are told to those who bring a token. ``/health`` and ``/ready``
+need none: those who restart a process or send it clients often have no place for one, and the answer has no figures.
+
 Whoever reaches the port may ask as often as they like. So what was told is told again for ``FRESH_S``, and the metrics,
 of which there are some hundreds, are put into text once in that time, family by family, with a pause after each in
 which the loop goes on.
@@ -18,6 +21,7 @@ from typing import Any, Final
 from meshcache.metrics.exposition import Exposition
 from meshcache.node.http import Request, Response, failure
 from meshcache.node.pulse import Pulse, Snapshot
+from meshcache.web.tokens import CHALLENGE, Tokens
 
 FRESH_S: Final = 0.25
 """What was told is told again for so long."""
@@ -27,15 +31,18 @@ TELL_WAIT_S: Final = 1.0
 """How long the loop is given to tell."""
 PAUSE_S: Final = 0.0003
 """Between two families of metrics."""
+OPEN_PATHS: Final = frozenset({"/health", "/ready"})
+"""They need no token."""
 
 
 class Endpoints:
     """The answers of one node. To be used by one thread."""
 
-    def __init__(self, pulse: Pulse, stall_s: float) -> None:
-        """``stall_s``: a loop that has not turned for longer is unhealthy."""
+    def __init__(self, pulse: Pulse, stall_s: float, tokens: Tokens | None = None) -> None:
+        """``stall_s``: a loop that has not turned for longer is unhealthy. Without ``tokens`` nobody needs one."""
         self._pulse = pulse
         self._stall_s = stall_s
+        self._tokens = tokens
         self._answers = {
             "/health": self._health,
             "/ready": self._ready,
@@ -48,6 +55,10 @@ class Endpoints:
 
     def answer(self, request: Request, now: float) -> Response | None:
         """Answer a request; None: not yet, see http.Answer."""
+        if self._tokens is not None and request.path not in OPEN_PATHS:
+            fault = self._tokens.fault(request.authorization, request.peer)
+            if fault is not None:
+                return failure(401, "Unauthorized", fault, CHALLENGE)
         answer = self._answers.get(request.path)
         if answer is None:
             return failure(404, "Not found", f"there is no {request.path[:100]}; there are {', '.join(self._answers)}")

@@ -12,8 +12,11 @@ There are ``connections_max`` at most: for one more, that one goes which has kep
 has ``REQUEST_BYTES_MAX`` of head and no body, and the next one of a connection is not looked at before the answer to
 the last has gone.
 
-Everything here is read only and told to whoever reaches the port. No page of another site can read it through a
-visitor's browser: no answer allows that.
+Everything here is read only, and told to whoever reaches the port, or brings a token (endpoints.py). No page of another
+site can read it through a visitor's browser: no answer allows that.
+
+With TLS a handshake comes before the first request. It is one of the things that a connection has a deadline for, and
+goes on as far as what has arrived allows, so one that stands still holds up nobody.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import contextlib
 import json
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -54,6 +58,7 @@ STOP_S_MAX: Final = 5.0
 BIND_RETRY_S: Final = 0.05
 
 METHODS: Final = (b"GET", b"HEAD")
+_NOT_YET: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Request(NamedTuple):
@@ -64,6 +69,10 @@ class Request(NamedTuple):
     """What forms of an answer are welcome, as in the header of that name."""
     asked_at: float
     """Monotonic seconds."""
+    authorization: bytes = b""
+    """The header of that name; empty if there is none."""
+    peer: str = ""
+    """The address of who asks."""
 
 
 class Response(NamedTuple):
@@ -104,8 +113,11 @@ def listen(address: str, wait_s: float = 0.0, pause: Callable[[float], object] =
 class _Connection:
     """One connection: what it has said so far, what it is still to be told, and until when it has time for that."""
 
-    def __init__(self, connected: socket.socket, now: float, timeout_s: float) -> None:
+    def __init__(self, connected: socket.socket, peer: str, now: float, timeout_s: float) -> None:
         self.socket = connected
+        self.peer = peer
+        self.shakes_hands = isinstance(connected, ssl.SSLSocket)
+        """It is not encrypted yet."""
         self.protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_BYTES_MAX)
         self.request: Request | None = None
         """What it asked and has not been answered."""
@@ -132,8 +144,15 @@ class _Connection:
 class HttpServer:
     """The thread that answers. ``start`` and ``close`` are called from the thread of the node's loop."""
 
-    def __init__(self, listener: socket.socket, settings: HttpSettings, answer: Answer, name: str) -> None:
-        """``name`` is that of the thread."""
+    def __init__(
+        self,
+        listener: socket.socket,
+        settings: HttpSettings,
+        answer: Answer,
+        name: str,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """``name`` is that of the thread; without ``tls`` it speaks plain HTTP."""
         self.address = join_address(*listener.getsockname()[:2])
         self.cut = 0
         """Connections that were closed before they were answered: too many, or too slow."""
@@ -142,6 +161,7 @@ class HttpServer:
         self._listener = listener
         self._settings = settings
         self._answer = answer
+        self._tls = tls
         self._wakeup = Wakeup()
         self.wake = self._wakeup
         """To be called when what is asked may be answered now."""
@@ -195,7 +215,7 @@ class HttpServer:
             if key.fileobj is self._listener:
                 self._accept()
             elif isinstance(key.data, _Connection):
-                self._serve(key.data, self._send if key.data.unsent else self._receive)
+                self._serve(key.data, self._step)
             else:
                 self._wakeup.clear()
         now = time.monotonic()
@@ -218,7 +238,7 @@ class HttpServer:
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_ROUND):
             try:
-                connected, _ = self._listener.accept()
+                connected, where = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError:  # no descriptor is left, say: one of ours goes, and the rest of this turn bounds the tries
@@ -230,9 +250,14 @@ class HttpServer:
                 connected.close()
                 continue
             connected.setblocking(False)
-            with contextlib.suppress(OSError):
+            try:
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = _Connection(connected, time.monotonic(), self._settings.request_timeout_s)
+                if self._tls is not None:
+                    connected = self._tls.wrap_socket(connected, server_side=True, do_handshake_on_connect=False)
+            except OSError:  # it is gone already
+                connected.close()
+                continue
+            connection = _Connection(connected, str(where[0]), time.monotonic(), self._settings.request_timeout_s)
             self._connections[connection] = None
             self._selector.register(connected, selectors.EVENT_READ, connection)
 
@@ -264,10 +289,32 @@ class HttpServer:
 
     # -- one connection ------------------------------------------------------------------------------------
 
+    def _step(self, connection: _Connection) -> None:
+        """Go on with a connection that has sent something, or takes what it is sent."""
+        if connection.shakes_hands:
+            self._shake_hands(connection)
+        elif connection.unsent:
+            self._send(connection)
+        else:
+            self._receive(connection)
+
+    def _shake_hands(self, connection: _Connection) -> None:
+        assert isinstance(connection.socket, ssl.SSLSocket)
+        try:
+            connection.socket.do_handshake()
+        except ssl.SSLWantReadError:
+            self._wait_for(connection, selectors.EVENT_READ)
+        except ssl.SSLWantWriteError:
+            self._wait_for(connection, selectors.EVENT_WRITE)
+        else:
+            connection.shakes_hands = False
+            self._wait_for(connection, selectors.EVENT_READ)
+            self._receive(connection)
+
     def _receive(self, connection: _Connection) -> None:
         try:
-            data = connection.socket.recv(READ_BYTES)
-        except BlockingIOError:
+            data = connection.socket.recv(READ_BYTES)  # that holds the largest record of TLS: nothing of one stays back
+        except _NOT_YET:
             return
         if not data:
             self._drop(connection)
@@ -295,7 +342,8 @@ class HttpServer:
         if not isinstance(event, h11.Request):
             return
         now = time.monotonic()
-        headers = {name: value for name, value in event.headers if name in {b"accept", b"content-length"}}
+        wanted = {b"accept", b"authorization", b"content-length"}
+        headers = {name: value for name, value in event.headers if name in wanted}
         # What has a body is answered at once, and its connection closed: none of ours needs one.
         connection.closing = headers.get(b"content-length", b"0") != b"0" or any(
             name == b"transfer-encoding" for name, _ in event.headers
@@ -309,7 +357,7 @@ class HttpServer:
             self._send_answer(connection, refusal)
             return
         accept = headers.get(b"accept", b"").decode("latin-1")
-        connection.request = Request(path, accept, now)
+        connection.request = Request(path, accept, now, headers.get(b"authorization", b""), connection.peer)
         connection.deadline = now + self._settings.request_timeout_s
         self._wait_for(connection, 0)
         self._try_to_answer(connection)
@@ -354,13 +402,16 @@ class HttpServer:
         self._send(connection)
 
     def _send(self, connection: _Connection) -> None:
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(*_NOT_YET):
             connection.unsent = connection.unsent[connection.socket.send(connection.unsent) :]
         if connection.unsent:
             self._wait_for(connection, selectors.EVENT_WRITE)
             return
         protocol = connection.protocol
         if connection.closing or protocol.our_state is not h11.DONE or protocol.their_state is not h11.DONE:
+            if isinstance(connection.socket, ssl.SSLSocket):
+                with contextlib.suppress(OSError):  # it says that this is the end, and need not wait for the same
+                    connection.socket.unwrap()
             connection.socket.shutdown(socket.SHUT_WR)
             connection.ended = True
             connection.deadline = time.monotonic() + LINGER_S

@@ -27,13 +27,14 @@ import resource
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import zmq
 
-from meshcache.address import split_address
+from meshcache.address import is_loopback, split_address
 from meshcache.config import HTTP_OFF, Config
 from meshcache.core.counters import SLOW_TURN_S
 from meshcache.core.handshake import is_from_node
@@ -62,11 +63,14 @@ from meshcache.sockets import options
 from meshcache.sockets.context import open_context
 from meshcache.sockets.curve import listening
 from meshcache.sockets.listener import bind_again, listen, listen_plainly, new_listener
+from meshcache.web.certificates import server_context
+from meshcache.web.tokens import Tokens
 
 BIND_WAIT_S: Final = 1.0
 """How long a starting node waits for a port that is taken."""
 EARLY_S: Final = 0.02
 """A look at memory that is due so soon is taken in the turn at hand: half of what an idle node costs are turns."""
+HTTP_NOTES_MAX: Final = 64
 _DONTWAIT_MORE: Final = DONTWAIT | SNDMORE
 
 
@@ -100,6 +104,9 @@ class Server:
         self._on_look: Callable[[], None] | None = None
         self.pulse = Pulse(wake)
         self._http: HttpServer | None = None
+        self._tokens: Tokens | None = None
+        self._http_notes: deque[tuple[str, dict[str, Any]]] = deque(maxlen=HTTP_NOTES_MAX)
+        """What the thread of HTTP has for the log, which is written by the loop's."""
         self._journal = Journal(config.node.node_id)
         # A link takes its own socket, and the two ends of its monitor.
         self._context = open_context(sockets_max=3 * LINKS_MAX + 64)
@@ -249,6 +256,11 @@ class Server:
         counters.connections_refused = entrance.connections.refused
         counters.late += entrance.inlet.late
         entrance.inlet.late = 0
+        if self._tokens is not None:
+            counters.http_refused = self._tokens.refused
+        while self._http_notes:
+            event, fields = self._http_notes.popleft()
+            self._journal.tell(event, **fields)
         self._journal.catch_up()
         if self.admission is not None:
             self._follow_keys(self.admission, now)
@@ -375,6 +387,13 @@ class Server:
         node, settings = self._config.node, self._config.http
         if not node.http_address:
             return None
+        if settings.token_file:
+            self._tokens = Tokens(settings.token_file, "http.token_file", self._note_of_http)
+        elif not is_loopback(split_address(node.http_address)[0]):
+            advice = "whoever reaches it can read the statistics: set http.token_file, or close the port to strangers"
+            self._journal.tell("http_open", address=node.http_address, advice=advice)
+        files, names = (settings.tls_cert_file, settings.tls_key_file), ("http.tls_cert_file", "http.tls_key_file")
+        tls = server_context(*files, self._note_of_http, *names) if settings.tls_cert_file else None
         try:
             wait_s = BIND_WAIT_S if node.http else 0.0
             listener = http.listen(node.http_address, wait_s, self._asked.to_stop.wait)
@@ -386,10 +405,14 @@ class Server:
             # Nobody is to be told that it is there.
             self._config = replace(self._config, node=replace(node, http=HTTP_OFF))
             return None
-        endpoints = Endpoints(self.pulse, settings.stall_s)
-        served = HttpServer(listener, settings, endpoints.answer, f"meshcache-{node.node_id}-http")
+        endpoints = Endpoints(self.pulse, settings.stall_s, self._tokens)
+        served = HttpServer(listener, settings, endpoints.answer, f"meshcache-{node.node_id}-http", tls)
         self.pulse.listen(served.wake)
         return served
+
+    def _note_of_http(self, event: str, **fields: Any) -> None:
+        """Take an event from the thread of HTTP."""
+        self._http_notes.append((event, fields))
 
     def _make_core(self, now: float, wall_ms: int, saved: Saved | None) -> NodeCore:
         boot = wall_ms << 16 | secrets.randbits(16)

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from timing import eventually
+from web_files import OLD, WRONG, token_file
 
 from meshcache import Client, LocalMesh
 from meshcache.local.processes import HOST, find_base_port
@@ -203,6 +205,43 @@ def test_a_key_is_deleted_only_where_the_gateway_allows_it(page: Page, mesh: Loc
     assert page.ask("document.querySelectorAll('#found button.danger').length") == 0
     page.driver.get("about:blank")
     reader.stop()
+
+
+def test_where_a_token_is_needed_the_page_asks_for_it_and_works_with_it(
+    page: Page, mesh: LocalMesh, cache: Client, tmp_path: Path
+) -> None:
+    cache.set("user:2", {"name": "Grace"})
+    closed = Gateway(mesh, "--token-file", str(token_file(tmp_path, OLD)))
+    try:
+        page.driver.get(closed.url)
+        page.see("!document.querySelector('#login').hidden")
+        assert page.text("#connection") == "Not live: a token is needed"
+        box = page.driver.find_element("id", "token")
+        box.send_keys(WRONG, "\n")
+        page.see("document.querySelector('#login-said').textContent === 'The gateway does not take this token.'")
+        assert page.ask("document.querySelectorAll('#nodes tbody tr').length") == 0
+        box.send_keys(OLD, "\n")
+        page.see("document.querySelectorAll('#nodes tbody tr').length === 3")
+        page.see("document.querySelector('#login').hidden && document.querySelector('#lost').hidden")
+        page.look_up("user:2")
+        page.driver.find_element("css selector", "#found button").click()
+        page.see("document.querySelector('#found pre') !== null")
+        assert "Grace" in page.text("#found pre")
+        page.driver.find_element("id", "events-toggle").click()
+
+        def passes_by() -> bool:
+            cache.set("user:2", {"name": "Grace"})
+            return "user:2" in page.text("#events")
+
+        eventually(passes_by, 10)
+        page.driver.refresh()  # the token stays in this tab
+        page.see("document.querySelectorAll('#nodes tbody tr').length === 3")
+        assert page.driver.get_cookies() == []
+        assert OLD not in page.driver.current_url
+    finally:
+        page.driver.get("about:blank")
+        page.driver.get_log("browser")
+        closed.stop()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -235,6 +235,9 @@ def test_a_gateway_may_be_there_before_its_mesh() -> None:
     [
         (["--listen", "nowhere"], "--listen: must be host:port"),
         (["--listen", "0.0.0.0:7180"], "say --insecure"),
+        (["--listen", "0.0.0.0:7180", "--token-file", "/absent"], "/absent: cannot be read: No such file"),
+        (["--tls-cert", "cert.pem"], "--tls-cert and --tls-key: each needs the other"),
+        (["--tls-cert", "cert.pem", "--tls-key", "/absent"], "/absent: cannot be read: No such file"),
         (["--listen", "192.0.2.1:7180", "--insecure"], "--listen: can not listen at 192.0.2.1:7180"),
     ],
 )

@@ -6,6 +6,8 @@
 "use strict";
 
 const OLD_MS = 3000;
+const RETRY_MS = 1000;
+const TOKEN_ITEM = "meshcache-token";
 const KEPT_S = 600;
 const EVENTS_KEPT = 100;
 const VALUE_CHARS_MAX = 20000;
@@ -25,6 +27,58 @@ let points = [];
 let heardAt = 0;
 let picture = null;
 let lostSince = null;
+
+/* ---- asking the gateway. Where it needs a token, somebody types it in, and it stays in this tab until that is closed.
+   It goes into a header that this script sets, never into a cookie or an address: no other page can have a browser send it. */
+
+async function ask(path, options = {}) {
+  const token = sessionStorage.getItem(TOKEN_ITEM);
+  const answer = await fetch(path, { ...options, headers: token ? { Authorization: `Bearer ${token}` } : {} });
+  if (answer.status === 401 && token === sessionStorage.getItem(TOKEN_ITEM)) {
+    sessionStorage.removeItem(TOKEN_ITEM);
+    byId("login-said").textContent = token ? "The gateway does not take this token." : "";
+    byId("login").hidden = false;
+    tellConnection();
+  }
+  return answer;
+}
+
+function login(event) {
+  event.preventDefault();
+  sessionStorage.setItem(TOKEN_ITEM, byId("token").value.trim());
+  byId("token").value = "";
+  byId("login").hidden = true;
+}
+
+function pause(ms) { return new Promise((resolve) => setTimeout(resolve, ms)); }
+
+async function follow(path, hear, signal) {  // server-sent events: EventSource can send no header
+  while (!signal || !signal.aborted) {
+    try {
+      if (byId("login").hidden) await hearAll(path, hear, signal);
+    } catch {
+      // It is lost, or somebody ended it; tellConnection says which.
+    }
+    await pause(RETRY_MS);
+  }
+}
+
+async function hearAll(path, hear, signal) {
+  const answer = await ask(path, { signal, cache: "no-store" });
+  if (!answer.ok) return;
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const said = (name) => (block.match(new RegExp(`^${name}: (.*)$`, "m")) || ["", ""])[1];
+      if (said("data")) hear(said("event"), said("data"));
+    }
+  }
+}
 
 /* ---- small things */
 
@@ -263,26 +317,30 @@ function keep(point) {
   points = points.filter((each) => each.at > point.at - KEPT_S * 1000);
 }
 
-function listen() {
-  const source = new EventSource("dashboard/stream");
-  source.addEventListener("history", (event) => { points = JSON.parse(event.data); });
-  source.addEventListener("picture", (event) => {
-    picture = JSON.parse(event.data);
+function hearNews(kind, data) {
+  const told = JSON.parse(data);
+  if (kind === "history") {
+    points = told;
+  } else if (kind === "picture") {
+    picture = told;
     heardAt = performance.now();
     keep(picture.point);
     tellConnection();
     draw();
-  });
-  source.addEventListener("trouble", (event) => {
-    byId("connection").textContent = `The gateway gets no answer from the mesh: ${JSON.parse(event.data).reason}`;
-  });
+  } else if (kind === "trouble") {
+    byId("connection").textContent = `The gateway gets no answer from the mesh: ${told.reason}`;
+  }
 }
 
 function tellConnection() {
   const old = performance.now() - heardAt > OLD_MS;
   document.body.classList.toggle("old", old);
   const lost = byId("lost");
-  if (!old) {
+  if (!byId("login").hidden) {
+    lostSince = null;
+    lost.hidden = true;
+    byId("connection").textContent = "Not live: a token is needed";
+  } else if (!old) {
     lostSince = null;
     lost.hidden = true;
     byId("connection").textContent = `Live, as of ${clockTime(picture.at)}`;
@@ -309,7 +367,7 @@ async function explore(event) {
   }
   found.replaceChildren(element("p", {}, "Asking its owners …"));
   try {
-    const answer = await fetch(`cluster/explain/${pathOf(key)}`);
+    const answer = await ask(`cluster/explain/${pathOf(key)}`);
     const told = await answer.json();
     if (!answer.ok) throw new Error(told.detail || told.error);
     found.replaceChildren(...explained(key, told));
@@ -363,7 +421,7 @@ function span(seconds) {
 
 async function showValue(key, place) {
   try {
-    const answer = await fetch(`cache/${pathOf(key)}`);
+    const answer = await ask(`cache/${pathOf(key)}`);
     const type = answer.headers.get("Content-Type") || "";
     if (answer.status === 404) { place.replaceChildren(element("p", {}, "There is no value.")); return; }
     if (!/^(application\/json|text\/)/.test(type)) {
@@ -387,7 +445,7 @@ async function showValue(key, place) {
 
 async function remove(key, place) {
   try {
-    const answer = await fetch(`cache/${pathOf(key)}`, { method: "DELETE" });
+    const answer = await ask(`cache/${pathOf(key)}`, { method: "DELETE" });
     const told = await answer.json();
     if (!answer.ok) throw new Error(told.detail || told.error);
     place.replaceChildren(element("p", {}, told.deleted ? "Deleted." : "It was not there."));
@@ -405,11 +463,11 @@ let passed = 0;
 function toggleEvents() {
   const button = byId("events-toggle");
   if (events) {
-    events.close();
+    events.abort();
     events = null;
   } else {
-    events = new EventSource("events?prefix=");
-    for (const kind of ["ready", ...KINDS, "gap"]) events.addEventListener(kind, (event) => pass(kind, event.data));
+    events = new AbortController();
+    follow("events?prefix=", pass, events.signal);
   }
   button.setAttribute("aria-pressed", String(Boolean(events)));
   button.textContent = events ? "Stop" : "Watch them pass by";
@@ -436,6 +494,7 @@ function showEvents() {
 
 byId("explore").addEventListener("submit", explore);
 byId("events-toggle").addEventListener("click", toggleEvents);
-listen();
+byId("login").addEventListener("submit", login);
+follow("dashboard/stream", hearNews);
 setInterval(tellConnection, 500);
 setInterval(showEvents, 250);

@@ -1,0 +1,1 @@
+"""What the two HTTP servers, that of a node and the gateway, have in common: who may ask, and how it is encrypted."""
