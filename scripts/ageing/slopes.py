@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
+from meshcache.client.routing import HOT_KEYS_MAX
 from meshcache.protocol.near_store import CLEARS_MAX, RECENT_MAX
 
 from .allocations import ALLOCATED
@@ -33,6 +34,7 @@ BOUNDED: Final = {
     "near._recent": RECENT_MAX,
     "near._invalidated": RECENT_MAX,
     "near._clears": CLEARS_MAX,
+    "routing.hot": HOT_KEYS_MAX,
 }
 """Tables that forget only when they are full, by how their names end, with the most that they may have."""
 
