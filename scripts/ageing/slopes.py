@@ -45,6 +45,7 @@ EXACT_SHARE: Final = 0.15
 """Of connections, so many come and go; the longer the run, the less that moves its line."""
 CALM_S: Final = 120.0
 COUNT_MARGIN: Final = 24.0
+BYTES_MARGIN: Final = 256 * 1024.0
 COUNT_SHARE: Final = 0.1
 
 
@@ -147,5 +148,5 @@ def _allowed_per_hour(name: str, slope: Slope, memory_mib_per_hour: float) -> fl
     if name in COUNTED_EXACTLY:
         change = EXACT_MARGIN + EXACT_SHARE * slope.level * min(1.0, CALM_S / slope.span_s)
     else:
-        change = COUNT_MARGIN + COUNT_SHARE * abs(slope.level)
+        change = (BYTES_MARGIN if name.endswith("bytes") else COUNT_MARGIN) + COUNT_SHARE * abs(slope.level)
     return change / slope.span_s * HOUR_S
