@@ -245,6 +245,11 @@ class Connection:
         """By which this client proves to the node who it is."""
         return self._routing.key
 
+    @property
+    def is_needless(self) -> bool:
+        """Whether nothing is expected over it, and its address is none of a member or a seed: its node has left."""
+        return not self._expected and self.address not in self._routing.addresses()
+
     def hello(self) -> bytes:
         """Return the frame that opens the connection, or asks for the node's clock again."""
         self._asked_at = self._routing.clock()

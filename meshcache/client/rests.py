@@ -12,7 +12,7 @@ question too many is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 from meshcache.client.failure import Failure
@@ -62,6 +62,11 @@ class Rests:
             return False
         self._rests.pop(address, None)
         return True
+
+    def keep(self, addresses: Container[str]) -> None:
+        """Forget the addresses that are not among these: nobody will ask them."""
+        for address in [address for address in list(self._rests) if address not in addresses]:
+            self._rests.pop(address, None)
 
     def __contains__(self, address: str) -> bool:
         """Tell whether an address has not answered since its rest began, whether its time is over or not."""

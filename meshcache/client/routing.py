@@ -223,6 +223,7 @@ class Routing:
         self.gone_answered += sum(peer.answered for peer in gone)
         self.gone_failed += sum(peer.failed for peer in gone)
         self.peers = peers
+        self.rests.keep(self.addresses())
         self._addresses = {fact.node_id: fact.address for fact in facts}
         self._refreshed_at = now
         self._refresh_at = now + REFRESH_S

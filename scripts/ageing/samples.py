@@ -22,6 +22,8 @@ from meshcache.errors import MeshcacheError
 from .slopes import RESIDENT
 
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+NO_SIZES: Final = ("hints.waiting.", "links.", "host.", "settings.", "node.ring_changes")
+"""Levels that are told otherwise, and the one count that has no sum over the nodes."""
 TIMES: Final = ("s", "ms")
 """Units of levels that are no sizes."""
 
@@ -101,7 +103,7 @@ def node_sample(watch: Watch, node_id: str) -> Sample:
 
 def _is_size(name: str, value: Any) -> bool:
     told = told_of(name)
-    known = isinstance(value, int | float) and not name.startswith(("hints.waiting.", "links.", "host.", "settings."))
+    known = isinstance(value, int | float) and not name.startswith(NO_SIZES)
     return known and told.kind in {Kind.LEVEL, Kind.OWN} and told.unit not in TIMES
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
+from meshcache.client.routing import HOT_KEYS_MAX
 from meshcache.protocol.near_store import CLEARS_MAX, RECENT_MAX
 
 from .allocations import ALLOCATED
@@ -33,6 +34,7 @@ BOUNDED: Final = {
     "near._recent": RECENT_MAX,
     "near._invalidated": RECENT_MAX,
     "near._clears": CLEARS_MAX,
+    "routing.hot": HOT_KEYS_MAX,
 }
 """Tables that forget only when they are full, by how their names end, with the most that they may have."""
 
@@ -43,6 +45,7 @@ EXACT_SHARE: Final = 0.15
 """Of connections, so many come and go; the longer the run, the less that moves its line."""
 CALM_S: Final = 120.0
 COUNT_MARGIN: Final = 24.0
+BYTES_MARGIN: Final = 256 * 1024.0
 COUNT_SHARE: Final = 0.1
 
 
@@ -145,5 +148,5 @@ def _allowed_per_hour(name: str, slope: Slope, memory_mib_per_hour: float) -> fl
     if name in COUNTED_EXACTLY:
         change = EXACT_MARGIN + EXACT_SHARE * slope.level * min(1.0, CALM_S / slope.span_s)
     else:
-        change = COUNT_MARGIN + COUNT_SHARE * abs(slope.level)
+        change = (BYTES_MARGIN if name.endswith("bytes") else COUNT_MARGIN) + COUNT_SHARE * abs(slope.level)
     return change / slope.span_s * HOUR_S

@@ -13,7 +13,7 @@ from benchmark.program import SUBCOMMANDS, main
 from faults.program import SCENARIOS, WRITE_BEHIND
 
 ROOT = Path(__file__).parents[2]
-DOORS = ["bench", "chaos", "fuzz", "simulate"]
+DOORS = ["bench", "chaos", "fuzz", "simulate", "soak"]
 COMMANDS = [*DOORS, *(f"bench {name}" for name in SUBCOMMANDS), f"chaos {WRITE_BEHIND}"]
 DOCUMENTS = [
     *ROOT.glob("*.md"),

@@ -317,6 +317,11 @@ class _NodeSocket:
             self._under_way_counts[message.line] -= 1
         return message
 
+    @property
+    def is_needless(self) -> bool:
+        """Whether nobody waits for it, and its node has left."""
+        return not self.under_way and not self._is_needed() and self._connection.is_needless
+
     def _is_needed(self) -> bool:
         """Tell whether anything is to be sent."""
         return bool(self.lines[0] or self.lines[1])
@@ -417,6 +422,7 @@ class _Mux:
         """Return the future outcome of a call, which is sent at the end of this turn."""
         node_socket = self._sockets.get(call.address)
         if node_socket is None:
+            self._drop_needless()
             node_socket = self._sockets[call.address] = _NodeSocket(self, call.address)
         future: asyncio.Future[Outcome] = self.loop.create_future()
         key = (call.request.kind, call.request.options, call.allowance_s)
@@ -431,6 +437,13 @@ class _Mux:
         if node_socket not in self._touched:
             self.schedule(node_socket)
         return future
+
+    def _drop_needless(self) -> None:
+        """Forget the nodes that have left for ever: another one, asked for the first time, is the sign of a change."""
+        for address, node_socket in list(self._sockets.items()):
+            if node_socket.is_needless and node_socket not in self._touched:
+                del self._sockets[address]
+                node_socket.close()
 
     def deliver(self, message: _Message, outcome: Outcome) -> None:
         """Give callers their outcomes; in a later turn if this one has woken enough tasks already."""

@@ -356,7 +356,13 @@ class Channel:
         return self._wait(node_socket, GREETING, deadline)
 
     def _open(self, address: str, deadline: float) -> _NodeSocket:
-        """Connect, or raise OSError: libzmq does not report a refused connection, so the kernel is asked first."""
+        """Connect, or raise OSError: libzmq does not report a refused connection, so the kernel is asked first.
+
+        Nobody would notice that a node has left for ever, since sockets are looked at only when they are used. So this
+        is the moment to close such connections: nodes that come under new names lead here, too.
+        """
+        for known in [known for known, other in self._sockets.items() if other.connection.is_needless]:
+            self._drop(known)
         require_descriptors(LINK_DESCRIPTORS + HANDSHAKE_DESCRIPTORS)
         context = self._pool.context()
         host = reach(address, max(0.001, deadline - time.monotonic()))
