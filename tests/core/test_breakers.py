@@ -11,6 +11,7 @@ from story import DEFAULT, STRICT, Story
 from meshcache.core.membership.members import State
 from meshcache.core.operations.breakers import ANSWER_S, FAIR_S, OPEN_S, STALL_S, Breakers
 from meshcache.core.operations.instant import Instant
+from meshcache.core.operations.replica_requests import ReplicaRequests
 from meshcache.core.operations.requests import Requests
 from meshcache.core.outbox import Outbox
 from meshcache.errors import MeshcacheError, QuorumNotReached
@@ -176,11 +177,11 @@ class Deaf:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.node_id = ""
         self.lost: Counter[type] = Counter()
-        for kind in ("_on_read", "_on_write", "_on_update"):
-            patch.setattr(Requests, kind, self._losing(getattr(Requests, kind)))
+        for of, kind in ((ReplicaRequests, "_on_read"), (ReplicaRequests, "_on_write"), (Requests, "_on_update")):
+            patch.setattr(of, kind, self._losing(getattr(of, kind)))
 
     def _losing(self, handle: Any) -> Any:
-        def take(requests: Requests, origin: bytes, request: Any) -> None:
+        def take(requests: Any, origin: bytes, request: Any) -> None:
             is_passed_on = not isinstance(request, m.Update) or request.hops
             if requests._coordinator.own_id == self.node_id and is_passed_on:
                 self.lost[type(request)] += 1
