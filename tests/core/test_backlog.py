@@ -13,6 +13,8 @@ from meshcache.core.operations import backlog as b
 from meshcache.core.operations.backlog import Backlog
 from meshcache.core.operations.instant import Instant
 from meshcache.core.operations.portions import PORTION_KEYS
+from meshcache.core.operations.requests import PRESSED_BYTES_LEFT, PRESSED_REPLY_BYTES
+from meshcache.core.operations.surroundings import Readers
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code
 from meshcache.protocol.wire import decode_frame, encode_frame
@@ -189,3 +191,27 @@ class Never:
     def on_reject(self, group: Any, node_id: str) -> None: ...
     def on_timer(self) -> None: ...
     def replan(self) -> None: ...
+
+
+def given(answer: Any) -> int:
+    """Return how many records a reply has; the other keys must be asked for again."""
+    kinds = [type(record) for record in answer.results]
+    assert answer.results[kinds.count(bytes) :] == [[int(Code.MORE)]] * kinds.count(list)
+    return kinds.count(bytes)
+
+
+def test_while_clients_have_much_to_read_a_reply_gives_them_little_more() -> None:
+    node, readers = Waiting(), Readers()
+    node.core.heed(readers)
+    keys, value_bytes = [b"k%d" % i for i in range(8)], 300_000
+    node.ask(OTHER, m.Set, 0, m.TTL_NEVER, keys, [bytes(2 + value_bytes)] * len(keys))
+    node.turn()
+    few = PRESSED_REPLY_BYTES // value_bytes
+    for bytes_left, number in ((PRESSED_BYTES_LEFT, len(keys)), (PRESSED_BYTES_LEFT - 1, few)):
+        readers.bytes_left = bytes_left
+        asked = node.ask(FLOOD, m.Get, 0, 0, False, keys)
+        assert given(node.turn()[asked]) == number
+    readers.bytes_left = PRESSED_BYTES_LEFT
+    both = [node.ask(origin, m.Get, 0, 0, False, keys) for origin in (FLOOD, OTHER)]
+    answers = node.turn()
+    assert [given(answers[number]) for number in both] == [len(keys), few], "what this turn gives counts at once"

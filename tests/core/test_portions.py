@@ -101,6 +101,18 @@ def test_what_a_batch_comes_to_is_in_the_order_of_its_keys(kind: Any) -> None:
         assert results == [i // 2 + 1 if i % 2 == 0 else 1 for i in range(count)]
 
 
+@pytest.mark.parametrize("kind", [m.Set, m.Update])
+def test_a_turn_runs_one_portion(kind: Any) -> None:
+    node = Alone()
+    fields = (m.TTL_NEVER, keys(4096), [b"\0\0v"] * 4096) if kind is m.Set else (0, 0, keys(4096), [COUNT] * 4096)
+    node.ask(HEAVY, kind, 0, *fields)
+    stored = []
+    for _ in range(4):
+        node.turn()
+        stored.append(node.core.store.statistics().entries)
+    assert stored == [PORTION_KEYS[kind] * turn for turn in range(1, 5)]
+
+
 def test_connections_take_turns() -> None:
     node = Alone()
     first = [node.ask(HEAVY, m.Set, 0, 0, keys(4096), [b"\0\0v"] * 4096) for _ in range(8)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from story import DEFAULT, LOOSE, STRICT, Story
 
 from meshcache.core.operations import quorum
 from meshcache.core.operations.coordinator import Coordinator
-from meshcache.core.operations.reads import HEDGE_S
+from meshcache.core.operations.reads import HEDGE_S, QuorumRead, ReadGroup
 from meshcache.errors import MeshcacheError, OperationTimeout, QuorumNotReached
 from meshcache.protocol.messages import LEVEL_ALL, LEVEL_ONE, LEVEL_QUORUM
 from meshcache.simulation.hosts import NodeHost
@@ -222,3 +224,40 @@ def test_a_level_above_the_number_of_copies_is_refused() -> None:
     story.get("key")
     with pytest.raises(ValueError, match="2 replicas"):
         story.call(client.session.derive(consistency=(3, 1)).set("key", "value", None, None))
+
+
+def former_owners(_: QuorumRead, group: ReadGroup) -> None:
+    group.former = (("n2", "n3"),)
+
+
+def no_vote(_: QuorumRead, group: ReadGroup) -> None:
+    group.voteless["n1"] = {b"other": None}
+
+
+def a_second_answer(_: QuorumRead, group: ReadGroup) -> None:
+    group.answers["n2"] = {b"key": b"another"}
+
+
+def two_needed(_: QuorumRead, group: ReadGroup) -> None:
+    group.needed = 2
+
+
+def no_owner(_: QuorumRead, group: ReadGroup) -> None:
+    group.owners = ("n2", "n3")
+
+
+def lost_owners(read: QuorumRead, _: ReadGroup) -> None:
+    read.coordinator.view.void[3] = bytes(16)
+
+
+@pytest.mark.parametrize("but", [former_owners, no_vote, a_second_answer, two_needed, no_owner, lost_owners])
+def test_an_answer_needs_no_judgement_only_if_one_owner_is_enough_and_nothing_speaks_against_it(
+    but: Callable[[QuorumRead, ReadGroup], None],
+) -> None:
+    story = Story(3, DEFAULT)
+    read = QuorumRead(coordinator_of(story.owners("key")[0]), [b"key"], 0, 0, 1.0, print)
+    group = ReadGroup(("n1", "n2"), (), [b"key"], [0])
+    group.needed, group.answers = 1, {"n1": {b"key": b"record"}}
+    assert read._sole_answer(group) == {b"key": b"record"}
+    but(read, group)
+    assert read._sole_answer(group) == {}

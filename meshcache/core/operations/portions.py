@@ -20,12 +20,12 @@ from typing import Any, Final
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code
 
-COST_US: Final[dict[type[Any], float]] = {m.Get: 0.5, m.Set: 2.0, m.Delete: 3.0, m.Update: 20.0}
+COST_US: Final[dict[type[Any], float]] = {m.Get: 1.0, m.Set: 2.0, m.Delete: 3.0, m.Update: 20.0}
 """About what one key costs a node, in microseconds; mainly the proportions matter."""
 PORTION_KEYS: Final = {kind: int(1000 / cost_us) for kind, cost_us in COST_US.items()}
 """How many keys of each kind are run at once: about a millisecond of work."""
-TURN_US: Final = 1500.0
-"""How much portion work one turn runs."""
+TURN_US: Final = 1000.0
+"""How much portion work one turn runs: one full portion. A request that arrives meanwhile waits for it."""
 LINE_US_MAX: Final = 400_000.0
 """How much work of one connection may wait: five full batches of counts, fifty of writes."""
 WAITING_US_MAX: Final = 1_000_000.0

@@ -175,7 +175,12 @@ class QuorumRead:
         if len(group.answers) < group.needed:
             return
         resolved, open_keys, open_indices = [], [], []
+        sole = self._sole_answer(group)
         for key, index in zip(group.keys, group.indices, strict=True):
+            record = sole.get(key)
+            if record is not None:
+                self.results[index] = record
+                continue
             certain, winner = self._judge(group, key)
             if certain:
                 self.results[index] = winner
@@ -187,6 +192,16 @@ class QuorumRead:
         group.keys, group.indices = open_keys, open_indices
         if resolved:
             self._repair(group, resolved)
+
+    def _sole_answer(self, group: ReadGroup) -> dict[bytes, bytes | None]:
+        """Return the records that need no judgement, in the usual case: one owner is enough, and one has answered.
+
+        To judge each key takes three times as long as all else that a large read does here.
+        """
+        if len(group.answers) != 1 or group.needed != 1 or group.former or self.coordinator.view.void:
+            return {}
+        ((node_id, records),) = group.answers.items()
+        return records if node_id in group.owners and not group.voteless.get(node_id) else {}
 
     def _judge(self, group: ReadGroup, key: bytes) -> tuple[bool, bytes | None]:
         """Tell whether enough is known of a key, and if so return the winning record or None."""

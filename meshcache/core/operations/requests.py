@@ -45,6 +45,12 @@ ENDED_BY_S: Final = 1.0
 SMALL_REPLY_BYTES: Final = 1 << 16
 """A smaller reply is always given, even if clients have left many bytes of earlier replies unread."""
 
+PRESSED_BYTES_LEFT: Final = 32 << 20
+"""While less can be sent until clients have read (see Readers.bytes_left), no reply has more than …"""
+
+PRESSED_REPLY_BYTES: Final = 1 << 20
+"""… this many bytes of values, or one value: so a crowd that asks for much is served in small turns, and all of it."""
+
 _FAILURES: Final = frozenset({int(Code.QUORUM), int(Code.OVERLOADED), int(Code.NOT_READY), int(Code.STALE_BOOT)})
 """Results that say: not done, or not for certain."""
 
@@ -329,8 +335,10 @@ class Requests:
         else:
             size = len(records[0] or b"") if len(records) == 1 else sum(map(len, filter(None, records)))
             if size > SMALL_REPLY_BYTES:
-                budget = self._config.limits.reply_bytes_max
-                if self._outbox.count_values(min(size, budget)) > self._admission.readers.bytes_left:
+                budget, bytes_left = self._config.limits.reply_bytes_max, self._admission.readers.bytes_left
+                if bytes_left - self._outbox.reply_bytes < PRESSED_BYTES_LEFT:
+                    budget = min(budget, PRESSED_REPLY_BYTES)
+                if self._outbox.count_values(min(size, budget)) > bytes_left:
                     self._admission.reject_overloaded(origin, get)
                     return
                 if size > budget:
