@@ -85,6 +85,7 @@ def test_what_is_told_of_links(peers: Peers) -> None:
         "since_s": 4.0,
         "heard_s_ago": 2.0,
         "offset_ms": 3_000,
+        "protocol": 1,
     }
     peers.on_down(OTHER.address)
     told = peers.statistics()

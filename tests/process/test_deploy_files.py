@@ -17,6 +17,7 @@ import compose_spec
 import kubernetes_validate
 import pytest
 import yaml
+from keys_made import make_keys
 from test_deployment import Supervisor, started
 from test_node_http import ask
 from test_server import free_port
@@ -93,7 +94,13 @@ def test_the_unit_waits_until_a_node_has_left() -> None:
 def test_the_command_of_the_unit_runs(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "n1.toml").write_text(f'[node]\nlisten = "127.0.0.1:{port}"\n[snapshot]\nenabled = true\n')
+    credentials = make_keys(tmp_path, "n1")
+    (credentials / "n1.secret").rename(credentials / "node.secret")
+    (credentials / "http.token").write_text("0123456789abcdef\n")
+    (credentials / "http.token").chmod(0o600)
+    (credentials / "allowed").rename(tmp_path / "allowed")
     text = settings_of_unit()["ExecStart"].replace("%i", "n1").replace("/etc/meshcache", str(tmp_path))
+    text = text.replace("%d", str(credentials)).replace("\\\n", " ")
     command = shlex.split(text.replace("/var/lib/meshcache", str(tmp_path / "state")))
     assert command[0] == "/opt/meshcache/bin/meshcache"
     (tmp_path / "state" / "n1").mkdir(parents=True)
