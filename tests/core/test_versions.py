@@ -19,6 +19,7 @@ from meshcache.client.failure import Failure
 from meshcache.client.routing import Routing, parse_members
 from meshcache.core import frames
 from meshcache.core.membership.members import State
+from meshcache.core.repair.recall import PASSED, WAITING, _Status
 from meshcache.protocol import messages as m
 from meshcache.protocol import versions
 from meshcache.protocol.messages import KINDS, Fact
@@ -195,3 +196,10 @@ def test_fields_that_are_missing_at_the_end_have_their_defaults() -> None:
     said = fact("n2")._replace(synced=b"")
     frame = msgpack.packb([0, [KINDS[m.Hello], 1, "meshcache", list(said)[:-1], b""]])
     assert decode_frame(frame)[1] == [m.Hello(1, "meshcache", said, b"")]
+
+
+def test_what_a_later_node_says_of_its_snapshot_is_taken_as_far_as_it_is_known() -> None:
+    told = {**PASSED, "state": WAITING}
+    assert _Status.of({**told, "later": [1]}) == _Status.of(told)
+    assert _Status.of(told).state == WAITING
+    assert _Status.of({"later": 1}) == _Status.of(PASSED), "an older node says that it knows no such thing"

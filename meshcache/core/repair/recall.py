@@ -101,9 +101,9 @@ class _Status:
     @classmethod
     def of(cls, told: Any) -> _Status:
         """Take what a node answered; what makes no sense comes from one that takes no part."""
-        if not isinstance(told, dict) or told.keys() != PASSED.keys():
+        if not isinstance(told, dict) or not told.keys() >= PASSED.keys():
             told = PASSED
-        status = cls(**told)
+        status = cls(**{name: told[name] for name in PASSED})
         bounded = len(status.members) <= FACTS_MAX and len(status.participants) <= FACTS_MAX
         return status if bounded and status.state in {WAITING, GATHERING, DONE} else cls(**PASSED)
 
