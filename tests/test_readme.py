@@ -37,7 +37,7 @@ from meshcache.cli import main as cli
 from meshcache.cli.parser import make_parser
 from meshcache.config import Config
 from meshcache.core.membership import newcomers
-from meshcache.core.operations import admission, fill_leases
+from meshcache.core.operations import admission, fill_leases, requests
 from meshcache.core.operations.portions import PORTION_KEYS
 from meshcache.core.storage.charges import entry_bytes
 from meshcache.keys import RIGHTS, read_allowed_keys
@@ -535,6 +535,10 @@ def test_what_is_bounded_is_bounded_at_that() -> None:
         f"{connections.OWED_BYTES_MAX >> 20} MiB",
         f"{connections.OWED_BYTES_TOTAL >> 20} MiB",
         f"{memory.EXCESS_BYTES_MAX >> 20} MiB",
+        (
+            f"; {requests.PRESSED_REPLY_BYTES >> 20} MiB while more than "
+            f"{(connections.OWED_BYTES_TOTAL - requests.PRESSED_BYTES_LEFT) >> 20} MiB of the"
+        ),
         f"{intake.WAITING_MAX:,} of one",
         f"{intake.WAITING_ALL_MAX:,} of all",
         f"{fill_leases.LEASES_MAX:,} of each",
@@ -548,7 +552,10 @@ def test_what_is_bounded_is_bounded_at_that() -> None:
     assert connections.OWED_BYTES_SMALL == 1 << 20
     assert connections.DEAF_S == 1.0
     batches = " ".join(NODE.prose.split())
-    assert f"more than {PORTION_KEYS[m.Update]} counts or {PORTION_KEYS[m.Set]} sets" in batches
+    assert (
+        f"more than {PORTION_KEYS[m.Update]} counts, {PORTION_KEYS[m.Set]} sets or {PORTION_KEYS[m.Get]:,} gets"
+        in batches
+    )
 
 
 def test_the_house_is_as_it_is_built() -> None:

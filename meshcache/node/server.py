@@ -71,9 +71,6 @@ BIND_WAIT_S: Final = 1.0
 EARLY_S: Final = 0.02
 """A look at memory that is due so soon is taken in the turn at hand: half of what an idle node costs are turns."""
 HTTP_NOTES_MAX: Final = 64
-LENT_BYTES_MIN: Final = 1 << 20
-"""A larger reply is lent to libzmq, not copied: to copy 8 MB takes four times as long as to encode them, and as much
-memory again. It is given back by a thread of pyzmq, which is not worth its while for less."""
 _DONTWAIT_MORE: Final = DONTWAIT | SNDMORE
 
 
@@ -339,7 +336,7 @@ class Server:
         for origin, frame in replies:
             try:
                 send(origin, _DONTWAIT_MORE)  # two sends cost half of a send_multipart
-                send(frame, DONTWAIT, copy=len(frame) < LENT_BYTES_MIN)
+                send(frame, DONTWAIT)
             except zmq.ZMQError as error:  # closed, or not reading (EAGAIN); its deadline will tell it
                 self.core.counters.undeliverable += 1
                 if error.errno == zmq.EHOSTUNREACH:

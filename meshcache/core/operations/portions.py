@@ -21,7 +21,8 @@ from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code
 
 COST_US: Final[dict[type[Any], float]] = {m.Get: 1.0, m.Set: 2.0, m.Delete: 3.0, m.Update: 20.0}
-"""About what one key costs a node, in microseconds; mainly the proportions matter."""
+"""About what one key costs a node, in microseconds; mainly the proportions matter. A read costs half of this
+where the node holds the key itself."""
 PORTION_KEYS: Final = {kind: int(1000 / cost_us) for kind, cost_us in COST_US.items()}
 """How many keys of each kind are run at once: about a millisecond of work."""
 TURN_US: Final = 1000.0
