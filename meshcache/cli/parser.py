@@ -442,7 +442,8 @@ def _add_gateway(subparsers: _Subparsers) -> argparse.ArgumentParser:
         [
             "meshcache gateway",
             "meshcache gateway --listen 127.0.0.1:8080 --at 10.0.0.11:7101,10.0.0.12:7101",
-            "meshcache gateway --listen 10.0.0.5:7180 --token-file token --tls-cert cert.pem --tls-key key.pem",
+            "meshcache gateway --listen 10.0.0.5:7180 --token-file token \\",
+            "    --tls-cert cert.pem --tls-key key.pem",
             "curl http://127.0.0.1:7180/cache/greeting",
         ],
         [
