@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any, Final
 
 from meshcache.client.routing import HOT_KEYS_MAX
-from meshcache.protocol.near_store import CLEARS_MAX, RECENT_MAX
+from meshcache.protocol.near_store import CLEARS_MAX, RECENT_MAX, NearCache
 
 from .allocations import ALLOCATED
 
@@ -35,6 +35,8 @@ BOUNDED: Final = {
     "near._invalidated": RECENT_MAX,
     "near._clears": CLEARS_MAX,
     "routing.hot": HOT_KEYS_MAX,
+    "copies._found": NearCache().max_entries,
+    "copies._found[]": 5 * NearCache().max_entries,
 }
 """Tables that forget only when they are full, by how their names end, with the most that they may have."""
 
