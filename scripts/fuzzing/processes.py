@@ -1,4 +1,7 @@
-"""Frames for a mesh of three processes, beside an honest client that must not notice."""
+"""Frames for a mesh of three processes, beside an honest client that must not notice.
+
+With keys, they come from those who have one: a client that may read, and a node that is not in the mesh.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,12 @@ import zmq
 import meshcache
 from fuzzing.episodes import REQUESTS
 from fuzzing.frames import Draw, Scene
+from fuzzing.judging import judged, secured_mesh
+from meshcache.keys import SecretKey, read_secret_key
 from meshcache.protocol import messages as m
 from meshcache.protocol.wire import decode_frame, encode_frame
+from meshcache.sockets.curve import dialling
+from meshcache.sockets.options import set_options
 
 PAUSE_S: Final = 0.0005
 """Between two frames: what is looked for here is what a frame does, not what a flood does."""
@@ -24,8 +31,9 @@ GREETING_S: Final = 5.0
 class Stranger:
     """A connection to one node, which says whatever is drawn."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, key: SecretKey | None = None) -> None:
         self.socket = context.socket(zmq.DEALER)
+        set_options(self.socket, dialling(key))
         self.socket.linger = 0
         self.socket.sndhwm = 0
         self.socket.connect(f"tcp://{address}")
@@ -108,3 +116,30 @@ def storm(frames: int, seconds: float, seed: int) -> int:
         )
     context.destroy(linger=0)
     return int(failed)
+
+
+def storm_with_keys(frames: int, seconds: float, seed: int) -> int:
+    """Send frames over CURVE to the processes; 1 if what must not be has been."""
+    draw, pause = Draw(random.Random(f"fuzz {seed}")), threading.Event()
+    with secured_mesh() as secured, zmq.Context() as context:
+        keys = [read_secret_key(secured.key_file(name), "client", "node") for name in ("reader", "n2")]
+        strangers = [Stranger(context, address, key) for address in secured.mesh.addresses for key in keys]
+        if not all(stranger.scene.boot for stranger in strangers):
+            raise RuntimeError("a node did not welcome a stranger with a valid key: nothing would be tested")
+
+        def flood(until: float) -> int:
+            sent = 0
+            while time.monotonic() < until:
+                for stranger in strangers:
+                    stranger.tell(draw)
+                sent += len(strangers)
+                pause.wait(PAUSE_S)
+            return sent
+
+        text, found = judged(secured, flood, frames, seconds)
+        for stranger in strangers:
+            stranger.socket.close(0)
+    print(f"seed {seed}, with keys: {text}")
+    for one in found:
+        print(f"finding: {one}", file=sys.stderr)
+    return int(bool(found))

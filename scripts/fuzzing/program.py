@@ -7,7 +7,8 @@ import sys
 import time
 
 from fuzzing.episodes import STEPS, TARGETS, Episode, Target, play, run
-from fuzzing.processes import storm
+from fuzzing.handshakes import knock
+from fuzzing.processes import storm, storm_with_keys
 from fuzzing.shrinking import kind_of, shrink
 from meshcache.errors import ProtocolError
 from meshcache.protocol.wire import decode_frame
@@ -19,6 +20,8 @@ examples:
   scripts/fuzz                                       100,000 frames to one node's core, in about a minute
   scripts/fuzz --target three --seconds 10           to a simulated mesh of three
   scripts/fuzz --target processes --frames 20000     to three processes, over ZeroMQ
+  scripts/fuzz --target processes --keys             over CURVE, from those who have a key
+  scripts/fuzz --target handshakes --frames 50000    connections that are no messages, to nodes with keys
   scripts/fuzz --target one --seed 17 --frames 1     one episode again
 
 A finding is printed with its seed, and with the fewest steps that lead to it: make a test of them.
@@ -35,16 +38,23 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument(
         "--target",
-        choices=[*TARGETS, "processes"],
+        choices=[*TARGETS, "processes", "handshakes"],
         default="one",
-        help="one node core, three of them in the simulator, or three processes over ZeroMQ (default: one)",
+        help="one node core, three of them in the simulator, three processes over ZeroMQ, or the ports of three "
+        "with keys (default: one)",
     )
     parser.add_argument("--frames", type=int, default=100_000, help="how many to send at least (100,000)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long in any case")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode (0)")
+    parser.add_argument("--keys", action="store_true", help="processes: with keys, and frames from those who have one")
     options = parser.parse_args(arguments)
+    if options.keys and options.target != "processes":
+        parser.error("--keys goes with --target processes")
+    if options.target == "handshakes":
+        return knock(options.frames, options.seconds, options.seed)
     if options.target == "processes":
-        return storm(options.frames, options.seconds, options.seed)
+        send = storm_with_keys if options.keys else storm
+        return send(options.frames, options.seconds, options.seed)
     return 1 if search(TARGETS[options.target], options.seed, options.frames, options.seconds) else 0
 
 
