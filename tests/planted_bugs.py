@@ -561,7 +561,7 @@ RESTART_TRAPS: Final[dict[Plant, Trap]] = {
     ),
     drops_not_saved: Trap("", REST, "fresh"),
     clock_not_restored: Trap("", {**APART, "nodes": 3, "skew_ms": 2400, "tagged": 1.0, "values": 3}, "fresh", 58),
-    expired_forgotten: Trap("", {**REST, "short_lived": 1.0}, "fresh", 19),
+    expired_forgotten: Trap("", {**REST, "short_lived": 1.0}, "fresh", 161),
     written_meanwhile_not_marked: Trap("", APART, "fresh", 10),
     nobody_is_waited_for: Trap("", REST, "fresh", 3),
     killed_counts_as_stopped: Trap("", {**REST, "strikes": ("kill all",), "strict": True}, "fresh"),
