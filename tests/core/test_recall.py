@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
+import pytest
+from planted_bugs import Plant, clock_not_restored, written_meanwhile_not_marked
 from story import DEFAULT
 
 from meshcache.core.repair import recall
@@ -146,3 +149,22 @@ def test_a_node_goes_on_above_the_clock_of_its_former_life() -> None:
     assert host.core.clock.latest >= before
     mesh.wait_for(lambda: states(mesh) == {"done"})
     assert get_all(mesh, client, ["k"]) == {"k": "old"}
+
+
+@pytest.mark.parametrize(
+    ("plant", "story"),
+    [
+        (clock_not_restored, test_a_node_goes_on_above_the_clock_of_its_former_life),
+        (
+            written_meanwhile_not_marked,
+            test_what_is_done_before_all_are_back_overrules_what_they_find_though_their_clocks_were_ahead,
+        ),
+    ],
+)
+def test_these_bugs_are_found_by_their_stories(
+    plant: Plant, story: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In random runs they show in so few that no seed stays a sign of them when anything else changes."""
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        story()
