@@ -318,7 +318,7 @@ class Requests:
 
     def _outcome(self, results: list[Any] | None) -> dict[str, int]:
         """Return where a request with these results is counted: among those answered, or those that failed."""
-        if results is None or not any([type(result) is list and result[0] in _FAILURES for result in results]):  # noqa: C419  (see _holds)
+        if results is None or not any([type(result) is list and _is_failure(result) for result in results]):  # noqa: C419  (see _holds)
             return self._answered
         return self._failed
 
@@ -498,3 +498,8 @@ def _up_to(budget: int, records: list[Any]) -> list[Any]:
             if budget < 0 and i:
                 return [*records[:i], *[[int(Code.MORE)]] * (len(records) - i)]
     return records
+
+
+def _is_failure(result: list[Any]) -> bool:
+    """Tell whether a list says that a key failed. Another node may have answered with a list that says nothing."""
+    return bool(result) and type(result[0]) is int and result[0] in _FAILURES
