@@ -271,12 +271,11 @@ class Connections(Readers):
         So what is known of connections is bounded by how many there are, and no turn looks at all of them.
         """
         for name in tuple(islice(self.known, count)):
-            connection = self.known.pop(name)
+            connection = self.known[name]
             if not connection.peer or self.is_still(connection):
-                self.known[name] = connection  # behind the others
+                self.known[name] = self.known.pop(name)  # behind the others
             else:
-                self.bytes_left += connection.owed_bytes
-                self._note_closed(name)
+                self.lose(name)
 
     def lose(self, name: Any) -> None:
         """Note that a connection has closed: what it still asks for is not worth doing."""
@@ -287,11 +286,14 @@ class Connections(Readers):
 
     def _note_closed(self, name: Any) -> None:
         if _is_given(name):
-            if len(self.deaf) > CUT_NAMES_MAX:
-                self.deaf.clear()  # who of them is still there is found to be deaf again
-            self.deaf.add(name)
+            self._serve_no_more(name)
         else:
             self.deaf.discard(name)
+
+    def _serve_no_more(self, name: Any) -> None:
+        if len(self.deaf) > CUT_NAMES_MAX:
+            self.deaf.clear()  # who of them is still there is found to be deaf again
+        self.deaf.add(name)
 
     def hand(self, name: Any, size: int) -> None:
         """So many bytes were handed to libzmq for this connection."""
@@ -337,9 +339,7 @@ class Connections(Readers):
     def shut(self, name: Any, why: str, **fields: object) -> None:
         """Cut a connection, and say why. What it still asks for is not worth doing: it stays among the deaf."""
         connection = self.known.pop(name, None)
-        if len(self.deaf) > CUT_NAMES_MAX:
-            self.deaf.clear()  # who of them is still there is found to be deaf again
-        self.deaf.add(name)
+        self._serve_no_more(name)
         if connection is not None and shut_down(connection.fd, connection.peer):
             self.note_cut(connection.peer, why, **fields)
 

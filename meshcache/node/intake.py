@@ -143,10 +143,13 @@ class RequestInlet(Inlet):
         """Take the first frame of a connection, which tells its descriptor."""
         part = self._router.recv(DONTWAIT, copy=False)
         connection, frame = self._connections.meet(origin, descriptor_of(part), user_of(part)), part.bytes
-        is_node = connection.key.is_node or (connection.key is ANYBODY and self._is_from_node(frame))
-        if not is_node and self._connections.are_too_many():
+        if self._connections.are_too_many() and not self._is_node(connection, frame):
             self._connections.refuse(origin)
         return connection, frame
+
+    def _is_node(self, connection: Connection, frame: Frame) -> bool:
+        """Tell whether a node dialled: by its key, or where there are none by what it says first."""
+        return connection.key.is_node or (connection.key is ANYBODY and self._is_from_node(frame))
 
     def _shed(self, now: float) -> bool:
         began, is_past = time.monotonic(), self._past_by_now()

@@ -20,9 +20,6 @@ LIBZMQ_MIN: Final = (4, 3, 5)
 HANDSHAKE_DESCRIPTORS: Final = 2
 """How many descriptors it takes to watch a handshake."""
 
-_FAILED: Final = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
 FAILURES: Final = {
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "the node refuses this key: it is not among its allowed keys",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "one side has a key file, and the other has none",
@@ -31,7 +28,8 @@ FAILURES: Final = {
     ),
 }
 """By the monitor's event, why a handshake failed."""
-HANDSHAKE_FAILED: Final = int(_FAILED)
+HANDSHAKE_FAILED: Final = sum(FAILURES)
+"""All of these events."""
 
 
 class KeyPair(NamedTuple):
