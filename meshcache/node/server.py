@@ -45,7 +45,7 @@ from meshcache.core.storage.snapshot import Saved
 from meshcache.errors import ConfigError
 from meshcache.keys import SecretKey
 from meshcache.node import http
-from meshcache.node.admission import Admission, ZapInlet
+from meshcache.node.authentication import Authentication, ZapInlet
 from meshcache.node.connections import Connections
 from meshcache.node.doorway import Doorway
 from meshcache.node.endpoints import Endpoints
@@ -112,11 +112,11 @@ class Server:
         self._context = open_context(sockets_max=3 * LINKS_MAX + 64)
         self._inlets = Inlets()
         self._snapshots: Snapshots | None = None
-        self.admission: Admission | None = None
+        self.authentication: Authentication | None = None
         self._doorways: dict[str, Doorway] = {}
         """By address, where peers with and without keys are let in."""
         try:
-            self._open_admission()
+            self._open_authentication()
             # Before it can be called: to load may take seconds.
             saved = self._open_snapshots()
             router = self._listen(zmq.ROUTER, BIND_WAIT_S)
@@ -175,22 +175,22 @@ class Server:
 
     @property
     def _key(self) -> SecretKey | None:
-        return None if self.admission is None else self.admission.key
+        return None if self.authentication is None else self.authentication.key
 
-    def _open_admission(self) -> None:
+    def _open_authentication(self) -> None:
         """Begin to answer who may connect, where that is asked. This comes before anything is bound."""
         if self._config.security.key_file:
-            self.admission = Admission(self._config, self._journal.tell)
-            self._inlets.add(ZapInlet(self._context, self.admission))
+            self.authentication = Authentication(self._config, self._journal.tell)
+            self._inlets.add(ZapInlet(self._context, self.authentication))
 
     def _connections(self, address: str) -> Connections:
         """Return the book of those who connect to an address where this node listens."""
         limit = _clients_max(self._config.limits.connections_max)
-        if self.admission is None:
+        if self.authentication is None:
             return Connections(split_address(address)[1], self._journal.tell, limit)
         # Behind a door, the kernel's figures of a connection are not those of the peer: nobody is cut by them.
-        port = 0 if self.admission.permissive else split_address(address)[1]
-        return Connections(port, self._journal.tell, limit, self.admission.who)
+        port = 0 if self.authentication.permissive else split_address(address)[1]
+        return Connections(port, self._journal.tell, limit, self.authentication.who)
 
     def _make_links(self, wake: Callable[[], None]) -> Links:
         parts = self.core, self._context, self._inlets, self._clock, self._config.limits, wake, self._count_malformed
@@ -262,8 +262,8 @@ class Server:
             event, fields = self._http_notes.popleft()
             self._journal.tell(event, **fields)
         self._journal.catch_up()
-        if self.admission is not None:
-            self._follow_keys(self.admission, now)
+        if self.authentication is not None:
+            self._follow_keys(self.authentication, now)
         if excess_bytes and not entrance.router.closed:
             counters.router_resets += 1
             self._journal.tell("router_reset", excess_bytes=excess_bytes)
@@ -272,16 +272,16 @@ class Server:
         if entrance.router.closed:
             self._listen_anew()
 
-    def _follow_keys(self, admission: Admission, now: float) -> None:
+    def _follow_keys(self, authentication: Authentication, now: float) -> None:
         """Let it hold from now on if the directory of allowed keys has changed."""
         counters = self.core.counters
-        counters.keys_refused = admission.refused
+        counters.keys_refused = authentication.refused
         for doorway in self._doorways.values():
             while doorway.without_key:
                 counters.without_key += 1
                 self._journal.tell("without_key", peer=doorway.without_key.popleft())
-        if admission.look(now):
-            self.core.allow(admission.nodes, now)
+        if authentication.look(now):
+            self.core.allow(authentication.nodes, now)
             for connections in (self.entrance.connections, self._listeners):
                 connections.follow_keys()
 
@@ -365,7 +365,7 @@ class Server:
             how = options.router(host, limits.link_queue_max, limits.request_bytes_max)
         else:
             how = options.publisher(host, limits.link_queue_max)
-        if self.admission is not None and self.admission.permissive:
+        if self.authentication is not None and self.authentication.permissive:
             return self._listen_both_ways(kind, address, how, wait_s)
         how = {**how, **listening(self._key)}
         return listen(self._context, kind, address, how, wait_s=wait_s, pause=self._asked.to_stop.wait)
@@ -428,8 +428,8 @@ class Server:
             host=host_facts,
             saved=saved,
         )
-        if self.admission is not None:
-            core.allow(self.admission.nodes, now)
+        if self.authentication is not None:
+            core.allow(self.authentication.nodes, now)
         return core
 
     def _enter(self, router: zmq.Socket[bytes]) -> _Entrance:

@@ -1,7 +1,7 @@
 """CURVE, ZeroMQ's encryption and authentication: the options of sockets, new keys, and why a handshake failed.
 
 CURVE (ZeroMQ RFC 26, after CurveCP) proves to both sides that the other has the secret key of a public one, and
-encrypts what they say. What the listening side thinks of a public key is its own affair: see node/admission.py.
+encrypts what they say. What the listening side thinks of a public key is its own affair: see node/authentication.py.
 libzmq tells the side that dials why a handshake failed only by its socket monitor.
 """
 
@@ -82,7 +82,7 @@ def listening(key: SecretKey | None) -> Options:
     return {zmq.CURVE_SERVER: 1, zmq.CURVE_SECRETKEY: key.mesh_secret.encode(), zmq.ZAP_ENFORCE_DOMAIN: 1}
 
 
-class Handshake:
+class HandshakeWatch:
     """Watches a socket that dials until its handshake has succeeded or failed. Use from the socket's thread."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:

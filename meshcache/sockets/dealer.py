@@ -10,7 +10,7 @@ import zmq
 from meshcache.address import join_address
 from meshcache.keys import SecretKey
 from meshcache.protocol.wire import Frame
-from meshcache.sockets.curve import Handshake, dialling
+from meshcache.sockets.curve import HandshakeWatch, dialling
 from meshcache.sockets.descriptors import as_os_error
 from meshcache.sockets.options import client_dealer, set_options
 
@@ -19,7 +19,7 @@ LARGE_FRAME_BYTES: Final = 1 << 16
 
 def open_dealer(
     context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, *, slice_ms: int = -1, key: SecretKey | None = None
-) -> tuple[zmq.Socket[bytes], Handshake]:
+) -> tuple[zmq.Socket[bytes], HandshakeWatch]:
     """Return a DEALER that connects to a numeric host, and its handshake.
 
     A receive takes ``slice_ms`` at most, -1: for ever. ``key``: by which it proves who it is. The socket neither queues
@@ -32,7 +32,7 @@ def open_dealer(
         raise as_os_error(error) from None
     try:
         set_options(socket, {**client_dealer(host, slice_ms), **dialling(key)})
-        handshake = Handshake(socket)
+        handshake = HandshakeWatch(socket)
         socket.connect(f"tcp://{join_address(host, port)}")
     except zmq.ZMQError as error:
         socket.disable_monitor()

@@ -373,7 +373,7 @@ def test_where_nobody_answers_who_may_come_in_nobody_comes_in(tmp_path: Path) ->
         assert node._server is not None
         (zap,) = [one for one in node._server._inlets._inlets.values() if type(one).__name__ == "ZapInlet"]
         done = threading.Event()
-        looked = node._server.admission.look  # type: ignore[union-attr]
+        looked = node._server.authentication.look  # type: ignore[union-attr]
 
         def close_it(now: float) -> bool:
             """In the node's own thread: a socket belongs to one."""
@@ -383,7 +383,7 @@ def test_where_nobody_answers_who_may_come_in_nobody_comes_in(tmp_path: Path) ->
                 done.set()
             return looked(now)
 
-        node._server.admission.look = close_it  # type: ignore[union-attr,method-assign]
+        node._server.authentication.look = close_it  # type: ignore[union-attr,method-assign]
         assert done.wait(10)
         for name in ("web", "node4"):
             path = keys / f"{name}.secret"

@@ -50,7 +50,7 @@ from meshcache.errors import ClientClosed, ProtocolError, UsageError
 from meshcache.protocol.messages import Welcome
 from meshcache.protocol.wire import Frame
 from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context
-from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, Handshake
+from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, HandshakeWatch
 from meshcache.sockets.dealer import open_dealer, receiver, state_of
 from meshcache.sockets.descriptors import as_os_error, require_descriptors
 from meshcache.sockets.dialling import CONNECT_S, Host, dial, failure_of, numeric, probe_of, shun
@@ -143,7 +143,7 @@ class _NodeSocket:
         self._mux = mux
         self._connection = mux.connection(address)
         self._socket: zmq.Socket[bytes] | None = None
-        self._handshake: Handshake | None = None
+        self._handshake: HandshakeWatch | None = None
         """Until it has succeeded."""
         self._fd = -1
         self._host: Host | None = None

@@ -44,7 +44,7 @@ from meshcache.errors import ClientClosed, ProtocolError
 from meshcache.protocol.messages import Welcome
 from meshcache.protocol.wire import Frame
 from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context
-from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, Handshake
+from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, HandshakeWatch
 from meshcache.sockets.dealer import open_dealer, receiver, state_of
 from meshcache.sockets.descriptors import as_os_error, require_descriptors
 from meshcache.sockets.dialling import Host, reach, shun
@@ -73,7 +73,9 @@ class _NodeSocket:
         "socket",
     )
 
-    def __init__(self, socket: zmq.Socket[bytes], handshake: Handshake, connection: Connection, host: Host) -> None:
+    def __init__(
+        self, socket: zmq.Socket[bytes], handshake: HandshakeWatch, connection: Connection, host: Host
+    ) -> None:
         self.socket = socket
         self._handshake = handshake
         self.denied: str | None = None

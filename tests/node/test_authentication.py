@@ -16,7 +16,7 @@ from zmq.utils import z85
 from meshcache.config import Config
 from meshcache.errors import ConfigError
 from meshcache.keys import ANYBODY, NOBODY, read_allowed_keys, read_secret_key
-from meshcache.node.admission import LOOK_S, Admission, ZapInlet
+from meshcache.node.authentication import LOOK_S, Authentication, ZapInlet
 from meshcache.sockets.context import open_context
 from meshcache.sockets.curve import new_pair
 from meshcache.sockets.options import REQUESTS_DOMAIN, STREAM_DOMAIN
@@ -27,17 +27,17 @@ ALLOWED, REFUSED, FAILED = b"200", b"400", b"500"
 
 @dataclass
 class Door:
-    """An admission with keys of its own, and what it wrote to the log."""
+    """An authentication with keys of its own, and what it wrote to the log."""
 
     keys: Path
     told: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     now: float = 100.0
 
-    def open(self, node_id: str = "n1", **settings: object) -> Admission:
+    def open(self, node_id: str = "n1", **settings: object) -> Authentication:
         config = Config.from_tables(node={"id": node_id}, security=security(self.keys, **settings))
-        self.admission = Admission(config, lambda event, **fields: self.told.append((event, fields)))
-        self.admission.look(self.now)
-        return self.admission
+        self.authentication = Authentication(config, lambda event, **fields: self.told.append((event, fields)))
+        self.authentication.look(self.now)
+        return self.authentication
 
     def public(self, name: str) -> str:
         return read_secret_key(self.keys / f"{name}.secret", "node", "client").public
@@ -47,7 +47,7 @@ class Door:
 
     def look(self) -> bool:
         self.now += LOOK_S
-        return self.admission.look(self.now)
+        return self.authentication.look(self.now)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [fields for event, fields in self.told if event == name]
@@ -66,28 +66,28 @@ def door(tmp_path: Path) -> Door:
 def test_whose_key_is_allowed_is_let_in_but_not_to_hear_of_keys_that_it_may_not_read(
     door: Door, name: str, domain: bytes
 ) -> None:
-    admission, public = door.open(), door.public(name)
-    status, _, user = admission.judge(domain, ADDRESS, b"CURVE", public)
+    authentication, public = door.open(), door.public(name)
+    status, _, user = authentication.judge(domain, ADDRESS, b"CURVE", public)
     if domain == STREAM_DOMAIN and name in {"writer", "users"}:
-        assert (status, user, admission.refused) == (REFUSED, "", 1)
+        assert (status, user, authentication.refused) == (REFUSED, "", 1)
     else:
-        assert (status, user, admission.refused) == (ALLOWED, public, 0)
-        assert admission.who(user).name == name
+        assert (status, user, authentication.refused) == (ALLOWED, public, 0)
+        assert authentication.who(user).name == name
 
 
 @pytest.mark.parametrize("domain", [b"", b"other", b"MESHCACHE", b"meshcache\0", b"\xff" * 255])
 @pytest.mark.parametrize("permissive", [False, True])
 def test_by_an_unknown_domain_nobody_is_let_in(door: Door, domain: bytes, permissive: bool) -> None:
-    admission = door.open(permissive=permissive)
+    authentication = door.open(permissive=permissive)
     for mechanism in (b"CURVE", b"NULL"):
-        assert admission.judge(domain, ADDRESS, mechanism, door.public("n1"))[0] == REFUSED
-    assert admission.refused == 2
+        assert authentication.judge(domain, ADDRESS, mechanism, door.public("n1"))[0] == REFUSED
+    assert authentication.refused == 2
 
 
 @pytest.mark.parametrize("mechanism", [b"", b"NULL", b"PLAIN", b"GSSAPI", b"curve", b"CURVE\0"])
 def test_without_curve_nobody_is_let_in(door: Door, mechanism: bytes) -> None:
-    admission = door.open()
-    assert admission.judge(REQUESTS_DOMAIN, ADDRESS, mechanism, door.public("n1"))[0] == REFUSED
+    authentication = door.open()
+    assert authentication.judge(REQUESTS_DOMAIN, ADDRESS, mechanism, door.public("n1"))[0] == REFUSED
     (event,) = door.events("key_refused")
     assert event["why"] == "it brought no key"
     assert event["peer"] == ADDRESS
@@ -95,24 +95,24 @@ def test_without_curve_nobody_is_let_in(door: Door, mechanism: bytes) -> None:
 
 @pytest.mark.parametrize("mechanism", [b"", b"PLAIN", b"GSSAPI", b"null"])
 def test_while_a_mesh_changes_over_who_brings_no_key_is_let_in(door: Door, mechanism: bytes) -> None:
-    admission = door.open(permissive=True)
-    assert admission.judge(REQUESTS_DOMAIN, ADDRESS, mechanism, "")[0] == REFUSED
-    assert admission.judge(REQUESTS_DOMAIN, ADDRESS, b"NULL", "") == (ALLOWED, "", "")
-    assert admission.judge(REQUESTS_DOMAIN, ADDRESS, b"CURVE", new_pair().public)[0] == REFUSED
-    assert admission.refused == 2
-    assert admission.nodes is None
-    assert admission.who("") is ANYBODY
-    assert admission.who(new_pair().public) is NOBODY
+    authentication = door.open(permissive=True)
+    assert authentication.judge(REQUESTS_DOMAIN, ADDRESS, mechanism, "")[0] == REFUSED
+    assert authentication.judge(REQUESTS_DOMAIN, ADDRESS, b"NULL", "") == (ALLOWED, "", "")
+    assert authentication.judge(REQUESTS_DOMAIN, ADDRESS, b"CURVE", new_pair().public)[0] == REFUSED
+    assert authentication.refused == 2
+    assert authentication.nodes is None
+    assert authentication.who("") is ANYBODY
+    assert authentication.who(new_pair().public) is NOBODY
 
 
 def test_a_key_that_is_not_allowed_is_refused_and_named(door: Door) -> None:
-    admission, key = door.open(), new_pair().public
-    assert admission.judge(REQUESTS_DOMAIN, ADDRESS, b"CURVE", key) == (REFUSED, "refused", "")
+    authentication, key = door.open(), new_pair().public
+    assert authentication.judge(REQUESTS_DOMAIN, ADDRESS, b"CURVE", key) == (REFUSED, "refused", "")
     assert door.events("key_refused") == [
         {"peer": ADDRESS, "why": "its key is not among those allowed", "key": key},
     ]
-    assert admission.who(key) is admission.who("") is NOBODY
-    assert admission.nodes == frozenset({"n1", "n2"})
+    assert authentication.who(key) is authentication.who("") is NOBODY
+    assert authentication.nodes == frozenset({"n1", "n2"})
 
 
 # -- what libzmq asks --------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_a_key_that_is_not_allowed_is_refused_and_named(door: Door) -> None:
 def asked(door: Door) -> Iterator[tuple[Door, ZapInlet, zmq.Socket[bytes]]]:
     context = open_context()
     door.open()
-    inlet = ZapInlet(context, door.admission)
+    inlet = ZapInlet(context, door.authentication)
     asking = context.socket(zmq.DEALER)
     asking.connect("inproc://zeromq.zap.01")
     yield door, inlet, asking
@@ -155,7 +155,7 @@ def test_whatever_is_wrong_with_a_question_nobody_is_let_in(asked: tuple[Door, Z
     odd += [question(good[-1], domain=b"\xff"), question(good[-1], mechanism=b"\xff" * 100)]
     for number, parts in enumerate(odd, 1):
         assert answer(inlet, asking, *parts)[2] in {REFUSED, FAILED}, parts
-        assert door.admission.refused == number
+        assert door.authentication.refused == number
     assert answer(inlet, asking, *good)[2] == ALLOWED
 
 
@@ -167,26 +167,26 @@ def test_an_error_while_judging_lets_nobody_in(
     def fail(*_: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(door.admission, "judge", fail)
+    monkeypatch.setattr(door.authentication, "judge", fail)
     assert answer(inlet, asking, *question(z85.decode(door.public("web"))))[2:4] == [FAILED, b"failed"]
-    assert door.admission.refused == 1
+    assert door.authentication.refused == 1
 
 
 # -- the directory -----------------------------------------------------------------------------------------
 
 
 def test_a_key_may_be_added_and_taken_back_while_the_node_runs(door: Door) -> None:
-    admission = door.open()
+    authentication = door.open()
     assert not door.look()
     path, public = door.pub_file("web"), door.public("web")
     line = path.read_text()
     path.unlink()
     assert door.look()
-    assert admission.who(public) is NOBODY
-    assert admission.judge(REQUESTS_DOMAIN, ADDRESS, b"CURVE", public)[0] == REFUSED
+    assert authentication.who(public) is NOBODY
+    assert authentication.judge(REQUESTS_DOMAIN, ADDRESS, b"CURVE", public)[0] == REFUSED
     path.write_text(line)
     assert door.look()
-    assert admission.judge(REQUESTS_DOMAIN, ADDRESS, b"CURVE", public)[0] == ALLOWED
+    assert authentication.judge(REQUESTS_DOMAIN, ADDRESS, b"CURVE", public)[0] == ALLOWED
     assert [(event["gone"], event["new"]) for event in door.events("allow_list_read")] == [
         (["client web"], []),
         ([], ["client web"]),
@@ -194,50 +194,50 @@ def test_a_key_may_be_added_and_taken_back_while_the_node_runs(door: Door) -> No
 
 
 def test_changed_rights_hold_from_the_next_look_on(door: Door) -> None:
-    admission = door.open()
+    authentication = door.open()
     path = door.pub_file("web")
     path.write_text(path.read_text().replace("read,write", "read"))
     assert door.look()
-    assert str(admission.who(door.public("web")).rights) == "Rights.READ"
+    assert str(authentication.who(door.public("web")).rights) == "Rights.READ"
 
 
 def test_the_directory_is_not_looked_at_more_often_than_it_must_be(door: Door) -> None:
-    admission = door.open()
+    authentication = door.open()
     door.pub_file("web").unlink()
-    assert not admission.look(door.now)
-    assert not admission.look(door.now + LOOK_S / 2)
-    assert admission.look(door.now + LOOK_S)
+    assert not authentication.look(door.now)
+    assert not authentication.look(door.now + LOOK_S / 2)
+    assert authentication.look(door.now + LOOK_S)
 
 
 def test_a_broken_line_is_named_and_the_others_hold(door: Door) -> None:
-    admission = door.open()
+    authentication = door.open()
     door.pub_file("web").write_text("client web\n")
     assert door.look()
-    assert admission.who(door.public("web")) is NOBODY
-    assert admission.who(door.public("reader")).name == "reader"
+    assert authentication.who(door.public("web")) is NOBODY
+    assert authentication.who(door.public("reader")).name == "reader"
     (event,) = door.events("allow_line_refused")
     assert f"{door.pub_file('web')}:1: " in event["error"]
-    assert len(admission.allowed.problems) == 1
+    assert len(authentication.allowed.problems) == 1
 
 
 def test_where_the_directory_is_gone_what_was_read_last_stays_in_force(door: Door) -> None:
-    admission, folder = door.open(), door.keys / "allowed"
+    authentication, folder = door.open(), door.keys / "allowed"
     folder.rename(door.keys / "elsewhere")
     for _ in range(3):
         assert not door.look()
-    assert admission.who(door.public("web")).name == "web"
+    assert authentication.who(door.public("web")).name == "web"
     assert len(door.events("allow_list_unreadable")) == 1
     (door.keys / "elsewhere" / "web.pub").unlink()
     (door.keys / "elsewhere").rename(folder)
     assert door.look()
-    assert admission.who(door.public("web")) is NOBODY
+    assert authentication.who(door.public("web")) is NOBODY
 
 
 def test_who_may_be_a_member_follows_the_directory(door: Door) -> None:
-    admission = door.open()
+    authentication = door.open()
     door.pub_file("n2").unlink()
     assert door.look()
-    assert admission.nodes == frozenset({"n1"})
+    assert authentication.nodes == frozenset({"n1"})
 
 
 # -- the node's own key ------------------------------------------------------------------------------------

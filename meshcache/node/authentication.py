@@ -49,7 +49,7 @@ _FAILED: Final = b"500"
 _ALLOWED: Final = b"200"
 
 
-class Admission:
+class Authentication:
     """Knows who may connect to one node. Raises ConfigError where its own key or the directory is wrong."""
 
     def __init__(self, config: Config, tell: Callable[..., None]) -> None:
@@ -142,12 +142,12 @@ class Admission:
 class ZapInlet(Inlet):
     """The questions of libzmq whether to let somebody in."""
 
-    def __init__(self, context: Context, admission: Admission) -> None:
+    def __init__(self, context: Context, authentication: Authentication) -> None:
         """Listen for them; this must be done before any socket is bound whose connections are to be judged."""
         self.socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self.socket.bind(ENDPOINT)
         super().__init__(self.socket, lambda: None, lambda: None)
-        self._admission = admission
+        self._admission = authentication
 
     def drain(self, now: float) -> bool:  # noqa: ARG002  (as every inlet)
         """See Inlet."""
