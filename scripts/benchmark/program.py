@@ -28,7 +28,7 @@ SUBCOMMANDS: Final = {
     "http": Subcommand("http", "what health checks and scrapes cost those who use the cache"),
     "hotkeys": Subcommand("hotkeys", "what finding hot keys costs, and what it brings"),
     "ring": Subcommand("ring", "how evenly keys are spread, and how many move when a node joins or leaves"),
-    "keys": Subcommand("curve", "what encryption and the check of rights cost"),
+    "keys": Subcommand("keys", "what encryption and the check of rights cost"),
     "snapshots": Subcommand("snapshots", "what writing a snapshot costs readers, and how soon a mesh is back"),
     "compare": Subcommand("compare", "the speed of this tree beside that of a commit"),
     "screenshot": Subcommand("screenshot", "take the README's picture of the dashboard"),

@@ -7,7 +7,6 @@ quiet moments take turns, and what the client waited is told of both, so that a 
 from __future__ import annotations
 
 import contextlib
-import io
 import multiprocessing
 import os
 import tempfile
@@ -18,8 +17,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from keys_made import make_keys, security
+
 import meshcache
-from meshcache.cli.main import main as command
 
 HOSTILE_S: Final = 1.0
 QUIET_S: Final = 0.5
@@ -60,14 +60,8 @@ class Secured(NamedTuple):
 def secured_mesh() -> Iterator[Secured]:
     """Run three nodes with keys; there are further keys of the node n2, and of the clients reader and honest."""
     with tempfile.TemporaryDirectory(prefix="meshcache-") as directory:
-        keys = Path(directory) / "keys"
-        with contextlib.redirect_stdout(io.StringIO()):
-            for node in (*NODES, "n2"):
-                command(["keygen", node, "--node", "--dir", str(keys)])
-            for client, rights in (("reader", "read"), ("honest", "read,write")):
-                command(["keygen", client, "--rights", rights, "--dir", str(keys)])
-        security = {"key_file": str(keys / "{id}.secret"), "allowed_keys_dir": str(keys / "allowed")}
-        with meshcache.LocalMesh(nodes=len(NODES), security=security, log={"format": "json"}) as mesh:
+        keys = make_keys(Path(directory), *NODES, "n2", reader="read", honest="read,write")
+        with meshcache.LocalMesh(nodes=len(NODES), security=security(keys), log={"format": "json"}) as mesh:
             yield Secured(mesh, keys)
 
 

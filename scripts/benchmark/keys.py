@@ -17,14 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
+
+from keys_made import make_keys, security
 
 from meshcache import Client, LocalMesh, NearCache
 
@@ -47,8 +47,8 @@ class Contestant:
     def __init__(self, stack: ExitStack, keys: Path | None) -> None:
         """``keys``: the directory of keys; None: it has none."""
         store = {"max_entries": 100_000, "max_bytes": 400_000_000}
-        security = {} if keys is None else {"key_file": f"{keys}/{{id}}.secret", "allowed_keys_dir": f"{keys}/allowed"}
-        self.mesh = stack.enter_context(LocalMesh(NODES, store=store, security=security))
+        secured = {} if keys is None else security(keys)
+        self.mesh = stack.enter_context(LocalMesh(NODES, store=store, security=secured))
         options: dict[str, Any] = {} if keys is None else {"key_file": keys / "bench.secret"}
         self.client: Client = self.mesh.client(near_cache=False, **options)
         self.near: Client = self.mesh.client(near_cache=NearCache(ttl=3600), **options)
@@ -89,20 +89,13 @@ class Contestant:
         return took_s / count, (cpu_seconds(pids) - before_s) / count
 
 
-def make_keys(directory: Path) -> Path:
-    """Make the keys of one mesh and of one client."""
-    keygen = [sys.executable, "-m", "meshcache", "keygen", "--dir", str(directory)]
-    for name in (f"node{number}" for number in range(1, NODES + 1)):
-        subprocess.run([*keygen, name, "--node"], check=True, capture_output=True)
-    subprocess.run([*keygen, "bench", "--rights", "read,write"], check=True, capture_output=True)
-    return directory
-
-
 def measure(rounds: int) -> dict[str, dict[str, float]]:
     """Return by name of a call what it took in microseconds."""
     found: dict[str, dict[str, list[float]]] = {}
     with ExitStack() as stack:
-        keys = make_keys(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "keys")
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        nodes = [f"node{number}" for number in range(1, NODES + 1)]
+        keys = make_keys(directory, *nodes, bench="read,write")
         contestants = {"without": Contestant(stack, None), "with": Contestant(stack, keys)}
         for number in range(rounds):
             for what in contestants["with"].calls():
