@@ -93,8 +93,17 @@ def failure(status: int, error: str, detail: str, *headers: tuple[str, str]) -> 
     return Response(status, json.dumps({"error": error, "detail": detail}).encode(), headers=headers)
 
 
-def listen(address: str, wait_s: float = 0.0, pause: Callable[[float], object] = time.sleep) -> socket.socket:
-    """Return a socket that listens; the port may be taken for a moment, ``wait_s`` at most. ConfigError if it fails."""
+def listen(
+    address: str,
+    wait_s: float = 0.0,
+    pause: Callable[[float], object] = time.sleep,
+    *,
+    setting: str = "node.http",
+) -> socket.socket:
+    """Return a TCP socket that listens; the port may be taken for a moment, ``wait_s`` at most.
+
+    Raises ConfigError if it fails; ``setting`` is what names the address.
+    """
     host, port = split_address(address)
     deadline = time.monotonic() + wait_s
     while True:
@@ -105,7 +114,7 @@ def listen(address: str, wait_s: float = 0.0, pause: Callable[[float], object] =
             if time.monotonic() < deadline:
                 pause(BIND_RETRY_S)
                 continue
-            raise ConfigError(f"node.http: cannot listen on {address}: {error.strerror or error}") from None
+            raise ConfigError(f"{setting}: cannot listen on {address}: {error.strerror or error}") from None
         listener.setblocking(False)
         return listener
 

@@ -62,7 +62,7 @@ from meshcache.protocol.clock import LocalClock
 from meshcache.sockets import options
 from meshcache.sockets.context import open_context
 from meshcache.sockets.curve import listening
-from meshcache.sockets.listener import bind_again, listen, listen_plainly, new_listener
+from meshcache.sockets.listener import bind_again, listen, new_listener
 from meshcache.web.certificates import server_context
 from meshcache.web.tokens import Tokens
 
@@ -374,7 +374,8 @@ class Server:
         """Listen with CURVE and without, behind a door that tells peers apart; see doorway.py."""
         if address in self._doorways:  # only its sockets behind the door are made anew
             self._doorways.pop(address).close()
-        listener = listen_plainly(address, wait_s=wait_s, pause=self._asked.to_stop.wait)
+        setting = "node.listen" if kind == zmq.ROUTER else "node.publish"
+        listener = http.listen(address, wait_s, self._asked.to_stop.wait, setting=setting)
         bound = new_listener(self._context, kind)
         plain = bind_again(bound, how)
         encrypted = bind_again(bound, listening(self._key))

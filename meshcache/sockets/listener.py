@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import secrets
-import socket
 import time
 from collections.abc import Callable
 from typing import Final
@@ -40,20 +38,6 @@ def bind_again(bound: zmq.Socket[bytes], options: Options) -> Host:
     set_options(bound, options)
     bound.bind("tcp://127.0.0.1:*")
     return split_address(bound.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode().removeprefix("tcp://"))  # type: ignore[union-attr]  # this option is bytes
-
-
-def listen_plainly(address: str, *, wait_s: float, pause: Callable[[float], object]) -> socket.socket:
-    """Return a TCP socket that is bound to an address, with the same patience as ``listen``. Raises ConfigError."""
-    deadline = time.monotonic() + wait_s
-    host, port = numeric(address) or hosts_of(address)[0]
-    while True:
-        try:
-            return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
-                pause(RETRY_S)
-                continue
-            raise ConfigError(f"cannot listen on {address}: {error.strerror}; choose another address") from None
 
 
 def listen(

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from chaos_run import run_chaos
 
 import meshcache
 from meshcache.errors import MeshcacheError, OperationTimeout
 
 pytestmark = pytest.mark.process
 
-CHAOS = Path(__file__).parents[2] / "scripts" / "chaos"
 OVERRUN_S = 0.05
 
 
@@ -29,33 +25,17 @@ def mesh() -> Iterator[meshcache.LocalMesh]:
 
 @pytest.mark.parametrize("name", ["kill9", "kill9-default", "pause", "rolling"])
 def test_under_load_no_answer_is_wrong_and_no_call_fails(name: str) -> None:
-    finished = subprocess.run(
-        [sys.executable, str(CHAOS), name, "--quick", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert finished.stdout, finished.stderr
-    (result,) = json.loads(finished.stdout)["results"]
+    result, log = run_chaos(name, timeout_s=100)
     seen = {name: result.get(name) for name in ("failed", "wrong", "stale", "lost", "backwards", "ended")}
     none: dict[str, object] = {**dict.fromkeys(seen, 0), "ended": {}}
-    assert seen == none, finished.stderr
+    assert seen == none, log
     assert result["calls"] > 200
 
 
 def test_near_caches_stay_within_their_bound_when_announcements_are_lost() -> None:
-    finished = subprocess.run(
-        [sys.executable, str(CHAOS), "near", "--quick", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert finished.stdout, finished.stderr
-    (result,) = json.loads(finished.stdout)["results"]
+    result, log = run_chaos("near", timeout_s=150)
     seen = {check["name"]: check["value"] for check in result["checks"]}
-    assert result["passed"], finished.stderr
+    assert result["passed"], log
     assert seen["of them from near caches"] > 10
     assert seen["gaps noticed"] > 10
     assert seen["greatest age of a value read, ttl 60 s"] > 0  # or else the reading of it is broken

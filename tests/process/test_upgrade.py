@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from chaos_run import run_chaos
 
 pytestmark = pytest.mark.process
 
-CHAOS = Path(__file__).parents[2] / "scripts" / "chaos"
-
-
-def chaos(*arguments: str) -> tuple[dict[str, object], str]:
-    finished = subprocess.run(
-        [sys.executable, str(CHAOS), "upgrade", "--quick", "--json", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert finished.stdout, finished.stderr
-    (result,) = json.loads(finished.stdout)["results"]
-    return result, finished.stderr
-
 
 def test_an_upgrade_and_the_way_back_cost_no_call_and_no_value() -> None:
-    result, log = chaos()
+    result, log = run_chaos("upgrade", timeout_s=120)
     if "skipped" in result:
         pytest.skip(str(result["skipped"]))
     assert result["passed"], log
     seen = {name: result.get(name) for name in ("failed", "wrong", "stale", "lost", "backwards", "ended")}
     none: dict[str, object] = {**dict.fromkeys(seen, 0), "ended": {}}
     assert seen == none, log
-    checks = {check["name"]: check["value"] for check in result["checks"]}  # type: ignore[attr-defined]  # from JSON
+    checks = {check["name"]: check["value"] for check in result["checks"]}
     assert min(checks["calls of old clients"], checks["calls of new clients"]) > 100
     assert log.count("runs today's code") == log.count("runs the old code") == 3
 
 
 def test_a_commit_that_is_not_here_is_named() -> None:
-    result, _ = chaos("--from", "0" * 40)
+    result, _ = run_chaos("upgrade", "--from", "0" * 40, timeout_s=120)
     assert "0" * 40 in str(result["skipped"])
     assert "git fetch --unshallow" in str(result["skipped"])
