@@ -27,9 +27,11 @@ taken in only where the *whole mesh* has started anew, by these steps::
 - What this node had evicted before it was stopped it takes from nobody: see the floors in store.py.
 
 So what is taken in is stale only where W owners of a key have lost the last write of it at the same time: killed nodes
-have, since their snapshots are older. Under the partition policy "available" this may happen, as without snapshots.
-Under "strict" it must not: there, something is taken in only if all members of the last ring come back in time, each
-with a snapshot that it took in good order, when it had stopped to serve; else all is dropped.
+have, since their snapshots are older. So has the node that stopped last, if its disk is lost: there was no other owner
+left for what it acknowledged alone, W was one, and no snapshot tells of it. Under the partition policy "available" this
+may happen, as without snapshots. Under "strict" it must not: there, something is taken in only if all members of the
+last ring come back in time, each with a snapshot that it took in good order, when it had stopped to serve; else all is
+dropped.
 
 A node that loads nothing, because it is new or its disk was lost, is WAITING all the same: it has no life either.
 """
