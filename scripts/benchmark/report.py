@@ -19,15 +19,20 @@ LABELS: Final = {
     "mesh3": "meshcache, 3 nodes",
     "redis": "redis",
     "redis tuned": "redis, tuned client",
+    "redis glide": "redis, valkey-glide",
+    "pure": "1 node, native off",
+    "pure3": "3 nodes, native off",
     "memcached": "memcached",
     "zmq": "ZeroMQ ping-pong",
 }
 COLOURS: Final = {
     "redis": "#c0392b",
     "redis tuned": "#e59866",
+    "redis glide": "#8e44ad",
     "memcached": "#2e86c1",
     "zmq": "#7f8c8d",
     "meshcache": "#27ae60",
+    "mesh3": "#1e8449",
 }
 COLUMNS: Final = f"{'':24}{'p50':>11}{'p99':>11}{'keys/s':>12}{'server us/key':>15}{'client us/key':>15}   speed ratio"
 
