@@ -121,7 +121,9 @@ def text(release: Release, results: Results, judgement: Judgement) -> str:
         ]
         change = f"{'lost' if loss > 0 else 'gained'} {abs(loss):.1%}"
         lines.append(f"{'LOST' if loss > LOSS_MAX else 'ok':5} {row:26} {change:14} {', '.join(peers)}")
-    lines += [f"missing: {row}: the release has it, this run has no ratio to the same peer" for row in judgement.missing]
+    lines += [
+        f"missing: {row}: the release has it, this run has no ratio to the same peer" for row in judgement.missing
+    ]
     lines += [f"new: {row}: the release does not have it" for row in judgement.new]
     if not judgement.losses:
         lines.append("FAILED: there was nothing to compare")
