@@ -14,6 +14,7 @@
       memory          bytes per entry
       stages          where the time of a get goes inside client and node
       targets         what we promise, and whether this run shows it
+      target_table    ``scripts/bench targets``: measures what the targets need, and shows these alone
       gate            what each row has lost since the last release
       report          table, JSON and plot
     store           a node's store: memory, longest calls, time per key

@@ -21,6 +21,7 @@ class Subcommand(NamedTuple):
 AGAINST_PEERS: Final = "against-peers"
 SUBCOMMANDS: Final = {
     AGAINST_PEERS: Subcommand("against_peers", "meshcache beside redis and memcached; the same as no subcommand"),
+    "targets": Subcommand("target_table", "what is to be reached, and whether it is: one line for each"),
     "store": Subcommand("store", "memory per entry, longest calls, and time per key of a node's store"),
     "near": Subcommand("near", "what a hit in a near cache costs, and how soon a write makes copies void"),
     "queue": Subcommand("queue", "what it costs to accept a write in the queue of WriteBehind"),

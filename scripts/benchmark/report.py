@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from .targets import as_json as targets_as_json
-from .targets import verdicts
+from . import targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,15 +105,8 @@ def _profile_lines(results: Results) -> Iterator[str]:
 
 
 def _target_lines(results: Results) -> Iterator[str]:
-    shown = [verdict for verdict in verdicts(results) if verdict.passed is not None]
-    if not shown:
-        return
-    yield "targets"
-    for verdict in shown:
-        mark = "pass " if verdict.passed else "SHORT"
-        measured = f"{verdict.measured:,.{0 if (verdict.measured or 0) >= 100 else 2}f}{verdict.unit}"
-        yield f"  {mark}  {verdict.text:56}{measured:>14}   (goal {verdict.goal})"
-    yield ""
+    if shown := targets.lines(results):
+        yield from ["targets", *shown, ""]
 
 
 def as_json(results: Results) -> dict[str, Any]:
@@ -127,7 +119,8 @@ def as_json(results: Results) -> dict[str, Any]:
         "rows": [row.as_json() for row in results.rows.values()],
         "memory_bytes_per_entry": {name: asdict(memory) for name, memory in results.memory.items()},
         "profile_us": results.profile,
-        "targets": targets_as_json(results),
+        "near_hit_ns": results.near_hit_ns,
+        "targets": targets.as_json(results),
     }
 
 

@@ -1,5 +1,4 @@
-"""scripts/bench --gate, with made-up results: what has been lost since the release, what cannot be told, and that nothing
-is written."""
+"""scripts/bench --gate, with made-up results: what was lost since the release, and that nothing is written."""
 
 from __future__ import annotations
 
