@@ -7,7 +7,6 @@ a block for each line with a number of seconds on its standard input, which it a
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -67,12 +66,6 @@ class ClientPrograms:
             raise RuntimeError(f"a client program ended with status {child.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
-
-    def pin(self, core: int) -> None:
-        """Have all programs run on this core only."""
-        for child in self._children:
-            for task in os.listdir(f"/proc/{child.pid}/task"):  # noqa: PTH208  (names are what is wanted)
-                os.sched_setaffinity(int(task), {core})
 
     def block(self, seconds: float) -> Block:
         """Let all programs run a block of so long at the same time."""

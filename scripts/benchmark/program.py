@@ -29,6 +29,7 @@ SUBCOMMANDS: Final = {
     "http": Subcommand("http", "what health checks and scrapes cost those who use the cache"),
     "hotkeys": Subcommand("hotkeys", "what finding hot keys costs, and what it brings"),
     "ring": Subcommand("ring", "how evenly keys are spread, and how many move when a node joins or leaves"),
+    "scale": Subcommand("scale", "throughput per node CPU second of meshes of 1, 2, 3 and 5 nodes"),
     "keys": Subcommand("keys", "what encryption and the check of rights cost"),
     "snapshots": Subcommand("snapshots", "what writing a snapshot costs readers, and how soon a mesh is back"),
     "compare": Subcommand("compare", "the speed of this tree beside that of a commit"),

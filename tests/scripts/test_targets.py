@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from benchmark import against_peers, near, target_table
+from benchmark.gate import MEMORY_ROW
 from benchmark.measure import Summary
 from benchmark.memory import Memory
 from benchmark.results import Results, RowResult
@@ -16,7 +17,7 @@ from benchmark.rows import ROWS
 from benchmark.targets import HIT_RATIOS, NEAR, TARGETS, lines, verdicts
 
 ROW = {row.name: row for row in ROWS}
-NOT_ROWS = {NEAR, HIT_RATIOS, against_peers.MEMORY_ROW}
+NOT_ROWS = {NEAR, HIT_RATIOS, MEMORY_ROW}
 
 
 def block(keys_per_s: float, us: float = 1.0) -> Summary:
