@@ -5,6 +5,10 @@ first, and so on round the cores that there are; client programs run where the k
 cores than nodes the rate by the clock can not grow, so what is compared is the work that nodes do for it: keys a second
 of their CPU time, all nodes of a mesh together, rest included. Perfect scaling is 1.00 for any number of nodes.
 
+There are as many client programs as nodes, so that each node has the same to do; with a fixed number of programs
+(--programs) the more nodes, the longer each sleeps between two requests, the colder it wakes, and the fewer requests it
+finds when it does.
+
 A batch goes to every node that owns a key of it, so with more nodes each gets a smaller part, and what a request costs
 beyond its keys comes more often: that is the loss to look for. Rows with one copy of each key compare like with like;
 with two copies (N=2 W=2 R=1) a write is work for two nodes, from two nodes on.
@@ -34,7 +38,6 @@ if TYPE_CHECKING:
     from .servers import Server
 
 NODES: Final = (1, 2, 3, 5)
-PROGRAMS: Final = 2
 REST_S: Final = 3.0
 ONLY: Final = ("meshcache",)
 LOADS: Final[dict[str, Row]] = {
@@ -59,6 +62,7 @@ examples:
   scripts/bench scale                                 all loads, one copy and two, in about five minutes
   scripts/bench scale --rounds 2 --seconds 0.2        a look
   scripts/bench scale --only get_many --copies 1      one curve
+  scripts/bench scale --programs 2                    the same clients, whatever the number of nodes
   scripts/bench scale --nodes 1 2 3 5 8 --json        for other programs
 """
 
@@ -135,10 +139,10 @@ def measure(copies: int, options: argparse.Namespace) -> tuple[list[Point], dict
             say(f"{LOADS[load].title}, {copies} {'copy' if copies == 1 else 'copies'}")
             blocks: dict[int, list[Summary]] = {nodes: [] for nodes in servers}
             with ExitStack() as sessions:
-                programs = {
-                    nodes: sessions.enter_context(ClientPrograms(LOADS[load], server, "meshcache", PROGRAMS))
-                    for nodes, server in servers.items()
-                }
+                programs = {}
+                for nodes, server in servers.items():
+                    count = options.programs or nodes
+                    programs[nodes] = sessions.enter_context(ClientPrograms(LOADS[load], server, "meshcache", count))
                 for each in programs.values():
                     each.block(options.seconds / 4)  # the first calls fill caches and connect
                 for turn in range(options.rounds):
@@ -164,7 +168,7 @@ def table(found: list[Point], rest: dict[int, float]) -> str:
 def as_json(found: list[Point], rest: dict[int, float]) -> dict[str, Any]:
     """Return the points as plain values."""
     rows = [{**point._asdict(), "title": LOADS[point.load].title} for point in found]
-    return {"cores": len(os.sched_getaffinity(0)), "programs": PROGRAMS, "rest": rest, "points": rows}
+    return {"cores": len(os.sched_getaffinity(0)), "rest": rest, "points": rows}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -178,12 +182,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--nodes", type=int, nargs="+", default=NODES, metavar="N", help="sizes of meshes (1 2 3 5)")
     parser.add_argument("--only", nargs="+", choices=LOADS, default=list(LOADS), help="which loads")
     parser.add_argument("--copies", type=int, choices=(1, 2), help="of each key; by default one, then two")
+    parser.add_argument("--programs", type=int, metavar="N", help="client programs of each mesh (one for each node)")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="turns of each mesh with each load (9)")
     parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="length of a turn (0.5)")
     parser.add_argument("--json", action="store_true", help="print JSON; the progress goes to standard error")
     options = parser.parse_args(arguments)
-    if min(options.nodes) < 1 or options.rounds < 1:
-        parser.error("--nodes and --rounds must be at least 1")
+    if min(*options.nodes, options.rounds, 1 if options.programs is None else options.programs) < 1:
+        parser.error("--nodes, --rounds and --programs must be at least 1")
     found: list[Point] = []
     rest: dict[int, float] = {}
     for copies in [options.copies] if options.copies else (1, 2):
