@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshcache.core.counters import StoreStatistics
+from meshcache.core.storage.calendar import BUCKET_MS, HORIZON_MS
 from meshcache.core.storage.charges import entry_bytes
-from meshcache.core.storage.store import BUCKET_MS, HORIZON_MS, NOTED_READS_MAX, TOMBSTONE_SHARE, Store
+from meshcache.core.storage.recency import RINGS
+from meshcache.core.storage.store import NOTED_READS_MAX, TOMBSTONE_SHARE, Store
 from meshcache.core.storage.tags import TAG_OVERHEAD_BYTES
 from meshcache.protocol.clock import HybridClock
 from meshcache.protocol.record import (
@@ -87,8 +89,8 @@ def check_books(store: Store) -> StoreStatistics:
     assert statistics.tombstone_bytes == sum(sizes[key] for key in dead)
     assert statistics.entries <= store.max_entries
     assert statistics.bytes <= store.max_bytes
-    assert statistics.bookings == sum(map(len, store._calendar.values()))
-    assert sorted(store._due) == sorted(store._calendar)
+    assert statistics.bookings == sum(map(len, store._calendar.buckets.values()))
+    assert sorted(store._calendar.due) == sorted(store._calendar.buckets)
     check_index(store)
     return statistics
 
@@ -225,7 +227,7 @@ STEPS = st.lists(
 
 def next_expiry_ms(store: Store) -> int | None:
     """Return the wall time at which ``expire`` will find something to do; None: never, as things are."""
-    return (store._due[0] + 1) * BUCKET_MS if store._due else None
+    return (store._calendar.due[0] + 1) * BUCKET_MS if store._calendar.due else None
 
 
 COUNTERS = ("hits", "misses", "evictions", "expirations", "tombstones_reaped", "tombstones_dropped", "refused")
@@ -436,7 +438,7 @@ def test_nothing_expired_lingers_and_the_next_expiry_is_known(writes: list[tuple
         expiries = [expires_ms_of(record) for key in held(store) if (record := store.peek(key)) is not None]
         assert all(expires_ms > next_ms - BUCKET_MS for expires_ms in expiries)
     assert store.statistics().entries == 0
-    assert not store._calendar
+    assert not store._calendar.buckets
 
 
 def test_what_never_expires_is_in_no_calendar() -> None:
@@ -656,10 +658,10 @@ def test_a_removed_entry_lets_go_of_its_bytes() -> None:
     store = make_store()
     put(store, b"k", value(1, size=1000))
     store.drop_slot(slot_of(store, b"k"))
-    assert store._records[2:] == [b""]
-    assert store._keys[2:] == [b""]
+    assert store._records[RINGS:] == [b""]
+    assert store._keys[RINGS:] == [b""]
     put(store, b"j", value(1))
-    assert len(store._records) == 3
+    assert len(store._records) == RINGS + 1
 
 
 @pytest.mark.parametrize("wrong", [{"slots": 3}, {"slots": 0}, {"max_entries": 0}, {"max_bytes": 0}])
