@@ -164,18 +164,22 @@ class S3Fifo:
         marks, key, record = self.marks, self._keys[index], self._records[index]
         if index == len(marks):
             marks.append(0)
+        ring = SMALL
         if record[22] & TOMBSTONE:
-            self._append(DEAD, index)
+            ring = DEAD
         elif self.ghosts.take(key):
             self.ghost_hits += 1
-            self._append(LIVE, index)
+            ring = LIVE
         elif not self._has_evicted and self._is_over_share():
-            self._append(LIVE, index)
+            ring = LIVE
         else:
             marks[index] = _IN_SMALL
             self.small_entries += 1
             self.small_bytes += ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
-            self._append(SMALL, index)
+        before, after = self._before, self._after
+        last = before[ring]
+        before[index], after[index] = last, ring
+        after[last] = before[ring] = index
 
     def leave(self, index: int, record: bytes) -> None:
         """Forget what is known of an entry but its links; ``record`` is what it was counted with."""
@@ -191,53 +195,51 @@ class S3Fifo:
         present = self._records[index]
         if (record[22] | present[22]) & TOMBSTONE:
             self.leave(index, record)
-            self._unlink(index)
+            previous, following = self._before[index], self._after[index]
+            self._after[previous], self._before[following] = following, previous
             self.enter(index)
         elif self.marks[index] & _IN_SMALL:
             self.small_bytes += ((len(present) + 48) & -16) - ((len(record) + 48) & -16)
 
     def victim(self, written: int, now_bytes: bytes, entries: int) -> int:
         """Return the entry that goes next, of so many live ones, and leave its ghost; ``written`` is the last to go."""
-        after, marks, records = self._after, self.marks, self._records
+        before, after, marks, records = self._before, self._after, self.marks, self._records
         self._has_evicted = True
-        for chances in range(CHANCES_MAX, -1, -1):
+        chances = CHANCES_MAX
+        while True:
             ring = SMALL if self._is_over_share() or after[LIVE] == LIVE else LIVE
             index = after[ring]
             if index == written and entries > 1:
                 index = after[written]
                 if index == ring:
                     index = after[LIVE if ring == SMALL else SMALL]
-            mark = marks[index]
-            if records[index][16:22] <= now_bytes:
-                return index
-            if not (mark & _USES and chances):
+            mark, record = marks[index], records[index]
+            is_over = record[16:22] <= now_bytes or not (mark & _USES and chances)
+            if mark & _IN_SMALL:
+                self.small_entries -= 1
+                self.small_bytes -= (
+                    ((len(self._keys[index]) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+                )
+                marks[index] = 0
+            if is_over:
                 break
-            self._unlink(index)
-            self._append(LIVE, index)
+            previous, following = before[index], after[index]
+            after[previous], before[following] = following, previous
+            last = before[LIVE]
+            before[index], after[index] = last, LIVE
+            after[last] = before[LIVE] = index
             if mark & _IN_SMALL:
                 self.promotions += 1
-                self.leave(index, records[index])
             else:
                 marks[index] = mark - 1
-        if marks[index] & _IN_SMALL:
+            chances -= 1
+        if mark & _IN_SMALL and record[16:22] > now_bytes:
             self.small_evictions += 1
             self.ghosts.add(self._keys[index], entries)
         return index
 
     def _is_over_share(self) -> bool:
         return self.small_entries > self._small_entries_max or self.small_bytes > self._small_bytes_max
-
-    def _append(self, ring: int, index: int) -> None:
-        before, after = self._before, self._after
-        last = before[ring]
-        before[index] = last
-        after[index] = ring
-        after[last] = before[ring] = index
-
-    def _unlink(self, index: int) -> None:
-        previous, following = self._before[index], self._after[index]
-        self._after[previous] = following
-        self._before[following] = previous
 
 
 class Ghosts:

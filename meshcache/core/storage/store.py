@@ -108,8 +108,8 @@ class Store:
         self._queues = self._make_queues() if is_s3fifo(eviction) else None
         """Under S3-FIFO, what is to be told of every entry; the order of LRU is kept here."""
         self._recency: Recency = self._queues or LeastRecentlyUsed(self._before, self._after)
-        self._now_ms = 0
-        """The time of the present merge."""
+        self._now_bytes = expiry_bytes(0)
+        """The time of the present merge, or of the read that frees what has expired."""
         self._reset()
 
     def _reset(self) -> None:
@@ -165,9 +165,9 @@ class Store:
                 hits.append(index)
         if overdue:
             self._replay()
-            now_ms = int.from_bytes(now_bytes, "big")
+            self._now_bytes = now_bytes
             for index in overdue:
-                self._free_expired(index, now_ms, expiry_bytes(max(0, now_ms - SETTLE_MS)))
+                self._free_overdue(index)
         return hits
 
     def peek(self, key: bytes) -> bytes | None:
@@ -220,9 +220,8 @@ class Store:
         that an older value never shows again.
         """
         self._replay()
-        now_bytes = expiry_bytes(now_ms)
+        self._now_bytes = now_bytes = expiry_bytes(now_ms)
         self._calendar.turn_to(now_ms)
-        self._now_ms = now_ms
         self._compactable = COMPACTED_ENTRIES_MAX
         tables, held_records, mask = self._tables, self._records, self._mask
         changed, queues = self._changed, self._queues
@@ -430,7 +429,7 @@ class Store:
         if self._covers:
             self._covers.pop(index, None)
         key, record = self._keys[index], self._records[index]
-        if self._queues is not None:
+        if self._queues is not None and self._queues.marks[index]:
             self._queues.leave(index, record)
         slot = crc32(key) & self._mask
         del self._tables[slot][key]
@@ -452,39 +451,34 @@ class Store:
             self._refused += 1
             self._remove(written)
             return
-        after = self._after
+        after, queues = self._after, self._queues
         while (excess := self._entries > self.max_entries) or self._bytes > self.max_bytes:
             if not excess and (self._tombstone_bytes > self._tombstone_bytes_max or not self._entries):
                 self._tombstones_dropped += 1
                 self._forget(after[DEAD])
-            elif self._queues is None:
-                self._evictions += 1
-                self._forget(after[LIVE])
-            else:
-                self._evict(self._queues, written)
+                continue
+            index = after[LIVE]
+            if queues is not None:
+                ghost_bytes = queues.ghosts.bytes
+                index = queues.victim(written, self._now_bytes, self._entries)
+                self._bytes += queues.ghosts.bytes - ghost_bytes
+                if self._records[index][16:22] <= self._now_bytes:
+                    self._free_overdue(index)
+                    continue
+            self._evictions += 1
+            self._forget(index)
 
     def _is_too_large(self, index: int) -> bool:
         """Tell whether the byte limit, without what ghosts take of it, has no room for this entry."""
         ghost_bytes = 0 if self._queues is None else self._queues.ghosts.bytes
         return entry_bytes(self._keys[index], self._records[index]) > self.max_bytes - ghost_bytes
 
-    def _evict(self, queues: S3Fifo, written: int) -> None:
-        """Free the entry that goes next: it is evicted, unless it has just expired."""
-        now_ms = self._now_ms
-        ghost_bytes = queues.ghosts.bytes
-        index = queues.victim(written, expiry_bytes(now_ms), self._entries)
-        self._bytes += queues.ghosts.bytes - ghost_bytes
-        if expires_ms_of(self._records[index]) <= now_ms:
-            self._free_expired(index, now_ms, expiry_bytes(max(0, now_ms - SETTLE_MS)))
-        else:
-            self._evictions += 1
-            self._forget(index)
-
     def _forget(self, index: int) -> None:
         """Evict a record that is still valid: from now on, nothing as old is taken from repairs of its slot."""
         slot = crc32(self._keys[index]) & self._mask
         version = self._records[index][:VERSION_BYTES]
-        self.floors[slot] = max(self.floors[slot], version)
+        if version > self.floors[slot]:  # noqa: PLR1730  # max() would be one call more in each eviction
+            self.floors[slot] = version
         self._remove(index)
 
     def _replay(self) -> None:
@@ -509,6 +503,11 @@ class Store:
             elif record[16:22] != _NEVER:
                 self._book(index, record)
         return is_more_due
+
+    def _free_overdue(self, index: int) -> None:
+        """Free an entry that was found to have expired, by a read or a write at ``_now_bytes``."""
+        now_ms = int.from_bytes(self._now_bytes, "big")
+        self._free_expired(index, now_ms, expiry_bytes(max(0, now_ms - SETTLE_MS)))
 
     def _free_expired(self, index: int, now_ms: int, settled: bytes) -> None:
         """Free an expired entry. If it was written before ``settled``, only a longer life before it needs a trace."""
@@ -548,6 +547,7 @@ class Store:
 
     def statistics(self) -> StoreStatistics:
         """Return the counters as they are now."""
+        queues = self._queues
         return StoreStatistics(
             entries=self._entries,
             tombstones=self._tombstones,
@@ -564,6 +564,11 @@ class Store:
             covers=len(self._covers),
             tags=len(self.tags),
             bearers=self.tags.bearers,
+            small_entries=queues.small_entries if queues else 0,
+            small_evictions=queues.small_evictions if queues else 0,
+            promotions=queues.promotions if queues else 0,
+            ghost_hits=queues.ghost_hits if queues else 0,
+            ghost_bytes=queues.ghosts.bytes if queues else 0,
         )
 
     def contradictions(self) -> list[str]:
