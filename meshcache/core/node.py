@@ -69,8 +69,9 @@ HOUSEKEEPING_S: Final = 0.05
 HOUSEKEEPING_CALM_S: Final = 0.1
 """The same while no member is suspect and no slot moves: these turns are half of what an idle node costs."""
 
-REPLY_BYTES_PER_TURN: Final = 8 << 20
-"""When the replies of one turn have this many bytes of values, the next requests wait for the next turn."""
+REPLY_BYTES_PER_TURN: Final = 1 << 20
+"""When one turn has replied more bytes of values, further requests wait for the next. Less than the largest reply: else
+two of those may come in one turn, and who asks for them counts as light (intake.py)."""
 
 PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
@@ -359,8 +360,7 @@ class NodeCore:
             self._housekeeping_at = now + (HOUSEKEEPING_CALM_S if self._is_calm() else HOUSEKEEPING_S)
         if self.membership.changed:
             self._timed("change_of_members", self._follow_members, now)
-        if self._requests.portions.lines:
-            self._requests.portions.run(self._instant.wall_ms)
+        self._requests.run()
         if self._leftovers.is_more or self._drops.jobs:
             self._timed("expiry_and_drops", self._leftovers.run)
 
@@ -372,8 +372,7 @@ class NodeCore:
 
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest."""
-        portions = self._requests.portions
-        if self._leftovers.is_more or self._drops.jobs or (portions.lines and portions.may_run()):
+        if self._leftovers.is_more or self._drops.jobs or self._requests.is_more:
             return self._instant.now
         timer = self._pending.next_deadline() if self._pending.timers else None
         own = min(self._housekeeping_at, self._early.next_at)
