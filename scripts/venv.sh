@@ -18,8 +18,9 @@ find_python() {
 prepare_venv() {
     local name=$1 stamp python
     shift
-    # What is installed follows from pyproject.toml; a stamp for its present text makes the next run quick.
-    stamp=".venv/installed-$name-$(cksum <pyproject.toml | tr -cd '0-9')"
+    # What is installed follows from pyproject.toml, and for the native module from its sources; a stamp for their
+    # present text makes the next run quick.
+    stamp=".venv/installed-$name-$(cat pyproject.toml meshcache/_native/*.[ch] | cksum | tr -cd '0-9')"
     if [[ -e $stamp ]] && .venv/bin/python -c 'import meshcache' 2>/dev/null; then
         return
     fi

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeAlias
 
 import meshcache
+from meshcache import _native
 from meshcache.cli import commands, completion, gateway_command, keygen_command, mesh_commands
 from meshcache.cli.argument_types import count, lifetime, seconds, share, whole
 
@@ -80,7 +81,8 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="meshcache", description="A distributed cache: start a mesh, use it, look into it.", epilog=_EPILOG
     )
-    parser.add_argument("--version", action="version", version=f"meshcache {meshcache.__version__}")
+    version = f"meshcache {meshcache.__version__} ({_native.describe()})"
+    parser.add_argument("--version", action="version", version=version)
     _add_mesh_options(parser, top=True)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_launch_commands(subparsers)

@@ -104,13 +104,26 @@ def unread_flood_by_many(address: str, publish: str, seconds: float) -> dict[str
     return unread_flood(address, publish, seconds, 20)
 
 
+def _subscriber(publish: str) -> socket.socket:
+    """Return a connection to a node's XPUB as a SUB opens it: ZMTP 3.1, NULL. libzmq would read, and protect itself."""
+    host, port = publish.rsplit(":", 1)
+    listener = socket.create_connection((host, int(port)))
+    listener.sendall(b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL" + bytes(16) + bytes(32))
+    ready = b"\x05READY\x0bSocket-Type\0\0\0\x03SUB"
+    listener.sendall(b"\x04" + bytes([len(ready)]) + ready)
+    return listener
+
+
 def huge_subscription(_address: str, publish: str, seconds: float) -> dict[str, Any]:
-    """Subscribe to a topic of 60 MB."""
-    listener: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
-    listener.setsockopt(zmq.LINGER, 0)
-    listener.connect(f"tcp://{publish}")
-    listener.setsockopt(zmq.SUBSCRIBE, os.urandom(60_000_000))
-    time.sleep(seconds)
+    """Subscribe to a topic of 60 MB.
+
+    On a socket of our own: libzmq may crash in who sends this, when the node cuts the connection in the middle.
+    """
+    topic = os.urandom(60_000_000)
+    with _subscriber(publish) as listener:
+        with contextlib.suppress(ConnectionError):
+            listener.sendall(b"\x02" + (1 + len(topic)).to_bytes(8, "big") + b"\x01" + topic)
+        time.sleep(seconds)
     return {}
 
 
@@ -128,14 +141,9 @@ def many_subscriptions(_address: str, publish: str, seconds: float) -> dict[str,
 
 def deaf_subscribers(address: str, publish: str, seconds: float) -> dict[str, Any]:
     """Subscribe to everything, twenty times, and never read, while keys of 1 kB are deleted."""
-    listeners = []
-    for _ in range(20):
-        host, port = publish.rsplit(":", 1)
-        listener = socket.create_connection((host, int(port)))
-        listener.sendall(b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL" + bytes(16) + bytes(32))
-        ready = b"\x05READY\x0bSocket-Type\0\0\0\x03SUB"
-        listener.sendall(b"\x04" + bytes([len(ready)]) + ready + b"\0\1\1")
-        listeners.append(listener)
+    listeners = [_subscriber(publish) for _ in range(20)]
+    for listener in listeners:
+        listener.sendall(b"\0\1\1")
     stranger = Stranger(address)
     stranger.socket.setsockopt(zmq.RCVHWM, 1000)
     stranger.hello()
