@@ -54,7 +54,7 @@ class RemoteReads:
         self._total = 0
         self._large_bytes = 0.0
         """How many bytes the large reads that run are expected to bring."""
-        self._waiting: dict[bytes, deque[tuple[int, Callable[[float], None]]]] = {}
+        self.waiting: dict[bytes, deque[tuple[int, Callable[[float], None]]]] = {}
         """The reads that wait, by connection; the first connection is next."""
         self._guesses: dict[bytes, float] = {}
         """By connection, the guess of how many bytes a key brings."""
@@ -69,10 +69,10 @@ class RemoteReads:
     @property
     def is_more(self) -> bool:
         """Tell whether reads wait only because this turn has begun enough of them."""
-        return bool(self._waiting) and not self._left
+        return bool(self.waiting) and not self._left
 
     def run(self) -> None:
-        """Begin what may be begun in another turn. The node calls this once in each."""
+        """Begin what may be begun in another turn. The node calls this once in each while reads wait."""
         is_more, self._left = self.is_more, BEGUN_PER_TURN
         if is_more:
             self._begin()
@@ -83,9 +83,9 @@ class RemoteReads:
         ``begin`` is called with the bytes that the read is expected to bring, and must pass them to ``ended``, once for
         each read. ``begin`` must raise nothing: it may be called while another read ends.
         """
-        line = self._waiting.get(origin)
+        line = self.waiting.get(origin)
         if line is None:
-            line = self._waiting[origin] = deque()
+            line = self.waiting[origin] = deque()
         elif len(line) >= (READS_WAITING_MAX if self._count < READS_WAITING_MANY else READS_WAITING_SHARE):
             return False
         line.append((keys, begin))
@@ -104,7 +104,7 @@ class RemoteReads:
         if expected_bytes > SMALL_BYTES:
             self._large_bytes -= expected_bytes
         self._learn(origin, read_bytes / max(1, keys))
-        if self._waiting:
+        if self.waiting:
             self._begin()
 
     def _learn(self, origin: bytes, key_bytes: float) -> None:
@@ -128,10 +128,10 @@ class RemoteReads:
     def _begin_next(self) -> bool:
         """Begin the next read of each connection that has room; return False if none has."""
         begun = False
-        for origin in tuple(self._waiting):
+        for origin in tuple(self.waiting):
             if not self._left:
                 return False
-            keys, begin = self._waiting[origin][0]
+            keys, begin = self.waiting[origin][0]
             expected_bytes = keys * self._guesses.get(origin, self._guess)
             if self._has_room(origin, min(keys, KEYS_COUNTED_MAX), expected_bytes):
                 self._leave_line(origin)
@@ -146,11 +146,11 @@ class RemoteReads:
         return begun
 
     def _leave_line(self, origin: bytes) -> None:
-        line = self._waiting.pop(origin)
+        line = self.waiting.pop(origin)
         line.popleft()
         self._count -= 1
         if line:
-            self._waiting[origin] = line  # behind the other connections
+            self.waiting[origin] = line  # behind the other connections
 
     def _has_room(self, origin: bytes, count: int, expected_bytes: float) -> bool:
         if not self._total:

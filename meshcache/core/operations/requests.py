@@ -471,11 +471,13 @@ class Requests:
     @property
     def is_more(self) -> bool:
         """Tell whether something waits that can be done at once in another turn."""
-        return self._remote_reads.is_more or (bool(self.portions.lines) and self.portions.may_run())
+        reads, portions = self._remote_reads, self.portions
+        return (bool(reads.waiting) and reads.is_more) or (bool(portions.lines) and portions.may_run())
 
     def run(self) -> None:
         """Go on with what waits for its turn."""
-        self._remote_reads.run()
+        if self._remote_reads.waiting:
+            self._remote_reads.run()
         if self.portions.lines:
             self.portions.run(self._coordinator.instant.wall_ms)
 
