@@ -39,7 +39,7 @@ from meshcache.config import Config
 from meshcache.core.membership import newcomers
 from meshcache.core.operations import admission, fill_leases, requests
 from meshcache.core.operations.portions import PORTION_KEYS
-from meshcache.core.storage.charges import entry_bytes
+from meshcache.core.storage.charges import PYTHON
 from meshcache.keys import RIGHTS, read_allowed_keys
 from meshcache.local.processes import HOST, find_base_port
 from meshcache.node import connections, intake, journal, memory
@@ -479,7 +479,7 @@ def test_the_operations_for_newcomers_exist() -> None:
 
 
 def test_what_an_entry_is_charged_is_as_shown() -> None:
-    charged = entry_bytes(bytes(16), bytes(24 + 100))
+    charged = PYTHON.entry_bytes(bytes(16), bytes(24 + 100))
     text = " ".join(NODE.text.split())
     assert f"a 16-byte key with a 100-byte value is charged {charged} bytes" in text
     held = settings()["store.max_bytes"] / charged
