@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshcache import _native
 from meshcache.core.counters import StoreStatistics
 from meshcache.core.storage.charges import PYTHON
+from meshcache.core.storage.choice import store_class
 from meshcache.core.storage.store import BUCKET_MS, HORIZON_MS, NOTED_READS_MAX, TOMBSTONE_SHARE, Store
 from meshcache.core.storage.tags import TAG_OVERHEAD_BYTES
 from meshcache.protocol.clock import HybridClock
@@ -31,8 +33,27 @@ NOW_MS = 1_700_000_000_000
 ROOMY = 10**9
 
 
+class Tested:
+    """The class of the stores of this module: every test runs with each."""
+
+    store: type[Store] = Store
+
+
+@pytest.fixture(scope="module", params=["in Python", "native"], autouse=True)
+def tested(request: pytest.FixtureRequest) -> None:
+    if request.param == "native" and _native.compiled is None:
+        pytest.skip(_native.describe())
+    Tested.store = store_class() if request.param == "native" else Store
+
+
+def in_python(reason: str) -> None:
+    """Go on only with the store in Python, into which the test looks."""
+    if Tested.store is not Store:
+        pytest.skip(reason)
+
+
 def make_store(*, slots: int = 4, max_entries: int = 10**6, max_bytes: int = ROOMY) -> Store:
-    return Store(slots=slots, max_entries=max_entries, max_bytes=max_bytes)
+    return Tested.store(slots=slots, max_entries=max_entries, max_bytes=max_bytes, charges=PYTHON)
 
 
 def version(number: int) -> bytes:
@@ -321,6 +342,7 @@ def test_a_peek_is_no_use() -> None:
 
 
 def test_noted_reads_are_bounded() -> None:
+    in_python("its native twin notes no reads")
     store = make_store()
     keys = [b"%d" % number for number in range(100)]
     store.merge(keys, [value(1)] * 100, NOW_MS)
@@ -420,6 +442,7 @@ def test_expiry_frees_what_is_due_within_its_budget() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 5000)), min_size=1, max_size=30))
 def test_nothing_expired_lingers_and_the_next_expiry_is_known(writes: list[tuple[bytes, int]]) -> None:
+    in_python("the calendar of its native twin cannot be seen")
     store = make_store()
     for number, (key, lifetime_ms) in enumerate(writes):
         put(store, key, value(number + 1, NOW_MS + lifetime_ms))
@@ -437,6 +460,7 @@ def test_nothing_expired_lingers_and_the_next_expiry_is_known(writes: list[tuple
 
 
 def test_what_never_expires_is_in_no_calendar() -> None:
+    in_python("the calendar of its native twin cannot be seen")
     store = make_store()
     put(store, b"k", value(1))
     assert next_expiry_ms(store) is None
@@ -472,6 +496,7 @@ def test_alternating_lifetimes_leave_few_bookings_behind() -> None:
 
 
 def test_an_expiry_beyond_the_horizon_is_honoured() -> None:
+    in_python("the calendar of its native twin cannot be seen")
     store = make_store()
     expires_ms = NOW_MS + 5 * HORIZON_MS + 123
     put(store, b"k", value(1, expires_ms))
@@ -620,6 +645,7 @@ def test_clear_forgets_everything_but_the_counters() -> None:
 
 
 def test_tables_stay_compact_under_churn() -> None:
+    in_python("the tables of its native twin are no dicts")
     """A dict left alone takes up to three times its entries once entries have come and gone."""
     count = 1400
     store = make_store(slots=1, max_entries=count)
@@ -635,6 +661,7 @@ def test_tables_stay_compact_under_churn() -> None:
 
 
 def test_slots_are_made_compact_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_python("the tables of its native twin are no dicts")
     monkeypatch.setattr("meshcache.core.storage.store.COMPACTED_ENTRIES_MAX", 10)
     store = make_store(slots=64, max_entries=640)
     keys = [b"%08d" % number for number in range(1280)]
@@ -650,6 +677,7 @@ def test_slots_are_made_compact_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_removed_entry_lets_go_of_its_bytes() -> None:
+    in_python("its native twin has no lists")
     store = make_store()
     put(store, b"k", value(1, size=1000))
     store.drop_slot(slot_of(store, b"k"))
@@ -666,7 +694,7 @@ def test_refuses_limits_that_make_no_sense(wrong: dict[str, int]) -> None:
 
 
 def test_a_repair_is_not_taken_below_what_was_evicted() -> None:
-    store = Store(slots=1, max_entries=2, max_bytes=1_000_000)
+    store = make_store(slots=1, max_entries=2)
     old, new = [stamp(n.to_bytes(16, "big"), NEVER_MS) + b"\0\0v" for n in (1, 5)]
     store.merge([b"evicted", b"b"], [new, old], 0)
     store.merge([b"c"], [stamp((9).to_bytes(16, "big"), NEVER_MS) + b"\0\0v"], 0)

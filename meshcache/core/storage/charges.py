@@ -37,6 +37,11 @@ PYTHON: Final = Charges(48, -16, 48, 112)
 """Key and record are objects: 33 bytes of header, each rounded to 16. And a share of a dict, an int, five columns, the
 calendar."""
 
+NATIVE: Final = Charges(0, -1, 23, 56)
+"""Key and record are one block, with eight bytes before them. And 32 bytes of an entry, a share of a table, the
+calendar."""
+
+
 def check_limits(slots: int, max_entries: int, max_bytes: int) -> None:
     """Raise ValueError that names what makes no sense for a store."""
     if slots < 1 or slots & (slots - 1):
