@@ -684,6 +684,18 @@ static PyType_Spec entries_spec = {
     .slots = entries_slots,
 };
 
+struct store *
+store_from(PyObject *module, PyObject *object)
+{
+    PyObject *type = PyObject_GetAttrString(module, "Entries");
+    int is_store = type == NULL ? -1 : PyObject_IsInstance(object, type);
+    Py_XDECREF(type);
+    if (is_store == 0) {
+        PyErr_SetString(PyExc_TypeError, "it must be a native store");
+    }
+    return is_store > 0 ? (struct store *)object : NULL;
+}
+
 int
 store_exec(PyObject *module)
 {

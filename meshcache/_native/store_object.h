@@ -7,4 +7,7 @@
 
 int store_exec(PyObject *module);
 
+/* Return the store that an object of Python is, borrowed; NULL with a TypeError: it is none of this module's. */
+struct store *store_from(PyObject *module, PyObject *object);
+
 #endif

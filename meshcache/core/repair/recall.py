@@ -226,7 +226,7 @@ class Recall:
 
     @property
     def held_bytes(self) -> int:
-        """Return what is held back; a part of it may be in the store, too, as the same objects."""
+        """Return what is held back; a part of it may be in the store, too."""
         return self._found.statistics().bytes
 
     def statistics(self) -> dict[str, Any]:
