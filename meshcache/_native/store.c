@@ -410,6 +410,20 @@ store_free_expired(struct store *store, uint32_t index, int64_t now_ms)
     return store_remove(store, index);
 }
 
+/* Fetch an entry that will be looked at soon, and what will be touched of one that comes before it. */
+static void
+fetch_ahead(const struct store *store)
+{
+    const struct bookings *top = store->calendar.buckets[0].top;
+    if (top->count > 8) {
+        FETCH(store_entry(store, top->indices[top->count - 9]));
+        const struct entry *entry = store_entry(store, top->indices[top->count - 5]);
+        FETCH(entry->block);
+        FETCH(store_entry(store, entry->before));
+        FETCH(store_entry(store, entry->after));
+    }
+}
+
 int
 store_expire(struct store *store, int64_t now_ms, int64_t budget)
 {
@@ -422,6 +436,7 @@ store_expire(struct store *store, int64_t now_ms, int64_t budget)
                 return 1;
             }
             budget--;
+            fetch_ahead(store);
             uint32_t index = calendar_take(calendar);
             struct entry *entry = store_entry(store, index);
             if (entry->booked != number) {
