@@ -72,9 +72,7 @@ def read(path: Path, form: str | None, requests_max: int) -> Trace:
     try:
         with _opened(path) as file:
             form = form or _form_of(path, file)
-            keys = {"keys": _lines, "arc": _ranges}.get(form)
-            found = keys(path, file) if keys else _integers(path, file, 4 if form == "int32" else 8)
-            trace = trace_of(path.name, found, requests_max)
+            trace = trace_of(path.name, _READERS[form](path, file), requests_max)
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise TraceError(f"{path}: cannot be unpacked: {error}") from None
     except OSError as error:
@@ -162,6 +160,14 @@ def _integers(path: Path, file: io.BufferedReader, width: int) -> Iterator[int]:
             raise TraceError(f"{path}: byte {at + len(chunk) // width * width}: the last key has not all {width} bytes")
         yield from memoryview(chunk).cast("I" if width == 4 else "Q")
         at += len(chunk)
+
+
+_READERS: Final[dict[str, Callable[[Path, io.BufferedReader], Iterator[bytes | int]]]] = {
+    "keys": _lines,
+    "arc": _ranges,
+    "int32": lambda path, file: _integers(path, file, 4),
+    "int64": lambda path, file: _integers(path, file, 8),
+}
 
 
 def _zipf(rng: random.Random, keys: int) -> Iterator[int]:
