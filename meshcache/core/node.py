@@ -55,7 +55,9 @@ from meshcache.core.repair.losses import Losses
 from meshcache.core.repair.movement import Movement
 from meshcache.core.repair.recall import Recall
 from meshcache.core.repair.saving import Saving
-from meshcache.core.storage.snapshot import Saved, store_of
+from meshcache.core.storage.charges import Charges
+from meshcache.core.storage.choice import store_of
+from meshcache.core.storage.snapshot import Saved
 from meshcache.core.view import View
 from meshcache.errors import ProtocolError
 from meshcache.protocol import messages as m
@@ -96,11 +98,12 @@ class NodeCore:
         links_max: int = LINKS_MAX,
         host: Callable[[], dict[str, Any]] = dict,  # tells of the process and its machine, when somebody asks
         saved: Saved | None = None,
+        charges: Charges | None = None,
     ) -> None:
         """``supervised``: another process restarts this one. ``links_max``: as many as the driver can open.
 
         ``processor_s`` returns the processor time that the driver's thread has used, or 0 if the driver cannot tell.
-        ``saved``: what there is of this node's former life.
+        ``saved``: what there is of this node's former life. ``charges``: what entries are charged; see ``store_of``.
         """
         self.config = config
         self.boot = boot
@@ -110,7 +113,7 @@ class NodeCore:
         self._processor_s = processor_s
         self._instant = Instant(now, wall_ms)
         self.clock = HybridClock(boot)
-        self.store = store_of(config)
+        self.store = store_of(config, charges)
         self.peers = Peers(config.cluster.name, config.node.seeds, self.outbox, self._instant, links_max)
         self.membership = membership_of(config, boot, self.peers, self.outbox, self._instant, rng)
         self.view = View(config.node.node_id, self._build_ring())

@@ -23,7 +23,8 @@ from store_model import (
     version,
 )
 
-from meshcache.core.storage.charges import entry_bytes
+from meshcache.core.storage.charges import PYTHON
+from meshcache.core.storage.choice import store_class
 from meshcache.core.storage.recency import CHANCES_MAX, LIVE, SMALL, WAYS, Ghosts
 from meshcache.core.storage.store import Store
 from meshcache.protocol.record import expiry_bytes, tombstone
@@ -32,8 +33,12 @@ ROOMY = 10**9
 OWN_COUNTERS = (*COUNTERS, "small_evictions", "promotions", "ghost_hits")
 
 
-def make_store(*, max_entries: int = 10**6, max_bytes: int = ROOMY, slots: int = 4) -> Store:
-    return Store(slots=slots, max_entries=max_entries, max_bytes=max_bytes, eviction="s3fifo")
+BOTH = pytest.mark.parametrize("kind", dict.fromkeys([Store, store_class()]))
+"""In Python, and natively if that was built."""
+
+
+def make_store(*, max_entries: int = 10**6, max_bytes: int = ROOMY, slots: int = 4, kind: type[Store] = Store) -> Store:
+    return kind(slots=slots, max_entries=max_entries, max_bytes=max_bytes, eviction="s3fifo", charges=PYTHON)
 
 
 def put(store: Store, *keys: bytes, number: int = 1) -> None:
@@ -66,14 +71,19 @@ def check_same_order(store: Store, model: S3FifoModel) -> None:
     assert ring(store, SMALL) == model.small
     assert ring(store, LIVE) == model.main
     assert ring(store, 1) == list(model.dead)
+    if type(store) is not Store:
+        return  # its native twin shows no marks
     assert marks(store, model.small) == [4 + model.uses[key] for key in model.small]
     assert marks(store, model.main) == [model.uses[key] for key in model.main]
 
 
+@BOTH
 @settings(max_examples=400, deadline=None)
 @given(steps=STEPS, max_entries=st.integers(1, 6), max_bytes=st.sampled_from([400, 900, 2500, 100_000]))
-def test_does_what_a_plain_model_does(steps: list[tuple[str, object]], max_entries: int, max_bytes: int) -> None:
-    store = make_store(slots=2, max_entries=max_entries, max_bytes=max_bytes)
+def test_does_what_a_plain_model_does(
+    kind: type[Store], steps: list[tuple[str, object]], max_entries: int, max_bytes: int
+) -> None:
+    store = make_store(slots=2, max_entries=max_entries, max_bytes=max_bytes, kind=kind)
     model = S3FifoModel(max_entries, max_bytes)
     now_ms = NOW_MS
     for name, argument in steps:
@@ -86,12 +96,13 @@ def test_does_what_a_plain_model_does(steps: list[tuple[str, object]], max_entri
     check_same_order(store, model)
 
 
+@BOTH
 @pytest.mark.parametrize("seed", range(6))
-def test_does_what_a_plain_model_does_with_many_keys(seed: int) -> None:
+def test_does_what_a_plain_model_does_with_many_keys(seed: int, kind: type[Store]) -> None:
     """Long runs in which every rule matters: promotion, second chances, ghosts that return, tables made anew."""
     rng = random.Random(seed)
     max_entries, max_bytes = ((40, ROOMY), (10**6, 20_000), (60, 30_000))[seed % 3]
-    store = make_store(max_entries=max_entries, max_bytes=max_bytes)
+    store = make_store(max_entries=max_entries, max_bytes=max_bytes, kind=kind)
     model = S3FifoModel(max_entries, max_bytes)
     for number in range(1, 1500):
         keys = [b"%d" % int(300 * rng.random() ** 2.5) for _ in range(3)]
@@ -191,7 +202,7 @@ def test_one_search_gives_a_limited_number_of_further_chances() -> None:
 
 
 def test_the_shares_are_by_bytes_as_well() -> None:
-    one = entry_bytes(b"0000", value(1, size=500))
+    one = PYTHON.entry_bytes(b"0000", value(1, size=500))
     store = make_store(max_bytes=41 * one)
     for number in range(60):
         store.merge([b"%04d" % number], [value(1, size=500)], NOW_MS)

@@ -46,7 +46,7 @@ from array import array
 from typing import Final, Protocol
 from zlib import crc32
 
-from meshcache.core.storage.charges import ENTRY_OVERHEAD_BYTES
+from meshcache.core.storage.charges import Charges
 from meshcache.protocol.record import TOMBSTONE
 
 LIVE: Final = 0
@@ -135,7 +135,9 @@ class S3Fifo:
         *,
         max_entries: int,
         max_bytes: int,
+        charges: Charges,
     ) -> None:
+        self._charge = charges.untagged_bytes
         self._before = before
         self._after = after
         self._noted = noted
@@ -179,7 +181,7 @@ class S3Fifo:
         else:
             marks[index] = _IN_SMALL
             self.small_entries += 1
-            self.small_bytes += ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+            self.small_bytes += self._charge(key, record)
         before, after = self._before, self._after
         last = before[ring]
         before[index], after[index] = last, ring
@@ -189,9 +191,7 @@ class S3Fifo:
         """Forget what is known of an entry but its links; ``record`` is what it was counted with."""
         if self.marks[index] & _IN_SMALL:
             self.small_entries -= 1
-            self.small_bytes -= (
-                ((len(self._keys[index]) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
-            )
+            self.small_bytes -= self._charge(self._keys[index], record)
         self.marks[index] = 0
 
     def replace(self, index: int, record: bytes) -> None:
@@ -203,7 +203,8 @@ class S3Fifo:
             self._after[previous], self._before[following] = following, previous
             self.enter(index)
         elif self.marks[index] & _IN_SMALL:
-            self.small_bytes += ((len(present) + 48) & -16) - ((len(record) + 48) & -16)
+            key = self._keys[index]
+            self.small_bytes += self._charge(key, present) - self._charge(key, record)
 
     def victim(self, written: int, now_bytes: bytes, entries: int) -> int:
         """Return the entry that goes next, of so many live ones, and leave its ghost; ``written`` is the last to go."""
@@ -221,9 +222,7 @@ class S3Fifo:
             is_over = record[16:22] <= now_bytes or not (mark & _USES and chances)
             if mark & _IN_SMALL:
                 self.small_entries -= 1
-                self.small_bytes -= (
-                    ((len(self._keys[index]) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
-                )
+                self.small_bytes -= self._charge(self._keys[index], record)
                 marks[index] = 0
             if is_over:
                 break

@@ -18,7 +18,7 @@ that missed the newer one; it must not come back. So where that is possible, a v
 its version, a *trace*: until ``SETTLE_MS`` after the write, and as long as the value that it replaced would have lived,
 but no longer than a delete is remembered. A value that outlives both times leaves no trace: the usual case.
 
-Bytes. What an entry is charged is said in charges.py, and written out here where every microsecond counts. The flags
+Bytes. What an entry is charged is said in charges.py, and written out here where it counts. The flags
 of a record are zero in all but tombstones and records with extras: where they are zero, nothing else need be checked.
 """
 
@@ -31,7 +31,7 @@ from zlib import crc32
 
 from meshcache.core.counters import StoreStatistics
 from meshcache.core.storage.calendar import Calendar
-from meshcache.core.storage.charges import ENTRY_OVERHEAD_BYTES, entry_bytes
+from meshcache.core.storage.charges import PYTHON, Charges, check_limits
 from meshcache.core.storage.recency import DEAD, LIVE, RINGS, LeastRecentlyUsed, Recency, S3Fifo, is_s3fifo
 from meshcache.core.storage.tags import TagIndex
 from meshcache.protocol.clock import past_revisions, wall_ms_of
@@ -70,14 +70,21 @@ class Store:
     """The records of one node. The store reads no clock: the wall time, in milliseconds, is an argument."""
 
     def __init__(
-        self, *, slots: int, max_entries: int, max_bytes: int, grace_ms: int = 0, eviction: str = "lru"
+        self,
+        *,
+        slots: int,
+        max_entries: int,
+        max_bytes: int,
+        grace_ms: int = 0,
+        eviction: str = "lru",
+        charges: Charges = PYTHON,
     ) -> None:
-        if slots < 1 or slots & (slots - 1):
-            raise ValueError(f"slots is {slots}; it must be a power of two")
-        if max_entries < 1 or max_bytes < 1:
-            raise ValueError(f"max_entries is {max_entries} and max_bytes {max_bytes}; both must be positive")
+        check_limits(slots, max_entries, max_bytes)
+        self.slots = slots
         self.max_entries = max_entries
         self.max_bytes = max_bytes
+        self.charges = charges
+        self._key_pad, self._key_mask, self._record_pad, self._overhead = charges
         self._grace_ms = grace_ms
         """For so long after a write, any replica may still hold what was there before the write."""
         self._mask = slots - 1
@@ -131,8 +138,16 @@ class Store:
         self._entries = self._tombstones = self._bytes = self._tombstone_bytes = 0
 
     def _make_queues(self) -> S3Fifo:
-        limits = {"max_entries": self.max_entries, "max_bytes": self.max_bytes}
-        return S3Fifo(self._before, self._after, self._noted, self._keys, self._records, **limits)
+        return S3Fifo(
+            self._before,
+            self._after,
+            self._noted,
+            self._keys,
+            self._records,
+            max_entries=self.max_entries,
+            max_bytes=self.max_bytes,
+            charges=self.charges,
+        )
 
     # Reading
 
@@ -180,6 +195,15 @@ class Store:
     def keys_of_slot(self, slot: int) -> list[bytes]:
         """Return the keys of one slot, also those of tombstones."""
         return list(self._tables[slot])
+
+    def keys_of_ring(self, ring: int) -> list[bytes]:
+        """Return the keys of one of the rings of recency.py, in its order."""
+        self._replay()
+        keys, index = [], self._after[ring]
+        while index >= RINGS:
+            keys.append(self._keys[index])
+            index = self._after[index]
+        return keys
 
     def slot_digest(self, slot: int) -> bytes:
         """Return eight bytes that are equal where two stores hold the same keys at the same versions."""
@@ -252,10 +276,11 @@ class Store:
                 self._merge_expired(key, record, index, now_ms)
                 continue
             if (flags or flags_held) and not same_extras(record, held):
-                self._uncount(slot, index, key, held)
+                self._count(slot, index, key, held, -1)
                 self._count(slot, index, key, record)
             elif len(record) != len(held):
-                self._bytes += ((len(record) + 48) & -16) - ((len(held) + 48) & -16)
+                other = ((len(key) + self._key_pad) & self._key_mask) + self._record_pad
+                self._bytes += ((other + len(record)) & -16) - ((other + len(held)) & -16)
             held_records[index] = record
             if queues is None:
                 previous, following = before[index], after[index]
@@ -317,7 +342,8 @@ class Store:
             self._count(slot, index, key, record)
         else:
             self._entries += 1
-            self._bytes += ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+            size = ((len(key) + self._key_pad) & self._key_mask) + len(record) + self._record_pad
+            self._bytes += (size & -16) + self._overhead
         if record[16:22] != _NEVER:
             self._book(index, record)
         if self._bytes > self.max_bytes or self._entries > self.max_entries:
@@ -344,29 +370,18 @@ class Store:
             table.update(fresh)
         self._table_bytes[slot] = table.__sizeof__()
 
-    def _count(self, slot: int, index: int, key: bytes, record: bytes) -> None:
-        """Add a record that has taken its place to the counts."""
-        size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+    def _count(self, slot: int, index: int, key: bytes, record: bytes, sign: int = 1) -> None:
+        """Add a record that has taken its place to the counts; with -1, subtract one that leaves it."""
+        size = ((len(key) + self._key_pad) & self._key_mask) + len(record) + self._record_pad
+        size = (size & -16) + self._overhead
         if record[22] & EXTRAS:
-            size += self.tags.add(slot, index, record)
-        self._bytes += size
+            size += self.tags.add(slot, index, record) if sign > 0 else self.tags.remove(slot, index, record)
+        self._bytes += sign * size
         if record[22] & TOMBSTONE:
-            self._tombstones += 1
-            self._tombstone_bytes += size
+            self._tombstones += sign
+            self._tombstone_bytes += sign * size
         else:
-            self._entries += 1
-
-    def _uncount(self, slot: int, index: int, key: bytes, record: bytes) -> None:
-        """Subtract a record that leaves its place from the counts."""
-        size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
-        if record[22] & EXTRAS:
-            size += self.tags.remove(slot, index, record)
-        self._bytes -= size
-        if record[22] & TOMBSTONE:
-            self._tombstones -= 1
-            self._tombstone_bytes -= size
-        else:
-            self._entries -= 1
+            self._entries += sign
 
     # Dropping
 
@@ -437,10 +452,11 @@ class Store:
         del self._tables[slot][key]
         self._changed[slot] = 1
         if record[22]:
-            self._uncount(slot, index, key, record)
+            self._count(slot, index, key, record, -1)
         else:
             self._entries -= 1
-            self._bytes -= ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+            size = ((len(key) + self._key_pad) & self._key_mask) + len(record) + self._record_pad
+            self._bytes -= (size & -16) + self._overhead
         self._keys[index] = self._records[index] = b""
         self._free.append(index)
 
@@ -473,7 +489,7 @@ class Store:
     def _is_too_large(self, index: int) -> bool:
         """Tell whether the byte limit, without what ghosts take of it, has no room for this entry."""
         ghost_bytes = 0 if self._queues is None else self._queues.ghosts.bytes
-        return entry_bytes(self._keys[index], self._records[index]) > self.max_bytes - ghost_bytes
+        return self.charges.entry_bytes(self._keys[index], self._records[index]) > self.max_bytes - ghost_bytes
 
     def _forget(self, index: int) -> None:
         """Evict a record that is still valid: from now on, nothing as old is taken from repairs of its slot."""
@@ -526,7 +542,7 @@ class Store:
         key, before, after = self._keys[index], self._before, self._after
         slot = crc32(key) & self._mask
         record = self._records[index]
-        self._uncount(slot, index, key, record)
+        self._count(slot, index, key, record, -1)
         self._count(slot, index, key, trace)
         if self._queues is not None:
             self._queues.leave(index, record)
