@@ -5,6 +5,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "serve.h"
+
 #ifndef BUILT_FROM
 #define BUILT_FROM ""
 #endif
@@ -12,6 +14,9 @@
 static int
 module_exec(PyObject *module)
 {
+    if (serve_exec(module) < 0) {
+        return -1;
+    }
     return PyModule_AddStringConstant(module, "built_from", BUILT_FROM);
 }
 
