@@ -6,8 +6,8 @@ a frame. serve.c does that in one call. It does what requests.py, admission.py a
 specification, and leaves to them whatever is not usual. It looks at the state of the node where that is, so that there
 is no second one to be kept in step.
 
-What is usual is decided there for every frame, and once for all here: under the strict partition policy a SET asks for
-a majority when it is done, and where every operation is to be logged as slow, none is usual.
+What is usual is decided there for every frame, and once for all here: under the strict partition policy no SET is,
+because it asks for a majority when it is done.
 """
 
 from __future__ import annotations
@@ -71,5 +71,5 @@ def usual_requests(
         value_bytes_max=config.limits.value_bytes_max,
         reads_one=config.cluster.read_quorum == 1,
         replicas=config.cluster.replicas,
-        sets=coordinator.membership.majority is None and config.log.slow_operation_s > 0,
+        sets=coordinator.membership.majority is None,
     )
