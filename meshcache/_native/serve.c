@@ -17,7 +17,7 @@
 
 #include "serve.h"
 
-#include "hashes.h"
+#include "store_object.h"
 #include "wire.h"
 
 #define GET 10
@@ -28,7 +28,6 @@
 #define KEY_SIZE_MAX 1024
 #define GET_KEYS_MAX 1000
 #define SET_KEYS_MAX 500
-#define STAMP_VERSION_BYTES 16
 #define STAMP_BYTES 22
 #define CONTENT_FLAG_BYTES 2
 
@@ -67,7 +66,8 @@ typedef struct {
     PyObject_HEAD
     PyObject *parts[PARTS];
     PyObject *names[NAMES];
-    PyObject *one; /* the number, for counting */
+    PyObject *one;       /* the number, for counting */
+    struct store *store; /* the store, if it is native; else NULL, and its methods are called */
     uint64_t boot;
     Py_ssize_t pending_max;
     int64_t reply_bytes_max;
@@ -87,8 +87,9 @@ typedef struct {
     int64_t w;
     int64_t ttl_ms; /* of a SET */
     uint32_t count;
-    PyObject *keys;     /* list of bytes */
-    PyObject *contents; /* of a SET: a list of as many */
+    Slice *keys;
+    Slice *contents;    /* of a SET: as many, in the same piece of memory */
+    PyObject *key_list; /* the keys as objects: made when somebody asks for them, see keys_of */
     int64_t size;       /* bytes of all contents … */
     int64_t size_max;   /* … and of the greatest */
 } Request;
@@ -181,39 +182,60 @@ is_empty(Usual *self, PyObject *of, enum name name)
 static void
 forget(Request *request)
 {
-    Py_CLEAR(request->keys);
-    Py_CLEAR(request->contents);
+    PyMem_Free(request->keys);
+    Py_CLEAR(request->key_list);
 }
 
-/* Read a list of ``count`` byte strings. The caller has checked that so many may be there at all. */
-static Outcome
-read_list(Reader *reader, uint32_t count, PyObject **list)
+/* Make a list of byte strings. */
+static PyObject *
+list_of(const Slice *slices, uint32_t count)
 {
-    *list = PyList_New(count);
-    if (*list == NULL) {
-        return FAILED;
+    PyObject *list = PyList_New(count);
+    for (uint32_t i = 0; list != NULL && i < count; i++) {
+        PyObject *bytes = PyBytes_FromStringAndSize((const char *)slices[i].data, (Py_ssize_t)slices[i].size);
+        if (bytes == NULL) {
+            Py_CLEAR(list);
+            break;
+        }
+        PyList_SET_ITEM(list, i, bytes);
     }
+    return list;
+}
+
+/* Return the keys as a list, borrowed. */
+static PyObject *
+keys_of(Request *request)
+{
+    if (request->key_list == NULL) {
+        request->key_list = list_of(request->keys, request->count);
+    }
+    return request->key_list;
+}
+
+static Outcome
+read_slices(Reader *reader, Slice *slices, uint32_t count)
+{
     for (uint32_t i = 0; i < count; i++) {
-        Slice item;
-        if (!read_bin(reader, &item)) {
+        if (!read_bin(reader, &slices[i])) {
             return UNUSUAL;
         }
-        PyObject *bytes = PyBytes_FromStringAndSize((const char *)item.data, (Py_ssize_t)item.size);
-        if (bytes == NULL) {
-            return FAILED;
-        }
-        PyList_SET_ITEM(*list, i, bytes);
     }
     return DONE;
 }
 
+/* Read the keys. There is room for ``lists`` lists of that length. */
 static Outcome
-read_keys(Reader *reader, uint32_t count_max, Request *request)
+read_keys(Reader *reader, uint32_t count_max, size_t lists, Request *request)
 {
     if (!read_array(reader, &request->count) || request->count == 0 || request->count > count_max) {
         return UNUSUAL;
     }
-    return read_list(reader, request->count, &request->keys);
+    request->keys = PyMem_Malloc(lists * request->count * sizeof(Slice));
+    if (request->keys == NULL) {
+        PyErr_NoMemory();
+        return FAILED;
+    }
+    return read_slices(reader, request->keys, request->count);
 }
 
 /* What a client may store without further ado: two bytes of flags, of which the first is for nodes, and is 0. */
@@ -221,15 +243,11 @@ static Outcome
 check_contents(Request *request)
 {
     for (uint32_t i = 0; i < request->count; i++) {
-        PyObject *content = PyList_GET_ITEM(request->contents, i);
-        Py_ssize_t size = PyBytes_GET_SIZE(content);
-        if (size < CONTENT_FLAG_BYTES || PyBytes_AS_STRING(content)[0] != 0) {
+        const Slice *key = &request->keys[i], *content = &request->contents[i];
+        if (key->size == 0 || key->size > KEY_SIZE_MAX || content->size < CONTENT_FLAG_BYTES || content->data[0] != 0) {
             return UNUSUAL;
         }
-        Py_ssize_t key_bytes = PyBytes_GET_SIZE(PyList_GET_ITEM(request->keys, i));
-        if (key_bytes == 0 || key_bytes > KEY_SIZE_MAX) {
-            return UNUSUAL;
-        }
+        int64_t size = (int64_t)content->size;
         request->size += size;
         request->size_max = size > request->size_max ? size : request->size_max;
     }
@@ -244,20 +262,21 @@ read_rest(Reader *reader, Request *request)
         if (!read_int(reader, &request->r) || !read_int(reader, &request->w) || !read_bool(reader, &meta) || meta) {
             return UNUSUAL;
         }
-        return read_keys(reader, GET_KEYS_MAX, request);
+        return read_keys(reader, GET_KEYS_MAX, 1, request);
     }
     uint32_t contents;
     if (!read_int(reader, &request->w) || !read_int(reader, &request->ttl_ms)) {
         return UNUSUAL;
     }
-    Outcome outcome = read_keys(reader, SET_KEYS_MAX, request);
+    Outcome outcome = read_keys(reader, SET_KEYS_MAX, 2, request);
     if (outcome != DONE) {
         return outcome;
     }
     if (!read_array(reader, &contents) || contents != request->count) {
         return UNUSUAL;
     }
-    outcome = read_list(reader, contents, &request->contents);
+    request->contents = request->keys + contents;
+    outcome = read_slices(reader, request->contents, contents);
     return outcome == DONE ? check_contents(request) : outcome;
 }
 
@@ -350,7 +369,7 @@ admit(Usual *self, PyObject *origin, const Request *request)
 
 /* Tell whether a table of the view has 1 for the slot of each key. */
 static Outcome
-all_in(Usual *self, PyObject *keys, enum name name)
+all_in(Usual *self, const Request *request, enum name name)
 {
     PyObject *table = part_attribute(self, VIEW, name);
     if (table == NULL) {
@@ -361,9 +380,8 @@ all_in(Usual *self, PyObject *keys, enum name name)
     if (slots > 0) {
         const char *bytes = PyByteArray_AS_STRING(table);
         outcome = DONE;
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(keys) && outcome == DONE; i++) {
-            PyObject *key = PyList_GET_ITEM(keys, i);
-            uint32_t hash = crc32_of(PyBytes_AS_STRING(key), (size_t)PyBytes_GET_SIZE(key));
+        for (uint32_t i = 0; i < request->count && outcome == DONE; i++) {
+            uint32_t hash = crc32_of((const char *)request->keys[i].data, request->keys[i].size);
             outcome = bytes[hash & (size_t)(slots - 1)] ? DONE : UNUSUAL;
         }
     }
@@ -403,46 +421,74 @@ count_request(Usual *self, const Request *request)
 
 /* -- replying -------------------------------------------------------------------------------------------------------- */
 
-/* Make a frame with one REPLY. ``results``: a list of bytes, or NULL for nil. */
-static PyObject *
-reply_frame(Usual *self, uint64_t number, PyObject *results)
+/* What a frame with one REPLY begins with. */
+typedef struct {
+    uint64_t clock;
+    uint64_t number;
+    PyObject *view;
+} Head;
+
+static int
+take_head(Usual *self, const Request *request, Head *head)
 {
     PyObject *latest = part_attribute(self, CLOCK, N_LATEST);
     if (latest == NULL) {
-        return NULL;
+        return -1;
     }
-    uint64_t clock = PyLong_AsUnsignedLongLong(latest);
+    head->clock = PyLong_AsUnsignedLongLong(latest);
     Py_DECREF(latest);
-    if (clock == (uint64_t)-1 && PyErr_Occurred()) {
-        return NULL;
+    if (head->clock == (uint64_t)-1 && PyErr_Occurred()) {
+        return -1;
     }
-    PyObject *view = part_attribute(self, VIEW, N_DIGEST);
-    if (view == NULL || !PyBytes_Check(view)) {
-        Py_XDECREF(view);
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "the digest of a view must be bytes");
+    head->number = request->number;
+    head->view = part_attribute(self, VIEW, N_DIGEST);
+    if (head->view != NULL && !PyBytes_Check(head->view)) {
+        Py_CLEAR(head->view);
+        PyErr_SetString(PyExc_TypeError, "the digest of a view must be bytes");
+    }
+    return head->view == NULL ? -1 : 0;
+}
+
+/* Make a frame that has room for so many bytes after its head, and tell where they go. */
+static PyObject *
+frame_with(const Head *head, size_t size, uint8_t **to)
+{
+    size_t view_bytes = (size_t)PyBytes_GET_SIZE(head->view);
+    size += 3 + size_of_uint(head->clock) + size_of_uint(head->number) + size_of_bin(view_bytes);
+    PyObject *frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (frame != NULL) {
+        *to = write_array((uint8_t *)PyBytes_AS_STRING(frame), 2);
+        *to = write_array(write_uint(*to, head->clock), 4);
+        *to = write_uint(write_uint(*to, REPLY), head->number);
+        *to = write_bin(*to, PyBytes_AS_STRING(head->view), view_bytes);
+    }
+    return frame;
+}
+
+/* Make a frame with one REPLY. ``results``: a list of bytes, or NULL for nil. */
+static PyObject *
+reply_frame(Usual *self, const Request *request, PyObject *results)
+{
+    Head head;
+    if (take_head(self, request, &head)) {
+        return NULL;
     }
     Py_ssize_t count = results == NULL ? 0 : PyList_GET_SIZE(results);
-    size_t view_bytes = (size_t)PyBytes_GET_SIZE(view);
-    size_t size = 3 + size_of_uint(clock) + size_of_uint(number) + size_of_bin(view_bytes);
-    size += results == NULL ? 1 : size_of_array((uint32_t)count);
+    size_t size = results == NULL ? 1 : size_of_array((uint32_t)count);
     for (Py_ssize_t i = 0; i < count; i++) {
         size += size_of_bin((size_t)PyBytes_GET_SIZE(PyList_GET_ITEM(results, i)));
     }
-    PyObject *frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    uint8_t *to;
+    PyObject *frame = frame_with(&head, size, &to);
+    Py_DECREF(head.view);
     if (frame == NULL) {
-        Py_DECREF(view);
         return NULL;
     }
-    uint8_t *to = write_array((uint8_t *)PyBytes_AS_STRING(frame), 2);
-    to = write_array(write_uint(to, clock), 4);
-    to = write_uint(write_uint(to, REPLY), number);
-    to = write_bin(to, PyBytes_AS_STRING(view), view_bytes);
     to = results == NULL ? write_nil(to) : write_array(to, (uint32_t)count);
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *record = PyList_GET_ITEM(results, i);
         to = write_bin(to, PyBytes_AS_STRING(record), (size_t)PyBytes_GET_SIZE(record));
     }
-    Py_DECREF(view);
     return frame;
 }
 
@@ -472,35 +518,36 @@ put(Usual *self, PyObject *origin, PyObject *frame)
     return failed;
 }
 
+/* Answer with a frame; it takes the reference. */
 static int
-answer(Usual *self, PyObject *origin, const Request *request, PyObject *results)
+answer(Usual *self, PyObject *origin, const Request *request, PyObject *frame)
 {
-    if (count_in(self, self->parts[ANSWERED], request->kind == GET ? N_GET : N_SET)) {
-        return -1;
+    if (frame != NULL && count_in(self, self->parts[ANSWERED], request->kind == GET ? N_GET : N_SET)) {
+        Py_CLEAR(frame);
     }
-    return put(self, origin, reply_frame(self, request->number, results));
+    return put(self, origin, frame);
 }
 
 /* Have Python go on in the middle of a request, with what is done so far (stolen). */
 static Outcome
-go_on(Usual *self, PyObject *origin, const Request *request, PyObject *so_far)
+go_on(Usual *self, PyObject *origin, Request *request, PyObject *so_far)
 {
-    if (so_far == NULL) {
-        return FAILED;
-    }
     PyObject *view = PyBytes_FromStringAndSize((const char *)request->view.data, (Py_ssize_t)request->view.size);
+    PyObject *keys = keys_of(request);
+    PyObject *contents = request->kind == SET ? list_of(request->contents, request->count) : Py_NewRef(Py_None);
     PyObject *done = NULL;
-    unsigned long long number = request->number, boot = self->boot;
-    long long deadline_ms = request->deadline_ms, r = request->r, w = request->w, ttl_ms = request->ttl_ms;
-    if (view != NULL && request->kind == GET) {
-        done = PyObject_CallMethod(self->parts[GO_ON], "go_on_with_get", "O(KKLNLLOO)O", origin, number, boot,
-                                   deadline_ms, view, r, w, Py_False, request->keys, so_far);
+    if (view != NULL && keys != NULL && contents != NULL && so_far != NULL) {
+        unsigned long long number = request->number, boot = self->boot;
+        long long deadline_ms = request->deadline_ms, r = request->r, w = request->w, ttl_ms = request->ttl_ms;
+        done = request->kind == GET
+                   ? PyObject_CallMethod(self->parts[GO_ON], "go_on_with_get", "O(KKLOLLOO)O", origin, number, boot,
+                                         deadline_ms, view, r, w, Py_False, keys, so_far)
+                   : PyObject_CallMethod(self->parts[GO_ON], "go_on_with_set", "O(KKLOLLOO)O", origin, number, boot,
+                                         deadline_ms, view, w, ttl_ms, keys, contents, so_far);
     }
-    else if (view != NULL) {
-        done = PyObject_CallMethod(self->parts[GO_ON], "go_on_with_set", "O(KKLNLLOO)O", origin, number, boot,
-                                   deadline_ms, view, w, ttl_ms, request->keys, request->contents, so_far);
-    }
-    Py_DECREF(so_far);
+    Py_XDECREF(view);
+    Py_XDECREF(contents);
+    Py_XDECREF(so_far);
     Py_XDECREF(done);
     return done == NULL ? FAILED : WENT_ON;
 }
@@ -524,12 +571,12 @@ is_held_here(Usual *self, const Request *get)
         return FAILED;
     }
     Py_DECREF(all);
-    return all == Py_True ? DONE : all_in(self, get->keys, N_HELD);
+    return all == Py_True ? DONE : all_in(self, get, N_HELD);
 }
 
 /* Take note of a read, for hot keys. Most are only counted down. */
 static int
-note_read(Usual *self, PyObject *keys)
+note_read(Usual *self, Request *get)
 {
     PyObject *hot = self->parts[HOT];
     int64_t left = number_of(self, hot, N_LEFT);
@@ -542,8 +589,10 @@ note_read(Usual *self, PyObject *keys)
         Py_XDECREF(less);
         return failed;
     }
-    PyObject *now = part_attribute(self, INSTANT, N_NOW);
-    PyObject *done = now == NULL ? NULL : PyObject_CallMethodObjArgs(hot, self->names[N_NOTE], keys, now, NULL);
+    PyObject *keys = keys_of(get), *now = part_attribute(self, INSTANT, N_NOW), *done = NULL;
+    if (keys != NULL && now != NULL) {
+        done = PyObject_CallMethodObjArgs(hot, self->names[N_NOTE], keys, now, NULL);
+    }
     Py_XDECREF(now);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
@@ -551,7 +600,7 @@ note_read(Usual *self, PyObject *keys)
 
 /* Tell whether one of the keys is hot: 1, 0, or -1 for an error. */
 static int
-any_is_hot(Usual *self, PyObject *keys)
+any_is_hot(Usual *self, Request *get)
 {
     PyObject *until = part_attribute(self, HOT, N_UNTIL);
     if (until == NULL) {
@@ -559,7 +608,9 @@ any_is_hot(Usual *self, PyObject *keys)
     }
     int found = 0;
     if (PyDict_GET_SIZE(until) > 0) {
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(keys) && found == 0; i++) {
+        PyObject *keys = keys_of(get);
+        found = keys == NULL ? -1 : 0;
+        for (Py_ssize_t i = 0; found == 0 && i < PyList_GET_SIZE(keys); i++) {
             found = PyDict_Contains(until, PyList_GET_ITEM(keys, i));
         }
     }
@@ -592,9 +643,9 @@ may_send(Usual *self, int64_t size)
 
 /* Read the keys: a new list of records, some of which may be None. */
 static PyObject *
-records_of(Usual *self, PyObject *keys)
+records_of(Usual *self, Request *get)
 {
-    PyObject *now_bytes = part_attribute(self, INSTANT, N_NOW_BYTES);
+    PyObject *keys = keys_of(get), *now_bytes = keys == NULL ? NULL : part_attribute(self, INSTANT, N_NOW_BYTES);
     if (now_bytes == NULL) {
         return NULL;
     }
@@ -607,21 +658,11 @@ records_of(Usual *self, PyObject *keys)
     return records;
 }
 
+/* Answer a GET with what the store returns as objects. */
 static Outcome
-serve_get(Usual *self, PyObject *origin, const Request *get)
+answer_by_objects(Usual *self, PyObject *origin, Request *get, bool hot)
 {
-    Outcome outcome = is_held_here(self, get);
-    if (outcome != DONE) {
-        return outcome;
-    }
-    if (count_request(self, get) || note_read(self, get->keys)) {
-        return FAILED;
-    }
-    int hot = any_is_hot(self, get->keys);
-    if (hot < 0) {
-        return FAILED;
-    }
-    PyObject *records = records_of(self, get->keys);
+    PyObject *records = records_of(self, get);
     if (records == NULL) {
         return FAILED;
     }
@@ -632,15 +673,98 @@ serve_get(Usual *self, PyObject *origin, const Request *get)
         held = PyBytes_CheckExact(record);
         size += held ? PyBytes_GET_SIZE(record) : 0;
     }
-    outcome = hot || !held ? UNUSUAL : may_send(self, size);
+    Outcome outcome = hot || !held ? UNUSUAL : may_send(self, size);
     if (outcome == UNUSUAL) {
         return go_on(self, origin, get, records);
     }
-    if (outcome == DONE && answer(self, origin, get, records)) {
+    if (outcome == DONE && answer(self, origin, get, reply_frame(self, get, records))) {
         outcome = FAILED;
     }
     Py_DECREF(records);
     return outcome;
+}
+
+/* Look keys up, all of which must be live. Return how many bytes their records take; -1: some are not. */
+static int64_t
+look_up(const struct store *store, const Request *get, int64_t now_ms, uint32_t *indices)
+{
+    int64_t size = 0;
+    struct key keys[KEYS_AT_ONCE];
+    for (uint32_t start = 0; start < get->count; start += KEYS_AT_ONCE) {
+        uint32_t count = get->count - start < KEYS_AT_ONCE ? get->count - start : KEYS_AT_ONCE;
+        for (uint32_t i = 0; i < count; i++) {
+            const Slice *key = &get->keys[start + i];
+            if (key->size > KEY_SIZE_MAX) {
+                return -1;
+            }
+            keys[i] = store_key(store, (const char *)key->data, (Py_ssize_t)key->size);
+        }
+        store_fetch(store, keys, count);
+        for (uint32_t i = 0; i < count; i++) {
+            uint32_t index = store_find(store, &keys[i]);
+            struct record record;
+            if (index == 0 || !is_live((record = store_record(store, index)).bytes, now_ms)) {
+                return -1;
+            }
+            indices[start + i] = index;
+            size += record.length;
+        }
+    }
+    return size;
+}
+
+/* Answer a GET straight from the native store. It is unusual, and nothing has changed, if a key is not held there, or the
+ * values are so many bytes that it depends on the readers whether they may be sent. */
+static Outcome
+answer_from_store(Usual *self, PyObject *origin, const Request *get)
+{
+    struct store *store = self->store;
+    uint32_t indices[GET_KEYS_MAX];
+    int64_t now_ms = number_of(self, self->parts[INSTANT], N_WALL_MS);
+    Head head;
+    if (PyErr_Occurred() || take_head(self, get, &head)) {
+        return FAILED;
+    }
+    /* From here to the end of the frame no Python code runs: the records stay where they are. */
+    int64_t bytes = look_up(store, get, now_ms, indices);
+    if (bytes < 0 || bytes > SMALL_REPLY_BYTES) {
+        Py_DECREF(head.view);
+        return UNUSUAL;
+    }
+    size_t size = size_of_array(get->count);
+    for (uint32_t i = 0; i < get->count; i++) {
+        size += size_of_bin((size_t)store_record(store, indices[i]).length);
+    }
+    uint8_t *to;
+    PyObject *frame = frame_with(&head, size, &to);
+    if (frame != NULL) {
+        to = write_array(to, get->count);
+        for (uint32_t i = 0; i < get->count; i++) {
+            struct record record = store_record(store, indices[i]);
+            to = write_bin(to, record.bytes, (size_t)record.length);
+            store_note_hit(store, indices[i]);
+        }
+    }
+    Py_DECREF(head.view);
+    return answer(self, origin, get, frame) ? FAILED : DONE;
+}
+
+static Outcome
+serve_get(Usual *self, PyObject *origin, Request *get)
+{
+    Outcome outcome = is_held_here(self, get);
+    if (outcome != DONE) {
+        return outcome;
+    }
+    if (count_request(self, get) || note_read(self, get)) {
+        return FAILED;
+    }
+    int hot = any_is_hot(self, get);
+    if (hot < 0) {
+        return FAILED;
+    }
+    outcome = self->store != NULL && !hot ? answer_from_store(self, origin, get) : UNUSUAL;
+    return outcome == UNUSUAL ? answer_by_objects(self, origin, get, hot) : outcome;
 }
 
 /* -- SET ------------------------------------------------------------------------------------------------------------- */
@@ -666,7 +790,7 @@ is_owned_alone(Usual *self, const Request *set)
             return count < 0 ? FAILED : UNUSUAL;
         }
     }
-    return all_in(self, set->keys, N_OWNED);
+    return all_in(self, set, N_OWNED);
 }
 
 /* Tell whether a SET may be run at once and by itself: it is not too large, nor are there too many bytes under way. */
@@ -688,16 +812,16 @@ is_small(Usual *self, const Request *set)
 }
 
 static Outcome
-are_distinct(PyObject *keys)
+are_distinct(Request *request)
 {
-    if (PyList_GET_SIZE(keys) == 1) {
+    if (request->count == 1) {
         return DONE;
     }
-    PyObject *set = PySet_New(keys);
+    PyObject *keys = keys_of(request), *set = keys == NULL ? NULL : PySet_New(keys);
     if (set == NULL) {
         return FAILED;
     }
-    Outcome outcome = PySet_GET_SIZE(set) == PyList_GET_SIZE(keys) ? DONE : UNUSUAL;
+    Outcome outcome = PySet_GET_SIZE(set) == request->count ? DONE : UNUSUAL;
     Py_DECREF(set);
     return outcome;
 }
@@ -725,21 +849,20 @@ stamp_for(Usual *self, const Request *set)
     return stamp;
 }
 
+/* Make records of the contents. */
 static PyObject *
-stamped(PyObject *stamp, PyObject *contents)
+stamped(PyObject *stamp, const Request *set)
 {
-    Py_ssize_t count = PyList_GET_SIZE(contents);
-    PyObject *records = PyList_New(count);
-    for (Py_ssize_t i = 0; records != NULL && i < count; i++) {
-        PyObject *content = PyList_GET_ITEM(contents, i);
-        Py_ssize_t size = PyBytes_GET_SIZE(content);
-        PyObject *record = PyBytes_FromStringAndSize(NULL, STAMP_BYTES + size);
+    PyObject *records = PyList_New(set->count);
+    for (uint32_t i = 0; records != NULL && i < set->count; i++) {
+        const Slice *content = &set->contents[i];
+        PyObject *record = PyBytes_FromStringAndSize(NULL, STAMP_BYTES + (Py_ssize_t)content->size);
         if (record == NULL) {
             Py_CLEAR(records);
             break;
         }
         memcpy(PyBytes_AS_STRING(record), PyBytes_AS_STRING(stamp), STAMP_BYTES);
-        memcpy(PyBytes_AS_STRING(record) + STAMP_BYTES, PyBytes_AS_STRING(content), (size_t)size);
+        memcpy(PyBytes_AS_STRING(record) + STAMP_BYTES, content->data, content->size);
         PyList_SET_ITEM(records, i, record);
     }
     return records;
@@ -747,23 +870,26 @@ stamped(PyObject *stamp, PyObject *contents)
 
 /* Announce what was stored, by the version in its stamp. */
 static int
-publish(Usual *self, const Request *set, PyObject *stamp)
+publish(Usual *self, Request *set, PyObject *stamp)
 {
-    PyObject *version = PyBytes_FromStringAndSize(PyBytes_AS_STRING(stamp), STAMP_VERSION_BYTES);
+    PyObject *version = PyBytes_FromStringAndSize(PyBytes_AS_STRING(stamp), VERSION_BYTES);
     if (version == NULL) {
         return -1;
     }
     PyObject *done = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_PUBLISH], self->one, version,
-                                                set->keys, NULL);
+                                                keys_of(set), NULL);
     Py_DECREF(version);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }
 
 static Outcome
-store_records(Usual *self, PyObject *origin, const Request *set, PyObject *stamp, PyObject *records)
+store_records(Usual *self, PyObject *origin, Request *set, PyObject *stamp, PyObject *records)
 {
-    PyObject *outcome = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_TAKE_WRITE], set->keys, records, NULL);
+    PyObject *keys = keys_of(set), *outcome = NULL;
+    if (keys != NULL) {
+        outcome = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_TAKE_WRITE], keys, records, NULL);
+    }
     if (outcome == NULL) {
         return FAILED;
     }
@@ -777,18 +903,18 @@ store_records(Usual *self, PyObject *origin, const Request *set, PyObject *stamp
         return go_on(self, origin, set, Py_BuildValue("ON", records, outcome));
     }
     Py_DECREF(outcome);
-    return publish(self, set, stamp) || answer(self, origin, set, NULL) ? FAILED : DONE;
+    return publish(self, set, stamp) || answer(self, origin, set, reply_frame(self, set, NULL)) ? FAILED : DONE;
 }
 
 static Outcome
-serve_set(Usual *self, PyObject *origin, const Request *set)
+serve_set(Usual *self, PyObject *origin, Request *set)
 {
     Outcome outcome = is_owned_alone(self, set);
     if (outcome == DONE) {
         outcome = is_small(self, set);
     }
     if (outcome == DONE) {
-        outcome = are_distinct(set->keys);
+        outcome = are_distinct(set);
     }
     if (outcome != DONE) {
         return outcome;
@@ -800,7 +926,7 @@ serve_set(Usual *self, PyObject *origin, const Request *set)
     if (stamp == NULL) {
         return FAILED;
     }
-    PyObject *records = stamped(stamp, set->contents);
+    PyObject *records = stamped(stamp, set);
     outcome = records == NULL ? FAILED : store_records(self, origin, set, stamp, records);
     Py_DECREF(stamp);
     Py_XDECREF(records);
@@ -917,6 +1043,11 @@ usual_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
     self->reply_bytes_max = reply_bytes_max;
     self->value_bytes_max = value_bytes_max;
     self->replicas = replicas;
+    PyObject *module = PyType_GetModule(type);
+    self->store = module == NULL ? NULL : store_from(module, p[STORE]);
+    if (self->store == NULL) { /* one in Python */
+        PyErr_Clear();
+    }
     self->one = PyLong_FromLong(1);
     int failed = self->one == NULL;
     for (int i = 0; i < NAMES && !failed; i++) {

@@ -52,7 +52,9 @@ from meshcache.core.repair.losses import Losses
 from meshcache.core.repair.movement import Movement
 from meshcache.core.repair.recall import Recall
 from meshcache.core.repair.saving import Saving
-from meshcache.core.storage.snapshot import Saved, store_of
+from meshcache.core.storage.charges import Charges
+from meshcache.core.storage.choice import store_of
+from meshcache.core.storage.snapshot import Saved
 from meshcache.core.view import View
 from meshcache.errors import ProtocolError
 from meshcache.protocol import messages as m
@@ -92,11 +94,12 @@ class NodeCore:
         links_max: int = LINKS_MAX,
         host: Callable[[], dict[str, Any]] = dict,  # tells of the process and its machine, when somebody asks
         saved: Saved | None = None,
+        charges: Charges | None = None,
     ) -> None:
         """``supervised``: another process restarts this one. ``links_max``: as many as the driver can open.
 
         ``processor_s`` returns the processor time that the driver's thread has used, or 0 if the driver cannot tell.
-        ``saved``: what there is of this node's former life.
+        ``saved``: what there is of this node's former life. ``charges``: what entries are charged; see ``store_of``.
         """
         self.config = config
         self.boot = boot
@@ -106,7 +109,7 @@ class NodeCore:
         self._processor_s = processor_s
         self._instant = Instant(now, wall_ms)
         self.clock = HybridClock(boot)
-        self.store = store_of(config)
+        self.store = store_of(config, charges)
         self.peers = Peers(config.cluster.name, config.node.seeds, self.outbox, self._instant, links_max)
         self.membership = membership_of(config, boot, self.peers, self.outbox, self._instant, rng)
         self.view = View(config.node.node_id, self._build_ring())
@@ -135,9 +138,8 @@ class NodeCore:
         """After a stall, the number of a ping whose ack shows that the others still count on this node; else None."""
         self._publish_at = self._housekeeping_at = now
         self.disturbed = True
-        """Something has happened since the last tick that may ask for one, or for more than replies. Usual requests do
-        not: a driver that has seen nothing but these in a turn may leave out ``tick`` until ``next_deadline``, and take
-        ``replies`` instead of ``drain`` if there are no events."""
+        """Something else has come than usual requests. If not, ``tick`` may be left out until ``next_deadline``, and
+        without events ``replies`` is all there is to drain."""
         self._on_request = self._request_handlers()
         self._on_answer = self._answer_handlers()
 
@@ -237,10 +239,9 @@ class NodeCore:
         except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this message)
             served = None
             self.fail(type(self._decode(frame)[0]).__name__, origin, error)
-        if not served:
-            self.disturbed = True
-            if served is not None:
-                self._take(self._on_request, origin, self._decode(frame))
+        self.disturbed |= served is not True
+        if served is False:
+            self._take(self._on_request, origin, self._decode(frame))
         # What other nodes answered in this turn does not count against the clients that ask now.
         return before < self.outbox.reply_bytes > REPLY_BYTES_PER_TURN
 

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshcache import _native
 from meshcache.core.counters import StoreStatistics
-from meshcache.core.storage.charges import entry_bytes
+from meshcache.core.storage.charges import PYTHON
+from meshcache.core.storage.choice import store_class
 from meshcache.core.storage.store import BUCKET_MS, HORIZON_MS, NOTED_READS_MAX, TOMBSTONE_SHARE, Store
 from meshcache.core.storage.tags import TAG_OVERHEAD_BYTES
 from meshcache.protocol.clock import HybridClock
@@ -31,8 +33,27 @@ NOW_MS = 1_700_000_000_000
 ROOMY = 10**9
 
 
+class Tested:
+    """The class of the stores of this module: every test runs with each."""
+
+    store: type[Store] = Store
+
+
+@pytest.fixture(scope="module", params=["in Python", "native"], autouse=True)
+def tested(request: pytest.FixtureRequest) -> None:
+    if request.param == "native" and _native.compiled is None:
+        pytest.skip(_native.describe())
+    Tested.store = store_class() if request.param == "native" else Store
+
+
+def in_python(reason: str) -> None:
+    """Go on only with the store in Python, into which the test looks."""
+    if Tested.store is not Store:
+        pytest.skip(reason)
+
+
 def make_store(*, slots: int = 4, max_entries: int = 10**6, max_bytes: int = ROOMY) -> Store:
-    return Store(slots=slots, max_entries=max_entries, max_bytes=max_bytes)
+    return Tested.store(slots=slots, max_entries=max_entries, max_bytes=max_bytes, charges=PYTHON)
 
 
 def version(number: int) -> bytes:
@@ -52,27 +73,23 @@ def read(store: Store, key: bytes, now_ms: int = NOW_MS) -> bytes | None:
 
 
 def held(store: Store) -> set[bytes]:
-    return {key for slot in range(len(store._tables)) for key in store.keys_of_slot(slot)}
+    return {key for slot in range(store.slots) for key in store.keys_of_slot(slot)}
 
 
 def slot_of(store: Store, key: bytes) -> int:
-    return next(slot for slot in range(len(store._tables)) if key in store.keys_of_slot(slot))
+    return next(slot for slot in range(store.slots) if key in store.keys_of_slot(slot))
 
 
 def ring(store: Store, sentinel: int) -> list[bytes]:
     """The keys of a ring in its order; both directions must agree."""
-    store._replay()
-    forward, backward = [], []
-    index = store._after[sentinel]
-    while index != sentinel:
-        forward.append(index)
-        index = store._after[index]
-    index = store._before[sentinel]
-    while index != sentinel:
-        backward.append(index)
-        index = store._before[index]
-    assert backward == forward[::-1]
-    return [store._keys[index] for index in forward]
+    forward = store.recency(sentinel == 1)
+    if type(store) is Store:
+        backward, index = [], store._before[sentinel]
+        while index != sentinel:
+            backward.append(store._keys[index])
+            index = store._before[index]
+        assert backward == forward[::-1]
+    return forward
 
 
 def check_books(store: Store) -> StoreStatistics:
@@ -80,16 +97,17 @@ def check_books(store: Store) -> StoreStatistics:
     statistics = store.statistics()
     records = {key: store.peek(key) for key in held(store)}
     dead = {key: record for key, record in records.items() if record is not None and is_tombstone(record)}
-    sizes = {key: entry_bytes(key, record) for key, record in records.items() if record is not None}
+    sizes = {key: PYTHON.entry_bytes(key, record) for key, record in records.items() if record is not None}
     assert statistics.entries == len(records) - len(dead)
     assert statistics.tombstones == len(dead)
     assert statistics.bytes == sum(sizes.values())
     assert statistics.tombstone_bytes == sum(sizes[key] for key in dead)
     assert statistics.entries <= store.max_entries
     assert statistics.bytes <= store.max_bytes
-    assert statistics.bookings == sum(map(len, store._calendar.values()))
-    assert sorted(store._due) == sorted(store._calendar)
-    check_index(store)
+    if type(store) is Store:
+        assert statistics.bookings == sum(map(len, store._calendar.values()))
+        assert sorted(store._due) == sorted(store._calendar)
+        check_index(store)
     return statistics
 
 
@@ -127,7 +145,7 @@ class Model:
     refused: int = 0
 
     def size(self, records: OrderedDict[bytes, bytes]) -> int:
-        return sum(entry_bytes(key, record) for key, record in records.items())
+        return sum(PYTHON.entry_bytes(key, record) for key, record in records.items())
 
     def of(self, key: bytes) -> bytes | None:
         return self.live.get(key) or self.dead.get(key)
@@ -163,7 +181,7 @@ class Model:
         replaced = is_tombstone(record) and key in self.live and expires_ms_of(self.live[key]) > now_ms
         self.drop(key)
         if expires_ms_of(record) > now_ms:
-            if entry_bytes(key, record) > self.max_bytes:
+            if PYTHON.entry_bytes(key, record) > self.max_bytes:
                 self.refused += 1
             else:
                 (self.dead if is_tombstone(record) else self.live)[key] = record
@@ -324,6 +342,7 @@ def test_a_peek_is_no_use() -> None:
 
 
 def test_noted_reads_are_bounded() -> None:
+    in_python("its native twin notes no reads")
     store = make_store()
     keys = [b"%d" % number for number in range(100)]
     store.merge(keys, [value(1)] * 100, NOW_MS)
@@ -354,7 +373,7 @@ def test_a_noted_read_of_what_goes_leaves_no_trace(remove: Callable[[Store], obj
 
 
 def test_the_byte_limit_counts_keys_values_and_overhead() -> None:
-    one = entry_bytes(b"a", value(1, size=500))
+    one = PYTHON.entry_bytes(b"a", value(1, size=500))
     assert one > 500 + HEADER_BYTES + 1
     store = make_store(max_bytes=3 * one)
     for key in (b"a", b"b", b"c"):
@@ -366,7 +385,7 @@ def test_the_byte_limit_counts_keys_values_and_overhead() -> None:
 
 
 def test_a_grown_value_evicts_others_and_not_itself() -> None:
-    store = make_store(max_bytes=4 * entry_bytes(b"a", value(1)))
+    store = make_store(max_bytes=4 * PYTHON.entry_bytes(b"a", value(1)))
     for key in (b"a", b"b", b"c", b"d"):
         put(store, key, value(1))
     put(store, b"a", value(2, size=200))
@@ -423,6 +442,7 @@ def test_expiry_frees_what_is_due_within_its_budget() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 5000)), min_size=1, max_size=30))
 def test_nothing_expired_lingers_and_the_next_expiry_is_known(writes: list[tuple[bytes, int]]) -> None:
+    in_python("the calendar of its native twin cannot be seen")
     store = make_store()
     for number, (key, lifetime_ms) in enumerate(writes):
         put(store, key, value(number + 1, NOW_MS + lifetime_ms))
@@ -440,6 +460,7 @@ def test_nothing_expired_lingers_and_the_next_expiry_is_known(writes: list[tuple
 
 
 def test_what_never_expires_is_in_no_calendar() -> None:
+    in_python("the calendar of its native twin cannot be seen")
     store = make_store()
     put(store, b"k", value(1))
     assert next_expiry_ms(store) is None
@@ -475,6 +496,7 @@ def test_alternating_lifetimes_leave_few_bookings_behind() -> None:
 
 
 def test_an_expiry_beyond_the_horizon_is_honoured() -> None:
+    in_python("the calendar of its native twin cannot be seen")
     store = make_store()
     expires_ms = NOW_MS + 5 * HORIZON_MS + 123
     put(store, b"k", value(1, expires_ms))
@@ -533,7 +555,7 @@ def test_a_tombstone_tells_whether_it_replaced_a_live_record() -> None:
 
 
 def test_tombstones_outlive_the_pressure_of_live_entries_and_are_reaped() -> None:
-    small = entry_bytes(b"dead", tombstone(version(1), NOW_MS + 5000))
+    small = PYTHON.entry_bytes(b"dead", tombstone(version(1), NOW_MS + 5000))
     store = make_store(max_entries=20, max_bytes=30 * small)
     put(store, b"dead", tombstone(version(1), NOW_MS + 5000))
     for number in range(500):
@@ -547,7 +569,7 @@ def test_tombstones_outlive_the_pressure_of_live_entries_and_are_reaped() -> Non
 
 def test_tombstones_beyond_their_share_go_first_oldest_first() -> None:
     dead = tombstone(version(1), NOW_MS + 60_000)
-    small = entry_bytes(b"0000", dead)
+    small = PYTHON.entry_bytes(b"0000", dead)
     store = make_store(max_bytes=100 * small)
     keys = [b"%04d" % number for number in range(90)]
     store.merge(keys, [dead] * 90, NOW_MS)
@@ -623,6 +645,7 @@ def test_clear_forgets_everything_but_the_counters() -> None:
 
 
 def test_tables_stay_compact_under_churn() -> None:
+    in_python("the tables of its native twin are no dicts")
     """A dict left alone takes up to three times its entries once entries have come and gone."""
     count = 1400
     store = make_store(slots=1, max_entries=count)
@@ -638,6 +661,7 @@ def test_tables_stay_compact_under_churn() -> None:
 
 
 def test_slots_are_made_compact_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_python("the tables of its native twin are no dicts")
     monkeypatch.setattr("meshcache.core.storage.store.COMPACTED_ENTRIES_MAX", 10)
     store = make_store(slots=64, max_entries=640)
     keys = [b"%08d" % number for number in range(1280)]
@@ -653,6 +677,7 @@ def test_slots_are_made_compact_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_removed_entry_lets_go_of_its_bytes() -> None:
+    in_python("its native twin has no lists")
     store = make_store()
     put(store, b"k", value(1, size=1000))
     store.drop_slot(slot_of(store, b"k"))
@@ -669,7 +694,7 @@ def test_refuses_limits_that_make_no_sense(wrong: dict[str, int]) -> None:
 
 
 def test_a_repair_is_not_taken_below_what_was_evicted() -> None:
-    store = Store(slots=1, max_entries=2, max_bytes=1_000_000)
+    store = make_store(slots=1, max_entries=2)
     old, new = [stamp(n.to_bytes(16, "big"), NEVER_MS) + b"\0\0v" for n in (1, 5)]
     store.merge([b"evicted", b"b"], [new, old], 0)
     store.merge([b"c"], [stamp((9).to_bytes(16, "big"), NEVER_MS) + b"\0\0v"], 0)
@@ -733,7 +758,7 @@ def test_the_trace_of_a_value_bears_no_tags() -> None:
     assert trace is not None
     assert is_tombstone(trace)
     figures = store.statistics()
-    assert (figures.entries, figures.tombstones, figures.bytes) == (0, 1, entry_bytes(b"k", trace))
+    assert (figures.entries, figures.tombstones, figures.bytes) == (0, 1, PYTHON.entry_bytes(b"k", trace))
 
 
 @pytest.mark.parametrize(

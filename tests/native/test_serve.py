@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from meshcache import _native
 from meshcache.config import Config
 from meshcache.core.node import NodeCore
+from meshcache.core.operations import usual
 from meshcache.core.operations.surroundings import Readers
+from meshcache.core.storage import choice
+from meshcache.core.storage.store import Store
 from meshcache.core.view import Former
 from meshcache.keys import ANYBODY, NOBODY, AllowedKey, Rights
 from meshcache.protocol import messages as m
@@ -80,7 +83,17 @@ def state_of(core: NodeCore) -> Any:
     backlog = core._requests._admission.backlog.bytes
     replies = {origin: len(messages) for origin, messages in outbox.replies.items()}
     effects = replies, list(outbox.events), outbox.reply_bytes, list(outbox.notes)
-    return held, list(store.floors), repr(summary), core._requests.statistics(), core.clock.latest, backlog, effects
+    order = store.recency(False), store.recency(True)
+    return (
+        held,
+        order,
+        list(store.floors),
+        repr(summary),
+        core._requests.statistics(),
+        core.clock.latest,
+        backlog,
+        effects,
+    )
 
 
 class Twins:
@@ -92,11 +105,17 @@ class Twins:
         config = Config.from_tables(node={"id": "n1", "listen": "127.0.0.1:7101"}, **tables)
         self.now = START
         self.rngs = [random.Random(1), random.Random(1)]
-        self.cores = [NodeCore(config, boot=BOOT, rng=rng, now=START, wall_ms=EPOCH_MS) for rng in self.rngs]
-        native, pure = self.cores
+        native = NodeCore(config, boot=BOOT, rng=self.rngs[0], now=START, wall_ms=EPOCH_MS)
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (choice, usual):
+                patch.setattr(module, "compiled", None)
+            charges = native.store.charges
+            pure = NodeCore(config, boot=BOOT, rng=self.rngs[1], now=START, wall_ms=EPOCH_MS, charges=charges)
+        assert type(pure.store) is Store
+        assert pure._usual is None
+        self.cores = [native, pure]
         self.spy = Spy(native)
         native._usual = self.spy  # type: ignore[assignment]  # does as it does
-        pure._usual = None
         self.callers = Callers()
         for core in self.cores:
             core.heed(self.callers)
@@ -322,9 +341,9 @@ def test_what_a_part_raises_concerns_one_frame(monkeypatch: pytest.MonkeyPatch) 
         raise ValueError("broken")
 
     for core in twins.cores:
-        monkeypatch.setattr(core.store, "read", broken)
-    twins.receive(ORIGINS[0], request(twins, m.Get, 0, 0, False, [b"k"]))
-    assert [core.counters.failed for core in twins.cores] == [{"Get": 1}] * 2
+        monkeypatch.setattr(core.coordinator.replica, "take_write", broken)
+    twins.receive(ORIGINS[0], request(twins, m.Set, 0, 0, [b"k"], [b"\0\0v"]))
+    assert [core.counters.failed for core in twins.cores] == [{"Set": 1}] * 2
     assert not twins.turn()
 
 

@@ -22,7 +22,7 @@ that missed the newer one; it must not come back. So where that is possible, a v
 its version, a *trace*: until ``SETTLE_MS`` after the write, and as long as the value that it replaced would have lived,
 but no longer than a delete is remembered. A value that outlives both times leaves no trace: the usual case.
 
-Bytes. What an entry is charged is said in charges.py, and written out here where every microsecond counts. The flags
+Bytes. What an entry is charged is said in charges.py, and written out here where it counts. The flags
 of a record are zero in all but tombstones and records with extras: where they are zero, nothing else need be checked.
 """
 
@@ -35,7 +35,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from meshcache.core.counters import StoreStatistics
-from meshcache.core.storage.charges import ENTRY_OVERHEAD_BYTES, entry_bytes
+from meshcache.core.storage.charges import PYTHON, Charges, check_limits
 from meshcache.core.storage.tags import TagIndex
 from meshcache.protocol.clock import past_revisions, wall_ms_of
 from meshcache.protocol.record import (
@@ -80,13 +80,15 @@ _NEVER: Final = expiry_bytes(NEVER_MS)
 class Store:
     """The records of one node. The store reads no clock: the wall time, in milliseconds, is an argument."""
 
-    def __init__(self, *, slots: int, max_entries: int, max_bytes: int, grace_ms: int = 0) -> None:
-        if slots < 1 or slots & (slots - 1):
-            raise ValueError(f"slots is {slots}; it must be a power of two")
-        if max_entries < 1 or max_bytes < 1:
-            raise ValueError(f"max_entries is {max_entries} and max_bytes {max_bytes}; both must be positive")
+    def __init__(
+        self, *, slots: int, max_entries: int, max_bytes: int, grace_ms: int = 0, charges: Charges = PYTHON
+    ) -> None:
+        check_limits(slots, max_entries, max_bytes)
+        self.slots = slots
         self.max_entries = max_entries
         self.max_bytes = max_bytes
+        self.charges = charges
+        self._key_pad, self._key_mask, self._record_pad, self._overhead = charges
         self._grace_ms = grace_ms
         """For so long after a write, any replica may still hold what was there before the write."""
         self._mask = slots - 1
@@ -184,6 +186,15 @@ class Store:
         """Return the keys of one slot, also those of tombstones."""
         return list(self._tables[slot])
 
+    def recency(self, tombstones: bool) -> list[bytes]:
+        """Return the keys of all live entries, or of all tombstones, in the order in which they would go."""
+        self._replay()
+        keys, index = [], self._after[tombstones]
+        while index > _DEAD:
+            keys.append(self._keys[index])
+            index = self._after[index]
+        return keys
+
     def slot_digest(self, slot: int) -> bytes:
         """Return eight bytes that are equal where two stores hold the same keys at the same versions."""
         if self._changed[slot]:
@@ -255,10 +266,11 @@ class Store:
                 self._merge_expired(key, record, index, now_ms)
                 continue
             if (flags or flags_held) and not same_extras(record, held):
-                self._uncount(slot, index, key, held)
+                self._count(slot, index, key, held, -1)
                 self._count(slot, index, key, record)
             elif len(record) != len(held):
-                self._bytes += ((len(record) + 48) & -16) - ((len(held) + 48) & -16)
+                other = ((len(key) + self._key_pad) & self._key_mask) + self._record_pad
+                self._bytes += ((other + len(record)) & -16) - ((other + len(held)) & -16)
             held_records[index] = record
             previous, following = before[index], after[index]
             after[previous] = following
@@ -312,7 +324,8 @@ class Store:
             self._count(slot, index, key, record)
         else:
             self._entries += 1
-            self._bytes += ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+            size = ((len(key) + self._key_pad) & self._key_mask) + len(record) + self._record_pad
+            self._bytes += (size & -16) + self._overhead
         if record[16:22] != _NEVER:
             self._book(index, record)
         if self._bytes > self.max_bytes or self._entries > self.max_entries:
@@ -339,29 +352,18 @@ class Store:
             table.update(fresh)
         self._table_bytes[slot] = table.__sizeof__()
 
-    def _count(self, slot: int, index: int, key: bytes, record: bytes) -> None:
-        """Add a record that has taken its place to the counts."""
-        size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+    def _count(self, slot: int, index: int, key: bytes, record: bytes, sign: int = 1) -> None:
+        """Add a record that has taken its place to the counts; with -1, subtract one that leaves it."""
+        size = ((len(key) + self._key_pad) & self._key_mask) + len(record) + self._record_pad
+        size = (size & -16) + self._overhead
         if record[22] & EXTRAS:
-            size += self.tags.add(slot, index, record)
-        self._bytes += size
+            size += self.tags.add(slot, index, record) if sign > 0 else self.tags.remove(slot, index, record)
+        self._bytes += sign * size
         if record[22] & TOMBSTONE:
-            self._tombstones += 1
-            self._tombstone_bytes += size
+            self._tombstones += sign
+            self._tombstone_bytes += sign * size
         else:
-            self._entries += 1
-
-    def _uncount(self, slot: int, index: int, key: bytes, record: bytes) -> None:
-        """Subtract a record that leaves its place from the counts."""
-        size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
-        if record[22] & EXTRAS:
-            size += self.tags.remove(slot, index, record)
-        self._bytes -= size
-        if record[22] & TOMBSTONE:
-            self._tombstones -= 1
-            self._tombstone_bytes -= size
-        else:
-            self._entries -= 1
+            self._entries += sign
 
     # Dropping
 
@@ -430,10 +432,11 @@ class Store:
         del self._tables[slot][key]
         self._changed[slot] = 1
         if record[22]:
-            self._uncount(slot, index, key, record)
+            self._count(slot, index, key, record, -1)
         else:
             self._entries -= 1
-            self._bytes -= ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+            size = ((len(key) + self._key_pad) & self._key_mask) + len(record) + self._record_pad
+            self._bytes -= (size & -16) + self._overhead
         self._keys[index] = self._records[index] = b""
         self._free.append(index)
 
@@ -442,7 +445,7 @@ class Store:
 
         If that entry exceeds the byte limit by itself, it is refused, and no other entry is evicted for it.
         """
-        if entry_bytes(self._keys[written], self._records[written]) > self.max_bytes:
+        if self.charges.entry_bytes(self._keys[written], self._records[written]) > self.max_bytes:
             self._refused += 1
             self._remove(written)
             return
@@ -551,7 +554,7 @@ class Store:
     def _leave_trace(self, index: int, trace: bytes) -> None:
         key, before, after = self._keys[index], self._before, self._after
         slot = crc32(key) & self._mask
-        self._uncount(slot, index, key, self._records[index])
+        self._count(slot, index, key, self._records[index], -1)
         self._count(slot, index, key, trace)
         self._records[index] = trace
         self._covers.pop(index, None)
