@@ -138,8 +138,7 @@ class NodeCore:
         """After a stall, the number of a ping whose ack shows that the others still count on this node; else None."""
         self._publish_at = self._housekeeping_at = now
         self.disturbed = True
-        """Something else has come than usual requests. If not, ``tick`` may be left out until ``next_deadline``, and
-        without events ``replies`` is all there is to drain."""
+        """Whether anything but usual requests has come since ``next_deadline`` was called; see ``replies``."""
         self._on_request = self._request_handlers()
         self._on_answer = self._answer_handlers()
 
@@ -386,10 +385,11 @@ class NodeCore:
         return effects
 
     def replies(self) -> list[tuple[bytes, bytes]]:
-        """Return the replies of a turn that was not disturbed, and begin the next."""
-        outbox = self.outbox
-        waiting, outbox.replies, outbox.reply_bytes = outbox.replies, {}, 0
-        return self._frames.of(waiting)
+        """Return the replies of a turn that was not ``disturbed``, and begin the next.
+
+        Such a turn needs no ``tick`` before the next deadline, and without events there is nothing else to drain.
+        """
+        return self._frames.of(self.outbox.take_replies())
 
     def note_subscribers(self, present: bool) -> None:
         """Note whether anybody subscribes to the invalidation stream. A new subscriber must be told its number."""

@@ -90,6 +90,11 @@ class Outbox:
         self.reply_bytes += size
         return self.reply_bytes
 
+    def take_replies(self) -> dict[bytes, list[Any]]:
+        """Return the replies, and begin a new turn as to them."""
+        replies, self.replies, self.reply_bytes = self.replies, {}, 0
+        return replies
+
     def clear(self) -> None:
         """Begin a new turn. The Effects that were handed out are not touched."""
         self.sends, self.replies, self.events, self.reply_bytes = {}, {}, [], 0

@@ -13,24 +13,37 @@ because it asks for a majority when it is done.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from meshcache._native import compiled
 from meshcache.core.counters import Counters
 from meshcache.core.operations.admission import Admission
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.hotkeys import HotKeys
-from meshcache.keys import Rights
+from meshcache.core.operations.writes import Stored
+from meshcache.keys import AllowedKey, Rights
 
 if TYPE_CHECKING:
     from meshcache._native._compiled import UsualRequests
-    from meshcache.core.operations.requests import Requests
 
-_ASKED: Rights = Rights.READ | Rights.WRITE
+_ASKED: Final = Rights.READ | Rights.WRITE
+
+
+class GoesOn(Protocol):
+    """What goes on with a request in whose middle something unusual was found; its fields are those of the message."""
+
+    def who(self, origin: bytes) -> AllowedKey:
+        """Return by which key a connection was let in."""
+
+    def go_on_with_get(self, origin: bytes, fields: tuple[Any, ...], records: list[bytes | None]) -> None:
+        """Go on with a read that is counted, and whose keys were looked up here."""
+
+    def go_on_with_set(self, origin: bytes, fields: tuple[Any, ...], so_far: tuple[list[bytes], Stored]) -> None:
+        """Go on with a SET that is counted, and whose records were made and stored here."""
 
 
 def usual_requests(
-    requests: Requests,
+    requests: GoesOn,
     coordinator: Coordinator,
     admission: Admission,
     counters: Counters,
