@@ -118,8 +118,8 @@ class NodeCore:
             hot, self.view, self.membership, self.outbox, self._instant, enabled=config.cluster.read_quorum == 1
         )
         self._pending = Pending(self.view, self.peers, self.outbox, self._instant, self.membership.state_of, self.fail)
-        parts = self.view, self.membership, self.clock, self.outbox, self._instant, self._pending
-        self.coordinator = coordinator_of(config, self.store, *parts, copies.on_announced, hints.add, self.fail)
+        parts = self.store, self.view, self.membership, self.clock, self.outbox, self._instant, self._pending
+        self.coordinator = coordinator_of(config, *parts, copies.on_announced, hints.add, self.fail)
         self._build_gates()
         self._begin_background(hints, saved)
         self._requests = self._make_requests(hot, copies, host)
@@ -235,7 +235,7 @@ class NodeCore:
         before = self.outbox.reply_bytes
         try:
             served = self._usual is not None and self._usual.serve(origin, frame)
-        except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this message)
+        except Exception as error:  # noqa: BLE001  (as in _take)
             served = None
             self.fail(type(self._decode(frame)[0]).__name__, origin, error)
         self.disturbed |= served is not True
