@@ -39,6 +39,7 @@ class Entries:
         max_bytes: int,
         tombstone_bytes_max: int,
         grace_ms: int,
+        is_s3fifo: bool,
         charges: Charges,
         tags: TagIndex,
         /,
@@ -51,7 +52,7 @@ class Entries:
     ) -> tuple[list[list[int | bytes]], list[int]]: ...
     def expire(self, now_ms: int, budget: int, /) -> bool: ...
     def keys_of_slot(self, slot: int, /) -> list[bytes]: ...
-    def recency(self, tombstones: bool, /) -> list[bytes]: ...
+    def keys_of_ring(self, ring: int, /) -> list[bytes]: ...
     def drop_slot(self, slot: int, /) -> int: ...
     def sweep(self, slot: int, prefix: bytes, version: bytes, /) -> int: ...
     def clear(self) -> None: ...
@@ -68,7 +69,7 @@ class Entries:
         self, indices: Iterable[int], version: bytes, until_ms: int, now_ms: int, limit: int, /
     ) -> dict[bytes, bool]:
         """Do as Store.bury with the entries at these indices."""
-    def counts(self) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]:
-        """Return the first fields of StoreStatistics."""
+    def counts(self) -> tuple[int, ...]:
+        """Return the fields of StoreStatistics, but for those on tags."""
     def sizes(self) -> tuple[int, int, int]:
         """Return how many keys, indices and free indices there are."""

@@ -2,9 +2,6 @@
 
 #include "store.h"
 
-#define LIVE 0
-#define DEAD 1
-#define FIRST_INDEX 2
 #define CHUNK_ENTRIES 1024
 
 #define BUCKET_MS 250
@@ -13,12 +10,20 @@
 
 /* Blocks */
 
+/* Return how much memory a block is given: what the allocator would round it up to, for it may be filled later. */
+static size_t
+block_room(size_t key_bytes, size_t record_bytes)
+{
+    size_t bytes = sizeof(struct block) + key_bytes + record_bytes;
+    return bytes <= 512 ? (bytes + 15) & ~(size_t)15 : ((bytes + 8 + 15) & ~(size_t)15) - 8;
+}
+
 static struct block *
 block_made(const struct key *key, const struct record *record)
 {
     int is_large = record->owner != NULL && record->length >= LARGE_BYTES;
     size_t bytes = is_large ? sizeof(PyObject *) : (size_t)record->length;
-    struct block *block = PyMem_Malloc(sizeof *block + (size_t)key->length + bytes);
+    struct block *block = PyMem_Malloc(block_room((size_t)key->length, bytes));
     if (block == NULL) {
         PyErr_NoMemory();
         return NULL;
@@ -36,29 +41,11 @@ block_made(const struct key *key, const struct record *record)
     return block;
 }
 
-static PyObject *
-owner_of(const struct block *block)
-{
-    PyObject *owner = NULL;
-    if (block->is_large) {
-        memcpy(&owner, block->data + block->key_bytes, sizeof owner);
-    }
-    return owner;
-}
-
 static void
 block_free(struct block *block)
 {
     Py_XDECREF(owner_of(block));
     PyMem_Free(block);
-}
-
-/* Return where the record of an entry is. */
-static inline const char *
-record_at(const struct entry *entry)
-{
-    const struct block *block = entry->block;
-    return block->is_large ? PyBytes_AS_STRING(owner_of(block)) : block->data + block->key_bytes;
 }
 
 struct record
@@ -75,15 +62,14 @@ store_key_of(const struct store *store, uint32_t index)
     return (struct record){block->data, block->key_bytes, NULL};
 }
 
-/* Put another record in the place of an entry's. If it fits the memory of the one before exactly, it is written there. */
+/* Put another record in the place of an entry's; into the same memory, if it would be given as much anew. */
 static int
 replace_record(struct entry *entry, const struct record *record)
 {
     struct block *block = entry->block;
     size_t key_bytes = block->key_bytes;
     int stays = !block->is_large && (record->owner == NULL || record->length < LARGE_BYTES);
-    size_t rounded = (sizeof *block + key_bytes + (size_t)record->length + 15) / 16;
-    if (stays && rounded == (sizeof *block + key_bytes + block->record_bytes + 15) / 16) {
+    if (stays && block_room(key_bytes, (size_t)record->length) == block_room(key_bytes, block->record_bytes)) {
         memcpy(block->data + key_bytes, record->bytes, (size_t)record->length);
         block->record_bytes = (uint32_t)record->length;
         return 0;
@@ -219,43 +205,13 @@ give_back(struct store *store, uint32_t index)
     store->free_count++;
 }
 
-/* Rings */
-
-static void
-unlink_entry(struct store *store, struct entry *entry)
-{
-    store_entry(store, entry->before)->after = entry->after;
-    store_entry(store, entry->after)->before = entry->before;
-}
-
-static void
-link_last(struct store *store, uint32_t index, uint32_t ring)
-{
-    struct entry *entry = store_entry(store, index), *sentinel = store_entry(store, ring);
-    entry->before = sentinel->before;
-    entry->after = ring;
-    store_entry(store, sentinel->before)->after = index;
-    sentinel->before = index;
-}
+/* Counts */
 
 void
 store_note_hit(struct store *store, uint32_t index)
 {
-    struct entry *entry = store_entry(store, index);
     store->counts.hits++;
-    if (entry->after != LIVE) {
-        unlink_entry(store, entry);
-        link_last(store, index, LIVE);
-    }
-}
-
-/* Counts */
-
-static int64_t
-charge(const struct store *store, Py_ssize_t key_bytes, Py_ssize_t record_bytes)
-{
-    const struct charges *by = &store->charges;
-    return ((((key_bytes + by->key_pad) & by->key_mask) + record_bytes + by->record_pad) & -16) + by->overhead;
+    recency_used(store, index);
 }
 
 /* Return how long the extras of a record say they are. */
@@ -291,7 +247,7 @@ count(struct store *store, uint32_t index, int sign)
 {
     const struct entry *entry = store_entry(store, index);
     const char *record = record_at(entry);
-    int64_t size = charge(store, entry->block->key_bytes, entry->block->record_bytes);
+    int64_t size = untagged_bytes(store, entry->block->key_bytes, entry->block->record_bytes);
     if (record[FLAGS_AT] & EXTRAS) {
         int64_t of_tags = ask_tags(store, sign > 0 ? "add" : "remove", entry, index);
         if (of_tags < 0) {
@@ -417,12 +373,15 @@ store_leave_trace(struct store *store, uint32_t index, const char *version, int6
     tombstone_made(bytes, version, until_ms);
     struct record trace = {bytes, HEADER_BYTES, NULL};
     struct entry *entry = store_entry(store, index);
-    if (count(store, index, -1) < 0 || replace_record(entry, &trace) < 0 || count(store, index, 1) < 0 ||
-        drop_cover(store, index) < 0) {
+    if (count(store, index, -1) < 0) {
         return -1;
     }
-    unlink_entry(store, entry);
-    link_last(store, index, DEAD);
+    recency_leave(store, index, entry->block->record_bytes);
+    if (replace_record(entry, &trace) < 0 || count(store, index, 1) < 0 || drop_cover(store, index) < 0) {
+        return -1;
+    }
+    ring_unlink(store, index);
+    ring_append(store, index, RING_DEAD);
     return book(store, index, expiry_of(bytes));
 }
 
@@ -451,6 +410,20 @@ store_free_expired(struct store *store, uint32_t index, int64_t now_ms)
     return store_remove(store, index);
 }
 
+/* Fetch an entry that will be looked at soon, and what will be touched of one that comes before it. */
+static void
+fetch_ahead(const struct store *store)
+{
+    const struct bookings *top = store->calendar.buckets[0].top;
+    if (top->count > 8) {
+        FETCH(store_entry(store, top->indices[top->count - 9]));
+        const struct entry *entry = store_entry(store, top->indices[top->count - 5]);
+        FETCH(entry->block);
+        FETCH(store_entry(store, entry->before));
+        FETCH(store_entry(store, entry->after));
+    }
+}
+
 int
 store_expire(struct store *store, int64_t now_ms, int64_t budget)
 {
@@ -463,6 +436,7 @@ store_expire(struct store *store, int64_t now_ms, int64_t budget)
                 return 1;
             }
             budget--;
+            fetch_ahead(store);
             uint32_t index = calendar_take(calendar);
             struct entry *entry = store_entry(store, index);
             if (entry->booked != number) {
@@ -491,7 +465,7 @@ store_expire(struct store *store, int64_t now_ms, int64_t budget)
 static int
 forget(struct store *store, uint32_t index)
 {
-    if (index < FIRST_INDEX) {
+    if (index < RINGS) {
         PyErr_SetString(PyExc_RuntimeError, "the store is over its limits, and has nothing to forget");
         return -1;
     }
@@ -517,42 +491,60 @@ static int
 exceeds_the_store(const struct store *store, uint32_t index)
 {
     const struct entry *entry = store_entry(store, index);
-    int64_t size = charge(store, entry->block->key_bytes, entry->block->record_bytes);
-    if (size <= store->max_bytes && record_at(entry)[FLAGS_AT] & EXTRAS) {
+    int64_t size = untagged_bytes(store, entry->block->key_bytes, entry->block->record_bytes);
+    if (record_at(entry)[FLAGS_AT] & EXTRAS) {
         int64_t of_tags = ask_tags(store, "charge", entry, 0);
         if (of_tags < 0) {
             return -1;
         }
         size += of_tags;
     }
-    return size > store->max_bytes;
+    return size > store->max_bytes - store->queues.ghost_bytes;
+}
+
+/* Have one live entry go, by the policy. */
+static int
+evict(struct store *store, uint32_t written)
+{
+    int64_t victim = recency_victim(store, written);
+    if (victim < 0) {
+        return -1;
+    }
+    uint32_t index = (uint32_t)victim;
+    if (store->queues.is_on && index >= RINGS && expiry_of(record_at(store_entry(store, index))) <= store->now_ms) {
+        return store_free_expired(store, index, store->now_ms);
+    }
+    store->counts.evictions++;
+    return forget(store, index);
 }
 
 static int
 make_room(struct store *store, uint32_t written)
 {
     struct store_counts *counts = &store->counts;
-    if (counts->bytes > store->max_bytes || counts->entries > store->max_entries) {
+    if (counts->bytes > store->max_bytes) {
         int exceeds = exceeds_the_store(store, written);
         if (exceeds != 0) {
             counts->refused += exceeds > 0;
             return exceeds < 0 ? -1 : store_remove(store, written);
         }
     }
-    while (counts->entries > store->max_entries) {
-        counts->evictions++;
-        if (forget(store, store_entry(store, LIVE)->after) < 0) {
+    for (;;) {
+        int failed;
+        if (counts->entries > store->max_entries) {
+            failed = evict(store, written);
+        } else if (counts->bytes <= store->max_bytes) {
+            return 0;
+        } else if (counts->tombstone_bytes > store->tombstone_bytes_max || counts->entries == 0) {
+            counts->tombstones_dropped++;
+            failed = forget(store, store_entry(store, RING_DEAD)->after);
+        } else {
+            failed = evict(store, written);
+        }
+        if (failed) {
             return -1;
         }
     }
-    while (counts->bytes > store->max_bytes) {
-        int of_dead = counts->tombstone_bytes > store->tombstone_bytes_max || counts->entries == 0;
-        *(of_dead ? &counts->tombstones_dropped : &counts->evictions) += 1;
-        if (forget(store, store_entry(store, of_dead ? DEAD : LIVE)->after) < 0) {
-            return -1;
-        }
-    }
-    return 0;
 }
 
 /* Writing */
@@ -578,7 +570,7 @@ insert(struct store *store, const struct key *key, const struct record *record)
     entry->slot = key->slot;
     entry->hash = key->hash;
     table_add(table, key->hash, index);
-    link_last(store, index, is_tombstone(record->bytes) ? DEAD : LIVE);
+    recency_enter(store, index);
     if (count(store, index, 1) < 0) {
         return -1;
     }
@@ -596,7 +588,8 @@ store_remove(struct store *store, uint32_t index)
     if (count(store, index, -1) < 0 || drop_cover(store, index) < 0) {
         return -1;
     }
-    unlink_entry(store, entry);
+    recency_leave(store, index, entry->block->record_bytes);
+    ring_unlink(store, index);
     table_remove(&store->tables[entry->slot], entry->hash, index);
     store->changed[entry->slot] = 1;
     block_free(entry->block);
@@ -632,6 +625,7 @@ overwrite(struct store *store, uint32_t index, const struct record *record)
     struct record held = store_record(store, index);
     int64_t held_expires_ms = expiry_of(held.bytes), expires_ms = expiry_of(record->bytes);
     int64_t cover = covered_until(store, record->bytes, held.bytes);
+    int was_tombstone = is_tombstone(held.bytes);
     int recounted = (record->bytes[FLAGS_AT] || held.bytes[FLAGS_AT]) && !same_extras(record, &held);
     if (recounted && count(store, index, -1) < 0) {
         return -1;
@@ -644,17 +638,15 @@ overwrite(struct store *store, uint32_t index, const struct record *record)
             return -1;
         }
     } else {
-        store->counts.bytes += charge(store, entry->block->key_bytes, record->length) -
-                               charge(store, entry->block->key_bytes, held.length);
+        store->counts.bytes += untagged_bytes(store, entry->block->key_bytes, record->length) -
+                               untagged_bytes(store, entry->block->key_bytes, held.length);
     }
-    int dead = is_tombstone(record->bytes);
-    unlink_entry(store, entry);
-    link_last(store, index, dead ? DEAD : LIVE);
+    recency_replaced(store, index, held.length, was_tombstone);
     if (expires_ms < held_expires_ms) {
         if (book(store, index, expires_ms) < 0) {
             return -1;
         }
-        if (!dead) {
+        if (!is_tombstone(record->bytes)) {
             int64_t before = 0;
             if (find_cover(store, index, &before) < 0 || set_cover(store, index, Py_MAX(before, cover)) < 0) {
                 return -1;
@@ -667,6 +659,7 @@ overwrite(struct store *store, uint32_t index, const struct record *record)
 void
 store_begin(struct store *store, int64_t now_ms)
 {
+    store->now_ms = now_ms;
     store->horizon = (now_ms + HORIZON_MS) / BUCKET_MS;
 }
 
@@ -708,7 +701,7 @@ store_init(struct store *store, uint32_t slots)
         return -1;
     }
     memset(store->changed, 1, slots);
-    for (uint32_t ring = LIVE; ring <= DEAD; ring++) {
+    for (uint32_t ring = 0; ring < RINGS; ring++) {
         if (new_index(store) != ring || PyErr_Occurred()) {
             return -1;
         }
@@ -721,7 +714,7 @@ store_init(struct store *store, uint32_t slots)
 void
 store_clear(struct store *store)
 {
-    for (uint32_t index = FIRST_INDEX; index < store->index_count; index++) {
+    for (uint32_t index = RINGS; index < store->index_count; index++) {
         struct block *block = store_entry(store, index)->block;
         if (block != NULL) {
             block_free(block);
@@ -733,12 +726,13 @@ store_clear(struct store *store)
     while (store->chunk_count > 1) {
         PyMem_RawFree(store->chunks[--store->chunk_count]);
     }
-    store->index_count = FIRST_INDEX;
+    store->index_count = RINGS;
     store->free_first = store->free_count = 0;
-    for (uint32_t ring = LIVE; ring <= DEAD; ring++) {
+    for (uint32_t ring = 0; ring < RINGS; ring++) {
         store_entry(store, ring)->before = store_entry(store, ring)->after = ring;
     }
     calendar_clear(&store->calendar);
+    recency_clear(store);
     memset(store->changed, 1, store->slots);
     store->counts.entries = store->counts.tombstones = store->counts.bytes = store->counts.tombstone_bytes = 0;
 }

@@ -6,7 +6,7 @@
  * Its *block* has key and record, in memory of Python's allocator, which keeps pieces of up to 512 bytes by size, without
  * a header. A record of LARGE_BYTES or more stays the ``bytes`` object that it was, and is handed out as it is.
  *
- * Reads move entries in the rings at once. The twin notes them first; the order that anybody can see is the same.
+ * Reads move entries in the rings at once, or count as uses. The twin notes them first; what anybody can see is the same.
  *
  * A record that is found lies where it is until the store is next changed; whoever calls into Python in between must not
  * rely on it. The store is for one thread at a time: the one that has the GIL, from first to last. */
@@ -45,7 +45,9 @@ struct entry {
     struct block *block; /* NULL: the index is free */
     uint32_t before, after; /* in its ring; of free ones, ``after`` is the next */
     int64_t booked;
-    uint32_t slot;
+    uint32_t slot : 24;
+    uint32_t uses : 7; /* of S3-FIFO, as what follows */
+    uint32_t is_in_small : 1;
     uint32_t hash;
 };
 
@@ -57,6 +59,18 @@ struct charges {
 struct store_counts {
     int64_t entries, tombstones, bytes, tombstone_bytes;
     int64_t hits, misses, evictions, expirations, tombstones_reaped, tombstones_dropped, refused;
+};
+
+/* What S3-FIFO needs to know, see recency.py. */
+struct queues {
+    int is_on;
+    int has_evicted;
+    int64_t small_entries_max, small_bytes_max;
+    int64_t small_entries, small_bytes;
+    int64_t small_evictions, promotions, ghost_hits;
+    uint32_t *ghosts;
+    int64_t buckets, buckets_max, ghost_bytes;
+    int64_t entries_min, entries_max; /* for how many live entries ``ghosts`` is made */
 };
 
 struct store {
@@ -71,8 +85,9 @@ struct store {
     uint32_t chunk_count;
     uint32_t index_count;   /* indices that were ever used, with the rings' own two */
     uint32_t free_first, free_count;
-    int64_t horizon;
+    int64_t now_ms, horizon;
     struct calendar calendar;
+    struct queues queues;
     struct store_counts counts;
     PyObject *covers;       /* dict: by index, see the twin */
     PyObject *tags;         /* the TagIndex; told of records with extras only */
@@ -125,10 +140,53 @@ int store_remove(struct store *store, uint32_t index);
 int store_expire(struct store *store, int64_t now_ms, int64_t budget);
 int store_leave_trace(struct store *store, uint32_t index, const char *version, int64_t until_ms);
 
+/* Rings and policies, in recency.c. The sentinels of the rings have the first indices. */
+
+enum { RING_LIVE = 0, RING_DEAD = 1, RING_SMALL = 2, RINGS = 3 };
+
+void recency_init(struct store *store, int is_s3fifo);
+void ring_unlink(struct store *store, uint32_t index);
+void ring_append(struct store *store, uint32_t index, uint32_t ring);
+/* An entry has come, or its record was replaced by another; in no ring, or in one. */
+void recency_enter(struct store *store, uint32_t index);
+void recency_replaced(struct store *store, uint32_t index, Py_ssize_t bytes_before, int was_tombstone);
+/* An entry goes, or becomes a tombstone: forget what is known of its uses; ``record_bytes`` was counted of it. */
+void recency_leave(struct store *store, uint32_t index, Py_ssize_t record_bytes);
+void recency_used(struct store *store, uint32_t index);
+/* Return the entry that goes next; ``written`` is the last to go. -1: an exception. */
+int64_t recency_victim(struct store *store, uint32_t written);
+void recency_clear(struct store *store);
+
 static inline struct entry *
 store_entry(const struct store *store, uint32_t index)
 {
     return &store->chunks[index >> 10][index & 1023];
+}
+
+static inline PyObject *
+owner_of(const struct block *block)
+{
+    PyObject *owner = NULL;
+    if (block->is_large) {
+        memcpy(&owner, block->data + block->key_bytes, sizeof owner);
+    }
+    return owner;
+}
+
+/* Return where the record of an entry is. */
+static inline const char *
+record_at(const struct entry *entry)
+{
+    const struct block *block = entry->block;
+    return block->is_large ? PyBytes_AS_STRING(owner_of(block)) : block->data + block->key_bytes;
+}
+
+/* Return what an entry is charged, without its tags. */
+static inline int64_t
+untagged_bytes(const struct store *store, Py_ssize_t key_bytes, Py_ssize_t record_bytes)
+{
+    const struct charges *by = &store->charges;
+    return ((((key_bytes + by->key_pad) & by->key_mask) + record_bytes + by->record_pad) & -16) + by->overhead;
 }
 
 static inline int64_t

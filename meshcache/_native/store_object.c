@@ -261,15 +261,18 @@ entries_take_changed(struct store *store, PyObject *object)
 }
 
 static PyObject *
-entries_recency(struct store *store, PyObject *tombstones)
+entries_keys_of_ring(struct store *store, PyObject *object)
 {
-    int ring = PyObject_IsTrue(tombstones);
-    PyObject *keys = ring < 0 ? NULL : PyList_New(0);
+    long ring = PyLong_AsLong(object);
+    if ((ring < 0 || ring >= RINGS) && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_IndexError, "there is no such ring");
+    }
+    PyObject *keys = PyErr_Occurred() ? NULL : PyList_New(0);
     if (keys == NULL) {
         return NULL;
     }
     uint32_t before = (uint32_t)ring;
-    for (uint32_t index = store_entry(store, before)->after; index > 1; index = store_entry(store, index)->after) {
+    for (uint32_t index = store_entry(store, before)->after; index >= RINGS; index = store_entry(store, index)->after) {
         PyObject *key = bytes_of(store_key_of(store, index));
         int failed = key == NULL || PyList_Append(keys, key) < 0;
         Py_XDECREF(key);
@@ -449,7 +452,7 @@ bury_each(struct store *store, PyObject *indices, const Py_buffer *version, int6
         if (PyErr_Occurred()) {
             return -1;
         }
-        if (index < 2 || index >= store->index_count || store_entry(store, index)->block == NULL) {
+        if (index < RINGS || index >= store->index_count || store_entry(store, index)->block == NULL) {
             PyErr_SetString(PyExc_IndexError, "there is no such entry");
             return -1;
         }
@@ -527,9 +530,11 @@ static PyObject *
 entries_counts(struct store *store, PyObject *Py_UNUSED(nothing))
 {
     const struct store_counts *c = &store->counts;
-    return Py_BuildValue("LLLLLLLLLLLLn", c->entries, c->tombstones, c->bytes, c->tombstone_bytes, c->hits, c->misses,
+    const struct queues *q = &store->queues;
+    return Py_BuildValue("LLLLLLLLLLLLnLLLLL", c->entries, c->tombstones, c->bytes, c->tombstone_bytes, c->hits, c->misses,
                          c->evictions, c->expirations, c->tombstones_reaped, c->tombstones_dropped, c->refused,
-                         store->calendar.bookings, PyDict_GET_SIZE(store->covers));
+                         store->calendar.bookings, PyDict_GET_SIZE(store->covers), q->small_entries, q->small_evictions,
+                         q->promotions, q->ghost_hits, q->ghost_bytes);
 }
 
 static PyObject *
@@ -577,9 +582,10 @@ entries_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
     long long slots, max_entries, max_bytes, tombstone_bytes_max, grace_ms;
     struct charges charges;
+    int is_s3fifo;
     PyObject *charged_by, *tags;
-    if (!PyArg_ParseTuple(arguments, "LLLLLO!O", &slots, &max_entries, &max_bytes, &tombstone_bytes_max, &grace_ms,
-                          &PyTuple_Type, &charged_by, &tags) ||
+    if (!PyArg_ParseTuple(arguments, "LLLLLpO!O", &slots, &max_entries, &max_bytes, &tombstone_bytes_max, &grace_ms,
+                          &is_s3fifo, &PyTuple_Type, &charged_by, &tags) ||
         !PyArg_ParseTuple(charged_by, "nnnn", &charges.key_pad, &charges.key_mask, &charges.record_pad,
                           &charges.overhead)) {
         return NULL;
@@ -595,6 +601,7 @@ entries_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     store->max_bytes = max_bytes;
     store->tombstone_bytes_max = tombstone_bytes_max;
     store->grace_ms = grace_ms;
+    recency_init(store, is_s3fifo);
     store->charges = charges;
     store->charged_by = Py_NewRef(charged_by);
     store->tags = Py_NewRef(tags);
@@ -643,12 +650,12 @@ static PyMethodDef entries_methods[] = {
     METHOD("count_of_slot", entries_count_of_slot, METH_O, "Return how many keys a slot has."),
     METHOD("is_changed", entries_is_changed, METH_O, "Tell whether a slot has changed since take_changed."),
     METHOD("take_changed", entries_take_changed, METH_O, "Tell the same, and begin anew."),
-    METHOD("recency", entries_recency, METH_O, "See Store.recency."),
+    METHOD("keys_of_ring", entries_keys_of_ring, METH_O, "See Store.keys_of_ring."),
     METHOD("drop_slot", entries_drop_slot, METH_O, "See Store.drop_slot."),
     METHOD("sweep", entries_sweep, METH_VARARGS, "See Store.sweep."),
     METHOD("bury_entries", entries_bury_entries, METH_VARARGS, "See Store.bury; by the indices of the entries."),
     METHOD("clear", entries_clear, METH_NOARGS, "See Store.clear."),
-    METHOD("counts", entries_counts, METH_NOARGS, "Return the first fields of StoreStatistics."),
+    METHOD("counts", entries_counts, METH_NOARGS, "Return the fields of StoreStatistics, but for those on tags."),
     METHOD("sizes", entries_sizes, METH_NOARGS, "Return how many keys, indices, and free indices there are."),
     {NULL, NULL, 0, NULL},
 };

@@ -248,9 +248,10 @@ class NodeCore:
         """Return a check of undecoded frames: is a client's request past its deadline? None for any other frame."""
         return self._peek.past_by(self._instant.wall_ms)
 
-    def turn_away(self, origin: bytes, frames: list[bytes]) -> None:
+    def turn_away(self, origin: bytes, frames: list[bytes], retry_after_ms: int) -> None:
         """Refuse as overloaded, with nothing done, requests that are not past their deadlines by ``past_by_now``."""
-        self._requests.turn_away(origin, [self._peek.number_of(frame) for frame in frames])
+        numbers = [self._peek.number_of(frame) for frame in frames]
+        self._requests.turn_away(origin, numbers, retry_after_ms)
 
     def receive_stream(self, frame: Frame, now: float) -> None:
         """Take a frame that another member published; see Effects.follow."""

@@ -5,6 +5,7 @@ are what the layout of ``meshcache/core/storage/store.py`` was chosen against:
 
   store         the store as it is, in Python
   native        its native twin, where that was built
+  s3fifo        the same, with store.eviction = "s3fifo": what its second queue, its counts and its ghosts cost
   eager-touch   the same, but every read moves its entries at once instead of noting them
   list-links    the same, but the recency links are lists of the ints in the slot tables: 8 bytes an entry more
   loose-tables  the same, but slot tables are left to grow as dicts do when entries come and go
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from meshcache import _native
+from meshcache.core.storage.recency import RINGS, LeastRecentlyUsed
 from meshcache.core.storage.store import Store
 from meshcache.protocol.record import Extras, expiry_bytes, stamp, with_extras
 
@@ -62,7 +64,8 @@ class ListLinks(Store):
 
     def __init__(self, *, slots: int, max_entries: int, max_bytes: int) -> None:
         super().__init__(slots=slots, max_entries=max_entries, max_bytes=max_bytes)
-        self._before, self._after = [0, 1], [0, 1]  # type: ignore[assignment]  # lists in place of arrays
+        self._before, self._after = (list(range(RINGS)) for _ in range(2))  # type: ignore[assignment]  # no arrays
+        self._recency = LeastRecentlyUsed(self._before, self._after)
 
 
 class LooseTables(Store):
@@ -108,6 +111,7 @@ class OneOrderedDict:
 
 VARIANTS: dict[str, Callable[..., Any]] = {
     "store": Store,
+    "s3fifo": partial(Store, eviction="s3fifo"),
     "eager-touch": EagerTouch,
     "list-links": ListLinks,
     "loose-tables": LooseTables,

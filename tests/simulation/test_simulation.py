@@ -64,6 +64,7 @@ def test_seeds_draw_every_kind_of_faults_and_both_levels_of_promise() -> None:
     plans = [Plan.draw(seed) for seed in range(SEEDS)]
     assert {plan.kind for plan in plans} == {"weather", "single", "split", "chaos"}
     assert {plan.strict for plan in plans} == {True, False}
+    assert {plan.eviction for plan in plans if plan.max_entries < 1000} == {"lru", "s3fifo"}
     assert len({(plan.replicas, plan.write_quorum, plan.read_quorum) for plan in plans}) > 5
 
 
@@ -76,7 +77,9 @@ def test_a_planted_bug_is_found_by_the_checker_of_the_promise_it_breaks(
     found = []
     for seed in [trap.seed, *range(SEEDS_FOR_A_BUG)]:
         try:
-            Simulation(replace(Plan.draw(seed), kind=trap.kind, **{"loaded": 0, "lies": (), **trap.plan})).run()
+            Simulation(
+                replace(Plan.draw(seed), kind=trap.kind, **{"loaded": 0, "lies": (), "eviction": "lru", **trap.plan})
+            ).run()
         except Violation as violation:
             found.append(str(violation).partition(":")[0])
         if trap.checker in found:
@@ -143,6 +146,21 @@ def test_what_bears_a_tag_must_not_show_after_the_tag_was_invalidated() -> None:
         told.tell("get", "v", 0.5, 0.6, result="v=1")
     with pytest.raises(Violation, match="durable"):
         told.tell("get", "w", 0.5, 0.6)
+
+
+def test_what_is_lost_may_be_undone_and_nothing_before_it() -> None:
+    told = Told()
+    told.tell("set", "v", 0.0, 0.1, written="v=1", tags=("t",))
+    told.tell("set", "v", 0.2, 0.3, written="v=2", tags=("t",))
+    told.tell("set", "v", 0.4, 0.5, written="v=3")
+    told.tell("invalidate", "", 0.4, 0.6, tags=("t",))
+    told.history.lose(0.5)
+    told.tell("get", "v", 0.7, 0.8, result="v=2")
+    with pytest.raises(Violation, match="fresh"):
+        told.tell("get", "v", 0.7, 0.8, result="v=1")
+    told.tell("set", "v", 0.9, 1.0, written="v=4")
+    with pytest.raises(Violation, match="fresh"):
+        told.tell("get", "v", 1.1, 1.2, result="v=2")
 
 
 def test_an_invalidation_that_failed_promises_nothing() -> None:

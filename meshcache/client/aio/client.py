@@ -131,7 +131,10 @@ class AsyncClient:
     async def set_many(
         self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
     ) -> list[Any]:
-        """Store several values, all with the same ``tags``; returns the keys for which that failed."""
+        """Store several values, all with the same ``tags``; returns the keys for which that failed.
+
+        Raises AuthFailed if this client's key may not write one of them: the others may be stored.
+        """
         return await self._run(self._session.set_many(items, ttl, timeout, tags))
 
     async def delete(self, key: Key, *, timeout: Timeout | None = None) -> bool:

@@ -31,7 +31,17 @@ from typing import Any, Final
 import zmq
 
 from meshcache.client.closing import Closing
-from meshcache.client.connection import CALLS_MAX, FAIR_SHARE, GREETING, Batch, Call, Connection, Outcome, Unsendable
+from meshcache.client.connection import (
+    CALLS_MAX,
+    FAIR_SHARE,
+    GREETING,
+    GREETING_S,
+    Batch,
+    Call,
+    Connection,
+    Outcome,
+    Unsendable,
+)
 from meshcache.client.failure import (
     CONNECTION_LOST,
     NO_CONNECTION,
@@ -69,8 +79,6 @@ UNDER_WAY_MAX: Final = 256
 which then looks dead."""
 PARKED_MAX: Final = 1024
 """The same for requests that may be parked at the node; all together are fewer than a socket's queue takes."""
-GREETING_S: Final = 1.0
-"""A connection that has not been greeted after so long, in attended time, is replaced by a new one."""
 
 
 async def reached(address: str) -> Host:
@@ -148,7 +156,6 @@ class _NodeSocket:
         self._fd = -1
         self._host: Host | None = None
         self._connected = False
-        self._asked_hello = False
         self._step_since = 0.0
         """Since when it has been connecting, or waiting for its greeting, in attended time."""
         self._opening: asyncio.Task[None] | None = None
@@ -220,7 +227,7 @@ class _NodeSocket:
                     frames_max -= 1
                     self._arrived(self._recv(zmq.NOBLOCK))
                 elif not events & zmq.POLLOUT:
-                    if self._asked_hello and not self._connection.ready:
+                    if self._connection.is_asked and not self._connection.ready:
                         self._fail(NOT_GREETED)
                     elif self._handshake is not None and (why := self._handshake.failure()) is not None:
                         self._fail(denied(why))
@@ -232,10 +239,8 @@ class _NodeSocket:
                     self._connected = True
                     self._end_handshake()
                     connection = self._connection
-                    wants_greeting = connection.is_clock_vague or (not connection.ready and self._is_needed())
-                    if self._asked_hello or not wants_greeting:
+                    if not connection.wants_greeting or not (connection.ready or self._is_needed()):
                         return True
-                    self._asked_hello = True
                     self._step_since = self._mux.attended_s()
                     socket.send(connection.hello(), zmq.NOBLOCK)
                 socket = self._socket
@@ -260,7 +265,8 @@ class _NodeSocket:
         for queue in self.lines:
             self._expire_queued(queue, now, attended_s)
         has_waited = attended_s - self._step_since >= GREETING_S
-        if has_waited and self._socket is not None and not self._connection.ready and self._is_needed():
+        wanted = self._connection.is_asked if self._connection.ready else self._is_needed()
+        if has_waited and wanted and self._socket is not None:
             self._disconnect(CONNECTION_LOST)
             self._requeue()
         return bool(self.under_way) or self._is_needed()
@@ -305,8 +311,6 @@ class _NodeSocket:
             elif isinstance(outcome, Failure):
                 self._fail(outcome)
                 return
-            else:
-                self._asked_hello = False
         if self._is_needed():
             self._mux.schedule(self)
 
@@ -380,7 +384,7 @@ class _NodeSocket:
             self._end_handshake()
             socket.close(0)
         self._connection = self._mux.connection(self.address)
-        self._connected = self._asked_hello = False
+        self._connected = False
         under_way, self.under_way = self.under_way, {}
         self._under_way_counts = [0, 0]
         self._mux.fail(under_way.values(), failure)

@@ -29,8 +29,12 @@ class Charges(NamedTuple):
 
     def entry_bytes(self, key: bytes, record: bytes) -> int:
         """Return what an entry is charged."""
-        size = ((((len(key) + self.key_pad) & self.key_mask) + len(record) + self.record_pad) & -16) + self.overhead
+        size = self.untagged_bytes(key, record)
         return size + tag_bytes(tags_of(record)) if record[22] & EXTRAS else size
+
+    def untagged_bytes(self, key: bytes, record: bytes) -> int:
+        """Return the same without what it is charged for tags."""
+        return ((((len(key) + self.key_pad) & self.key_mask) + len(record) + self.record_pad) & -16) + self.overhead
 
 
 PYTHON: Final = Charges(48, -16, 48, 112)

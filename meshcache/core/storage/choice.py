@@ -30,5 +30,6 @@ def store_of(config: Config, charges: Charges | None = None) -> Store:
         max_entries=config.store.max_entries,
         max_bytes=config.store.max_bytes,
         grace_ms=int(config.store.tombstone_grace_s * 1000),
+        eviction=config.store.eviction,
         **own,
     )

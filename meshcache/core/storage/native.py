@@ -7,28 +7,37 @@ What is called often, or changes what is held, is in C (meshcache/_native/store.
 from __future__ import annotations
 
 import hashlib
-from typing import Self
+from dataclasses import fields
+from typing import Final, Self
 
 from meshcache._native import compiled
 from meshcache.core.counters import StoreStatistics
 from meshcache.core.storage.charges import NATIVE, Charges, check_limits
+from meshcache.core.storage.recency import RINGS, is_s3fifo
 from meshcache.core.storage.store import TOMBSTONE_SHARE
 from meshcache.core.storage.tags import TagIndex
 from meshcache.protocol.record import VERSION_BYTES
+
+_COUNTS: Final = [field.name for field in fields(StoreStatistics) if field.name not in {"tags", "bearers"}]
 
 
 class NativeStore(compiled.Entries):
     """The records of one node; see ``Store``."""
 
     def __new__(
-        cls, *, slots: int, max_entries: int, max_bytes: int, grace_ms: int = 0, charges: Charges = NATIVE
+        cls,
+        *,
+        slots: int,
+        max_entries: int,
+        max_bytes: int,
+        grace_ms: int = 0,
+        eviction: str = "lru",
+        charges: Charges = NATIVE,
     ) -> Self:
         """Make an empty store."""
         check_limits(slots, max_entries, max_bytes)
-        tombstone_bytes_max = int(max_bytes * TOMBSTONE_SHARE)
-        return super().__new__(
-            cls, slots, max_entries, max_bytes, tombstone_bytes_max, grace_ms, charges, TagIndex(slots)
-        )
+        limits = slots, max_entries, max_bytes, int(max_bytes * TOMBSTONE_SHARE)
+        return super().__new__(cls, *limits, grace_ms, is_s3fifo(eviction), charges, TagIndex(slots))
 
     def slot_digest(self, slot: int) -> bytes:
         """See ``Store.slot_digest``."""
@@ -67,11 +76,12 @@ class NativeStore(compiled.Entries):
 
     def statistics(self) -> StoreStatistics:
         """See ``Store.statistics``."""
-        return StoreStatistics(*self.counts(), tags=len(self.tags), bearers=self.tags.bearers)
+        counts = dict(zip(_COUNTS, self.counts(), strict=True))
+        return StoreStatistics(**counts, tags=len(self.tags), bearers=self.tags.bearers)
 
     def contradictions(self) -> list[str]:
         """See ``Store.contradictions``."""
         (held, indices, free), figures = self.sizes(), self.statistics()
-        if indices == held + free + 2 and held == figures.entries + figures.tombstones:
+        if indices == held + free + RINGS and held == figures.entries + figures.tombstones:
             return []
         return [f"the store has {held} keys, but {figures.entries} entries and {figures.tombstones} tombstones"]
