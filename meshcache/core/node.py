@@ -386,10 +386,7 @@ class NodeCore:
         return effects
 
     def replies(self) -> list[tuple[bytes, bytes]]:
-        """Return the replies of a turn that was not ``disturbed``, and begin the next.
-
-        Such a turn needs no ``tick`` before the next deadline, and without events there is nothing else to drain.
-        """
+        """Return the replies of a turn not ``disturbed``: without events all there is to drain, and it needs no tick."""
         return self._frames.of(self.outbox.take_replies())
 
     def note_subscribers(self, present: bool) -> None:

@@ -17,6 +17,7 @@ from meshcache.core.node import NodeCore
 from meshcache.core.operations import usual
 from meshcache.core.operations.surroundings import Readers
 from meshcache.core.storage import choice
+from meshcache.core.storage.recency import RINGS
 from meshcache.core.storage.store import Store
 from meshcache.core.view import Former
 from meshcache.keys import ANYBODY, NOBODY, AllowedKey, Rights
@@ -38,6 +39,7 @@ WORLDS: Final[dict[str, dict[str, Any]]] = {
     "two copies": {"cluster": {"replicas": 2, "write_quorum": 2, "read_quorum": 1}},
     "reads of two": {"cluster": {"replicas": 2, "write_quorum": 1, "read_quorum": 2}},
     "few entries": {"store": {"max_entries": 5}},
+    "few entries by S3-FIFO": {"store": {"max_entries": 5, "eviction": "s3fifo"}},
     "few bytes": {"store": {"max_bytes": 3000}},
     "hot at once": {"hot_keys": {"threshold_reads": 3}},
     "hot by sampling": {"hot_keys": {"threshold_reads": 600}},
@@ -83,7 +85,7 @@ def state_of(core: NodeCore) -> Any:
     backlog = core._requests._admission.backlog.bytes
     replies = {origin: len(messages) for origin, messages in outbox.replies.items()}
     effects = replies, list(outbox.events), outbox.reply_bytes, list(outbox.notes)
-    order = store.recency(False), store.recency(True)
+    order = [store.keys_of_ring(ring) for ring in range(RINGS)]
     return (
         held,
         order,
