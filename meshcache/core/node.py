@@ -386,7 +386,7 @@ class NodeCore:
         return effects
 
     def replies(self) -> list[tuple[bytes, bytes]]:
-        """Return the replies of a turn not ``disturbed``: without events all there is to drain, and it needs no tick."""
+        """Return the replies of a turn not ``disturbed``, which needs no tick, and no ``drain`` but for its events."""
         return self._frames.of(self.outbox.take_replies())
 
     def note_subscribers(self, present: bool) -> None:
