@@ -17,19 +17,13 @@
 
 #include "serve.h"
 
+#include "request.h"
 #include "store_object.h"
 #include "wire.h"
 
-#define GET 10
-#define SET 11
 #define REPLY 20
-#define REQUEST_FIELDS 9
 
-#define KEY_SIZE_MAX 1024
-#define GET_KEYS_MAX 1000
-#define SET_KEYS_MAX 500
 #define STAMP_BYTES 22
-#define CONTENT_FLAG_BYTES 2
 
 #define LEVEL_ALL (-3)
 #define LEVEL_ONE (-1)
@@ -76,31 +70,6 @@ typedef struct {
     int64_t replicas;
     int sets; /* whether SETs are served, too */
 } Usual;
-
-/* A request as it is read from its frame. */
-typedef struct {
-    uint64_t kind;
-    uint64_t number;
-    int64_t deadline_ms;
-    Slice view;
-    int64_t r; /* of a SET: 0 */
-    int64_t w;
-    int64_t ttl_ms; /* of a SET */
-    uint32_t count;
-    Slice *keys;
-    Slice *contents;    /* of a SET: as many, in the same piece of memory */
-    PyObject *key_list; /* the keys as objects: made when somebody asks for them, see keys_of */
-    int64_t size;       /* bytes of all contents … */
-    int64_t size_max;   /* … and of the greatest */
-} Request;
-
-/* What became of a step. */
-typedef enum {
-    FAILED = -1, /* with an exception */
-    UNUSUAL = 0, /* Python must take it */
-    DONE = 1,
-    WENT_ON = 2 /* Python has gone on */
-} Outcome;
 
 /* -- parts -------------------------------------------------------------------------------------------------------- */
 
@@ -175,130 +144,6 @@ is_empty(Usual *self, PyObject *of, enum name name)
     int truth = PyObject_IsTrue(container);
     Py_DECREF(container);
     return truth < 0 ? -1 : !truth;
-}
-
-/* -- reading ------------------------------------------------------------------------------------------------------ */
-
-static void
-forget(Request *request)
-{
-    PyMem_Free(request->keys);
-    Py_CLEAR(request->key_list);
-}
-
-/* Make a list of byte strings. */
-static PyObject *
-list_of(const Slice *slices, uint32_t count)
-{
-    PyObject *list = PyList_New(count);
-    for (uint32_t i = 0; list != NULL && i < count; i++) {
-        PyObject *bytes = PyBytes_FromStringAndSize((const char *)slices[i].data, (Py_ssize_t)slices[i].size);
-        if (bytes == NULL) {
-            Py_CLEAR(list);
-            break;
-        }
-        PyList_SET_ITEM(list, i, bytes);
-    }
-    return list;
-}
-
-/* Return the keys as a list, borrowed. */
-static PyObject *
-keys_of(Request *request)
-{
-    if (request->key_list == NULL) {
-        request->key_list = list_of(request->keys, request->count);
-    }
-    return request->key_list;
-}
-
-static Outcome
-read_slices(Reader *reader, Slice *slices, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        if (!read_bin(reader, &slices[i])) {
-            return UNUSUAL;
-        }
-    }
-    return DONE;
-}
-
-/* Read the keys. There is room for ``lists`` lists of that length. */
-static Outcome
-read_keys(Reader *reader, uint32_t count_max, size_t lists, Request *request)
-{
-    if (!read_array(reader, &request->count) || request->count == 0 || request->count > count_max) {
-        return UNUSUAL;
-    }
-    request->keys = PyMem_Malloc(lists * request->count * sizeof(Slice));
-    if (request->keys == NULL) {
-        PyErr_NoMemory();
-        return FAILED;
-    }
-    return read_slices(reader, request->keys, request->count);
-}
-
-/* What a client may store without further ado: two bytes of flags, of which the first is for nodes, and is 0. */
-static Outcome
-check_contents(Request *request)
-{
-    for (uint32_t i = 0; i < request->count; i++) {
-        const Slice *key = &request->keys[i], *content = &request->contents[i];
-        if (key->size == 0 || key->size > KEY_SIZE_MAX || content->size < CONTENT_FLAG_BYTES || content->data[0] != 0) {
-            return UNUSUAL;
-        }
-        int64_t size = (int64_t)content->size;
-        request->size += size;
-        request->size_max = size > request->size_max ? size : request->size_max;
-    }
-    return DONE;
-}
-
-static Outcome
-read_rest(Reader *reader, Request *request)
-{
-    if (request->kind == GET) {
-        bool meta;
-        if (!read_int(reader, &request->r) || !read_int(reader, &request->w) || !read_bool(reader, &meta) || meta) {
-            return UNUSUAL;
-        }
-        return read_keys(reader, GET_KEYS_MAX, 1, request);
-    }
-    uint32_t contents;
-    if (!read_int(reader, &request->w) || !read_int(reader, &request->ttl_ms)) {
-        return UNUSUAL;
-    }
-    Outcome outcome = read_keys(reader, SET_KEYS_MAX, 2, request);
-    if (outcome != DONE) {
-        return outcome;
-    }
-    if (!read_array(reader, &contents) || contents != request->count) {
-        return UNUSUAL;
-    }
-    request->contents = request->keys + contents;
-    outcome = read_slices(reader, request->contents, contents);
-    return outcome == DONE ? check_contents(request) : outcome;
-}
-
-/* Read a frame of one GET or SET for this process; anything else is unusual. */
-static Outcome
-read_request(Usual *self, Reader *reader, Request *request)
-{
-    uint32_t count;
-    uint64_t clock, boot;
-    if (!read_array(reader, &count) || count != 2 || !read_uint(reader, &clock) || clock != 0) {
-        return UNUSUAL;
-    }
-    if (!read_array(reader, &count) || count != REQUEST_FIELDS || !read_uint(reader, &request->kind) ||
-        !(request->kind == GET || (request->kind == SET && self->sets))) {
-        return UNUSUAL;
-    }
-    if (!read_uint(reader, &request->number) || !read_uint(reader, &boot) || boot != self->boot ||
-        !read_int(reader, &request->deadline_ms) || !read_bin(reader, &request->view)) {
-        return UNUSUAL;
-    }
-    Outcome outcome = read_rest(reader, request);
-    return outcome == DONE && reader->at != reader->end ? UNUSUAL : outcome;
 }
 
 /* -- admission: as admission.py and access.py have it ---------------------------------------------------------------- */
@@ -940,14 +785,14 @@ serve_frame(Usual *self, PyObject *origin, const uint8_t *data, size_t size)
 {
     Reader reader = {data, data + size};
     Request request = {0};
-    Outcome outcome = read_request(self, &reader, &request);
+    Outcome outcome = read_request(&reader, self->boot, self->sets, &request);
     if (outcome == DONE) {
         outcome = admit(self, origin, &request);
     }
     if (outcome == DONE) {
         outcome = request.kind == GET ? serve_get(self, origin, &request) : serve_set(self, origin, &request);
     }
-    forget(&request);
+    request_free(&request);
     return outcome;
 }
 

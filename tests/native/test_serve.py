@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted_bugs import RESTART_TRAPS, TRAPS
 
 from meshcache import _native
 from meshcache.config import Config
@@ -370,3 +371,31 @@ def hostile_frames(count: int, seed: int) -> int:
 
 def test_hostile_frames_leave_both_in_the_same_state() -> None:
     assert hostile_frames(2000, 1) > 20
+
+
+STOOD_IN_FOR: Final = {
+    "Requests": ("_on_get", "_answer_get", "_held", "_holds", "_reads_one", "_reply_records", "_on_set", "_change"),
+    "Admission": ("admit", "reply"),
+    "HotKeys": ("note",),
+    "wire": ("decode_frame", "encode_frame"),
+}
+"""What serve.c does instead of calling it, by class or module. (The store has its own way: plant_in_store.)"""
+
+
+def test_no_planted_bug_is_where_native_code_passes_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug that is planted in one of these would go unseen, unless its nodes are told to serve all in Python."""
+    touched: list[tuple[Any, str]] = []
+    patch_it = pytest.MonkeyPatch.setattr
+
+    def note(patch: pytest.MonkeyPatch, target: Any, name: str, value: object, *more: Any) -> None:
+        touched.append((target, name))
+        patch_it(patch, target, name, value, *more)
+
+    for plant in [*TRAPS, *RESTART_TRAPS]:
+        touched.clear()
+        with monkeypatch.context() as patch, monkeypatch.context() as watched:
+            watched.setattr(pytest.MonkeyPatch, "setattr", note)
+            plant(patch)
+        passed_by = [name for target, name in touched if name in STOOD_IN_FOR.get(target.__name__.split(".")[-1], ())]
+        assert touched
+        assert not passed_by or (usual, "compiled") in touched, plant.__name__
