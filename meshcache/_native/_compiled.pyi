@@ -1,13 +1,20 @@
 """Types of the native module."""
 
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 from meshcache.core.storage.charges import Charges
 from meshcache.core.storage.tags import TagIndex
 
 built_from: str
 """The digest of the C sources that it was built from; see build_hook.py."""
+
+class UsualRequests:
+    """See serve.c, and core/operations/usual.py for what it is given."""
+
+    def __new__(cls, **parts: Any) -> Self: ...
+    def serve(self, origin: bytes, frame: bytes | memoryview, /) -> bool | None:
+        """Serve a frame, if it is usual. True: that was done; None: Python went on with it; False: nothing was done."""
 
 class Entries:
     """What a store holds; see meshcache/core/storage/native.py. Most methods are those of Store."""

@@ -5,6 +5,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "serve.h"
 #include "store_object.h"
 
 #ifndef BUILT_FROM
@@ -14,7 +15,7 @@
 static int
 module_exec(PyObject *module)
 {
-    if (store_exec(module) < 0) {
+    if (store_exec(module) < 0 || serve_exec(module) < 0) {
         return -1;
     }
     return PyModule_AddStringConstant(module, "built_from", BUILT_FROM);

@@ -30,6 +30,7 @@ SUBCOMMANDS: Final = {
     "hotkeys": Subcommand("hotkeys", "what finding hot keys costs, and what it brings"),
     "ring": Subcommand("ring", "how evenly keys are spread, and how many move when a node joins or leaves"),
     "keys": Subcommand("keys", "what encryption and the check of rights cost"),
+    "native": Subcommand("native", "what a node spends on a key with the native module and without"),
     "snapshots": Subcommand("snapshots", "what writing a snapshot costs readers, and how soon a mesh is back"),
     "compare": Subcommand("compare", "the speed of this tree beside that of a commit"),
     "screenshot": Subcommand("screenshot", "take the README's picture of the dashboard"),
