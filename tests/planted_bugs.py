@@ -398,6 +398,16 @@ def nobody_is_waited_for(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recall, "RETURN_WAIT_S", 0.0)
 
 
+def participants_that_were_not_met(patch: pytest.MonkeyPatch) -> None:
+    """A node that follows another one's commitment gathers from those whom it knows by then, and misses the others."""
+    patch.setattr(recall.Recall, "_has_met", lambda self, participants: True)
+
+
+def participants_that_are_gone(patch: pytest.MonkeyPatch) -> None:
+    """Who has committed itself names all participants for ever, also those that are gone."""
+    patch.setattr(recall.Recall, "_participants_here", lambda self: list(self._participants.values()))
+
+
 def killed_counts_as_stopped(patch: pytest.MonkeyPatch) -> None:
     """Under the strict policy, too, a snapshot of a node that was killed is taken for the last word."""
     patch.setattr(snapshot.Saved, "complete", True)
@@ -553,6 +563,7 @@ RESTART_TRAPS: Final[dict[Plant, Trap]] = {
     drops_not_saved: Trap("", REST, "fresh"),
     expired_forgotten: Trap("", {**REST, "short_lived": 1.0}, "fresh", 161),
     nobody_is_waited_for: Trap("", REST, "fresh", 3),
+    participants_that_were_not_met: Trap("", {**REST, "short_lived": 1.0}, "fresh", 65),
     killed_counts_as_stopped: Trap("", {**REST, "strikes": ("kill all",), "strict": True}, "fresh"),
 }
-"""Where bugs about snapshots show: in a RestartPlan. Two more are found by stories: tests/core/test_recall.py."""
+"""Where bugs about snapshots show: in a RestartPlan. More are found by stories: tests/core/test_recall.py."""

@@ -53,6 +53,11 @@ Outcome = list[Any] | Reject | Failure | Unsendable
 
 FAIR_SHARE: Final = 0.5
 """If a node had less than this share of an attempt's allowance, its silence does not count against it."""
+GREETING_S: Final = 1.0
+"""A connection that has not been greeted after so long, though it was asked for, is replaced by a new one."""
+PROMPT_GREETINGS: Final = 2
+"""So many greetings are asked for at once if the first tells nothing, for instance because it was slow; further ones
+only every GREETING_S."""
 CALLS_MAX: Final = 256
 """The most calls in one message: all that wait for one answer are woken at once, and delay everything else."""
 
@@ -257,8 +262,11 @@ class Batch:
 class Connection:
     """The protocol's side of one connection to one node: greeted once, then requests by number.
 
-    A driver sends ``hello()`` first and whenever ``ready`` is false, gives every frame to ``accept``, and replaces this
-    object when its connection breaks: it must never outlive the process at the other end.
+    A driver sends ``hello()`` first, and no request while ``ready`` is false. It sends another one whenever
+    ``wants_greeting``, and goes on with requests meanwhile: it may be that the node is silent because our idea of its
+    clock is wrong, and then they are dropped, or because it is overloaded, and then whoever waited for the greeting
+    first would make it do more for less. It gives every frame to ``accept``. It replaces this object when the
+    connection breaks, or ``is_stuck``: it must never outlive the process at the other end.
     """
 
     __slots__ = (
@@ -266,9 +274,11 @@ class Connection:
         "_boot",
         "_cluster",
         "_expected",
+        "_greetings",
         "_number",
         "_wall_ms",
         "address",
+        "is_asked",
         "is_clock_vague",
         "ready",
         "routing",
@@ -277,8 +287,12 @@ class Connection:
     def __init__(self, address: str, cluster: str, routing: Routing) -> None:
         self.address = address
         self.ready = False
+        self.is_asked = False
+        """Whether a greeting is under way."""
         self.is_clock_vague = False
-        """Whether the greeting was too slow to tell the node's clock: the connection works, but needs another one."""
+        """Whether our idea of the node's clock may be wrong: the greeting was slow, or the node was silent."""
+        self._greetings = 0
+        """How many greetings were asked for since the node's clock became vague."""
         self._cluster = cluster
         self.routing = routing
         self._number = GREETING
@@ -297,9 +311,25 @@ class Connection:
         """Whether nothing is expected over it, and its address is none of a member or a seed: its node has left."""
         return not self._expected and self.address not in self.routing.addresses()
 
+    @property
+    def wants_greeting(self) -> bool:
+        """Whether the node should be asked for its greeting now, for the first time or again."""
+        if self.is_asked or (self.ready and not self.is_clock_vague):
+            return False
+        if not self.ready or self._greetings < PROMPT_GREETINGS:
+            return True
+        return self.routing.clock() - self._asked_at >= GREETING_S
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the greeting was asked for, and has not come in time. True only if all that arrived was accepted."""
+        return self.is_asked and self.routing.clock() - self._asked_at >= GREETING_S
+
     def hello(self) -> bytes:
         """Return the frame that opens the connection, or asks for the node's clock again."""
         self._asked_at = self.routing.clock()
+        self.is_asked = True
+        self._greetings += 1
         return encode_frame(0, [Hello(PROTOCOL, self._cluster, None, b"")])
 
     def encode(self, call: Call, deadline: float) -> tuple[int, bytes]:
@@ -349,8 +379,9 @@ class Connection:
     def forget(self, number: int, *, silent: bool = True) -> None:
         """Stop waiting for an answer. If the node was ``silent``, our idea of its clock may be wrong."""
         self._expected.pop(number, None)
-        if silent:
-            self.ready = False
+        if silent and not self.is_clock_vague:
+            self.is_clock_vague = True
+            self._greetings = 0
 
     def forget_all(self) -> None:
         """Stop waiting for all answers: the thread that waited was interrupted."""
@@ -408,7 +439,7 @@ class Connection:
         self._wall_ms = self.routing.welcome(self.address, welcome, self._asked_at, now)
         self.is_clock_vague = now - self._asked_at > CLOCK_ERROR_S
         self._boot = welcome.boot
-        self.ready = True
+        self.ready, self.is_asked = True, False
         return welcome
 
     def _is_expected(self, number: int) -> bool:

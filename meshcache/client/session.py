@@ -41,7 +41,7 @@ from meshcache.client.routing import Routing
 from meshcache.client.seeds import parse_seeds
 from meshcache.client.values import decoded, is_hit, is_stale, seconds_left
 from meshcache.durations import Timeout, seconds
-from meshcache.errors import ProtocolError
+from meshcache.errors import AuthFailed, ProtocolError
 from meshcache.keys import read_secret_key
 from meshcache.protocol.messages import (
     BATCH_OPS_MAX,
@@ -216,6 +216,9 @@ class Session(Asking):
         raws = list(latest)
         request = Request("set_many", Set, options, raws, names, contents, sum(map(len, contents)))
         _, errors = yield from self._writing(raws, self._many(request, timeout, fast))
+        for error in errors.values():
+            if isinstance(error, AuthFailed):  # to write these keys once more would never help
+                raise error
         return [names[i] for i in sorted(errors)]
 
     def delete(self, key: Key, timeout: Timeout | None) -> Flow[bool]:

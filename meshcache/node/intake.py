@@ -3,15 +3,17 @@
 **Overload.** Requests that come faster than they can be served wait in libzmq and in the kernel, the oldest first. If
 all wait longer than their callers do, every one is served too late, and nothing is of use to anybody. So when the
 ROUTER has had more input for ``STANDING_S`` on end, the node *sheds*: it takes all that there is, which costs a tenth
-of serving it, and serves from each connection in turn the newest. Those whose deadline has passed are dropped, and
-beyond ``WAITING_MAX`` the oldest are refused as overloaded. A connection that floods its node only crowds out its own
-requests. A large reply ends the turn; so twenty connections that ask for those would make each other one wait for
-twenty turns. Therefore those go first that are known to ask for less; then, one of a turn at least, the others, and
-among these who has few requests waiting before who has thousands. What comes from other nodes is always taken in its
-order.
+of serving it, and serves from each connection in turn the newest. Those whose deadline has passed are dropped. As many
+may wait as are served in ``WAIT_S``, by the rate of late: more would all be served later than their callers wait. Each
+connection has its share of these, and where it has more, its oldest are refused as overloaded, at once, so that its
+caller may still go elsewhere. A connection that floods its node only crowds out its own requests.
+
+A large reply ends the turn; so twenty connections that ask for those would make each other one wait for twenty turns.
+Therefore those go first that are known to ask for less; then, one of a turn at least, the others, and among these who
+has few requests waiting before who has thousands. What comes from other nodes is always taken in its order.
 
 Sources: Maurer and Huang, "Fail at Scale" (2015) for the newest first; CoDel (Nichols and Jacobson 2012) for taking a
-queue that does not empty, rather than its length, as the sign of overload.
+queue that does not empty, rather than its length, as the sign of overload, and for a bound in time.
 """
 
 from __future__ import annotations
@@ -31,10 +33,17 @@ from meshcache.protocol.wire import Frame
 STANDING_S: Final = 0.05
 TAKEN_PER_TURN: Final = 4096
 """Requests taken from the ROUTER in one turn while shedding."""
-WAITING_MAX: Final = 8192
-"""Requests of one connection that wait while shedding …"""
-WAITING_ALL_MAX: Final = 32_768
-"""… and of all."""
+WAIT_S: Final = 0.08
+"""For about so long may a request wait while shedding: clients make an attempt of a quarter of a second …"""
+WAITING_MIN: Final = 16
+"""… but so many may wait at any rate, …"""
+WAITING_MAX: Final = 32_768
+"""… and no more than these."""
+RETRY_AFTER_MS_MAX: Final = 2000
+MEASURE_S: Final = 0.05
+"""The rate of serving is measured over so long at least."""
+LATEST_WEIGHT: Final = 0.5
+"""The weight of the latest measurement in the rate."""
 LIGHT_MAX: Final = 4096
 """How many connections are known to ask for little; beyond that, those are forgotten that have nothing waiting."""
 SHED_BYTES_MAX: Final = 2048
@@ -60,11 +69,12 @@ class RequestInlet(Inlet):
         take: Take,
         refuse: Callable[[], None],
         past_by_now: Callable[[], IsPast],
-        turn_away: Callable[[bytes, list[bytes]], None],
+        turn_away: Callable[[bytes, list[bytes], int], None],
         is_from_node: Callable[[Frame], bool] = lambda _: False,
     ) -> None:
-        """``past_by_now`` returns what tells of a request if its time is over; ``turn_away`` refuses for overload.
+        """``past_by_now`` returns what tells of a request if its time is over.
 
+        ``turn_away`` refuses requests for overload, and says after how many milliseconds to come back.
         ``is_from_node`` tells of the first frame of a connection whether a node dialled: nodes are never too many.
         """
         super().__init__(router, take, refuse, pairs=True)
@@ -80,6 +90,16 @@ class RequestInlet(Inlet):
         self._light: set[bytes] = set()
         """Connections whose latest request, while shedding, did not end the turn."""
         self._count = 0
+        self._waiting_max = WAITING_MAX
+        """How many may wait now."""
+        self._served = 0
+        """Since the rate of serving was measured, at ``_measured_at``; 0: it has not been, since shedding began."""
+        self._refused = 0
+        """The same of those refused."""
+        self._measured_at = 0.0
+        self._rate_per_s = 0.0
+        self._retry_after_ms = 0
+        """When those refused had better come back: the later, the more there are of them."""
         self._standing_since = 0.0
         """Since when there has been more input after every turn; 0: there was none."""
         self._shedding = False
@@ -153,15 +173,36 @@ class RequestInlet(Inlet):
 
     def _shed(self, now: float) -> bool:
         began, is_past = time.monotonic(), self._past_by_now()
+        self._measure(began)
         more = self._take_all(now, is_past)
         for origin, frames in self._doomed.items():
-            self._turn_away(origin, frames)
+            self._turn_away(origin, frames, self._retry_after_ms)
+            self._refused += len(frames)
         self._doomed.clear()
         self._drop_past(is_past)
         ended = time.monotonic()
         # At least as long as the taking took: else there would be no time for serving.
         until = ended + max(SLICE_S, ended - began)
-        return self._serve(now, until) or more or bool(self._waiting)
+        more = self._serve(now, until) or more or bool(self._waiting)
+        if not more:
+            self._measured_at = 0.0
+        return more
+
+    def _measure(self, moment: float) -> None:
+        """Work out from the rate of serving how many may wait."""
+        passed_s = moment - self._measured_at
+        if not self._measured_at:
+            self._measured_at, self._served, self._refused = moment, 0, 0
+            self._rate_per_s, self._waiting_max, self._retry_after_ms = 0.0, WAITING_MAX, int(WAIT_S * 1000)
+        elif passed_s >= MEASURE_S:
+            rate_per_s = self._served / passed_s
+            weight = LATEST_WEIGHT if self._rate_per_s else 1.0
+            self._rate_per_s += weight * (rate_per_s - self._rate_per_s)
+            self._waiting_max = max(WAITING_MIN, min(WAITING_MAX, int(self._rate_per_s * WAIT_S)))
+            self._retry_after_ms = min(
+                RETRY_AFTER_MS_MAX, int(WAIT_S * 1000 * (1 + self._refused / max(1, self._served)))
+            )
+            self._measured_at, self._served, self._refused = moment, 0, 0
 
     def _serve(self, now: float, until: float) -> bool:
         """Serve what waits, until this time; True if the turn must end."""
@@ -196,6 +237,7 @@ class RequestInlet(Inlet):
         line = self._waiting.pop(origin)
         frame = line.pop()
         self._count -= 1
+        self._served += 1
         if line:
             self._waiting[origin] = line  # behind the others: the next turn must not begin with it again
         return bool(self._take(origin, frame, now))
@@ -245,17 +287,22 @@ class RequestInlet(Inlet):
         return True
 
     def _keep(self, origin: bytes, frame: bytes) -> None:
-        """Have a request wait for its turn; where too many do, refuse the oldest of this connection."""
-        line = self._waiting.get(origin)
+        """Have a request wait for its turn; where a connection has more than its share, refuse its oldest.
+
+        One request may wait of each connection, until half as many more wait as may.
+        """
+        waiting = self._waiting
+        line = waiting.get(origin)
         if line is None:
-            self._waiting[origin] = line = deque()
+            waiting[origin] = line = deque()
         line.append(frame)
-        if len(line) > WAITING_MAX or self._count >= WAITING_ALL_MAX:
+        self._count += 1
+        share = max(1, self._waiting_max // len(waiting))
+        while len(line) > share or (line and self._count > self._waiting_max * 3 // 2):
             self._doomed.setdefault(origin, []).append(line.popleft())
-            if not line:
-                del self._waiting[origin]
-        else:
-            self._count += 1
+            self._count -= 1
+        if not line:
+            del waiting[origin]
 
 
 class SubscriptionInlet(Inlet):

@@ -191,7 +191,7 @@ class ClientHost:
             self.routing_id = b"\x02%b %d" % (self.name.encode(), self._sockets)
             wire = _Wire(self.network.dial(self, address), self.session.connection(address))
             self._wires[address] = wire
-        elif not wire.connection.ready and wire.line.up and not wire.to_send:
+        elif wire.connection.wants_greeting and wire.line.up:
             wire.line.send(wire.connection.hello())
         self.world.at(waiting.deadline + CALL_SLACK_S, self._on_deadline, wire, waiting)
         if wire.connection.ready:
@@ -219,6 +219,8 @@ class ClientHost:
             wire.sent.pop(waiting.number, None)
             wire.connection.forget(waiting.number)
             waiting.finish(NO_REPLY)
+            if wire.connection.is_stuck:
+                self._drop(wire)
 
     def _drop(self, wire: _Wire) -> None:
         address = wire.connection.address

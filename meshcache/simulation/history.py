@@ -130,6 +130,11 @@ class _Ended:
         else:
             self.maxima.append((number, operation))
 
+    def forget(self, since: float) -> None:
+        """Forget those that ended since then."""
+        place = bisect_left(self.ends, since)
+        del self.ends[place:], self.maxima[place:]
+
     def greatest_before(self, when: float) -> tuple[float, Operation] | None:
         """Return the greatest number among the operations that ended before a time, and its operation."""
         place = bisect_left(self.ends, when)
@@ -231,6 +236,14 @@ class History:
         del self.pending[operation]
         operation.end, operation.error, operation.open = now, Abandoned(), True
         self.errors += 1
+
+    def lose(self, since: float) -> None:
+        """Note that what was acknowledged since then is lost with the only node that had it.
+
+        What these writes and invalidations hid may show again. Nothing else is forgiven.
+        """
+        for ended in (*self._writes.values(), *self._invalidations.values()):
+            ended.forget(since)
 
     def finish(self) -> None:
         """Check at the end of the simulation that nothing is pending."""

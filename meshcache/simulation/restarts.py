@@ -5,7 +5,9 @@ happens (``STRIKES``):
 
 - ``crash``, ``leave``, ``retire``: one node goes, and comes back with what it finds. The others have gone on.
 - ``stop all``: all nodes are stopped within a moment, some by leaving at once and some by handing over; they come back
-  one after the other, some with another clock, and sometimes one has lost its disk.
+  one after the other, some with another clock, and sometimes one has lost its disk. If that is the one that stopped
+  last, what it acknowledged alone, after the others had stopped, is lost: under "available" that may be undone, and
+  nothing else.
 - ``stop rest``: one node crashes; the others go on for a while, and are then stopped like that.
 - ``kill all``: all nodes are killed at the same time. Under the policy "available" they may come back with what is
   older than the last writes, so that freshness is only checked where this is not drawn, or the policy is strict.
@@ -124,6 +126,8 @@ class RestartSimulation:
         self.rounds: dict[str, int] = {}
         """How often each strike happened."""
         self.taken_in = 0
+        self._stopped_at: dict[str, float] = {}
+        """By node, when it was stopped the last time together with all others."""
         self._gone: dict[str, str] = {}
         """Keepsakes that must not show again, and why."""
         for _ in range(plan.nodes):
@@ -224,16 +228,21 @@ class RestartSimulation:
         for host in hosts:
             self._come_back(host)
         if loses:
-            lost = world.rng.choice(hosts)
-            world.note(f"{lost.name} has lost its disk")
-            assert lost.disk is not None
-            lost.disk.wipe()
+            self._lose_disk(world.rng.choice(hosts))
         self._start_all(within_s=world.rng.choice((0.1, 1.0, 5.0)))
 
-    @staticmethod
-    def _stop(host: NodeHost, how: str) -> None:
+    def _stop(self, host: NodeHost, how: str) -> None:
+        self._stopped_at[host.name] = self.world.now
         if host.core is not None:
             getattr(host, how)()
+
+    def _lose_disk(self, host: NodeHost) -> None:
+        self.world.note(f"{host.name} has lost its disk")
+        assert host.disk is not None
+        host.disk.wipe()
+        alone_since = max(at for name, at in self._stopped_at.items() if name != host.name)
+        if self._stopped_at[host.name] > alone_since and not self.plan.strict:
+            self.history.lose(alone_since)
 
     def _come_back(self, host: NodeHost) -> None:
         if self.plan.jumps and self.world.rng.random() < 0.5:

@@ -29,6 +29,7 @@ from .partitions import partition, partition_strict
 from .pauses import pause
 from .scenario import Options, Result
 from .stampede import stampede
+from .surge import surge
 from .upgrade import upgrade
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
@@ -46,6 +47,7 @@ SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
     "hostile": hostile,
     "stampede": stampede,
     "overload": overload,
+    "surge": surge,
     "upgrade": upgrade,
 }
 WRITE_BEHIND: Final = "write-behind"

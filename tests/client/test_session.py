@@ -17,7 +17,7 @@ from client_world import World, fact, hits, record, welcome
 
 from meshcache.client.arguments import DEFAULT, MISSING, levels, milliseconds, raw_key, raw_keys
 from meshcache.client.codec import Codec
-from meshcache.client.connection import CALLS_MAX, GREETING, Batch, Call, Connection, Request, Unsendable
+from meshcache.client.connection import CALLS_MAX, GREETING, GREETING_S, Batch, Call, Connection, Request, Unsendable
 from meshcache.client.delivery import pause_s, within
 from meshcache.client.failure import (
     CONNECTION_LOST,
@@ -954,6 +954,10 @@ def connection_to(world: World, took_s: float = 0.1) -> Connection:
     return connection
 
 
+def greet(connection: Connection) -> None:
+    connection.accept(encode_frame(0, [welcome(fact(1), fact(2), wall_ms=5_000_000)]))
+
+
 def get_call(key: bytes = b"k", world: World | None = None) -> Call:
     return call_to("127.0.0.1:7101", Get, (0, 0, False), [key], None, (world.now if world else 100) + 1, 1.0, 1)
 
@@ -1030,8 +1034,47 @@ def test_answers_meet_their_request_by_number_or_nobody() -> None:
     assert connection.accept(encode_frame(0, [replies[0]])) == []
     three, _ = connection.encode(get_call(), 101.0)
     connection.forget(three)
-    assert not connection.ready
     assert connection.accept(encode_frame(0, [Reply(three, b"", [b"3"])])) == []
+
+
+def test_a_silent_node_is_asked_for_its_clock_and_requests_go_on() -> None:
+    """Perhaps our idea of its clock is wrong; or it is overloaded, and must not be asked for much more."""
+    world = World()
+    connection = connection_to(world)
+    assert not connection.wants_greeting
+    number, _ = connection.encode(get_call(), world.now + 1)
+    connection.forget(number, silent=False)
+    assert not connection.wants_greeting
+    connection.forget(number)
+    assert connection.ready
+    assert connection.wants_greeting
+    connection.hello()
+    assert not connection.wants_greeting, "one at a time"
+    world.now += GREETING_S - 0.01
+    assert not connection.is_stuck
+    world.now += 0.02
+    assert connection.is_stuck
+    greet(connection)  # so slowly that it tells nothing
+    assert not connection.is_stuck
+    assert connection.wants_greeting
+    connection.hello()
+    world.now += 0.5
+    greet(connection)
+    assert not connection.wants_greeting, "two in a row were slow: the node is busy"
+    world.now += 0.6
+    assert connection.wants_greeting
+    connection.hello()
+    greet(connection)
+    assert not connection.wants_greeting
+
+
+def test_a_node_that_has_restarted_is_greeted_before_it_is_asked() -> None:
+    world = World()
+    connection = connection_to(world)
+    number, _ = connection.encode(get_call(), world.now + 1)
+    connection.accept(encode_frame(0, [Reject(number, world.routing.digest, [int(Code.STALE_BOOT)])]))
+    assert not connection.ready
+    assert connection.wants_greeting
 
 
 def test_who_is_turned_away_hears_that_the_node_is_overloaded() -> None:

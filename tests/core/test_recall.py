@@ -7,7 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from planted_bugs import Plant, clock_not_restored, written_meanwhile_not_marked
+from planted_bugs import (
+    Plant,
+    clock_not_restored,
+    participants_that_are_gone,
+    participants_that_were_not_met,
+    written_meanwhile_not_marked,
+)
 from story import DEFAULT
 
 from meshcache.core.repair import recall
@@ -151,6 +157,62 @@ def test_a_node_goes_on_above_the_clock_of_its_former_life() -> None:
     assert get_all(mesh, client, ["k"]) == {"k": "old"}
 
 
+def change_all_at_the_last_node(mesh: Mesh, client: ClientHost, last: str) -> None:
+    """Stop all nodes; the last one goes on alone for a while, and then only that one has what was written."""
+    set_all(mesh, client, KEYS, "old")
+    stop(mesh, [name for name in mesh.nodes if name != last])
+    set_all(mesh, client, KEYS, "new")
+    stop(mesh, [last])
+
+
+def start_while_two_do_not_meet() -> tuple[Mesh, ClientHost]:
+    """Start three nodes again. The last to stop comes last; the first meets it and commits itself, the second does not.
+
+    No node counts another one as a member before that one has answered it.
+    """
+    mesh, client = mesh_with_disks()
+    change_all_at_the_last_node(mesh, client, "n3")
+    for name in ("n1", "n2"):
+        mesh.nodes[name].start()
+    mesh.wait_for(lambda: not mesh.disagreements(transitions=True))
+    for here, there in (("n2", "n3"), ("n3", "n2")):
+        mesh.network.cut(here, there)
+    mesh.nodes["n3"].start()
+    mesh.wait_for(lambda: told(mesh)["n1"]["recall"] != recall.WAITING)
+    return mesh, client
+
+
+def test_who_follows_a_commitment_waits_until_it_has_met_all_participants() -> None:
+    mesh, client = start_while_two_do_not_meet()
+    mesh.run(0.5)
+    asker = mesh.client("asker")
+    asker._seeds = (mesh.nodes["n2"].address,)
+    assert get_all(mesh, asker, KEYS) == {}
+    assert told(mesh)["n2"]["recall"] == recall.WAITING
+    mesh.network.heal()
+    mesh.wait_for(lambda: states(mesh) == {"done"})
+    assert get_all(mesh, client, KEYS) == dict.fromkeys(KEYS, "new")
+
+
+def test_who_follows_a_commitment_does_not_wait_for_a_participant_that_is_gone() -> None:
+    mesh, _ = start_while_two_do_not_meet()
+    mesh.nodes["n3"].crash()
+    mesh.wait_for(lambda: states(mesh) == {"done"}, within_s=recall.RETURN_WAIT_S / 3)
+    assert told(mesh)["n2"]["taken_in"] > 0
+
+
+@pytest.mark.parametrize(("policy", "shown"), [("available", {"old"}), ("strict", set())])
+def test_what_only_the_last_node_had_is_lost_with_its_disk(policy: str, shown: set[str]) -> None:
+    mesh, client = mesh_with_disks(partition_policy=policy)
+    change_all_at_the_last_node(mesh, client, "n2")
+    disk = mesh.nodes["n2"].disk
+    assert disk is not None
+    disk.wipe()
+    mesh.start()
+    mesh.wait_for(lambda: states(mesh) == {"done"}, within_s=recall.RETURN_WAIT_S + 5)
+    assert set(get_all(mesh, client, KEYS).values()) == shown
+
+
 @pytest.mark.parametrize(
     ("plant", "story"),
     [
@@ -158,6 +220,14 @@ def test_a_node_goes_on_above_the_clock_of_its_former_life() -> None:
         (
             written_meanwhile_not_marked,
             test_what_is_done_before_all_are_back_overrules_what_they_find_though_their_clocks_were_ahead,
+        ),
+        (
+            participants_that_were_not_met,
+            test_who_follows_a_commitment_waits_until_it_has_met_all_participants,
+        ),
+        (
+            participants_that_are_gone,
+            test_who_follows_a_commitment_does_not_wait_for_a_participant_that_is_gone,
         ),
     ],
 )

@@ -60,16 +60,17 @@ class Overloaded:
         self.served: list[int] = []
         self.others: list[Any] = []
         self.turned_away: list[int] = []
+        self.hints_ms: list[int] = []
+        self.peek = DeadlinePeek(BOOT)
         self.stop_after = 1 << 30
         self.is_large: Callable[[int], bool] = lambda _: False
-        peek = DeadlinePeek(BOOT)
         self.inlet = RequestInlet(
             self.router,
             Connections(self.port),
             self.take,
             lambda: None,
-            lambda: peek.past_by(NOW_MS),
-            lambda _, frames: self.turned_away.extend(map(peek.number_of, frames)),
+            lambda: self.peek.past_by(NOW_MS),
+            self.turn_away,
         )
         self.inlet._shedding = True
         self.dealers: list[zmq.Socket[bytes]] = []
@@ -83,6 +84,10 @@ class Overloaded:
         else:
             self.others.append(message)
         return len(self.served) % self.stop_after == 0
+
+    def turn_away(self, _origin: bytes, frames: list[bytes], retry_after_ms: int) -> None:
+        self.turned_away.extend(map(self.peek.number_of, frames))
+        self.hints_ms.append(retry_after_ms)
 
     def connect(self) -> zmq.Socket[bytes]:
         dealer = self.context.socket(zmq.DEALER)
@@ -134,7 +139,7 @@ def test_what_is_past_is_dropped_and_counted(node: Overloaded) -> None:
 
 
 def test_beyond_the_limit_the_oldest_are_refused(node: Overloaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "WAITING_MAX", 10)
+    monkeypatch.setattr(node.inlet, "_waiting_max", 10)
     node.fill(*[get(i) for i in range(100)])
     while not node.others:
         node.inlet._take_all(0.0, node.inlet._past_by_now())
@@ -142,6 +147,56 @@ def test_beyond_the_limit_the_oldest_are_refused(node: Overloaded, monkeypatch: 
     node.inlet.drain(0.0)
     assert node.turned_away == list(range(90))
     assert sorted(node.served) == list(range(90, 100))
+
+
+def test_as_many_may_wait_as_are_served_in_time(node: Overloaded) -> None:
+    inlet = node.inlet
+    inlet._measure(100.0)
+    assert inlet._waiting_max == intake.WAITING_MAX
+    inlet._served = 500
+    inlet._measure(100.0 + intake.MEASURE_S / 2)
+    assert inlet._waiting_max == intake.WAITING_MAX, "too early to tell"
+    inlet._measure(100.25)
+    assert inlet._waiting_max == int(2000 * intake.WAIT_S)
+    inlet._measure(101.25)
+    assert inlet._waiting_max == int(1000 * intake.WAIT_S), "half of it is the latest measurement, in which nobody was"
+    for i in range(2, 12):
+        inlet._measure(100.25 + i)
+    assert inlet._waiting_max == intake.WAITING_MIN
+
+
+def test_the_more_are_refused_the_later_they_are_to_come_back(node: Overloaded) -> None:
+    inlet, wait_ms = node.inlet, int(intake.WAIT_S * 1000)
+    inlet._measure(100.0)
+    assert inlet._retry_after_ms == wait_ms
+    inlet._served, inlet._refused = 100, 900
+    inlet._measure(101.0)
+    assert inlet._retry_after_ms == 10 * wait_ms
+    inlet._served, inlet._refused = 0, 1_000_000
+    inlet._measure(102.0)
+    assert inlet._retry_after_ms == intake.RETRY_AFTER_MS_MAX
+    inlet._waiting_max = 1
+    node.fill(get(1), get(2), get(3))
+    while not node.others:
+        inlet._take_all(0.0, inlet._past_by_now())
+    inlet._shed(0.0)
+    assert node.hints_ms[-1] >= wait_ms
+
+
+def test_one_request_of_a_connection_waits_though_another_has_filled_the_line(node: Overloaded) -> None:
+    node.inlet._waiting_max = 10
+    node.fill(*[get(1000 + i) for i in range(50)])
+    while not node.others:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    assert node.inlet._count == 10
+    for number in range(10):
+        node.fill(get(number))
+    while len(node.others) < 11:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    assert node.inlet._count == 15, "half as many more, and no others"
+    node.inlet.drain(0.0)
+    assert len([number for number in node.served if number < 10]) == 5
+    assert len([number for number in node.turned_away if number < 10]) == 5
 
 
 def test_connections_take_turns_and_who_floods_waits_by_itself(node: Overloaded) -> None:

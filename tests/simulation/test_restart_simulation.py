@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from planted_bugs import RESTART_TRAPS, Plant
 
-from meshcache.simulation.history import Violation
+from meshcache.simulation.history import History, Violation
 from meshcache.simulation.restarts import STRIKES, RestartPlan, RestartSimulation
 
 SEEDS = 20
@@ -39,6 +39,19 @@ def test_seeds_draw_every_strike_and_both_policies() -> None:
 def test_a_seed_leaves_the_same_trace_again() -> None:
     digests = {RestartSimulation(RestartPlan.draw(4)).run().world.digest for _ in range(2)}
     assert len(digests) == 1
+
+
+def test_only_what_the_last_node_acknowledged_alone_is_forgiven_where_its_disk_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = replace(
+        RestartPlan.draw(76),
+        strikes=("stop all",), levels=(3, 3, 1), strict=False, skew_ms=2000, jumps=True, think_s=0.02, delay_s=0.0002,
+    )  # fmt: skip
+    RestartSimulation(plan).run()
+    monkeypatch.setattr(History, "lose", lambda self, since: None)
+    with pytest.raises(Violation, match="fresh: "):
+        RestartSimulation(plan).run()
 
 
 @pytest.mark.parametrize("plant", RESTART_TRAPS, ids=lambda plant: plant.__name__)

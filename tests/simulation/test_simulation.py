@@ -145,6 +145,21 @@ def test_what_bears_a_tag_must_not_show_after_the_tag_was_invalidated() -> None:
         told.tell("get", "w", 0.5, 0.6)
 
 
+def test_what_is_lost_may_be_undone_and_nothing_before_it() -> None:
+    told = Told()
+    told.tell("set", "v", 0.0, 0.1, written="v=1", tags=("t",))
+    told.tell("set", "v", 0.2, 0.3, written="v=2", tags=("t",))
+    told.tell("set", "v", 0.4, 0.5, written="v=3")
+    told.tell("invalidate", "", 0.4, 0.6, tags=("t",))
+    told.history.lose(0.5)
+    told.tell("get", "v", 0.7, 0.8, result="v=2")
+    with pytest.raises(Violation, match="fresh"):
+        told.tell("get", "v", 0.7, 0.8, result="v=1")
+    told.tell("set", "v", 0.9, 1.0, written="v=4")
+    with pytest.raises(Violation, match="fresh"):
+        told.tell("get", "v", 1.1, 1.2, result="v=2")
+
+
 def test_an_invalidation_that_failed_promises_nothing() -> None:
     told = Told(durable=True)
     told.tell("set", "v", 0.0, 0.1, written="v=1", tags=("t",))

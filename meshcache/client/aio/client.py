@@ -31,7 +31,7 @@ from meshcache.client.arguments import (
     raw_tags,
 )
 from meshcache.client.codec import ValueCodec
-from meshcache.client.connection import Outcome, Tried
+from meshcache.client.connection import Tried
 from meshcache.client.decorator import AsyncCachedBy as CachedBy
 from meshcache.client.decorator import refuse_function
 from meshcache.client.delivery import Apart, Board, Compute, Flow, Halt, Hedged, Parking, Step, Wait
@@ -170,7 +170,10 @@ class AsyncClient:
     async def set_many(
         self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
     ) -> list[Any]:
-        """Store several values, all with the same ``tags``; returns the keys for which that failed."""
+        """Store several values, all with the same ``tags``; returns the keys for which that failed.
+
+        Raises AuthFailed if this client's key may not write one of them: the others may be stored.
+        """
         session = self._session
         attempts = None
         if timeout is None and tags == () and type(items) is dict and _PLAIN.issuperset(map(type, items.values())):
@@ -510,7 +513,7 @@ class AsyncClient:
         """Carry out one of the rare steps."""
         match step:
             case Hedged():
-                return await self._hedge(step)
+                return await self._hub.hedge(step)
             case Board():
                 return self._hub.here().flights.board(step.seat, step.key)
             case Wait():
@@ -525,30 +528,6 @@ class AsyncClient:
             case Compute():
                 return await self._compute(step)
         raise TypeError(step)
-
-    async def _hedge(self, step: Hedged) -> list[Outcome]:
-        """Send a call, and after a while another one for the same; return the outcome that counts."""
-        (call,) = step
-        under_way = {self._hub.post(call): call}
-        outcome: Outcome | None = None
-        try:
-            timeout_s: float | None = step.after_s
-            while under_way and type(outcome) is not list:
-                done, _ = await asyncio.wait(under_way, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    timeout_s = None
-                    other = step.other(lambda _: True)
-                    if other is not None:
-                        under_way[self._hub.post(other)] = other
-                for future in done:
-                    if type(outcome) is not list:
-                        step.winner, outcome = under_way[future], future.result()
-                    del under_way[future]
-        finally:
-            for future in under_way:
-                future.cancel()
-        assert outcome is not None
-        return [outcome]
 
     async def _apart(self, step: Apart) -> Any:
         """Run a flow in a task, in a copy of the caller's context; cancelling the caller does not stop it."""

@@ -25,17 +25,18 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from typing import Any, Final
 
 import zmq
 
+from meshcache.client.aio.dialling import reached
 from meshcache.client.aio.messages import AttemptMessage, Message
 from meshcache.client.arguments import MISSING
 from meshcache.client.connection import (
     CALLS_MAX,
     FAIR_SHARE,
     GREETING,
+    GREETING_S,
     Attempt,
     Batch,
     Call,
@@ -65,7 +66,7 @@ from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, op
 from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, HandshakeWatch
 from meshcache.sockets.dealer import open_dealer, receiver, state_of
 from meshcache.sockets.descriptors import as_os_error, require_descriptors
-from meshcache.sockets.dialling import CONNECT_S, Host, dial, failure_of, numeric, probe_of, shun
+from meshcache.sockets.dialling import CONNECT_S, Host, shun
 
 TICK_S: Final = 0.02
 LAG_S: Final = 0.05
@@ -81,37 +82,8 @@ UNDER_WAY_MAX: Final = 256
 which then looks dead."""
 PARKED_MAX: Final = 1024
 """The same for requests that may be parked at the node; all together are fewer than a socket's queue takes."""
-GREETING_S: Final = 1.0
-"""A connection that has not been greeted after so long, in attended time, is replaced by a new one."""
-
 
 AnyMessage = Message | AttemptMessage
-
-
-async def reached(address: str) -> Host:
-    """Return a host that accepts connections at an address, or raise OSError: ``dialling.reach``, awaited.
-
-    A look-up that hangs delays nobody: the loop does not wait for its thread in the end.
-    """
-    loop = asyncio.get_running_loop()
-    host = numeric(address)
-    if host is not None:
-        with probe_of(host) as probe:
-            await loop.sock_connect(probe, host)
-            failure = failure_of(probe)
-            if failure is not None:
-                raise failure
-        return host
-    done = asyncio.Event()
-
-    def tell(_: Future[Host]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(done.set)
-
-    found = dial(address)
-    found.add_done_callback(tell)
-    await done.wait()
-    return found.result()
 
 
 class _NodeSocket:
@@ -135,7 +107,6 @@ class _NodeSocket:
         self._fd = -1
         self._host: Host | None = None
         self._connected = False
-        self._asked_hello = False
         self._step_since = 0.0
         """Since when it has been connecting, or waiting for its greeting, in attended time."""
         self._opening: asyncio.Task[None] | None = None
@@ -209,7 +180,7 @@ class _NodeSocket:
                     frames_max -= 1
                     self._arrived(self._recv(zmq.NOBLOCK))
                 elif not events & zmq.POLLOUT:
-                    if self._asked_hello and not self._connection.ready:
+                    if self._connection.is_asked and not self._connection.ready:
                         self._fail(NOT_GREETED)
                     elif self._handshake is not None and (why := self._handshake.failure()) is not None:
                         self._fail(denied(why))
@@ -221,10 +192,8 @@ class _NodeSocket:
                     self._connected = True
                     self._end_handshake()
                     connection = self._connection
-                    wants_greeting = connection.is_clock_vague or (not connection.ready and self._is_needed())
-                    if self._asked_hello or not wants_greeting:
+                    if not connection.wants_greeting or not (connection.ready or self._is_needed()):
                         return True
-                    self._asked_hello = True
                     self._step_since = self._mux.attended_s()
                     socket.send(connection.hello(), zmq.NOBLOCK)
                 socket = self._socket
@@ -249,7 +218,8 @@ class _NodeSocket:
         for queue in self.lines:
             self._expire_queued(queue, now, attended_s)
         has_waited = attended_s - self._step_since >= GREETING_S
-        if has_waited and self._socket is not None and not self._connection.ready and self._is_needed():
+        wanted = self._connection.is_asked if self._connection.ready else self._is_needed()
+        if has_waited and wanted and self._socket is not None:
             self._disconnect(CONNECTION_LOST)
             self._requeue()
         return bool(self.under_way) or self._is_needed()
@@ -302,8 +272,6 @@ class _NodeSocket:
             elif isinstance(outcome, Failure):
                 self._fail(outcome)
                 return
-            else:
-                self._asked_hello = False
         if self._is_needed():
             self._mux.schedule(self)
 
@@ -399,7 +367,7 @@ class _NodeSocket:
             self._end_handshake()
             socket.close(0)
         self._connection = self._mux.connection(self.address)
-        self._connected = self._asked_hello = False
+        self._connected = False
         under_way, self.under_way = self.under_way, {}
         self._under_way_counts = [0, 0]
         self._attempts_under_way = 0

@@ -10,6 +10,7 @@ from typing import Any
 from meshcache.client.aio.connections import Mux
 from meshcache.client.closing import Closing
 from meshcache.client.connection import Attempt, Call, Connection, Outcome
+from meshcache.client.delivery import Hedged
 from meshcache.client.flights import Flights
 from meshcache.client.routing import Routing
 from meshcache.errors import ClientClosed, UsageError
@@ -35,6 +36,30 @@ class Hub:
         if mux is None or mux.loop is not loop:
             mux = self._bind(loop)
         return mux.post(call)
+
+    async def hedge(self, step: Hedged) -> list[Outcome]:
+        """Send a call, and after a while another one for the same; return the outcome that counts."""
+        (call,) = step
+        under_way = {self.post(call): call}
+        outcome: Outcome | None = None
+        try:
+            timeout_s: float | None = step.after_s
+            while under_way and type(outcome) is not list:
+                done, _ = await asyncio.wait(under_way, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    timeout_s = None
+                    other = step.other(lambda _: True)
+                    if other is not None:
+                        under_way[self.post(other)] = other
+                for future in done:
+                    if type(outcome) is not list:
+                        step.winner, outcome = under_way[future], future.result()
+                    del under_way[future]
+        finally:
+            for future in under_way:
+                future.cancel()
+        assert outcome is not None
+        return [outcome]
 
     def ask(self, attempts: list[Attempt]) -> list[asyncio.Future[Any]] | None:
         """Return what each attempt will come to, values or ``Tried``; None if one can not be sent at once."""

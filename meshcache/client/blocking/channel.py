@@ -203,7 +203,7 @@ class Channel:
     def _begin(self, attempt: Attempt) -> _Sent | None:
         """Send an attempt; None: it is not to be sent this way, and was not."""
         node_socket = self._sockets.get(attempt.address)
-        if node_socket is None or not node_socket.connection.ready:
+        if node_socket is None or not node_socket.connection.ready or node_socket.connection.is_clock_vague:
             return None
         sent_at = time.monotonic()
         deadline = sent_at + attempt.allowance_s
@@ -326,6 +326,9 @@ class Channel:
             if isinstance(found, Failure):
                 return self._post(call, again=False) if again and not found.late else found
             node_socket = found
+        elif node_socket.connection.is_clock_vague and not self._ask_again(node_socket):
+            self._drop(call.address)
+            return self._post(call, again)
         sent_at = time.monotonic()
         deadline = call.deadline(sent_at)
         try:
@@ -415,19 +418,38 @@ class Channel:
             answer = NOT_CONNECTED
         if type(answer) is Welcome or connection.ready:
             return node_socket
-        self._drop(call.address)
-        shun(node_socket.host)
+        # A node that is busy answers later; to be connected to anew would cost it even more.
+        if answer is not NO_REPLY or not connection.is_asked or connection.is_stuck:
+            self._drop(call.address)
+            shun(node_socket.host)
         if answer is NO_REPLY:
             return NO_GREETING if call.is_fair(now) else NO_TIME
         return NOT_GREETED if answer is CONNECTION_LOST else answer._replace(sent=False)
 
     def _hello(self, node_socket: _NodeSocket, deadline: float) -> Any:
-        node_socket.arrived.pop(GREETING, None)
-        try:
-            node_socket.send(node_socket.connection.hello(), zmq.NOBLOCK)
-        except zmq.ZMQError:
-            return NOT_CONNECTED
+        """Return the greeting, or why there is none; ask for it, unless that is done already."""
+        connection = node_socket.connection
+        if not connection.is_asked:
+            node_socket.arrived.pop(GREETING, None)
+            try:
+                node_socket.send(connection.hello(), zmq.NOBLOCK)
+            except zmq.ZMQError:
+                return NOT_CONNECTED
         return self._wait(node_socket, GREETING, deadline)
+
+    def _ask_again(self, node_socket: _NodeSocket) -> bool:
+        """Ask a node for its clock, without waiting for the answer; return False if the connection is of no use."""
+        connection, arrived = node_socket.connection, node_socket.arrived
+        try:
+            while node_socket.state() & zmq.POLLIN:
+                arrived.update(connection.accept(node_socket.recv(zmq.NOBLOCK)))
+            if isinstance(arrived.pop(GREETING, None), Failure) or connection.is_stuck:
+                return False
+            if connection.wants_greeting:
+                node_socket.send(connection.hello(), zmq.NOBLOCK)
+        except (zmq.ZMQError, ProtocolError):
+            return False
+        return True
 
     def _open(self, address: str, deadline: float) -> _NodeSocket:
         """Connect, or raise OSError: libzmq does not report a refused connection, so the kernel is asked first.

@@ -165,7 +165,10 @@ class Client:
     def set_many(
         self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
     ) -> list[Any]:
-        """Store several values, all with the same ``tags``; returns the keys for which that failed."""
+        """Store several values, all with the same ``tags``; returns the keys for which that failed.
+
+        Raises AuthFailed if this client's key may not write one of them: the others may be stored.
+        """
         session = self._session
         tried: Tried | None = None
         if timeout is None and tags == () and type(items) is dict:

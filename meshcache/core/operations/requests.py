@@ -45,6 +45,9 @@ ENDED_BY_S: Final = 1.0
 SMALL_REPLY_BYTES: Final = 1 << 16
 """A smaller reply is always given, even if clients have left many bytes of earlier replies unread."""
 
+HINTED_MAX: Final = 8
+"""So many requests of a connection are told, when they are turned away, when to come back: more would cost too much."""
+
 PRESSED_BYTES_LEFT: Final = 32 << 20
 """While less can be sent until clients have read (see Readers.bytes_left), no reply has more than …"""
 
@@ -346,11 +349,16 @@ class Requests:
         outcome["Get"] += 1
         self._reply(origin, get.request, records)
 
-    def turn_away(self, origin: bytes, numbers: list[int]) -> None:
-        """Refuse, by their numbers, requests of a client for which there is no time."""
+    def turn_away(self, origin: bytes, numbers: list[int], retry_after_ms: int) -> None:
+        """Refuse, by their numbers, requests of a client for which there is no time; few of them with a hint."""
         self._counters.requests += len(numbers)
         self._counters.refused += len(numbers)
         self._by_kind.note_refused("unknown", Code.OVERLOADED.name.lower(), len(numbers))
+        if len(numbers) <= HINTED_MAX:
+            error = [int(Code.OVERLOADED), retry_after_ms]
+            for number in numbers:
+                self._outbox.reply(origin, m.Reject(number, self._view.digest, error))
+            return
         for start in range(0, len(numbers), m.BATCH_OPS_MAX):
             part = numbers[start : start + m.BATCH_OPS_MAX]
             self._outbox.reply(origin, m.TurnedAway(self._view.digest, part))
@@ -459,6 +467,19 @@ class Requests:
             self._reject(origin, request, [int(Code.INVALID), text])
         else:
             self._reply(origin, request.request, [make()])
+
+    @property
+    def is_more(self) -> bool:
+        """Tell whether something waits that can be done at once in another turn."""
+        reads, portions = self._remote_reads, self.portions
+        return (bool(reads.waiting) and reads.is_more) or (bool(portions.lines) and portions.may_run())
+
+    def run(self) -> None:
+        """Go on with what waits for its turn."""
+        if self._remote_reads.waiting:
+            self._remote_reads.run()
+        if self.portions.lines:
+            self.portions.run(self._coordinator.instant.wall_ms)
 
     def keep_house(self, now: float) -> None:
         """Do what is not urgent to the millisecond."""

@@ -13,7 +13,8 @@ taken in only where the *whole mesh* has started anew, by these steps::
   node has missed, it has pulled that, and it drops what it found, as a node without a snapshot would have none.
 - Who may be ahead: the members that the snapshots name. Once all of them are here and WAITING, or after
   ``RETURN_WAIT_S``, a node commits itself to those that are here, the *participants*, and to nobody who comes later.
-  Who finds itself among the participants of another one commits itself to the same.
+  Who finds itself among the participants of another one commits itself to the same, but not before it has met all of
+  them that are not gone: nodes come to know each other one by one, and whom it has not met may be ahead of all.
 - GATHERING: from each participant it takes all that this one found of the slots that this node owns now (RECALL,
   answered as PULL is), and then what was dropped by name. The greatest version of each key stays. So every owner comes
   to the same, by itself; and what it then takes in is the newest there is in all snapshots.
@@ -26,9 +27,11 @@ taken in only where the *whole mesh* has started anew, by these steps::
 - What this node had evicted before it was stopped it takes from nobody: see the floors in store.py.
 
 So what is taken in is stale only where W owners of a key have lost the last write of it at the same time: killed nodes
-have, since their snapshots are older. Under the partition policy "available" this may happen, as without snapshots.
-Under "strict" it must not: there, something is taken in only if all members of the last ring come back in time, each
-with a snapshot that it took in good order, when it had stopped to serve; else all is dropped.
+have, since their snapshots are older. So has the node that stopped last, if its disk is lost: there was no other owner
+left for what it acknowledged alone, W was one, and no snapshot tells of it. Under the partition policy "available" this
+may happen, as without snapshots. Under "strict" it must not: there, something is taken in only if all members of the
+last ring come back in time, each with a snapshot that it took in good order, when it had stopped to serve; else all is
+dropped.
 
 A node that loads nothing, because it is new or its disk was lost, is WAITING all the same: it has no life either.
 """
@@ -213,10 +216,15 @@ class Recall:
         return {
             "state": self.state,
             "members": [] if self._head is None else list(self._head.members),
-            "participants": list(self._participants.values()),
+            "participants": self._participants_here(),
             "complete": self._complete,
             "clock": 0 if self._head is None else self._head.clock,
         }
+
+    def _participants_here(self) -> list[int]:
+        """Return the boots of the participants that are not gone: nobody need wait to meet the others."""
+        present = {self._boot, *[fact.boot for fact in self._coordinator.membership.peers()]}
+        return [boot for boot in self._participants.values() if boot in present]
 
     @property
     def found(self) -> Store | None:
@@ -326,13 +334,20 @@ class Recall:
             self._end("others have gone on without this node")
             return
         if ours:  # whoever came too late for them, and went on, is none of those
-            peers = {node_id: boot for node_id, boot in peers.items() if boot in ours[0].participants}
+            participants = {boot for status in ours for boot in status.participants}
+            if not self._has_met(participants):
+                return
+            peers = {node_id: boot for node_id, boot in peers.items() if boot in participants}
         own = _Status(**self.status())
         statuses = {self._coordinator.own_id: own} | {node_id: asked.answers[node_id] for node_id in peers}
         wanted = {node_id for status in statuses.values() for node_id in status.members}
         is_late = self._coordinator.instant.now - self._started >= RETURN_WAIT_S
         if ours or (wanted and wanted <= statuses.keys()) or is_late:
             self._commit(peers, statuses)
+
+    def _has_met(self, participants: set[int]) -> bool:
+        """Tell whether all of these processes are members by this node's own table, too."""
+        return participants <= {self._boot, *[fact.boot for fact in self._coordinator.membership.peers()]}
 
     def _commit(self, peers: dict[str, int], statuses: dict[str, _Status]) -> None:
         coordinator = self._coordinator
