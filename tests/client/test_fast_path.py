@@ -93,7 +93,7 @@ NAMES = list(answers_of(FakeNode.__new__(FakeNode)))
 def test_fast_and_general_way_come_to_the_same(answer: str | None, on_error: Any) -> None:
     found: list[Any] = []
     for is_fast in (True, False):
-        with fake_mesh() as (node,), meshcache.Client(node.address, timeout=0.25, on_error=on_error) as cache:
+        with fake_mesh() as (node,), meshcache.Client(node.address, timeout=2, on_error=on_error) as cache:
             cache.set("warm", 1)  # the connection stands
             assert cache._session.fast.is_open
             cache._session.fast.is_open = is_fast
@@ -137,7 +137,7 @@ def test_the_fast_path_is_taken_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("answer", [None, *NAMES])
 def test_fast_and_general_way_come_to_the_same_in_asyncio(answer: str | None) -> None:
     async def work(node: FakeNode, is_fast: bool) -> Any:
-        async with meshcache.AsyncClient(node.address, timeout=0.25) as cache:
+        async with meshcache.AsyncClient(node.address, timeout=2) as cache:
             await cache.set("warm", 1)
             cache._session.fast.is_open = is_fast
             times = [1]
