@@ -146,7 +146,7 @@ class StoreSettings:
     max_entries: Annotated[int, checks.at_least(1)] = 10_000
     max_bytes: Annotated[int, checks.at_least(1)] = 100_000_000
     default_ttl_s: Annotated[float, checks.lifetime] = 300.0
-    eviction: Annotated[str, checks.one_of("lru")] = "lru"
+    eviction: Annotated[str, checks.one_of("lru", "s3fifo")] = "lru"
     tombstone_grace_s: Annotated[float, checks.positive] = 600.0
 
 

@@ -1,11 +1,9 @@
-"""What a process has allocated, and what is resident when all that is free was given back.
+"""What a process has allocated, as glibc counts it: it tells a leak from memory that is free and not given back.
 
-Each thread allocates in an arena, and an arena keeps what its largest moment needed. New largest moments come ever more
-seldom, but they come for hours: all that time the resident memory of a program grows while what is allocated does not.
-So before each look at the memory, glibc is made to give back what is free. What still grows then is a leak, or memory
-so scattered that no page of it is free.
+Each thread allocates in an arena, and an arena keeps what its largest moment needed. So the resident memory of a
+program with many threads may grow for hours while what is allocated does not.
 
-A process can do that for itself alone. So the nodes of a soak have a thread that does (within/sitecustomize.py) and
+A process can tell that of itself alone. So the nodes of a soak have a thread that does (within/sitecustomize.py) and
 leaves what it found in a file.
 """
 
@@ -29,12 +27,9 @@ MEMORY_S: Final = "SOAK_MEMORY_S"
 
 
 def memory_of_this_process() -> dict[str, float]:
-    """Give back what is free, and return what is resident and allocated then."""
-    with contextlib.suppress(OSError, AttributeError):  # another libc
-        ctypes.CDLL(None).malloc_trim(0)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    """Return what is allocated, as far as that is known."""
     allocated = allocated_bytes()
-    return {RESIDENT: pages * os.sysconf("SC_PAGE_SIZE"), **({} if allocated is None else {ALLOCATED: allocated})}
+    return {} if allocated is None else {ALLOCATED: allocated}
 
 
 def keep_telling(directory: Path, interval_s: float) -> None:

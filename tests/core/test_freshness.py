@@ -9,6 +9,7 @@ import pytest
 from story import DEFAULT, STRICT, Story
 
 from meshcache.core.membership.members import State, keeps
+from meshcache.core.storage.choice import store_class
 from meshcache.core.storage.store import SETTLE_MS, Store
 from meshcache.core.view import View
 from meshcache.errors import MeshcacheError
@@ -254,7 +255,7 @@ def record(written_ms: int, lives_ms: int | None) -> bytes:
 
 
 def store_of(*records: bytes) -> Store:
-    store = Store(slots=4, max_entries=100, max_bytes=100_000, grace_ms=GRACE_MS)
+    store = store_class()(slots=4, max_entries=100, max_bytes=100_000, grace_ms=GRACE_MS)
     for one in records:
         put(store, one, int.from_bytes(one[:6], "big") - BEGIN_MS)
     return store

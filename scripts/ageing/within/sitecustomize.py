@@ -26,15 +26,16 @@ def _floors() -> None:
 
 def _memory() -> None:
     """Something of every write is kept, where no count tells of it."""
-    from meshcache.core.storage.store import Store  # noqa: PLC0415
+    from meshcache.core.storage.choice import store_class  # noqa: PLC0415
 
-    merge = Store.merge
+    store = store_class()
+    merge = store.merge
 
-    def merge_and_keep(self: Store, keys: list[bytes], records: list[bytes], now_ms: int) -> Any:
+    def merge_and_keep(self: Any, keys: list[bytes], records: list[bytes], now_ms: int) -> Any:
         KEPT.append(b"".join(records)[:500] + bytes(500))
         return merge(self, keys, records, now_ms)
 
-    Store.merge = merge_and_keep  # type: ignore[method-assign]
+    store.merge = merge_and_keep  # type: ignore[method-assign]
 
 
 def _descriptors() -> None:
