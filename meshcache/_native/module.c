@@ -17,7 +17,7 @@
 static int
 module_exec(PyObject *module)
 {
-    if (store_exec(module) < 0 || serve_exec(module) < 0 || client_exec(module) < 0 || near_exec(module) < 0) {
+    if (client_exec(module) < 0 || near_exec(module) < 0 || store_exec(module) < 0 || serve_exec(module) < 0) {
         return -1;
     }
     return PyModule_AddStringConstant(module, "built_from", BUILT_FROM);

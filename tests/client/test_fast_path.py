@@ -57,6 +57,9 @@ def answers_of(node: FakeNode) -> dict[str, Any]:
     }
 
 
+WARM = [b"warm"]
+"""What is written first, so that the connection stands; on a busy machine it may be repeated, and come late."""
+
 OPERATIONS: dict[str, Any] = {
     "get": lambda cache: cache.get("a", "default"),
     "get_many": lambda cache: cache.get_many(["a", b"b", "c"]),
@@ -102,7 +105,7 @@ def test_fast_and_general_way_come_to_the_same(answer: str | None, on_error: Any
                 times = [1]
 
                 def hook(message: Any, times: list[int] = times, node: FakeNode = node) -> Any:
-                    if answer is None or type(message) not in {Get, Set} or not times:
+                    if answer is None or type(message) not in {Get, Set} or not times or message.keys == WARM:
                         return FakeNode.PASS
                     times.pop()
                     return answers_of(node)[answer](message)
@@ -143,7 +146,7 @@ def test_fast_and_general_way_come_to_the_same_in_asyncio(answer: str | None) ->
             times = [1]
 
             def hook(message: Any) -> Any:
-                if answer is None or type(message) not in {Get, Set} or not times:
+                if answer is None or type(message) not in {Get, Set} or not times or message.keys == WARM:
                     return FakeNode.PASS
                 times.pop()
                 return answers_of(node)[answer](message)

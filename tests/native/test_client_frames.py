@@ -186,6 +186,18 @@ def test_the_types_of_values_are_the_same_too() -> None:
         assert list(map(type, found)) == [bytes, str, int, type(MISSING), type(MISSING)]
 
 
+@pytest.mark.parametrize(
+    "digits", [b"12", b"-12", b"-0", b"007", b"9" * 18, b"-" + b"9" * 18, b"9" * 19, b"", b"-", b"+1"]
+)
+def test_numbers_are_read_as_the_codec_reads_them_or_left_to_it(digits: bytes) -> None:
+    record = bytes(STAMP_BYTES) + b"\0\2" + digits
+    frame = encode_frame(7, [Reply(7, VIEW, [record])])
+    found = NATIVE.decode_value(frame, 7, VIEW, MISSING)
+    assert found == PURE.decode_value(frame, 7, VIEW, MISSING)
+    if type(found) is not tuple:
+        assert found == Codec().decode(record)
+
+
 def hostile(frame: bytes, rng: random.Random) -> bytes:
     """Return a frame with bytes changed, cut off, repeated or put in."""
     found = bytearray(frame)
@@ -315,3 +327,20 @@ def test_the_near_cache_counts_hits_and_moves_what_is_read() -> None:
     read = NATIVE.NearReads(found, near, entries, lambda: 0.0, bytes, _finder(found, near, b""), MISSING)
     assert read("a") == b"a"
     assert (near.hits, list(entries)) == (1, [b"b", b"a"])
+
+
+@pytest.mark.parametrize("make", [pure_near_reads, NATIVE.NearReads])
+def test_no_copy_is_read_past_its_own_time_or_that_of_the_streams(make: Any) -> None:
+    entries: OrderedDict[bytes, Any] = OrderedDict({b"a": [5.0, "value", None, b"", b"a"]})
+    near: Any = SimpleNamespace(live_until=7.0, hits=0, entries=entries, entries_max=3)
+    found: dict[Any, Any] = {}
+    now = [1.0]
+    read = make(found, near, entries, partial(now.__getitem__, 0), bytes, _finder(found, near, b""), MISSING)
+    assert read("a") == "value"
+    now[0] = 5.0
+    assert read("a") is MISSING
+    entries[b"a"][0] = 9.0
+    assert read("a") == "value"
+    now[0] = 7.0
+    assert read("a") is MISSING
+    assert near.hits == 2
