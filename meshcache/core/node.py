@@ -146,18 +146,8 @@ class NodeCore:
     def _make_coordinator(self, hints: Hints, copies: HotCopies) -> Coordinator:
         config, clock, outbox, instant = self.config, self.clock, self.outbox, self._instant
         replica = Replica(config.store, self.store, clock, outbox, instant, copies.on_announced)
-        return Coordinator(
-            config,
-            replica,
-            self.view,
-            self.membership,
-            clock,
-            outbox,
-            instant,
-            self._pending,
-            keep_hint=hints.add,
-            fail=self.fail,
-        )
+        parts = self.view, self.membership, clock, outbox, instant, self._pending
+        return Coordinator(config, replica, *parts, keep_hint=hints.add, fail=self.fail)
 
     def _build_gates(self) -> None:
         """Put the checks before the handlers, and shield the node from errors that concern only one message."""
