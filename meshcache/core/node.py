@@ -31,6 +31,7 @@ from meshcache.core.assembly import coordinator_of, membership_of
 from meshcache.core.claims import Claims
 from meshcache.core.counters import Counters
 from meshcache.core.departure import Departure
+from meshcache.core.early import Early, Take
 from meshcache.core.failures import Failures
 from meshcache.core.frames import Frames
 from meshcache.core.handshake import Handshake
@@ -68,8 +69,9 @@ HOUSEKEEPING_S: Final = 0.05
 HOUSEKEEPING_CALM_S: Final = 0.1
 """The same while no member is suspect and no slot moves: these turns are half of what an idle node costs."""
 
-REPLY_BYTES_PER_TURN: Final = 8 << 20
-"""When the replies of one turn have this many bytes of values, the next requests wait for the next turn."""
+REPLY_BYTES_PER_TURN: Final = 1 << 20
+"""When one turn has replied more bytes of values, further requests wait for the next. Less than the largest reply: else
+two of those may come in one turn, and who asks for them counts as light (intake.py)."""
 
 PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
@@ -124,6 +126,7 @@ class NodeCore:
         self._begin_background(hints, saved)
         self._requests = self._make_requests(hot, copies, host)
         self._usual = self._requests.usual
+        self._early = Early(self.clock, self._instant, self.counters, self._requests.who)
         self._handshake = self._make_handshake()
         self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
@@ -139,8 +142,7 @@ class NodeCore:
         self._publish_at = self._housekeeping_at = now
         self.disturbed = True
         """Whether anything but usual requests has come since ``next_deadline`` was called; see ``replies``."""
-        self._on_request = self._request_handlers()
-        self._on_answer = self._answer_handlers()
+        self._on_request, self._on_answer = self._request_handlers(), self._answer_handlers()
 
     def _build_gates(self) -> None:
         """Put the checks before the handlers, and shield the node from errors that concern only one message."""
@@ -237,10 +239,10 @@ class NodeCore:
             served = self._usual is not None and self._usual.serve(origin, frame)
         except Exception as error:  # noqa: BLE001  (as in _take)
             served = None
-            self.fail(type(self._decode(frame)[0]).__name__, origin, error)
+            self.fail(type(decode_frame(frame)[1][0]).__name__, origin, error)
         self.disturbed |= served is not True
         if served is False:
-            self._take(self._on_request, origin, self._decode(frame))
+            self._take(self._on_request, origin, self._decode(origin, frame, self.receive_request))
         # What other nodes answered in this turn does not count against the clients that ask now.
         return before < self.outbox.reply_bytes > REPLY_BYTES_PER_TURN
 
@@ -274,7 +276,7 @@ class NodeCore:
         self._set_time(now)
         self.counters.answers_in_bytes += len(frame)
         if address in self.peers.links:
-            self._take(self._on_answer, address, self._decode(frame))
+            self._take(self._on_answer, address, self._decode(address, frame, self.receive_answer))
 
     def _take(
         self, handlers: dict[type[Any], Callable[[_To, Any], None]], origin: _To, messages: list[Message]
@@ -345,6 +347,8 @@ class NodeCore:
     def tick(self, now: float) -> None:
         """Do what time asks for. It is called every turn, and mostly finds nothing due."""
         self._set_time(now)
+        if now >= self._early.next_at:
+            self._early.run()
         if self._pending.timers or self._pending.waiting:
             self._pending.tick()
         if now >= self._housekeeping_at:
@@ -352,8 +356,7 @@ class NodeCore:
             self._housekeeping_at = now + (HOUSEKEEPING_CALM_S if self._is_calm() else HOUSEKEEPING_S)
         if self.membership.changed:
             self._timed("change_of_members", self._follow_members, now)
-        if self._requests.portions.lines:
-            self._requests.portions.run(self._instant.wall_ms)
+        self._requests.run()
         if self._leftovers.is_more or self._drops.jobs:
             self._timed("expiry_and_drops", self._leftovers.run)
 
@@ -366,11 +369,11 @@ class NodeCore:
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest, if nothing happens before."""
         self.disturbed = False
-        portions = self._requests.portions
-        if self._leftovers.is_more or self._drops.jobs or (portions.lines and portions.may_run()):
+        if self._leftovers.is_more or self._drops.jobs or self._requests.is_more:
             return self._instant.now
         timer = self._pending.next_deadline() if self._pending.timers else None
-        return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)
+        own = min(self._housekeeping_at, self._early.next_at)
+        return own if timer is None else min(own, timer)
 
     def drain(self) -> Effects:
         """Return the effects of this turn, and begin the next."""
@@ -553,16 +556,13 @@ class NodeCore:
 
     # -- frames --------------------------------------------------------------------------------------------
 
-    def _decode(self, frame: Frame) -> list[Message]:
+    def _decode(self, sender: bytes | str, frame: Frame, take: Take) -> list[Message]:
         try:
             clock, messages = decode_frame(frame)
         except ProtocolError:
             self.counters.malformed += 1
             return []
-        if clock and not self.clock.merge(clock, self._instant.wall_ms):
-            self.counters.clock_refused += 1
-            return []
-        return messages
+        return [] if clock and not self._early.merge(sender, frame, clock, take) else messages
 
     # -- answers, and gossip -------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class ListLinks(Store):
     def __init__(self, *, slots: int, max_entries: int, max_bytes: int) -> None:
         super().__init__(slots=slots, max_entries=max_entries, max_bytes=max_bytes)
         self._before, self._after = (list(range(RINGS)) for _ in range(2))  # type: ignore[assignment]  # no arrays
-        self._recency = LeastRecentlyUsed(self._before, self._after)
+        self._replay = LeastRecentlyUsed(self._before, self._after, self._noted).replay
 
 
 class LooseTables(Store):

@@ -720,3 +720,18 @@ def test_a_node_that_its_own_process_has_leave_accuses_nobody() -> None:
     lone.core.retire(lone.now)
     lone.turn()
     assert "asked_to_leave" not in [event for event, _ in lone.notes]
+
+
+def test_a_large_reply_ends_the_turn_and_one_value_of_a_megabyte_does_not(lone: Lone) -> None:
+    keys = [b"k%d" % number for number in range(8)]
+    for key in keys:
+        assert lone.set(key, bytes(1_000_000))
+
+    def ends_the_turn(*names: bytes) -> bool:
+        get = m.Get(*lone.head(), m.DEFAULT_LEVEL, m.DEFAULT_LEVEL, False, list(names))
+        ended = lone.core.receive_request(b"client", encode_frame(0, [get]), lone.now)
+        assert lone.turn().replies
+        return ended
+
+    assert ends_the_turn(*keys)
+    assert not ends_the_turn(keys[0])

@@ -256,7 +256,7 @@ def test_what_a_key_does_not_allow_is_refused_by_its_type_counted_and_logged(
 
 
 def test_a_batch_that_may_not_be_written_is_refused_as_a_whole(mesh: Secured) -> None:
-    with pytest.raises(meshcache.AuthFailed):
+    with pytest.raises(AuthFailed):
         mesh.client("reader").set_many({"refused1": 1, "refused2": 2})
     assert mesh.admin.get_many(["refused1", "refused2"]) == {}
 

@@ -25,11 +25,11 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from typing import Any, Final
 
 import zmq
 
+from meshcache.client.aio.dialling import reached
 from meshcache.client.closing import Closing
 from meshcache.client.connection import (
     CALLS_MAX,
@@ -63,7 +63,7 @@ from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, op
 from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, HandshakeWatch
 from meshcache.sockets.dealer import open_dealer, receiver, state_of
 from meshcache.sockets.descriptors import as_os_error, require_descriptors
-from meshcache.sockets.dialling import CONNECT_S, Host, dial, failure_of, numeric, probe_of, shun
+from meshcache.sockets.dialling import CONNECT_S, Host, shun
 
 TICK_S: Final = 0.02
 LAG_S: Final = 0.05
@@ -79,32 +79,6 @@ UNDER_WAY_MAX: Final = 256
 which then looks dead."""
 PARKED_MAX: Final = 1024
 """The same for requests that may be parked at the node; all together are fewer than a socket's queue takes."""
-
-
-async def reached(address: str) -> Host:
-    """Return a host that accepts connections at an address, or raise OSError: ``dialling.reach``, awaited.
-
-    A look-up that hangs delays nobody: the loop does not wait for its thread in the end.
-    """
-    loop = asyncio.get_running_loop()
-    host = numeric(address)
-    if host is not None:
-        with probe_of(host) as probe:
-            await loop.sock_connect(probe, host)
-            failure = failure_of(probe)
-            if failure is not None:
-                raise failure
-        return host
-    done = asyncio.Event()
-
-    def tell(_: Future[Host]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(done.set)
-
-    found = dial(address)
-    found.add_done_callback(tell)
-    await done.wait()
-    return found.result()
 
 
 class _Message:

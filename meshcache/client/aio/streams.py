@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, Self
 
 import zmq
 
-from meshcache.client.aio.connections import reached
+from meshcache.client.aio.dialling import reached
 from meshcache.client.closing import Closing
 from meshcache.client.connection import Call, Outcome
 from meshcache.client.streams import TICK_S, StreamIntake, weak_call

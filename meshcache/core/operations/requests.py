@@ -495,6 +495,19 @@ class Requests:
         else:
             self._reply(origin, request.request, [make()])
 
+    @property
+    def is_more(self) -> bool:
+        """Tell whether something waits that can be done at once in another turn."""
+        reads, portions = self._remote_reads, self.portions
+        return (bool(reads.waiting) and reads.is_more) or (bool(portions.lines) and portions.may_run())
+
+    def run(self) -> None:
+        """Go on with what waits for its turn."""
+        if self._remote_reads.waiting:
+            self._remote_reads.run()
+        if self.portions.lines:
+            self.portions.run(self._coordinator.instant.wall_ms)
+
     def keep_house(self, now: float) -> None:
         """Do what is not urgent to the millisecond."""
         self._backlog.run()

@@ -89,19 +89,21 @@ def is_s3fifo(eviction: str) -> bool:
 class Recency(Protocol):
     """What every policy does for a store."""
 
-    def replay(self, noted: list[int]) -> None:
-        """Take in the reads of these indices, in their order, and empty the list."""
+    def replay(self) -> None:
+        """Take in the reads of the indices that the store has noted, in their order, and empty its list."""
 
 
 class LeastRecentlyUsed:
     """The order of ring LIVE is the order of the last uses."""
 
-    def __init__(self, before: array[int], after: array[int]) -> None:
+    def __init__(self, before: array[int], after: array[int], noted: list[int]) -> None:
         self._before = before
         self._after = after
+        self._noted = noted
 
-    def replay(self, noted: list[int]) -> None:
+    def replay(self) -> None:
         """Move the entries that were read to the recent end of their ring, in the order of the last read of each."""
+        noted = self._noted
         if not noted:
             return
         before, after = self._before, self._after
@@ -127,6 +129,7 @@ class S3Fifo:
         self,
         before: array[int],
         after: array[int],
+        noted: list[int],
         keys: list[bytes],
         records: list[bytes],
         *,
@@ -137,6 +140,7 @@ class S3Fifo:
         self._charge = charges.untagged_bytes
         self._before = before
         self._after = after
+        self._noted = noted
         self._keys = keys
         self._records = records
         self._small_entries_max = max(1, max_entries // SMALL_SHARE)
@@ -154,9 +158,9 @@ class S3Fifo:
         self.small_entries = self.small_bytes = 0
         self._has_evicted = False
 
-    def replay(self, noted: list[int]) -> None:
+    def replay(self) -> None:
         """Count the uses."""
-        marks, used = self.marks, _USED
+        marks, used, noted = self.marks, _USED, self._noted
         for index in noted:
             marks[index] = used[marks[index]]
         noted.clear()

@@ -114,7 +114,9 @@ class Store:
         self._book = self._calendar.book
         self._queues = self._make_queues() if is_s3fifo(eviction) else None
         """Under S3-FIFO, what is to be told of every entry; the order of LRU is kept here."""
-        self._recency: Recency = self._queues or LeastRecentlyUsed(self._before, self._after)
+        recency: Recency = self._queues or LeastRecentlyUsed(self._before, self._after, self._noted)
+        self._replay = recency.replay
+        """Takes in the noted reads."""
         self._now_bytes = expiry_bytes(0)
         """The time of the present merge, or of the read that frees what has expired."""
         self._reset()
@@ -136,8 +138,16 @@ class Store:
         self._entries = self._tombstones = self._bytes = self._tombstone_bytes = 0
 
     def _make_queues(self) -> S3Fifo:
-        limits = {"max_entries": self.max_entries, "max_bytes": self.max_bytes}
-        return S3Fifo(self._before, self._after, self._keys, self._records, **limits, charges=self.charges)
+        return S3Fifo(
+            self._before,
+            self._after,
+            self._noted,
+            self._keys,
+            self._records,
+            max_entries=self.max_entries,
+            max_bytes=self.max_bytes,
+            charges=self.charges,
+        )
 
     # Reading
 
@@ -488,10 +498,6 @@ class Store:
         if version > self.floors[slot]:  # noqa: PLR1730  # max() would be one call more in each eviction
             self.floors[slot] = version
         self._remove(index)
-
-    def _replay(self) -> None:
-        """Take in the noted reads."""
-        self._recency.replay(self._noted)
 
     # Expiry
 

@@ -1,12 +1,18 @@
-"""Leaks for ``scripts/soak --plant``: Python imports this file by itself in the nodes, whose path has its folder.
+"""What a soak puts into its nodes: Python imports this file by itself where the path has its folder.
 
-Each makes something grow that a careless change could make grow.
+A thread tells of the memory (allocations.py). And there are the leaks of ``scripts/soak --plant``, each of which makes
+something grow that a careless change could make grow.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
+from pathlib import Path
 from typing import Any, Final
+
+from ageing.allocations import MEMORY_DIR, MEMORY_S, keep_telling
 
 KEPT: Final[list[Any]] = []
 
@@ -50,3 +56,8 @@ LEAKS: Final = {"floors": _floors, "memory": _memory, "descriptors": _descriptor
 
 if leak := LEAKS.get(os.environ.get("SOAK_PLANT", "")):
     leak()
+
+# The clients tell of themselves (callers.py); a node is known by its command.
+if MEMORY_DIR in os.environ and "node" in sys.orig_argv:
+    arguments = Path(os.environ[MEMORY_DIR]), float(os.environ[MEMORY_S])
+    threading.Thread(target=keep_telling, args=arguments, name="soak-memory", daemon=True).start()
