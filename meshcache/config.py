@@ -41,7 +41,7 @@ HTTP_OFF: Final = "off"
 """As ``node.http``: the node serves no HTTP."""
 
 _ENVIRONMENT_PREFIX: Final = "MESHCACHE_"
-_ENVIRONMENT_OTHERS: Final = re.compile(r"MESHCACHE_(SEEDS|PURE|KEY_FILE|SERVICE_.*|PORT|PORT_.*)")
+_ENVIRONMENT_OTHERS: Final = re.compile(r"MESHCACHE_(SEEDS|KEY_FILE|PURE|NATIVE|SERVICE_.*|PORT|PORT_.*)")
 """Variables that are no settings: SEEDS and KEY_FILE belong to clients. The rest is what Kubernetes puts into every
 container beside a Service that is called "meshcache"."""
 

@@ -5,6 +5,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "client.h"
+#include "near.h"
 #include "serve.h"
 #include "store_object.h"
 
@@ -15,7 +17,7 @@
 static int
 module_exec(PyObject *module)
 {
-    if (store_exec(module) < 0 || serve_exec(module) < 0) {
+    if (store_exec(module) < 0 || serve_exec(module) < 0 || client_exec(module) < 0 || near_exec(module) < 0) {
         return -1;
     }
     return PyModule_AddStringConstant(module, "built_from", BUILT_FROM);

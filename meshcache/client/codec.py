@@ -64,7 +64,7 @@ class Codec:
     second one which reads a record: a record without extras so needs no further check.
     """
 
-    __slots__ = ("_encoders", "_fallback", "chosen", "readers")
+    __slots__ = ("_encoders", "_fallback", "chosen", "encodes_all", "readers")
 
     def __init__(self, codec: str | ValueCodec | None = None) -> None:
         """``codec``: None or "msgpack", "pickle", or an object with encode and decode, which then gets every value."""
@@ -81,6 +81,8 @@ class Codec:
             memoryview: _encode_buffer,
         }
         self._fallback: Callable[[Any], bytes] = _encode_msgpack
+        self.encodes_all = False
+        """Whether a codec of the user's gets every value, also bytes, str and int."""
         if codec == "pickle":
             import pickle  # noqa: PLC0415  (asked for by name, which says that the network is trusted)
 
@@ -91,6 +93,7 @@ class Codec:
                 raise ConfigError(f"codec: must have the methods encode and decode, {type(codec).__name__} has not")
             own = codec
             self._encoders = {}
+            self.encodes_all = True
             self._fallback = lambda value: b"\0\5" + own.encode(value)
             readers[CUSTOM] = lambda record: own.decode(record[HEADER_BYTES:])
         elif codec not in {None, "msgpack"}:

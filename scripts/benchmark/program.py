@@ -23,6 +23,7 @@ SUBCOMMANDS: Final = {
     AGAINST_PEERS: Subcommand("against_peers", "meshcache beside redis and memcached; the same as no subcommand"),
     "store": Subcommand("store", "memory per entry, longest calls, and time per key of a node's store"),
     "eviction": Subcommand("eviction", "hit ratios of lru, s3fifo and the optimum on traces of requests"),
+    "client": Subcommand("client", "what a call costs its client, with the native module and without"),
     "near": Subcommand("near", "what a hit in a near cache costs, and how soon a write makes copies void"),
     "queue": Subcommand("queue", "what it costs to accept a write in the queue of WriteBehind"),
     "gateway": Subcommand("gateway", "single GETs over HTTP, and 200 connections that are slow"),
