@@ -125,8 +125,8 @@ class NodeCore:
         self._build_gates()
         self._begin_background(hints, saved)
         self._requests = self._make_requests(hot, copies, host)
-        self._early = Early(self.clock, self._instant, self.counters, self._requests.who)
         self._usual = self._requests.usual
+        self._early = Early(self.clock, self._instant, self.counters, self._requests.who)
         self._handshake = self._make_handshake()
         self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
@@ -142,8 +142,7 @@ class NodeCore:
         self._publish_at = self._housekeeping_at = now
         self.disturbed = True
         """Whether anything but usual requests has come since ``next_deadline`` was called; see ``replies``."""
-        self._on_request = self._request_handlers()
-        self._on_answer = self._answer_handlers()
+        self._on_request, self._on_answer = self._request_handlers(), self._answer_handlers()
 
     def _build_gates(self) -> None:
         """Put the checks before the handlers, and shield the node from errors that concern only one message."""

@@ -397,5 +397,4 @@ def test_no_planted_bug_is_where_native_code_passes_it_by(monkeypatch: pytest.Mo
             watched.setattr(pytest.MonkeyPatch, "setattr", note)
             plant(patch)
         passed_by = [name for target, name in touched if name in STOOD_IN_FOR.get(target.__name__.split(".")[-1], ())]
-        assert touched
         assert not passed_by or (usual, "compiled") in touched, plant.__name__
