@@ -50,9 +50,14 @@ _NUMBER_AT: Final = 4
 byte, or one byte that says whether 1, 2, 4 or 8 follow."""
 _BOOT_ENDS_BY: Final = 24
 
-_pack = msgpack.Packer().pack
+LARGE_BYTES: Final = 1 << 16
+"""Byte strings from this size on, to which msgpack gives a length of four bytes, are put into a frame as they are."""
+
+_packer = msgpack.Packer()
 """One packer for all: a new one for each frame would cost more than the frame. It is not thread-safe by itself, but
 pack() holds the GIL from its first byte to its last and keeps nothing between calls."""
+_pack = _packer.pack
+_array_head: Callable[[int], bytes] = _packer.pack_array_header
 _unpack = msgpack.unpackb
 
 
@@ -60,10 +65,29 @@ def encode_frame(clock: int, messages: list[Message]) -> bytes:
     """Return the frame that carries these messages and, between nodes, the sender's clock."""
     if len(messages) == 1:  # the usual case
         message = messages[0]
+        if type(last := message[-1]) is list and last and type(last[0]) is bytes and len(last[0]) >= LARGE_BYTES:
+            return _joined(clock, message)
         packed: bytes = _pack((clock, (KINDS[type(message)], *message)))
     else:
         packed = _pack([clock, *[(KINDS[type(message)], *message) for message in messages]])
     return packed
+
+
+def _joined(clock: int, message: Message) -> bytes:
+    """Return the same frame of one message whose last field is a list of large byte strings.
+
+    The packer would copy these twice, into its buffer and out of it, and keep a buffer of that size for ever.
+    """
+    *fields, values = message
+    parts = [_FROM_CLIENT[:1], _pack(clock), _array_head(1 + len(message)), _pack(KINDS[type(message)])]
+    parts += map(_pack, fields)
+    parts.append(_array_head(len(values)))
+    for value in values:
+        if type(value) is bytes and len(value) >= LARGE_BYTES:
+            parts += (b"\xc6" + len(value).to_bytes(4, "big"), value)
+        else:
+            parts.append(_pack(value))
+    return b"".join(parts)
 
 
 Frame = bytes | memoryview
