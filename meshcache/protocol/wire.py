@@ -65,7 +65,9 @@ def encode_frame(clock: int, messages: list[Message]) -> bytes:
     """Return the frame that carries these messages and, between nodes, the sender's clock."""
     if len(messages) == 1:  # the usual case
         message = messages[0]
-        if type(last := message[-1]) is list and last and type(last[0]) is bytes and len(last[0]) >= LARGE_BYTES:
+        fields: tuple[Any, ...] = message
+        last = fields[-1]
+        if type(last) is list and last and type(last[0]) is bytes and len(last[0]) >= LARGE_BYTES:
             return _joined(clock, message)
         packed: bytes = _pack((clock, (KINDS[type(message)], *message)))
     else:
@@ -78,9 +80,10 @@ def _joined(clock: int, message: Message) -> bytes:
 
     The packer would copy these twice, into its buffer and out of it, and keep a buffer of that size for ever.
     """
-    *fields, values = message
+    fields: tuple[Any, ...] = message
+    values = fields[-1]
     parts = [_FROM_CLIENT[:1], _pack(clock), _array_head(1 + len(message)), _pack(KINDS[type(message)])]
-    parts += map(_pack, fields)
+    parts += map(_pack, fields[:-1])
     parts.append(_array_head(len(values)))
     for value in values:
         if type(value) is bytes and len(value) >= LARGE_BYTES:
