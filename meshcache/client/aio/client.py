@@ -29,6 +29,7 @@ from meshcache.client.arguments import (
     raw_tags,
 )
 from meshcache.client.codec import ValueCodec
+from meshcache.client.compression import Compress
 from meshcache.client.connection import Outcome
 from meshcache.client.decorator import AsyncCachedBy as CachedBy
 from meshcache.client.decorator import refuse_function
@@ -66,6 +67,8 @@ class AsyncClient:
         ttl: Ttl = DEFAULT,
         consistency: Consistency = None,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         namespace: str | bytes = "",
         cluster: str = "",
         near_cache: NearCache | bool | None = None,
@@ -79,6 +82,8 @@ class AsyncClient:
             ttl=ttl,
             consistency=consistency,
             codec=codec,
+            compress=compress,
+            compress_min_bytes=compress_min_bytes,
             namespace=namespace,
             cluster=cluster,
             near_cache=near_cache,
@@ -392,6 +397,8 @@ class AsyncClient:
         timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         on_error: OnReadError | None = None,
         hedge: bool | None = None,
     ) -> Self:
@@ -402,8 +409,15 @@ class AsyncClient:
         """
         return self._derive(
             self._session.derive(
-                consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error, hedge=hedge
-            ),
+                consistency=consistency,
+                timeout=timeout,
+                ttl=ttl,
+                codec=codec,
+                compress=compress,
+                compress_min_bytes=compress_min_bytes,
+                on_error=on_error,
+                hedge=hedge,
+            )
         )
 
     async def close(self) -> None:
