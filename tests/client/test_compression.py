@@ -92,7 +92,7 @@ def test_only_what_becomes_smaller_is_compressed() -> None:
     assert small(compress_min_bytes=0).encode(b"") == Codec().encode(b"")
 
 
-@pytest.mark.parametrize("value", [0, 5, -(1 << 63), (1 << 63) - 1])
+@pytest.mark.parametrize("value", [0, 5, -(1 << 63), (1 << 63) - 1, 1_111_111_111_111_111_111])
 def test_numbers_stay_such_that_nodes_can_count(value: int) -> None:
     assert small(compress_min_bytes=0).encode(value) == b"\0\2%d" % value
     assert small(compress_min_bytes=0).encode(value)[1] == INT
@@ -180,6 +180,12 @@ def test_frames_of_any_kind_are_refused_at_worst(data: Any) -> None:
     tail = data.draw(st.binary(max_size=20))
     with contextlib.suppress(SerializationError):
         Codec().decode(STAMP + bytes((0, BYTES | ZSTD)) + bytes(frame[:cut]) + tail)
+
+
+def test_a_frame_that_is_cut_short_is_refused() -> None:
+    frame = zstd.compress(NOISE)
+    for length in (len(frame) - 1, len(frame) // 2, 20):
+        assert "not one frame" in refused(frame[:length])[0]
 
 
 def test_what_follows_a_frame_is_refused() -> None:
