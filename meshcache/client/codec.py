@@ -75,7 +75,16 @@ class Codec:
     second one which reads a record: a record without extras so needs no further check.
     """
 
-    __slots__ = ("_encoders", "_fallback", "_limit", "chosen", "compress", "compress_min_bytes", "readers")
+    __slots__ = (
+        "_encoders",
+        "_fallback",
+        "_limit",
+        "chosen",
+        "compress",
+        "compress_min_bytes",
+        "encodes_all",
+        "readers",
+    )
 
     def __init__(
         self, codec: str | ValueCodec | None = None, compress: Compress = "off", compress_min_bytes: int = MIN_BYTES
@@ -97,6 +106,9 @@ class Codec:
             memoryview: _encode_buffer,
         }
         self._fallback: Callable[[Any], bytes] = _encode_msgpack
+        self.encodes_all = compress == "zstd"
+        """Whether each value is to be encoded here, also bytes, str and int: else those may be made contents of by who
+        knows how."""
         if codec == "pickle":
             import pickle  # noqa: PLC0415  (asked for by name, which says that the network is trusted)
 
@@ -107,6 +119,7 @@ class Codec:
                 raise ConfigError(f"codec: must have the methods encode and decode, {type(codec).__name__} has not")
             own = codec
             self._encoders = {}
+            self.encodes_all = True
             self._fallback = lambda value: b"\0\5" + own.encode(value)
             readers[CUSTOM] = lambda record: own.decode(record[HEADER_BYTES:])
         elif codec not in {None, "msgpack"}:

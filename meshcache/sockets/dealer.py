@@ -40,6 +40,12 @@ def open_dealer(
     return socket, handshake
 
 
+def sender(socket: zmq.Socket[bytes]) -> Callable[[bytes, int], object]:
+    """Return ``socket.send`` for a frame and flags, without what pyzmq does first for options that we never give."""
+    send: Callable[[bytes, int], object] = super(zmq.Socket, socket).send
+    return send
+
+
 def receiver(socket: zmq.Socket[bytes]) -> Callable[[int], Frame]:
     """Return a function like ``socket.recv``, given flags, that does not copy a frame if the one before it was large.
 

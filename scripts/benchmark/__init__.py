@@ -15,6 +15,7 @@
       targets         what we promise, and whether this run shows it
       report          table, JSON and plot
     store           a node's store: memory, longest calls, time per key
+    client          what a call costs its client
     near            a client's near cache: the cost of a hit, and how soon a copy is void
     queue           the queue of WriteBehind
     hotkeys         what finding hot keys costs, and what it brings

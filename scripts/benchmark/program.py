@@ -22,6 +22,8 @@ AGAINST_PEERS: Final = "against-peers"
 SUBCOMMANDS: Final = {
     AGAINST_PEERS: Subcommand("against_peers", "meshcache beside redis and memcached; the same as no subcommand"),
     "store": Subcommand("store", "memory per entry, longest calls, and time per key of a node's store"),
+    "client": Subcommand("client", "what a call costs its client, with the native module and without"),
+    "eviction": Subcommand("eviction", "hit ratios of lru, s3fifo and the optimum on traces of requests"),
     "near": Subcommand("near", "what a hit in a near cache costs, and how soon a write makes copies void"),
     "queue": Subcommand("queue", "what it costs to accept a write in the queue of WriteBehind"),
     "gateway": Subcommand("gateway", "single GETs over HTTP, and 200 connections that are slow"),
@@ -29,6 +31,7 @@ SUBCOMMANDS: Final = {
     "hotkeys": Subcommand("hotkeys", "what finding hot keys costs, and what it brings"),
     "ring": Subcommand("ring", "how evenly keys are spread, and how many move when a node joins or leaves"),
     "keys": Subcommand("keys", "what encryption and the check of rights cost"),
+    "native": Subcommand("native", "what a node spends on a key with the native module and without"),
     "snapshots": Subcommand("snapshots", "what writing a snapshot costs readers, and how soon a mesh is back"),
     "compare": Subcommand("compare", "the speed of this tree beside that of a commit"),
     "screenshot": Subcommand("screenshot", "take the README's picture of the dashboard"),

@@ -73,18 +73,28 @@ class ReplicaRequests:
         self._hot.note(read.keys, self._instant.now)
         records = self._store.read(read.keys, self._instant.now_bytes)
         voteless = self._voteless(read.keys)
-        view = self._view
-        for i in voteless:
-            slot = view.ring.slot_of(read.keys[i])
-            if view.left_over(slot):
-                records[i] = None
+        self._hide_leftovers(read, voteless, records)
         budget, count = self._config.limits.reply_bytes_max, 0
         for record in records:
             budget -= len(record) if record is not None else 0
             if budget < 0 and count:
                 break
             count += 1
-        self._outbox.reply(origin, m.ReadReply(read.request, view.digest, records[:count], voteless))
+        self._outbox.reply(origin, m.ReadReply(read.request, self._view.digest, records[:count], voteless))
+
+    def _hide_leftovers(self, read: m.Read, voteless: list[int], records: list[bytes | None]) -> None:
+        """Show nothing that is left over from a time when this node owned the key.
+
+        What came by the reader's ring, before that ring is known here, is not left over. It may have been acknowledged
+        because this node has it.
+        """
+        view = self._view
+        places = [i for i in voteless if view.left_over(view.ring.slot_of(read.keys[i]))]
+        early = self._early if places and read.view != view.digest else ()
+        by_their_ring = {key for digest, key in early if digest == read.view}
+        for i in places:
+            if read.keys[i] not in by_their_ring:
+                records[i] = None
 
     def _voteless(self, keys: list[bytes]) -> list[int]:
         """Return the indices of the keys of which this node can say nothing for certain."""
