@@ -57,6 +57,7 @@ class Asking:
         self._prefix = options.prefix
         self._timeout_s = options.timeout_s
         self._allowance_s = allowance_s(options.timeout_s, 0)
+        options.codec.limit_by(lambda: routing.settings.value_bytes_max)
         self._encode = options.codec.encode
         self._decode = options.codec.decode
         self._read = (options.r, options.w, False)

@@ -62,6 +62,9 @@ PAUSE_MIN_S: Final = 0.005
 PAUSE_MAX_S: Final = 0.1
 LAG_PAUSES: Final = 3
 ALLOWANCE_S_MIN: Final = 0.001
+REQUEST_BYTES_MAX: Final = 8 << 20
+"""More goes in several requests, one after the other, unless it is one value: blocks of this size are used again by the
+allocators of both sides, and a node that takes in larger ones keeps others waiting."""
 EXPECTED_REPLY_BYTES: Final = 1024
 VIEW: Final = ("view", b"")
 """The options of an INSPECT that asks for the members."""
@@ -331,7 +334,7 @@ class Delivery:
     def _call(self, address: str, indices: list[int], now: float) -> tuple[Call, list[int]]:
         """Make the call for as many of these keys as one request may carry; the others wait for the next round."""
         request = self._request
-        size_max = self._routing.settings.request_bytes_max // 2
+        size_max = min(self._routing.settings.request_bytes_max // 2, REQUEST_BYTES_MAX)
         if request.keys:
             del indices[BATCH_OPS_MAX:]
             request = request.part(indices)

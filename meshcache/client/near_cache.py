@@ -18,6 +18,7 @@ from uuid import UUID
 from meshcache._native import absent_because, compiled
 from meshcache.client.arguments import MISSING, Item, Key
 from meshcache.client.codec import PICKLE
+from meshcache.client.compression import ZSTD
 from meshcache.client.delivery import Flow
 from meshcache.client.routing import HOT_KEYS_MAX, Routing
 from meshcache.errors import ConfigError
@@ -195,9 +196,9 @@ class Copies:
 def is_unchangeable(value: Any, record: bytes) -> bool:
     """Tell whether all readers of a record may get this value itself, instead of decoding the record again.
 
-    A tag from PICKLE on has a meaning only for clients that asked for that codec.
+    A tag from PICKLE on has a meaning only for clients that asked for that codec, compressed or not.
     """
-    return type(value) in _UNCHANGEABLE and record[HEADER_BYTES - 1] < PICKLE
+    return type(value) in _UNCHANGEABLE and record[HEADER_BYTES - 1] & ~ZSTD < PICKLE
 
 
 def near_store(

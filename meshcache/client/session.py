@@ -30,13 +30,14 @@ from meshcache.client.arguments import (
     raw_tags,
 )
 from meshcache.client.asking import Asking
-from meshcache.client.codec import Codec, ValueCodec, succeeds
+from meshcache.client.codec import ValueCodec, succeeds
+from meshcache.client.compression import Compress
 from meshcache.client.connection import Request, Tried
 from meshcache.client.delivery import Flow
 from meshcache.client.fallbacks import OUTAGES, OnError, OnReadError, loads_on_error, misses_on_error
 from meshcache.client.get_or_set import Fill, terms
 from meshcache.client.near_cache import Copies, near_store
-from meshcache.client.options import Options, hedge_of, options_of
+from meshcache.client.options import Options, codec_of, hedge_of, options_of
 from meshcache.client.routing import Routing
 from meshcache.client.seeds import parse_seeds
 from meshcache.client.values import decoded, is_hit, is_stale, seconds_left
@@ -73,6 +74,8 @@ class Session(Asking):
         timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         on_error: OnReadError | None = None,
         hedge: bool | None = None,
     ) -> Session:
@@ -85,7 +88,7 @@ class Session(Asking):
             ttl_ms=old.ttl_ms if ttl is DEFAULT else milliseconds(ttl),
             w=w,
             r=r,
-            codec=old.codec if codec is None else Codec(codec),
+            codec=codec_of(old.codec, codec, compress, compress_min_bytes),
             misses_on_error=old.misses_on_error if on_error is None else misses_on_error(on_error),
             hedge=old.hedge if hedge is None else hedge_of(hedge),
             key_file=old.key_file,

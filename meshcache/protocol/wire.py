@@ -51,9 +51,14 @@ _NUMBER_AT: Final = 4
 byte, or one byte that says whether 1, 2, 4 or 8 follow."""
 _BOOT_ENDS_BY: Final = 24
 
-_pack = msgpack.Packer().pack
+LARGE_BYTES: Final = 1 << 16
+"""Byte strings from this size on, to which msgpack gives a length of four bytes, are put into a frame as they are."""
+
+_packer = msgpack.Packer()
 """One packer for all: a new one for each frame would cost more than the frame. It is not thread-safe by itself, but
 pack() holds the GIL from its first byte to its last and keeps nothing between calls."""
+_pack = _packer.pack
+_array_head: Callable[[int], bytes] = _packer.pack_array_header
 _unpack = msgpack.unpackb
 
 
@@ -65,6 +70,8 @@ def encode_frame(clock: int, messages: Sequence[Message | bytes]) -> bytes:
     packed: bytes
     if len(messages) == 1:  # the usual case
         message = messages[0]
+        if type(message) is not bytes and _is_large(message):
+            return _joined(clock, message)
         if type(message) is not bytes:
             packed = _pack((clock, (KINDS[type(message)], *message)))  # type: ignore[index]  # not bytes
         elif message.startswith(head := _FRAME_OF_ONE + _pack(clock)):
@@ -79,13 +86,35 @@ def encode_frame(clock: int, messages: Sequence[Message | bytes]) -> bytes:
         _alone(message) if type(message) is bytes else _pack((KINDS[type(message)], *message))  # type: ignore[index]
         for message in messages
     ]
-    return b"".join([msgpack.Packer().pack_array_header(len(messages) + 1), _pack(clock), *parts])
+    return b"".join([_array_head(len(messages) + 1), _pack(clock), *parts])
 
 
 def _alone(frame: bytes) -> bytes:
     """Return the message of a frame that has one: without the head of the frame and its clock."""
     clock_bytes = 1 if frame[1] < 0x80 else 1 + (1 << (frame[1] & 3))  # as in DeadlinePeek.number_of
     return frame[1 + clock_bytes :]
+
+
+def _is_large(message: Any) -> bool:
+    last = message[-1]
+    return type(last) is list and bool(last) and type(last[0]) is bytes and len(last[0]) >= LARGE_BYTES
+
+
+def _joined(clock: int, message: Any) -> bytes:
+    """Return the same frame of one message whose last field is a list of large byte strings.
+
+    The packer would copy these twice, into its buffer and out of it, and keep a buffer of that size for ever.
+    """
+    *fields, values = message
+    parts = [_FRAME_OF_ONE, _pack(clock), _array_head(1 + len(message)), _pack(KINDS[type(message)])]
+    parts += map(_pack, fields)
+    parts.append(_array_head(len(values)))
+    for value in values:
+        if type(value) is bytes and len(value) >= LARGE_BYTES:
+            parts += (b"\xc6" + len(value).to_bytes(4, "big"), value)
+        else:
+            parts.append(_pack(value))
+    return b"".join(parts)
 
 
 Frame = bytes | memoryview

@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
-from meshcache.client.aio.hub import Hub
+from meshcache.client.aio.hub import Hub, halted, told
 from meshcache.client.aio.messages import rest_of
 from meshcache.client.aio.streams import AsyncStreamReception, AsyncSubscription
 from meshcache.client.arguments import (
@@ -31,6 +31,7 @@ from meshcache.client.arguments import (
     raw_tags,
 )
 from meshcache.client.codec import ValueCodec
+from meshcache.client.compression import Compress
 from meshcache.client.connection import Tried
 from meshcache.client.decorator import AsyncCachedBy as CachedBy
 from meshcache.client.decorator import refuse_function
@@ -72,6 +73,8 @@ class AsyncClient:
         ttl: Ttl = DEFAULT,
         consistency: Consistency = None,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         namespace: str | bytes = "",
         cluster: str = "",
         near_cache: NearCache | bool | None = None,
@@ -85,6 +88,8 @@ class AsyncClient:
             ttl=ttl,
             consistency=consistency,
             codec=codec,
+            compress=compress,
+            compress_min_bytes=compress_min_bytes,
             namespace=namespace,
             cluster=cluster,
             near_cache=near_cache,
@@ -442,6 +447,8 @@ class AsyncClient:
         timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         on_error: OnReadError | None = None,
         hedge: bool | None = None,
     ) -> Self:
@@ -450,11 +457,17 @@ class AsyncClient:
         ``consistency`` is "one", "quorum", "all", two numbers (w, r), or None for the cluster's configured levels. It
         shares this client's connections; only closing this client closes them.
         """
-        return self._derive(
-            self._session.derive(
-                consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error, hedge=hedge
-            ),
+        session = self._session.derive(
+            consistency=consistency,
+            timeout=timeout,
+            ttl=ttl,
+            codec=codec,
+            compress=compress,
+            compress_min_bytes=compress_min_bytes,
+            on_error=on_error,
+            hedge=hedge,
         )
+        return self._derive(session)
 
     async def close(self) -> None:
         """Close the connections. On a client made by ``namespace`` or ``with_options`` this does nothing.
@@ -517,14 +530,11 @@ class AsyncClient:
             case Board():
                 return self._hub.here().flights.board(step.seat, step.key)
             case Wait():
-                return await _wait(step)
+                return await told(step)
             case Apart():
                 return await self._apart(step)
             case Halt():
-                load = step.flight.load
-                if not load.cancelling():
-                    load.cancel()
-                return await asyncio.wait({load}, timeout=step.seconds)
+                return await halted(step)
             case Compute():
                 return await self._compute(step)
         raise TypeError(step)
@@ -588,10 +598,3 @@ class AsyncClient:
 
 _unattended: set[asyncio.Task[Any]] = set()
 """Tasks that go on when nobody waits for them any more; an event loop itself keeps no task alive."""
-
-
-async def _wait(step: Wait) -> None:
-    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    step.seat.wake = lambda: None if told.done() else told.set_result(None)
-    if not step.seat.told:
-        await asyncio.wait({told}, timeout=step.seconds)

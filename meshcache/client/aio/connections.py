@@ -62,6 +62,7 @@ from meshcache.client.routing import Routing
 from meshcache.errors import ProtocolError
 from meshcache.protocol.messages import Welcome
 from meshcache.protocol.wire import Frame
+from meshcache.sockets.allocator import LARGE_FRAME_BYTES, expect_large_blocks
 from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context
 from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, HandshakeWatch
 from meshcache.sockets.dealer import open_dealer, receiver, state_of
@@ -145,6 +146,8 @@ class _NodeSocket:
                 if frame is None:
                     self._mux.deliver(message, None)
                     continue
+                if len(frame) >= LARGE_FRAME_BYTES:
+                    expect_large_blocks()
                 try:
                     socket.send(frame, zmq.NOBLOCK)
                 except zmq.ZMQError:

@@ -10,7 +10,7 @@ from typing import Any
 from meshcache.client.aio.connections import Mux
 from meshcache.client.closing import Closing
 from meshcache.client.connection import Attempt, Call, Connection, Outcome
-from meshcache.client.delivery import Hedged
+from meshcache.client.delivery import Halt, Hedged, Wait
 from meshcache.client.flights import Flights
 from meshcache.client.routing import Routing
 from meshcache.errors import ClientClosed, UsageError
@@ -104,3 +104,19 @@ class Hub:
         self._mux = mux = Mux(loop, self._connection, self._routing)
         self._closing = Closing(self, mux.close)
         return mux
+
+
+async def told(step: Wait) -> None:
+    """Wait until a caller's seat is told, or the time is over."""
+    woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    step.seat.wake = lambda: None if woken.done() else woken.set_result(None)
+    if not step.seat.told:
+        await asyncio.wait({woken}, timeout=step.seconds)
+
+
+async def halted(step: Halt) -> Any:
+    """Cancel a load, unless that is done, and wait for its end, or until the time is over."""
+    load = step.flight.load
+    if not load.cancelling():
+        load.cancel()
+    return await asyncio.wait({load}, timeout=step.seconds)

@@ -37,6 +37,7 @@ from meshcache.client.failure import (
 from meshcache.errors import ProtocolError
 from meshcache.protocol.messages import Welcome
 from meshcache.protocol.wire import Frame
+from meshcache.sockets.allocator import LARGE_FRAME_BYTES, expect_large_blocks
 from meshcache.sockets.context import LINK_DESCRIPTORS, Context
 from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, HandshakeWatch
 from meshcache.sockets.dealer import open_dealer, receiver, sender, state_of
@@ -211,6 +212,8 @@ class Channel:
         number, frame = node_socket.connection.write(attempt, deadline)
         if frame is None:
             return None
+        if len(frame) >= LARGE_FRAME_BYTES:
+            expect_large_blocks()
         try:
             node_socket.send(frame, zmq.NOBLOCK)
         except zmq.ZMQError:
@@ -337,6 +340,8 @@ class Channel:
             if node_socket.connection.can_encode(call, deadline):
                 raise  # a signal handler raised that while the call was encoded
             return Unsendable(error)  # whatever its fields are: the other calls of this step go on
+        if len(frame) >= LARGE_FRAME_BYTES:
+            expect_large_blocks()
         try:
             node_socket.send(frame, zmq.NOBLOCK)
         except zmq.ZMQError:

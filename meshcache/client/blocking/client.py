@@ -28,6 +28,7 @@ from meshcache.client.blocking.connections import Channels
 from meshcache.client.blocking.lease_renewals import Renewals
 from meshcache.client.blocking.streams import StreamReception, Subscription
 from meshcache.client.codec import ValueCodec
+from meshcache.client.compression import Compress
 from meshcache.client.connection import Tried
 from meshcache.client.decorator import CachedBy, refuse_function
 from meshcache.client.delivery import Apart, Board, Compute, Flow, Hedged, Parking, Step, Wait
@@ -61,9 +62,10 @@ class Client:
     the cache fails, ``get``, ``gets``, ``get_many``, ``exists`` and ``ttl`` find nothing, instead of raising the error
     ("raise", the default); all other operations raise it. ``hedge=True``: a read that takes longer than nearly all
     others is sent to another owner of the key, too, and the first answer counts; it is done where a read asks one owner
-    only, and at most for every twentieth. ``key_file`` names the file of the key by which the client proves who it is,
-    made by `meshcache keygen`; None: the environment variable MESHCACHE_KEY_FILE does, if it is set. README.md
-    describes all of this.
+    only, and at most for every twentieth. ``compress="zstd"``: values that take ``compress_min_bytes`` (1,024) or more
+    are stored compressed, if that makes them smaller. ``key_file`` names the file of the key by which the client proves
+    who it is, made by `meshcache keygen`; None: the environment variable MESHCACHE_KEY_FILE does, if it is set.
+    README.md describes all of this.
 
     It can be pickled and copied: that makes a client with the same arguments and its own connections.
     """
@@ -76,6 +78,8 @@ class Client:
         ttl: Ttl = DEFAULT,
         consistency: Consistency = None,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         namespace: str | bytes = "",
         cluster: str = "",
         near_cache: NearCache | bool | None = None,
@@ -89,6 +93,8 @@ class Client:
             ttl=ttl,
             consistency=consistency,
             codec=codec,
+            compress=compress,
+            compress_min_bytes=compress_min_bytes,
             namespace=namespace,
             cluster=cluster,
             near_cache=near_cache,
@@ -434,6 +440,8 @@ class Client:
         timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         on_error: OnReadError | None = None,
         hedge: bool | None = None,
     ) -> Self:
@@ -442,11 +450,17 @@ class Client:
         ``consistency`` is "one", "quorum", "all", two numbers (w, r), or None for the cluster's configured levels. It
         shares this client's connections; only closing this client closes them.
         """
-        return self._derive(
-            self._session.derive(
-                consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error, hedge=hedge
-            ),
+        session = self._session.derive(
+            consistency=consistency,
+            timeout=timeout,
+            ttl=ttl,
+            codec=codec,
+            compress=compress,
+            compress_min_bytes=compress_min_bytes,
+            on_error=on_error,
+            hedge=hedge,
         )
+        return self._derive(session)
 
     def close(self) -> None:
         """Close the connections. On a client made by ``namespace`` or ``with_options`` this does nothing.
