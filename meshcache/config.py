@@ -41,7 +41,7 @@ HTTP_OFF: Final = "off"
 """As ``node.http``: the node serves no HTTP."""
 
 _ENVIRONMENT_PREFIX: Final = "MESHCACHE_"
-_ENVIRONMENT_OTHERS: Final = re.compile(r"MESHCACHE_(SEEDS|PURE|KEY_FILE|SERVICE_.*|PORT|PORT_.*)")
+_ENVIRONMENT_OTHERS: Final = re.compile(r"MESHCACHE_(SEEDS|KEY_FILE|PURE|NATIVE|SERVICE_.*|PORT|PORT_.*)")
 """Variables that are no settings: SEEDS and KEY_FILE belong to clients. The rest is what Kubernetes puts into every
 container beside a Service that is called "meshcache"."""
 
@@ -146,7 +146,7 @@ class StoreSettings:
     max_entries: Annotated[int, checks.at_least(1)] = 10_000
     max_bytes: Annotated[int, checks.at_least(1)] = 100_000_000
     default_ttl_s: Annotated[float, checks.lifetime] = 300.0
-    eviction: Annotated[str, checks.one_of("lru")] = "lru"
+    eviction: Annotated[str, checks.one_of("lru", "s3fifo")] = "lru"
     tombstone_grace_s: Annotated[float, checks.positive] = 600.0
 
 

@@ -127,8 +127,12 @@ def test_override_without_a_value(tmp_path: Path) -> None:
 
 
 def test_variables_that_are_no_settings(tmp_path: Path) -> None:
-    others = {"MESHCACHE_SEEDS": "a:1", "MESHCACHE_PORT_7101_TCP": "tcp://10.0.0.1:7101", "MESHCACHE_SERVICE_HOST": "x"}
-    others["MESHCACHE_PURE"] = "1"
+    others = {
+        "MESHCACHE_SEEDS": "a:1",
+        "MESHCACHE_PURE": "1",
+        "MESHCACHE_PORT_7101_TCP": "tcp://10.0.0.1:7101",
+        "MESHCACHE_SERVICE_HOST": "x",
+    }
     assert load(tmp_path, "", **others, PATH="x") == Config()
 
 

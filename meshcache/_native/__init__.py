@@ -12,8 +12,13 @@ from __future__ import annotations
 import os
 from typing import Final
 
+__all__ = ["NATIVE", "PURE_VARIABLE", "absent_because", "compiled", "describe"]
+
 PURE_VARIABLE: Final = "MESHCACHE_PURE"
 """The environment variable that switches the native module off."""
+
+NATIVE: Final = "native"
+"""What ``describe`` says where it serves."""
 
 absent_because = ""
 """Why ``compiled`` is None, if it is."""
@@ -21,7 +26,7 @@ absent_because = ""
 try:
     if os.environ.get(PURE_VARIABLE, "0") not in {"", "0"}:
         raise ImportError(f"{PURE_VARIABLE} is set")  # noqa: TRY301  (as if it were not there)
-    from meshcache._native import _compiled as compiled
+    import meshcache._native._compiled as compiled  # "from … import" would not tell a missing module from a broken one
 except ModuleNotFoundError:
     compiled = None  # type: ignore[assignment]  # a module has no type that could be written down
     absent_because = "not built: install a C compiler and Python's headers, then install meshcache again"
@@ -32,4 +37,4 @@ except ImportError as error:
 
 def describe() -> str:
     """Say in a few words which of the two serves."""
-    return f"pure Python: {absent_because}" if absent_because else "native"
+    return f"pure Python: {absent_because}" if absent_because else NATIVE

@@ -5,6 +5,11 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "client.h"
+#include "near.h"
+#include "serve.h"
+#include "store_object.h"
+
 #ifndef BUILT_FROM
 #define BUILT_FROM ""
 #endif
@@ -12,6 +17,9 @@
 static int
 module_exec(PyObject *module)
 {
+    if (client_exec(module) < 0 || near_exec(module) < 0 || store_exec(module) < 0 || serve_exec(module) < 0) {
+        return -1;
+    }
     return PyModule_AddStringConstant(module, "built_from", BUILT_FROM);
 }
 

@@ -100,6 +100,11 @@ TOLD: Final[dict[str, Told]] = {
         store__covers=("entries that leave a trace at expiry", Kind.LEVEL),
         store__tags=("tags, in every slot where they are", Kind.LEVEL),
         store__bearers=("tags of entries", Kind.LEVEL),
+        store__small_entries=("entries in the small queue", Kind.LEVEL),
+        store__small_evictions="dropped from the small queue",
+        store__promotions="went on to the main queue",
+        store__ghost_hits="came back soon after they were dropped",
+        store__ghost_bytes=("memory of what was dropped", Kind.LEVEL, _BYTES),
         drops__floors=("clears and dropped tags remembered", Kind.LEVEL),
     ),
     **_group(

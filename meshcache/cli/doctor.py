@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from meshcache import _native
 from meshcache.address import split_address
 from meshcache.cli import commands, findings
 from meshcache.cli.findings import Finding, Severity
@@ -64,7 +65,8 @@ def _of_file(options: Namespace) -> list[Finding]:
         config = Config.load(options.config)
     except ConfigError as error:
         return [findings.error("configuration", problem, "correct it") for problem in error.problems]
-    return list(findings.of_config(config, host_facts().get("memory_bytes")))
+    here = findings.of_native((), _native.describe())
+    return [*findings.of_config(config, host_facts().get("memory_bytes")), *here]
 
 
 def _of_mesh(options: Namespace) -> list[Finding]:
@@ -94,6 +96,7 @@ def mesh_findings(
         *findings.of_ports(unreachable),
         *findings.of_clocks(found),
         *findings.of_versions(found.answering),
+        *findings.of_native(found.answering, _native.describe()),
         *findings.of_processes(found),
         *findings.of_hints(found, earlier),
         *findings.of_failures(found.answering),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from meshcache._native import NATIVE
 from meshcache.address import is_loopback, split_address
 from meshcache.cli.counters import bytes_text
 from meshcache.cli.health import RECENT_S
@@ -450,3 +451,19 @@ def of_versions(answering: Sequence[NodeAnswer]) -> Findings:
             same.append(f"{part} {next(iter(versions))}")
     if same:
         yield fine("versions", f"the same on all nodes: {', '.join(same)}")
+
+
+def of_native(answering: Sequence[NodeAnswer], here: str) -> Findings:
+    """Say where the native module is missing; ``here`` is what is known of the program that looks."""
+    places = {"here": here}
+    places |= {node.node_id: str(node.stats["host"]["hot_path"]) for node in answering if _says_hot_path(node)}
+    without = {place: how for place, how in places.items() if how != NATIVE}
+    for how in dict.fromkeys(without.values()):
+        names = ", ".join(place for place in without if without[place] == how)
+        yield note("native", f"without the native module, so slower ({names}): {how}")
+    if not without:
+        yield fine("native", f"the native module serves ({', '.join(places)})")
+
+
+def _says_hot_path(node: NodeAnswer) -> bool:
+    return "hot_path" in (node.stats.get("host") or {})  # an older version says nothing

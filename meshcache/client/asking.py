@@ -9,26 +9,23 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from copy import copy
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 from zlib import crc32
 
 from meshcache.client.arguments import MISSING, Key, raw_key
-from meshcache.client.connection import Call, Connection, Request
+from meshcache.client.connection import Call, Connection, Request, Tried
 from meshcache.client.delivery import VIEW, Delivery, Flow, Hedged, allowance_s
 from meshcache.client.fallbacks import Fallbacks
+from meshcache.client.fast_path import SMALL_KEYS, FastPath
 from meshcache.client.near_cache import Copies
 from meshcache.client.options import Options
-from meshcache.client.routing import Routing
+from meshcache.client.routing import SMALL_BYTES, Routing
 from meshcache.client.values import FLAGS_AT, is_hit, is_stale
 from meshcache.durations import Timeout, seconds
 from meshcache.errors import AuthFailed, NodeUnavailable, SerializationError, ValueTooLarge
 from meshcache.protocol.messages import DEFAULT_LEVEL, LEVEL_ONE, Get, Inspect, Update
 from meshcache.protocol.near_store import NearStore
 from meshcache.protocol.record import CONTENT_FLAG_BYTES, HEADER_BYTES
-
-SMALL_KEYS: Final = 512
-SMALL_BYTES: Final = 1 << 20
-"""Up to this size, an attempt gets no more time for its size."""
 
 T = TypeVar("T")
 
@@ -60,12 +57,17 @@ class Asking:
         self._prefix = options.prefix
         self._timeout_s = options.timeout_s
         self._allowance_s = allowance_s(options.timeout_s, 0)
+        options.codec.limit_by(lambda: routing.settings.value_bytes_max)
         self._encode = options.codec.encode
         self._decode = options.codec.decode
         self._read = (options.r, options.w, False)
         self._read_meta = (options.r, options.w, True)
         self._may_hedge = options.hedge and options.r in {DEFAULT_LEVEL, LEVEL_ONE, 1}
         self._unchecked = options.w > 0 or options.r > 0
+        self.fast = FastPath(routing, options, near, self._allowance_s)
+        """The fast path of reads and writes. Drivers try it before they ask for the flow of an operation."""
+        if not self._unchecked:
+            self.fast.open()
         self._caller: str | None = None
         """What the user called, if that is made of several operations; errors name it."""
 
@@ -79,8 +81,13 @@ class Asking:
         """Return the protocol's side of a new connection to ``address``."""
         return Connection(address, self.cluster, self.routing)
 
-    def _one(self, request: Request, timeout: Timeout | None) -> Flow[Any]:
+    def _one(self, request: Request, timeout: Timeout | None, fast: Tried | None = None) -> Flow[Any]:
         """Deliver a request for one key: straight to its owner, and through ``delivery.py`` if anything is unusual."""
+        if fast is not None and fast.made:
+            delivery = self._go_on(request, fast)
+            yield from delivery.run()
+            delivery.check()
+            return delivery.results[0]
         routing = self.routing
         started = self._clock()
         timeout_s = self._timeout_s if timeout is None else seconds(timeout)
@@ -146,8 +153,15 @@ class Asking:
         request = Request(name, Update, options, [raw], [key], [change], content_bytes, repeatable)
         return self._writing([raw], self._one(request, timeout))
 
-    def _many(self, request: Request, timeout: Timeout | None) -> Flow[tuple[list[Any], dict[int, Exception]]]:
+    def _many(
+        self, request: Request, timeout: Timeout | None, fast: Tried | None = None
+    ) -> Flow[tuple[list[Any], dict[int, Exception]]]:
         """Deliver many keys, all safe to ask for again; return their results, and the errors by index."""
+        if fast is not None and fast.made:
+            delivery = self._go_on(request, fast)
+            yield from delivery.run()
+            self.routing.errors += bool(delivery.errors)
+            return delivery.results, delivery.errors
         keys = request.keys
         if not keys:
             return [], {}
@@ -161,7 +175,7 @@ class Asking:
             self.check_size(max(map(len, request.payloads)))
             size += request.content_bytes
         tried: tuple[Call, Any] | None = None
-        small = len(keys) <= SMALL_KEYS and size < min(SMALL_BYTES, routing.settings.request_bytes_max // 2)
+        small = len(keys) <= SMALL_KEYS and size < routing.settings.small_bytes
         if small and routing.only is not None and started < routing.due:
             # Everything is for one node, and goes in one message: no need to sort the keys.
             call = Call(routing.only, request, started + timeout_s, allowance_s(timeout_s, size), size)
@@ -207,7 +221,15 @@ class Asking:
             request = request.on_behalf_of(self._caller)
         delivery = Delivery(self.routing, self.rng, request, started, timeout_s, node, park_s)
         if tried is not None:
-            delivery.resume(*tried)
+            call, outcome = tried
+            delivery.resume(call, range(len(delivery.results)), outcome)
+        return delivery
+
+    def _go_on(self, request: Request, fast: Tried) -> Delivery:
+        """Return the delivery of a request of which attempts were made on the fast path."""
+        delivery = self._delivery(request, fast.started, self._timeout_s)
+        for call, places, outcome in fast.made:
+            delivery.resume(call, places, outcome)
         return delivery
 
     def _prepare(self, request: Request, started: float, timeout_s: float) -> Flow[None]:
@@ -246,6 +268,7 @@ class Asking:
             if level > replicas:
                 raise ValueError(f"consistency: {name} level {level} is more than the cluster's {replicas} replicas")
         self._unchecked = False
+        self.fast.open()
 
     def ask_parked(self, name: str, key: Key, change: list[Any], timeout_s: float, park_s: float) -> Flow[Any]:
         """Have the key's first owner run a change that it may answer only after ``park_s``."""

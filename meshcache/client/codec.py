@@ -10,6 +10,7 @@ that says how to read the value, whichever client wrote it::
     3  anything    msgpack with tagged types: what comes back equals what went in
     4  anything    pickle: only if both the writer and the reader asked for it by name
     5  anything    the caller's own codec
+    +128           the same, compressed: compression.py
 
 plain.py turns the types that msgpack lacks into types that it has; users also register types of their own there.
 survey.py finds values that msgpack must not be given.
@@ -22,6 +23,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import msgpack
 
+from meshcache.client.compression import MIN_BYTES, VALUE_BYTES_MAX, ZSTD, Compress, compressed, decompressed
 from meshcache.client.plain import MARK, form_of, framed, register, restore, restore_container, translate
 from meshcache.client.survey import Plains, survey
 from meshcache.errors import ConfigError, SerializationError
@@ -57,6 +59,15 @@ CODEC_AT: Final = HEADER_BYTES - 1
 """The position of the codec's tag in a record."""
 
 
+class _Limit:
+    """What bounds the values of one client; an object of its own, so that no codec is part of a cycle."""
+
+    __slots__ = ("value_bytes_max",)
+
+    def __init__(self) -> None:
+        self.value_bytes_max: Callable[[], int] = lambda: VALUE_BYTES_MAX
+
+
 class Codec:
     """What one client does with values.
 
@@ -64,11 +75,25 @@ class Codec:
     second one which reads a record: a record without extras so needs no further check.
     """
 
-    __slots__ = ("_encoders", "_fallback", "chosen", "readers")
+    __slots__ = (
+        "_encoders",
+        "_fallback",
+        "_limit",
+        "chosen",
+        "compress",
+        "compress_min_bytes",
+        "encodes_all",
+        "readers",
+    )
 
-    def __init__(self, codec: str | ValueCodec | None = None) -> None:
+    def __init__(
+        self, codec: str | ValueCodec | None = None, compress: Compress = "off", compress_min_bytes: int = MIN_BYTES
+    ) -> None:
         """``codec``: None or "msgpack", "pickle", or an object with encode and decode, which then gets every value."""
         self.chosen = codec
+        self.compress = compress
+        self.compress_min_bytes = compress_min_bytes
+        self._limit = limit = _Limit()
         readers: list[Callable[[bytes], Any]] = [_refuse] * 256
         skipping = [lambda record: readers[record[HEADER_BYTES - 1]](without_extras(record))] * 256
         self.readers = [skipping if flags & EXTRAS else readers for flags in range(256)]
@@ -81,6 +106,9 @@ class Codec:
             memoryview: _encode_buffer,
         }
         self._fallback: Callable[[Any], bytes] = _encode_msgpack
+        self.encodes_all = compress == "zstd"
+        """Whether each value is to be encoded here, also bytes, str and int: else those may be made contents of by who
+        knows how."""
         if codec == "pickle":
             import pickle  # noqa: PLC0415  (asked for by name, which says that the network is trusted)
 
@@ -91,10 +119,24 @@ class Codec:
                 raise ConfigError(f"codec: must have the methods encode and decode, {type(codec).__name__} has not")
             own = codec
             self._encoders = {}
+            self.encodes_all = True
             self._fallback = lambda value: b"\0\5" + own.encode(value)
             readers[CUSTOM] = lambda record: own.decode(record[HEADER_BYTES:])
         elif codec not in {None, "msgpack"}:
             raise ConfigError(f'codec: must be "msgpack", "pickle" or an object with encode and decode, is {codec!r}')
+
+        def read_compressed(record: bytes) -> Any:
+            plain = decompressed(record, limit.value_bytes_max())
+            return readers[plain[CODEC_AT]](plain)
+
+        readers[ZSTD : ZSTD + CUSTOM + 1] = [read_compressed] * (CUSTOM + 1)
+        if compress == "zstd":
+            self._encoders = {kind: self._then_compressed(encode) for kind, encode in self._encoders.items()}
+            self._fallback = self._then_compressed(self._fallback)
+
+    def limit_by(self, value_bytes_max: Callable[[], int]) -> None:
+        """Have what tells the limit of values, as far as it is known, bound what is compressed and decompressed."""
+        self._limit.value_bytes_max = value_bytes_max
 
     def encode(self, value: Any) -> bytes:
         """Return the content of a value. Raises SerializationError that names the type and where it is."""
@@ -120,6 +162,17 @@ class Codec:
             size = len(record) - HEADER_BYTES
             why = f"{type(error).__name__}: {error}"
             raise SerializationError(f"can not decode the {size:,} bytes stored: {why}") from error
+
+    def _then_compressed(self, encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+        min_bytes, limit = self.compress_min_bytes, self._limit
+
+        def encode_smaller(value: Any) -> bytes:
+            content = encode(value)
+            if content[1] == INT:
+                return content
+            return compressed(content, min_bytes, limit.value_bytes_max())
+
+        return encode_smaller
 
     def hits(self, keys: list[Any], records: list[Any], is_visible: Callable[[bytes], bool]) -> dict[Any, Any]:
         """Return the values of the keys that have a record; a record with any mark only if ``is_visible``.

@@ -5,7 +5,7 @@ Pure. A driver owns the socket; this module has everything that the driver must 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -139,6 +139,53 @@ class Call:
         return self.until - now >= FAIR_SHARE * self.allowance_s
 
 
+class Operation(NamedTuple):
+    """How the frames of one kind of operation are made and read."""
+
+    name: str
+    kind: Kind
+    write: Callable[..., bytes | None]
+    """Given number, boot, deadline and view, and then the attempt's ``fields``."""
+    read: Callable[..., Any]
+    """Given frame, number and view, and then what the attempt is ``reading``; returns None for an unusual answer."""
+
+
+class Attempt(NamedTuple):
+    """One request on the fast path: all that its frame is made of, and how its answer is read; see fast_path.py."""
+
+    operation: Operation
+    address: str
+    started: float
+    """When the operation began."""
+    until: float
+    """The deadline of the operation, as of a ``Call``."""
+    allowance_s: float
+    """How long the node may take, as of a ``Call``."""
+    keys: list[Any]
+    """The keys as the user wrote them."""
+    places: Sequence[int]
+    """Their places among all keys of the operation."""
+    fields: tuple[Any, ...]
+    reading: tuple[Any, ...]
+
+    def call(self) -> Call:
+        """Return the same as a call. It is sent already: its keys are only counted."""
+        request = Request(self.operation.name, self.operation.kind, (), self.keys, self.keys)
+        return Call(self.address, request, self.until, self.allowance_s)
+
+
+class Tried:
+    """Attempts that did not all come to what is usual: the operation's flow goes on with them."""
+
+    __slots__ = ("made", "started")
+
+    def __init__(self, started: float = 0.0) -> None:
+        self.started = started
+        """When the operation began."""
+        self.made: list[tuple[Call, Sequence[int], Outcome]] = []
+        """Those that were sent, with the places of their keys, and what came of them."""
+
+
 class Batch:
     """Calls that are sent as one message."""
 
@@ -229,12 +276,12 @@ class Connection:
         "_expected",
         "_greetings",
         "_number",
-        "_routing",
         "_wall_ms",
         "address",
         "is_asked",
         "is_clock_vague",
         "ready",
+        "routing",
     )
 
     def __init__(self, address: str, cluster: str, routing: Routing) -> None:
@@ -247,7 +294,7 @@ class Connection:
         self._greetings = 0
         """How many greetings were asked for since the node's clock became vague."""
         self._cluster = cluster
-        self._routing = routing
+        self.routing = routing
         self._number = GREETING
         self._expected: dict[int, Call] = {}
         self._boot = 0
@@ -257,12 +304,12 @@ class Connection:
     @property
     def key(self) -> SecretKey | None:
         """By which this client proves to the node who it is."""
-        return self._routing.key
+        return self.routing.key
 
     @property
     def is_needless(self) -> bool:
         """Whether nothing is expected over it, and its address is none of a member or a seed: its node has left."""
-        return not self._expected and self.address not in self._routing.addresses()
+        return not self._expected and self.address not in self.routing.addresses()
 
     @property
     def wants_greeting(self) -> bool:
@@ -271,16 +318,16 @@ class Connection:
             return False
         if not self.ready or self._greetings < PROMPT_GREETINGS:
             return True
-        return self._routing.clock() - self._asked_at >= GREETING_S
+        return self.routing.clock() - self._asked_at >= GREETING_S
 
     @property
     def is_stuck(self) -> bool:
         """Whether the greeting was asked for, and has not come in time. True only if all that arrived was accepted."""
-        return self.is_asked and self._routing.clock() - self._asked_at >= GREETING_S
+        return self.is_asked and self.routing.clock() - self._asked_at >= GREETING_S
 
     def hello(self) -> bytes:
         """Return the frame that opens the connection, or asks for the node's clock again."""
-        self._asked_at = self._routing.clock()
+        self._asked_at = self.routing.clock()
         self.is_asked = True
         self._greetings += 1
         return encode_frame(0, [Hello(PROTOCOL, self._cluster, None, b"")])
@@ -295,11 +342,30 @@ class Connection:
             lists = (keys,) if keys else ()
         deadline_ms = int(deadline * 1000 + self._wall_ms)
         make: Callable[..., Any] = request.kind
-        message = make(number, self._boot, deadline_ms, self._routing.digest, *request.options, *lists)
+        message = make(number, self._boot, deadline_ms, self.routing.digest, *request.options, *lists)
         frame = encode_frame(0, [message])
         self._number = number
         self._expected[number] = call
         return number, frame
+
+    def write(self, attempt: Attempt, deadline: float) -> tuple[int, bytes | None]:
+        """Return the number of an attempt on the fast path, and its frame; None if it is not to be sent this way.
+
+        Its answer is not expected here: ``read`` takes it, or ``expect`` says that the attempt has become a call.
+        """
+        number, deadline_ms = self._number + 1, int(deadline * 1000 + self._wall_ms)
+        frame = attempt.operation.write(number, self._boot, deadline_ms, self.routing.digest, *attempt.fields)
+        if frame is not None:
+            self._number = number
+        return number, frame
+
+    def read(self, attempt: Attempt, number: int, frame: Frame) -> Any:
+        """Return what an attempt comes to by this answer; None if that is not usual, and ``accept`` must have it."""
+        return attempt.operation.read(frame, number, self.routing.digest, *attempt.reading)
+
+    def expect(self, number: int, call: Call) -> None:
+        """Wait for the answer to a call that was sent as an attempt."""
+        self._expected[number] = call
 
     def can_encode(self, call: Call, deadline: float) -> bool:
         """Tell whether a message can be made of a call."""
@@ -337,8 +403,8 @@ class Connection:
             call = self._expected.pop(message.request, None)
             if call is None:
                 continue
-            if message.view != self._routing.digest:
-                self._routing.note_view(self.address, message.view)
+            if message.view != self.routing.digest:
+                self.routing.note_view(self.address, message.view)
             results = message.results
             if results is None or len(results) != (len(call.request.keys) or 1):
                 results = _aligned(results, call)
@@ -360,7 +426,7 @@ class Connection:
                 return [(GREETING, Failure(sent=False, late=False, why=why, shut=True, code=message.code))]
             case Hot() | Unknown():
                 if isinstance(message, Hot):
-                    self._routing.note_hot(message.keys, message.copy_ttl_ms / 1000)
+                    self.routing.note_hot(message.keys, message.copy_ttl_ms / 1000)
                 return []
         raise ProtocolError(f"{type(message).__name__} is nothing that a client receives")
 
@@ -369,8 +435,8 @@ class Connection:
         if not versions.of_link(welcome.settings):
             why = f"refused (protocol): {versions.why_apart(welcome.settings)}"
             return Failure(sent=False, late=False, why=why, shut=True, code="protocol")
-        now = self._routing.clock()
-        self._wall_ms = self._routing.welcome(self.address, welcome, self._asked_at, now)
+        now = self.routing.clock()
+        self._wall_ms = self.routing.welcome(self.address, welcome, self._asked_at, now)
         self.is_clock_vague = now - self._asked_at > CLOCK_ERROR_S
         self._boot = welcome.boot
         self.ready, self.is_asked = True, False
@@ -385,8 +451,8 @@ class Connection:
             raise ProtocolError(f"REJECT without a code: {reject.error!r}")
         if reject.error[0] == Code.STALE_BOOT:
             self.ready = False
-        elif reject.view != self._routing.digest:
-            self._routing.note_view(self.address, reject.view)
+        elif reject.view != self.routing.digest:
+            self.routing.note_view(self.address, reject.view)
         return reject
 
 

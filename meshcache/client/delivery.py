@@ -25,7 +25,7 @@ one call: retries.py says how.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
@@ -62,7 +62,10 @@ PAUSE_MIN_S: Final = 0.005
 PAUSE_MAX_S: Final = 0.1
 LAG_PAUSES: Final = 3
 ALLOWANCE_S_MIN: Final = 0.001
-_EXPECTED_REPLY_BYTES: Final = 1024
+REQUEST_BYTES_MAX: Final = 8 << 20
+"""More goes in several requests, one after the other, unless it is one value: blocks of this size are used again by the
+allocators of both sides, and a node that takes in larger ones keeps others waiting."""
+EXPECTED_REPLY_BYTES: Final = 1024
 VIEW: Final = ("view", b"")
 """The options of an INSPECT that asks for the members."""
 
@@ -242,10 +245,11 @@ class Delivery:
         self._may_be_applied = False
         """Whether an attempt may have been executed that brought no answer."""
 
-    def resume(self, call: Call, outcome: Outcome) -> None:
-        """Take in an attempt at the whole request that was made before."""
+    def resume(self, call: Call, indices: Sequence[int], outcome: Outcome) -> None:
+        """Take in an attempt at these keys that was made before."""
         self._has_asked = True
-        self._pending = self._accept(call, self._pending, outcome)
+        tried = set(indices).difference(self._accept(call, list(indices), outcome))
+        self._pending = [i for i in self._pending if i not in tried]
 
     def run(self) -> Flow[None]:
         """Deliver all keys that are pending."""
@@ -330,7 +334,7 @@ class Delivery:
     def _call(self, address: str, indices: list[int], now: float) -> tuple[Call, list[int]]:
         """Make the call for as many of these keys as one request may carry; the others wait for the next round."""
         request = self._request
-        size_max = self._routing.settings.request_bytes_max // 2
+        size_max = min(self._routing.settings.request_bytes_max // 2, REQUEST_BYTES_MAX)
         if request.keys:
             del indices[BATCH_OPS_MAX:]
             request = request.part(indices)
@@ -347,7 +351,7 @@ class Delivery:
             request = self._request.part(indices)
         allowance = self._timeout_s
         if request.repeatable:
-            weight = max(size, len(request.keys) * _EXPECTED_REPLY_BYTES)
+            weight = max(size, len(request.keys) * EXPECTED_REPLY_BYTES)
             allowance = allowance_s(self._timeout_s, weight) * self._patience + self._park_s
         return Call(address, request, self._deadline, within(allowance, self._deadline - now), size), indices
 

@@ -6,6 +6,7 @@ Pure. near_store.py decides what may be kept and served.
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import date, datetime, time, timedelta
@@ -14,8 +15,10 @@ from types import NoneType
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
+from meshcache._native import absent_because, compiled
 from meshcache.client.arguments import MISSING, Item, Key
 from meshcache.client.codec import PICKLE
+from meshcache.client.compression import ZSTD
 from meshcache.client.delivery import Flow
 from meshcache.client.routing import HOT_KEYS_MAX, Routing
 from meshcache.errors import ConfigError
@@ -43,48 +46,79 @@ class Reading:
         self.strange_views = strange_views
 
 
+def pure_near_reads(
+    found: dict[Key, Copy],
+    near: NearStore,
+    entries: OrderedDict[bytes, Copy],
+    clock: Callable[[], float],
+    decode: Callable[[bytes], Any],
+    find: Callable[[Key], bool],
+    missing: object,
+) -> Callable[[Key], Any]:
+    """Return a function that returns the value of a key's copy, or ``missing``.
+
+    This is the hot path: it checks everything once, and takes no lock. ``find`` puts the copy of a key into ``found``
+    and returns whether there is another one than before.
+    """
+
+    def value(key: Key) -> Any:
+        while entries:
+            try:
+                until, value, record, _, raw = found[key]
+                now = clock()
+                if now < until and now < near.live_until:
+                    entries.move_to_end(raw)
+                    near.hits += 1
+                    return value if record is None else decode(record)
+            except (KeyError, TypeError):
+                pass  # not looked up before, voided this very moment, or no valid key
+            if not find(key):
+                break
+        return missing
+
+    return value
+
+
+near_reads: Final[Callable[..., Callable[[Key], Any]]] = pure_near_reads if absent_because else compiled.NearReads
+"""What serves: the function above, or its twin in C (_native/near.c)."""
+
+
+def _finder(found: dict[Key, Copy], near: NearStore, prefix: bytes) -> Callable[[Key], bool]:
+    """Return a function that finds a copy by its raw key, and keeps it by the key as given: that is faster next time.
+
+    It does not refer to its user, which would be a circle for the garbage collector, with all connections in it.
+    """
+
+    def find(key: Key) -> bool:
+        try:
+            raw = prefix + (key.encode() if isinstance(key, str) else key)
+            copy = near.entries[raw]
+            if found.get(key) is copy:
+                return False
+        except (KeyError, TypeError, UnicodeEncodeError):
+            return False
+        if len(found) >= near.entries_max:
+            found.clear()
+        found[key] = copy
+        return True
+
+    return find
+
+
 class Copies:
     """The near cache, for one prefix and codec."""
 
-    __slots__ = ("_clock", "_decode", "_found", "_prefix", "_routing", "near")
+    __slots__ = ("_clock", "_found", "_routing", "near", "value")
 
     def __init__(self, near: NearStore, routing: Routing, prefix: bytes, decode: Callable[[bytes], Any]) -> None:
         self.near = near
         self._routing = routing
         self._clock = routing.clock
-        self._prefix = prefix
-        self._decode = decode
         self._found: dict[Key, Copy] = {}
         """Copies by key as given; a copy here may be void by now."""
-
-    def value(self, key: Key) -> Any:
-        """Return the value of a key, or MISSING. This is the hot path: it checks everything once, and takes no lock."""
-        try:
-            until, value, record, _, raw = self._found[key]
-            now = self._clock()
-            near = self.near
-            if now < until and now < near.live_until:
-                near.entries.move_to_end(raw)
-                near.hits += 1
-                return value if record is None else self._decode(record)
-        except (KeyError, TypeError):
-            pass  # not looked up before, voided this very moment, or no valid key
-        return self._look_up(key) if self.near.entries else MISSING
-
-    def _look_up(self, key: Key) -> Any:
-        """Find a copy by its raw key, and remember it by the key as given, which is faster the next time."""
-        found, near = self._found, self.near
-        try:
-            raw = self._prefix + (key.encode() if isinstance(key, str) else key)
-            copy = near.entries[raw]
-            if found.get(key) is copy:
-                return MISSING
-        except (KeyError, TypeError, UnicodeEncodeError):
-            return MISSING
-        if len(found) >= near.entries_max:
-            found.clear()
-        found[key] = copy
-        return self.value(key)
+        find = _finder(self._found, near, prefix)
+        self.value = near_reads(self._found, near, near.entries, routing.clock, decode, find, MISSING)
+        """Returns the value of a key, or MISSING."""
 
     def item(self, key: Key) -> Item | None:
         """Return what is known of a copy that may be served."""
@@ -162,9 +196,9 @@ class Copies:
 def is_unchangeable(value: Any, record: bytes) -> bool:
     """Tell whether all readers of a record may get this value itself, instead of decoding the record again.
 
-    A tag from PICKLE on has a meaning only for clients that asked for that codec.
+    A tag from PICKLE on has a meaning only for clients that asked for that codec, compressed or not.
     """
-    return type(value) in _UNCHANGEABLE and record[HEADER_BYTES - 1] < PICKLE
+    return type(value) in _UNCHANGEABLE and record[HEADER_BYTES - 1] & ~ZSTD < PICKLE
 
 
 def near_store(

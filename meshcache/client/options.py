@@ -18,6 +18,7 @@ from meshcache.client.arguments import (
     ttl_of,
 )
 from meshcache.client.codec import Codec, ValueCodec
+from meshcache.client.compression import MIN_BYTES, Compress, compress_of, min_bytes_of
 from meshcache.client.fallbacks import OnReadError, misses_on_error
 from meshcache.client.seeds import KEY_FILE_VARIABLE, Seeds
 from meshcache.durations import Timeout, seconds
@@ -53,6 +54,8 @@ def options_of(
     ttl: Ttl,
     consistency: Consistency,
     codec: str | ValueCodec | None,
+    compress: Compress | None = None,
+    compress_min_bytes: int | None = None,
     namespace: str | bytes,
     on_error: OnReadError | None = None,
     hedge: bool | None = None,
@@ -70,7 +73,13 @@ def options_of(
             ttl_ms=milliseconds(ttl),
             w=w,
             r=r,
-            codec=Codec(url.get("codec") if codec is None else codec),
+            codec=Codec(
+                url.get("codec") if codec is None else codec,
+                compress_of(url.get("compress", "off") if compress is None else compress),
+                min_bytes_of(
+                    url.get("compress_min_bytes", MIN_BYTES) if compress_min_bytes is None else compress_min_bytes
+                ),
+            ),
             misses_on_error=misses_on_error(on_error or url.get("on_error", "raise")),
             hedge=hedge_of(url.get("hedge", False) if hedge is None else hedge),
             key_file=os.fspath(_first(key_file, url.get("key_file"), os.environ.get(KEY_FILE_VARIABLE))),
@@ -93,6 +102,19 @@ def hedge_of(hedge: object) -> bool:
     return hedge
 
 
+def codec_of(
+    old: Codec, codec: str | ValueCodec | None, compress: Compress | None, compress_min_bytes: int | None
+) -> Codec:
+    """Return the codec of a derived client: as the old one, but for what is given."""
+    if codec is None and compress is None and compress_min_bytes is None:
+        return old
+    return Codec(
+        old.chosen if codec is None else codec,
+        old.compress if compress is None else compress_of(compress),
+        old.compress_min_bytes if compress_min_bytes is None else min_bytes_of(compress_min_bytes),
+    )
+
+
 def arguments_of(
     options: Options, seeds: Iterable[str], cluster: str, near_cache: NearCache | bool | None
 ) -> dict[str, Any]:
@@ -103,6 +125,8 @@ def arguments_of(
         "ttl": ttl_of(options.ttl_ms),
         "consistency": consistency_of(options.w, options.r),
         "codec": options.codec.chosen,
+        "compress": options.codec.compress,
+        "compress_min_bytes": options.codec.compress_min_bytes,
         "namespace": options.prefix,
         "cluster": cluster,
         "near_cache": near_cache if options.r == DEFAULT_LEVEL else None,

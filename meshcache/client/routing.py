@@ -39,6 +39,8 @@ CLOCK_ERROR_S: Final = 0.1
 """A greeting that took longer than this says too little about the node's clock."""
 HOT_S: Final = 10.0
 """For how long a key counts as hot after a node last said so."""
+SMALL_BYTES: Final = 1 << 20
+"""Up to this size, an attempt gets no more time for its size."""
 HOT_KEYS_MAX: Final = 4096
 """How many keys count as hot at most; further ones are ignored."""
 
@@ -52,6 +54,7 @@ class Settings:
         "reply_bytes_max",
         "request_bytes_max",
         "slots",
+        "small_bytes",
         "stream",
         "value_bytes_max",
         "vnodes",
@@ -70,6 +73,8 @@ class Settings:
         self.value_bytes_max = number("value_bytes_max", 1 << 24)
         self.reply_bytes_max = number("reply_bytes_max", 1 << 23)
         self.request_bytes_max = number("request_bytes_max", 1 << 26)
+        self.small_bytes = min(SMALL_BYTES, self.request_bytes_max // 2)
+        """A request with fewer bytes of keys and values is one message, which gets no more time for its size."""
         self.stream = told.get("stream") != 0
         """Whether this client may follow the stream of announcements."""
 
@@ -244,14 +249,14 @@ class Routing:
             self._ask_next = address
             self._refresh_by(self._refreshed_at + REFRESH_MIN_S)
 
-    def succeeded(self, address: str, asked_at: float) -> None:
-        """Note that a request was answered."""
+    def succeeded(self, address: str, asked_at: float, count: int = 1) -> None:
+        """Note that a request was answered, or so many in one message."""
         peer = self.peers.get(address)
         if peer is None:
             return
         peer.answered_at = asked_at
-        peer.answered += 1
-        if peer.breaker.succeed(asked_at) or peer.doubted_until > asked_at:
+        peer.answered += count
+        if peer.breaker.succeed(asked_at, count) or peer.doubted_until > asked_at:
             peer.doubted_until = 0.0
             self.review(self.clock())
 

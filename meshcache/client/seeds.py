@@ -15,7 +15,18 @@ DEFAULT_PORT: Final = 7101
 SEEDS_VARIABLE: Final = "MESHCACHE_SEEDS"
 KEY_FILE_VARIABLE: Final = "MESHCACHE_KEY_FILE"
 
-_URL_OPTIONS: Final = ("timeout", "ttl", "consistency", "cluster", "codec", "on_error", "hedge", "key_file")
+_URL_OPTIONS: Final = (
+    "timeout",
+    "ttl",
+    "consistency",
+    "cluster",
+    "codec",
+    "compress",
+    "compress_min_bytes",
+    "on_error",
+    "hedge",
+    "key_file",
+)
 
 
 class Seeds(NamedTuple):
@@ -91,6 +102,10 @@ def _option(key: str, text: str) -> Any:
         return seconds_of(text)
     if key == "ttl":
         return None
+    if key == "compress_min_bytes":
+        if not text.isdecimal():
+            raise ValueError(f"must be a number of bytes, is {text!r}")
+        return int(text)
     if key == "hedge":
         if text not in {"true", "false"}:
             raise ValueError(f"must be true or false, is {text!r}")

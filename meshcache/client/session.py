@@ -30,13 +30,14 @@ from meshcache.client.arguments import (
     raw_tags,
 )
 from meshcache.client.asking import Asking
-from meshcache.client.codec import Codec, ValueCodec, succeeds
-from meshcache.client.connection import Request
+from meshcache.client.codec import ValueCodec, succeeds
+from meshcache.client.compression import Compress
+from meshcache.client.connection import Request, Tried
 from meshcache.client.delivery import Flow
 from meshcache.client.fallbacks import OUTAGES, OnError, OnReadError, loads_on_error, misses_on_error
 from meshcache.client.get_or_set import Fill, terms
 from meshcache.client.near_cache import Copies, near_store
-from meshcache.client.options import Options, hedge_of, options_of
+from meshcache.client.options import Options, codec_of, hedge_of, options_of
 from meshcache.client.routing import Routing
 from meshcache.client.seeds import parse_seeds
 from meshcache.client.values import decoded, is_hit, is_stale, seconds_left
@@ -73,6 +74,8 @@ class Session(Asking):
         timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         on_error: OnReadError | None = None,
         hedge: bool | None = None,
     ) -> Session:
@@ -85,7 +88,7 @@ class Session(Asking):
             ttl_ms=old.ttl_ms if ttl is DEFAULT else milliseconds(ttl),
             w=w,
             r=r,
-            codec=old.codec if codec is None else Codec(codec),
+            codec=codec_of(old.codec, codec, compress, compress_min_bytes),
             misses_on_error=old.misses_on_error if on_error is None else misses_on_error(on_error),
             hedge=old.hedge if hedge is None else hedge_of(hedge),
             key_file=old.key_file,
@@ -96,13 +99,13 @@ class Session(Asking):
 
     # ---- operations
 
-    def get(self, key: Key, default: Any, timeout: Timeout | None) -> Flow[Any]:
-        """Ask nodes for a value. The caller has looked into ``copies`` before."""
+    def get(self, key: Key, default: Any, timeout: Timeout | None, fast: Tried | None = None) -> Flow[Any]:
+        """Ask nodes for a value. The caller has looked into ``copies`` before, and tried the fast path."""
         copies, raw = self.copies, raw_key(self._prefix, key)
         request = Request("get", Get, self._read, [raw], [key])
         reading = None if copies is None else copies.begin(request.keys)
         try:
-            record = yield from self._one(request, timeout)
+            record = yield from self._one(request, timeout, fast)
             value = self._value(record, MISSING, key)
         except OUTAGES as error:
             if not self._misses(error):
@@ -136,12 +139,14 @@ class Session(Asking):
             copies.keep(raw, record, value, reading)
         return Item(value, version_of(record), seconds_left(record, self.routing), stale)
 
-    def get_many(self, keys: Iterable[Key], timeout: Timeout | None) -> Flow[dict[Any, Any]]:
+    def get_many(self, keys: Iterable[Key], timeout: Timeout | None, fast: Tried | None = None) -> Flow[dict[Any, Any]]:
         given = key_list(keys)
         raws = raw_keys(self._prefix, given)
-        if self.copies is not None and self.copies.near.used:  # batches alone make no key one that copies are kept of
+        was_asked = fast is not None and fast.made
+        # Batches alone make no key one that copies are kept of.
+        if self.copies is not None and self.copies.near.used and not was_asked:
             return (yield from self._get_many_near(self.copies, given, raws, timeout))
-        return self._values(given, (yield from self._get_records(given, raws, timeout)))
+        return self._values(given, (yield from self._get_records(given, raws, timeout, fast)))
 
     def _get_many_near(
         self, copies: Copies, given: list[Any], raws: list[bytes], timeout: Timeout | None
@@ -159,9 +164,11 @@ class Session(Asking):
                 copies.keep(raws[i], record, fetched[given[i]], reading)
         return {key: found[key] if key in found else fetched[key] for key in given if key in found or key in fetched}
 
-    def _get_records(self, given: list[Any], raws: list[bytes], timeout: Timeout | None) -> Flow[list[Any]]:
+    def _get_records(
+        self, given: list[Any], raws: list[bytes], timeout: Timeout | None, fast: Tried | None = None
+    ) -> Flow[list[Any]]:
         try:
-            records, errors = yield from self._many(Request("get_many", Get, self._read, raws, given), timeout)
+            records, errors = yield from self._many(Request("get_many", Get, self._read, raws, given), timeout, fast)
         except OUTAGES as error:
             if not self._misses(error, len(raws)):
                 raise
@@ -183,14 +190,23 @@ class Session(Asking):
             values = {key: self._value(record, MISSING, key) for key, record in zip(given, records, strict=False)}
             return {key: value for key, value in values.items() if value is not MISSING}
 
-    def set(self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[None]:
+    def set(
+        self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = (), fast: Tried | None = None
+    ) -> Flow[None]:
         raw = raw_key(self._prefix, key)
         content = self._tagged(self._encode(value), tags) if tags else self._encode(value)
         options = (self.options.w, self._ttl_ms(ttl))
         request = Request("set", Set, options, [raw], [key], [content], len(content))
-        yield from self._writing([raw], self._one(request, timeout))
+        yield from self._writing([raw], self._one(request, timeout, fast))
 
-    def set_many(self, items: Mapping[Any, Any], ttl: Ttl, timeout: Timeout | None, tags: Tags = ()) -> Flow[list[Any]]:
+    def set_many(
+        self,
+        items: Mapping[Any, Any],
+        ttl: Ttl,
+        timeout: Timeout | None,
+        tags: Tags = (),
+        fast: Tried | None = None,
+    ) -> Flow[list[Any]]:
         given = list(items)
         latest = dict(zip(raw_keys(self._prefix, given), given, strict=True))
         names = list(latest.values())
@@ -202,7 +218,7 @@ class Session(Asking):
         options = (self.options.w, self._ttl_ms(ttl))
         raws = list(latest)
         request = Request("set_many", Set, options, raws, names, contents, sum(map(len, contents)))
-        _, errors = yield from self._writing(raws, self._many(request, timeout))
+        _, errors = yield from self._writing(raws, self._many(request, timeout, fast))
         for error in errors.values():
             if isinstance(error, AuthFailed):  # to write these keys once more would never help
                 raise error
@@ -351,6 +367,32 @@ class Session(Asking):
         yield from self._ask(Request("forget", Forget, (node,), [], []), None, timeout)
 
     # ---- reading
+
+    def value_of(self, record: bytes, key: Key) -> Any:
+        """Return the value of a record that an attempt to read a key came to; MISSING if it counts as none."""
+        return self._value(record, MISSING, key)
+
+    def hits_of(self, keys: list[Any], values: list[Any]) -> tuple[dict[Any, Any], list[Any]]:
+        """Return the values that a reply had for keys as ``values_of`` takes them."""
+        found = {key: value for key, value in zip(keys, values, strict=True) if value is not MISSING}
+        return found, [key for key, value in found.items() if type(value) is tuple]
+
+    def values_of(self, answers: list[tuple[dict[Any, Any], list[Any]]], keys: list[Any]) -> dict[Any, Any]:
+        """Return the values that attempts to read keys came to, in the order of the keys."""
+        found, rest = answers[0]
+        if len(answers) > 1:
+            for more, others in answers[1:]:
+                found.update(more)
+                rest += others
+            found = {key: found[key] for key in keys if key in found}
+            rest = [key for key in found if type(found[key]) is tuple] if rest else []
+        if rest:
+            hits = self._values(rest, [found[key][0] for key in rest])
+            if len(hits) < len(set(rest)):
+                for key in [key for key in rest if key not in hits]:
+                    found.pop(key, None)
+            found.update(hits)
+        return found
 
     def _misses(self, error: Exception, keys: int = 1) -> bool:
         """Tell whether the keys of a read count as missing, because the cache fails and the user wants that."""

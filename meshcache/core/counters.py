@@ -218,3 +218,13 @@ class StoreStatistics:
     """Tags in the index, each once for every slot in which an entry has it."""
     bearers: int
     """Pairs of an entry and one of its tags."""
+    small_entries: int
+    """Entries in the small queue of S3-FIFO; this and what follows is zero under LRU."""
+    small_evictions: int
+    """Evictions from the small queue: of entries that were not read since they came."""
+    promotions: int
+    """Entries that went on from the small to the main queue."""
+    ghost_hits: int
+    """Entries that came into the main queue because they had been evicted from the small one not long ago."""
+    ghost_bytes: int
+    """What the ghosts take of the byte limit."""

@@ -5,7 +5,7 @@ A message that cannot be encoded is left out; the others are still sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from meshcache.protocol import messages as m
@@ -39,7 +39,7 @@ class Frames:
         self._sequence = 0
         """The number of the last frame of the invalidation stream."""
 
-    def of(self, waiting: dict[_To, list[Message]]) -> list[tuple[_To, bytes]]:
+    def of(self, waiting: Mapping[_To, Sequence[Message | bytes]]) -> list[tuple[_To, bytes]]:
         """Return the frames for all destinations."""
         clock = self._clock.latest
         try:
@@ -52,7 +52,7 @@ class Frames:
             singles = [(to, message) for to, messages in waiting.items() for message in messages]
             return [(to, frame) for to, message in singles for frame in self._single(to, message)]
 
-    def _single(self, to: object, message: Message) -> list[bytes]:
+    def _single(self, to: object, message: Message | bytes) -> list[bytes]:
         """Return the frame of one message; none if it cannot be encoded."""
         try:
             return [encode_frame(self._clock.latest, [message])]
@@ -72,10 +72,10 @@ class Frames:
             if not events:
                 return frames
 
-    def _parts(self, messages: list[Message]) -> list[list[Message]]:
+    def _parts(self, messages: Sequence[Message | bytes]) -> list[list[Message | bytes]]:
         """Split a turn's messages for one destination so that no frame exceeds what the other side accepts."""
         limit = self._bytes_max // 2
-        parts: list[list[Message]] = [[]]
+        parts: list[list[Message | bytes]] = [[]]
         size = 0
         for message in messages:
             weight = weight_of(message)

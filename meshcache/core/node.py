@@ -27,23 +27,22 @@ from meshcache.config import Config
 from meshcache.core import invariants
 from meshcache.core.access import Access
 from meshcache.core.account import account, why_not_ready
-from meshcache.core.assembly import membership_of
+from meshcache.core.assembly import coordinator_of, membership_of
 from meshcache.core.claims import Claims
 from meshcache.core.counters import Counters
 from meshcache.core.departure import Departure
+from meshcache.core.early import Early, Take
 from meshcache.core.failures import Failures
 from meshcache.core.frames import Frames
 from meshcache.core.handshake import Handshake
 from meshcache.core.leftovers import Leftovers
 from meshcache.core.membership.members import State
-from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Drops
 from meshcache.core.operations.fill_leases import FillLeases
 from meshcache.core.operations.hotcopies import HotCopies
 from meshcache.core.operations.hotkeys import HotKeys
 from meshcache.core.operations.instant import Instant
 from meshcache.core.operations.pending import Pending
-from meshcache.core.operations.replica import Replica
 from meshcache.core.operations.requests import Requests
 from meshcache.core.operations.surroundings import Readers
 from meshcache.core.outbox import Effects, Outbox
@@ -54,7 +53,9 @@ from meshcache.core.repair.losses import Losses
 from meshcache.core.repair.movement import Movement
 from meshcache.core.repair.recall import Recall
 from meshcache.core.repair.saving import Saving
-from meshcache.core.storage.snapshot import Saved, store_of
+from meshcache.core.storage.charges import Charges
+from meshcache.core.storage.choice import store_of
+from meshcache.core.storage.snapshot import Saved
 from meshcache.core.view import View
 from meshcache.errors import ProtocolError
 from meshcache.protocol import messages as m
@@ -68,8 +69,9 @@ HOUSEKEEPING_S: Final = 0.05
 HOUSEKEEPING_CALM_S: Final = 0.1
 """The same while no member is suspect and no slot moves: these turns are half of what an idle node costs."""
 
-REPLY_BYTES_PER_TURN: Final = 8 << 20
-"""When the replies of one turn have this many bytes of values, the next requests wait for the next turn."""
+REPLY_BYTES_PER_TURN: Final = 1 << 20
+"""When one turn has replied more bytes of values, further requests wait for the next. Less than the largest reply: else
+two of those may come in one turn, and who asks for them counts as light (intake.py)."""
 
 PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
@@ -94,11 +96,12 @@ class NodeCore:
         links_max: int = LINKS_MAX,
         host: Callable[[], dict[str, Any]] = dict,  # tells of the process and its machine, when somebody asks
         saved: Saved | None = None,
+        charges: Charges | None = None,
     ) -> None:
         """``supervised``: another process restarts this one. ``links_max``: as many as the driver can open.
 
         ``processor_s`` returns the processor time that the driver's thread has used, or 0 if the driver cannot tell.
-        ``saved``: what there is of this node's former life.
+        ``saved``: what there is of this node's former life. ``charges``: what entries are charged; see ``store_of``.
         """
         self.config = config
         self.boot = boot
@@ -108,7 +111,7 @@ class NodeCore:
         self._processor_s = processor_s
         self._instant = Instant(now, wall_ms)
         self.clock = HybridClock(boot)
-        self.store = store_of(config)
+        self.store = store_of(config, charges)
         self.peers = Peers(config.cluster.name, config.node.seeds, self.outbox, self._instant, links_max)
         self.membership = membership_of(config, boot, self.peers, self.outbox, self._instant, rng)
         self.view = View(config.node.node_id, self._build_ring())
@@ -117,10 +120,13 @@ class NodeCore:
             hot, self.view, self.membership, self.outbox, self._instant, enabled=config.cluster.read_quorum == 1
         )
         self._pending = Pending(self.view, self.peers, self.outbox, self._instant, self.membership.state_of, self.fail)
-        self.coordinator = self._make_coordinator(hints, copies)
+        parts = self.store, self.view, self.membership, self.clock, self.outbox, self._instant, self._pending
+        self.coordinator = coordinator_of(config, *parts, copies.on_announced, hints.add, self.fail)
         self._build_gates()
         self._begin_background(hints, saved)
         self._requests = self._make_requests(hot, copies, host)
+        self._usual = self._requests.usual
+        self._early = Early(self.clock, self._instant, self.counters, self._requests.who)
         self._handshake = self._make_handshake()
         self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
@@ -134,24 +140,9 @@ class NodeCore:
         self._doubt: int | None = None
         """After a stall, the number of a ping whose ack shows that the others still count on this node; else None."""
         self._publish_at = self._housekeeping_at = now
-        self._on_request = self._request_handlers()
-        self._on_answer = self._answer_handlers()
-
-    def _make_coordinator(self, hints: Hints, copies: HotCopies) -> Coordinator:
-        config, clock, outbox, instant = self.config, self.clock, self.outbox, self._instant
-        replica = Replica(config.store, self.store, clock, outbox, instant, copies.on_announced)
-        return Coordinator(
-            config,
-            replica,
-            self.view,
-            self.membership,
-            clock,
-            outbox,
-            instant,
-            self._pending,
-            keep_hint=hints.add,
-            fail=self.fail,
-        )
+        self.disturbed = True
+        """Whether anything but usual requests has come since ``next_deadline`` was called; see ``replies``."""
+        self._on_request, self._on_answer = self._request_handlers(), self._answer_handlers()
 
     def _build_gates(self) -> None:
         """Put the checks before the handlers, and shield the node from errors that concern only one message."""
@@ -244,7 +235,14 @@ class NodeCore:
         self._set_time(now)
         self.counters.requests_in_bytes += len(frame)
         before = self.outbox.reply_bytes
-        self._take(self._on_request, origin, self._decode(frame))
+        try:
+            served = self._usual is not None and self._usual.serve(origin, frame)
+        except Exception as error:  # noqa: BLE001  (as in _take)
+            served = None
+            self.fail(type(decode_frame(frame)[1][0]).__name__, origin, error)
+        self.disturbed |= served is not True
+        if served is False:
+            self._take(self._on_request, origin, self._decode(origin, frame, self.receive_request))
         # What other nodes answered in this turn does not count against the clients that ask now.
         return before < self.outbox.reply_bytes > REPLY_BYTES_PER_TURN
 
@@ -278,7 +276,7 @@ class NodeCore:
         self._set_time(now)
         self.counters.answers_in_bytes += len(frame)
         if address in self.peers.links:
-            self._take(self._on_answer, address, self._decode(frame))
+            self._take(self._on_answer, address, self._decode(address, frame, self.receive_answer))
 
     def _take(
         self, handlers: dict[type[Any], Callable[[_To, Any], None]], origin: _To, messages: list[Message]
@@ -349,6 +347,8 @@ class NodeCore:
     def tick(self, now: float) -> None:
         """Do what time asks for. It is called every turn, and mostly finds nothing due."""
         self._set_time(now)
+        if now >= self._early.next_at:
+            self._early.run()
         if self._pending.timers or self._pending.waiting:
             self._pending.tick()
         if now >= self._housekeeping_at:
@@ -356,8 +356,7 @@ class NodeCore:
             self._housekeeping_at = now + (HOUSEKEEPING_CALM_S if self._is_calm() else HOUSEKEEPING_S)
         if self.membership.changed:
             self._timed("change_of_members", self._follow_members, now)
-        if self._requests.portions.lines:
-            self._requests.portions.run(self._instant.wall_ms)
+        self._requests.run()
         if self._leftovers.is_more or self._drops.jobs:
             self._timed("expiry_and_drops", self._leftovers.run)
 
@@ -368,12 +367,13 @@ class NodeCore:
         self.counters.note_work(work, self._processor_s() - began_s)
 
     def next_deadline(self) -> float:
-        """Return when tick has to be called at the latest."""
-        portions = self._requests.portions
-        if self._leftovers.is_more or self._drops.jobs or (portions.lines and portions.may_run()):
+        """Return when tick has to be called at the latest, if nothing happens before."""
+        self.disturbed = False
+        if self._leftovers.is_more or self._drops.jobs or self._requests.is_more:
             return self._instant.now
         timer = self._pending.next_deadline() if self._pending.timers else None
-        return self._housekeeping_at if timer is None else min(self._housekeeping_at, timer)
+        own = min(self._housekeeping_at, self._early.next_at)
+        return own if timer is None else min(own, timer)
 
     def drain(self) -> Effects:
         """Return the effects of this turn, and begin the next."""
@@ -387,6 +387,10 @@ class NodeCore:
         effects = Effects(outbox.disconnect, outbox.connect, sends, replies, publish, outbox.notes, outbox.follow)
         outbox.clear()
         return effects
+
+    def replies(self) -> list[tuple[bytes, bytes]]:
+        """Return the replies of a turn not ``disturbed``, which needs no tick, and no ``drain`` but for its events."""
+        return self._frames.of(self.outbox.take_replies())
 
     def note_subscribers(self, present: bool) -> None:
         """Note whether anybody subscribes to the invalidation stream. A new subscriber must be told its number."""
@@ -552,16 +556,13 @@ class NodeCore:
 
     # -- frames --------------------------------------------------------------------------------------------
 
-    def _decode(self, frame: Frame) -> list[Message]:
+    def _decode(self, sender: bytes | str, frame: Frame, take: Take) -> list[Message]:
         try:
             clock, messages = decode_frame(frame)
         except ProtocolError:
             self.counters.malformed += 1
             return []
-        if clock and not self.clock.merge(clock, self._instant.wall_ms):
-            self.counters.clock_refused += 1
-            return []
-        return messages
+        return [] if clock and not self._early.merge(sender, frame, clock, take) else messages
 
     # -- answers, and gossip -------------------------------------------------------------------------------
 

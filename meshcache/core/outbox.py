@@ -8,6 +8,7 @@ together.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from meshcache.protocol.messages import Event, Message
 
@@ -37,7 +38,8 @@ class Outbox:
 
     def __init__(self) -> None:
         self.sends: dict[str, list[Message]] = {}
-        self.replies: dict[bytes, list[Message]] = {}
+        self.replies: dict[bytes, list[Any]] = {}
+        """Messages; or bytes, a message that was encoded natively, as a frame of its own: see wire.encode_frame."""
         self.reply_bytes = 0
         """Bytes of the values in the replies to clients of this turn."""
         self.events: list[Event] = []
@@ -87,6 +89,11 @@ class Outbox:
         """Add the size of the values in a reply to a client; return the sum of this turn."""
         self.reply_bytes += size
         return self.reply_bytes
+
+    def take_replies(self) -> dict[bytes, list[Any]]:
+        """Return the replies, and begin a new turn as to them."""
+        replies, self.replies, self.reply_bytes = self.replies, {}, 0
+        return replies
 
     def clear(self) -> None:
         """Begin a new turn. The Effects that were handed out are not touched."""

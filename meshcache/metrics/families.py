@@ -51,6 +51,19 @@ FAMILIES: Final = (
     Family(
         "meshcache_memory_limit_bytes", "gauge", "Bytes that entries may be charged: store.max_bytes.", "maxMemoryBytes"
     ),
+    # Which entries go, under store.eviction = "s3fifo".
+    Family(
+        "meshcache_small_queue_evictions_total",
+        "counter",
+        "Of the evictions, those of entries that were not read since they came; s3fifo only.",
+        "store.small_evictions",
+    ),
+    Family(
+        "meshcache_ghost_hits_total",
+        "counter",
+        "Entries that were written again soon after such an eviction; s3fifo only.",
+        "store.ghost_hits",
+    ),
     # The node and its process.
     Family("meshcache_build_info", "info", "The versions that run; always 1.", "build"),
     Family("meshcache_ready", "gauge", "1 if the node serves and holds what it owns, else 0.", "ready.is_ready"),

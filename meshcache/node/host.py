@@ -14,6 +14,7 @@ from typing import Any
 
 import zmq
 
+from meshcache import _native
 from meshcache.node.memory import resident_bytes
 
 
@@ -30,13 +31,16 @@ def _versions() -> dict[str, str]:
         "pyzmq": zmq.pyzmq_version(),
         "libzmq": zmq.zmq_version(),
         "system": f"{platform.system()} {platform.release()}",
+        "hot_path": _native.describe(),
     }
 
 
 def build() -> dict[str, str]:
     """Return the versions that run, as labels of a metric."""
     versions = _versions()
-    return {"version": versions["meshcache"], **{name: versions[name] for name in ("python", "pyzmq", "libzmq")}}
+    hot_path = "pure Python" if _native.absent_because else "native"
+    named = {name: versions[name] for name in ("python", "pyzmq", "libzmq")}
+    return {"version": versions["meshcache"], **named, "hot_path": hot_path}
 
 
 def host_facts() -> dict[str, Any]:

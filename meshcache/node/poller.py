@@ -105,6 +105,8 @@ class Inlets:
         self._stirred: dict[Inlet, None] = {}
         """Their state must be read before the next sleep."""
         self._recheck_at = 0.0
+        self.called = False
+        """The last wait was ended by a descriptor that is watched beside the inlets: somebody wants something else."""
 
     def close(self) -> None:
         """Close the epoll; the sockets are not touched."""
@@ -134,9 +136,12 @@ class Inlets:
         """Sleep until something may have arrived, or for ``timeout_s``; return where."""
         ready = [inlet for inlet in self._stirred if inlet.has_input()]
         self._stirred.clear()
+        self.called = False
         for fd, _ in self._epoll.poll(0 if ready or timeout_s <= 0 else min(timeout_s, WAIT_S_MAX)):
             inlet = self._inlets.get(fd)
-            if inlet is not None and inlet not in ready:
+            if inlet is None:
+                self.called = True
+            elif inlet not in ready:
                 ready.append(inlet)
         return ready
 

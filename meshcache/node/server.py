@@ -205,18 +205,14 @@ class Server:
 
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core, inlets, clock, watch, links = self.core, self._inlets, self._clock, self.watch, self.links
-        pulse, counters, turns = self.pulse, core.counters, core.counters.loop
+        pulse = self.pulse
         latencies = core.coordinator.pending.latencies
         to_stop, to_drain, snapshots = self._asked.to_stop, self._asked.to_drain, self._snapshots
         while not to_stop.is_set() and not core.gone:
             deadline = min(core.next_deadline(), watch.next_at) - clock.stood_still_s
             if snapshots is not None:
                 deadline = min(deadline, snapshots.deadline())
-            woken = inlets.wait(deadline - time.monotonic())
-            began = clock.read(time.monotonic(), time.time())
-            for inlet in woken:
-                if inlet.drain(began):
-                    inlets.stir(inlet)
+            began = self._serve_until(deadline)
             if links.found or links.seeds_found or links.dial_again:
                 links.connect_found(began)
             core.tick(began)
@@ -229,12 +225,7 @@ class Server:
                 on_ready = None
             if pulse.asked:
                 self._tell()
-            pulse.turned_at = moment = time.monotonic()
-            ended = moment + clock.stood_still_s
-            turns.turns += 1
-            turns.busy_s += (took_s := ended - began)
-            if took_s > SLOW_TURN_S or took_s * 1000 > counters.longest_turn_ms:
-                self._note_slow_turn(took_s)
+            ended = self._end_turn(began)
             if latencies.ended:
                 latencies.end_turn(ended)
             inlets.recheck(ended)
@@ -242,6 +233,39 @@ class Server:
                 self._look_after(ended)
             if snapshots is not None and core.saving is not None:
                 snapshots.run(core.saving)
+
+    def _serve_until(self, deadline: float) -> float:
+        """Take what arrives, turn after turn; return when the turn began that has more to do than to send replies.
+
+        Most turns of a busy node have not: they serve one usual request, and what costs them most is to look for what
+        might be due besides. ``deadline``: by the monotonic clock, when something is.
+        """
+        core, inlets, clock, inlet = self.core, self._inlets, self._clock, self.entrance.inlet
+        monotonic, due_at = time.monotonic, deadline + clock.stood_still_s
+        while True:
+            woken = inlets.wait(deadline - monotonic())
+            began = clock.read(monotonic(), time.time())
+            for each in woken:
+                if each.drain(began):
+                    inlets.stir(each)
+            if core.disturbed or began >= due_at or inlets.called or len(woken) != 1 or woken[0] is not inlet:
+                return began
+            if core.outbox.events:
+                self._perform(core.drain())
+            else:
+                self._reply(core.replies())
+            self._end_turn(began)
+
+    def _end_turn(self, began: float) -> float:
+        """Note that a turn has ended; return when."""
+        counters = self.core.counters
+        self.pulse.turned_at = moment = time.monotonic()
+        ended = moment + self._clock.stood_still_s
+        counters.loop.turns += 1
+        counters.loop.busy_s += (took_s := ended - began)
+        if took_s > SLOW_TURN_S or took_s * 1000 > counters.longest_turn_ms:
+            self._note_slow_turn(took_s)
+        return ended
 
     def _look_after(self, now: float) -> None:
         """See to memory, descriptors, and connections that do not read."""

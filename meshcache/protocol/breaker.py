@@ -60,17 +60,17 @@ class Breaker:
         self._probing = True
         return True
 
-    def succeed(self, now: float) -> bool:
-        """Count a success; return True if it closed the breaker."""
+    def succeed(self, now: float, count: int = 1) -> bool:
+        """Count successes; return True if they closed the breaker."""
         if self._open_until:
             self.reset()
             return True
         second = int(now)
         bucket = self._buckets[second % WINDOW_S]
         if bucket[0] == second:
-            bucket[1] += 1
+            bucket[1] += count
         else:
-            bucket[:] = [second, 1, 0]
+            bucket[:] = [second, count, 0]
         return False
 
     def fail(self, now: float) -> bool:

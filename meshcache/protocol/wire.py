@@ -13,7 +13,7 @@ times as long. The frame of one GET is decoded in 1.4 µs; with a check in Pytho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from operator import itemgetter
 from types import NoneType
@@ -43,27 +43,78 @@ _SHORT_FRAME_BYTES: Final = 1024
 """In a shorter frame nothing can exceed a limit, since msgpack bounds each length by the frame's. Not giving msgpack
 the limits halves the time. Extensions are refused at every length."""
 
-_FROM_CLIENT: Final = b"\x92\0"
+_FRAME_OF_ONE: Final = b"\x92"
+_FROM_CLIENT: Final = _FRAME_OF_ONE + b"\0"
 """The first bytes of a frame of one message without a clock, as clients send it."""
 _NUMBER_AT: Final = 4
 """Where the number of a request is: after the two bytes above, the head of the message and its kind. A number takes one
 byte, or one byte that says whether 1, 2, 4 or 8 follow."""
 _BOOT_ENDS_BY: Final = 24
 
-_pack = msgpack.Packer().pack
+LARGE_BYTES: Final = 1 << 16
+"""Byte strings from this size on, to which msgpack gives a length of four bytes, are put into a frame as they are."""
+
+_packer = msgpack.Packer()
 """One packer for all: a new one for each frame would cost more than the frame. It is not thread-safe by itself, but
 pack() holds the GIL from its first byte to its last and keeps nothing between calls."""
+_pack = _packer.pack
+_array_head: Callable[[int], bytes] = _packer.pack_array_header
 _unpack = msgpack.unpackb
 
 
-def encode_frame(clock: int, messages: list[Message]) -> bytes:
-    """Return the frame that carries these messages and, between nodes, the sender's clock."""
+def encode_frame(clock: int, messages: Sequence[Message | bytes]) -> bytes:
+    """Return the frame that carries these messages and, between nodes, the sender's clock.
+
+    A message may be there as a frame of its own already, with an earlier clock perhaps.
+    """
+    packed: bytes
     if len(messages) == 1:  # the usual case
         message = messages[0]
-        packed: bytes = _pack((clock, (KINDS[type(message)], *message)))
-    else:
-        packed = _pack([clock, *[(KINDS[type(message)], *message) for message in messages]])
-    return packed
+        if type(message) is not bytes and _is_large(message):
+            return _joined(clock, message)
+        if type(message) is not bytes:
+            packed = _pack((clock, (KINDS[type(message)], *message)))  # type: ignore[index]  # not bytes
+        elif message.startswith(head := _FRAME_OF_ONE + _pack(clock)):
+            packed = message
+        else:
+            packed = head + _alone(message)
+        return packed
+    if bytes not in map(type, messages):
+        packed = _pack([clock, *[(KINDS[type(message)], *message) for message in messages]])  # type: ignore[index]
+        return packed
+    parts = [
+        _alone(message) if type(message) is bytes else _pack((KINDS[type(message)], *message))  # type: ignore[index]
+        for message in messages
+    ]
+    return b"".join([_array_head(len(messages) + 1), _pack(clock), *parts])
+
+
+def _alone(frame: bytes) -> bytes:
+    """Return the message of a frame that has one: without the head of the frame and its clock."""
+    clock_bytes = 1 if frame[1] < 0x80 else 1 + (1 << (frame[1] & 3))  # as in DeadlinePeek.number_of
+    return frame[1 + clock_bytes :]
+
+
+def _is_large(message: Any) -> bool:
+    last = message[-1]
+    return type(last) is list and bool(last) and type(last[0]) is bytes and len(last[0]) >= LARGE_BYTES
+
+
+def _joined(clock: int, message: Any) -> bytes:
+    """Return the same frame of one message whose last field is a list of large byte strings.
+
+    The packer would copy these twice, into its buffer and out of it, and keep a buffer of that size for ever.
+    """
+    *fields, values = message
+    parts = [_FRAME_OF_ONE, _pack(clock), _array_head(1 + len(message)), _pack(KINDS[type(message)])]
+    parts += map(_pack, fields)
+    parts.append(_array_head(len(values)))
+    for value in values:
+        if type(value) is bytes and len(value) >= LARGE_BYTES:
+            parts += (b"\xc6" + len(value).to_bytes(4, "big"), value)
+        else:
+            parts.append(_pack(value))
+    return b"".join(parts)
 
 
 Frame = bytes | memoryview
@@ -473,8 +524,10 @@ _SCHEMAS: Final[dict[int, _Schema]] = {kind: _schema(cls) for cls, kind in KINDS
 _MESSAGE_OVERHEAD: Final = 64
 
 
-def weight_of(message: Message) -> int:
+def weight_of(message: Message | bytes) -> int:
     """Return about how many bytes a message takes, for the kinds that can be large."""
+    if isinstance(message, bytes):
+        return len(message)
     if isinstance(message, m.Write | m.ReadReply | m.PullReply):
         return _MESSAGE_OVERHEAD + sum([len(record) + 32 for record in message.records if isinstance(record, bytes)])
     if isinstance(message, m.FloorsReply):

@@ -12,6 +12,7 @@ from typing import Final
 
 from meshcache.config import Config
 from meshcache.core.node import NodeCore
+from meshcache.core.storage.charges import PYTHON
 from meshcache.core.storage.snapshot import Saved, Unusable, load
 
 KEPT: Final = 2
@@ -39,7 +40,7 @@ class Disk:
         self._writing = None
         for place, file in enumerate(reversed(self.files)):
             try:
-                saved = load(file, config, wall_ms)
+                saved = load(file, config, wall_ms, PYTHON)
             except Unusable as problem:
                 self.reasons.append(str(problem))
                 continue

@@ -18,6 +18,7 @@ from typing import Any, Final
 from meshcache.address import split_address
 from meshcache.config import Config
 from meshcache.core.node import NodeCore
+from meshcache.core.storage.charges import PYTHON
 from meshcache.protocol.clock import LocalClock
 from meshcache.protocol.wire import decode_frame
 from meshcache.simulation.disks import Disk
@@ -118,7 +119,10 @@ class NodeHost:
         self._clock = LocalClock(self._monotonic(), self.wall_s())
         self.routing_id = b"\x01%b %d" % (self.name.encode(), boot)
         saved = None if self.disk is None else self.disk.load(self.config, self.world.now, wall_ms)
-        self.core = NodeCore(self.config, boot=boot, rng=rng, now=self.clock(), wall_ms=wall_ms, saved=saved)
+        # A seed gives the same run whichever store there is: so both charge by the same figures.
+        self.core = NodeCore(
+            self.config, boot=boot, rng=rng, now=self.clock(), wall_ms=wall_ms, saved=saved, charges=PYTHON
+        )
         self.paused = False
         self._inbox = []
         self.network.listen(self.address, self)

@@ -67,6 +67,9 @@ SPLIT: Final = 0.25
 LIED_TO: Final = 0.3
 """Which share of the seeds has a stranger that lies to nodes."""
 
+S3FIFO: Final = 0.5
+"""Which share of the seeds has stores that evict by S3-FIFO."""
+
 _LEVELS: Final = ((1, 1, 1), (2, 2, 1), (2, 2, 2), (3, 2, 2), (3, 3, 1), (3, 3, 2), (3, 2, 3))
 _LOOSE_LEVELS: Final = ((2, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (3, 1, 3), (2, 1, 2))
 
@@ -108,6 +111,7 @@ class Plan:
     tombstone_grace_s: float = 600.0
     max_entries: int = 10_000
     max_bytes: int = 100_000_000
+    eviction: str = "lru"
     mix: Mix = field(default_factory=Mix)
     lies: tuple[str, ...] = ()
     """What a stranger tells nodes: again and again one of these, one at a time."""
@@ -199,6 +203,7 @@ class Plan:
             loaded=rng.choice((0, 0, 1, 2)),
             load_s=rng.choice((0.01, 0.1, 1.0)),
             lies=_draw_lies(self.seed),
+            eviction=_draw_eviction(self.seed),
         )
         if rng.random() < 0.5:
             return plan
@@ -223,6 +228,11 @@ def _draw_lies(seed: int) -> tuple[str, ...]:
     return tuple(rng.sample(Liar.NAMES, rng.randint(1, len(Liar.NAMES)))) if rng.random() < LIED_TO else ()
 
 
+def _draw_eviction(seed: int) -> str:
+    """Draw how stores evict; from other random numbers, too."""
+    return "s3fifo" if random.Random(f"eviction {seed}").random() < S3FIFO else "lru"
+
+
 class Simulation:
     """One run of a plan."""
 
@@ -244,6 +254,7 @@ class Simulation:
             store={
                 "max_entries": plan.max_entries,
                 "max_bytes": plan.max_bytes,
+                "eviction": plan.eviction,
                 # A tombstone's grace ends by the clock of the node that holds it: it must be longer than clocks can
                 # differ.
                 "tombstone_grace_s": plan.tombstone_grace_s + 2 * plan.skew_ms / 1000,

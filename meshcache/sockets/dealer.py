@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import zmq
 
 from meshcache.address import join_address
 from meshcache.keys import SecretKey
 from meshcache.protocol.wire import Frame
+from meshcache.sockets.allocator import LARGE_FRAME_BYTES, expect_large_blocks
 from meshcache.sockets.curve import HandshakeWatch, dialling
 from meshcache.sockets.descriptors import as_os_error
 from meshcache.sockets.options import client_dealer, set_options
-
-LARGE_FRAME_BYTES: Final = 1 << 16
 
 
 def open_dealer(
@@ -41,6 +40,12 @@ def open_dealer(
     return socket, handshake
 
 
+def sender(socket: zmq.Socket[bytes]) -> Callable[[bytes, int], object]:
+    """Return ``socket.send`` for a frame and flags, without what pyzmq does first for options that we never give."""
+    send: Callable[[bytes, int], object] = super(zmq.Socket, socket).send
+    return send
+
+
 def receiver(socket: zmq.Socket[bytes]) -> Callable[[int], Frame]:
     """Return a function like ``socket.recv``, given flags, that does not copy a frame if the one before it was large.
 
@@ -53,6 +58,8 @@ def receiver(socket: zmq.Socket[bytes]) -> Callable[[int], Frame]:
         nonlocal large
         frame: Frame = recv(flags, copy=False).buffer if large else recv(flags)
         large = len(frame) >= LARGE_FRAME_BYTES
+        if large:
+            expect_large_blocks()
         return frame
 
     return receive

@@ -2,15 +2,52 @@
 
 Each thread allocates in an arena, and an arena keeps what its largest moment needed. So the resident memory of a
 program with many threads may grow for hours while what is allocated does not.
+
+A process can tell that of itself alone. So the nodes of a soak have a thread that does (within/sitecustomize.py) and
+leaves what it found in a file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import json
+import os
 import re
+import threading
+from pathlib import Path
 from typing import Final
 
+RESIDENT: Final = "resident_bytes"
 ALLOCATED: Final = "allocated_bytes"
+MEMORY_DIR: Final = "SOAK_MEMORY_DIR"
+"""The environment variable that names the directory of such files."""
+MEMORY_S: Final = "SOAK_MEMORY_S"
+"""The environment variable that says how often they are written."""
+
+
+def memory_of_this_process() -> dict[str, float]:
+    """Return what is allocated, as far as that is known."""
+    allocated = allocated_bytes()
+    return {} if allocated is None else {ALLOCATED: allocated}
+
+
+def keep_telling(directory: Path, interval_s: float) -> None:
+    """Write this process's memory into the directory again and again, until the directory is gone."""
+    file, pause = directory / f"{os.getpid()}.json", threading.Event()
+    with contextlib.suppress(OSError):
+        while not pause.wait(interval_s):
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps(memory_of_this_process()), encoding="ascii")
+            part.rename(file)
+
+
+def memory_told(directory: Path, pid: int) -> dict[str, float]:
+    """Return what a process has last written of its memory; nothing if it has not."""
+    with contextlib.suppress(OSError):
+        told: dict[str, float] = json.loads((directory / f"{pid}.json").read_text(encoding="ascii"))
+        return told
+    return {}
 
 
 def allocated_bytes() -> int | None:

@@ -24,7 +24,7 @@ from faults.ledger import Ledger
 
 import meshcache
 
-from .allocations import ALLOCATED, allocated_bytes
+from .allocations import memory_of_this_process
 from .census import census
 from .errands import NEAR_TTL_S, Caller, Errand, Pause, meshes_client, run_in_task, run_in_thread
 
@@ -216,9 +216,7 @@ class _Work:
 
     def _sizes(self, caller: Caller) -> Report:
         tables = census(caller.cache, "client") | census(caller.near, "near client")
-        allocated = allocated_bytes()
-        memory = {} if allocated is None else {ALLOCATED: allocated}
-        return {"objects": len(gc.get_objects()), **memory, **tables}
+        return {"objects": len(gc.get_objects()), **memory_of_this_process(), **tables}
 
     def tell_end(self, caller: Caller) -> None:
         """Report what the process saw."""

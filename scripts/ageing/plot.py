@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from .allocations import RESIDENT
 from .samples import Lives
-from .slopes import MIB, RESIDENT
+from .slopes import MIB
 
 PANELS: Final = (
     ("resident memory, MiB", (RESIDENT,), MIB),

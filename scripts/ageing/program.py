@@ -22,14 +22,16 @@ from faults.watch import Watch
 import meshcache
 
 from . import report
+from .allocations import MEMORY_DIR, MEMORY_S, RESIDENT, memory_told
 from .callers import KINDS, Callers
 from .churn import SPARED, Churn
 from .samples import Lives, busy_share, node_sample, process_sample
 from .schedule import Schedule
-from .slopes import MIB, RESIDENT, Finding, judge
+from .slopes import MIB, Finding, judge
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
-PLANTED: Final = Path(__file__).parent / "planted"
+SCRIPTS: Final = ROOT / "scripts"
+WITHIN: Final = Path(__file__).parent / "within"
 LEAKS: Final = ("floors", "memory", "descriptors")
 UNJUDGED: Final = ("cpu_s", "anonymous_bytes")
 PROGRESS_S: Final = 10.0
@@ -100,9 +102,11 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     if options.plant:
         os.environ["SOAK_PLANT"] = options.plant
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(PLANTED), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(WITHIN), str(SCRIPTS), os.environ.get("PYTHONPATH")]))
     lives, schedule = Lives(), Schedule(60 * options.minutes)
-    soak = run(options, schedule, lives)
+    with tempfile.TemporaryDirectory(prefix="meshcache-soak-memory-") as memory:
+        os.environ |= {MEMORY_DIR: memory, MEMORY_S: str(schedule.sample_s)}
+        soak = run(options, schedule, lives)
     print(report.table(soak.findings))
     for kind, seen in soak.answers.items():
         print(f"\n{kind}: {seen}")
@@ -179,7 +183,8 @@ def _sample(mesh: meshcache.LocalMesh, watch: Watch, callers: Callers, now_s: fl
     ids = [f"node{number + 1}" for number in range(len(mesh.addresses))]
     watch.addresses = dict(zip(ids, mesh.addresses, strict=True))
     for node_id, pid in mesh.pids.items():
-        lives.note(node_id, pid, now_s, process_sample(pid) | node_sample(watch, node_id))
+        memory = memory_told(Path(os.environ[MEMORY_DIR]), pid)
+        lives.note(node_id, pid, now_s, process_sample(pid) | node_sample(watch, node_id) | memory)
     reports = callers.reports()
     for kind, process in callers.living.items():
         if process.pid is not None:

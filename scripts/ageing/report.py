@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from .allocations import ALLOCATED
-from .slopes import COUNTED_EXACTLY, MIB, RESIDENT, Finding
+from .allocations import ALLOCATED, RESIDENT
+from .slopes import COUNTED_EXACTLY, MIB, Finding
 
 PROCESS: Final = (RESIDENT, ALLOCATED, *COUNTED_EXACTLY)
 """What is shown in any case."""

@@ -19,7 +19,7 @@ from meshcache.cli.counters import Kind, told_of
 from meshcache.cli.report import flatten
 from meshcache.errors import MeshcacheError
 
-from .slopes import RESIDENT
+from .allocations import RESIDENT
 
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 NO_SIZES: Final = ("hints.waiting.", "links.", "host.", "settings.", "node.ring_changes")

@@ -20,7 +20,7 @@ from typing import Any, Final
 from meshcache.client.routing import HOT_KEYS_MAX
 from meshcache.protocol.near_store import CLEARS_MAX, RECENT_MAX, NearCache
 
-from .allocations import ALLOCATED
+from .allocations import ALLOCATED, RESIDENT
 
 BLOCKS_MAX: Final = 40
 SAMPLES_MIN: Final = 8
@@ -40,7 +40,6 @@ BOUNDED: Final = {
 }
 """Tables that forget only when they are full, by how their names end, with the most that they may have."""
 
-RESIDENT: Final = "resident_bytes"
 COUNTED_EXACTLY: Final = ("descriptors", "threads")
 EXACT_MARGIN: Final = 3.0
 EXACT_SHARE: Final = 0.15

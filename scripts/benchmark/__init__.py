@@ -18,6 +18,7 @@
       gate            what each row has lost since the last release
       report          table, JSON and plot
     store           a node's store: memory, longest calls, time per key
+    client          what a call costs its client
     near            a client's near cache: the cost of a hit, and how soon a copy is void
     queue           the queue of WriteBehind
     hotkeys         what finding hot keys costs, and what it brings

@@ -185,28 +185,30 @@ def ring_text(result: dict[str, Any]) -> str:
 def store_text(results: list[dict[str, Any]]) -> str:
     """Show what an entry takes, and what a key costs."""
     memory = {
-        each["value_bytes"]: each
+        (each["variant"], each["value_bytes"]): each
         for each in results
-        if each["experiment"] == "memory" and each["variant"] == "store" and not each["mixed"]
+        if each["experiment"] == "memory" and not each["mixed"]
     }
+    names = {"native": "the native store", "store": "the store in Python", "ordereddict": "one OrderedDict"}
     sizes = [
         [
+            names[variant],
             f"{size:,}",
-            f"{memory[size]['churn_overhead_per_entry']:,}",
-            f"{memory[size]['churn_resident_to_accounted']:.2f}",
+            f"{each['churn_overhead_per_entry']:,}",
+            f"{each['churn_resident_to_accounted']:.2f}",
         ]
-        for size in sorted(memory)
+        for (variant, size), each in sorted(memory.items())
+        if variant in {"native", "store"}
     ]
-    speed = [each for each in results if each["experiment"] == "speed" and each["variant"] in {"store", "ordereddict"}]
-    names = {"store": "the store", "ordereddict": "one OrderedDict"}
     times = [
         [f"{names[each['variant']]}, {each['entries']:,} entries"]
         + [f"{each[column]:.2f}" for column in ("read_us", "overwrite_us", "evict_us")]
-        for each in speed
+        for each in results
+        if each["experiment"] == "speed" and each["variant"] in names
     ]
     return "\n".join(
         [
-            table(["value bytes", "bytes beyond key and value", "resident / accounted"], sizes),
+            table(["", "value bytes", "bytes beyond key and value", "resident / accounted"], sizes),
             "",
             table(["µs of CPU a key, in batches of 100", "read", "overwrite", "write that evicts"], times),
             "",
@@ -220,15 +222,19 @@ def store_text(results: list[dict[str, Any]]) -> str:
 def pauses_text(results: list[dict[str, Any]]) -> str:
     """Say what the longest call was, of everything that was done to a large store."""
     pauses = [each for each in results if each["experiment"] == "pauses" and each["frozen"]]
-    worst = {each["variant"]: max(each["longest_wall_ms"].values()) for each in pauses}
-    if "store" not in worst:
+    if not any(each["variant"] == "store" for each in pauses):
         return ""
-    store = next(each for each in pauses if each["variant"] == "store")
-    return (
-        f"The longest call on a store of {store['entries']:,} entries and {store['accounted_mb']:,} MB, of filling, "
-        f"replacing, expiring and dropping in batches, took {worst['store']:.0f} ms; on one OrderedDict "
-        f"{worst['ordereddict']:.0f} ms."
-    )
+    said = [
+        f"{max(each['longest_wall_ms'].values()):.0f} ms on "
+        + (
+            "one OrderedDict"
+            if each["variant"] == "ordereddict"
+            else f"{'the native store' if each['variant'] == 'native' else 'the store in Python'} with "
+            f"{each['entries']:,} entries and {each['accounted_mb']:,} MB"
+        )
+        for each in pauses
+    ]
+    return f"The longest call of filling, replacing, expiring and dropping in batches took {', '.join(said)}."
 
 
 def near_text(result: dict[str, Any]) -> str:

@@ -3,7 +3,9 @@
 Each experiment runs in a process of its own, because resident memory never tells what was there before. The variants
 are what the layout of ``meshcache/core/storage/store.py`` was chosen against:
 
-  store         the store as it is
+  store         the store as it is, in Python
+  native        its native twin, where that was built
+  s3fifo        the same, with store.eviction = "s3fifo": what its second queue, its counts and its ghosts cost
   eager-touch   the same, but every read moves its entries at once instead of noting them
   list-links    the same, but the recency links are lists of the ints in the slot tables: 8 bytes an entry more
   loose-tables  the same, but slot tables are left to grow as dicts do when entries come and go
@@ -27,8 +29,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from meshcache import _native
+from meshcache.core.storage.recency import RINGS, LeastRecentlyUsed
 from meshcache.core.storage.store import Store
-from meshcache.protocol.record import Extras, expiry_bytes, stamp, tombstone, with_extras
+from meshcache.protocol.record import Extras, expiry_bytes, stamp, with_extras
 
 NOW_MS = 1_700_000_000_000
 LIFETIME_MS = 300_000
@@ -60,7 +64,8 @@ class ListLinks(Store):
 
     def __init__(self, *, slots: int, max_entries: int, max_bytes: int) -> None:
         super().__init__(slots=slots, max_entries=max_entries, max_bytes=max_bytes)
-        self._before, self._after = [0, 1], [0, 1]  # type: ignore[assignment]  # lists in place of arrays
+        self._before, self._after = (list(range(RINGS)) for _ in range(2))  # type: ignore[assignment]  # no arrays
+        self._replay = LeastRecentlyUsed(self._before, self._after, self._noted).replay
 
 
 class LooseTables(Store):
@@ -106,11 +111,17 @@ class OneOrderedDict:
 
 VARIANTS: dict[str, Callable[..., Any]] = {
     "store": Store,
+    "s3fifo": partial(Store, eviction="s3fifo"),
     "eager-touch": EagerTouch,
     "list-links": ListLinks,
     "loose-tables": LooseTables,
     "ordereddict": OneOrderedDict,
 }
+if _native.compiled is not None:
+    from meshcache.core.storage.native import NativeStore
+
+    VARIANTS["native"] = NativeStore
+STORES = ("store", "native") if "native" in VARIANTS else ("store",)
 
 
 def resident_bytes() -> int:
@@ -165,7 +176,7 @@ def experiment_memory(entries: int, value_bytes: int, mixed: bool, variant: str 
         load.add(count)
         resident = resident_bytes() - empty
         result[f"{phase}_overhead_per_entry"] = round(resident / entries - payload)
-        if isinstance(store, Store):
+        if variant != "ordereddict":
             result[f"{phase}_resident_to_accounted"] = round(resident / store.statistics().bytes, 3)
     return result
 
@@ -206,7 +217,7 @@ def experiment_pauses(entries: int, value_bytes: int, max_bytes: int, freeze: bo
         longest.time("overwrite: merge", partial(store.merge, keys, records, NOW_MS))
     longest.time("gc.collect", gc.collect)
     result: Result = {"variant": variant, "entries": entries, "value_bytes": value_bytes, "frozen": freeze}
-    if isinstance(store, Store):
+    if variant != "ordereddict":
         result["held"] = store.statistics().entries
         result["accounted_mb"] = round(store.statistics().bytes / 1e6)
         longest.time("drop_slot", partial(store.drop_slot, 0))
@@ -253,6 +264,35 @@ def experiment_speed(entries: int, value_bytes: int, rounds: int, variant: str) 
     return result | {name: round(min(values), 3) for name, values in times.items()}
 
 
+def experiment_twins(entries: int, value_bytes: int, rounds: int) -> Result:
+    """Time the store and its native twin in turns, in one process: medians in µs a key, and the ratios of these."""
+    stores = {name: VARIANTS[name](slots=1024, max_entries=entries, max_bytes=1 << 50) for name in STORES}
+    loads = {name: Load(store, value_bytes) for name, store in stores.items()}
+    for load in loads.values():
+        load.add(entries)
+    now_bytes = expiry_bytes(NOW_MS)
+    times: dict[str, dict[str, list[float]]] = {}
+    for _ in range(rounds):
+        for name, store in stores.items():
+            load = loads[name]
+            batches = [load.recent_keys(entries) for _ in range(100)]
+            overwrites, inserts = ([(keys, load.records()) for keys in batches] for _ in range(2))
+            calls: dict[str, list[Callable[[], Any]]] = {
+                "read": [partial(store.read, keys, now_bytes) for keys in batches],
+                "overwrite": [partial(store.merge, keys, records, NOW_MS) for keys, records in overwrites],
+                "evict": [partial(store.merge, load.new_keys(), records, NOW_MS) for _, records in inserts],
+            }
+            for what, each in calls.items():
+                times.setdefault(what, {}).setdefault(name, []).append(best_us(each, 1))
+    medians = {f"{what}_{name}": statistics.median(of) for what, by in times.items() for name, of in by.items()}
+    ratios = {
+        f"{what}_ratio": round(medians[f"{what}_store"] / medians[f"{what}_native"], 1)
+        for what in times
+        if "native" in stores
+    }
+    return {"entries": entries, "value_bytes": value_bytes} | medians | ratios
+
+
 def experiment_collector(entries: int, freeze: str) -> Result:
     """Time full collections of a filled store: never frozen, frozen when it was empty, or when it was full."""
     store = Store(slots=1024, max_entries=entries, max_bytes=1 << 50)
@@ -277,10 +317,7 @@ def experiment_collector(entries: int, freeze: str) -> Result:
 
 
 def experiment_tags(entries: int, value_bytes: int, shared_by: int, variant: str = "store") -> Result:
-    """Fill and churn with entries that bear one tag each, shared by so many; then write anew, and drop by tag.
-
-    ``drop`` is for one tag, as drops.py does it: in steps, each a look at some slots or the drop of some entries.
-    """
+    """Fill and churn with entries that bear one tag each, shared by so many; then write anew, and drop one tag."""
     store = VARIANTS[variant](slots=1024, max_entries=entries, max_bytes=1 << 50)
     load = Load(store, value_bytes)
     empty = resident_bytes()
@@ -307,9 +344,9 @@ def experiment_tags(entries: int, value_bytes: int, shared_by: int, variant: str
     tag = b"tag:%d" % ((load.written - 1) // shared_by)
     dropped, cpu = 0, time.thread_time()
     for slot in range(1024):
-        while keys := longest.time("bearers", partial(store.bearers, slot, tag, version, 250)):
-            dead = [tombstone(version, NOW_MS + LIFETIME_MS)] * len(keys)
-            dropped += len(longest.time("drop of 250", partial(store.merge, keys, dead, NOW_MS))[1])
+        limits = {"until_ms": NOW_MS + LIFETIME_MS, "now_ms": NOW_MS, "limit": 250}
+        while buried := longest.time("bury 250", partial(store.bury, slot, tag, version, **limits)):
+            dropped += len(buried)
     result |= {"dropped": dropped, "drop_ms": round((time.thread_time() - cpu) * 1e3, 2)}
     return result | {"longest_wall_ms": longest.wall_ms, "longest_cpu_ms": longest.cpu_ms}
 
@@ -318,6 +355,7 @@ EXPERIMENTS: dict[str, Callable[..., Result]] = {
     "memory": experiment_memory,
     "pauses": experiment_pauses,
     "speed": experiment_speed,
+    "twins": experiment_twins,
     "collector": experiment_collector,
     "tags": experiment_tags,
 }
@@ -329,18 +367,25 @@ def plan(*, quick: bool) -> list[tuple[str, Result]]:
     counts = [10_000, 20_000] if quick else [10_000, 50_000, 200_000, 300_000, largest]
     room = 10_000_000 if quick else 200_000_000
     todo: list[tuple[str, Result]] = [
-        ("memory", {"entries": entries, "value_bytes": 100, "mixed": False}) for entries in counts
+        ("memory", {"entries": entries, "value_bytes": 100, "mixed": False, "variant": variant})
+        for variant in STORES
+        for entries in counts
     ]
     todo += [
         ("memory", {"entries": counts[1], "value_bytes": 100, "mixed": False, "variant": variant})
         for variant in VARIANTS
-        if variant not in {"store", "eager-touch"}
+        if variant not in {*STORES, "eager-touch"}
     ]
     todo += [
-        ("memory", {"entries": room // (size + 220) // BATCH * BATCH, "value_bytes": size, "mixed": mixed})
+        (
+            "memory",
+            {"entries": room // (size + 220) // BATCH * BATCH} | {"value_bytes": size, "mixed": mixed, "variant": v},
+        )
+        for v in STORES
         for size in (10, 100, 1000, 10_000)
         for mixed in (False, True)
     ]
+    todo += [("twins", {"entries": entries, "value_bytes": 100, "rounds": 9}) for entries in (10_000, largest)]
     todo += [
         ("speed", {"entries": entries, "value_bytes": 100, "rounds": 5 if quick else 15, "variant": variant})
         for entries in (10_000, largest)
@@ -348,11 +393,15 @@ def plan(*, quick: bool) -> list[tuple[str, Result]]:
     ]
     todo += [("collector", {"entries": largest, "freeze": freeze}) for freeze in ("never", "empty", "full")]
     todo += [
-        ("tags", {"entries": largest // 2, "value_bytes": 100, "shared_by": shared_by})
+        ("tags", {"entries": largest // 2, "value_bytes": 100, "shared_by": shared_by, "variant": variant})
+        for variant in STORES
         for shared_by in (1, 2, 4, 100, 10_000, largest)
     ]
     large: Result = {"entries": largest, "value_bytes": 750, "max_bytes": 1000 * largest}
     todo += [("pauses", large | {"freeze": freeze}) for freeze in (False, True)]
+    if "native" in STORES:
+        huge: Result = {"entries": 5 * largest, "value_bytes": 100, "max_bytes": 1 << 50, "freeze": True}
+        todo += [("pauses", of | {"variant": "native"}) for of in (large | {"freeze": True}, huge)]
     if not quick:
         todo += [("pauses", large | {"freeze": True, "variant": "ordereddict"})]
     return todo

@@ -35,7 +35,22 @@ def test_a_mesh_that_is_well_has_no_faults_and_every_look_is_told() -> None:
     looked_at = {finding.check for finding in told}
     assert looked_at == {
         *("members", "ring", "configuration", "quorum", "links", "ports", "clock", "versions", "descriptors", "memory"),
+        "native",
     }
+
+
+def test_who_runs_without_the_native_module_is_told_with_the_reason() -> None:
+    without = answer("node2")
+    without.stats["host"]["hot_path"] = "pure Python: not built"
+    with_it = answer("node1")
+    with_it.stats["host"]["hot_path"] = "native"
+    (told,) = findings.of_native([with_it, without, answer("node3")], "native")
+    assert (told.severity, told.check) == (Severity.NOTE, "native")
+    assert told.what == "without the native module, so slower (node2): pure Python: not built"
+    (told,) = findings.of_native([with_it], "native")
+    assert (told.severity, told.what) == (Severity.OK, "the native module serves (here, node1)")
+    (told,) = findings.of_native([with_it], "pure Python: MESHCACHE_PURE is set")
+    assert told.what.startswith("without the native module, so slower (here)")
 
 
 FULL = {"store": {"max_bytes": 100_000_000, "evictions": 7, "evicted_s_ago": 60.0}}

@@ -64,6 +64,7 @@ def described(client: Client | AsyncClient) -> list[Any]:
         options.w,
         options.r,
         options.codec.chosen,
+        (options.codec.compress, options.codec.compress_min_bytes),
         options.key_file,
         session.routing.key,
         session.cluster,
@@ -82,6 +83,7 @@ ARGUMENTS: list[dict[str, Any]] = [
     {"ttl": 0.25, "near_cache": NearCache(max_entries=7, ttl=0.5)},
     {"near_cache": False, "codec": Rot13()},
     {"key_file": "web.secret"},
+    {"compress": "zstd", "compress_min_bytes": 77},
     {"near_cache": True, "consistency": None, "codec": "msgpack"},
 ]
 DERIVED: list[Callable[[Any], Any]] = [
@@ -116,6 +118,7 @@ def test_a_client_comes_out_with_its_arguments(
 def test_what_a_url_or_the_environment_said_travels_along(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(
         "mesh://10.0.0.1:7001,10.0.0.2:7002/shop:?timeout=0.25&ttl=9&consistency=one&codec=pickle&cluster=c"
+        "&compress=zstd&compress_min_bytes=99"
     )
     assert described(by_pickle(client)) == described(client)
     monkeypatch.setenv("MESHCACHE_SEEDS", "10.0.0.1:7001")

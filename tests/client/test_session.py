@@ -18,7 +18,7 @@ from client_world import World, fact, hits, record, welcome
 from meshcache.client.arguments import DEFAULT, MISSING, levels, milliseconds, raw_key, raw_keys
 from meshcache.client.codec import Codec
 from meshcache.client.connection import CALLS_MAX, GREETING, GREETING_S, Batch, Call, Connection, Request, Unsendable
-from meshcache.client.delivery import pause_s, within
+from meshcache.client.delivery import REQUEST_BYTES_MAX, pause_s, within
 from meshcache.client.failure import (
     CONNECTION_LOST,
     NO_REPLY,
@@ -854,6 +854,15 @@ def test_set_many_splits_by_bytes_and_by_count_and_names_what_failed() -> None:
         lambda c: [[int(Code.QUORUM), 2, 1] if key in {b"b", b"c"} else None for key in c.request.keys],
     )
     assert failed == [b"b", "c"]
+
+
+def test_large_values_go_in_several_requests_however_much_a_node_takes_at_once() -> None:
+    world = World(nodes=1)
+    world.routing.settings.request_bytes_max = 1 << 26
+    world.routing.settings.value_bytes_max = 1 << 24
+    third, whole = bytes(REQUEST_BYTES_MAX // 3), bytes(REQUEST_BYTES_MAX + 1)
+    world.run(world.session.set_many({"a": third, "b": third, "c": third, "d": whole, "e": third}, 5, None), hits)
+    assert [call.request.keys for call in world.calls] == [[b"a", b"b"], [b"c"], [b"d"], [b"e"]]
 
 
 def test_of_two_names_of_one_key_the_last_is_stored_and_one_delete_counts() -> None:

@@ -9,12 +9,16 @@ import pytest
 from story import DEFAULT, STRICT, Story
 
 from meshcache.core.membership.members import State, keeps
+from meshcache.core.operations.replica_requests import EARLY_S
+from meshcache.core.storage.choice import store_class
 from meshcache.core.storage.store import SETTLE_MS, Store
 from meshcache.core.view import View
 from meshcache.errors import MeshcacheError
+from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Fact
 from meshcache.protocol.record import NEVER_MS, expiry_bytes, stamp
 from meshcache.protocol.ring import Ring, RingMember
+from meshcache.protocol.wire import decode_frame, encode_frame
 
 MAJORITY_ONLY = {"partition_policy": "strict"}
 ONE = {"replicas": 1, "write_quorum": 1, "read_quorum": 1, "slots": 16, "vnodes": 8}
@@ -252,7 +256,7 @@ def record(written_ms: int, lives_ms: int | None) -> bytes:
 
 
 def store_of(*records: bytes) -> Store:
-    store = Store(slots=4, max_entries=100, max_bytes=100_000, grace_ms=GRACE_MS)
+    store = store_class()(slots=4, max_entries=100, max_bytes=100_000, grace_ms=GRACE_MS)
     for one in records:
         put(store, one, int.from_bytes(one[:6], "big") - BEGIN_MS)
     return store
@@ -352,6 +356,51 @@ def test_what_is_left_over_is_handed_to_nobody_but_what_was_held_apart_is() -> N
     assert not view.left_over(slot), "it was written to while it was counted dead"
     assert view.expire(1.0)
     assert view.left_over(slot)
+
+
+def test_what_came_by_a_ring_that_is_not_known_yet_is_shown_to_readers_by_that_ring() -> None:
+    """Two nodes join at a time, and a write by the ring of both is acknowledged by one that knows only of itself."""
+    story = Story(2, ONE)
+    core = story.node("n1").core
+    assert core is not None
+    instant, origin = core.coordinator.instant, b"other"
+    key = next(key.encode() for key in KEYS if [*story.mesh.owners(key)] == ["n2"])
+    head, version = (core.boot, instant.wall_ms + 60_000), core.clock.tick(instant.wall_ms)
+    written = stamp(version, NEVER_MS) + b"\0\0early"
+
+    def ask(request: m.Read | m.Write) -> Any:
+        core.drain()
+        core.receive_request(origin, encode_frame(0, [request]), instant.now)
+        ((_, frame),) = core.drain().replies
+        (reply,) = decode_frame(frame)[1]
+        return reply
+
+    def shown(view: bytes) -> Any:
+        reply = ask(m.Read(2, *head, view, [key]))
+        assert reply.voteless == [0]
+        return reply.records[0]
+
+    assert isinstance(ask(m.Write(1, *head, b"theirs", False, [key], [written])), m.WriteReply)
+    assert shown(b"theirs") == written
+    assert shown(b"another") is None
+    assert shown(core.view.digest) is None
+    story.mesh.run(EARLY_S + 1)
+    head = (core.boot, instant.wall_ms + 60_000)
+    assert shown(b"theirs") is None, "a ring that comes again is another"
+
+
+def test_a_ring_that_comes_again_finds_nothing_of_its_former_time() -> None:
+    story = Story(2, ONE)
+    core = story.node("n1").core
+    assert core is not None
+    replicas, instant = core._requests.replicas, core.coordinator.instant
+    version = core.clock.tick(instant.wall_ms)
+    write = m.Write(
+        0, core.boot, instant.wall_ms + 60_000, b"theirs", False, [b"k"], [stamp(version, NEVER_MS) + b"\0\0v"]
+    )
+    core.receive_request(b"other", encode_frame(0, [write]), instant.now)
+    assert [key for key, _ in replicas.written_early(b"theirs")] == [b"k"]
+    assert replicas.written_early(b"theirs") == []
 
 
 def test_what_is_void_counts_no_more_and_what_is_newer_does() -> None:

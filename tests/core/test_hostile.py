@@ -21,7 +21,7 @@ from meshcache.protocol import messages as m
 from meshcache.protocol.clock import LEAD_MS_MAX
 from meshcache.protocol.facts import BOOT_MAX, FACTS_MAX, INCARNATION_MAX
 from meshcache.protocol.messages import Fact, Rumour
-from meshcache.protocol.record import NEVER_MS, expires_ms_of, expiry_bytes, tombstone
+from meshcache.protocol.record import NEVER_MS, Extras, expires_ms_of, expiry_bytes, stamp, tombstone, with_extras
 from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.simulation.hosts import EPOCH_MS
 
@@ -598,13 +598,11 @@ def test_a_broken_invariant_stops_the_node(lone: Lone, monkeypatch: pytest.Monke
 
 
 def test_what_a_handler_left_half_done_in_the_store_stops_the_node(lone: Lone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lone.core.store, "_book", lambda *_: 1 // 0)
-    insert = lone.core.store._insert
-    monkeypatch.setattr(lone.core.store, "_count", lambda *_: 1 // 0)
-    assert insert is not None
+    monkeypatch.setattr(lone.core.store.tags, "add", lambda *_: 1 // 0)
     version = (lone.wall_ms << 16).to_bytes(8, "big") + bytes(8)
+    tagged = stamp(version, lone.wall_ms + 1000) + with_extras(b"\0\1v", Extras((b"t",)))
     with pytest.raises(InvariantBroken, match="the store has"):
-        lone.tell(m.Write(*lone.head(), False, [b"k"], [tombstone(version, lone.wall_ms + 1000)]))
+        lone.tell(m.Write(*lone.head(), False, [b"k"], [tagged]))
 
 
 def test_a_failed_assertion_is_not_taken_for_a_failed_message(lone: Lone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -722,3 +720,18 @@ def test_a_node_that_its_own_process_has_leave_accuses_nobody() -> None:
     lone.core.retire(lone.now)
     lone.turn()
     assert "asked_to_leave" not in [event for event, _ in lone.notes]
+
+
+def test_a_large_reply_ends_the_turn_and_one_value_of_a_megabyte_does_not(lone: Lone) -> None:
+    keys = [b"k%d" % number for number in range(8)]
+    for key in keys:
+        assert lone.set(key, bytes(1_000_000))
+
+    def ends_the_turn(*names: bytes) -> bool:
+        get = m.Get(*lone.head(), m.DEFAULT_LEVEL, m.DEFAULT_LEVEL, False, list(names))
+        ended = lone.core.receive_request(b"client", encode_frame(0, [get]), lone.now)
+        assert lone.turn().replies
+        return ended
+
+    assert ends_the_turn(*keys)
+    assert not ends_the_turn(keys[0])

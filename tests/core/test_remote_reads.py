@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from meshcache.core.operations import remote_reads
-from meshcache.core.operations.remote_reads import RemoteReads
+from meshcache.core.operations.remote_reads import BEGUN_PER_TURN, RemoteReads
 
 
 class Reads:
@@ -22,10 +23,12 @@ class Reads:
             self.begun.append((origin, count))
             self._expected.append(expected_bytes)
 
+        self.gate.run()  # each in a turn of its own
         return self.gate.start(origin, count, begin)
 
     def end(self, read_bytes: int = 0) -> None:
         """The read that began first is over."""
+        self.gate.run()
         self.gate.ended(*self.begun.pop(0), self._expected.pop(0), read_bytes)
 
     def learn(self, origin: bytes, key_bytes: int) -> None:
@@ -78,6 +81,19 @@ def test_too_many_waiting_reads_are_refused() -> None:
     assert reads.start(b"b")
 
 
+def test_where_many_wait_each_connection_has_only_a_small_share() -> None:
+    reads = Reads()
+    reads.start(b"first", 64)
+    for name in (b"a", b"b"):
+        assert all(reads.start(name, 64) for _ in range(remote_reads.READS_WAITING_MANY // 2))
+    assert not reads.start(b"a", 64)
+    started = [reads.start(b"c", 64) for _ in range(remote_reads.READS_WAITING_SHARE + 1)]
+    assert started == [True] * remote_reads.READS_WAITING_SHARE + [False]
+    while reads.begun:
+        reads.end()
+    assert all(reads.start(b"a", 64) for _ in range(remote_reads.READS_WAITING_SHARE + 1))
+
+
 def test_reads_that_end_at_once_do_not_pile_up_on_the_stack() -> None:
     gate = RemoteReads(lambda: remote_reads.READ_BYTES_MAX)
     ended = 0
@@ -91,8 +107,38 @@ def test_reads_that_end_at_once_do_not_pile_up_on_the_stack() -> None:
     gate.start(b"b", 1, lambda expected: held.append(lambda: gate.ended(b"b", 1, expected, 0)))
     for _ in range(1000):
         gate.start(b"a", 1, begin)
+    gate.run()
+    assert ended == 0
     held[0]()
+    for turn in range(1, 1000 // BEGUN_PER_TURN + 1):
+        assert ended == turn * BEGUN_PER_TURN
+        assert gate.is_more
+        gate.run()
     assert ended == 1000
+    assert not gate.is_more
+
+
+def test_one_turn_begins_so_many_reads_in_all_whoever_asks_for_them() -> None:
+    gate, ended = RemoteReads(lambda: 0), Counter[bytes]()
+
+    def start(name: bytes) -> None:
+        def begin(expected_bytes: float) -> None:
+            ended[name] += 1
+            gate.ended(name, 1, expected_bytes, 0)
+
+        assert gate.start(name, 1, begin)
+
+    for _ in range(BEGUN_PER_TURN):
+        start(b"a")
+    for name in (b"a", b"b", b"c"):
+        for _ in range(50):
+            start(name)
+    assert ended == {b"a": BEGUN_PER_TURN}
+    gate.run()
+    assert ended.total() == 2 * BEGUN_PER_TURN
+    assert set(ended) == {b"a", b"b", b"c"}
+    gate.run()
+    assert ended.total() == BEGUN_PER_TURN + 150
 
 
 def test_large_reads_are_bounded_by_their_bytes_and_small_ones_do_not_wait_for_them() -> None:

@@ -1,46 +1,67 @@
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_model import (
+    COUNTERS,
+    KEYS,
+    NOW_MS,
+    STEPS,
+    Model,
+    check_books,
+    held,
+    ring,
+    step_both,
+    tagged,
+    value,
+    version,
+)
 
-from meshcache.core.counters import StoreStatistics
-from meshcache.core.storage.charges import entry_bytes
-from meshcache.core.storage.store import BUCKET_MS, HORIZON_MS, NOTED_READS_MAX, TOMBSTONE_SHARE, Store
+from meshcache import _native
+from meshcache.core.storage.calendar import BUCKET_MS, HORIZON_MS
+from meshcache.core.storage.charges import PYTHON
+from meshcache.core.storage.choice import store_class
+from meshcache.core.storage.recency import RINGS
+from meshcache.core.storage.store import NOTED_READS_MAX, TOMBSTONE_SHARE, Store
 from meshcache.core.storage.tags import TAG_OVERHEAD_BYTES
 from meshcache.protocol.clock import HybridClock
 from meshcache.protocol.record import (
     HEADER_BYTES,
     NEVER_MS,
-    Extras,
     expires_ms_of,
     expiry_bytes,
     is_tombstone,
     stamp,
-    tags_of,
     tombstone,
-    version_of,
-    with_extras,
 )
 
-NOW_MS = 1_700_000_000_000
 ROOMY = 10**9
 
 
+class Tested:
+    """The class of the stores of this module: every test runs with each."""
+
+    store: type[Store] = Store
+
+
+@pytest.fixture(scope="module", params=["in Python", "native"], autouse=True)
+def tested(request: pytest.FixtureRequest) -> None:
+    if request.param == "native" and _native.compiled is None:
+        pytest.skip(_native.describe())
+    Tested.store = store_class() if request.param == "native" else Store
+
+
+def in_python(reason: str) -> None:
+    """Go on only with the store in Python, into which the test looks."""
+    if Tested.store is not Store:
+        pytest.skip(reason)
+
+
 def make_store(*, slots: int = 4, max_entries: int = 10**6, max_bytes: int = ROOMY) -> Store:
-    return Store(slots=slots, max_entries=max_entries, max_bytes=max_bytes)
-
-
-def version(number: int) -> bytes:
-    return number.to_bytes(16, "big")
-
-
-def value(number: int, expires_ms: int = NEVER_MS, size: int = 8) -> bytes:
-    return stamp(version(number), expires_ms) + b"\0\0" + b"v" * size
+    return Tested.store(slots=slots, max_entries=max_entries, max_bytes=max_bytes, charges=PYTHON)
 
 
 def put(store: Store, key: bytes, record: bytes, now_ms: int = NOW_MS) -> tuple[list[list[int | bytes]], list[int]]:
@@ -51,231 +72,13 @@ def read(store: Store, key: bytes, now_ms: int = NOW_MS) -> bytes | None:
     return store.read([key], expiry_bytes(now_ms))[0]
 
 
-def held(store: Store) -> set[bytes]:
-    return {key for slot in range(len(store._tables)) for key in store.keys_of_slot(slot)}
-
-
 def slot_of(store: Store, key: bytes) -> int:
-    return next(slot for slot in range(len(store._tables)) if key in store.keys_of_slot(slot))
-
-
-def ring(store: Store, sentinel: int) -> list[bytes]:
-    """The keys of a ring in its order; both directions must agree."""
-    store._replay()
-    forward, backward = [], []
-    index = store._after[sentinel]
-    while index != sentinel:
-        forward.append(index)
-        index = store._after[index]
-    index = store._before[sentinel]
-    while index != sentinel:
-        backward.append(index)
-        index = store._before[index]
-    assert backward == forward[::-1]
-    return [store._keys[index] for index in forward]
-
-
-def check_books(store: Store) -> StoreStatistics:
-    """What the store says of itself equals what it holds, and is within its limits."""
-    statistics = store.statistics()
-    records = {key: store.peek(key) for key in held(store)}
-    dead = {key: record for key, record in records.items() if record is not None and is_tombstone(record)}
-    sizes = {key: entry_bytes(key, record) for key, record in records.items() if record is not None}
-    assert statistics.entries == len(records) - len(dead)
-    assert statistics.tombstones == len(dead)
-    assert statistics.bytes == sum(sizes.values())
-    assert statistics.tombstone_bytes == sum(sizes[key] for key in dead)
-    assert statistics.entries <= store.max_entries
-    assert statistics.bytes <= store.max_bytes
-    assert statistics.bookings == sum(map(len, store._calendar.values()))
-    assert sorted(store._due) == sorted(store._calendar)
-    check_index(store)
-    return statistics
-
-
-def check_index(store: Store) -> None:
-    """The index has what a look at every record finds, and nothing else."""
-    found: dict[tuple[int, bytes], set[int]] = {}
-    for slot, table in enumerate(store._tables):
-        for index in table.values():
-            for tag in tags_of(store._records[index]):
-                found.setdefault((slot, tag), set()).add(index)
-    listed = {
-        (slot, tag): set(store.tags.bearers_of(slot, tag))
-        for slot, table in enumerate(store.tags._tables)
-        for tag in table
-    }
-    assert listed == found
-    assert store.tags.bearers == sum(map(len, found.values()))
-    assert len(store.tags) == len(found)
-
-
-@dataclass
-class Model:
-    """The store as one would write it with no thought of speed: two dicts whose order is the recency order."""
-
-    max_entries: int
-    max_bytes: int
-    live: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
-    dead: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
-    expirations: int = 0
-    tombstones_reaped: int = 0
-    tombstones_dropped: int = 0
-    refused: int = 0
-
-    def size(self, records: OrderedDict[bytes, bytes]) -> int:
-        return sum(entry_bytes(key, record) for key, record in records.items())
-
-    def of(self, key: bytes) -> bytes | None:
-        return self.live.get(key) or self.dead.get(key)
-
-    def drop(self, key: bytes) -> None:
-        self.live.pop(key, None)
-        self.dead.pop(key, None)
-
-    def read(self, key: bytes, now_ms: int) -> bytes | None:
-        record = self.of(key)
-        if record is not None and expires_ms_of(record) <= now_ms:
-            self.count_expired(record)
-            self.drop(key)
-            record = None
-        if record is None or is_tombstone(record):
-            self.misses += 1
-        else:
-            self.hits += 1
-            self.live.move_to_end(key)
-        return record
-
-    def count_expired(self, record: bytes) -> None:
-        if is_tombstone(record):
-            self.tombstones_reaped += 1
-        else:
-            self.expirations += 1
-
-    def merge(self, key: bytes, record: bytes, now_ms: int) -> tuple[bytes | None, bool]:
-        """Return the greater version held, if any, and whether a tombstone replaced a live record."""
-        old = self.of(key)
-        if old is not None and version_of(old) >= version_of(record):
-            return (version_of(old) if version_of(old) > version_of(record) else None), False
-        replaced = is_tombstone(record) and key in self.live and expires_ms_of(self.live[key]) > now_ms
-        self.drop(key)
-        if expires_ms_of(record) > now_ms:
-            if entry_bytes(key, record) > self.max_bytes:
-                self.refused += 1
-            else:
-                (self.dead if is_tombstone(record) else self.live)[key] = record
-                self.make_room()
-        return None, replaced
-
-    def make_room(self) -> None:
-        while len(self.live) > self.max_entries:
-            self.live.popitem(last=False)
-            self.evictions += 1
-        while self.size(self.live) + self.size(self.dead) > self.max_bytes:
-            if self.size(self.dead) > int(self.max_bytes * TOMBSTONE_SHARE) or not self.live:
-                self.dead.popitem(last=False)
-                self.tombstones_dropped += 1
-            else:
-                self.live.popitem(last=False)
-                self.evictions += 1
-
-    def expire(self, now_ms: int, kept: set[bytes]) -> None:
-        """Free what is in buckets that are over; what else has expired may stay, or go by an earlier booking."""
-        due_ms = now_ms // BUCKET_MS * BUCKET_MS
-        for records in (self.live, self.dead):
-            for key, record in list(records.items()):
-                expires_ms = expires_ms_of(record)
-                if expires_ms < due_ms or (expires_ms <= now_ms and key not in kept):
-                    self.count_expired(records.pop(key))
-
-
-KEYS = [b"a", b"b", b"c", b"dd", b"e" * 40, b"ff", b"g", b"hh"]
-LIFETIMES_MS = st.one_of(st.none(), st.integers(-100, 3000), st.integers(500, 3000))
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("read"), st.lists(st.sampled_from(KEYS), max_size=5)),
-        st.tuples(
-            st.just("merge"),
-            st.lists(
-                st.tuples(
-                    st.sampled_from(KEYS),
-                    st.integers(0, 30),
-                    LIFETIMES_MS,
-                    st.sampled_from([0, 5, 60, 200, 600]),
-                    st.sampled_from([False, False, False, True]),
-                    st.sampled_from([(), (), (b"t",), (b"t", b"u"), (b"u", b"v" * 40), (b"t", b"t")]),
-                ),
-                max_size=4,
-            ),
-        ),
-        st.tuples(st.just("expire"), st.none()),
-        st.tuples(st.just("wait"), st.integers(0, 1500)),
-        st.tuples(st.just("drop_slot"), st.integers(0, 1)),
-        st.tuples(
-            st.just("sweep"), st.tuples(st.integers(0, 1), st.sampled_from([b"", b"d", b"a"]), st.integers(0, 30))
-        ),
-        st.tuples(st.just("clear"), st.none()),
-    ),
-    max_size=60,
-)
+    return next(slot for slot in range(store.slots) if key in store.keys_of_slot(slot))
 
 
 def next_expiry_ms(store: Store) -> int | None:
     """Return the wall time at which ``expire`` will find something to do; None: never, as things are."""
-    return (store._due[0] + 1) * BUCKET_MS if store._due else None
-
-
-COUNTERS = ("hits", "misses", "evictions", "expirations", "tombstones_reaped", "tombstones_dropped", "refused")
-
-
-def make_record(
-    number: int, lifetime_ms: int | None, size: int, now_ms: int, *, dead: bool, tags: tuple[bytes, ...] = ()
-) -> bytes:
-    expires_ms = NEVER_MS if lifetime_ms is None else now_ms + lifetime_ms
-    return tombstone(version(number), expires_ms) if dead else tagged(value(number, expires_ms, size), *tags)
-
-
-def tagged(record: bytes, *tags: bytes) -> bytes:
-    return record[:22] + with_extras(record[22:], Extras(tags))
-
-
-def step_both(store: Store, model: Model, name: str, argument: object, now_ms: int) -> None:
-    match name, argument:
-        case "read", list(keys):
-            assert store.read(keys, expiry_bytes(now_ms)) == [model.read(key, now_ms) for key in keys]
-        case "merge", list(writes):
-            keys = [key for key, *_ in writes]
-            records = [
-                make_record(n, ttl, size, now_ms, dead=dead, tags=tags) for _, n, ttl, size, dead, tags in writes
-            ]
-            newer, live = store.merge(keys, records, now_ms)
-            answers = [model.merge(key, record, now_ms) for key, record in zip(keys, records, strict=True)]
-            assert newer == [[i, greater] for i, (greater, _) in enumerate(answers) if greater is not None]
-            assert live == [i for i, (_, replaced) in enumerate(answers) if replaced]
-        case "expire", _:
-            assert store.expire(now_ms, 1000) is False
-            model.expire(now_ms, held(store))
-        case "drop_slot", int(slot):
-            keys = store.keys_of_slot(slot)
-            assert store.drop_slot(slot) == len(keys)
-            for key in keys:
-                model.drop(key)
-        case "sweep", (int(slot), bytes(prefix), int(number)):
-            doomed = [
-                key
-                for key in store.keys_of_slot(slot)
-                if key.startswith(prefix) and key in model.live and version_of(model.live[key]) <= version(number)
-            ]
-            assert store.sweep(slot, prefix, version(number)) == len(doomed)
-            for key in doomed:
-                model.drop(key)
-        case "clear", _:
-            store.clear()
-            model.live.clear()
-            model.dead.clear()
+    return (store._calendar.due[0] + 1) * BUCKET_MS if store._calendar.due else None
 
 
 @settings(max_examples=400, deadline=None)
@@ -324,6 +127,7 @@ def test_a_peek_is_no_use() -> None:
 
 
 def test_noted_reads_are_bounded() -> None:
+    in_python("its native twin notes no reads")
     store = make_store()
     keys = [b"%d" % number for number in range(100)]
     store.merge(keys, [value(1)] * 100, NOW_MS)
@@ -354,7 +158,7 @@ def test_a_noted_read_of_what_goes_leaves_no_trace(remove: Callable[[Store], obj
 
 
 def test_the_byte_limit_counts_keys_values_and_overhead() -> None:
-    one = entry_bytes(b"a", value(1, size=500))
+    one = PYTHON.entry_bytes(b"a", value(1, size=500))
     assert one > 500 + HEADER_BYTES + 1
     store = make_store(max_bytes=3 * one)
     for key in (b"a", b"b", b"c"):
@@ -366,7 +170,7 @@ def test_the_byte_limit_counts_keys_values_and_overhead() -> None:
 
 
 def test_a_grown_value_evicts_others_and_not_itself() -> None:
-    store = make_store(max_bytes=4 * entry_bytes(b"a", value(1)))
+    store = make_store(max_bytes=4 * PYTHON.entry_bytes(b"a", value(1)))
     for key in (b"a", b"b", b"c", b"d"):
         put(store, key, value(1))
     put(store, b"a", value(2, size=200))
@@ -423,6 +227,7 @@ def test_expiry_frees_what_is_due_within_its_budget() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 5000)), min_size=1, max_size=30))
 def test_nothing_expired_lingers_and_the_next_expiry_is_known(writes: list[tuple[bytes, int]]) -> None:
+    in_python("the calendar of its native twin cannot be seen")
     store = make_store()
     for number, (key, lifetime_ms) in enumerate(writes):
         put(store, key, value(number + 1, NOW_MS + lifetime_ms))
@@ -436,10 +241,11 @@ def test_nothing_expired_lingers_and_the_next_expiry_is_known(writes: list[tuple
         expiries = [expires_ms_of(record) for key in held(store) if (record := store.peek(key)) is not None]
         assert all(expires_ms > next_ms - BUCKET_MS for expires_ms in expiries)
     assert store.statistics().entries == 0
-    assert not store._calendar
+    assert not store._calendar.buckets
 
 
 def test_what_never_expires_is_in_no_calendar() -> None:
+    in_python("the calendar of its native twin cannot be seen")
     store = make_store()
     put(store, b"k", value(1))
     assert next_expiry_ms(store) is None
@@ -475,6 +281,7 @@ def test_alternating_lifetimes_leave_few_bookings_behind() -> None:
 
 
 def test_an_expiry_beyond_the_horizon_is_honoured() -> None:
+    in_python("the calendar of its native twin cannot be seen")
     store = make_store()
     expires_ms = NOW_MS + 5 * HORIZON_MS + 123
     put(store, b"k", value(1, expires_ms))
@@ -533,7 +340,7 @@ def test_a_tombstone_tells_whether_it_replaced_a_live_record() -> None:
 
 
 def test_tombstones_outlive_the_pressure_of_live_entries_and_are_reaped() -> None:
-    small = entry_bytes(b"dead", tombstone(version(1), NOW_MS + 5000))
+    small = PYTHON.entry_bytes(b"dead", tombstone(version(1), NOW_MS + 5000))
     store = make_store(max_entries=20, max_bytes=30 * small)
     put(store, b"dead", tombstone(version(1), NOW_MS + 5000))
     for number in range(500):
@@ -547,7 +354,7 @@ def test_tombstones_outlive_the_pressure_of_live_entries_and_are_reaped() -> Non
 
 def test_tombstones_beyond_their_share_go_first_oldest_first() -> None:
     dead = tombstone(version(1), NOW_MS + 60_000)
-    small = entry_bytes(b"0000", dead)
+    small = PYTHON.entry_bytes(b"0000", dead)
     store = make_store(max_bytes=100 * small)
     keys = [b"%04d" % number for number in range(90)]
     store.merge(keys, [dead] * 90, NOW_MS)
@@ -623,6 +430,7 @@ def test_clear_forgets_everything_but_the_counters() -> None:
 
 
 def test_tables_stay_compact_under_churn() -> None:
+    in_python("the tables of its native twin are no dicts")
     """A dict left alone takes up to three times its entries once entries have come and gone."""
     count = 1400
     store = make_store(slots=1, max_entries=count)
@@ -638,6 +446,7 @@ def test_tables_stay_compact_under_churn() -> None:
 
 
 def test_slots_are_made_compact_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_python("the tables of its native twin are no dicts")
     monkeypatch.setattr("meshcache.core.storage.store.COMPACTED_ENTRIES_MAX", 10)
     store = make_store(slots=64, max_entries=640)
     keys = [b"%08d" % number for number in range(1280)]
@@ -653,13 +462,14 @@ def test_slots_are_made_compact_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_removed_entry_lets_go_of_its_bytes() -> None:
+    in_python("its native twin has no lists")
     store = make_store()
     put(store, b"k", value(1, size=1000))
     store.drop_slot(slot_of(store, b"k"))
-    assert store._records[2:] == [b""]
-    assert store._keys[2:] == [b""]
+    assert store._records[RINGS:] == [b""]
+    assert store._keys[RINGS:] == [b""]
     put(store, b"j", value(1))
-    assert len(store._records) == 3
+    assert len(store._records) == RINGS + 1
 
 
 @pytest.mark.parametrize("wrong", [{"slots": 3}, {"slots": 0}, {"max_entries": 0}, {"max_bytes": 0}])
@@ -669,7 +479,7 @@ def test_refuses_limits_that_make_no_sense(wrong: dict[str, int]) -> None:
 
 
 def test_a_repair_is_not_taken_below_what_was_evicted() -> None:
-    store = Store(slots=1, max_entries=2, max_bytes=1_000_000)
+    store = make_store(slots=1, max_entries=2)
     old, new = [stamp(n.to_bytes(16, "big"), NEVER_MS) + b"\0\0v" for n in (1, 5)]
     store.merge([b"evicted", b"b"], [new, old], 0)
     store.merge([b"c"], [stamp((9).to_bytes(16, "big"), NEVER_MS) + b"\0\0v"], 0)
@@ -714,8 +524,8 @@ def test_a_tombstone_of_a_dropped_tag_beats_the_revisions_of_what_it_replaced_bu
     revised, later = clock.revise(dropped), clock.tick(NOW_MS)
     store.merge([b"k"], [tagged(stamp(dropped, NEVER_MS) + b"\0\1v", b"t")], NOW_MS)
     bury(store, b"t", clock.tick_past(NOW_MS))
-    for version in (dropped, revised):
-        store.merge([b"k"], [stamp(version, NEVER_MS) + b"\0\1v"], NOW_MS)
+    for older in (dropped, revised):
+        store.merge([b"k"], [stamp(older, NEVER_MS) + b"\0\1v"], NOW_MS)
         assert is_tombstone(store.peek(b"k") or b"")
     written = stamp(later, NEVER_MS) + b"\0\1v"
     assert store.merge([b"k"], [written], NOW_MS) == ([], [])
@@ -733,7 +543,7 @@ def test_the_trace_of_a_value_bears_no_tags() -> None:
     assert trace is not None
     assert is_tombstone(trace)
     figures = store.statistics()
-    assert (figures.entries, figures.tombstones, figures.bytes) == (0, 1, entry_bytes(b"k", trace))
+    assert (figures.entries, figures.tombstones, figures.bytes) == (0, 1, PYTHON.entry_bytes(b"k", trace))
 
 
 @pytest.mark.parametrize(

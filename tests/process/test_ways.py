@@ -18,6 +18,7 @@ import pytest
 from test_readme import CORE, ROOT
 
 from meshcache import Client, Config, Node
+from meshcache.core.storage import choice
 from meshcache.local.processes import HOST, find_base_port
 
 PACKAGE: Final = f"{ROOT / 'meshcache'}/"
@@ -66,7 +67,9 @@ def followed() -> Iterator[Followed]:
 
 
 @pytest.fixture
-def cache(followed: Followed) -> Iterator[Client]:  # the node's thread must begin when it is followed
+def cache(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """A client of a node in pure Python, whose thread begins when it is followed."""
+    monkeypatch.setattr(choice, "compiled", None)
     address = f"{HOST}:{find_base_port(1)}"
     config = Config.from_tables(node={"listen": address}, cluster={"replicas": 1, "write_quorum": 1})
     with Node(config), Client(address) as cache:

@@ -128,6 +128,35 @@ def decodes_or_refuses(frame: bytes) -> None:
         decode_frame(frame)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.sampled_from([0, 1, wire.LARGE_BYTES - 1, wire.LARGE_BYTES, wire.LARGE_BYTES + 1, 3 * wire.LARGE_BYTES])
+        | st.none(),
+        min_size=1,
+        max_size=20,
+    ),
+    st.integers(0, (1 << 64) - 1),
+)
+def test_a_frame_of_large_values_is_the_one_that_msgpack_makes(sizes: list[int | None], clock: int) -> None:
+    values: list[Any] = [None if size is None else bytes((size % 251,)) * size for size in sizes]
+    for message in (m.Reply(7, b"view", values), m.Write(1 << 40, 2, 3, b"", True, [b"k"] * 20, values)):
+        assert encode_frame(clock, [message]) == msgpack.packb((clock, (KINDS[type(message)], *message)))
+
+
+def test_large_values_are_put_into_their_frame_without_the_packer(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[Any] = []
+    pack = wire._pack
+
+    def note(value: Any) -> bytes:
+        packed.append(value)
+        return pack(value)
+
+    monkeypatch.setattr(wire, "_pack", note)
+    encode_frame(0, [m.Reply(7, b"view", [bytes(wire.LARGE_BYTES), b"small", None])])
+    assert packed == [0, KINDS[m.Reply], 7, b"view", b"small", None]
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_bytes_of_any_kind_are_refused_at_worst(frame: bytes) -> None:

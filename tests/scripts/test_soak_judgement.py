@@ -9,10 +9,11 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from ageing.allocations import RESIDENT
 from ageing.census import census
 from ageing.errands import Pause, run_in_task, run_in_thread
 from ageing.samples import Life, Lives
-from ageing.slopes import HOUR_S, MIB, RESIDENT, SAMPLES_MIN, judge, slope_of
+from ageing.slopes import HOUR_S, MIB, SAMPLES_MIN, judge, slope_of
 
 from meshcache.client.routing import Routing
 from meshcache.errors import OperationTimeout

@@ -64,6 +64,7 @@ def test_seeds_draw_every_kind_of_faults_and_both_levels_of_promise() -> None:
     plans = [Plan.draw(seed) for seed in range(SEEDS)]
     assert {plan.kind for plan in plans} == {"weather", "single", "split", "chaos"}
     assert {plan.strict for plan in plans} == {True, False}
+    assert {plan.eviction for plan in plans if plan.max_entries < 1000} == {"lru", "s3fifo"}
     assert len({(plan.replicas, plan.write_quorum, plan.read_quorum) for plan in plans}) > 5
 
 
@@ -76,7 +77,9 @@ def test_a_planted_bug_is_found_by_the_checker_of_the_promise_it_breaks(
     found = []
     for seed in [trap.seed, *range(SEEDS_FOR_A_BUG)]:
         try:
-            Simulation(replace(Plan.draw(seed), kind=trap.kind, **{"loaded": 0, "lies": (), **trap.plan})).run()
+            Simulation(
+                replace(Plan.draw(seed), kind=trap.kind, **{"loaded": 0, "lies": (), "eviction": "lru", **trap.plan})
+            ).run()
         except Violation as violation:
             found.append(str(violation).partition(":")[0])
         if trap.checker in found:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
-from meshcache.client.aio.connections import Hub
+from meshcache.client.aio.hub import Hub, halted, told
+from meshcache.client.aio.messages import rest_of
 from meshcache.client.aio.streams import AsyncStreamReception, AsyncSubscription
 from meshcache.client.arguments import (
     DEFAULT,
@@ -25,11 +26,13 @@ from meshcache.client.arguments import (
     Sentinel,
     Tags,
     Ttl,
+    key_list,
     namespace_bytes,
     raw_tags,
 )
 from meshcache.client.codec import ValueCodec
-from meshcache.client.connection import Outcome
+from meshcache.client.compression import Compress
+from meshcache.client.connection import Tried
 from meshcache.client.decorator import AsyncCachedBy as CachedBy
 from meshcache.client.decorator import refuse_function
 from meshcache.client.delivery import Apart, Board, Compute, Flow, Halt, Hedged, Parking, Step, Wait
@@ -51,6 +54,10 @@ from meshcache.sockets.curve import require_curve
 T = TypeVar("T")
 
 
+_PLAIN: Final = frozenset({bytes, str, int})
+"""Types of values that can always be encoded: among others in a message, one that can not would fail the others."""
+
+
 class AsyncClient:
     """A cache client for asyncio. All calls of one turn of the loop travel in one message to each node.
 
@@ -66,6 +73,8 @@ class AsyncClient:
         ttl: Ttl = DEFAULT,
         consistency: Consistency = None,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         namespace: str | bytes = "",
         cluster: str = "",
         near_cache: NearCache | bool | None = None,
@@ -79,6 +88,8 @@ class AsyncClient:
             ttl=ttl,
             consistency=consistency,
             codec=codec,
+            compress=compress,
+            compress_min_bytes=compress_min_bytes,
             namespace=namespace,
             cluster=cluster,
             near_cache=near_cache,
@@ -105,7 +116,17 @@ class AsyncClient:
             value = copies.value(key)
             if value is not MISSING:
                 return value
-        return await self._run(session.get(key, default, timeout))
+        tried: Tried | None = None
+        if timeout is None and (attempts := session.fast.get(key)) is not None:
+            futures = self._hub.ask(attempts)
+            if futures is not None:
+                answer = await futures[0]
+                if type(answer) is tuple:
+                    answer = session.value_of(answer[0], key)
+                if not isinstance(answer, Tried):
+                    return default if answer is MISSING else answer
+                tried = answer
+        return await self._run(session.get(key, default, timeout, tried))
 
     async def gets(self, key: Key, *, near: bool = False, timeout: Timeout | None = None) -> Item | None:
         """Return a key's value with its version, for ``cas``, and its lifetime; None if there is no value.
@@ -116,7 +137,21 @@ class AsyncClient:
 
     async def get_many(self, keys: Iterable[Key], *, timeout: Timeout | None = None) -> dict[Any, Any]:
         """Return the values of those keys that are there, under the keys as given."""
-        return await self._run(self._session.get_many(keys, timeout))
+        session, given = self._session, key_list(keys)
+        attempts = session.fast.get_many(given) if timeout is None else None
+        futures = None if attempts is None else self._hub.ask(attempts)
+        if attempts is None or futures is None:
+            return await self._run(session.get_many(given, timeout))
+        answers = [await future for future in futures]
+        parts = [
+            session.hits_of(attempt.keys, answer)
+            for attempt, answer in zip(attempts, answers, strict=True)
+            if not isinstance(answer, Tried)
+        ]
+        if len(parts) < len(attempts):
+            left, tried = rest_of(attempts, answers)
+            parts.append((await self._run(session.get_many(left, None, tried)), []))
+        return session.values_of(parts, given)
 
     async def set(
         self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
@@ -126,7 +161,16 @@ class AsyncClient:
         ``ttl`` is in seconds (int, float, timedelta); None: it never expires; left out: the client's default, else the
         cluster's. ``invalidate_tags`` finds it by each of its ``tags`` (str or bytes, at most 32).
         """
-        await self._run(self._session.set(key, value, ttl, timeout, tags))
+        session = self._session
+        tried: Tried | None = None
+        if timeout is None and tags == () and type(value) in _PLAIN:
+            attempts = session.fast.set(key, value, ttl)
+            futures = None if attempts is None else self._hub.ask(attempts)
+            if futures is not None:
+                tried = await futures[0]
+                if not isinstance(tried, Tried):
+                    return
+        await self._run(session.set(key, value, ttl, timeout, tags, tried))
 
     async def set_many(
         self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
@@ -135,7 +179,18 @@ class AsyncClient:
 
         Raises AuthFailed if this client's key may not write one of them: the others may be stored.
         """
-        return await self._run(self._session.set_many(items, ttl, timeout, tags))
+        session = self._session
+        attempts = None
+        if timeout is None and tags == () and type(items) is dict and _PLAIN.issuperset(map(type, items.values())):
+            attempts = session.fast.set_many(list(items), list(items.values()), ttl)
+        futures = None if attempts is None else self._hub.ask(attempts)
+        if attempts is None or futures is None:
+            return await self._run(session.set_many(items, ttl, timeout, tags))
+        left, tried = rest_of(attempts, [await future for future in futures])
+        if not left:
+            return []
+        failed = set(await self._run(session.set_many({key: items[key] for key in left}, ttl, None, (), tried)))
+        return [key for key in items if key in failed]
 
     async def delete(self, key: Key, *, timeout: Timeout | None = None) -> bool:
         """Delete a key; True if it was there."""
@@ -392,6 +447,8 @@ class AsyncClient:
         timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         on_error: OnReadError | None = None,
         hedge: bool | None = None,
     ) -> Self:
@@ -400,11 +457,17 @@ class AsyncClient:
         ``consistency`` is "one", "quorum", "all", two numbers (w, r), or None for the cluster's configured levels. It
         shares this client's connections; only closing this client closes them.
         """
-        return self._derive(
-            self._session.derive(
-                consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error, hedge=hedge
-            ),
+        session = self._session.derive(
+            consistency=consistency,
+            timeout=timeout,
+            ttl=ttl,
+            codec=codec,
+            compress=compress,
+            compress_min_bytes=compress_min_bytes,
+            on_error=on_error,
+            hedge=hedge,
         )
+        return self._derive(session)
 
     async def close(self) -> None:
         """Close the connections. On a client made by ``namespace`` or ``with_options`` this does nothing.
@@ -463,45 +526,18 @@ class AsyncClient:
         """Carry out one of the rare steps."""
         match step:
             case Hedged():
-                return await self._hedge(step)
+                return await self._hub.hedge(step)
             case Board():
                 return self._hub.here().flights.board(step.seat, step.key)
             case Wait():
-                return await _wait(step)
+                return await told(step)
             case Apart():
                 return await self._apart(step)
             case Halt():
-                load = step.flight.load
-                if not load.cancelling():
-                    load.cancel()
-                return await asyncio.wait({load}, timeout=step.seconds)
+                return await halted(step)
             case Compute():
                 return await self._compute(step)
         raise TypeError(step)
-
-    async def _hedge(self, step: Hedged) -> list[Outcome]:
-        """Send a call, and after a while another one for the same; return the outcome that counts."""
-        (call,) = step
-        under_way = {self._hub.post(call): call}
-        outcome: Outcome | None = None
-        try:
-            timeout_s: float | None = step.after_s
-            while under_way and type(outcome) is not list:
-                done, _ = await asyncio.wait(under_way, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
-                    timeout_s = None
-                    other = step.other(lambda _: True)
-                    if other is not None:
-                        under_way[self._hub.post(other)] = other
-                for future in done:
-                    if type(outcome) is not list:
-                        step.winner, outcome = under_way[future], future.result()
-                    del under_way[future]
-        finally:
-            for future in under_way:
-                future.cancel()
-        assert outcome is not None
-        return [outcome]
 
     async def _apart(self, step: Apart) -> Any:
         """Run a flow in a task, in a copy of the caller's context; cancelling the caller does not stop it."""
@@ -562,10 +598,3 @@ class AsyncClient:
 
 _unattended: set[asyncio.Task[Any]] = set()
 """Tasks that go on when nobody waits for them any more; an event loop itself keeps no task alive."""
-
-
-async def _wait(step: Wait) -> None:
-    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    step.seat.wake = lambda: None if told.done() else told.set_result(None)
-    if not step.seat.told:
-        await asyncio.wait({told}, timeout=step.seconds)

@@ -11,7 +11,7 @@ Thousands of tasks can keep the loop busy for longer than a call may take. What 
 
 - A deadline is judged only when all that has arrived was read, and an attempt counts from when it leaves.
 - Delays that a busy loop has caused count against no node, and break no connection. *Attended time*
-  (``_Mux.attended_s``) measures how long the loop waited for a connection or a greeting: it stands still while the loop
+  (``Mux.attended_s``) measures how long the loop waited for a connection or a greeting: it stands still while the loop
   is too busy to run its timer.
 - A limited number of requests is under way on a connection. The others wait here, and are dropped unsent when the time
   of their caller is over: else a node would work through requests for which nobody waits.
@@ -30,12 +30,14 @@ from typing import Any, Final
 import zmq
 
 from meshcache.client.aio.dialling import reached
-from meshcache.client.closing import Closing
+from meshcache.client.aio.messages import AttemptMessage, Message
+from meshcache.client.arguments import MISSING
 from meshcache.client.connection import (
     CALLS_MAX,
     FAIR_SHARE,
     GREETING,
     GREETING_S,
+    Attempt,
     Batch,
     Call,
     Connection,
@@ -55,10 +57,12 @@ from meshcache.client.failure import (
     not_connected,
 )
 from meshcache.client.flights import Flights
+from meshcache.client.frames import frames
 from meshcache.client.routing import Routing
-from meshcache.errors import ClientClosed, ProtocolError, UsageError
+from meshcache.errors import ProtocolError
 from meshcache.protocol.messages import Welcome
 from meshcache.protocol.wire import Frame
+from meshcache.sockets.allocator import LARGE_FRAME_BYTES, expect_large_blocks
 from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context
 from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, HandshakeWatch
 from meshcache.sockets.dealer import open_dealer, receiver, state_of
@@ -80,48 +84,22 @@ which then looks dead."""
 PARKED_MAX: Final = 1024
 """The same for requests that may be parked at the node; all together are fewer than a socket's queue takes."""
 
-
-class _Message:
-    """A message that is being filled, waits or is under way, and the futures of its calls."""
-
-    __slots__ = ("batch", "deadline", "futures", "line", "sent_at", "waits_since")
-
-    def __init__(self, batch: Batch, future: asyncio.Future[Outcome]) -> None:
-        self.batch = batch
-        self.futures = [future]
-        self.line = int(batch.may_be_parked)
-        self.waits_since = 0.0
-        """Since when it has waited for a connection, in attended time."""
-        self.sent_at = self.deadline = 0.0
-        """When the attempt was sent, and its deadline."""
-
-    def is_wanted(self) -> bool:
-        """Tell whether anybody still waits for it: callers may have been cancelled while it was queued."""
-        return not (self.futures[0].done() and all(future.done() for future in self.futures))
-
-    def is_fair(self) -> bool:
-        """Tell whether the node had time enough to answer."""
-        return self.batch.until - self.sent_at >= FAIR_SHARE * self.batch.calls[0].allowance_s
-
-    def deliver(self, outcome: Outcome) -> None:
-        """Give each caller its part of the outcome, except callers that were cancelled."""
-        for future, part in zip(self.futures, self.batch.split(outcome), strict=True):
-            if not future.done():
-                future.set_result(part)
+AnyMessage = Message | AttemptMessage
 
 
 class _NodeSocket:
     """The socket to one node and the protocol's side of it; also while it is being opened, or closed."""
 
-    def __init__(self, mux: _Mux, address: str) -> None:
+    def __init__(self, mux: Mux, address: str) -> None:
         self.address = address
-        self.open: dict[tuple[Any, ...], _Message] = {}
+        self.open: dict[tuple[Any, ...], AnyMessage] = {}
         """Messages of this turn that further calls can still join."""
-        self.lines: tuple[deque[_Message], deque[_Message]] = (deque(), deque())
+        self.lines: tuple[deque[AnyMessage], deque[AnyMessage]] = (deque(), deque())
         """Messages to be sent; the second line is for requests that may be parked, which must not delay the others."""
-        self.under_way: dict[int, _Message] = {}
+        self.under_way: dict[int, AnyMessage] = {}
         self._under_way_counts = [0, 0]
-        """How many of each line are under_way."""
+        """How many of each line are under way."""
+        self._attempts_under_way = 0
         self._mux = mux
         self._connection = mux.connection(address)
         self._socket: zmq.Socket[bytes] | None = None
@@ -160,13 +138,16 @@ class _NodeSocket:
                 if message.batch.until <= now or not message.is_wanted():
                     self._mux.deliver(message, NO_TIME)
                     continue
-                call = message.batch.whole()
-                message.sent_at, message.deadline = now, call.deadline(now)
                 try:
-                    number, frame = self._connection.encode(call, message.deadline)
+                    number, frame = message.write(self._connection, now)
                 except Exception as error:  # noqa: BLE001  (whatever its fields are: it must not stop the others)
                     self._set_aside(message, error)
                     continue
+                if frame is None:
+                    self._mux.deliver(message, None)
+                    continue
+                if len(frame) >= LARGE_FRAME_BYTES:
+                    expect_large_blocks()
                 try:
                     socket.send(frame, zmq.NOBLOCK)
                 except zmq.ZMQError:
@@ -178,6 +159,7 @@ class _NodeSocket:
                     return
                 self.under_way[number] = message
                 self._under_way_counts[line] += 1
+                self._attempts_under_way += type(message) is AttemptMessage
 
     def _begin_to_wait(self) -> None:
         """Note since when the queued messages have waited for a connection; no call can join them any more."""
@@ -245,14 +227,14 @@ class _NodeSocket:
             self._requeue()
         return bool(self.under_way) or self._is_needed()
 
-    def _expire_queued(self, queue: deque[_Message], now: float, attended_s: float) -> None:
+    def _expire_queued(self, queue: deque[AnyMessage], now: float, attended_s: float) -> None:
         """Fail queued messages that cannot be sent in time.
 
         Only a wait that this loop did not cause counts against the node.
         """
         ready = self._connection.ready
-        late: list[tuple[_Message, Failure]] = []
-        kept: list[_Message] = []
+        late: list[tuple[AnyMessage, Failure]] = []
+        kept: list[AnyMessage] = []
         for message in queue:
             batch = message.batch
             waited_s = 0.0 if ready else attended_s - max(message.waits_since, self._step_since)
@@ -277,6 +259,14 @@ class _NodeSocket:
         self._fail(CONNECTION_LOST)
 
     def _arrived(self, frame: Frame) -> None:
+        if self._attempts_under_way:
+            if self._is_usual(frame):
+                if self._is_needed():
+                    self._mux.schedule(self)
+                return
+            for sent, attempts in self.under_way.items():
+                if isinstance(attempts, AttemptMessage):
+                    self._connection.expect(sent, attempts.batch.whole())
         for number, outcome in self._connection.accept(frame):
             if number != GREETING:
                 message = self._end(number)
@@ -288,12 +278,34 @@ class _NodeSocket:
         if self._is_needed():
             self._mux.schedule(self)
 
-    def _end(self, number: int) -> _Message | None:
+    def _is_usual(self, frame: Frame) -> bool:
+        """Take a frame in if it is the usual answer to attempts."""
+        connection = self._connection
+        answer = frames.decode_reply(frame, connection.routing.digest, MISSING)
+        if answer is None:
+            return False
+        number, values = answer
+        message = self.under_way.get(number)
+        if not isinstance(message, AttemptMessage) or not message.take(values):
+            return False
+        self._end(number)
+        connection.forget(number, silent=False)
+        connection.routing.succeeded(self.address, message.attempts[-1].started, len(message.futures))
+        self._mux.deliver(message, None)
+        return True
+
+    def _end(self, number: int) -> AnyMessage | None:
         """Return the message that was under way with this number; it is under way no more."""
         message = self.under_way.pop(number, None)
         if message is not None:
             self._under_way_counts[message.line] -= 1
+            self._attempts_under_way -= type(message) is AttemptMessage
         return message
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests can be sent at once."""
+        return self._connection.ready
 
     @property
     def is_needless(self) -> bool:
@@ -304,14 +316,14 @@ class _NodeSocket:
         """Tell whether anything is to be sent."""
         return bool(self.lines[0] or self.lines[1])
 
-    def _set_aside(self, message: _Message, error: Exception) -> None:
+    def _set_aside(self, message: AnyMessage, error: Exception) -> None:
         """Fail a call that cannot be encoded, and no other call of the same message."""
         calls, queue = message.batch.calls, self.lines[message.line]
-        if len(calls) == 1:
+        if len(calls) == 1 or isinstance(message, AttemptMessage):
             self._mux.deliver(message, Unsendable(error))
             return
         for call, future in zip(reversed(calls), reversed(message.futures), strict=True):
-            queue.appendleft(_Message(Batch(call), future))
+            queue.appendleft(Message(Batch(call), future))
 
     async def _open(self) -> None:
         """Connect. libzmq does not report a refused connection, so the kernel is asked first."""
@@ -361,6 +373,7 @@ class _NodeSocket:
         self._connected = False
         under_way, self.under_way = self.under_way, {}
         self._under_way_counts = [0, 0]
+        self._attempts_under_way = 0
         self._mux.fail(under_way.values(), failure)
 
     def _end_handshake(self) -> None:
@@ -369,7 +382,7 @@ class _NodeSocket:
             handshake.end()
 
 
-class _Mux:
+class Mux:
     """The multiplexer: all connections of one event loop."""
 
     def __init__(
@@ -384,8 +397,8 @@ class _Mux:
         self._routing = routing
         self._sockets: dict[str, _NodeSocket] = {}
         self._touched: dict[_NodeSocket, None] = {}
-        self._answers: deque[tuple[_Message, Outcome]] = deque()
-        self._failures: deque[tuple[_Message, Outcome]] = deque()
+        self._answers: deque[tuple[AnyMessage, Outcome | None]] = deque()
+        self._failures: deque[tuple[AnyMessage, Outcome | None]] = deque()
         """Outcomes that wait for the next turn, because this one has woken enough tasks. Failures and answers take
         turns: else many failed calls would be told of that before any call learns that the node is back."""
         self._failure_is_next = False
@@ -405,13 +418,36 @@ class _Mux:
         future: asyncio.Future[Outcome] = self.loop.create_future()
         key = (call.request.kind, call.request.options, call.allowance_s)
         message = node_socket.open.get(key)
-        if message is not None and message.batch.join(call, self._routing.settings.request_bytes_max // 2):
+        if isinstance(message, Message) and message.batch.join(call, self._routing.settings.request_bytes_max // 2):
             message.futures.append(future)
             if len(message.futures) == CALLS_MAX:
                 node_socket.send()
             return future
-        node_socket.open[key] = message = _Message(Batch(call), future)
+        node_socket.open[key] = message = Message(Batch(call), future)
         node_socket.lines[message.line].append(message)
+        if node_socket not in self._touched:
+            self.schedule(node_socket)
+        return future
+
+    def ask(self, attempts: list[Attempt]) -> list[asyncio.Future[Any]] | None:
+        """Return what each attempt will come to, values or ``Tried``; None if one can not be sent at once."""
+        sockets = self._sockets
+        for attempt in attempts:
+            node_socket = sockets.get(attempt.address)
+            if node_socket is None or not node_socket.is_ready:
+                return None
+        return [self._ask(attempt, sockets[attempt.address]) for attempt in attempts]
+
+    def _ask(self, attempt: Attempt, node_socket: _NodeSocket) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self.loop.create_future()
+        key = (attempt.operation.kind, attempt.allowance_s, *attempt.fields[:3])
+        message = node_socket.open.get(key)
+        if isinstance(message, AttemptMessage) and message.join(attempt, future):
+            if len(message.futures) == CALLS_MAX:
+                node_socket.send()
+            return future
+        node_socket.open[key] = message = AttemptMessage(attempt, future)
+        node_socket.lines[0].append(message)
         if node_socket not in self._touched:
             self.schedule(node_socket)
         return future
@@ -423,7 +459,7 @@ class _Mux:
                 del self._sockets[address]
                 node_socket.close()
 
-    def deliver(self, message: _Message, outcome: Outcome) -> None:
+    def deliver(self, message: AnyMessage, outcome: Outcome | None) -> None:
         """Give callers their outcomes; in a later turn if this one has woken enough tasks already."""
         if self._woken >= CALLS_PER_TURN:
             if not self._has_landed():
@@ -433,7 +469,7 @@ class _Mux:
             self._woken += len(message.futures)
             message.deliver(outcome)
 
-    def fail(self, messages: Iterable[_Message], failure: Failure) -> None:
+    def fail(self, messages: Iterable[AnyMessage], failure: Failure) -> None:
         """Tell callers that they get no answer; when the loop is closed, there are none."""
         if not self.loop.is_closed():
             for message in messages:
@@ -516,63 +552,3 @@ class _Mux:
         self._routing.lag_s = lag_s if any(busy) else 0.0
         if any(busy):
             self._keep_ticking()
-
-
-_inherited: list[_Mux] = []
-"""Inherited over a fork: sockets and event loop are the parent's, and must be neither used nor collected here."""
-
-
-class Hub:
-    """Finds the connections of the running event loop in this process."""
-
-    def __init__(self, connection: Callable[[str], Connection], routing: Routing) -> None:
-        self._connection = connection
-        self._routing = routing
-        self._mux: _Mux | None = None
-        self._closing: Closing | None = None
-        self._closed = False
-
-    def post(self, call: Call) -> asyncio.Future[Outcome]:
-        """Return the future outcome of a call."""
-        mux = self._mux
-        loop = asyncio.get_running_loop()
-        if mux is None or mux.loop is not loop:
-            mux = self._bind(loop)
-        return mux.post(call)
-
-    def here(self) -> _Mux:
-        """Return the connections of the running loop."""
-        loop = asyncio.get_running_loop()
-        mux = self._mux
-        return mux if mux is not None and mux.loop is loop else self._bind(loop)
-
-    @property
-    def flights(self) -> Flights | None:
-        """The flights of the running loop, if it has any connections."""
-        mux = self._mux
-        if mux is None or mux.pid != os.getpid() or mux.loop is not asyncio.get_running_loop():
-            return None
-        return mux.flights
-
-    def close(self) -> None:
-        """Close every connection; later calls fail."""
-        self._closed = True
-        if self._closing is not None:
-            self._closing()
-        self._mux = None
-
-    def _bind(self, loop: asyncio.AbstractEventLoop) -> _Mux:
-        if self._closed:
-            raise ClientClosed
-        old = self._mux
-        if old is not None and self._closing is not None:
-            if old.pid != os.getpid():
-                self._closing.detach()
-                _inherited.append(old)
-            elif not old.loop.is_closed():
-                raise UsageError("this client belongs to another event loop, which is still open: make one for each")
-            else:
-                self._closing()
-        self._mux = mux = _Mux(loop, self._connection, self._routing)
-        self._closing = Closing(self, mux.close)
-        return mux

@@ -20,6 +20,7 @@ from meshcache.client.arguments import (
     Sentinel,
     Tags,
     Ttl,
+    key_list,
     namespace_bytes,
     raw_tags,
 )
@@ -27,6 +28,8 @@ from meshcache.client.blocking.connections import Channels
 from meshcache.client.blocking.lease_renewals import Renewals
 from meshcache.client.blocking.streams import StreamReception, Subscription
 from meshcache.client.codec import ValueCodec
+from meshcache.client.compression import Compress
+from meshcache.client.connection import Tried
 from meshcache.client.decorator import CachedBy, refuse_function
 from meshcache.client.delivery import Apart, Board, Compute, Flow, Hedged, Parking, Step, Wait
 from meshcache.client.fallbacks import Fallbacks, OnError, OnReadError, loads_on_error
@@ -59,9 +62,10 @@ class Client:
     the cache fails, ``get``, ``gets``, ``get_many``, ``exists`` and ``ttl`` find nothing, instead of raising the error
     ("raise", the default); all other operations raise it. ``hedge=True``: a read that takes longer than nearly all
     others is sent to another owner of the key, too, and the first answer counts; it is done where a read asks one owner
-    only, and at most for every twentieth. ``key_file`` names the file of the key by which the client proves who it is,
-    made by `meshcache keygen`; None: the environment variable MESHCACHE_KEY_FILE does, if it is set. README.md
-    describes all of this.
+    only, and at most for every twentieth. ``compress="zstd"``: values that take ``compress_min_bytes`` (1,024) or more
+    are stored compressed, if that makes them smaller. ``key_file`` names the file of the key by which the client proves
+    who it is, made by `meshcache keygen`; None: the environment variable MESHCACHE_KEY_FILE does, if it is set.
+    README.md describes all of this.
 
     It can be pickled and copied: that makes a client with the same arguments and its own connections.
     """
@@ -74,6 +78,8 @@ class Client:
         ttl: Ttl = DEFAULT,
         consistency: Consistency = None,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         namespace: str | bytes = "",
         cluster: str = "",
         near_cache: NearCache | bool | None = None,
@@ -87,6 +93,8 @@ class Client:
             ttl=ttl,
             consistency=consistency,
             codec=codec,
+            compress=compress,
+            compress_min_bytes=compress_min_bytes,
             namespace=namespace,
             cluster=cluster,
             near_cache=near_cache,
@@ -116,7 +124,16 @@ class Client:
             value = copies.value(key)
             if value is not MISSING:
                 return value
-        return self._run(session.get(key, default, timeout))
+        tried: Tried | None = None
+        if timeout is None and (attempts := session.fast.get(key)) is not None:
+            answers = self._channels.ask(attempts)
+            if not isinstance(answers, Tried):
+                value = answers[0]
+                if type(value) is tuple:
+                    value = session.value_of(value[0], key)
+                return default if value is MISSING else value
+            tried = answers
+        return self._run(session.get(key, default, timeout, tried))
 
     def gets(self, key: Key, *, near: bool = False, timeout: Timeout | None = None) -> Item | None:
         """Return a key's value with its version, for ``cas``, and its lifetime; None if there is no value.
@@ -127,7 +144,14 @@ class Client:
 
     def get_many(self, keys: Iterable[Key], *, timeout: Timeout | None = None) -> dict[Any, Any]:
         """Return the values of those keys that are there, under the keys as given."""
-        return self._run(self._session.get_many(keys, timeout))
+        session, given = self._session, key_list(keys)
+        tried: Tried | None = None
+        if timeout is None and (attempts := session.fast.get_many(given)) is not None:
+            answers = self._channels.ask(attempts)
+            if not isinstance(answers, Tried):
+                return session.values_of(answers, given)
+            tried = answers
+        return self._run(session.get_many(given, timeout, tried))
 
     def set(self, key: Key, value: Any, ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None) -> None:
         """Store a value.
@@ -135,7 +159,14 @@ class Client:
         ``ttl`` is in seconds (int, float, timedelta); None: it never expires; left out: the client's default, else the
         cluster's. ``invalidate_tags`` finds it by each of its ``tags`` (str or bytes, at most 32).
         """
-        self._run(self._session.set(key, value, ttl, timeout, tags))
+        session = self._session
+        tried: Tried | None = None
+        if timeout is None and tags == () and (attempts := session.fast.set(key, value, ttl)) is not None:
+            answers = self._channels.ask(attempts)
+            if not isinstance(answers, Tried):
+                return
+            tried = answers
+        self._run(session.set(key, value, ttl, timeout, tags, tried))
 
     def set_many(
         self, items: Mapping[Any, Any], ttl: Ttl = DEFAULT, *, tags: Tags = (), timeout: Timeout | None = None
@@ -144,7 +175,16 @@ class Client:
 
         Raises AuthFailed if this client's key may not write one of them: the others may be stored.
         """
-        return self._run(self._session.set_many(items, ttl, timeout, tags))
+        session = self._session
+        tried: Tried | None = None
+        if timeout is None and tags == () and type(items) is dict:
+            attempts = session.fast.set_many(list(items), list(items.values()), ttl)
+            if attempts is not None:
+                answers = self._channels.ask(attempts)
+                if not isinstance(answers, Tried):
+                    return []
+                tried = answers
+        return self._run(session.set_many(items, ttl, timeout, tags, tried))
 
     def delete(self, key: Key, *, timeout: Timeout | None = None) -> bool:
         """Delete a key; True if it was there."""
@@ -400,6 +440,8 @@ class Client:
         timeout: Timeout | None = None,
         ttl: Ttl = DEFAULT,
         codec: str | ValueCodec | None = None,
+        compress: Compress | None = None,
+        compress_min_bytes: int | None = None,
         on_error: OnReadError | None = None,
         hedge: bool | None = None,
     ) -> Self:
@@ -408,11 +450,17 @@ class Client:
         ``consistency`` is "one", "quorum", "all", two numbers (w, r), or None for the cluster's configured levels. It
         shares this client's connections; only closing this client closes them.
         """
-        return self._derive(
-            self._session.derive(
-                consistency=consistency, timeout=timeout, ttl=ttl, codec=codec, on_error=on_error, hedge=hedge
-            ),
+        session = self._session.derive(
+            consistency=consistency,
+            timeout=timeout,
+            ttl=ttl,
+            codec=codec,
+            compress=compress,
+            compress_min_bytes=compress_min_bytes,
+            on_error=on_error,
+            hedge=hedge,
         )
+        return self._derive(session)
 
     def close(self) -> None:
         """Close the connections. On a client made by ``namespace`` or ``with_options`` this does nothing.

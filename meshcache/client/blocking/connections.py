@@ -4,10 +4,6 @@ ZeroMQ sockets belong to one thread at a time. A *channel* is a set of connectio
 takes a channel for one step of a flow and puts it back. The channel that was used last is taken first, so a single
 thread always finds the same open connections.
 
-A socket's receive timeout is one slice: if nothing came for so long, check whether the connection still stands and
-whether the deadline is over. (A poll before each receive would cost five times as much.) Where threads are greenlets,
-the socket is read without waiting, and the slice is spent in waiting.py, where other greenlets run.
-
 An exception may come between any two steps: from a signal handler, or a greenlet's timeout. A channel that was being
 taken at that moment is neither free nor busy; it is not counted any more, and another is made. A channel whose step was
 interrupted forgets what it asked for; answers that still arrive have unknown numbers and are dropped.
@@ -17,388 +13,21 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
-import zmq
-
+from meshcache.client.blocking.channel import Channel
 from meshcache.client.closing import Closing
-from meshcache.client.connection import GREETING, Call, Connection, Outcome, Unsendable
-from meshcache.client.delivery import Hedged
-from meshcache.client.failure import (
-    CONNECTION_LOST,
-    NO_CONNECTION,
-    NO_GREETING,
-    NO_REPLY,
-    NO_TIME,
-    NO_TIME_TO_ANSWER,
-    NOT_CONNECTED,
-    NOT_GREETED,
-    Failure,
-    denied,
-    not_connected,
-)
-from meshcache.errors import ClientClosed, ProtocolError
-from meshcache.protocol.messages import Welcome
-from meshcache.protocol.wire import Frame
-from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context
-from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, HandshakeWatch
-from meshcache.sockets.dealer import open_dealer, receiver, state_of
-from meshcache.sockets.descriptors import as_os_error, require_descriptors
-from meshcache.sockets.dialling import Host, reach, shun
-from meshcache.sockets.waiting import Waiters, is_cooperative, wait_readable
+from meshcache.client.connection import Attempt, Call, Connection, Outcome, Tried
+from meshcache.client.failure import NO_TIME
+from meshcache.errors import ClientClosed
+from meshcache.sockets.context import Context, end_context, open_context
+from meshcache.sockets.waiting import Waiters
 
 CHANNELS_MAX: Final = 16
 PARKED_MAX: Final = 64
 """How many threads of one process are parked at nodes at a time, each for its own key; others wait for these."""
-SLICE_MS: Final = 20
-
-
-class _NodeSocket:
-    """A connection and its socket."""
-
-    __slots__ = (
-        "_handshake",
-        "_is_cooperative",
-        "_pid",
-        "arrived",
-        "connection",
-        "denied",
-        "fd",
-        "host",
-        "recv",
-        "send",
-        "socket",
-    )
-
-    def __init__(
-        self, socket: zmq.Socket[bytes], handshake: HandshakeWatch, connection: Connection, host: Host
-    ) -> None:
-        self.socket = socket
-        self._handshake = handshake
-        self.denied: str | None = None
-        """Why the handshake failed."""
-        self.connection = connection
-        self.host = host
-        self.send: Callable[..., Any] = socket.send
-        self.recv = receiver(socket)
-        """Returns a frame, or raises zmq.Again if none came within a slice."""
-        self.arrived: dict[int, Any] = {}
-        """Answers that arrived for other calls of this step than the one being waited for."""
-        self.fd = int(socket.getsockopt(zmq.FD))
-        self._pid = os.getpid()
-        self._is_cooperative = False
-        self.adapt()
-
-    def adapt(self) -> None:
-        """Wait as this program's threads do: since the connection was opened, they may have become greenlets."""
-        if self._is_cooperative or not is_cooperative():
-            return
-        self._is_cooperative = True
-        recv = self.recv
-
-        def receive(_flags: int) -> Frame:
-            try:
-                return recv(zmq.NOBLOCK)
-            except zmq.Again:
-                self.wait(SLICE_MS / 1000)
-            return recv(zmq.NOBLOCK)
-
-        self.recv = receive
-
-    def is_connected(self, deadline: float) -> bool:
-        """Wait until something can be sent; return False if that does not happen by the deadline."""
-        while not state_of(self.socket) & zmq.POLLOUT:
-            self.denied = self._handshake.failure()
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or self.denied is not None:
-                return False
-            self.wait(min(left_s, SLICE_MS / 1000))
-        self._handshake.end()
-        return True
-
-    def state(self) -> int:
-        """Return what can be done with the socket now. Raises ZMQError if this is another process by now."""
-        if self._pid != os.getpid():
-            raise zmq.ZMQError(zmq.ENOTSOCK)
-        return state_of(self.socket)
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._handshake.end()
-        self.socket.close(0)
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until the socket's state may have changed. Raises ZMQError if this is another process by now."""
-        wait_readable([self.fd], timeout_s)
-        if self._pid != os.getpid():  # greenlets go on after a fork; the socket is the parent's
-            raise zmq.ZMQError(zmq.ENOTSOCK)
-
-
-_Sent = tuple[_NodeSocket, int, float, float]
-"""A call that was sent: its connection, its number, when it was sent, and until when to wait."""
-
-
-class Channel:
-    """A set of connections, at most one to each node; one thread uses it at a time."""
-
-    __slots__ = ("__weakref__", "_connection", "_pool", "_sockets", "busy")
-
-    def __init__(self, pool: _Pool, connection: Callable[[str], Connection]) -> None:
-        self._pool = pool
-        self._connection = connection
-        self._sockets: dict[str, _NodeSocket] = {}
-        self.busy = False
-        """Whether a thread has taken it."""
-
-    def exchange(self, calls: list[Call]) -> list[Outcome]:
-        """Send every call, then wait for every answer, for each until its deadline."""
-        if len(calls) == 1:
-            call = calls[0]
-            if type(calls) is Hedged:
-                return [self._hedge(calls)]
-            return [self._collect(call, self._post(call))]
-        sent: list[Any] = [None] * len(calls)
-        node_sockets = self._sockets
-        # Calls that must connect first may take long: they must not delay the others.
-        for i in sorted(range(len(calls)), key=lambda i: calls[i].address not in node_sockets):
-            sent[i] = self._post(calls[i])
-        outcomes = [self._collect(call, one) for call, one in zip(calls, sent, strict=True)]
-        for node_socket in node_sockets.values():
-            node_socket.arrived.clear()
-        return outcomes
-
-    def _hedge(self, step: Hedged) -> Outcome:
-        """Send a call, and after a while another one for the same; return the outcome that counts.
-
-        The other one goes only where a connection stands: to open one would take longer than the wait that it saves.
-        """
-        (call,) = step
-        first = self._post(call)
-        if isinstance(first, (Failure, Unsendable)):
-            return first
-        under_way = {call: first}
-        outcome = self._first(step, under_way, min(first[2] + step.after_s, first[3]))
-        other = step.other(self._is_ready) if outcome is None else None
-        second = None if other is None else self._post(other)
-        if other is not None and second is not None and not isinstance(second, (Failure, Unsendable)):
-            under_way[other] = second
-        while under_way and type(outcome) is not list:
-            outcome = self._first(step, under_way, max([one[3] for one in under_way.values()]))
-            if outcome is None:
-                step.winner, one = under_way.popitem()
-                outcome = self._collect(step.winner, one)
-        for node_socket, number, _, _ in under_way.values():
-            node_socket.connection.forget(number, silent=False)
-            node_socket.arrived.clear()
-        return outcome  # type: ignore[return-value]  # there was one call at least
-
-    def _first(self, step: Hedged, under_way: dict[Call, _Sent], until: float) -> Outcome | None:
-        """Return the first outcome of these calls, and take that call out; None if there is none in time."""
-        while True:
-            for call, (node_socket, number, _, _) in under_way.items():
-                outcome = self._look(node_socket, number)
-                if outcome is not None:
-                    step.winner = call
-                    del under_way[call]
-                    return outcome
-            left_s = until - time.monotonic()
-            if left_s <= 0:
-                return None
-            wait_readable([node_socket.fd for node_socket, _, _, _ in under_way.values()], left_s)
-
-    def _look(self, node_socket: _NodeSocket, number: int) -> Outcome | None:
-        """Return the outcome of a call that was sent, if there is one by now."""
-        arrived, connection = node_socket.arrived, node_socket.connection
-        try:
-            while number not in arrived:
-                events = node_socket.state()
-                if events & zmq.POLLIN:
-                    arrived.update(connection.accept(node_socket.recv(zmq.NOBLOCK)))
-                elif events & zmq.POLLOUT:
-                    return None
-                else:
-                    self._drop(connection.address)
-                    return CONNECTION_LOST
-        except zmq.Again:
-            return None
-        except zmq.ZMQError:
-            return CONNECTION_LOST
-        except ProtocolError as error:
-            self._drop(connection.address)
-            return Failure(sent=True, late=False, why=f"broke the protocol: {error}")
-        return arrived.pop(number)  # type: ignore[no-any-return]
-
-    def _is_ready(self, address: str) -> bool:
-        """Tell whether requests can be sent to an address at once."""
-        node_socket = self._sockets.get(address)
-        return node_socket is not None and node_socket.connection.ready
-
-    def forget(self) -> None:
-        """Stop waiting for all answers: the thread that waited was interrupted."""
-        for node_socket in self._sockets.values():
-            node_socket.connection.forget_all()
-            node_socket.arrived.clear()
-
-    def close(self) -> None:
-        """Close every connection."""
-        for address in list(self._sockets):
-            self._drop(address)
-
-    def __del__(self) -> None:
-        """Close a channel that an exception took from its user, so that nobody will use it."""
-        if self._pool.pid == os.getpid():
-            self.close()
-
-    def _post(self, call: Call, again: bool = True) -> _Sent | Failure | Unsendable:
-        node_socket = self._sockets.get(call.address)
-        if node_socket is None or not node_socket.connection.ready:
-            again = again and node_socket is not None
-            found = self._greet(call, node_socket)
-            if isinstance(found, Failure):
-                return self._post(call, again=False) if again and not found.late else found
-            node_socket = found
-        elif node_socket.connection.is_clock_vague and not self._ask_again(node_socket):
-            self._drop(call.address)
-            return self._post(call, again)
-        sent_at = time.monotonic()
-        deadline = call.deadline(sent_at)
-        try:
-            number, frame = node_socket.connection.encode(call, deadline)
-        except Exception as error:
-            if node_socket.connection.can_encode(call, deadline):
-                raise  # a signal handler raised that while the call was encoded
-            return Unsendable(error)  # whatever its fields are: the other calls of this step go on
-        try:
-            node_socket.send(frame, zmq.NOBLOCK)
-        except zmq.ZMQError:
-            self._drop(call.address)
-            # The node may be back since the connection broke.
-            return self._post(call, again=False) if again else NOT_CONNECTED
-        return node_socket, number, sent_at, deadline
-
-    def _collect(self, call: Call, one: _Sent | Failure | Unsendable) -> Outcome:
-        if isinstance(one, (Failure, Unsendable)):
-            return one
-        node_socket, number, sent_at, deadline = one
-        outcome: Outcome = self._wait(node_socket, number, deadline)
-        if outcome is NO_REPLY:
-            is_fair = call.is_fair(sent_at)
-            node_socket.connection.forget(number, silent=is_fair)
-            return outcome if is_fair else NO_TIME_TO_ANSWER
-        return outcome
-
-    def _wait(self, node_socket: _NodeSocket, number: int, deadline: float) -> Any:
-        """Return the answer with this number, or the reason why there is none."""
-        arrived = node_socket.arrived
-        if number in arrived:
-            return arrived.pop(number)
-        connection = node_socket.connection
-        while True:
-            try:
-                found = connection.accept(node_socket.recv(0))
-            except zmq.Again:
-                node_socket.adapt()
-                events = state_of(node_socket.socket)
-                if not events & (zmq.POLLIN | zmq.POLLOUT):
-                    self._drop(connection.address)
-                    return CONNECTION_LOST
-                if events & zmq.POLLIN:
-                    continue  # it came while this thread waited for its turn, and so does not count as late
-                found = []
-            except zmq.ZMQError:
-                return CONNECTION_LOST
-            except ProtocolError as error:
-                self._drop(connection.address)
-                return Failure(sent=True, late=False, why=f"broke the protocol: {error}")
-            for other, outcome in found:
-                arrived[other] = outcome
-            if number in arrived:
-                return arrived.pop(number)
-            if time.monotonic() >= deadline:
-                return NO_REPLY
-
-    def _greet(self, call: Call, node_socket: _NodeSocket | None) -> _NodeSocket | Failure:
-        """Return a connection that is ready for requests; make a new one if there is none."""
-        now = time.monotonic()
-        if now >= call.until:
-            return NO_TIME
-        deadline = call.deadline(now)
-        if node_socket is None:
-            try:
-                node_socket = self._open(call.address, deadline)
-            except OSError as error:
-                if isinstance(error, TimeoutError):
-                    return NO_CONNECTION if call.is_fair(now) else NO_TIME
-                return not_connected(as_os_error(error))
-        connection = node_socket.connection
-        answer: Any = NO_REPLY
-        try:
-            if not node_socket.is_connected(deadline):
-                answer = NO_REPLY if node_socket.denied is None else denied(node_socket.denied)
-            else:
-                answer = self._hello(node_socket, deadline)
-                if connection.is_clock_vague:
-                    answer = self._hello(node_socket, deadline)  # this one need not wait for whatever delayed the first
-        except zmq.ZMQError:
-            answer = NOT_CONNECTED
-        if type(answer) is Welcome or connection.ready:
-            return node_socket
-        # A node that is busy answers later; to be connected to anew would cost it even more.
-        if answer is not NO_REPLY or not connection.is_asked or connection.is_stuck:
-            self._drop(call.address)
-            shun(node_socket.host)
-        if answer is NO_REPLY:
-            return NO_GREETING if call.is_fair(now) else NO_TIME
-        return NOT_GREETED if answer is CONNECTION_LOST else answer._replace(sent=False)
-
-    def _hello(self, node_socket: _NodeSocket, deadline: float) -> Any:
-        """Return the greeting, or why there is none; ask for it, unless that is done already."""
-        connection = node_socket.connection
-        if not connection.is_asked:
-            node_socket.arrived.pop(GREETING, None)
-            try:
-                node_socket.send(connection.hello(), zmq.NOBLOCK)
-            except zmq.ZMQError:
-                return NOT_CONNECTED
-        return self._wait(node_socket, GREETING, deadline)
-
-    def _ask_again(self, node_socket: _NodeSocket) -> bool:
-        """Ask a node for its clock, without waiting for the answer; return False if the connection is of no use."""
-        connection, arrived = node_socket.connection, node_socket.arrived
-        try:
-            while node_socket.state() & zmq.POLLIN:
-                arrived.update(connection.accept(node_socket.recv(zmq.NOBLOCK)))
-            if isinstance(arrived.pop(GREETING, None), Failure) or connection.is_stuck:
-                return False
-            if connection.wants_greeting:
-                node_socket.send(connection.hello(), zmq.NOBLOCK)
-        except (zmq.ZMQError, ProtocolError):
-            return False
-        return True
-
-    def _open(self, address: str, deadline: float) -> _NodeSocket:
-        """Connect, or raise OSError: libzmq does not report a refused connection, so the kernel is asked first.
-
-        Nobody would notice that a node has left for ever, since sockets are looked at only when they are used. So this
-        is the moment to close such connections: nodes that come under new names lead here, too.
-        """
-        for known in [known for known, other in self._sockets.items() if other.connection.is_needless]:
-            self._drop(known)
-        require_descriptors(LINK_DESCRIPTORS + HANDSHAKE_DESCRIPTORS)
-        context = self._pool.context()
-        host = reach(address, max(0.001, deadline - time.monotonic()))
-        connection = self._connection(address)
-        socket, handshake = open_dealer(context, *host, slice_ms=SLICE_MS, key=connection.key)
-        node_socket = self._sockets[address] = _NodeSocket(socket, handshake, connection, host)
-        return node_socket
-
-    def _drop(self, address: str) -> None:
-        node_socket = self._sockets.pop(address, None)
-        if node_socket is not None:
-            node_socket.close()
 
 
 class _Pool:
@@ -441,7 +70,7 @@ class _Pool:
                     lost = [channel for channel in self.channels if not channel.busy and channel not in self.free]
                     self.channels.difference_update(lost)
                 if len(self.channels) < self.channels_max:
-                    taken.append(Channel(self, connection))
+                    taken.append(Channel(self.context, connection))
                     self.channels.update(taken)
         return bool(taken)
 
@@ -510,6 +139,28 @@ class Channels:
             if pool.waiters.queue or pool.closed:
                 self._returned(pool)
         return outcomes
+
+    def ask(self, attempts: list[Attempt]) -> list[Any] | Tried:
+        """Make attempts over a channel that is free, if there is any: else nothing is sent."""
+        pool = self._pool
+        if pool.pid != os.getpid() or pool.waiters.queue:
+            return Tried()
+        try:
+            channel = pool.free.pop()
+        except IndexError:
+            return Tried()
+        channel.busy = True
+        try:
+            answers = channel.ask(attempts)  # not returned from here, as in exchange
+        except BaseException:
+            channel.forget()
+            raise
+        finally:
+            channel.busy = False
+            pool.free.append(channel)
+            if pool.waiters.queue or pool.closed:
+                self._returned(pool)
+        return answers
 
     def close(self) -> None:
         """Close every connection; later calls fail."""

@@ -54,7 +54,7 @@ class HotKeys:
         """One request in this many is counted; 0: none."""
         self._gap_max = 2 * self._stride - 1
         self._random = rng.random
-        self._left = self._stride
+        self.left = self._stride
         """How many requests come before the next one that is counted."""
         self._noted: list[bytes] = []
         self._counts: dict[bytes, int] = {}
@@ -66,10 +66,10 @@ class HotKeys:
 
     def note(self, keys: list[bytes], now: float) -> None:
         """Take note of a request to read these keys."""
-        self._left -= 1
-        if self._left:
+        self.left -= 1
+        if self.left:
             return
-        self._left = 1 + int(self._random() * self._gap_max)
+        self.left = 1 + int(self._random() * self._gap_max)
         self._noted += keys
         if len(self._noted) >= NOTED_READS_MAX:
             self.count(now)

@@ -4,6 +4,9 @@ What is read from another node comes over the one link to it, and all other answ
 reads of all connections together are bounded by their keys, and the large reads also by their bytes. How much a key
 brings is guessed from the last reads of the same connection or, for a new connection, of all others. Small reads never
 wait for large ones. Connections take turns.
+
+A read can end as it begins: that of a connection which is served no more, say. Thousands that wait may do so, and the
+first that ends would set off all others. So one turn of the node begins ``BEGUN_PER_TURN`` at most.
 """
 
 from __future__ import annotations
@@ -26,7 +29,13 @@ LARGE_BYTES_MAX: Final = 4 << 20
 READ_BYTES_MAX: Final = 16 << 20
 """No further read begins while this many bytes have been read and cannot be answered yet."""
 READS_WAITING_MAX: Final = 1024
-"""How many reads of one connection may wait; more are refused."""
+"""How many reads of one connection may wait; more are refused …"""
+READS_WAITING_MANY: Final = 2048
+"""… and if so many of all connections wait …"""
+READS_WAITING_SHARE: Final = 64
+"""… only so many of each: what waits is also what the collector of garbage looks through."""
+BEGUN_PER_TURN: Final = 128
+"""How many reads one turn may begin: a few milliseconds of work, and twice of what runs at a time."""
 KEY_BYTES_AT_FIRST: Final = 128 << 10
 """The guess of what a key brings, before anything was read."""
 LATEST_WEIGHT: Final = 0.5
@@ -45,13 +54,28 @@ class RemoteReads:
         self._total = 0
         self._large_bytes = 0.0
         """How many bytes the large reads that run are expected to bring."""
-        self._waiting: dict[bytes, deque[tuple[int, Callable[[float], None]]]] = {}
+        self.waiting: dict[bytes, deque[tuple[int, Callable[[float], None]]]] = {}
         """The reads that wait, by connection; the first connection is next."""
         self._guesses: dict[bytes, float] = {}
         """By connection, the guess of how many bytes a key brings."""
         self._guess = float(KEY_BYTES_AT_FIRST)
         """The guess for a connection of which nothing is known yet."""
+        self._count = 0
+        """How many reads wait."""
         self._beginning = False
+        self._left = BEGUN_PER_TURN
+        """How many more this turn may begin."""
+
+    @property
+    def is_more(self) -> bool:
+        """Tell whether reads wait only because this turn has begun enough of them."""
+        return bool(self.waiting) and not self._left
+
+    def run(self) -> None:
+        """Begin what may be begun in another turn. The node calls this once in each while reads wait."""
+        is_more, self._left = self.is_more, BEGUN_PER_TURN
+        if is_more:
+            self._begin()
 
     def start(self, origin: bytes, keys: int, begin: Callable[[float], None]) -> bool:
         """Begin a read now or when others have ended; return False if too many wait.
@@ -59,11 +83,15 @@ class RemoteReads:
         ``begin`` is called with the bytes that the read is expected to bring, and must pass them to ``ended``, once for
         each read. ``begin`` must raise nothing: it may be called while another read ends.
         """
-        line = self._waiting.setdefault(origin, deque())
-        if len(line) >= READS_WAITING_MAX:
+        line = self.waiting.get(origin)
+        if line is None:
+            line = self.waiting[origin] = deque()
+        elif len(line) >= (READS_WAITING_MAX if self._count < READS_WAITING_MANY else READS_WAITING_SHARE):
             return False
         line.append((keys, begin))
-        self._begin()
+        self._count += 1
+        if len(line) == 1:  # for the one before it there was no room, and that has not changed
+            self._begin()
         return True
 
     def ended(self, origin: bytes, keys: int, expected_bytes: float, read_bytes: int) -> None:
@@ -76,7 +104,7 @@ class RemoteReads:
         if expected_bytes > SMALL_BYTES:
             self._large_bytes -= expected_bytes
         self._learn(origin, read_bytes / max(1, keys))
-        if self._waiting:
+        if self.waiting:
             self._begin()
 
     def _learn(self, origin: bytes, key_bytes: float) -> None:
@@ -100,8 +128,10 @@ class RemoteReads:
     def _begin_next(self) -> bool:
         """Begin the next read of each connection that has room; return False if none has."""
         begun = False
-        for origin in tuple(self._waiting):
-            keys, begin = self._waiting[origin][0]
+        for origin in tuple(self.waiting):
+            if not self._left:
+                return False
+            keys, begin = self.waiting[origin][0]
             expected_bytes = keys * self._guesses.get(origin, self._guess)
             if self._has_room(origin, min(keys, KEYS_COUNTED_MAX), expected_bytes):
                 self._leave_line(origin)
@@ -111,14 +141,16 @@ class RemoteReads:
                 if expected_bytes > SMALL_BYTES:
                     self._large_bytes += expected_bytes
                 begun = True
+                self._left -= 1
                 begin(expected_bytes)
         return begun
 
     def _leave_line(self, origin: bytes) -> None:
-        line = self._waiting.pop(origin)
+        line = self.waiting.pop(origin)
         line.popleft()
+        self._count -= 1
         if line:
-            self._waiting[origin] = line  # behind the other connections
+            self.waiting[origin] = line  # behind the other connections
 
     def _has_room(self, origin: bytes, count: int, expected_bytes: float) -> bool:
         if not self._total:

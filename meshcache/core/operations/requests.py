@@ -30,7 +30,8 @@ from meshcache.core.operations.replica_requests import ReplicaRequests
 from meshcache.core.operations.slow import SlowOperations
 from meshcache.core.operations.surroundings import Past, Readers
 from meshcache.core.operations.updates import UpdateBatch, Updates
-from meshcache.core.operations.writes import QuorumWrite
+from meshcache.core.operations.usual import usual_requests
+from meshcache.core.operations.writes import QuorumWrite, Stored
 from meshcache.keys import AllowedKey
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code, EventKind
@@ -112,6 +113,8 @@ class Requests:
         self.copies = copies
         self.notices = Notices(self._config, self._store, self._view, self._outbox, self._instant)
         self._slow = SlowOperations(self._config.log.slow_operation_s, self._outbox, self._instant)
+        self.usual = usual_requests(self, coordinator, admission, counters, boot, ready, hot)
+        """Serves usual frames natively, where that can be done; see usual.py."""
         self.leave_asked_by = ""
         """The connection on which this node was asked to leave; empty: not asked, or by its own process."""
 
@@ -159,10 +162,19 @@ class Requests:
         self.hot.note(keys, self._instant.now)
         if count > PORTION_KEYS[m.Get]:
             self._get_in_portions(origin, get)
-        elif (records := self._held(get)) is not None and None not in records:
+        else:
+            self._answer_get(origin, get, self._held(get))
+
+    def _answer_get(self, origin: bytes, get: m.Get, records: list[bytes | None] | None) -> None:
+        """Answer a read with the records held here, if these are all."""
+        if records is not None and None not in records:
             self._reply_records(origin, get, records, self._answered)
         else:
             self._get_elsewhere(origin, get, records, self._answer_later(origin, get))
+
+    def go_on_with_get(self, origin: bytes, fields: tuple[Any, ...], records: list[bytes | None]) -> None:
+        """Go on with a read that is counted, and whose keys were looked up here: see usual.py."""
+        self._answer_get(origin, m.Get(*fields), records)
 
     def _get_in_portions(self, origin: bytes, get: m.Get) -> None:
         number = self._take_on(origin, get, sum(map(len, get.keys)))
@@ -277,7 +289,7 @@ class Requests:
 
         While the change was stored, the majority may have gone on without the nodes that stored it.
         """
-        keys, began, number = request.keys, self._instant.now, 0
+        keys, number = request.keys, 0
         is_large = len(keys) > PORTION_KEYS[type(request)]
         if is_large:
             size += sum(map(len, keys))
@@ -285,20 +297,26 @@ class Requests:
             return
         self._counters.keys += len(keys)
         self._batches[(len(keys) - 1).bit_length()] += 1
+        done = self._answer_change(origin, request, number)
+        if is_large:
+            self._run_in_portions(origin, request, run, done, number)
+        else:
+            run(request, done)
+
+    def _answer_change(self, origin: bytes, request: Any, number: int) -> DoneWithBatch:
+        """Return what answers a change that begins now. ``number``: the one under which its bytes are counted, or 0."""
+        began = self._instant.now
 
         def done(results: list[Any] | None) -> None:
             if number:
                 self._backlog.end(number)
             if self._instant.now - began >= self._slow.threshold_s:  # mostly not, and a call takes longer to find out
                 self._slow.look(origin, request, began)
-            certain = results if self._in_majority() else [[int(Code.QUORUM), 1, 0]] * len(keys)
+            certain = results if self._in_majority() else [[int(Code.QUORUM), 1, 0]] * len(request.keys)
             self._outcome(certain)[type(request).__name__] += 1
             self._reply(origin, request.request, certain)
 
-        if is_large:
-            self._run_in_portions(origin, request, run, done, number)
-        else:
-            run(request, done)
+        return done
 
     def _reads_one(self, level: int) -> bool:
         configured = self._read_quorum
@@ -380,12 +398,21 @@ class Requests:
             records = [stamp + content for content in contents]
         else:  # if a key is in a batch twice, the later content must have the greater version
             records = [replica.stamp(expires_ms) + content for content in contents]
+        self._write(request, records, answer)
+
+    def _write(self, request: m.Set, records: list[bytes], answer: DoneWithBatch, stored: Stored | None = None) -> None:
+        keys = request.keys
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
             answer([errors.get(i) for i in range(len(keys))] if errors else None)
 
         coordinator, deadline = self._coordinator, self._deadline(request)
-        QuorumWrite(coordinator, keys, records, request.w, deadline, EventKind.SET, done).start()
+        QuorumWrite(coordinator, keys, records, request.w, deadline, EventKind.SET, done).start(stored)
+
+    def go_on_with_set(self, origin: bytes, fields: tuple[Any, ...], so_far: tuple[list[bytes], Stored]) -> None:
+        """Go on with a SET that is counted, and whose records were stored here: see usual.py."""
+        request, (records, stored) = m.Set(*fields), so_far
+        self._write(request, records, self._answer_change(origin, request, 0), stored)
 
     def _on_delete(self, origin: bytes, request: m.Delete) -> None:
         if self._admit(origin, request) and not self._level_refused(origin, request, request.w):
@@ -467,6 +494,19 @@ class Requests:
             self._reject(origin, request, [int(Code.INVALID), text])
         else:
             self._reply(origin, request.request, [make()])
+
+    @property
+    def is_more(self) -> bool:
+        """Tell whether something waits that can be done at once in another turn."""
+        reads, portions = self._remote_reads, self.portions
+        return (bool(reads.waiting) and reads.is_more) or (bool(portions.lines) and portions.may_run())
+
+    def run(self) -> None:
+        """Go on with what waits for its turn."""
+        if self._remote_reads.waiting:
+            self._remote_reads.run()
+        if self.portions.lines:
+            self.portions.run(self._coordinator.instant.wall_ms)
 
     def keep_house(self, now: float) -> None:
         """Do what is not urgent to the millisecond."""

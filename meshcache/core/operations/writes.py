@@ -25,6 +25,9 @@ LINGERING_MAX: Final = 2000
 LINGERING_BYTES_MAX: Final = 32 << 20
 """How many bytes answered writes that wait may keep; beyond that, hints are left at once."""
 
+Stored = tuple[list[list[int | bytes]], list[int]]
+"""What comes of storing records: see Store.merge."""
+
 
 class WriteGroup:
     """Keys with the same owners, and which nodes have stored them."""
@@ -100,8 +103,11 @@ class QuorumWrite:
         self._keys = keys
         self._records = records
 
-    def start(self) -> None:
-        """Store the records here and send them to the other owners; finish at once if that is enough."""
+    def start(self, stored: Stored | None = None) -> None:
+        """Store the records here and send them to the other owners; finish at once if that is enough.
+
+        ``stored``: what came of storing them here, if this node alone owns them and that is done already.
+        """
         coordinator = self.coordinator
         for (owners, former), indices in coordinator.view.group_by_owners(self._keys).items():
             if len(indices) == len(self._keys):
@@ -109,13 +115,13 @@ class QuorumWrite:
             else:
                 keys = [self._keys[i] for i in indices]
                 group = WriteGroup(owners, former, keys, [self._records[i] for i in indices], indices)
-            self._start_group(group)
+            self._start_group(group, stored)
         if self.groups:
             coordinator.pending.begin(self, self.deadline)
         else:
             self._finish()
 
-    def _start_group(self, group: WriteGroup) -> None:
+    def _start_group(self, group: WriteGroup, stored: Stored | None = None) -> None:
         coordinator = self.coordinator
         owners = group.owners
         group.needed = quorum.level(self.level, coordinator.config.cluster.write_quorum, len(owners))
@@ -124,7 +130,7 @@ class QuorumWrite:
             return
         targets = group.targets()
         if coordinator.own_id in targets:
-            newer, live = coordinator.replica.take_write(group.keys, group.records)
+            newer, live = stored or coordinator.replica.take_write(group.keys, group.records)
             self._note_ack(group, coordinator.own_id, newer, live)
         self._ask_missing(group)
         if not group.complete() and self._is_barred(group):

@@ -46,8 +46,9 @@ from typing import Any, Final
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Drops
 from meshcache.core.repair.saving import Saving
+from meshcache.core.storage.choice import store_of
 from meshcache.core.storage.pages import SLOTS_PER_PAGE
-from meshcache.core.storage.snapshot import Saved, is_mark, mark, store_of
+from meshcache.core.storage.snapshot import Saved, is_mark, mark
 from meshcache.core.storage.store import Store
 from meshcache.protocol import messages as m
 from meshcache.protocol.facts import FACTS_MAX
@@ -179,7 +180,7 @@ class Recall:
         drops.remember(self._remember_drop)
 
     def _empty_store(self) -> Store:
-        return store_of(self._coordinator.config)
+        return store_of(self._coordinator.config, self._coordinator.store.charges)
 
     def _remember(self, keys: list[bytes], records: list[bytes]) -> None:
         """Keep marks of what is written here."""
@@ -233,7 +234,7 @@ class Recall:
 
     @property
     def held_bytes(self) -> int:
-        """Return what is held back; a part of it may be in the store, too, as the same objects."""
+        """Return what is held back; a part of it may be in the store, too."""
         return self._found.statistics().bytes
 
     def statistics(self) -> dict[str, Any]:

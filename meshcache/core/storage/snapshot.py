@@ -44,6 +44,8 @@ from zlib import crc32
 import msgpack
 
 from meshcache.config import Config
+from meshcache.core.storage.charges import Charges
+from meshcache.core.storage.choice import store_of
 from meshcache.core.storage.store import Store
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import LEAD_MS_MAX, clock_of, wall_ms_of
@@ -128,16 +130,6 @@ class Unusable(ValueError):
     """A file that a node must not load, or cannot; the text says why."""
 
 
-def store_of(config: Config) -> Store:
-    """Return an empty store for a node."""
-    return Store(
-        slots=config.cluster.slots,
-        max_entries=config.store.max_entries,
-        max_bytes=config.store.max_bytes,
-        grace_ms=int(config.store.tombstone_grace_s * 1000),
-    )
-
-
 def mark(version: bytes, until_ms: int) -> bytes:
     """Return what stands for a record whose value is not there: nothing older of its key may be taken in."""
     return stamp(version, until_ms) + _MARKED
@@ -216,9 +208,12 @@ def _block_at(view: memoryview, at: int) -> tuple[int, Any, int] | None:
     return front[0], content, end
 
 
-def load(data: Any, config: Config, now_ms: int) -> Saved:
-    """Return what is in a snapshot that may be used at this wall time. Raises Unusable, which says why not."""
-    loading = _Loading(config, now_ms)
+def load(data: Any, config: Config, now_ms: int, charges: Charges | None = None) -> Saved:
+    """Return what is in a snapshot that may be used at this wall time. Raises Unusable, which says why not.
+
+    ``charges``: what the entries of its store are charged; see ``store_of``.
+    """
+    loading = _Loading(config, now_ms, store_of(config, charges))
     with closing(blocks_of(data)) as blocks:  # whatever happens: a map with views of it can not be closed
         for kind, content in blocks:
             loading.take(kind, content)
@@ -228,12 +223,12 @@ def load(data: Any, config: Config, now_ms: int) -> Saved:
 class _Loading:
     """One file on its way into a store."""
 
-    def __init__(self, config: Config, now_ms: int) -> None:
+    def __init__(self, config: Config, now_ms: int, store: Store) -> None:
         self._config = config
         self._now_ms = now_ms
         self._now_bytes = expiry_bytes(now_ms)
         self._until_ms = now_ms + int(config.store.tombstone_grace_s * 1000)
-        self._store = store_of(config)
+        self._store = store
         self._head: Head | None = None
         self._floors: list[m.Floor] | None = None
         self._clock = b""

@@ -1,28 +1,24 @@
-"""What one node holds: records by key, in exact recency order, within an entry limit and a byte limit.
+"""What one node holds: records by key, within an entry limit and a byte limit.
 
-Layout. Every entry has an index into parallel columns (``_records``, ``_keys``, ``_before``, ``_after``, ``_booked``);
-one dict per slot leads from key to index. So no table is so large that its resize would take noticeable time, an entry
-costs no object of its own but one int, the columns hold nothing that the garbage collector would follow, and a slot can
-be listed or dropped alone.
+Layout. Every entry has an index into parallel columns (``_records``, ``_keys``, ``_before``, ``_after``, and one of the
+calendar); one dict per slot leads from key to index. So no table is so large that its resize would take noticeable
+time, an entry costs no object of its own but one int, the columns hold nothing that the garbage collector would follow,
+and a slot can be listed or dropped alone.
 
-Recency. ``_before`` and ``_after`` link the entries into two rings. Ring LIVE runs from the least to the most recently
-used live record; ring DEAD has the tombstones, oldest first. Indices 0 and 1 are the rings' sentinels. A tombstone is
-never evicted because it was not *used*, but when its grace period ends or the tombstones outgrow their share.
+Recency. ``_before`` and ``_after`` link the entries into rings; which entry goes next is said in recency.py. The order
+of LRU is kept here, by the writes and the noted reads. A tombstone is never evicted because it was not *used*, but when
+its grace period ends or the tombstones outgrow their share.
 
-Reads only note the indices they hit. The notes are replayed, each index once, before anything else moves in the rings
-or leaves them, so that the order is exact whenever an eviction depends on it.
+Reads only note the indices they hit. The notes are replayed before anything else moves in the rings or leaves them.
 
-Calendar. An entry that expires is booked in a bucket of 250 ms. It keeps an earlier booking when it is overwritten with
-a later expiry, and is booked anew when that booking is due; an index that becomes free keeps its booking for the next
-entry that gets the index. So neither overwriting nor frequent replacement makes the calendar grow. Only an expiry
-earlier than the one booked leaves an old booking behind, which is recognised when it is due, within ``HORIZON_MS``.
+Expiry. When an entry expires is booked in a calendar: calendar.py.
 
 Traces. When a value expires, an older value with a longer life may still be on its way here, or be held by a replica
 that missed the newer one; it must not come back. So where that is possible, a value that expires leaves a tombstone of
 its version, a *trace*: until ``SETTLE_MS`` after the write, and as long as the value that it replaced would have lived,
 but no longer than a delete is remembered. A value that outlives both times leaves no trace: the usual case.
 
-Bytes. What an entry is charged is said in charges.py, and written out here where every microsecond counts. The flags
+Bytes. What an entry is charged is said in charges.py, and written out here where it counts. The flags
 of a record are zero in all but tombstones and records with extras: where they are zero, nothing else need be checked.
 """
 
@@ -30,12 +26,13 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from heapq import heappop, heappush
 from typing import Any, Final
 from zlib import crc32
 
 from meshcache.core.counters import StoreStatistics
-from meshcache.core.storage.charges import ENTRY_OVERHEAD_BYTES, entry_bytes
+from meshcache.core.storage.calendar import Calendar
+from meshcache.core.storage.charges import PYTHON, Charges, check_limits
+from meshcache.core.storage.recency import DEAD, LIVE, RINGS, LeastRecentlyUsed, Recency, S3Fifo, is_s3fifo
 from meshcache.core.storage.tags import TagIndex
 from meshcache.protocol.clock import past_revisions, wall_ms_of
 from meshcache.protocol.record import (
@@ -51,14 +48,8 @@ from meshcache.protocol.record import (
     version_of,
 )
 
-BUCKET_MS: Final = 250
-"""The width of a calendar bucket: how long an expired entry may stay, besides the time between two turns."""
-
 TOMBSTONE_SHARE: Final = 0.05
 """The part of the byte limit that tombstones may take from live entries."""
-
-HORIZON_MS: Final = 600_000
-"""How far ahead an entry is booked at most; an entry that lives longer is booked again after this time."""
 
 SETTLE_MS: Final = 10_000
 """For so long after a write, older writes of its key may still arrive: late ones, hints, repairs."""
@@ -69,9 +60,7 @@ NOTED_READS_MAX: Final = 4096
 COMPACTED_ENTRIES_MAX: Final = 4096
 """Entries of slot tables that one merge copies at most, and then one table more; bounds it to a few milliseconds."""
 
-_LIVE: Final = 0
-_DEAD: Final = 1
-_NOTHING: Final = 0
+_NOTHING: Final = LIVE
 """The index of a key that is not held. Its record, that of the sentinel, reads as expired."""
 _SENTINEL_RECORD: Final = bytes(HEADER_BYTES)
 _NEVER: Final = expiry_bytes(NEVER_MS)
@@ -80,13 +69,22 @@ _NEVER: Final = expiry_bytes(NEVER_MS)
 class Store:
     """The records of one node. The store reads no clock: the wall time, in milliseconds, is an argument."""
 
-    def __init__(self, *, slots: int, max_entries: int, max_bytes: int, grace_ms: int = 0) -> None:
-        if slots < 1 or slots & (slots - 1):
-            raise ValueError(f"slots is {slots}; it must be a power of two")
-        if max_entries < 1 or max_bytes < 1:
-            raise ValueError(f"max_entries is {max_entries} and max_bytes {max_bytes}; both must be positive")
+    def __init__(
+        self,
+        *,
+        slots: int,
+        max_entries: int,
+        max_bytes: int,
+        grace_ms: int = 0,
+        eviction: str = "lru",
+        charges: Charges = PYTHON,
+    ) -> None:
+        check_limits(slots, max_entries, max_bytes)
+        self.slots = slots
         self.max_entries = max_entries
         self.max_bytes = max_bytes
+        self.charges = charges
+        self._key_pad, self._key_mask, self._record_pad, self._overhead = charges
         self._grace_ms = grace_ms
         """For so long after a write, any replica may still hold what was there before the write."""
         self._mask = slots - 1
@@ -107,35 +105,49 @@ class Store:
         self._keys: list[bytes] = []
         self._before = array("I")
         self._after = array("I")
-        self._booked = array("Q")
         self._covers: dict[int, int] = {}
         """By index, until when (ms) an older value of the key would live, where that is longer than the record."""
         self._free: list[int] = []
         self.tags = TagIndex(slots)
         self._noted: list[int] = []
-        self._calendar: dict[int, array[int]] = {}
-        self._due: list[int] = []
-        self._expiry = b""
-        """The expiry that was booked last, and its bucket."""
-        self._bucket = 0
-        self._horizon = 0
+        self._calendar = Calendar()
+        self._book = self._calendar.book
+        self._queues = self._make_queues() if is_s3fifo(eviction) else None
+        """Under S3-FIFO, what is to be told of every entry; the order of LRU is kept here."""
+        recency: Recency = self._queues or LeastRecentlyUsed(self._before, self._after, self._noted)
+        self._replay = recency.replay
+        """Takes in the noted reads."""
+        self._now_bytes = expiry_bytes(0)
+        """The time of the present merge, or of the read that frees what has expired."""
         self._reset()
 
     def _reset(self) -> None:
         self._changed[:] = b"\1" * len(self._changed)
         self.floors[:] = [b""] * len(self.floors)
-        self._records[:] = (_SENTINEL_RECORD, _SENTINEL_RECORD)
-        self._keys[:] = (b"", b"")
-        for ring in (self._before, self._after):
-            ring[:] = array("I", (_LIVE, _DEAD))
-        self._booked[:] = array("Q", (0, 0))
+        self._records[:] = [_SENTINEL_RECORD] * RINGS
+        self._keys[:] = [b""] * RINGS
+        for column in (self._before, self._after):
+            column[:] = array("I", range(RINGS))
+        self._calendar.clear(RINGS)
+        if self._queues is not None:
+            self._queues.clear()
         self._free.clear()
         self.tags.clear()
         self._noted.clear()
         self._covers.clear()
-        self._calendar.clear()
-        self._due.clear()
-        self._entries = self._tombstones = self._bytes = self._tombstone_bytes = self._bookings = 0
+        self._entries = self._tombstones = self._bytes = self._tombstone_bytes = 0
+
+    def _make_queues(self) -> S3Fifo:
+        return S3Fifo(
+            self._before,
+            self._after,
+            self._noted,
+            self._keys,
+            self._records,
+            max_entries=self.max_entries,
+            max_bytes=self.max_bytes,
+            charges=self.charges,
+        )
 
     # Reading
 
@@ -170,9 +182,9 @@ class Store:
                 hits.append(index)
         if overdue:
             self._replay()
-            now_ms = int.from_bytes(now_bytes, "big")
+            self._now_bytes = now_bytes
             for index in overdue:
-                self._free_expired(index, now_ms, expiry_bytes(max(0, now_ms - SETTLE_MS)))
+                self._free_overdue(index)
         return hits
 
     def peek(self, key: bytes) -> bytes | None:
@@ -183,6 +195,15 @@ class Store:
     def keys_of_slot(self, slot: int) -> list[bytes]:
         """Return the keys of one slot, also those of tombstones."""
         return list(self._tables[slot])
+
+    def keys_of_ring(self, ring: int) -> list[bytes]:
+        """Return the keys of one of the rings of recency.py, in its order."""
+        self._replay()
+        keys, index = [], self._after[ring]
+        while index >= RINGS:
+            keys.append(self._keys[index])
+            index = self._after[index]
+        return keys
 
     def slot_digest(self, slot: int) -> bytes:
         """Return eight bytes that are equal where two stores hold the same keys at the same versions."""
@@ -225,11 +246,11 @@ class Store:
         that an older value never shows again.
         """
         self._replay()
-        now_bytes = expiry_bytes(now_ms)
-        self._horizon = (now_ms + HORIZON_MS) // BUCKET_MS
+        self._now_bytes = now_bytes = expiry_bytes(now_ms)
+        self._calendar.turn_to(now_ms)
         self._compactable = COMPACTED_ENTRIES_MAX
         tables, held_records, mask = self._tables, self._records, self._mask
-        changed = self._changed
+        changed, queues = self._changed, self._queues
         before, after = self._before, self._after
         newer: list[list[int | bytes]] = []
         live: list[int] = []
@@ -255,26 +276,32 @@ class Store:
                 self._merge_expired(key, record, index, now_ms)
                 continue
             if (flags or flags_held) and not same_extras(record, held):
-                self._uncount(slot, index, key, held)
+                self._count(slot, index, key, held, -1)
                 self._count(slot, index, key, record)
             elif len(record) != len(held):
-                self._bytes += ((len(record) + 48) & -16) - ((len(held) + 48) & -16)
+                other = ((len(key) + self._key_pad) & self._key_mask) + self._record_pad
+                self._bytes += ((other + len(record)) & -16) - ((other + len(held)) & -16)
             held_records[index] = record
-            previous, following = before[index], after[index]
-            after[previous] = following
-            before[following] = previous
-            last = before[ring]
-            before[index] = last
-            after[index] = ring
-            after[last] = before[ring] = index
+            if queues is None:
+                previous, following = before[index], after[index]
+                after[previous], before[following] = following, previous
+                last = before[ring]
+                before[index], after[index] = last, ring
+                after[last] = before[ring] = index
+            else:
+                queues.replace(index, held)
             # A later expiry keeps the booking of the earlier one.
             if expiry < held[16:22]:
-                self._book(index, record)
-                if not ring:
-                    self._covers[index] = max(self._covers.get(index, 0), self._covered_until(record, held))
+                self._shorten(index, record, held)
             if self._bytes > self.max_bytes or self._entries > self.max_entries:
                 self._make_room(index)
         return newer, live
+
+    def _shorten(self, index: int, record: bytes, held: bytes) -> None:
+        """Book a record that expires earlier than the one it has replaced, which may still show at another replica."""
+        self._book(index, record)
+        if not record[22] & TOMBSTONE:
+            self._covers[index] = max(self._covers.get(index, 0), self._covered_until(record, held))
 
     def _merge_expired(self, key: bytes, record: bytes, index: int | None, now_ms: int) -> None:
         """Drop the record that is replaced by one that has already expired, and leave a trace of the latter."""
@@ -306,13 +333,17 @@ class Store:
             self._keys.append(key)
             before.append(last)
             after.append(ring)
-            self._booked.append(0)
-        after[last] = before[ring] = index
+            self._calendar.booked.append(0)
+        if self._queues is None:
+            after[last] = before[ring] = index
+        else:
+            self._queues.enter(index)
         if flags:
             self._count(slot, index, key, record)
         else:
             self._entries += 1
-            self._bytes += ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+            size = ((len(key) + self._key_pad) & self._key_mask) + len(record) + self._record_pad
+            self._bytes += (size & -16) + self._overhead
         if record[16:22] != _NEVER:
             self._book(index, record)
         if self._bytes > self.max_bytes or self._entries > self.max_entries:
@@ -339,29 +370,18 @@ class Store:
             table.update(fresh)
         self._table_bytes[slot] = table.__sizeof__()
 
-    def _count(self, slot: int, index: int, key: bytes, record: bytes) -> None:
-        """Add a record that has taken its place to the counts."""
-        size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+    def _count(self, slot: int, index: int, key: bytes, record: bytes, sign: int = 1) -> None:
+        """Add a record that has taken its place to the counts; with -1, subtract one that leaves it."""
+        size = ((len(key) + self._key_pad) & self._key_mask) + len(record) + self._record_pad
+        size = (size & -16) + self._overhead
         if record[22] & EXTRAS:
-            size += self.tags.add(slot, index, record)
-        self._bytes += size
+            size += self.tags.add(slot, index, record) if sign > 0 else self.tags.remove(slot, index, record)
+        self._bytes += sign * size
         if record[22] & TOMBSTONE:
-            self._tombstones += 1
-            self._tombstone_bytes += size
+            self._tombstones += sign
+            self._tombstone_bytes += sign * size
         else:
-            self._entries += 1
-
-    def _uncount(self, slot: int, index: int, key: bytes, record: bytes) -> None:
-        """Subtract a record that leaves its place from the counts."""
-        size = ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
-        if record[22] & EXTRAS:
-            size += self.tags.remove(slot, index, record)
-        self._bytes -= size
-        if record[22] & TOMBSTONE:
-            self._tombstones -= 1
-            self._tombstone_bytes -= size
-        else:
-            self._entries -= 1
+            self._entries += sign
 
     # Dropping
 
@@ -403,7 +423,7 @@ class Store:
         Return the keys of those replaced, ``limit`` at most, and whether each was live.
         """
         self._replay()
-        self._horizon = (now_ms + HORIZON_MS) // BUCKET_MS
+        self._calendar.turn_to(now_ms)
         records, now_bytes = self._records, expiry_bytes(now_ms)
         found = [i for i in self.tags.bearers_of(slot, tag) if records[i][:VERSION_BYTES] < version][:limit]
         buried = {self._keys[i]: records[i][16:22] > now_bytes for i in found}
@@ -426,14 +446,17 @@ class Store:
         if self._covers:
             self._covers.pop(index, None)
         key, record = self._keys[index], self._records[index]
+        if self._queues is not None and self._queues.marks[index]:
+            self._queues.leave(index, record)
         slot = crc32(key) & self._mask
         del self._tables[slot][key]
         self._changed[slot] = 1
         if record[22]:
-            self._uncount(slot, index, key, record)
+            self._count(slot, index, key, record, -1)
         else:
             self._entries -= 1
-            self._bytes -= ((len(key) + 48) & -16) + ((len(record) + 48) & -16) + ENTRY_OVERHEAD_BYTES
+            size = ((len(key) + self._key_pad) & self._key_mask) + len(record) + self._record_pad
+            self._bytes -= (size & -16) + self._overhead
         self._keys[index] = self._records[index] = b""
         self._free.append(index)
 
@@ -442,96 +465,63 @@ class Store:
 
         If that entry exceeds the byte limit by itself, it is refused, and no other entry is evicted for it.
         """
-        if entry_bytes(self._keys[written], self._records[written]) > self.max_bytes:
+        if self._bytes > self.max_bytes and self._is_too_large(written):
             self._refused += 1
             self._remove(written)
             return
-        after = self._after
-        while self._entries > self.max_entries:
-            self._evictions += 1
-            self._forget(after[_LIVE])
-        while self._bytes > self.max_bytes:
-            if self._tombstone_bytes > self._tombstone_bytes_max or not self._entries:
+        after, queues = self._after, self._queues
+        while (excess := self._entries > self.max_entries) or self._bytes > self.max_bytes:
+            if not excess and (self._tombstone_bytes > self._tombstone_bytes_max or not self._entries):
                 self._tombstones_dropped += 1
-                self._forget(after[_DEAD])
-            else:
-                self._evictions += 1
-                self._forget(after[_LIVE])
+                self._forget(after[DEAD])
+                continue
+            index = after[LIVE]
+            if queues is not None:
+                ghost_bytes = queues.ghosts.bytes
+                index = queues.victim(written, self._now_bytes, self._entries)
+                self._bytes += queues.ghosts.bytes - ghost_bytes
+                if self._records[index][16:22] <= self._now_bytes:
+                    self._free_overdue(index)
+                    continue
+            self._evictions += 1
+            self._forget(index)
+
+    def _is_too_large(self, index: int) -> bool:
+        """Tell whether the byte limit, without what ghosts take of it, has no room for this entry."""
+        ghost_bytes = 0 if self._queues is None else self._queues.ghosts.bytes
+        return self.charges.entry_bytes(self._keys[index], self._records[index]) > self.max_bytes - ghost_bytes
 
     def _forget(self, index: int) -> None:
         """Evict a record that is still valid: from now on, nothing as old is taken from repairs of its slot."""
         slot = crc32(self._keys[index]) & self._mask
         version = self._records[index][:VERSION_BYTES]
-        self.floors[slot] = max(self.floors[slot], version)
+        if version > self.floors[slot]:  # noqa: PLR1730  # max() would be one call more in each eviction
+            self.floors[slot] = version
         self._remove(index)
-
-    def _replay(self) -> None:
-        """Move the entries that were read to the recent end of their ring, in the order of the last read of each."""
-        noted = self._noted
-        if not noted:
-            return
-        before, after = self._before, self._after
-        last = before[_LIVE]
-        # While this runs, after[last] and before[_LIVE] are out of date: nothing below reads them.
-        for index in reversed(dict.fromkeys(reversed(noted))):
-            if index != last:
-                previous, following = before[index], after[index]
-                after[previous] = following
-                before[following] = previous
-                after[last] = index
-                before[index] = last
-                last = index
-        after[last] = _LIVE
-        before[_LIVE] = last
-        noted.clear()
 
     # Expiry
 
     def expire(self, now_ms: int, budget: int) -> bool:
         """Free entries that have expired, checking ``budget`` entries at most; tell whether more are due."""
-        calendar, due, booked = self._calendar, self._due, self._booked
         settled = expiry_bytes(max(0, now_ms - SETTLE_MS))
         self._replay()
         now_bytes = expiry_bytes(now_ms)
-        self._horizon = (now_ms + HORIZON_MS) // BUCKET_MS
-        while due and (due[0] + 1) * BUCKET_MS <= now_ms:
-            bucket = due[0]
-            booking = calendar[bucket]
-            while booking:
-                if not budget:
-                    return True
-                budget -= 1
-                index = booking.pop()
-                self._bookings -= 1
-                if booked[index] != bucket:
-                    continue
-                booked[index] = 0
-                record = self._records[index]
-                if not record:
-                    continue
-                if record[16:22] <= now_bytes:
-                    self._free_expired(index, now_ms, settled)
-                elif record[16:22] != _NEVER:
-                    self._book(index, record)
-            heappop(due)
-            del calendar[bucket]
-        return False
+        self._calendar.turn_to(now_ms)
+        taken, is_more_due = self._calendar.take(now_ms, budget)
+        for index in taken:
+            record = self._records[index]
+            if not record:
+                continue
+            if record[16:22] <= now_bytes:
+                self._free_expired(index, now_ms, settled)
+            elif record[16:22] != _NEVER:
+                self._book(index, record)
+        return is_more_due
 
-    def _book(self, index: int, record: bytes) -> None:
-        if record[16:22] != self._expiry:
-            # The records of one batch usually have the same expiry.
-            self._expiry = record[16:22]
-            self._bucket = expires_ms_of(record) // BUCKET_MS
-        bucket = min(self._bucket, self._horizon)
-        if 0 < self._booked[index] <= bucket:
-            return
-        self._booked[index] = bucket
-        self._bookings += 1
-        booking = self._calendar.get(bucket)
-        if booking is None:
-            booking = self._calendar[bucket] = array("I")
-            heappush(self._due, bucket)
-        booking.append(index)
+    def _free_overdue(self, index: int) -> None:
+        """Free an entry that was found to have expired, by a read or a write at ``_now_bytes``."""
+        now_ms = int.from_bytes(self._now_bytes, "big")
+        self._free_expired(index, now_ms, expiry_bytes(max(0, now_ms - SETTLE_MS)))
 
     def _free_expired(self, index: int, now_ms: int, settled: bytes) -> None:
         """Free an expired entry. If it was written before ``settled``, only a longer life before it needs a trace."""
@@ -551,15 +541,18 @@ class Store:
     def _leave_trace(self, index: int, trace: bytes) -> None:
         key, before, after = self._keys[index], self._before, self._after
         slot = crc32(key) & self._mask
-        self._uncount(slot, index, key, self._records[index])
+        record = self._records[index]
+        self._count(slot, index, key, record, -1)
         self._count(slot, index, key, trace)
+        if self._queues is not None:
+            self._queues.leave(index, record)
         self._records[index] = trace
         self._covers.pop(index, None)
         previous, following = before[index], after[index]
         after[previous], before[following] = following, previous
-        last = before[_DEAD]
-        before[index], after[index] = last, _DEAD
-        after[last] = before[_DEAD] = index
+        last = before[DEAD]
+        before[index], after[index] = last, DEAD
+        after[last] = before[DEAD] = index
         self._book(index, trace)
 
     def _covered_until(self, record: bytes, held: bytes) -> int:
@@ -568,6 +561,7 @@ class Store:
 
     def statistics(self) -> StoreStatistics:
         """Return the counters as they are now."""
+        queues = self._queues
         return StoreStatistics(
             entries=self._entries,
             tombstones=self._tombstones,
@@ -580,16 +574,22 @@ class Store:
             tombstones_reaped=self._tombstones_reaped,
             tombstones_dropped=self._tombstones_dropped,
             refused=self._refused,
-            bookings=self._bookings,
+            bookings=self._calendar.bookings,
             covers=len(self._covers),
             tags=len(self.tags),
             bearers=self.tags.bearers,
+            small_entries=queues.small_entries if queues else 0,
+            small_evictions=queues.small_evictions if queues else 0,
+            promotions=queues.promotions if queues else 0,
+            ghost_hits=queues.ghost_hits if queues else 0,
+            ghost_bytes=queues.ghosts.bytes if queues else 0,
         )
 
     def contradictions(self) -> list[str]:
         """Describe what contradicts itself in tables, columns and counts: nothing in a right program. O(slots)."""
         held = sum(map(len, self._tables))
-        lengths = {len(self._records), len(self._keys), len(self._before), len(self._after), len(self._booked)}
-        if lengths == {held + len(self._free) + 2} and held == self._entries + self._tombstones:
+        calendar = self._calendar.booked
+        lengths = {len(self._records), len(self._keys), len(self._before), len(self._after), len(calendar)}
+        if lengths == {held + len(self._free) + RINGS} and held == self._entries + self._tombstones:
             return []
         return [f"the store has {held} keys, but {self._entries} entries and {self._tombstones} tombstones"]

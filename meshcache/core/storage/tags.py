@@ -70,6 +70,11 @@ class TagIndex:
         self.bearers -= len(tags)
         return tag_bytes(tags)
 
+    @staticmethod
+    def charge(record: bytes) -> int:
+        """Return what an entry with this record is charged for its tags."""
+        return tag_bytes(tags_of(record))
+
     def bearers_of(self, slot: int, tag: bytes) -> Iterable[int]:
         """Return the indices of a slot's entries that have a tag.
 

@@ -1,12 +1,18 @@
-"""Leaks for ``scripts/soak --plant``: Python imports this file by itself in the nodes, whose path has its folder.
+"""What a soak puts into its nodes: Python imports this file by itself where the path has its folder.
 
-Each makes something grow that a careless change could make grow.
+A thread tells of the memory (allocations.py). And there are the leaks of ``scripts/soak --plant``, each of which makes
+something grow that a careless change could make grow.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
+from pathlib import Path
 from typing import Any, Final
+
+from ageing.allocations import MEMORY_DIR, MEMORY_S, keep_telling
 
 KEPT: Final[list[Any]] = []
 
@@ -20,15 +26,16 @@ def _floors() -> None:
 
 def _memory() -> None:
     """Something of every write is kept, where no count tells of it."""
-    from meshcache.core.storage.store import Store  # noqa: PLC0415
+    from meshcache.core.storage.choice import store_class  # noqa: PLC0415
 
-    merge = Store.merge
+    store = store_class()
+    merge = store.merge
 
-    def merge_and_keep(self: Store, keys: list[bytes], records: list[bytes], now_ms: int) -> Any:
+    def merge_and_keep(self: Any, keys: list[bytes], records: list[bytes], now_ms: int) -> Any:
         KEPT.append(b"".join(records)[:500] + bytes(500))
         return merge(self, keys, records, now_ms)
 
-    Store.merge = merge_and_keep  # type: ignore[method-assign]
+    store.merge = merge_and_keep  # type: ignore[method-assign]
 
 
 def _descriptors() -> None:
@@ -49,3 +56,8 @@ LEAKS: Final = {"floors": _floors, "memory": _memory, "descriptors": _descriptor
 
 if leak := LEAKS.get(os.environ.get("SOAK_PLANT", "")):
     leak()
+
+# The clients tell of themselves (callers.py); a node is known by its command.
+if MEMORY_DIR in os.environ and "node" in sys.orig_argv:
+    arguments = Path(os.environ[MEMORY_DIR]), float(os.environ[MEMORY_S])
+    threading.Thread(target=keep_telling, args=arguments, name="soak-memory", daemon=True).start()

@@ -1,0 +1,270 @@
+/* A hit in the near cache: one call looks a copy up by the key as the user wrote it, checks its times, moves it to the
+ * end of the order of use, counts, and returns its value.
+ *
+ * meshcache/client/near_cache.py has the twin in Python (`pure_near_reads`), which is the specification. Everything that is
+ * kept belongs to Python: the copies (lists), the table by key as given, the store with its order. So a copy is voided
+ * here as there: in place, by whoever holds the store's lock. This takes no lock; it holds the GIL from first to last,
+ * but for what it calls: the clock, and the codec of a value that a reader could change.
+ *
+ * A key that is not found in the table is looked up by `find`, which puts its copy there if there is one. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <structmember.h>
+
+#include "near.h"
+
+enum { UNTIL = 0, VALUE = 1, RECORD = 2, RAW = 4, FIELDS = 5 };
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc call;
+    PyObject *found;    /* dict: copies by key as given */
+    PyObject *near;     /* the store, with live_until and hits */
+    PyObject *entries;  /* its OrderedDict: copies by raw key, in the order of use */
+    PyObject *clock;
+    PyObject *decode;   /* makes a value of a record */
+    PyObject *find;     /* looks a key up for the table; says whether there is another copy than before */
+    PyObject *missing;  /* what is returned for a key without a copy */
+    PyObject *names[3]; /* live_until, hits, move_to_end */
+} NearReads;
+
+/* Whether `now` is before a time that should be a float. */
+static int
+is_before(double now, PyObject *time)
+{
+    double until = PyFloat_AsDouble(time);
+    if (until == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    return now < until;
+}
+
+/* Whether a copy may be served now: 1, 0, or -1 with an exception. */
+static int
+may_be_served(NearReads *self, PyObject *copy)
+{
+    PyObject *time = PyObject_CallNoArgs(self->clock);
+    if (time == NULL) {
+        return -1;
+    }
+    double now = PyFloat_AsDouble(time);
+    Py_DECREF(time);
+    if (now == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    /* The clock may have run anything: the copy is looked at after that. */
+    if (PyList_GET_SIZE(copy) != FIELDS) {
+        return 0;
+    }
+    int before = is_before(now, PyList_GET_ITEM(copy, UNTIL));
+    if (before <= 0) {
+        return before;
+    }
+    PyObject *live_until = PyObject_GetAttr(self->near, self->names[0]);
+    if (live_until == NULL) {
+        return -1;
+    }
+    before = is_before(now, live_until);
+    Py_DECREF(live_until);
+    return before;
+}
+
+/* Counts a hit and notes that the copy was used: 1, 0 if it was voided this very moment, or -1 with an exception. */
+static int
+note_hit(NearReads *self, PyObject *raw)
+{
+    PyObject *moved = PyObject_CallMethodOneArg(self->entries, self->names[2], raw);
+    if (moved == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_KeyError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return 0;
+    }
+    Py_DECREF(moved);
+    PyObject *hits = PyObject_GetAttr(self->near, self->names[1]);
+    if (hits == NULL) {
+        return -1;
+    }
+    PyObject *one = PyLong_FromLong(1);
+    PyObject *more = one == NULL ? NULL : PyNumber_Add(hits, one);
+    int failed = more == NULL || PyObject_SetAttr(self->near, self->names[1], more) < 0;
+    Py_XDECREF(more);
+    Py_XDECREF(one);
+    Py_DECREF(hits);
+    return failed ? -1 : 1;
+}
+
+/* The value of a copy that may be served; NULL without an exception if it may not. */
+static PyObject *
+served(NearReads *self, PyObject *copy)
+{
+    int may = may_be_served(self, copy);
+    if (may <= 0) {
+        return NULL;
+    }
+    PyObject *value = Py_NewRef(PyList_GET_ITEM(copy, VALUE)), *record = Py_NewRef(PyList_GET_ITEM(copy, RECORD));
+    PyObject *raw = Py_NewRef(PyList_GET_ITEM(copy, RAW));
+    int noted = note_hit(self, raw);
+    if (noted <= 0) {
+        Py_CLEAR(value);
+    }
+    else if (record != Py_None) {
+        Py_SETREF(value, PyObject_CallOneArg(self->decode, record));
+    }
+    Py_DECREF(record);
+    Py_DECREF(raw);
+    return value;
+}
+
+/* The value of the key's copy in the table; NULL without an exception if there is none that may be served. */
+static PyObject *
+value_in_table(NearReads *self, PyObject *key)
+{
+    PyObject *copy = PyDict_GetItemWithError(self->found, key), *value = NULL;
+    if (copy != NULL && PyList_CheckExact(copy)) {
+        Py_INCREF(copy);
+        value = served(self, copy);
+        Py_DECREF(copy);
+    }
+    if (value == NULL && PyErr_Occurred() &&
+        (PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_KeyError))) {
+        PyErr_Clear(); /* no key can be that, or its value has no codec any more */
+    }
+    return value;
+}
+
+static PyObject *
+near_call(PyObject *callable, PyObject *const *given, size_t flags, PyObject *names)
+{
+    NearReads *self = (NearReads *)callable;
+    if (PyVectorcall_NARGS(flags) != 1 || (names != NULL && PyTuple_GET_SIZE(names) != 0)) {
+        PyErr_SetString(PyExc_TypeError, "takes one key");
+        return NULL;
+    }
+    while (PyDict_GET_SIZE(self->entries) > 0) {
+        PyObject *value = value_in_table(self, given[0]);
+        if (value != NULL || PyErr_Occurred()) {
+            return value;
+        }
+        PyObject *another = PyObject_CallOneArg(self->find, given[0]);
+        if (another == NULL) {
+            return NULL;
+        }
+        bool is_another = another == Py_True;
+        Py_DECREF(another);
+        if (!is_another) {
+            break;
+        }
+    }
+    return Py_NewRef(self->missing);
+}
+
+static int
+near_clear(NearReads *self)
+{
+    Py_CLEAR(self->found);
+    Py_CLEAR(self->near);
+    Py_CLEAR(self->entries);
+    Py_CLEAR(self->clock);
+    Py_CLEAR(self->decode);
+    Py_CLEAR(self->find);
+    Py_CLEAR(self->missing);
+    for (int i = 0; i < 3; i++) {
+        Py_CLEAR(self->names[i]);
+    }
+    return 0;
+}
+
+static int
+near_traverse(NearReads *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->found);
+    Py_VISIT(self->near);
+    Py_VISIT(self->entries);
+    Py_VISIT(self->clock);
+    Py_VISIT(self->decode);
+    Py_VISIT(self->find);
+    Py_VISIT(self->missing);
+    return 0;
+}
+
+static void
+near_dealloc(NearReads *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    near_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* NearReads(found, near, entries, clock, decode, find, missing) */
+static PyObject *
+near_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
+{
+    static const char *const names[3] = {"live_until", "hits", "move_to_end"};
+    PyObject *found, *near, *entries, *clock, *decode, *find, *missing;
+    if (!PyArg_ParseTuple(arguments, "O!OO!OOOO:NearReads", &PyDict_Type, &found, &near, &PyDict_Type, &entries,
+                          &clock, &decode, &find, &missing)) {
+        return NULL;
+    }
+    NearReads *self = (NearReads *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->call = near_call;
+    self->found = Py_NewRef(found);
+    self->near = Py_NewRef(near);
+    self->entries = Py_NewRef(entries);
+    self->clock = Py_NewRef(clock);
+    self->decode = Py_NewRef(decode);
+    self->find = Py_NewRef(find);
+    self->missing = Py_NewRef(missing);
+    for (int i = 0; i < 3; i++) {
+        self->names[i] = PyUnicode_InternFromString(names[i]);
+        if (self->names[i] == NULL) {
+            Py_DECREF(self);
+            return NULL;
+        }
+    }
+    return (PyObject *)self;
+}
+
+static PyMemberDef near_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(NearReads, call), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot near_slots[] = {
+    {Py_tp_new, near_new},
+    {Py_tp_dealloc, near_dealloc},
+    {Py_tp_traverse, near_traverse},
+    {Py_tp_clear, near_clear},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_members, near_members},
+    {0, NULL},
+};
+
+static PyType_Spec near_spec = {
+    .name = "meshcache._native._compiled.NearReads",
+    .basicsize = sizeof(NearReads),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
+    .slots = near_slots,
+};
+
+int
+near_exec(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &near_spec, NULL);
+    if (type == NULL) {
+        return -1;
+    }
+    int failed = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return failed;
+}

@@ -1,0 +1,161 @@
+"""The messages of the asyncio driver: what is sent to one node in one turn, and the futures of those who wait for it.
+
+There are two kinds: of calls, which flows have made, and of attempts on the fast path. They are
+queued, sent, watched and failed in the same way. An attempt message that does not come to what is usual becomes one of
+calls: its callers go on with their flows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import accumulate
+from typing import Any, Final
+
+from meshcache.client.connection import CALLS_MAX, FAIR_SHARE, Attempt, Batch, Connection, Outcome, Tried
+from meshcache.client.fast_path import GET, SMALL_KEYS
+from meshcache.protocol.messages import Get
+
+_KEYS_AT: Final = 3
+"""Where an attempt's fields have the list of its keys; in a SET the list of its values follows."""
+
+
+class Message:
+    """A message that is being filled, waits or is under way, and the futures of its calls."""
+
+    __slots__ = ("batch", "deadline", "futures", "line", "sent_at", "waits_since")
+
+    def __init__(self, batch: Batch, future: asyncio.Future[Outcome]) -> None:
+        self.batch = batch
+        self.futures = [future]
+        self.line = int(batch.may_be_parked)
+        self.waits_since = 0.0
+        """Since when it has waited for a connection, in attended time."""
+        self.sent_at = self.deadline = 0.0
+        """When the attempt was sent, and its deadline."""
+
+    def write(self, connection: Connection, now: float) -> tuple[int, bytes | None]:
+        """Return the number and the frame of an attempt that is sent now. Raises what a faulty field causes."""
+        call = self.batch.whole()
+        self.sent_at, self.deadline = now, call.deadline(now)
+        return connection.encode(call, self.deadline)
+
+    def is_wanted(self) -> bool:
+        """Tell whether anybody still waits for it: callers may have been cancelled while it was queued."""
+        return not (self.futures[0].done() and all(future.done() for future in self.futures))
+
+    def is_fair(self) -> bool:
+        """Tell whether the node had time enough to answer."""
+        return self.batch.until - self.sent_at >= FAIR_SHARE * self.batch.calls[0].allowance_s
+
+    def deliver(self, outcome: Outcome | None) -> None:
+        """Give each caller its part of the outcome, except callers that were cancelled."""
+        assert outcome is not None
+        for future, part in zip(self.futures, self.batch.split(outcome), strict=True):
+            if not future.done():
+                future.set_result(part)
+
+
+class AttemptMessage:
+    """Attempts of one kind and equal options that are sent as one message."""
+
+    __slots__ = ("_answers", "_batch", "_keys", "_unique", "_values", "attempts", "deadline", "futures", "line",
+                 "sent_at", "waits_since")  # fmt: skip
+
+    def __init__(self, attempt: Attempt, future: asyncio.Future[Any]) -> None:
+        self.attempts = [attempt]
+        self.futures = [future]
+        self.line = 0
+        self.waits_since = self.sent_at = self.deadline = 0.0
+        self._answers: list[Any] | None = None
+        self._batch: Batch | None = None
+        self._keys = list(attempt.keys)
+        self._values: list[Any] | None = None
+        self._unique: set[Any] | None = None
+        if attempt.operation.kind is not Get:
+            self._values = list(attempt.fields[_KEYS_AT + 1])
+            self._unique = set(self._keys)  # as in a batch: of one turn, only one change of a key can win
+
+    def join(self, attempt: Attempt, future: asyncio.Future[Any]) -> bool:
+        """Take an attempt in, if there is room; return whether it was."""
+        keys, unique = attempt.keys, self._unique
+        if len(self.attempts) >= CALLS_MAX or len(self._keys) + len(keys) > SMALL_KEYS:
+            return False
+        if unique is not None and self._values is not None:
+            if not unique.isdisjoint(keys):
+                return False
+            unique.update(keys)
+            self._values += attempt.fields[_KEYS_AT + 1]
+        self._keys += keys
+        self.attempts.append(attempt)
+        self.futures.append(future)
+        return True
+
+    @property
+    def batch(self) -> Batch:
+        """The same as calls; once this was asked for, no attempt joins any more."""
+        if self._batch is None:
+            calls = [attempt.call() for attempt in self.attempts]
+            self._batch = batch = Batch(calls[0])
+            batch.calls, batch.count = calls, len(self._keys)
+        return self._batch
+
+    def write(self, connection: Connection, now: float) -> tuple[int, bytes | None]:
+        """Return the number and the frame of an attempt that is sent now; no frame if anything about it is unusual."""
+        first = self.attempts[0]
+        self.sent_at, self.deadline = now, min(now + first.allowance_s, first.until)
+        fields = [*first.fields]
+        fields[_KEYS_AT] = self._keys
+        if self._values is not None:
+            fields[_KEYS_AT + 1] = self._values
+        return connection.write(first._replace(fields=tuple(fields)), self.deadline)
+
+    def take(self, values: list[Any] | None) -> bool:
+        """Take in what a reply had for the keys, None if it stored them; return whether that is a usual answer."""
+        keys, attempts = self._keys, self.attempts
+        if self._values is not None:
+            self._answers = None if values is not None else [True] * len(attempts)
+        elif values is None or len(values) != len(keys):
+            self._answers = None
+        elif len(attempts) == len(keys) and all(attempt.operation is GET for attempt in attempts):
+            self._answers = values
+        else:
+            ends = list(accumulate([len(attempt.keys) for attempt in attempts]))
+            parts = [values[end - len(attempt.keys) : end] for attempt, end in zip(attempts, ends, strict=True)]
+            self._answers = [
+                part[0] if attempt.operation is GET else part for attempt, part in zip(attempts, parts, strict=True)
+            ]
+        return self._answers is not None
+
+    def is_wanted(self) -> bool:
+        """Tell whether anybody still waits for it."""
+        return not (self.futures[0].done() and all(future.done() for future in self.futures))
+
+    def is_fair(self) -> bool:
+        """Tell whether the node had time enough to answer."""
+        first = self.attempts[0]
+        return first.until - self.sent_at >= FAIR_SHARE * first.allowance_s
+
+    def deliver(self, outcome: Outcome | None) -> None:
+        """Give each caller its value, or list of values; or else what came of its attempt, None if it was not sent."""
+        answers = self._answers
+        if answers is None:
+            answers = [Tried(attempt.started) for attempt in self.attempts]
+            if outcome is not None:
+                batch = self.batch
+                for tried, call, part in zip(answers, batch.calls, batch.split(outcome), strict=True):
+                    tried.made.append((call, range(len(call.request.keys)), part))
+        for future, answer in zip(self.futures, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
+
+
+def rest_of(attempts: list[Attempt], answers: list[Any]) -> tuple[list[Any], Tried]:
+    """Return the keys of the attempts that did not come to what is usual, and what came of them."""
+    keys: list[Any] = []
+    rest = Tried(attempts[0].started)
+    for attempt, answer in zip(attempts, answers, strict=True):
+        if isinstance(answer, Tried):
+            places = range(len(keys), len(keys) + len(attempt.keys))
+            rest.made += [(call, places, outcome) for call, _, outcome in answer.made]
+            keys += attempt.keys
+    return keys, rest

@@ -1,0 +1,88 @@
+"""The usual requests, served natively where the native module is there.
+
+They are a GET that this node answers by itself, and a SET of keys that only it owns. Most requests of most meshes are
+one of these, and what they cost in Python is the reading of a frame, some ten checks that all pass, and the writing of
+a frame. serve.c does that in one call. It does what requests.py, admission.py and wire.py do, which are its
+specification, and leaves to them whatever is not usual. It looks at the state of the node where that is, so that there
+is no second one to be kept in step.
+
+What is usual is decided there for every frame, and once for all here: under the strict partition policy no SET is,
+because it asks for a majority when it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from meshcache._native import compiled
+from meshcache.core.counters import Counters
+from meshcache.core.operations.admission import Admission
+from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.hotkeys import HotKeys
+from meshcache.core.operations.writes import Stored
+from meshcache.keys import AllowedKey, Rights
+
+if TYPE_CHECKING:
+    from meshcache._native._compiled import UsualRequests
+
+_ASKED: Final = Rights.READ | Rights.WRITE
+
+
+class GoesOn(Protocol):
+    """What goes on with a request in whose middle something unusual was found; its fields are those of the message."""
+
+    def who(self, origin: bytes) -> AllowedKey:
+        """Return by which key a connection was let in."""
+
+    def go_on_with_get(self, origin: bytes, fields: tuple[Any, ...], records: list[bytes | None]) -> None:
+        """Go on with a read that is counted, and whose keys were looked up here."""
+
+    def go_on_with_set(self, origin: bytes, fields: tuple[Any, ...], so_far: tuple[list[bytes], Stored]) -> None:
+        """Go on with a SET that is counted, and whose records were made and stored here."""
+
+
+def usual_requests(
+    requests: GoesOn,
+    coordinator: Coordinator,
+    admission: Admission,
+    counters: Counters,
+    boot: int,
+    ready: Callable[[], bool],
+    hot: HotKeys,
+) -> UsualRequests | None:
+    """Return what serves usual frames; None if Python is to serve all."""
+    if compiled is None:
+        return None
+    config = coordinator.config
+
+    def is_trusted(origin: bytes) -> bool:
+        """Tell whether a connection may read and write every key."""
+        key = requests.who(origin)
+        return _ASKED in key.rights and not key.prefix
+
+    return compiled.UsualRequests(
+        admission=admission,
+        answered=counters.requests_by_kind.answered,
+        backlog=admission.backlog,
+        batches=counters.requests_by_kind.batches,
+        clock=coordinator.clock,
+        counters=counters,
+        go_on=requests,
+        hot=hot,
+        instant=coordinator.instant,
+        is_trusted=is_trusted if config.security.key_file else None,
+        outbox=coordinator.outbox,
+        pending=coordinator.pending,
+        ready=ready,
+        replica=coordinator.replica,
+        store=coordinator.store,
+        view=coordinator.view,
+        boot=boot,
+        pending_max=config.limits.pending_max,
+        reply_bytes_max=config.limits.reply_bytes_max,
+        value_bytes_max=config.limits.value_bytes_max,
+        reads_one=config.cluster.read_quorum == 1,
+        replicas=config.cluster.replicas,
+        sets=coordinator.membership.majority is None,
+    )
