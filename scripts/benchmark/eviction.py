@@ -205,7 +205,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("traces", nargs="*", type=Path, metavar="FILE", help="traces")
     parser.add_argument("--make", action="append", default=[], choices=traces.MADE, help="make this trace")
     parser.add_argument("--format", choices=traces.FORMATS, help="of the files, instead of what they look like")
-    parser.add_argument("--sizes", default=SIZES, help=f"of the stores: entries, or percent of the keys ({SIZES})")
+    parser.add_argument(
+        "--sizes", default=SIZES, help=f"of the stores: entries, or percent of the keys ({SIZES})".replace("%", "%%")
+    )
     parser.add_argument("--requests", type=int, default=REQUESTS, help=f"of each trace, at most ({REQUESTS:,})")
     parser.add_argument("--keys", type=int, default=20_000, help="of a trace that is made (20,000)")
     parser.add_argument("--seed", type=int, default=1, help="of a trace that is made (1)")

@@ -26,6 +26,7 @@ SUBCOMMANDS: Final = {
     "client": Subcommand("client", "what a call costs its client, with the native module and without"),
     "eviction": Subcommand("eviction", "hit ratios of lru, s3fifo and the optimum on traces of requests"),
     "near": Subcommand("near", "what a hit in a near cache costs, and how soon a write makes copies void"),
+    "compression": Subcommand("compression", "what compressing values costs and saves"),
     "queue": Subcommand("queue", "what it costs to accept a write in the queue of WriteBehind"),
     "gateway": Subcommand("gateway", "single GETs over HTTP, and 200 connections that are slow"),
     "http": Subcommand("http", "what health checks and scrapes cost those who use the cache"),

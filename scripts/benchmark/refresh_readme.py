@@ -270,6 +270,28 @@ def scale_text(result: dict[str, Any]) -> str:
     return "\n".join([table(head, rows), "", legend])
 
 
+def compression_text(rows: list[dict[str, Any]]) -> str:
+    """Show what compression costs and saves."""
+    shown = [
+        [
+            f"{row['count']} of {row['size']:,} bytes of {row['kind']}",
+            row["compress"],
+            f"{row['charged']:,.0f}",
+            f"{row['set_client_us']:,.1f} / {row['set_node_us']:,.1f}",
+            f"{row['get_client_us']:,.1f} / {row['get_node_us']:,.1f}",
+        ]
+        for row in rows
+    ]
+    head = [
+        "values in a batch",
+        "`compress`",
+        "bytes charged for one",
+        "set, µs of client / node",
+        "get, µs of client / node",
+    ]
+    return table(head, shown)
+
+
 def hot_text(result: dict[str, Any]) -> str:
     """Say what handling hot keys brings."""
     rows = [
@@ -307,6 +329,7 @@ SECTIONS: Final = {
     ),
     "ring": Section(["scripts/bench", "ring"], ["--sets", "20"], "--json", json.loads, ring_text),
     "near": Section(["scripts/bench", "near"], ["--rounds", "3", "--writes", "100"], "--json", json.loads, near_text),
+    "compression": Section(["scripts/bench", "compression"], ["--rounds", "2"], "--json", json.loads, compression_text),
     "hot": Section(["scripts/bench", "hotkeys", "--only", "mesh"], ["--rounds", "1"], "--json", json.loads, hot_text),
     "store": Section(["scripts/bench", "store"], ["--quick"], "--json", json_lines, store_text),
 }
