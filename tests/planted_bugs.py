@@ -545,8 +545,6 @@ TRAPS: Final[dict[Plant, Trap]] = {
     lease_not_voided: Trap("weather", LOADS, "fresh"),
     deletes_leave_nothing: Trap("weather", TWO_OF_THREE, "fresh", 8),
     invalidated_here_only: Trap("weather", TAGGED, "tags"),
-    tombstones_of_the_drop: Trap("weather", {}, "durable", 1120),
-    tombstones_of_the_dropped: Trap("single", {}, "tags", 163),
     dropped_below_the_clock_of_others: Trap("weather", TAGGED, "tags", 29),
     touch_counts_as_a_write: Trap("weather", UPDATES, "fresh"),
     cas_compares_nothing: Trap("weather", UPDATES, "atomic"),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted_bugs import Plant, tombstones_of_the_drop, tombstones_of_the_dropped
 from store_model import (
     COUNTERS,
     KEYS,
@@ -530,6 +531,15 @@ def test_a_tombstone_of_a_dropped_tag_beats_the_revisions_of_what_it_replaced_bu
     written = stamp(later, NEVER_MS) + b"\0\1v"
     assert store.merge([b"k"], [written], NOW_MS) == ([], [])
     assert store.peek(b"k") == written
+
+
+@pytest.mark.parametrize("plant", [tombstones_of_the_drop, tombstones_of_the_dropped])
+def test_bugs_of_these_tombstones_are_found_by_their_story(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In random runs they show in one of a thousand."""
+    in_python("that is where they are planted")
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_a_tombstone_of_a_dropped_tag_beats_the_revisions_of_what_it_replaced_but_no_later_write()
 
 
 def test_the_trace_of_a_value_bears_no_tags() -> None:
