@@ -615,7 +615,7 @@ def test_the_figures_of_the_readme_are_made_of_the_same_measurement() -> None:
     ours = {"median": {"keys_per_s": 4321.0, "p50_us": 200.0, "p99_us": 300.0}}
     rows = [{"title": each, "contestants": {"meshcache": ours, "redis": faster}} for each in titles]
     short = refresh_readme.short_text({"rows": rows}).splitlines()
-    assert short[2] == f"| {titles[0]} | 4,321 | 0.50 | - |"
+    assert short[2] == f"| {titles[0]} | 4,321 | 0.50 | - | - |"
     assert len(short) == 2 + len(refresh_readme.IN_README)
     assert "another" not in short[-1]
 
@@ -628,6 +628,18 @@ def test_figures_are_put_between_their_markers() -> None:
     assert replaced(once, "x", r"new \1") == once
     with pytest.raises(ValueError, match="one section"):
         replaced(text, "z", "new")
+
+
+def test_the_curve_is_made_of_what_was_measured() -> None:
+    points = [
+        {"title": "gets", "copies": copies, "nodes": nodes, "keys_per_node_cpu_s": 50_000.0, "efficiency": 1 / nodes}
+        for copies in (1, 2)
+        for nodes in (1, 2, 5)
+    ]
+    text = refresh_readme.scale_text({"cores": 2, "points": points, "rest": {"1": 0.004, "5": 0.05}})
+    assert "| gets, N=2 | 50,000 | 0.50 | 0.20 |" in text
+    assert "| 1 node | 2 nodes | 5 nodes |" in text
+    assert text.endswith("Without any client, nodes use of one core: 0.4% of 1, 5.0% of 5.")
 
 
 def test_figures_are_made_of_what_was_measured() -> None:

@@ -1,4 +1,4 @@
-"""Meshcache beside redis and memcached: select rows, start servers, alternate the contestants, report."""
+"""Meshcache beside its peers: select rows, start servers, alternate the contestants, report."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ import sys
 import time
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from . import report
+from meshcache import _native
+
+from . import gate, report
 from .clients import NotOffered
+from .gate import MEMORY_ROW, GateError, Release
 from .memory import memory_per_entry
 from .results import Results, RowResult
 from .rows import ALL, ROWS, Row
@@ -31,7 +35,9 @@ if TYPE_CHECKING:
     from .rows import Run
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
-MEMORY_ROW: Final = "memory"
+AGAIN_MAX: Final = 2
+"""How often a row is measured anew that seems to have lost: one run of some seconds may be bad luck."""
+
 UNKNOWN: Final = "unknown"
 
 DESCRIPTION: Final = """\
@@ -45,15 +51,21 @@ the ratios of one run, never the times of two. Every block checks values against
 EPILOG: Final = """\
 examples:
   scripts/bench --quick                     a look, in less than a minute
-  scripts/bench                             the figures to quote, in less than five minutes
+  scripts/bench                             the figures to quote, in about ten minutes
   scripts/bench --full --out out/nightly    more rounds, and 1,000 values of 1 MB in one call (1 GB in each store)
   scripts/bench --only 'get_many*' --only get --rounds 21
   scripts/bench --only get --profile        where the microseconds of a single get go
   scripts/bench --json-only | jq .targets
+  scripts/bench --gate                      has any row lost more than 10 % since the last release?
+  scripts/bench --keep-as-release           measure, and keep the ratios for --gate
 
 how to read it: "server us/key" is the CPU time of the server's process, "client us/key" that of the client program,
 each per key; p50 and p99 are of what the program waits for (a get, a batch, a wave). Peers come from their own
-libraries: pip install '.[bench]' brings redis-py with hiredis, pymemcache and matplotlib.
+libraries: pip install '.[bench]' brings redis-py with hiredis, valkey-glide, pymemcache and matplotlib. A peer that is
+not installed is left out, which the report says.
+
+--gate holds the ratios to the peers against those of the last release, in scripts/benchmark/release.json. It fails
+where a row has lost more than 10 %, also when it is measured anew, and writes nothing.
 """
 
 
@@ -123,7 +135,19 @@ def measure_row(row: Row, fleet: Fleet, rounds: int, seconds: float) -> RowResul
     return result
 
 
-def run_all(results: Results, rows: list[Row], options: argparse.Namespace) -> None:
+def measure_again(results: Results, fleet: Fleet, release: Release, options: argparse.Namespace) -> None:
+    """Measure rows anew that seem to have lost since the release; all their blocks count."""
+    for _ in range(AGAIN_MAX):
+        for name in gate.judge(release.ratios, gate.ratios_of(results), ()).lost:
+            say(f"once more, as it seems to have lost: {name}")
+            result = results.rows[name]
+            again = measure_row(result.row, fleet, options.rounds, options.seconds)
+            for contestant, blocks in again.blocks.items():
+                result.blocks.setdefault(contestant, []).extend(blocks)
+            results.failed += [f"{name}, {contestant}: {reason}" for contestant, reason in again.failed.items()]
+
+
+def run_all(results: Results, rows: list[Row], options: argparse.Namespace, release: Release | None = None) -> None:
     """Measure the rows in their order, then memory on servers that nobody has used."""
     started = time.monotonic()
     with Fleet(results.unavailable) as fleet:
@@ -132,6 +156,8 @@ def run_all(results: Results, rows: list[Row], options: argparse.Namespace) -> N
             result = measure_row(row, fleet, options.rounds, options.seconds)
             results.rows[row.name] = result
             results.failed += [f"{row.name}, {name}: {reason}" for name, reason in result.failed.items()]
+        if release is not None:
+            measure_again(results, fleet, release, options)
         results.header.update({f"server {kind}": version for kind, version in fleet.versions.items()})
     if options.profile:
         say(f"[{time.monotonic() - started:4.0f} s] stages of a get")
@@ -169,10 +195,21 @@ def header() -> dict[str, str]:
         pass
     return {
         "machine": f"{_cpu_model()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": versions,
+        "versions": versions + _glide_versions(),
+        "native module": _native.describe(),
         "commit": f"{commit} with changes" if changed else commit,
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     }
+
+
+def _glide_versions() -> str:
+    found = ""
+    for package in ("valkey-glide", "valkey-glide-sync"):
+        try:
+            found += f", {package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            found += f", no {package}"
+    return found
 
 
 def _git(*arguments: str) -> str:
@@ -202,7 +239,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     preset = parser.add_mutually_exclusive_group()
     preset.add_argument("--quick", action="store_true", help="fewer rows and rounds: less than a minute")
-    preset.add_argument("--full", action="store_true", help="every row and more rounds: about a quarter of an hour")
+    preset.add_argument("--full", action="store_true", help="every row and more rounds: about half an hour")
     parser.add_argument(
         "--only", metavar="GLOB", action="append", default=[], help="only rows of this name; repeatable"
     )
@@ -213,8 +250,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json-only", action="store_true", help="print the JSON instead of the table; write no files")
     parser.add_argument("--profile", action="store_true", help="also show where the time of a get goes (rows: get)")
+    purpose = parser.add_mutually_exclusive_group()
+    purpose.add_argument("--gate", action="store_true", help="fail if a row has lost over 10 %% since the last release")
+    purpose.add_argument("--keep-as-release", action="store_true", help="keep the ratios for --gate; every row")
     parser.add_argument("--list", action="store_true", help="list the rows")
     options = parser.parse_args(argv)
+    if options.keep_as_release and (options.only or options.quick):
+        parser.error("--keep-as-release measures every row: leave out --only and --quick")
     rounds, seconds, entries = (
         (3, 0.1, 50_000) if options.quick else (15, 0.3, 200_000) if options.full else (7, 0.2, 200_000)
     )
@@ -251,6 +293,42 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def prepare_process() -> None:
+    """End by exceptions, so that servers are stopped, and allow many connections."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGHUP, _terminate)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # 1,000 tasks of redis.asyncio take as many connections
+
+
+def new_results(options: argparse.Namespace) -> Results:
+    """Return what a run fills in."""
+    return Results(header(), {"rounds": options.rounds, "seconds": options.seconds, "entries": options.entries})
+
+
+def tell(results: Results, options: argparse.Namespace) -> None:
+    """Print what was measured, and write files."""
+    if options.json_only:
+        print(json.dumps(report.as_json(results), indent=1))
+    else:
+        print(report.table(results))
+        write(results, options.out)
+    if options.keep_as_release and not results.failed:
+        gate.keep(results)
+        say(f"written: {gate.RELEASE}")
+
+
+def pass_gate(results: Results, release: Release, rows: list[Row], options: argparse.Namespace) -> bool:
+    """Say what each row has lost since the release; True where none has lost too much."""
+    asked = {row.name for row in rows} | (release.ratios.keys() - {MEMORY_ROW, *(row.name for row in ROWS)})
+    if wanted(MEMORY_ROW, options.only):
+        asked.add(MEMORY_ROW)
+    judgement = gate.judge(release.ratios, gate.ratios_of(results), asked)
+    print(gate.text(release, results, judgement))
+    return judgement.passed
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the benchmark; 0, or 1 where a contestant failed, or 130 after Ctrl-C."""
     options = parse(argv)
@@ -261,23 +339,23 @@ def main(argv: Sequence[str]) -> int:
     if not rows and not wanted(MEMORY_ROW, options.only):
         say(f"no row is named so: {', '.join(options.only)} (scripts/bench --list shows them)")
         return 2
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGHUP, _terminate)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # 1,000 tasks of redis.asyncio take as many connections
-    settings: dict[str, Any] = {"rounds": options.rounds, "seconds": options.seconds, "entries": options.entries}
-    results = Results(header(), settings)
     try:
-        run_all(results, rows, options)
+        release = gate.read() if options.gate else None
+    except GateError as error:
+        say(str(error))
+        return 2
+    prepare_process()
+    results = new_results(options)
+    try:
+        run_all(results, rows, options, release)
     except KeyboardInterrupt:
         say("interrupted; every server is stopped")
         return 130
-    if options.json_only:
-        print(json.dumps(report.as_json(results), indent=1))
+    passed = True
+    if release is None:
+        tell(results, options)
     else:
-        print(report.table(results))
-        write(results, options.out)
+        passed = pass_gate(results, release, rows, options)
     for failure in results.failed:
         say(f"failed: {failure}")
-    return 1 if results.failed else 0
+    return 0 if passed and not results.failed else 1

@@ -2,6 +2,7 @@
 
 - redis-py: ``mget`` for many keys, an untransacted pipeline of ``set(…, ex=…)`` to store many with a lifetime (MSET
   takes none), parsed by hiredis where that is installed; ``redis.asyncio`` twice: as it comes, and tuned.
+- valkey-glide, on the same redis-server: the same commands, and a batch that is no transaction as the pipeline.
 - pymemcache: ``get_many`` and ``set_many`` that wait for the answers; it has no asyncio client.
 - meshcache: the client as it comes, but for a timeout that leaves room for 100 MB in one call.
 - zmq: a DEALER that sends 100 bytes and blocks for their return: the floor for a single operation.
@@ -65,9 +66,13 @@ def values_of(answer: Any, keys: list[str]) -> list[Any]:
     return [answer.get(key) for key in keys] if isinstance(answer, dict) else list(answer)
 
 
-def connect(server: Server, *, shared: bool = False) -> Calls:
-    """Return a blocking client; ``shared``: one that threads may use together."""
-    return _CONNECT[server.kind](server.address, shared=shared)
+def connect(server: Server, variant: str | None = None, *, shared: bool = False) -> Calls:
+    """Return a blocking client of this variant, else the usual one; ``shared``: one that threads may use together."""
+    try:
+        connector = _CONNECT[variant or server.kind]
+    except KeyError:
+        raise NotOffered(f"{variant} has no blocking client") from None
+    return connector(server.address, shared=shared)
 
 
 async def connect_async(server: Server, variant: str, concurrent: int) -> AsyncCalls:
@@ -98,6 +103,39 @@ def _connect_redis(address: str, *, shared: bool) -> Calls:
             for key, value in mapping.items():
                 pipeline.set(key, value, ex=TTL_S)
             return pipeline.execute()
+
+    return Calls(client.get, store, client.mget, store_many, client.flushall, client.close)
+
+
+def _glide(name: str) -> Any:
+    """Import one of the two packages of valkey-glide, whose wheels are not there for every Python and machine."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = "valkey-glide-sync" if name == "glide_sync" else "valkey-glide"
+        raise NotOffered(f"the Python package {package} is not installed (pip install '.[bench]')") from None
+
+
+def _glide_configuration(glide: Any, address: str) -> Any:
+    host, port = _host_port(address)
+    addresses = [glide.NodeAddress(host, port)]
+    return glide.GlideClientConfiguration(addresses, request_timeout=int(TIMEOUT_S * 1e3))
+
+
+def _connect_glide(address: str, *, shared: bool) -> Calls:
+    del shared  # every client may be shared
+    glide = _glide("glide_sync")
+    client = glide.GlideClient.create(_glide_configuration(glide, address))
+    expiry = glide.ExpirySet(glide.ExpiryType.SEC, TTL_S)
+
+    def store(key: str, value: bytes) -> Any:
+        return client.set(key, value, expiry=expiry)
+
+    def store_many(mapping: dict[str, bytes]) -> Any:
+        batch = glide.Batch(is_atomic=False)
+        for key, value in mapping.items():
+            batch.set(key, value, expiry=expiry)
+        return client.exec(batch, raise_on_error=True)
 
     return Calls(client.get, store, client.mget, store_many, client.flushall, client.close)
 
@@ -183,6 +221,13 @@ async def _connect_redis_tuned(address: str, concurrent: int) -> AsyncCalls:
     return AsyncCalls(client.get, client.aclose)
 
 
+async def _connect_glide_async(address: str, concurrent: int) -> AsyncCalls:
+    del concurrent  # one connection carries them all; it refuses more than 1,000 at a time
+    glide = _glide("glide")
+    client = await glide.GlideClient.create(_glide_configuration(glide, address))
+    return AsyncCalls(client.get, client.close)
+
+
 async def _connect_meshcache_async(address: str, concurrent: int) -> AsyncCalls:
     del concurrent  # one connection carries them all
     client = meshcache.AsyncClient(address, timeout=TIMEOUT_S, near_cache=False)
@@ -191,14 +236,20 @@ async def _connect_meshcache_async(address: str, concurrent: int) -> AsyncCalls:
 
 _CONNECT: Final[dict[str, Callable[..., Calls]]] = {
     "redis": _connect_redis,
+    "redis glide": _connect_glide,
     "memcached": _connect_memcached,
     "meshcache": _connect_meshcache,
     "mesh3": _connect_meshcache,
+    "pure": _connect_meshcache,
+    "pure3": _connect_meshcache,
     "zmq": _connect_zmq,
 }
 _CONNECT_ASYNC: Final[dict[str, Callable[[str, int], Awaitable[AsyncCalls]]]] = {
     "redis": _connect_redis_async,
     "redis tuned": _connect_redis_tuned,
+    "redis glide": _connect_glide_async,
     "meshcache": _connect_meshcache_async,
     "mesh3": _connect_meshcache_async,
+    "pure": _connect_meshcache_async,
+    "pure3": _connect_meshcache_async,
 }

@@ -21,6 +21,7 @@ class Subcommand(NamedTuple):
 AGAINST_PEERS: Final = "against-peers"
 SUBCOMMANDS: Final = {
     AGAINST_PEERS: Subcommand("against_peers", "meshcache beside redis and memcached; the same as no subcommand"),
+    "targets": Subcommand("target_table", "what is to be reached, and whether it is: one line for each"),
     "store": Subcommand("store", "memory per entry, longest calls, and time per key of a node's store"),
     "client": Subcommand("client", "what a call costs its client, with the native module and without"),
     "eviction": Subcommand("eviction", "hit ratios of lru, s3fifo and the optimum on traces of requests"),
@@ -31,6 +32,7 @@ SUBCOMMANDS: Final = {
     "http": Subcommand("http", "what health checks and scrapes cost those who use the cache"),
     "hotkeys": Subcommand("hotkeys", "what finding hot keys costs, and what it brings"),
     "ring": Subcommand("ring", "how evenly keys are spread, and how many move when a node joins or leaves"),
+    "scale": Subcommand("scale", "throughput per node CPU second of meshes of 1, 2, 3 and 5 nodes"),
     "keys": Subcommand("keys", "what encryption and the check of rights cost"),
     "native": Subcommand("native", "what a node spends on a key with the native module and without"),
     "snapshots": Subcommand("snapshots", "what writing a snapshot costs readers, and how soon a mesh is back"),

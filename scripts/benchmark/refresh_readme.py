@@ -32,7 +32,8 @@ examples:
 """
 
 BENCH_LEGEND: Final = (
-    'Rows are of one node, unless they say 3 nodes. "vs" is how many times the keys a second meshcache serves, beside '
+    "Rows are of one node, unless they say 3 nodes. With the native module off it is so in client and nodes. "
+    '"vs" is how many times the keys a second meshcache serves, beside '
     "that server; below 1 meshcache is the slower one. A second number is against a tuned client."
 )
 IN_README: Final = (
@@ -46,6 +47,22 @@ IN_README: Final = (
     "3 nodes N=2 W=2 R=1: one get at a time",
 )
 """Rows of ``bench`` that README.md shows, in the section ``short``."""
+PEERS: Final = ("vs redis", "vs memcached", "vs valkey-glide")
+CPU_PEERS: Final = {"redis": "redis", "memcached": "memcached", "redis glide": "redis by valkey-glide"}
+CPU_ROWS: Final = (
+    "get",
+    "set",
+    "get_many-100x100B",
+    "set_many-100x100B",
+    "get_many-10x1MB",
+    "set_many-10x1MB",
+    "async-64-tasks",
+    "mesh-get",
+    "mesh-set",
+    "mesh-get_many-100x100B",
+    "mesh-set_many-100x100B",
+)
+"""Rows of ``bench`` whose CPU time is told, too."""
 RING_LEGEND: Final = (
     "Share: the keys of which a node is the first owner, least to greatest, in percent of the fair share. Moved: the "
     "keys whose first owner changes when one node joins or leaves, relative to the fair share of a node, which has to "
@@ -83,6 +100,7 @@ def bench_rows(result: dict[str, Any]) -> list[list[str]]:
                 f"{microseconds(median['p50_us'])} / {microseconds(median['p99_us'])}",
                 ratio(row, "redis", "redis tuned"),
                 ratio(row, "memcached"),
+                ratio(row, "redis glide"),
             ]
         )
     return rows
@@ -92,7 +110,23 @@ def short_text(result: dict[str, Any]) -> str:
     """Show the few rows that README.md has."""
     rows = {title: [title, rate, *ratios] for title, rate, _, *ratios in bench_rows(result)}
     shown = [rows[title] for title in IN_README if title in rows]
-    return table(["what", "meshcache, keys/s", "vs redis", "vs memcached"], shown)
+    return table(["what", "meshcache, keys/s", *PEERS], shown)
+
+
+def cpu_rows(result: dict[str, Any]) -> list[list[str]]:
+    """Show the CPU time of servers and clients, for the rows where one program waits for one call after another."""
+    rows = []
+    for row in result["rows"]:
+        first = next(iter(row["contestants"]))
+        if row["name"] in CPU_ROWS:
+            medians = [row["contestants"].get(name, {}).get("median") for name in (first, *CPU_PEERS)]
+            rows.append([row["title"], *[cpu(median) if median else "-" for median in medians]])
+    return rows
+
+
+def cpu(median: dict[str, float]) -> str:
+    """Return the microseconds that a key costs the server, and the client."""
+    return f"{median['server_us_per_key']:,.1f} + {median['client_us_per_key']:,.1f}"
 
 
 def bench_text(result: dict[str, Any]) -> str:
@@ -108,9 +142,11 @@ def bench_text(result: dict[str, Any]) -> str:
         [
             f"{header['machine']}; {header['versions']}; {'; '.join(servers)}.",
             "",
-            table(["what", "meshcache, keys/s", "p50 / p99 of a call", "vs redis", "vs memcached"], rows),
+            table(["what", "meshcache, keys/s", "p50 / p99 of a call", *PEERS], rows),
             "",
             BENCH_LEGEND,
+            "",
+            table(["µs of CPU a key, server + client", "meshcache", *CPU_PEERS.values()], cpu_rows(result)),
             "",
             f"Memory per entry beyond its 16-byte key and 100-byte value ({entries:,} entries with a TTL):",
             "",
@@ -235,6 +271,27 @@ def compression_text(rows: list[dict[str, Any]]) -> str:
     return table(head, shown)
 
 
+def scale_text(result: dict[str, Any]) -> str:
+    """Show the work that a node does for a key, by the number of nodes."""
+    points = {(each["title"], each["copies"], each["nodes"]): each for each in result["points"]}
+    sizes = sorted({nodes for _, _, nodes in points})
+    rows = [
+        [
+            f"{title}, N={copies}",
+            f"{points[title, copies, sizes[0]]['keys_per_node_cpu_s']:,.0f}",
+            *[f"{points[title, copies, nodes]['efficiency']:.2f}" for nodes in sizes[1:]],
+        ]
+        for title, copies in dict.fromkeys((title, copies) for title, copies, _ in points)
+    ]
+    head = ["keys a second of the nodes' CPU time", f"{sizes[0]} node", *[f"{nodes} nodes" for nodes in sizes[1:]]]
+    rest = ", ".join(f"{float(share):.1%} of {nodes}" for nodes, share in result["rest"].items())
+    legend = (
+        f"Nodes are pinned round {result['cores']} cores. The first column is a rate, the others are parts of it: 1.00 "
+        f"would be as many keys for the same CPU time. Without any client, nodes use of one core: {rest}."
+    )
+    return "\n".join([table(head, rows), "", legend])
+
+
 def hot_text(result: dict[str, Any]) -> str:
     """Say what handling hot keys brings."""
     rows = [
@@ -267,6 +324,9 @@ class Section(NamedTuple):
 
 SECTIONS: Final = {
     "bench": Section(["scripts/bench"], ["--quick"], "--json-only", json.loads, bench_text),
+    "scale": Section(
+        ["scripts/bench", "scale"], ["--rounds", "2", "--seconds", "0.1"], "--json", json.loads, scale_text
+    ),
     "ring": Section(["scripts/bench", "ring"], ["--sets", "20"], "--json", json.loads, ring_text),
     "near": Section(["scripts/bench", "near"], ["--rounds", "3", "--writes", "100"], "--json", json.loads, near_text),
     "compression": Section(["scripts/bench", "compression"], ["--rounds", "2"], "--json", json.loads, compression_text),

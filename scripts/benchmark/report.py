@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from .targets import as_json as targets_as_json
-from .targets import verdicts
+from . import targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,15 +18,20 @@ LABELS: Final = {
     "mesh3": "meshcache, 3 nodes",
     "redis": "redis",
     "redis tuned": "redis, tuned client",
+    "redis glide": "redis, valkey-glide",
+    "pure": "1 node, native off",
+    "pure3": "3 nodes, native off",
     "memcached": "memcached",
     "zmq": "ZeroMQ ping-pong",
 }
 COLOURS: Final = {
     "redis": "#c0392b",
     "redis tuned": "#e59866",
+    "redis glide": "#8e44ad",
     "memcached": "#2e86c1",
     "zmq": "#7f8c8d",
     "meshcache": "#27ae60",
+    "mesh3": "#1e8449",
 }
 COLUMNS: Final = f"{'':24}{'p50':>11}{'p99':>11}{'keys/s':>12}{'server us/key':>15}{'client us/key':>15}   speed ratio"
 
@@ -101,15 +105,8 @@ def _profile_lines(results: Results) -> Iterator[str]:
 
 
 def _target_lines(results: Results) -> Iterator[str]:
-    shown = [verdict for verdict in verdicts(results) if verdict.passed is not None]
-    if not shown:
-        return
-    yield "targets"
-    for verdict in shown:
-        mark = "pass " if verdict.passed else "SHORT"
-        measured = f"{verdict.measured:,.{0 if (verdict.measured or 0) >= 100 else 2}f}{verdict.unit}"
-        yield f"  {mark}  {verdict.text:56}{measured:>14}   (goal {verdict.goal})"
-    yield ""
+    if shown := targets.lines(results):
+        yield from ["targets", *shown, ""]
 
 
 def as_json(results: Results) -> dict[str, Any]:
@@ -122,7 +119,8 @@ def as_json(results: Results) -> dict[str, Any]:
         "rows": [row.as_json() for row in results.rows.values()],
         "memory_bytes_per_entry": {name: asdict(memory) for name, memory in results.memory.items()},
         "profile_us": results.profile,
-        "targets": targets_as_json(results),
+        "near_hit_ns": results.near_hit_ns,
+        "targets": targets.as_json(results),
     }
 
 

@@ -72,6 +72,10 @@ class Results:
     failed: list[str] = field(default_factory=list)
     profile: dict[str, dict[str, float]] = field(default_factory=dict)
     """Microseconds by column and stage."""
+    near_hit_ns: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What a hit in a near cache takes, by kind of value and contestant."""
+    hit_ratios: list[dict[str, Any]] = field(default_factory=list)
+    """Of traces and sizes, as ``scripts/bench eviction`` tells them."""
 
     def median(self, row: str, contestant: str) -> Summary | None:
         """Return the medians of a contestant in a row, None where it did not run."""

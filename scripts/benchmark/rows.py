@@ -11,12 +11,12 @@ import itertools
 import threading
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from .clients import THREADS_MAX, AsyncCalls, Calls, NotOffered, connect, connect_async, values_of
-from .load import LoadPrograms
+from .clients import THREADS_MAX, AsyncCalls, Calls, connect, connect_async, values_of
+from .load import ClientPrograms
 from .measure import Block, measured
 from .workload import (
     SMALL_BYTES,
@@ -65,9 +65,9 @@ class Row(ABC):
 
 
 @contextmanager
-def connected(server: Server, *, shared: bool = False) -> Iterator[Calls]:
+def connected(server: Server, contestant: str | None = None, *, shared: bool = False) -> Iterator[Calls]:
     """Connect to a store, empty it, and leave it empty behind."""
-    calls = connect(server, shared=shared)
+    calls = connect(server, contestant, shared=shared)
     try:
         calls.clear()
         yield calls
@@ -85,10 +85,9 @@ class SingleRow(Row):
     @contextmanager
     def session(self, server: Server, contestant: str) -> Iterator[Run]:
         """Go round the population."""
-        del contestant
         keys = [key_of(index) for index in range(POPULATION)]
         echo = server.kind == "zmq"
-        with connected(server) as calls:
+        with connected(server, contestant) as calls:
             arguments: Iterator[tuple[Any, ...]]
             if self.write:
                 call: Callable[..., Any] = calls.set
@@ -120,11 +119,10 @@ class ManyRow(Row):
     @contextmanager
     def session(self, server: Server, contestant: str) -> Iterator[Run]:
         """Go round batches of keys; large values have few of them."""
-        del contestant
         population = max(self.count, min(POPULATION, POPULATION_BYTES // self.size))
         parts = batches([key_of(index) for index in range(population)], self.count)
         checked = parts[0][:VERIFIED_MAX] if self.write else parts[0]
-        with connected(server) as calls:
+        with connected(server, contestant) as calls:
             if self.write:
                 call: Callable[..., Any] = calls.set_many
                 arguments = around([{key: value_for(key, self.size) for key in part} for part in parts])
@@ -185,9 +183,8 @@ class ThreadsRow(Row):
     @contextmanager
     def session(self, server: Server, contestant: str) -> Iterator[Run]:
         """Give every thread its own keys."""
-        del contestant
         keys = [key_of(index) for index in range(POPULATION)]
-        with connected(server, shared=True) as calls:
+        with connected(server, contestant, shared=True) as calls:
             load(calls, keys, SMALL_BYTES)
             yield lambda seconds: self._block(calls, server, keys, seconds)
 
@@ -218,27 +215,27 @@ class ThreadsRow(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThroughputRow(Row):
-    """Several client programs at once, each a process: what one server really serves."""
+class ProgramsRow(Row):
+    """Another row, done by client programs that are processes of their own, all at the same time.
 
-    mode: str
-    concurrent: int
-    programs: int = 2
+    By several: what one server really serves. By one: what a client does whose process is as its server is, with the
+    native module or without it.
+    """
+
+    within: Row
+    programs: int
 
     @contextmanager
     def session(self, server: Server, contestant: str) -> Iterator[Run]:
         """Start the programs once; they wait between the blocks."""
-        if self.mode == "gets" and server.kind == "memcached":
-            raise NotOffered("pymemcache has no asyncio client")
-        with connected(server) as loader:
-            load(loader, [key_of(index) for index in range(POPULATION)], SMALL_BYTES)
-            with LoadPrograms(server, contestant, self.mode, self.concurrent, self.programs, POPULATION) as programs:
-                yield programs.block
+        with ClientPrograms(self.within, server, contestant, self.programs) as programs:
+            yield programs.block
 
 
 ALL: Final = ("meshcache", "redis", "memcached")
-WITH_FLOOR: Final = (*ALL, "zmq")
-ASYNCIO: Final = ("meshcache", "redis", "redis tuned")
+BLOCKING: Final = ("meshcache", "redis", "redis glide", "memcached")
+WITH_FLOOR: Final = (*BLOCKING, "zmq")
+ASYNCIO: Final = ("meshcache", "redis", "redis tuned", "redis glide")
 MESH: Final = ("mesh3", "meshcache", "redis")
 
 
@@ -250,7 +247,7 @@ def _many_rows() -> list[Row]:
             name=f"{operation}-{count}x{label}",
             title=f"{operation} of {count:,} values of {text}",
             call="batch",
-            contestants=ALL,
+            contestants=BLOCKING,
             count=count,
             size=size,
             write=operation == "set_many",
@@ -263,65 +260,106 @@ def _many_rows() -> list[Row]:
     ]
 
 
-ROWS: Final[list[Row]] = [
-    SingleRow(name="get", title="one get at a time", call="get", contestants=WITH_FLOOR),
-    SingleRow(name="set", title="one set at a time, with a TTL", call="set", contestants=WITH_FLOOR, write=True),
-    *_many_rows(),
-    AsyncRow(name="async-64", title="asyncio, waves of 64 gets", call="wave", contestants=ASYNCIO, concurrent=64),
-    AsyncRow(
-        name="async-64-tasks",
-        title="asyncio, 64 tasks that get one by one",
-        call="get",
-        contestants=ASYNCIO,
-        concurrent=64,
-        tasks=True,
-        quick=False,
-    ),
-    AsyncRow(
-        name="async-1000", title="asyncio, waves of 1,000 gets", call="wave", contestants=ASYNCIO, concurrent=1_000
-    ),
-    ThreadsRow(name="threads-8", title="8 threads share one client", call="get", contestants=ALL),
-    ThroughputRow(
-        name="throughput-gets",
-        title="2 asyncio programs, each with 250 tasks that get one by one",
-        call="get",
-        contestants=ASYNCIO,
-        mode="gets",
-        concurrent=250,
+def _async_row(name: str, title: str, concurrent: int, *, tasks: bool = False, quick: bool = True) -> AsyncRow:
+    call = "get" if tasks else "wave"
+    return AsyncRow(
+        name=name, title=title, call=call, contestants=ASYNCIO, concurrent=concurrent, tasks=tasks, quick=quick
+    )
+
+
+def _by_two_programs(name: str, title: str, within: Row, *, quick: bool) -> ProgramsRow:
+    return ProgramsRow(
+        name=name,
+        title=title,
+        call=within.call,
+        contestants=within.contestants,
+        within=within,
+        programs=2,
         seconds_factor=5,
-    ),
-    ThroughputRow(
-        name="throughput-many",
-        title="2 programs, get_many of 100",
-        call="batch",
-        contestants=ALL,
-        mode="many",
-        concurrent=100,
-        seconds_factor=5,
-        quick=False,
-    ),
-    SingleRow(name="mesh-get", title="3 nodes N=2 W=2 R=1: one get at a time", call="get", contestants=MESH),
-    SingleRow(
-        name="mesh-set", title="3 nodes N=2 W=2 R=1: one set at a time", call="set", contestants=MESH, write=True
-    ),
-    ManyRow(
-        name="mesh-get_many-100x100B",
-        title="3 nodes N=2 W=2 R=1: get_many of 100",
-        call="batch",
-        contestants=MESH,
-        count=100,
-        size=SMALL_BYTES,
-        quick=False,
-    ),
-    ManyRow(
-        name="mesh-set_many-100x100B",
-        title="3 nodes N=2 W=2 R=1: set_many of 100",
-        call="batch",
-        contestants=MESH,
-        count=100,
-        size=SMALL_BYTES,
-        write=True,
-        quick=False,
-    ),
-]
+        quick=quick,
+    )
+
+
+def _one_node_rows() -> list[Row]:
+    many = _many_rows()
+    hundred = next(row for row in many if row.name == "get_many-100x100B")
+    return [
+        SingleRow(name="get", title="one get at a time", call="get", contestants=WITH_FLOOR),
+        SingleRow(name="set", title="one set at a time, with a TTL", call="set", contestants=WITH_FLOOR, write=True),
+        *many,
+        _async_row("async-64", "asyncio, waves of 64 gets", 64),
+        _async_row("async-64-tasks", "asyncio, 64 tasks that get one by one", 64, tasks=True, quick=False),
+        _async_row("async-1000", "asyncio, waves of 1,000 gets", 1_000),
+        ThreadsRow(name="threads-8", title="8 threads share one client", call="get", contestants=BLOCKING),
+        _by_two_programs(
+            "throughput-gets",
+            "2 asyncio programs, each with 250 tasks that get one by one",
+            _async_row("gets", "250 tasks that get one by one", 250, tasks=True),
+            quick=True,
+        ),
+        _by_two_programs("throughput-many", "2 programs, get_many of 100", hundred, quick=False),
+    ]
+
+
+QUICK_ON_MESH: Final = ("get", "set")
+ON_MESH: Final = (
+    *QUICK_ON_MESH,
+    "get_many-100x100B",
+    "get_many-10x1MB",
+    "set_many-100x100B",
+    "set_many-10x1MB",
+    "async-64",
+    "async-64-tasks",
+    "threads-8",
+    "throughput-gets",
+    "throughput-many",
+)
+"""Rows of one node that are done with three nodes, too: at least one of every kind."""
+
+
+def _on_mesh(row: Row) -> Row:
+    """Return the row with three nodes beside one; the peers stay as they are: one server, one copy."""
+    title = f"3 nodes N=2 W=2 R=1: {row.title}"
+    return replace(row, name=f"mesh-{row.name}", title=title, contestants=MESH, quick=row.name in QUICK_ON_MESH)
+
+
+QUICK_PURE: Final = ("get", "async-64-tasks")
+USUAL_PURE: Final = (*QUICK_PURE, "set", "get_many-100x100B", "set_many-100x100B", "mesh-get", "mesh-set")
+PURE: Final = (
+    *USUAL_PURE,
+    "get_many-1000x100B",
+    "get_many-1000x10KB",
+    "get_many-10x1MB",
+    "set_many-1000x100B",
+    "set_many-1000x10KB",
+    "set_many-10x1MB",
+    "mesh-get_many-100x100B",
+    "mesh-set_many-100x100B",
+)
+"""Rows that are done with the native module off, too, in the client and in the nodes."""
+
+
+def _pure(row: Row) -> ProgramsRow:
+    """Return the row with the native module off, beside it on. Each client is a process, which has it off or on."""
+    usual = row.contestants[0]
+    peers = [name for name in ("redis", "memcached") if name in row.contestants]
+    return ProgramsRow(
+        name=f"pure-{row.name}",
+        title=f"native module off: {row.title}",
+        call=row.call,
+        contestants=("pure3" if usual == "mesh3" else "pure", usual, *peers),
+        within=row,
+        programs=1,
+        quick=row.name in QUICK_PURE,
+        full_only=row.name not in USUAL_PURE,
+    )
+
+
+def _rows() -> list[Row]:
+    one = _one_node_rows()
+    three = [_on_mesh(row) for row in one if row.name in ON_MESH]
+    return [*one, *three, *[_pure(row) for row in (*one, *three) if row.name in PURE]]
+
+
+ROWS: Final[list[Row]] = _rows()
 """In the order in which they run. A contestant beyond the kinds of server is a variant of the client."""

@@ -15,15 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import meshcache
+from meshcache._native import PURE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 START_S_MAX: Final = 20.0
 STOP_S_MAX: Final = 5.0
@@ -112,11 +114,12 @@ def _wait_for_listener(child: subprocess.Popen[str], port: int) -> None:
             return
 
 
-def _program(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise Unavailable(f"{name} is not installed")
-    return path
+def _program(*names: str) -> str:
+    """Return the path of the first of these that is installed."""
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    raise Unavailable(f"{' or '.join(names)} is not installed")
 
 
 def _library(name: str) -> Any:
@@ -132,9 +135,11 @@ def _output(*command: str) -> str:
 
 @contextmanager
 def redis_server() -> Iterator[Server]:
-    """A redis-server that keeps everything in memory and saves nothing."""
-    redis, path, port = _library("redis"), _program("redis-server"), free_port()
+    """A redis-server, or a valkey-server where there is none, that keeps everything in memory and saves nothing."""
+    redis, path, port = _library("redis"), _program("redis-server", "valkey-server"), free_port()
     version = _output(path, "--version").partition("v=")[2].split()[0]
+    if Path(path).name == "valkey-server":
+        version = f"(valkey) {version}"
     hiredis = importlib.util.find_spec("hiredis") is not None
     with tempfile.TemporaryDirectory(prefix="meshcache-bench-") as folder:
         command = [path, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
@@ -160,7 +165,7 @@ def memcached_server() -> Iterator[Server]:
 def zmq_server() -> Iterator[Server]:
     """A ROUTER that sends every message back: what a round trip over ZeroMQ costs when nobody does anything."""
     zmq, port = _library("zmq"), free_port()
-    command = [sys.executable, "-m", "benchmark.load", "echo", str(port)]
+    command = [sys.executable, "-m", "benchmark.echo", str(port)]
     with _listening_module("zmq", command, port, f"libzmq {zmq.zmq_version()}, pyzmq {zmq.__version__}") as server:
         yield server
 
@@ -173,31 +178,66 @@ def _listening_module(kind: str, command: list[str], port: int, version: str) ->
 
 
 def module_environment() -> dict[str, str]:
-    """Return the environment in which ``python -m benchmark.load`` finds itself."""
+    """Return the environment in which ``python -m benchmark.…`` finds itself."""
     paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-@contextmanager
-def mesh_server() -> Iterator[Server]:
+ONE_COPY: Final = {"replicas": 1, "write_quorum": 1, "read_quorum": 1}
+TWO_COPIES: Final = {"replicas": 2, "write_quorum": 2, "read_quorum": 1}
+
+
+def mesh_server() -> AbstractContextManager[Server]:
     """A mesh of one node and one copy: the like-for-like comparison with a redis-server or a memcached."""
-    with _mesh("meshcache", nodes=1, cluster={"replicas": 1, "write_quorum": 1, "read_quorum": 1}) as server:
-        yield server
+    return mesh("meshcache", nodes=1, cluster=ONE_COPY)
 
 
-@contextmanager
-def mesh3_server() -> Iterator[Server]:
+def mesh3_server() -> AbstractContextManager[Server]:
     """Three nodes, two copies of every key, a write waits for both, a read for one: N=2 W=2 R=1."""
-    with _mesh("mesh3", nodes=3, cluster={"replicas": 2, "write_quorum": 2, "read_quorum": 1}) as server:
-        yield server
+    return mesh("mesh3", nodes=3, cluster=TWO_COPIES)
+
+
+def pure_server() -> AbstractContextManager[Server]:
+    """The mesh of one node with the native module off."""
+    return mesh("pure", nodes=1, cluster=ONE_COPY)
+
+
+def pure3_server() -> AbstractContextManager[Server]:
+    """The mesh of three nodes with the native module off."""
+    return mesh("pure3", nodes=3, cluster=TWO_COPIES)
+
+
+def is_pure(kind: str) -> bool:
+    """Tell whether this server, and whoever calls it, run with the native module off."""
+    return kind in {"pure", "pure3"}
+
+
+def of_this_kind(kind: str, environment: dict[str, str]) -> dict[str, str]:
+    """Return the environment with the native module off or on, as this kind of server has it."""
+    return {**environment, PURE_VARIABLE: "1" if is_pure(kind) else environment.get(PURE_VARIABLE, "0")}
 
 
 @contextmanager
-def _mesh(kind: str, *, nodes: int, cluster: dict[str, Any]) -> Iterator[Server]:
+def _environment_of(kind: str) -> Iterator[None]:
+    """Start processes in the environment of this kind: those of a LocalMesh have that of their parent."""
+    before = dict(os.environ)
+    os.environ.update(of_this_kind(kind, before))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def mesh(kind: str, *, nodes: int, cluster: dict[str, Any]) -> Iterator[Server]:
+    """Run a mesh that holds all that is stored, and that has come to rest."""
     store = {"max_entries": 4_000_000, "max_bytes": MEMORY_MB * 1_000_000}
-    with meshcache.LocalMesh(nodes=nodes, cluster=cluster, store=store) as mesh:
-        _wait_until_settled(mesh.addresses)
-        yield Server(kind, ",".join(mesh.addresses), list(mesh.pids.values()), meshcache.__version__)
+    with ExitStack() as stack:
+        with _environment_of(kind):
+            running = stack.enter_context(meshcache.LocalMesh(nodes=nodes, cluster=cluster, store=store))
+        _wait_until_settled(running.addresses)
+        yield Server(kind, ",".join(running.addresses), list(running.pids.values()), meshcache.__version__)
 
 
 def _is_settled(status: dict[str, Any], nodes: int) -> bool:
@@ -221,4 +261,8 @@ SERVERS: Final = {
     "memcached": memcached_server,
     "zmq": zmq_server,
     "mesh3": mesh3_server,
+    "pure": pure_server,
+    "pure3": pure3_server,
 }
+OURS: Final = frozenset({"meshcache", "mesh3", "pure", "pure3"})
+"""The others are the peers."""

@@ -9,6 +9,7 @@ import pytest
 from story import DEFAULT, STRICT, Story
 
 from meshcache.core.membership.members import State, keeps
+from meshcache.core.operations.replica_requests import EARLY_S
 from meshcache.core.storage.choice import store_class
 from meshcache.core.storage.store import SETTLE_MS, Store
 from meshcache.core.view import View
@@ -383,6 +384,23 @@ def test_what_came_by_a_ring_that_is_not_known_yet_is_shown_to_readers_by_that_r
     assert shown(b"theirs") == written
     assert shown(b"another") is None
     assert shown(core.view.digest) is None
+    story.mesh.run(EARLY_S + 1)
+    head = (core.boot, instant.wall_ms + 60_000)
+    assert shown(b"theirs") is None, "a ring that comes again is another"
+
+
+def test_a_ring_that_comes_again_finds_nothing_of_its_former_time() -> None:
+    story = Story(2, ONE)
+    core = story.node("n1").core
+    assert core is not None
+    replicas, instant = core._requests.replicas, core.coordinator.instant
+    version = core.clock.tick(instant.wall_ms)
+    write = m.Write(
+        0, core.boot, instant.wall_ms + 60_000, b"theirs", False, [b"k"], [stamp(version, NEVER_MS) + b"\0\0v"]
+    )
+    core.receive_request(b"other", encode_frame(0, [write]), instant.now)
+    assert [key for key, _ in replicas.written_early(b"theirs")] == [b"k"]
+    assert replicas.written_early(b"theirs") == []
 
 
 def test_what_is_void_counts_no_more_and_what_is_newer_does() -> None:

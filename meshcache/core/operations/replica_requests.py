@@ -23,6 +23,9 @@ from meshcache.protocol.messages import Code, EventKind
 EARLY_MAX: Final = 4096
 """How many keys of early writes are remembered: those by a ring that is not known here yet. Fewer mean more misses."""
 
+EARLY_S: Final = 10.0
+"""For how long: news of members take a second or two."""
+
 
 class ReplicaRequests:
     """The requests that one node serves for other nodes."""
@@ -51,8 +54,8 @@ class ReplicaRequests:
         self._ready = ready
         self._compare = compare
         self._past = past
-        self._early: deque[tuple[bytes, bytes]] = deque(maxlen=EARLY_MAX)
-        """Keys of writes that worked with a ring unknown here, each with the digest of that ring."""
+        self._early: deque[tuple[bytes, bytes, float]] = deque(maxlen=EARLY_MAX)
+        """Keys of writes that worked with a ring unknown here, each with the digest of that ring, and when it came."""
 
     def handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
         """Return the handler of each kind of request; it is called with the connection and the request."""
@@ -90,10 +93,9 @@ class ReplicaRequests:
         """
         view = self._view
         places = [i for i in voteless if view.left_over(view.ring.slot_of(read.keys[i]))]
-        early = self._early if places and read.view != view.digest else ()
-        by_their_ring = {key for digest, key in early if digest == read.view}
+        early = self._early_by(read.view) if places and read.view != view.digest else ()
         for i in places:
-            if read.keys[i] not in by_their_ring:
+            if read.keys[i] not in early:
                 records[i] = None
 
     def _voteless(self, keys: list[bytes]) -> list[int]:
@@ -110,7 +112,7 @@ class ReplicaRequests:
             return
         keys, records = write.keys, write.records
         if write.view != self._view.digest and not write.repair:
-            self._early.extend([(write.view, key) for key in keys])
+            self._early.extend([(write.view, key, self._instant.now) for key in keys])
             self._pass_on(write)
         if write.repair:
             newer, live = self._replica.merge_repair(keys, records)
@@ -133,13 +135,24 @@ class ReplicaRequests:
             self._coordinator.keep_hint(node_id, keys, records)
 
     def written_early(self, digest: bytes) -> list[tuple[bytes, bytes]]:
-        """Return the records held of keys that were written by this ring before the ring was known here.
+        """Return the records held of keys that were written by this ring before the ring was known here; once.
 
         They are not left over from another time, as everything else in slots that this node gains is. They may have
         been acknowledged because this node has them.
         """
-        keys = [key for view, key in self._early if view == digest]
+        keys = self._early_by(digest)
+        kept = [entry for entry in self._early if entry[0] != digest]
+        self._early.clear()
+        self._early.extend(kept)
         return [(key, record) for key in keys if (record := self._store.peek(key)) is not None]
+
+    def _early_by(self, digest: bytes) -> dict[bytes, None]:
+        """Return the keys that were written early by a ring.
+
+        Members that come and go make a ring again that there was before; what is old belongs to that.
+        """
+        since = self._instant.now - EARLY_S
+        return {key: None for view, key, at in self._early if view == digest and at >= since}
 
     def _on_sweep(self, origin: bytes, sweep: m.Sweep) -> None:
         if self._admit(origin, sweep, from_client=False):
