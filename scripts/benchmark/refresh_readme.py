@@ -249,27 +249,6 @@ def near_text(result: dict[str, Any]) -> str:
     return "\n".join([table(["CPU time of a hit", "a str", "a dict, which each reader gets anew"], rows), "", heard])
 
 
-def scale_text(result: dict[str, Any]) -> str:
-    """Show the work that a node does for a key, by the number of nodes."""
-    points = {(each["title"], each["copies"], each["nodes"]): each for each in result["points"]}
-    sizes = sorted({nodes for _, _, nodes in points})
-    rows = [
-        [
-            f"{title}, N={copies}",
-            f"{points[title, copies, sizes[0]]['keys_per_node_cpu_s']:,.0f}",
-            *[f"{points[title, copies, nodes]['efficiency']:.2f}" for nodes in sizes[1:]],
-        ]
-        for title, copies in dict.fromkeys((title, copies) for title, copies, _ in points)
-    ]
-    head = ["keys a second of the nodes' CPU time", f"{sizes[0]} node", *[f"{nodes} nodes" for nodes in sizes[1:]]]
-    rest = ", ".join(f"{float(share):.1%} of {nodes}" for nodes, share in result["rest"].items())
-    legend = (
-        f"Nodes are pinned round {result['cores']} cores. The first column is a rate, the others are parts of it: 1.00 "
-        f"would be as many keys for the same CPU time. Without any client, nodes use of one core: {rest}."
-    )
-    return "\n".join([table(head, rows), "", legend])
-
-
 def compression_text(rows: list[dict[str, Any]]) -> str:
     """Show what compression costs and saves."""
     shown = [
@@ -290,6 +269,27 @@ def compression_text(rows: list[dict[str, Any]]) -> str:
         "get, µs of client / node",
     ]
     return table(head, shown)
+
+
+def scale_text(result: dict[str, Any]) -> str:
+    """Show the work that a node does for a key, by the number of nodes."""
+    points = {(each["title"], each["copies"], each["nodes"]): each for each in result["points"]}
+    sizes = sorted({nodes for _, _, nodes in points})
+    rows = [
+        [
+            f"{title}, N={copies}",
+            f"{points[title, copies, sizes[0]]['keys_per_node_cpu_s']:,.0f}",
+            *[f"{points[title, copies, nodes]['efficiency']:.2f}" for nodes in sizes[1:]],
+        ]
+        for title, copies in dict.fromkeys((title, copies) for title, copies, _ in points)
+    ]
+    head = ["keys a second of the nodes' CPU time", f"{sizes[0]} node", *[f"{nodes} nodes" for nodes in sizes[1:]]]
+    rest = ", ".join(f"{float(share):.1%} of {nodes}" for nodes, share in result["rest"].items())
+    legend = (
+        f"Nodes are pinned round {result['cores']} cores. The first column is a rate, the others are parts of it: 1.00 "
+        f"would be as many keys for the same CPU time. Without any client, nodes use of one core: {rest}."
+    )
+    return "\n".join([table(head, rows), "", legend])
 
 
 def hot_text(result: dict[str, Any]) -> str:
