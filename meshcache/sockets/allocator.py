@@ -11,8 +11,9 @@ of ``SPARE_BLOCK_BYTES`` is allocated and freed, never written to, when the firs
 that a program with small values is left alone. A program that has chosen thresholds of its own, by ``mallopt`` or its
 environment, keeps them, and other allocators do not care.
 
-What is retained: at the end of each heap no more than was once in use, and at most twice ``SPARE_BLOCK_BYTES``. There
-is a heap for the threads of Python that ask, often one, and one for libzmq's thread.
+What is retained: at the end of each heap no more than was once in use, and at most twice ``SPARE_BLOCK_BYTES``. The
+main thread has a heap, libzmq's thread has one, and so may other threads that read large values: glibc makes 8 for each
+core at most.
 """
 
 from __future__ import annotations
