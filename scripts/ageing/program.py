@@ -33,7 +33,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 SCRIPTS: Final = ROOT / "scripts"
 WITHIN: Final = Path(__file__).parent / "within"
 LEAKS: Final = ("floors", "memory", "descriptors")
-UNJUDGED: Final = ("cpu_s", "anonymous_bytes")
+UNJUDGED: Final = ("cpu_s", "anonymous_bytes", "snapshots.entries", "snapshots.bytes")
+"""What is no level, or only repeats another one now and then: a snapshot has what the store had, which is judged."""
 PROGRESS_S: Final = 10.0
 SHORT_LIFE_S: Final = 60.0
 EXAMPLES: Final = """\
