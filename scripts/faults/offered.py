@@ -36,6 +36,8 @@ THREADS: Final = 200
 PEAK_CALLERS: Final = 50
 SLOT_S: Final = 0.5
 LATE_S: Final = 0.1
+WARM_S: Final = 30.0
+"""For a client to connect: many do at a time, and the node is slow."""
 PACE_S: Final = 0.002
 
 
@@ -97,7 +99,7 @@ async def _async_clients(addresses: str, timeout_s: float) -> AsyncIterator[list
         made = [meshcache.AsyncClient(addresses, timeout=timeout_s, near_cache=False) for _ in range(CLIENTS)]
         for client in made:
             await stack.enter_async_context(client)
-            await client.get(key_of(0))
+            await client.get(key_of(0), timeout=WARM_S)
         yield made
 
 
@@ -133,7 +135,7 @@ def threads(addresses: str, timeout_s: float, stages: list[Stage]) -> None:
     with ExitStack() as stack:
         made = [meshcache.Client(addresses, timeout=timeout_s, near_cache=False) for _ in range(CLIENTS)]
         for client in made:
-            stack.enter_context(client).get(key_of(0))
+            stack.enter_context(client).get(key_of(0), timeout=WARM_S)
         for stage in stages:
             count = THREADS if stage.rate else PEAK_CALLERS
             stage.begins_at = time.monotonic()
