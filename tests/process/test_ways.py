@@ -19,6 +19,7 @@ from test_readme import CORE, ROOT
 
 from meshcache import Client, Config, Node
 from meshcache.client import fast_path
+from meshcache.client.frames import PURE
 from meshcache.core.operations import usual
 from meshcache.core.storage import choice
 from meshcache.local.processes import HOST, find_base_port
@@ -73,7 +74,7 @@ def cache(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clien
     """A client and a node in pure Python, each with a thread that begins when it is followed."""
     monkeypatch.setattr(choice, "compiled", None)
     monkeypatch.setattr(usual, "compiled", None)
-    monkeypatch.setattr(fast_path, "frames", fast_path.PURE)
+    monkeypatch.setattr(fast_path, "frames", PURE)
     address = f"{HOST}:{find_base_port(1)}"
     config = Config.from_tables(node={"listen": address}, cluster={"replicas": 1, "write_quorum": 1})
     with Node(config), Client(address) as cache:
