@@ -15,7 +15,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from meshcache.client.blocking.channel import Channel
 from meshcache.client.closing import Closing
@@ -24,6 +24,9 @@ from meshcache.client.failure import NO_TIME
 from meshcache.errors import ClientClosed
 from meshcache.sockets.context import Context, end_context, open_context
 from meshcache.sockets.waiting import Waiters
+
+_Asked = TypeVar("_Asked")
+_Answer = TypeVar("_Answer")
 
 CHANNELS_MAX: Final = 16
 PARKED_MAX: Final = 64
@@ -126,19 +129,7 @@ class Channels:
             channel = None
         if channel is None:
             return self._exchange_later(pool, calls, parked)
-        channel.busy = True
-        try:
-            # Not returned from here: an exception between that and the first step of ``finally`` would skip both.
-            outcomes = channel.exchange(calls)
-        except BaseException:
-            channel.forget()
-            raise
-        finally:
-            channel.busy = False
-            pool.free.append(channel)
-            if pool.waiters.queue or pool.closed:
-                self._returned(pool)
-        return outcomes
+        return self._use(pool, channel, channel.exchange, calls)
 
     def ask(self, attempts: list[Attempt]) -> list[Any] | Tried:
         """Make attempts over a channel that is free, if there is any: else nothing is sent."""
@@ -149,9 +140,16 @@ class Channels:
             channel = pool.free.pop()
         except IndexError:
             return Tried()
+        return self._use(pool, channel, channel.ask, attempts)
+
+    def _use(
+        self, pool: _Pool, channel: Channel, step: Callable[[list[_Asked]], _Answer], asked: list[_Asked]
+    ) -> _Answer:
+        """Carry out a step of a channel that was free, and put the channel back."""
         channel.busy = True
         try:
-            answers = channel.ask(attempts)  # not returned from here, as in exchange
+            # Not returned from here: an exception between that and the first step of ``finally`` would skip both.
+            answer = step(asked)
         except BaseException:
             channel.forget()
             raise
@@ -160,7 +158,7 @@ class Channels:
             pool.free.append(channel)
             if pool.waiters.queue or pool.closed:
                 self._returned(pool)
-        return answers
+        return answer
 
     def close(self) -> None:
         """Close every connection; later calls fail."""
