@@ -11,8 +11,8 @@ import ssl
 from typing import Final
 
 from meshcache.node.memcached.session import Session
-from meshcache.protocol.memcached.commands import NO_MEMORY, Command, Say
-from meshcache.protocol.memcached.grammar import Parsed, parse, parse_authentication
+from meshcache.protocol.memcached.commands import NO_MEMORY, Command, Quit, Say
+from meshcache.protocol.memcached.grammar import Parsed, is_binary, parse, parse_authentication
 
 READ_BYTES: Final = 1 << 15
 """What is read at once of those who pipeline …"""
@@ -40,8 +40,8 @@ class Connection:
     """A client's connection."""
 
     __slots__ = (
-        "_bounds", "_buffer", "_chunks", "_counted", "_have", "_needed", "_parse_next", "_peer_ended", "_socket",
-        "_swallow", "_unsent", "deadline", "fd", "interest", "is_shaking_hands", "peer", "session",
+        "_began", "_bounds", "_buffer", "_chunks", "_counted", "_have", "_needed", "_parse_next", "_peer_ended",
+        "_socket", "_swallow", "_unsent", "deadline", "fd", "interest", "is_shaking_hands", "peer", "session",
     )  # fmt: skip
 
     def __init__(self, connected: socket.socket, peer: str, session: Session, bounds: Bounds) -> None:
@@ -55,6 +55,7 @@ class Connection:
         """By when it must have sent or read more; 0: it owes nothing."""
         self.interest = 0
         """What the door waits for, of this connection."""
+        self._began = False
         self._buffer = b""
         """What has come and is not read as commands yet."""
         self._chunks: list[bytes] = []
@@ -161,6 +162,10 @@ class Connection:
         if self._chunks:
             data = b"".join([data, *self._chunks])
             self._chunks = []
+        if not self._began:
+            self._began = True
+            if is_binary(data):
+                return [Quit("binary_protocol")]
         parsed = parse(data, self._bounds.value_bytes_max) if self.session.is_trusted else parse_authentication(data)
         commands, used, needed = parsed
         left = len(data) - used

@@ -179,20 +179,25 @@ class Door:
             self._note_time(connection, now, moved=True)
 
     def _serve(self, connection: Connection, now: float) -> None:
-        """Give a connection its turn."""
-        moved = 0
+        """Give a connection its turn. What fails in that concerns nobody but it."""
         try:
-            if connection.is_shaking_hands and not connection.shake_hands():
-                return
-            if connection.wants_to_read:
-                moved = connection.read()
-                self.counters.in_bytes += moved
-            elif connection.wants_to_write:
-                moved = connection.write()
-                self.counters.out_bytes += moved
+            self._go_on(connection, now)
         except OSError:
             self._close(connection)
+        except Exception as error:  # noqa: BLE001  (of whatever kind)
+            self._close(connection)
+            self._core.fail("memcached connection", connection.peer, error)
+
+    def _go_on(self, connection: Connection, now: float) -> None:
+        moved = 0
+        if connection.is_shaking_hands and not connection.shake_hands():
             return
+        if connection.wants_to_read:
+            moved = connection.read()
+            self.counters.in_bytes += moved
+        elif connection.wants_to_write:
+            moved = connection.write()
+            self.counters.out_bytes += moved
         connection.advance()
         self._settle(connection, now, moved=moved > 0)
 

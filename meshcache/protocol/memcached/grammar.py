@@ -127,6 +127,11 @@ def parse(data: bytes, value_bytes_max: int) -> Parsed:
     return Parsed(commands, used, needed)
 
 
+def is_binary(data: bytes) -> bool:
+    """Tell whether a connection that begins like this speaks memcached's former protocol, which is not served."""
+    return data.startswith(b"\x80")
+
+
 def parse_authentication(data: bytes) -> Parsed:
     """Return what the first command of a connection says, where that must be a ``set`` of user and password."""
     end = data.find(b"\n")
@@ -322,8 +327,8 @@ def _meta(words: list[bytes]) -> Command:
         flags, key = meta.read_flags(words[2:], words[1])
     except meta.BadFlags as problem:
         return Say(problem.line if verb == b"mg" else b"CLIENT_ERROR invalid or duplicate flag\r\n")
-    if verb == b"ma" and flags.mode not in _ARITHMETIC_MODES:
-        raise meta.BadFlags(b"CLIENT_ERROR invalid mode for ma M token\r\n")
+    if verb == b"ma":
+        meta.check_mode(flags, _ARITHMETIC_MODES, b"CLIENT_ERROR invalid mode for ma M token\r\n")
     meta.check_opaque(flags)
     return Meta(verb, key, flags, b"")
 
@@ -346,8 +351,7 @@ def _meta_with_value(words: list[bytes], size: int, source: _Bytes) -> Command:
     after = source.at + size + 2
     try:
         flags, key = meta.read_flags(words[3:], words[1])
-        if flags.mode not in _STORE_MODES:
-            raise meta.BadFlags(b"CLIENT_ERROR invalid mode for ms M token\r\n")
+        meta.check_mode(flags, _STORE_MODES, b"CLIENT_ERROR invalid mode for ms M token\r\n")
         meta.check_opaque(flags)
     except meta.BadFlags as problem:
         source.at = after

@@ -85,6 +85,12 @@ def _take(token: bytes, flags: MetaFlags) -> bytes | None:
     return None
 
 
+def check_mode(flags: MetaFlags, modes: frozenset[bytes], line: bytes) -> None:
+    """Raise BadFlags with this line unless the mode is one of these."""
+    if flags.mode not in modes:
+        raise BadFlags(line)
+
+
 def check_opaque(flags: MetaFlags) -> None:
     """Raise BadFlags if the client's own mark is too long to be told."""
     if any(token[0] == ord("O") and len(token) > OPAQUE_BYTES_MAX for token in flags.tokens):
