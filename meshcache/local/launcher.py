@@ -121,8 +121,10 @@ class LocalMesh:
         data_dir: str | os.PathLike[str] | None = None,
         **tables: Mapping[str, Any],
     ) -> None:
-        """``base_port=None``: free ports. With ``memcached={"listen": "host:port"}`` each node has a door for clients of
-        memcached, at this port and those that follow, or at the next that are free.
+        """``base_port=None``: free ports.
+
+        With ``memcached={"listen": "host:port"}`` each node has a door for clients of memcached, at this port and those
+        that follow, or at the next that are free.
 
         ``data_dir`` keeps the nodes' logs, and their snapshots if these are on; by default both go with the mesh.
         """
@@ -178,7 +180,7 @@ class LocalMesh:
 
     @property
     def memcached_addresses(self) -> list[str]:
-        """``host:port`` of the door of every node for clients of memcached, in the same order; empty where it has none."""
+        """``host:port`` of each node's door for clients of memcached, in the same order; empty where it has none."""
         return [node.memcached for node in self._nodes.values()]
 
     @property
