@@ -80,8 +80,9 @@ PATTERNS: Final = document("meshcache/patterns/GUIDE.md")
 """Its blocks are run by tests/process/test_guide.py."""
 GATEWAY: Final = document("meshcache/gateway/GUIDE.md")
 """Its examples are run by tests/process/test_gateway.py."""
+MEMCACHED: Final = document("meshcache/node/memcached/GUIDE.md")
 DEPLOY: Final = document("configs/deploy/GUIDE.md")
-RUN_HERE: Final = (README, CLIENT, NODE, DEPLOY, CORE, FIGURES)
+RUN_HERE: Final = (README, CLIENT, NODE, MEMCACHED, DEPLOY, CORE, FIGURES)
 DOCUMENTS: Final = (*RUN_HERE, PATTERNS, GATEWAY)
 PROSE: Final = "\n".join(each.prose for each in RUN_HERE)
 SHARES_NAMES: Final = (CLIENT,)
@@ -156,7 +157,7 @@ def code_spans(text: str) -> list[str]:
 
 @pytest.fixture
 def mesh() -> Iterator[LocalMesh]:
-    with LocalMesh(nodes=NODES, cluster={"name": "local"}) as mesh:
+    with LocalMesh(nodes=NODES, cluster={"name": "local"}, memcached={"listen": f"{HOST}:11211"}) as mesh:
         yield mesh
 
 
@@ -164,11 +165,12 @@ def mesh() -> Iterator[LocalMesh]:
 def addresses(mesh: LocalMesh) -> dict[str, str]:
     """Return the addresses for which the documents' addresses stand."""
     real = dict(zip([f"{HOST}:{7101 + index}" for index in range(NODES)], mesh.addresses, strict=True))
+    real |= {f"{HOST}:{11211 + index}": door for index, door in enumerate(mesh.memcached_addresses)}
     return real | {f"{HOST}:7104": f"{HOST}:{find_base_port(1)}"}
 
 
 def substituted(text: str, addresses: Mapping[str, str]) -> str:
-    return re.sub(r"127\.0\.0\.1:71\d\d", lambda match: addresses.get(match[0], f"{HOST}:1"), text)
+    return re.sub(r"127\.0\.0\.1:(?:71\d\d|112\d\d)", lambda match: addresses.get(match[0], f"{HOST}:1"), text)
 
 
 def comments(text: str) -> dict[int, str]:
