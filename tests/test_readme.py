@@ -324,7 +324,7 @@ def test_what_is_to_be_watched_is_told(mesh: LocalMesh) -> None:
     client = mesh.client()
     assert all("synced" in member for member in client.inspect("status")["members"])
     assert '"synced": true' in NODE.text
-    with LocalMesh(1, snapshot={"enabled": True}) as one, one.client() as other:
+    with LocalMesh(1, snapshot={"enabled": True}, memcached={"listen": f"{HOST}:11251"}) as one, one.client() as other:
         counted = other.inspect("stats")
     for cell, *_ in tables("Counter"):
         for name in code_spans(cell):
@@ -520,7 +520,7 @@ def events_noted() -> set[str]:
     for room in ("core", "node", "web"):
         for path in (ROOT / "meshcache" / room).rglob("*.py"):
             for call in [each for each in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(each, ast.Call)]:
-                name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+                name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
                 first = call.args[0] if call.args else None
                 if name in {"note", "_note", "tell", "_tell", "exception"} and isinstance(first, ast.Constant):
                     found.add(str(first.value))
