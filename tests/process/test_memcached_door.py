@@ -138,6 +138,38 @@ def test_a_number_that_is_told_after_storing_is_the_present_one(caller: Caller) 
         assert caller.ask(b"mg k c\r\n") == b"HD c%b\r\n" % number
 
 
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (b"set k 0 0 3\r\nabc\r\n", b"STORED\r\n"),
+        (b"set k 0 99999 0\r\n\r\n", b"STORED\r\n"),
+        (b"set k 0 0 3\r\nabcd\r\n", b"CLIENT_ERROR bad data chunk\r\nERROR\r\n"),
+        (b"set k 0 0 3\nabc\r\n", b"STORED\r\n"),
+        (b"set k 0 0 x\r\nabc\r\n", b"CLIENT_ERROR bad command line format\r\nERROR\r\n"),
+        (b"set k 0 -1 3\r\nabc\r\n", b"STORED\r\n"),
+        (b"set " + b"k" * 251 + b" 0 0 3\r\nabc\r\n", b"CLIENT_ERROR bad command line format\r\nERROR\r\n"),
+        (b"set  0 0 3\r\nabc\r\n", b"ERROR\r\nERROR\r\n"),
+        (b"set k\0 0 0 3\r\nabc\r\n", b"ERROR\r\nERROR\r\n"),
+        (b"get k\r\n", b"VALUE k 0 1\r\n1\r\nEND\r\n"),
+        (b"get  k \r\n", b"VALUE k 0 1\r\n1\r\nEND\r\n"),
+        (b"get k\0z\r\n", b"VALUE k 0 1\r\n1\r\nEND\r\n"),
+        (b"get k " + b"k" * 251 + b"\r\n", b"CLIENT_ERROR bad command line format\r\n"),
+        (b"get \r\n", b"ERROR\r\n"),
+        (b"get k\r\nget k\r\n", b"VALUE k 0 1\r\n1\r\nEND\r\n" * 2),
+    ],
+)
+def test_it_does_not_matter_whether_a_command_comes_alone(caller: Caller, command: bytes, answer: bytes) -> None:
+    lines = answer.count(b"\n")
+    assert caller.ask(b"set k 0 0 1\r\n1\r\n") == b"STORED\r\n"
+    assert caller.ask(command, lines) == answer
+    after = caller.ask(b"mg k v\r\nmn\r\n", 1)
+    rest = b"".join(iter(caller.file.readline, b"MN\r\n"))
+    caller.ask(b"set k 0 0 1\r\n1\r\n")
+    assert caller.ask(b"mn\r\n" + command + b"mg k v\r\nmn\r\n", 1 + lines) == b"MN\r\n" + answer
+    assert caller.file.readline() == after
+    assert b"".join(iter(caller.file.readline, b"MN\r\n")) == rest
+
+
 def test_pipelines_are_answered_in_order(caller: Caller) -> None:
     count = 3000
     caller.say(b"".join(b"set k%d 0 0 %d\r\n%d\r\nget k%d\r\n" % (i, len(str(i)), i, i) for i in range(count)))
