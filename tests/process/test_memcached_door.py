@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -441,3 +443,19 @@ def test_a_client_beside_it(mesh: LocalMesh) -> None:
         door.ask(b"set shared 2 0 1\r\n5\r\n")
         assert client.incr("shared", 1) == 6
         assert isinstance(client, Client)
+
+
+def test_a_node_without_the_door_does_not_even_load_it() -> None:
+    program = (
+        "import sys, meshcache\n"
+        f"node = {{'id': 'n1', 'listen': '127.0.0.1:{find_base_port(1)}', 'http': 'off'}}\n"
+        "with meshcache.Node(meshcache.Config.from_tables(node=node, memcached={'listen': sys.argv[1]})):\n"
+        "    print(len([name for name in sys.modules if 'memcached' in name]))\n"
+    )
+    command = [sys.executable, "-c", program]
+    off, on = (
+        subprocess.run([*command, listen], capture_output=True, text=True, timeout=60, check=True).stdout
+        for listen in ("", f"127.0.0.1:{free_port()}")
+    )
+    assert int(off) == 0
+    assert int(on) > 5
