@@ -241,10 +241,11 @@ class MeshCache(BaseCache):
         made = {self.make_and_validate_key(key, version): key for key in data}
         ttl = self.get_backend_timeout(timeout)
         if ttl == 0:
-            yield from self._write(client, partial(client.delete_many, made), otherwise=0)
+            yield from self._write(client, partial(client.delete_many, made), otherwise=0, keys=len(made))
             return []
         values = {name: data[key] for name, key in made.items()}
-        failed = yield from self._write(client, partial(client.set_many, values, ttl), otherwise=list(made))
+        call = partial(client.set_many, values, ttl)
+        failed = yield from self._write(client, call, otherwise=list(made), keys=len(made))
         return [made[name] for name in failed]
 
     def _add(self, client: Any, key: Any, value: Any, timeout: Any, version: int | None) -> Flow[bool]:
@@ -271,16 +272,16 @@ class MeshCache(BaseCache):
 
     def _delete_many(self, client: Any, keys: Iterable[Any], version: int | None) -> Flow[None]:
         made = [self.make_and_validate_key(key, version) for key in keys]
-        yield from self._write(client, partial(client.delete_many, made), otherwise=0)
+        yield from self._write(client, partial(client.delete_many, made), otherwise=0, keys=len(made))
 
-    def _write(self, client: Any, call: Callable[[], Any], otherwise: Any) -> Flow[Any]:
+    def _write(self, client: Any, call: Callable[[], Any], otherwise: Any, keys: int = 1) -> Flow[Any]:
         """Make a call that may be given up, if the settings say so; then ``otherwise`` is its result."""
         try:
             return (yield from _called(call))
         except OUTAGES as error:
             if not self._goes_on:
                 raise
-            client.fallbacks.count(error, writes=1)
+            client.fallbacks.count(error, writes=keys)
             return otherwise
 
 
@@ -314,18 +315,16 @@ def _arguments(location: str | Iterable[str], options: dict[str, Any]) -> dict[s
         if name not in OPTIONS:
             instead = _INSTEAD.get(name) or f"there are {', '.join(OPTIONS)}"
             raise ImproperlyConfigured(f"CACHES: OPTIONS: unknown option {name!r}: {instead}")
-    if isinstance(location, str):
-        # Django's backends for memcached and redis take semicolons as well.
-        seeds = location if "://" in location else tuple(location.replace(";", ",").split(","))
-    else:
-        seeds = tuple(location)
-    of_url = parse_seeds(seeds or None).options
+    # Django's backends for memcached and redis take semicolons as well.
+    seeds = location.replace(";", ",") if isinstance(location, str) else tuple(location)
+    found = parse_seeds(seeds or None)
+    is_url = isinstance(seeds, str) and "://" in seeds
     codec = options.get("codec")
     return {
         **options,
-        "seeds": seeds or None,
-        "codec": (of_url.get("codec", "pickle") if codec is None else _codec(codec)),
-        "on_error": options.get("on_error") or of_url.get("on_error", "raise"),
+        "seeds": found.addresses if seeds and not is_url else seeds or None,
+        "codec": found.options.get("codec", "pickle") if codec is None else _codec(codec),
+        "on_error": options.get("on_error") or found.options.get("on_error", "raise"),
     }
 
 
