@@ -104,9 +104,15 @@ def test_a_location_has_many_forms(address: str, location: str | list[str] | tup
     assert cache.get("k") == "v"
 
 
-def test_without_a_location_the_environment_says_where(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MESHCACHE_SEEDS", address)
-    cache = MeshCache("", {"OPTIONS": {"namespace": "of the environment"}})
+@pytest.mark.parametrize("seeds", ["{}", "mesh://{}/place/"])
+def test_without_a_location_the_environment_says_where(
+    address: str, seeds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESHCACHE_SEEDS", f"{HOST}:1")
+    nowhere = MeshCache("", {})
+    monkeypatch.setenv("MESHCACHE_SEEDS", seeds.format(address))
+    cache = MeshCache("", {})
+    assert cache.client is not nowhere.client
     cache.set("k", "v")
     assert cache.get("k") == "v"
 
