@@ -201,6 +201,12 @@ class MeshCache(BaseCache):
         """See clear()."""
         await self.async_client.clear()
 
+    def close(self, **kwargs: Any) -> None:
+        """Keep the connections: Django calls this after each request."""
+
+    async def aclose(self, **kwargs: Any) -> None:
+        """See close(). Newer versions of Django would have a thread call it."""
+
     # ---- what they do; ``client`` is a Client or an AsyncClient
 
     def _get(self, client: Any, key: Any, default: Any, version: int | None) -> Flow[Any]:
