@@ -23,6 +23,7 @@ answer, and there is none.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from functools import cache as once
 from functools import partial
@@ -37,7 +38,7 @@ from meshcache.client.aio.client import AsyncClient
 from meshcache.client.arguments import MISSING
 from meshcache.client.blocking.client import Client
 from meshcache.client.fallbacks import OUTAGES
-from meshcache.client.seeds import parse_seeds
+from meshcache.client.seeds import SEEDS_VARIABLE, parse_seeds
 from meshcache.durations import in_seconds
 from meshcache.errors import InvalidKey, KeyMissing, OperationTimeout, SerializationError
 from meshcache.integrations.clients import shared_client, shared_loop_clients
@@ -200,6 +201,12 @@ class MeshCache(BaseCache):
         """See clear()."""
         await self.async_client.clear()
 
+    def close(self, **kwargs: Any) -> None:
+        """Keep the connections: Django calls this after each request."""
+
+    async def aclose(self, **kwargs: Any) -> None:
+        """See close(). Newer versions of Django would have a thread call it."""
+
     # ---- what they do; ``client`` is a Client or an AsyncClient
 
     def _get(self, client: Any, key: Any, default: Any, version: int | None) -> Flow[Any]:
@@ -315,14 +322,14 @@ def _arguments(location: str | Iterable[str], options: dict[str, Any]) -> dict[s
         if name not in OPTIONS:
             instead = _INSTEAD.get(name) or f"there are {', '.join(OPTIONS)}"
             raise ImproperlyConfigured(f"CACHES: OPTIONS: unknown option {name!r}: {instead}")
-    # Django's backends for memcached and redis take semicolons as well.
+    # Django's backends for memcached and redis take semicolons as well. What the environment says may change later.
     seeds = location.replace(";", ",") if isinstance(location, str) else tuple(location)
+    seeds = seeds or os.environ.get(SEEDS_VARIABLE, "").strip()
     found = parse_seeds(seeds or None)
-    is_url = isinstance(seeds, str) and "://" in seeds
     codec = options.get("codec")
     return {
         **options,
-        "seeds": found.addresses if seeds and not is_url else seeds or None,
+        "seeds": seeds if "://" in seeds else found.addresses,
         "codec": found.options.get("codec", "pickle") if codec is None else _codec(codec),
         "on_error": options.get("on_error") or found.options.get("on_error", "raise"),
     }
