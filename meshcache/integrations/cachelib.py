@@ -61,7 +61,8 @@ class MeshCache(cachelib.BaseCache):
         ignore_delete_many_errors: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(default_timeout, ignore_delete_many_errors)
+        super().__init__(default_timeout)
+        self.ignore_delete_many_errors = ignore_delete_many_errors  # which cachelib before 0.16 does not know
         if (default_s := self._normalize_timeout(None)) < 0:
             raise ValueError(f"default_timeout must be 0 (never expires) or more, is {default_s}")
         self.key_prefix = key_prefix
