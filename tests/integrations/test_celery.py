@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -43,11 +44,22 @@ def app(node: Node, client: Client) -> Any:
     return app_with(f"meshcache://{node.config.node.listen}/results:?timeout=2")
 
 
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Put the root logger back as it was: a worker takes it over, and later tests would hear no warnings."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
 def test_the_backend_is_found_by_its_url(app: Any) -> None:
     assert type(app.backend) is MeshcacheBackend
     assert app.backend.client.with_options()._session.options.timeout_s == 2.0
 
 
+@pytest.mark.usefixtures("own_logging")
 def test_results_come_back_and_chords_go_on(app: Any, client: Client) -> None:
     def add(x: int, y: int) -> int:
         return x + y
