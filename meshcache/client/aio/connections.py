@@ -36,7 +36,6 @@ from meshcache.client.connection import (
     CALLS_MAX,
     FAIR_SHARE,
     GREETING,
-    GREETING_S,
     Attempt,
     Batch,
     Call,
@@ -220,9 +219,11 @@ class _NodeSocket:
             self._step_since = attended_s
         for queue in self.lines:
             self._expire_queued(queue, now, attended_s)
-        has_waited = attended_s - self._step_since >= GREETING_S
+        greeting = self._connection.greeting
+        has_waited = attended_s - self._step_since >= greeting.patience_s
         wanted = self._connection.is_asked if self._connection.ready else self._is_needed()
         if has_waited and wanted and self._socket is not None:
+            greeting.note_replaced()
             self._disconnect(CONNECTION_LOST)
             self._requeue()
         return bool(self.under_way) or self._is_needed()
