@@ -355,7 +355,11 @@ class Connection:
 
     def read(self, attempt: Attempt, number: int, frame: Frame) -> Any:
         """Return what an attempt comes to by this answer; None if that is not usual, and ``accept`` must have it."""
-        return attempt.operation.read(frame, number, self.routing.digest, *attempt.reading)
+        routing = self.routing
+        answer = attempt.operation.read(frame, number, routing.digest, *attempt.reading)
+        if routing.windows.narrow and answer is not None:
+            routing.windows.note_answer(self.address)
+        return answer
 
     def expect(self, number: int, call: Call) -> None:
         """Wait for the answer to a call that was sent as an attempt."""
@@ -374,6 +378,12 @@ class Connection:
         """Stop waiting for an answer. If the node was ``silent``, our idea of its clock may be wrong."""
         self._expected.pop(number, None)
         self.greeting.is_silent = self.greeting.is_silent or silent
+
+    def give_up(self, number: int, sent_at: float, *, is_fair: bool) -> None:
+        """Stop waiting for an answer that did not come in time; ``is_fair``: the node had enough of it."""
+        self.forget(number, silent=is_fair)
+        if is_fair:
+            self.routing.note_silence(self.address, sent_at)
 
     def forget_all(self) -> None:
         """Stop waiting for all answers: the thread that waited was interrupted."""
@@ -396,6 +406,7 @@ class Connection:
             if call is None:
                 continue
             self.greeting.is_silent = False
+            self.routing.windows.note_answer(self.address)
             if message.view != self.routing.digest:
                 self.routing.note_view(self.address, message.view)
             results = message.results
@@ -442,6 +453,8 @@ class Connection:
     def _rejected(self, reject: Reject) -> Reject:
         if not reject.error or type(reject.error[0]) is not int:
             raise ProtocolError(f"REJECT without a code: {reject.error!r}")
+        if reject.error[0] == Code.OVERLOADED:
+            self.routing.windows.note_overload(self.address, self.routing.clock())
         if reject.error[0] == Code.STALE_BOOT:
             self.ready = False
         elif reject.view != self.routing.digest:

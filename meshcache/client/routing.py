@@ -17,6 +17,7 @@ from meshcache.client.greetings import Greetings
 from meshcache.client.hedging import Hedging
 from meshcache.client.rests import Rests
 from meshcache.client.retries import Holds, RetryBudget
+from meshcache.client.windows import Windows
 from meshcache.keys import SecretKey
 from meshcache.protocol.breaker import Breaker
 from meshcache.protocol.messages import Fact, Welcome
@@ -36,6 +37,10 @@ DOUBT_S: Final = 1.0
 """For how long a node that has just failed is asked after the others …"""
 DOUBT_S_MAX: Final = 4.0
 """… and the most: it is twice as long each time that the node fails again."""
+SLOW_S: Final = 1.0
+"""A node that has too much to do, but has answered since so long ago, is slow and not dead …"""
+SLOW_PATIENCE: Final = 2
+"""… and an attempt there may take so many times as long."""
 HOT_S: Final = 10.0
 """For how long a key counts as hot after a node last said so."""
 SMALL_BYTES: Final = 1 << 20
@@ -168,8 +173,8 @@ class Routing:
         """What nodes counted that are no members any more."""
         self.rests, self.holds = Rests(), Holds()
         """Addresses that are not asked for a moment; overloaded nodes that are not asked again for a moment."""
-        self.greetings = Greetings()
-        """What is known of each node's clock."""
+        self.windows, self.greetings = Windows(), Greetings()
+        """How many requests may be under way at each node; what is known of its clock."""
         self._retry_budget = RetryBudget(clock())
         self.failed_at = -math.inf
         """When a node last failed to answer."""
@@ -220,6 +225,7 @@ class Routing:
         self.gone_failed += sum(peer.failed for peer in gone)
         self.peers = peers
         self.rests.keep(self.addresses())
+        self.windows.keep(self.addresses())
         self.greetings.keep(self.addresses())
         self._addresses = {fact.node_id: fact.address for fact in facts}
         self._refreshed_at = now
@@ -266,6 +272,22 @@ class Routing:
             self._refresh_by(self._refreshed_at + REFRESH_FAILING_S)
             if before != (peer.breaker.probe_at, peer.doubted_until):
                 self.review(now)
+
+    def note_silence(self, address: str, sent_at: float) -> None:
+        """Note that a request was not answered in time: if none was that was made later, the node has too many."""
+        peer = self.peers.get(address)
+        if peer is None or peer.answered_at < sent_at:
+            self.windows.note_overload(address, self.clock())
+
+    def patience(self, address: str, now: float) -> int:
+        """Return how many times as long an attempt may take at an address.
+
+        What a slow node answers too late it has done for nobody, and the next attempt makes it slower.
+        """
+        if address not in self.windows.narrow:
+            return 1
+        peer = self.peers.get(address)
+        return SLOW_PATIENCE if peer is not None and now - peer.answered_at < SLOW_S else 1
 
     def woke(self, address: str) -> None:
         """Note that a node answers that was not asked for a while."""

@@ -148,6 +148,11 @@ class Channel:
         self.busy = False
         """Whether a thread has taken it."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has a connection on which requests can be sent."""
+        return any(node_socket.connection.ready for node_socket in list(self._sockets.values()))
+
     def exchange(self, calls: list[Call]) -> list[Outcome]:
         """Send every call, then wait for every answer, for each until its deadline."""
         if len(calls) == 1:
@@ -362,7 +367,7 @@ class Channel:
         outcome: Outcome = self._wait(node_socket, number, deadline, received)
         if outcome is NO_REPLY:
             is_fair = call.is_fair(sent_at)
-            node_socket.connection.forget(number, silent=is_fair)
+            node_socket.connection.give_up(number, sent_at, is_fair=is_fair)
             return outcome if is_fair else NO_TIME_TO_ANSWER
         return outcome
 
@@ -445,6 +450,7 @@ class Channel:
             return NOT_GREETED if failure is CONNECTION_LOST else failure._replace(sent=False)
         if not is_fair:
             return NO_TIME
+        connection.routing.windows.note_overload(call.address, time.monotonic())
         return NO_GREETING if connection.is_asked else NO_CONNECTION
 
     def _hello(self, node_socket: _NodeSocket, deadline: float) -> Any:
