@@ -1,7 +1,8 @@
-"""What the backends for cachelib, dogpile.cache and Celery share: arguments, outages that count as misses, long keys.
+"""What backends share: the arguments of their clients, outages that count as misses, long keys.
 
-``on_error="miss"`` means for all of them: while the mesh fails, reads find nothing and writes are given up. The client
-counts both in ``fallbacks``, and says so in the log once a minute. The default is ``"raise"``.
+``on_error="miss"`` means for all of them: while the mesh fails, reads find nothing and writes are given up; django.py
+says which of Django's are not. The client counts both in ``fallbacks``, and says so in the log once a minute. The
+default is ``"raise"``.
 """
 
 from __future__ import annotations
