@@ -21,7 +21,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from meshcache.config import Config
 from meshcache.core import invariants
@@ -63,6 +63,9 @@ from meshcache.protocol.clock import HybridClock
 from meshcache.protocol.messages import Code, Message
 from meshcache.protocol.ring import Ring
 from meshcache.protocol.wire import DeadlinePeek, Frame, decode_frame
+
+if TYPE_CHECKING:
+    from meshcache._native._compiled import UsualRequests
 
 HOUSEKEEPING_S: Final = 0.05
 """How often the node looks at what is not urgent to the millisecond: heartbeats, handshakes, expiry."""
@@ -239,12 +242,28 @@ class NodeCore:
             served = self._usual is not None and self._usual.serve(origin, frame)
         except Exception as error:  # noqa: BLE001  (as in _take)
             served = None
-            self.fail(type(decode_frame(frame)[1][0]).__name__, origin, error)
+            self.usual_failed(origin, frame, error)
         self.disturbed |= served is not True
         if served is False:
             self._take(self._on_request, origin, self._decode(origin, frame, self.receive_request))
         # What other nodes answered in this turn does not count against the clients that ask now.
         return before < self.outbox.reply_bytes > REPLY_BYTES_PER_TURN
+
+    @property
+    def usual(self) -> UsualRequests | None:
+        """What serves usual frames natively; see usual.py."""
+        return self._usual
+
+    def usual_failed(self, origin: bytes, frame: Frame, error: Exception) -> None:
+        """Note that it failed in the middle of a frame."""
+        self.disturbed = True
+        self.fail(type(decode_frame(frame)[1][0]).__name__, origin, error)
+
+    def number_events(self) -> None:
+        """Pass over the events of a turn that had nothing else, because nobody subscribes: as ``drain`` does."""
+        self.counters.published += 1
+        self._frames.stream(self.outbox.events, self.view.digest, subscribed=False)
+        self.outbox.events = []
 
     def past_by_now(self) -> Callable[[Frame], bool | None]:
         """Return a check of undecoded frames: is a client's request past its deadline? None for any other frame."""

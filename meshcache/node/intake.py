@@ -29,6 +29,7 @@ from meshcache.keys import ANYBODY
 from meshcache.node.connections import Connection, Connections
 from meshcache.node.poller import DONTWAIT, EVENTS, FRAMES_PER_TURN, POLLIN, RCVMORE, SLICE_S, Inlet
 from meshcache.protocol.wire import Frame
+from meshcache.sockets.allocator import LARGE_FRAME_BYTES
 
 STANDING_S: Final = 0.05
 TAKEN_PER_TURN: Final = 4096
@@ -108,6 +109,14 @@ class RequestInlet(Inlet):
         wait until the loop does so before it sleeps."""
         self.late = 0
         """Requests dropped because their time was over."""
+        self.in_hand: tuple[()] | tuple[bytes] | tuple[bytes, Connection, Frame] | None = None
+        """What ``UsualTurns`` has left: a request, or only the origin of one; empty if it took the request."""
+        self._is_large = False
+        """Whether the latest frame was: ``UsualTurns`` would copy the next once more."""
+
+    def is_at_ease(self) -> bool:
+        """Tell whether nothing waits here, so that ``UsualTurns`` may receive."""
+        return not (self._shedding or self._waiting or self._excess or self._is_large)
 
     def has_input(self) -> bool:
         """See Inlet; what was taken and waits is input too."""
@@ -117,6 +126,8 @@ class RequestInlet(Inlet):
 
     def drain(self, now: float) -> bool:
         """See Inlet."""
+        if self.in_hand is not None:
+            return self._take_in_hand(now)
         more = self._shed(now) if self._shedding else self._drain(now)
         if self._alone:
             self._alone = False
@@ -125,6 +136,21 @@ class RequestInlet(Inlet):
             self._standing_since = (self._standing_since or moment) if more else 0.0
             self._shedding = more and (self._shedding or moment - self._standing_since > STANDING_S)
         return more
+
+    def _take_in_hand(self, now: float) -> bool:
+        """Go on with what came alone and was received already; True: look for more before the next sleep."""
+        in_hand, self.in_hand = self.in_hand, None
+        if not in_hand:
+            return True
+        origin, connection, frame = in_hand if len(in_hand) == 3 else (in_hand[0], *self._meet(in_hand[0]))
+        connection.take(len(frame))
+        self._is_large = len(frame) >= LARGE_FRAME_BYTES
+        if self._get(RCVMORE):
+            self._excess = True
+            self._refuse()
+        else:
+            self._take(origin, frame, now)
+        return True
 
     def _drain(self, now: float) -> bool:
         recv, recv_large, take, clock = self._recv, self._recv_large, self._take, time.monotonic
@@ -143,6 +169,7 @@ class RequestInlet(Inlet):
                     frame = recv_large(DONTWAIT)
                 size = len(frame)
                 connection.taken_bytes += size + 2 if size < 256 else size + 9  # as Connection.take, without a call
+                self._is_large = size >= LARGE_FRAME_BYTES
                 more = self._alone or self._get(EVENTS) & POLLIN
                 if more and self._get(RCVMORE):
                     self._excess = True

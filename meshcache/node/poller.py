@@ -132,12 +132,26 @@ class Inlets:
         """Something was done with this inlet's socket."""
         self._stirred[inlet] = None
 
+    @property
+    def fd(self) -> int:
+        """The descriptor of the epoll."""
+        return self._epoll.fileno()
+
+    def are_still(self, but: Inlet) -> bool:
+        """Tell whether nothing was done with any socket since its state was read, one excepted."""
+        return not self._stirred or (len(self._stirred) == 1 and but in self._stirred)
+
     def wait(self, timeout_s: float) -> list[Inlet]:
         """Sleep until something may have arrived, or for ``timeout_s``; return where."""
         ready = [inlet for inlet in self._stirred if inlet.has_input()]
+        timeout_s = 0 if ready or timeout_s <= 0 else min(timeout_s, WAIT_S_MAX)
+        return self.woken([fd for fd, _ in self._epoll.poll(timeout_s)], ready)
+
+    def woken(self, fds: list[int], ready: list[Inlet]) -> list[Inlet]:
+        """Return where something may have arrived, given the descriptors that woke: all others were read, or slept."""
         self._stirred.clear()
         self.called = False
-        for fd, _ in self._epoll.poll(0 if ready or timeout_s <= 0 else min(timeout_s, WAIT_S_MAX)):
+        for fd in fds:
             inlet = self._inlets.get(fd)
             if inlet is None:
                 self.called = True

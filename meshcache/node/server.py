@@ -30,7 +30,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
@@ -55,9 +55,10 @@ from meshcache.node.intake import RequestInlet, SubscriptionInlet
 from meshcache.node.journal import Journal
 from meshcache.node.links import FILES_PER_LINK, Links
 from meshcache.node.memory import Watch, process_statistics
-from meshcache.node.poller import DONTWAIT, SNDMORE, Inlets
+from meshcache.node.poller import DONTWAIT, SNDMORE, Inlet, Inlets
 from meshcache.node.pulse import Pulse, Snapshot
 from meshcache.node.snapshots import Snapshots
+from meshcache.node.usual_turns import usual_turns
 from meshcache.protocol.clock import LocalClock
 from meshcache.sockets import options
 from meshcache.sockets.context import open_context
@@ -65,6 +66,9 @@ from meshcache.sockets.curve import listening
 from meshcache.sockets.listener import bind_again, listen, new_listener
 from meshcache.web.certificates import server_context
 from meshcache.web.tokens import Tokens
+
+if TYPE_CHECKING:
+    from meshcache._native._compiled import UsualTurns
 
 BIND_WAIT_S: Final = 1.0
 """How long a starting node waits for a port that is taken."""
@@ -89,6 +93,7 @@ class _Entrance:
     router: zmq.Socket[bytes]
     connections: Connections
     inlet: RequestInlet
+    turns: UsualTurns | None
 
 
 class Server:
@@ -243,7 +248,7 @@ class Server:
         core, inlets, clock, inlet = self.core, self._inlets, self._clock, self.entrance.inlet
         monotonic, due_at = time.monotonic, deadline + clock.stood_still_s
         while True:
-            woken = inlets.wait(deadline - monotonic())
+            woken = self._wait(deadline)
             began = clock.read(monotonic(), time.time())
             for each in woken:
                 if each.drain(began):
@@ -255,6 +260,16 @@ class Server:
             else:
                 self._reply(core.replies())
             self._end_turn(began)
+
+    def _wait(self, deadline: float) -> list[Inlet]:
+        """Sleep until something may have arrived, or until the deadline; return where.
+
+        Natively, whole turns are taken meanwhile: those that serve one usual request each.
+        """
+        inlets, inlet, turns, clock = self._inlets, self.entrance.inlet, self.entrance.turns, self._clock
+        if turns is None or not inlet.is_at_ease() or not inlets.are_still(but=inlet):
+            return inlets.wait(deadline - time.monotonic())
+        return inlets.woken(turns.serve(deadline, clock.stood_still_s, clock.ahead_s_max), [])
 
     def _end_turn(self, began: float) -> float:
         """Note that a turn has ended; return when."""
@@ -361,10 +376,8 @@ class Server:
             try:
                 send(origin, _DONTWAIT_MORE)  # two sends cost half of a send_multipart
                 send(frame, DONTWAIT)
-            except zmq.ZMQError as error:  # closed, or not reading (EAGAIN); its deadline will tell it
-                self.core.counters.undeliverable += 1
-                if error.errno == zmq.EHOSTUNREACH:
-                    entrance.connections.lose(origin)
+            except zmq.ZMQError as error:
+                self._note_undelivered(origin, int(error.errno or 0))
             else:
                 size = len(frame)
                 out_bytes += size
@@ -372,6 +385,12 @@ class Server:
         self.core.counters.answers_out_bytes += out_bytes
         if not entrance.router.closed:
             self._inlets.stir(entrance.inlet)
+
+    def _note_undelivered(self, origin: bytes, error: int) -> None:
+        """A reply could not be sent: closed, or not reading (EAGAIN); its deadline will tell it."""
+        self.core.counters.undeliverable += 1
+        if error == zmq.EHOSTUNREACH:
+            self.entrance.connections.lose(origin)
 
     def _say_goodbye(self) -> None:
         """Tell the others that this node leaves."""
@@ -472,7 +491,9 @@ class Server:
             is_from_node,
         )
         self._inlets.add(inlet)
-        return _Entrance(router, connections, inlet)
+        slow, undelivered = self._note_slow_turn, self._note_undelivered
+        turns = usual_turns(router, self._inlets.fd, core, connections, inlet, self.pulse, slow, undelivered)
+        return _Entrance(router, connections, inlet, turns)
 
     def _listen_anew(self) -> None:
         """Free what connections have piled up: honest ones connect again by themselves.
