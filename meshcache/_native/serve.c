@@ -785,7 +785,7 @@ serve_set(Usual *self, PyObject *origin, Request *set)
 /* -- the type -------------------------------------------------------------------------------------------------------- */
 
 static Outcome
-serve_frame(Usual *self, PyObject *origin, const uint8_t *data, size_t size)
+serve_frame(Usual *self, PyObject *origin, const uint8_t *data, size_t size, uint64_t *kind)
 {
     Reader reader = {data, data + size};
     Request request = {0};
@@ -796,17 +796,18 @@ serve_frame(Usual *self, PyObject *origin, const uint8_t *data, size_t size)
     if (outcome == DONE) {
         outcome = request.kind == GET ? serve_get(self, origin, &request) : serve_set(self, origin, &request);
     }
+    *kind = request.kind;
     request_free(&request);
     return outcome;
 }
 
 Outcome
-serve_at_once(PyObject *usual, PyObject *origin, const uint8_t *data, size_t size, PyObject **reply)
+serve_at_once(PyObject *usual, PyObject *origin, const uint8_t *data, size_t size, PyObject **reply, uint64_t *kind)
 {
     Usual *self = (Usual *)usual;
     *reply = NULL;
     self->reply = reply;
-    Outcome outcome = serve_frame(self, origin, data, size);
+    Outcome outcome = serve_frame(self, origin, data, size, kind);
     self->reply = NULL;
     return outcome;
 }
@@ -819,16 +820,17 @@ usual_serve(Usual *self, PyObject *const *arguments, Py_ssize_t count)
         return NULL;
     }
     Outcome outcome;
+    uint64_t kind;
     PyObject *frame = arguments[1];
     if (PyBytes_CheckExact(frame)) {
-        outcome = serve_frame(self, arguments[0], (const uint8_t *)PyBytes_AS_STRING(frame), (size_t)PyBytes_GET_SIZE(frame));
+        outcome = serve_frame(self, arguments[0], (const uint8_t *)PyBytes_AS_STRING(frame), (size_t)PyBytes_GET_SIZE(frame), &kind);
     }
     else {
         Py_buffer buffer;
         if (PyObject_GetBuffer(frame, &buffer, PyBUF_SIMPLE) < 0) {
             return NULL;
         }
-        outcome = serve_frame(self, arguments[0], buffer.buf, (size_t)buffer.len);
+        outcome = serve_frame(self, arguments[0], buffer.buf, (size_t)buffer.len, &kind);
         PyBuffer_Release(&buffer);
     }
     if (outcome == FAILED) {

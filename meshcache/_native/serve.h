@@ -12,7 +12,8 @@
 int serve_exec(PyObject *module);
 
 /* Serve a frame as UsualRequests.serve does, but for the reply, if it is small: that is returned, not put into the
- * outbox. ``usual`` must be a UsualRequests. */
-Outcome serve_at_once(PyObject *usual, PyObject *origin, const uint8_t *data, size_t size, PyObject **reply);
+ * outbox. ``usual`` must be a UsualRequests. ``kind``: GET or SET, if the outcome is not UNUSUAL. */
+Outcome serve_at_once(PyObject *usual, PyObject *origin, const uint8_t *data, size_t size, PyObject **reply,
+                      uint64_t *kind);
 
 #endif

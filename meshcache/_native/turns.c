@@ -42,8 +42,9 @@ turns_exec(PyObject *module)
 #define EVENTS_AT_ONCE 64
 #define SLEEP_MS_MAX 60000
 
-typedef struct {
-    void *aligned[8]; /* 64 bytes */
+typedef union {
+    unsigned char bytes[64];
+    void *aligned;
 } Message;
 
 /* Functions of libzmq, in the order of their addresses as arguments. */
@@ -63,24 +64,25 @@ typedef struct {
 
 /* The parts of the node that are worked with, by their names as arguments. */
 enum part {
-    CONNECTIONS, CORE, COUNTERS, EXPECT_LARGE, INLET, INSTANT, LOOP, OUTBOX, PULSE, SLOW, UNDELIVERED, USUAL, PARTS
+    CONNECTIONS, CORE, COUNTERS, EXPECT_LARGE, INLET, INSTANT, LOOP, NUMBER_EVENTS, OUTBOX, PULSE, SLOW, UNDELIVERED,
+    USUAL, PARTS
 };
 static char *ARGUMENTS[] = {
-    "connections", "core", "counters", "expect_large", "inlet", "instant", "loop", "outbox", "pulse", "slow",
-    "undelivered", "usual", "functions", "socket", "router_fd", "epoll_fd", "ask_after_bytes", "large_bytes",
+    "connections", "core", "counters", "expect_large", "inlet", "instant", "loop", "number_events", "outbox", "pulse",
+    "slow", "undelivered", "usual", "functions", "socket", "router_fd", "epoll_fd", "ask_after_bytes", "large_bytes",
     "slow_turn_s", "stall_s", NULL
 };
 
 /* Names of what is looked at in them. */
 enum name {
     N_ANSWERS_OUT_BYTES, N_BUSY_S, N_BYTES_LEFT, N_DISTURBED, N_EVENTS, N_GET, N_HAND, N_IN_HAND, N_KNOWN,
-    N_LONGEST_TURN_MS, N_MOVE, N_NOW, N_NUMBER_EVENTS, N_REPLY_BYTES, N_REQUESTS_IN_BYTES, N_REVIEW_AT_BYTES,
-    N_SUBSCRIBED, N_TAKEN_BYTES, N_TURNED_AT, N_TURNS, N_UNASKED_BYTES, N_USUAL_FAILED, NAMES
+    N_LONGEST_TURN_MS, N_MOVE, N_NOW, N_REPLY_BYTES, N_REQUESTS_IN_BYTES, N_REVIEW_AT_BYTES,
+    N_SUBSCRIBED, N_TAKEN_BYTES, N_TURNED_AT, N_TURNS, N_UNASKED_BYTES, NAMES
 };
 static const char *const NAME_TEXTS[NAMES] = {
     "answers_out_bytes", "busy_s", "bytes_left", "disturbed", "events", "get", "hand", "in_hand", "known",
-    "longest_turn_ms", "move", "now", "number_events", "reply_bytes", "requests_in_bytes", "review_at_bytes",
-    "subscribed", "taken_bytes", "turned_at", "turns", "unasked_bytes", "usual_failed"
+    "longest_turn_ms", "move", "now", "reply_bytes", "requests_in_bytes", "review_at_bytes",
+    "subscribed", "taken_bytes", "turned_at", "turns", "unasked_bytes"
 };
 
 typedef struct {
@@ -321,32 +323,26 @@ announce(Turns *self)
     if (subscribed) {
         return subscribed < 0 ? WRONG : leave_the_rest(self);
     }
-    PyObject *done = has ? PyObject_CallMethodNoArgs(self->parts[CORE], self->names[N_NUMBER_EVENTS]) : Py_NewRef(Py_None);
-    Py_XDECREF(done);
-    return done == NULL ? WRONG : SERVED;
+    return has && call(self->parts[NUMBER_EVENTS], NULL, NULL) ? WRONG : SERVED;
 }
 
-/* Have the core count an error that concerns one request only. */
+/* Have the core count an error that concerns one request only, as NodeCore.receive_request does. */
 static int
-count_failure(Turns *self, PyObject *origin, Message *message)
+count_failure(Turns *self, PyObject *origin, uint64_t kind)
 {
     if (!PyErr_ExceptionMatches(PyExc_Exception)) {
         return -1;
     }
-    PyObject *kind, *error, *trace;
-    PyErr_Fetch(&kind, &error, &trace);
-    PyErr_NormalizeException(&kind, &error, &trace);
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyErr_NormalizeException(&type, &error, &trace);
     if (trace != NULL) {
         PyException_SetTraceback(error, trace);
     }
-    PyObject *frame = bytes_of(self, message), *done = NULL;
-    if (frame != NULL) {
-        done = PyObject_CallMethodObjArgs(self->parts[CORE], self->names[N_USUAL_FAILED], origin, frame, error, NULL);
-    }
-    Py_XDECREF(kind);
+    PyObject *done = PyObject_CallMethod(self->parts[CORE], "fail", "sOO", kind == GET ? "Get" : "Set", origin, error);
+    Py_XDECREF(type);
     Py_XDECREF(error);
     Py_XDECREF(trace);
-    Py_XDECREF(frame);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }
@@ -388,18 +384,19 @@ serve_message(Turns *self, Run *run, double began, PyObject *origin, PyObject *c
         return PyErr_Occurred() ? WRONG : leave_request(self, origin, connection, message);
     }
     PyObject *reply;
-    Outcome outcome = serve_at_once(self->parts[USUAL], origin, self->zmq.msg_data(message), size, &reply);
+    uint64_t kind;
+    Outcome outcome = serve_at_once(self->parts[USUAL], origin, self->zmq.msg_data(message), size, &reply, &kind);
     if (outcome == UNUSUAL) {
         return leave_request(self, origin, connection, message);
     }
-    if (outcome == FAILED && count_failure(self, origin, message)) {
+    if (outcome == FAILED && count_failure(self, origin, kind)) {
         return WRONG;
     }
     if (count_taken(self, run, connection, size)) {
         Py_XDECREF(reply);
         return WRONG;
     }
-    if (outcome == WENT_ON && PyObject_SetAttr(self->parts[CORE], self->names[N_DISTURBED], Py_True)) {
+    if (outcome != DONE && PyObject_SetAttr(self->parts[CORE], self->names[N_DISTURBED], Py_True)) {
         return WRONG;
     }
     if (reply == NULL) { /* Python went on, it failed, or the reply is large */
@@ -656,8 +653,8 @@ turns_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
     unsigned long long socket;
     long long ask_after_bytes, large_bytes;
     if (!PyArg_ParseTupleAndKeywords(
-            arguments, named, "$OOOOOOOOOOOOOKiiLLdd:UsualTurns", ARGUMENTS, &p[CONNECTIONS], &p[CORE], &p[COUNTERS],
-            &p[EXPECT_LARGE], &p[INLET], &p[INSTANT], &p[LOOP], &p[OUTBOX], &p[PULSE], &p[SLOW],
+            arguments, named, "$OOOOOOOOOOOOOOKiiLLdd:UsualTurns", ARGUMENTS, &p[CONNECTIONS], &p[CORE], &p[COUNTERS],
+            &p[EXPECT_LARGE], &p[INLET], &p[INSTANT], &p[LOOP], &p[NUMBER_EVENTS], &p[OUTBOX], &p[PULSE], &p[SLOW],
             &p[UNDELIVERED], &p[USUAL], &functions, &socket, &self->router_fd, &self->epoll_fd, &ask_after_bytes,
             &large_bytes, &self->slow_turn_s, &self->stall_s)) {
         for (int i = 0; i < PARTS; i++) {

@@ -21,7 +21,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from meshcache.config import Config
 from meshcache.core import invariants
@@ -63,9 +63,6 @@ from meshcache.protocol.clock import HybridClock
 from meshcache.protocol.messages import Code, Message
 from meshcache.protocol.ring import Ring
 from meshcache.protocol.wire import DeadlinePeek, Frame, decode_frame
-
-if TYPE_CHECKING:
-    from meshcache._native._compiled import UsualRequests
 
 HOUSEKEEPING_S: Final = 0.05
 """How often the node looks at what is not urgent to the millisecond: heartbeats, handshakes, expiry."""
@@ -127,9 +124,9 @@ class NodeCore:
         self.coordinator = coordinator_of(config, *parts, copies.on_announced, hints.add, self.fail)
         self._build_gates()
         self._begin_background(hints, saved)
-        self._requests = self._make_requests(hot, copies, host)
-        self._usual = self._requests.usual
-        self._early = Early(self.clock, self._instant, self.counters, self._requests.who)
+        self.requests = self._make_requests(hot, copies, host)
+        self._usual = self.requests.usual
+        self._early = Early(self.clock, self._instant, self.counters, self.requests.who)
         self._handshake = self._make_handshake()
         self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
@@ -152,7 +149,7 @@ class NodeCore:
         self._claims = Claims(lambda: self._instant.wall_ms, self.coordinator.replica.floors.grace_ms, self.counters)
         self._peek = DeadlinePeek(self.boot)
         bytes_max = self.config.limits.request_bytes_max
-        self._frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
+        self.frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
 
     def _begin_background(self, hints: Hints, saved: Saved | None) -> None:
         """Begin what the node does by itself; it runs in this order."""
@@ -176,7 +173,7 @@ class NodeCore:
             self._pending.begin_background("snapshots", self.recall)
 
     def _make_handshake(self) -> Handshake:
-        parts = self.config, self.membership, self.peers, self.outbox, self._instant, self.boot, self._requests.who
+        parts = self.config, self.membership, self.peers, self.outbox, self._instant, self.boot, self.requests.who
         return Handshake(*parts, follow=self._follow_members_now, replan=self._pending.replan)
 
     def _make_requests(self, hot: HotKeys, copies: HotCopies, host: Callable[[], dict[str, Any]]) -> Requests:
@@ -198,7 +195,7 @@ class NodeCore:
 
     def _request_handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
         """Return what takes each kind of message on the ROUTER, given its origin and the message."""
-        requests = self._requests.handlers()
+        requests = self.requests.handlers()
         handlers: dict[type[Any], Callable[[bytes, Any], None]] = {
             **requests,
             m.Pull: partial(self._timed, "page_sent", requests[m.Pull]),
@@ -212,7 +209,7 @@ class NodeCore:
         return (
             checked
             if not self.config.security.key_file
-            else Access(self._requests.who, self.view, self.outbox, self.counters).gated(checked)
+            else Access(self.requests.who, self.view, self.outbox, self.counters).gated(checked)
         )
 
     def _answer_handlers(self) -> dict[type[Any], Callable[[str, Any], None]]:
@@ -242,28 +239,12 @@ class NodeCore:
             served = self._usual is not None and self._usual.serve(origin, frame)
         except Exception as error:  # noqa: BLE001  (as in _take)
             served = None
-            self.usual_failed(origin, frame, error)
+            self.fail(type(decode_frame(frame)[1][0]).__name__, origin, error)
         self.disturbed |= served is not True
         if served is False:
             self._take(self._on_request, origin, self._decode(origin, frame, self.receive_request))
         # What other nodes answered in this turn does not count against the clients that ask now.
         return before < self.outbox.reply_bytes > REPLY_BYTES_PER_TURN
-
-    @property
-    def usual(self) -> UsualRequests | None:
-        """What serves usual frames natively; see usual.py."""
-        return self._usual
-
-    def usual_failed(self, origin: bytes, frame: Frame, error: Exception) -> None:
-        """Note that it failed in the middle of a frame."""
-        self.disturbed = True
-        self.fail(type(decode_frame(frame)[1][0]).__name__, origin, error)
-
-    def number_events(self) -> None:
-        """Pass over the events of a turn that had nothing else, because nobody subscribes: as ``drain`` does."""
-        self.counters.published += 1
-        self._frames.stream(self.outbox.events, self.view.digest, subscribed=False)
-        self.outbox.events = []
 
     def past_by_now(self) -> Callable[[Frame], bool | None]:
         """Return a check of undecoded frames: is a client's request past its deadline? None for any other frame."""
@@ -272,7 +253,7 @@ class NodeCore:
     def turn_away(self, origin: bytes, frames: list[bytes], retry_after_ms: int) -> None:
         """Refuse as overloaded, with nothing done, requests that are not past their deadlines by ``past_by_now``."""
         numbers = [self._peek.number_of(frame) for frame in frames]
-        self._requests.turn_away(origin, numbers, retry_after_ms)
+        self.requests.turn_away(origin, numbers, retry_after_ms)
 
     def receive_stream(self, frame: Frame, now: float) -> None:
         """Take a frame that another member published; see Effects.follow."""
@@ -286,9 +267,9 @@ class NodeCore:
             streams = [None]
         for stream in streams:
             if stream is None:
-                self._requests.copies.on_lost()
+                self.requests.copies.on_lost()
             else:
-                self._requests.copies.on_stream(stream)
+                self.requests.copies.on_stream(stream)
 
     def receive_answer(self, address: str, frame: Frame, now: float) -> None:
         """Take a frame from the DEALER to ``address``."""
@@ -375,7 +356,7 @@ class NodeCore:
             self._housekeeping_at = now + (HOUSEKEEPING_CALM_S if self._is_calm() else HOUSEKEEPING_S)
         if self.membership.changed:
             self._timed("change_of_members", self._follow_members, now)
-        self._requests.run()
+        self.requests.run()
         if self._leftovers.is_more or self._drops.jobs:
             self._timed("expiry_and_drops", self._leftovers.run)
 
@@ -388,7 +369,7 @@ class NodeCore:
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest, if nothing happens before."""
         self.disturbed = False
-        if self._leftovers.is_more or self._drops.jobs or self._requests.is_more:
+        if self._leftovers.is_more or self._drops.jobs or self.requests.is_more:
             return self._instant.now
         timer = self._pending.next_deadline() if self._pending.timers else None
         own = min(self._housekeeping_at, self._early.next_at)
@@ -397,19 +378,19 @@ class NodeCore:
     def drain(self) -> Effects:
         """Return the effects of this turn, and begin the next."""
         outbox = self.outbox
-        sends = self._frames.of(outbox.sends) if outbox.sends else []
-        replies = self._frames.of(outbox.replies) if outbox.replies else []
+        sends = self.frames.of(outbox.sends) if outbox.sends else []
+        replies = self.frames.of(outbox.replies) if outbox.replies else []
         publish: list[bytes] = []
         if outbox.events or outbox.idle:
             self.counters.published += bool(outbox.events)
-            publish = self._frames.stream(outbox.events, self.view.digest, subscribed=outbox.subscribed)
+            publish = self.frames.stream(outbox.events, self.view.digest, subscribed=outbox.subscribed)
         effects = Effects(outbox.disconnect, outbox.connect, sends, replies, publish, outbox.notes, outbox.follow)
         outbox.clear()
         return effects
 
     def replies(self) -> list[tuple[bytes, bytes]]:
         """Return the replies of a turn not ``disturbed``, which needs no tick, and no ``drain`` but for its events."""
-        return self._frames.of(self.outbox.take_replies())
+        return self.frames.of(self.outbox.take_replies())
 
     def note_subscribers(self, present: bool) -> None:
         """Note whether anybody subscribes to the invalidation stream. A new subscriber must be told its number."""
@@ -431,14 +412,14 @@ class NodeCore:
 
     def heed(self, readers: Readers) -> None:
         """Use from now on what the driver knows of the connections that ask."""
-        self._requests.heed(readers)
+        self.requests.heed(readers)
 
     def account(self) -> dict[str, Any]:
         """Return what this node tells of itself, as plain values that nobody changes any more; see account.py."""
         hindrances = why_not_ready(
             self.membership, self._instant.now, joined=self._handshake.joined, in_doubt=self._doubt is not None
         )
-        return account(self.coordinator, self.peers, self._requests.statistics(), hindrances)
+        return account(self.coordinator, self.peers, self.requests.statistics(), hindrances)
 
     @property
     def settled(self) -> bool:
@@ -512,7 +493,7 @@ class NodeCore:
         keep_until = now + self.config.membership.transition_s
         if ring.digest != view.digest:
             self.counters.ring_changes += 1
-            early = self._requests.replicas.written_early(ring.digest)
+            early = self.requests.replicas.written_early(ring.digest)
             for slot in view.gained(ring):
                 self.store.drop_slot(slot)
                 view.held[slot] = 0
@@ -548,7 +529,7 @@ class NodeCore:
         for part in self._pending.background.values():
             part.run()
         self._departure.run(now)
-        self._requests.keep_house(now)
+        self.requests.keep_house(now)
         if self.view.settling and self.settled and not self.gone and self.view.expire(now):
             self._returning = False
             self._leftovers.note_slots_of_others()

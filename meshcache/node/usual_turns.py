@@ -49,9 +49,16 @@ def usual_turns(
 
     ``slow`` takes the seconds of a turn that was long, ``undelivered`` the origin and the error of a reply not sent.
     """
-    functions = None if core.usual is None else _addresses()
+    usual = core.requests.usual
+    functions = None if usual is None else _addresses()
     if functions is None:
         return None
+
+    def number_events() -> None:
+        """See to the events of a turn that nobody subscribes to, as ``NodeCore.drain`` does."""
+        core.counters.published += 1
+        core.frames.stream(core.outbox.take_events(), core.view.digest, subscribed=False)
+
     return compiled.UsualTurns(
         connections=connections,
         core=core,
@@ -60,11 +67,12 @@ def usual_turns(
         inlet=inlet,
         instant=core.coordinator.instant,
         loop=core.counters.loop,
+        number_events=number_events,
         outbox=core.outbox,
         pulse=pulse,
         slow=slow,
         undelivered=undelivered,
-        usual=core.usual,
+        usual=usual,
         functions=functions,
         socket=router.underlying,
         router_fd=inlet.fd,

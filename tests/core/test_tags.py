@@ -189,7 +189,7 @@ def test_whatever_way_a_late_copy_takes_it_is_not_let_in(way: str) -> None:
     coordinator = core.coordinator
     if way in {"write", "hint"}:
         request = m.Write(0, core.boot, 1 << 60, b"", way == "hint", [b"key"], [late])
-        core._requests.replicas._on_write(b"peer", request)
+        core.requests.replicas._on_write(b"peer", request)
     elif way == "read repair":
         coordinator.replica.merge_repair([b"key"], [late])
     elif way == "own write":
@@ -288,7 +288,7 @@ def test_the_stream_tells_of_the_tags_when_it_is_done(monkeypatch: pytest.Monkey
     monkeypatch.setattr(core.coordinator.replica, "publish", lambda *event: seen.append(m.Event(*event)))
     invalidate(story, "t", "u", at=story.node("n1"))
     assert [(event.kind, event.keys) for event in seen] == [(EventKind.TAG, [b"t", b"u"])]
-    frames = core._frames.stream([seen[0]], core.view.digest, subscribed=True)
+    frames = core.frames.stream([seen[0]], core.view.digest, subscribed=True)
     assert decode_frame(frames[0])[1][0].events == seen  # type: ignore[union-attr]
 
 

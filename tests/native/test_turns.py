@@ -194,7 +194,7 @@ def test_what_is_asked_is_answered_and_counted_as_in_python(
 def test_what_is_not_usual_is_served_in_python(twins: list[Calls], taken_by_python: Counter[NodeCore]) -> None:
     received = 1  # of who is new
     usual = [(make, 0) for make in USUAL]
-    # A GET that finds nothing goes on in Python. What comes after a frame that is large and not usual is received there.
+    # A GET that finds nothing goes on in Python. What comes after a frame that is large and not usual is received so.
     unusual = (delete(b"a"), 1), (put((b"a", b"1"), (b"a", b"2")), 1), (put((b"big", TOO_LARGE)), 2), (get(b"none"), 0)
     for make, more in (*usual, *unusual, *usual):
         answers = [each.ask(0, make) for each in twins]
