@@ -39,6 +39,7 @@ turns_exec(PyObject *module)
 #define ZMQ_DONTWAIT 1
 #define ZMQ_SNDMORE 2
 
+#define EXPIRY_BYTES 6
 #define EVENTS_AT_ONCE 64
 #define SLEEP_MS_MAX 60000
 
@@ -70,19 +71,19 @@ enum part {
 static char *ARGUMENTS[] = {
     "connections", "core", "counters", "expect_large", "inlet", "instant", "loop", "number_events", "outbox", "pulse",
     "slow", "undelivered", "usual", "functions", "socket", "router_fd", "epoll_fd", "ask_after_bytes", "large_bytes",
-    "slow_turn_s", "stall_s", NULL
+    "slow_turn_s", "stall_s", "started", "wall_ms_at_start", NULL
 };
 
 /* Names of what is looked at in them. */
 enum name {
     N_ANSWERS_OUT_BYTES, N_BUSY_S, N_BYTES_LEFT, N_DISTURBED, N_EVENTS, N_GET, N_HAND, N_IN_HAND, N_KNOWN,
-    N_LONGEST_TURN_MS, N_MOVE, N_NOW, N_REPLY_BYTES, N_REQUESTS_IN_BYTES, N_REVIEW_AT_BYTES,
-    N_SUBSCRIBED, N_TAKEN_BYTES, N_TURNED_AT, N_TURNS, N_UNASKED_BYTES, NAMES
+    N_LONGEST_TURN_MS, N_NOW, N_NOW_BYTES, N_REPLY_BYTES, N_REQUESTS_IN_BYTES, N_REVIEW_AT_BYTES,
+    N_SUBSCRIBED, N_TAKEN_BYTES, N_TURNED_AT, N_TURNS, N_UNASKED_BYTES, N_WALL_MS, NAMES
 };
 static const char *const NAME_TEXTS[NAMES] = {
     "answers_out_bytes", "busy_s", "bytes_left", "disturbed", "events", "get", "hand", "in_hand", "known",
-    "longest_turn_ms", "move", "now", "reply_bytes", "requests_in_bytes", "review_at_bytes",
-    "subscribed", "taken_bytes", "turned_at", "turns", "unasked_bytes"
+    "longest_turn_ms", "now", "now_bytes", "reply_bytes", "requests_in_bytes", "review_at_bytes",
+    "subscribed", "taken_bytes", "turned_at", "turns", "unasked_bytes", "wall_ms"
 };
 
 typedef struct {
@@ -99,6 +100,8 @@ typedef struct {
     size_t large_bytes;
     double slow_turn_s;
     double stall_s;
+    double started; /* as Instant has it */
+    int64_t wall_ms_at_start;
 } Turns;
 
 /* What one run of turns goes by, and what it has counted. */
@@ -355,21 +358,22 @@ count_taken(Turns *self, Run *run, PyObject *connection, size_t size)
     return add_number(self, connection, N_TAKEN_BYTES, (int64_t)(size < 256 ? size + 2 : size + 9));
 }
 
-/* Move the time of the core on. False: it has stood still for long, of which the core must take note. */
-static bool
+/* Move the time of the core on, as Instant.move does. */
+static int
 move(Turns *self, Run *run, double began)
 {
-    if (began - run->now > self->stall_s) {
-        return false;
+    PyObject *instant = self->parts[INSTANT];
+    int64_t wall_ms = self->wall_ms_at_start + (int64_t)((began - self->started) * 1000);
+    uint8_t big_endian[EXPIRY_BYTES];
+    for (int i = 0; i < EXPIRY_BYTES; i++) {
+        big_endian[i] = (uint8_t)(wall_ms >> 8 * (EXPIRY_BYTES - 1 - i));
     }
-    PyObject *now = PyFloat_FromDouble(began), *done = NULL;
-    if (now != NULL) {
-        done = PyObject_CallMethodOneArg(self->parts[INSTANT], self->names[N_MOVE], now);
-    }
-    Py_XDECREF(now);
-    Py_XDECREF(done);
+    PyObject *now_bytes = PyBytes_FromStringAndSize((char *)big_endian, EXPIRY_BYTES);
+    int failed = now_bytes == NULL || PyObject_SetAttr(instant, self->names[N_NOW_BYTES], now_bytes) ||
+                 set_number(self, instant, N_WALL_MS, wall_ms) || set_seconds(self, instant, N_NOW, began);
+    Py_XDECREF(now_bytes);
     run->now = began;
-    return done != NULL;
+    return failed ? -1 : 0;
 }
 
 /* Serve a request that was received from a connection. */
@@ -380,8 +384,11 @@ serve_message(Turns *self, Run *run, double began, PyObject *origin, PyObject *c
     if (size >= self->large_bytes && call(self->parts[EXPECT_LARGE], NULL, NULL)) {
         return WRONG;
     }
-    if (self->zmq.msg_more(message) || !move(self, run, began)) {
-        return PyErr_Occurred() ? WRONG : leave_request(self, origin, connection, message);
+    if (self->zmq.msg_more(message) || began - run->now > self->stall_s) { /* the core must take note of a stall */
+        return leave_request(self, origin, connection, message);
+    }
+    if (move(self, run, began)) {
+        return WRONG;
     }
     PyObject *reply;
     uint64_t kind;
@@ -651,12 +658,12 @@ turns_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
     }
     PyObject **p = self->parts, *functions;
     unsigned long long socket;
-    long long ask_after_bytes, large_bytes;
+    long long ask_after_bytes, large_bytes, wall_ms_at_start;
     if (!PyArg_ParseTupleAndKeywords(
-            arguments, named, "$OOOOOOOOOOOOOOKiiLLdd:UsualTurns", ARGUMENTS, &p[CONNECTIONS], &p[CORE], &p[COUNTERS],
+            arguments, named, "$OOOOOOOOOOOOOOKiiLLdddL:UsualTurns", ARGUMENTS, &p[CONNECTIONS], &p[CORE], &p[COUNTERS],
             &p[EXPECT_LARGE], &p[INLET], &p[INSTANT], &p[LOOP], &p[NUMBER_EVENTS], &p[OUTBOX], &p[PULSE], &p[SLOW],
             &p[UNDELIVERED], &p[USUAL], &functions, &socket, &self->router_fd, &self->epoll_fd, &ask_after_bytes,
-            &large_bytes, &self->slow_turn_s, &self->stall_s)) {
+            &large_bytes, &self->slow_turn_s, &self->stall_s, &self->started, &wall_ms_at_start)) {
         for (int i = 0; i < PARTS; i++) {
             p[i] = NULL; /* borrowed */
         }
@@ -669,6 +676,7 @@ turns_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
     self->socket = (void *)(uintptr_t)socket;
     self->ask_after_bytes = ask_after_bytes;
     self->large_bytes = (size_t)large_bytes;
+    self->wall_ms_at_start = wall_ms_at_start;
     self->zero = PyLong_FromLong(0);
     self->nothing = PyTuple_New(0);
     int failed = self->zero == NULL || self->nothing == NULL || take_functions(self, functions) || check_usual(type, p[USUAL]);

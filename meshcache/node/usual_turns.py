@@ -49,7 +49,7 @@ def usual_turns(
 
     ``slow`` takes the seconds of a turn that was long, ``undelivered`` the origin and the error of a reply not sent.
     """
-    usual = core.requests.usual
+    usual, instant = core.requests.usual, core.coordinator.instant
     functions = None if usual is None else _addresses()
     if functions is None:
         return None
@@ -65,7 +65,7 @@ def usual_turns(
         counters=core.counters,
         expect_large=expect_large_blocks,
         inlet=inlet,
-        instant=core.coordinator.instant,
+        instant=instant,
         loop=core.counters.loop,
         number_events=number_events,
         outbox=core.outbox,
@@ -81,6 +81,8 @@ def usual_turns(
         large_bytes=LARGE_FRAME_BYTES,
         slow_turn_s=SLOW_TURN_S,
         stall_s=core.config.membership.link_dead_after_s,
+        started=instant.started,
+        wall_ms_at_start=instant.wall_ms_at_start,
     )
 
 
