@@ -230,13 +230,13 @@ class NodeCore:
 
     # -- what the driver calls -----------------------------------------------------------------------------
 
-    def receive_request(self, origin: bytes, frame: Frame, now: float) -> bool:
+    def receive_request(self, origin: bytes, frame: Frame, now: float, *, is_unusual: bool = False) -> bool:
         """Take a frame from the ROUTER; True if the turn should end, since what it is answered is enough to send."""
         self._set_time(now)
         self.counters.requests_in_bytes += len(frame)
         before = self.outbox.reply_bytes
         try:
-            served = self._usual is not None and self._usual.serve(origin, frame)
+            served = self._usual is not None and not is_unusual and self._usual.serve(origin, frame)
         except Exception as error:  # noqa: BLE001  (as in _take)
             served = None
             self.fail(type(decode_frame(frame)[1][0]).__name__, origin, error)

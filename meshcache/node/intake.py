@@ -72,14 +72,17 @@ class RequestInlet(Inlet):
         past_by_now: Callable[[], IsPast],
         turn_away: Callable[[bytes, list[bytes], int], None],
         is_from_node: Callable[[Frame], bool] = lambda _: False,
+        take_unusual: Take | None = None,
     ) -> None:
         """``past_by_now`` returns what tells of a request if its time is over.
 
         ``turn_away`` refuses requests for overload, and says after how many milliseconds to come back.
         ``is_from_node`` tells of the first frame of a connection whether a node dialled: nodes are never too many.
+        ``take_unusual`` serves what ``UsualTurns`` has left.
         """
         super().__init__(router, take, refuse, pairs=True)
         self._connections = connections
+        self._take_unusual = take_unusual or take
         self._router = router
         self._past_by_now = past_by_now
         self._turn_away = turn_away
@@ -149,7 +152,7 @@ class RequestInlet(Inlet):
             self._excess = True
             self._refuse()
         else:
-            self._take(origin, frame, now)
+            (self._take_unusual if len(in_hand) == 3 else self._take)(origin, frame, now)
         return True
 
     def _drain(self, now: float) -> bool:

@@ -30,6 +30,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -63,6 +64,7 @@ from meshcache.protocol.clock import LocalClock
 from meshcache.sockets import options
 from meshcache.sockets.context import open_context
 from meshcache.sockets.curve import listening
+from meshcache.sockets.dealer import sender
 from meshcache.sockets.listener import bind_again, listen, new_listener
 from meshcache.web.certificates import server_context
 from meshcache.web.tokens import Tokens
@@ -91,6 +93,7 @@ class _Entrance:
     """Where requests come in: the ROUTER, who is connected to it, and what takes their messages."""
 
     router: zmq.Socket[bytes]
+    send: Callable[[bytes, int], object]
     connections: Connections
     inlet: RequestInlet
     turns: UsualTurns | None
@@ -371,7 +374,7 @@ class Server:
 
     def _reply(self, replies: list[tuple[bytes, bytes]]) -> None:
         entrance = self.entrance
-        send, hand, out_bytes = entrance.router.send, entrance.connections.hand, 0
+        send, hand, out_bytes = entrance.send, entrance.connections.hand, 0
         for origin, frame in replies:
             try:
                 send(origin, _DONTWAIT_MORE)  # two sends cost half of a send_multipart
@@ -489,11 +492,12 @@ class Server:
             core.past_by_now,
             core.turn_away,
             is_from_node,
+            partial(core.receive_request, is_unusual=True),
         )
         self._inlets.add(inlet)
         slow, undelivered = self._note_slow_turn, self._note_undelivered
         turns = usual_turns(router, self._inlets.fd, core, connections, inlet, self.pulse, slow, undelivered)
-        return _Entrance(router, connections, inlet, turns)
+        return _Entrance(router, sender(router), connections, inlet, turns)
 
     def _listen_anew(self) -> None:
         """Free what connections have piled up: honest ones connect again by themselves.

@@ -123,9 +123,9 @@ def taken_by_python(monkeypatch: pytest.MonkeyPatch) -> Counter[NodeCore]:
     counts: Counter[NodeCore] = Counter()
     receive = NodeCore.receive_request
 
-    def receive_request(self: NodeCore, *arguments: Any) -> bool:
+    def receive_request(self: NodeCore, *arguments: Any, **options: Any) -> bool:
         counts[self] += 1
-        return receive(self, *arguments)
+        return receive(self, *arguments, **options)
 
     monkeypatch.setattr(NodeCore, "receive_request", receive_request)
     return counts

@@ -20,7 +20,7 @@ class Instant:
         self.move(now)
 
     def move(self, now: float) -> None:
-        """Move on to another time; the node calls this once per event, but for turns that are taken natively: turns.c."""
+        """Move on to another time; the node calls this once per event. Turns that are taken natively do it in C."""
         self.now = now
         """The monotonic time, in seconds."""
         self.wall_ms = wall_ms = self.wall_ms_at_start + int((now - self.started) * 1000)
