@@ -29,7 +29,6 @@ from meshcache.keys import ANYBODY
 from meshcache.node.connections import Connection, Connections
 from meshcache.node.poller import DONTWAIT, EVENTS, FRAMES_PER_TURN, POLLIN, RCVMORE, SLICE_S, Inlet
 from meshcache.protocol.wire import Frame
-from meshcache.sockets.allocator import LARGE_FRAME_BYTES
 
 STANDING_S: Final = 0.05
 TAKEN_PER_TURN: Final = 4096
@@ -114,12 +113,10 @@ class RequestInlet(Inlet):
         """Requests dropped because their time was over."""
         self.in_hand: tuple[()] | tuple[bytes] | tuple[bytes, Connection, Frame] | None = None
         """What ``UsualTurns`` has left: a request, or only the origin of one; empty if it took the request."""
-        self._is_large = False
-        """Whether the latest frame was: ``UsualTurns`` would copy the next once more."""
 
     def is_at_ease(self) -> bool:
         """Tell whether nothing waits here, so that ``UsualTurns`` may receive."""
-        return not (self._shedding or self._waiting or self._excess or self._is_large)
+        return not (self._shedding or self._waiting or self._excess)
 
     def has_input(self) -> bool:
         """See Inlet; what was taken and waits is input too."""
@@ -147,7 +144,6 @@ class RequestInlet(Inlet):
             return True
         origin, connection, frame = in_hand if len(in_hand) == 3 else (in_hand[0], *self._meet(in_hand[0]))
         connection.take(len(frame))
-        self._is_large = len(frame) >= LARGE_FRAME_BYTES
         if self._get(RCVMORE):
             self._excess = True
             self._refuse()
@@ -172,7 +168,6 @@ class RequestInlet(Inlet):
                     frame = recv_large(DONTWAIT)
                 size = len(frame)
                 connection.taken_bytes += size + 2 if size < 256 else size + 9  # as Connection.take, without a call
-                self._is_large = size >= LARGE_FRAME_BYTES
                 more = self._alone or self._get(EVENTS) & POLLIN
                 if more and self._get(RCVMORE):
                     self._excess = True

@@ -250,8 +250,9 @@ class Server:
         """
         core, inlets, clock, inlet = self.core, self._inlets, self._clock, self.entrance.inlet
         monotonic, due_at = time.monotonic, deadline + clock.stood_still_s
+        wait = inlets.wait
         while True:
-            woken = self._wait(deadline)
+            woken = wait(deadline - monotonic())
             began = clock.read(monotonic(), time.time())
             for each in woken:
                 if each.drain(began):
@@ -263,15 +264,14 @@ class Server:
             else:
                 self._reply(core.replies())
             self._end_turn(began)
+            wait = self._serve_natively  # what comes after a usual request mostly is one, too
 
-    def _wait(self, deadline: float) -> list[Inlet]:
-        """Sleep until something may have arrived, or until the deadline; return where.
-
-        Natively, whole turns are taken meanwhile: those that serve one usual request each.
-        """
+    def _serve_natively(self, timeout_s: float) -> list[Inlet]:
+        """Sleep as ``Inlets.wait`` does, and return what that returns; take usual turns natively in the meantime."""
         inlets, inlet, turns, clock = self._inlets, self.entrance.inlet, self.entrance.turns, self._clock
         if turns is None or not inlet.is_at_ease() or not inlets.are_still(but=inlet):
-            return inlets.wait(deadline - time.monotonic())
+            return inlets.wait(timeout_s)
+        deadline = time.monotonic() + timeout_s
         return inlets.woken(turns.serve(deadline, clock.stood_still_s, clock.ahead_s_max), [])
 
     def _end_turn(self, began: float) -> float:

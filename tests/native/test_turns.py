@@ -182,7 +182,7 @@ def test_what_is_asked_is_answered_and_counted_as_in_python(
     compare(twins)
     by_python = taken_by_python - before
     assert by_python[twins[1].core] == 20 * len(USUAL)
-    assert by_python[twins[0].core] < 20, "a few may come so soon that they do not find the node asleep"
+    assert by_python[twins[0].core] < 20 * len(USUAL), "one of them comes after each turn that had more to do"
     monkeypatch.setattr(Replica, "take_write", lambda *_: 1 / 0)
     for each in twins:
         each.sockets[0].send(each.frame(put((b"a", b"fails"))))
@@ -194,15 +194,14 @@ def test_what_is_asked_is_answered_and_counted_as_in_python(
 def test_what_is_not_usual_is_served_in_python(twins: list[Calls], taken_by_python: Counter[NodeCore]) -> None:
     received = 1  # of who is new
     usual = [(make, 0) for make in USUAL]
-    # A GET that finds nothing goes on in Python. What comes after a frame that is large and not usual is received so.
-    unusual = (delete(b"a"), 1), (put((b"a", b"1"), (b"a", b"2")), 1), (put((b"big", TOO_LARGE)), 2), (get(b"none"), 0)
+    unusual = (delete(b"a"), 1), (put((b"a", b"1"), (b"a", b"2")), 1), (put((b"big", TOO_LARGE)), 1), (get(b"none"), 0)
     for make, more in (*usual, *unusual, *usual):
         answers = [each.ask(0, make) for each in twins]
         assert answers[0] == answers[1]
         received += more
-        assert taken_by_python[twins[0].core] >= received - (more == 2)
+        assert taken_by_python[twins[0].core] >= received
     compare(twins)
-    assert received <= taken_by_python[twins[0].core] < taken_by_python[twins[1].core]
+    assert taken_by_python[twins[0].core] < taken_by_python[twins[1].core]
     for each in twins:
         each.sockets[0].send(b"\xc1")
         each.sockets[0].send_multipart([each.frame(get(b"a")), b"one part too many"])
