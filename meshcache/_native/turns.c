@@ -77,20 +77,19 @@ static char *ARGUMENTS[] = {
 /* Names of what is looked at in them. */
 enum name {
     N_ANSWERS_OUT_BYTES, N_BUSY_S, N_BYTES_LEFT, N_DISTURBED, N_EVENTS, N_GET, N_HAND, N_IN_HAND, N_KNOWN,
-    N_LONGEST_TURN_MS, N_NOW, N_NOW_BYTES, N_REPLY_BYTES, N_REQUESTS_IN_BYTES, N_REVIEW_AT_BYTES,
-    N_SUBSCRIBED, N_TAKEN_BYTES, N_TURNED_AT, N_TURNS, N_UNASKED_BYTES, N_WALL_MS, NAMES
+    N_LONGEST_TURN_MS, N_NOW, N_NOW_BYTES, N_REQUESTS_IN_BYTES, N_REVIEW_AT_BYTES, N_SUBSCRIBED, N_TAKEN_BYTES,
+    N_TURNED_AT, N_TURNS, N_UNASKED_BYTES, N_WALL_MS, NAMES
 };
 static const char *const NAME_TEXTS[NAMES] = {
     "answers_out_bytes", "busy_s", "bytes_left", "disturbed", "events", "get", "hand", "in_hand", "known",
-    "longest_turn_ms", "now", "now_bytes", "reply_bytes", "requests_in_bytes", "review_at_bytes",
-    "subscribed", "taken_bytes", "turned_at", "turns", "unasked_bytes", "wall_ms"
+    "longest_turn_ms", "now", "now_bytes", "requests_in_bytes", "review_at_bytes", "subscribed", "taken_bytes",
+    "turned_at", "turns", "unasked_bytes", "wall_ms"
 };
 
 typedef struct {
     PyObject_HEAD
     PyObject *parts[PARTS];
     PyObject *names[NAMES];
-    PyObject *zero;
     PyObject *nothing; /* an empty tuple */
     Zmq zmq;
     void *socket;
@@ -118,19 +117,20 @@ typedef struct {
 
 /* What a turn came to. */
 typedef enum {
-    WRONG = -1,     /* an exception is set */
-    SERVED = 0,     /* the turn may end */
-    LEFT = 1        /* Python must go on: with what is in hand, or by receiving */
+    WRONG = -1, /* an exception is set */
+    SERVED = 0, /* the turn may end */
+    LEFT = 1    /* Python must go on: with what is in hand, or by receiving */
 } Step;
 
 /* -- parts ----------------------------------------------------------------------------------------------------------- */
 
+/* Read a clock as Python does, to the last bit: times are compared with those read there. */
 static double
 clock_s(clockid_t which)
 {
     struct timespec at;
     clock_gettime(which, &at);
-    return (double)at.tv_sec + 1e-9 * (double)at.tv_nsec;
+    return (double)((int64_t)at.tv_sec * 1000000000 + at.tv_nsec) / 1e9;
 }
 
 static PyObject *
@@ -236,12 +236,16 @@ hand(Turns *self, PyObject *origin, PyObject *connection, int64_t size)
     }
     if (unasked > self->ask_after_bytes || left < review_at) { /* somebody must be looked at */
         PyObject *number = PyLong_FromLongLong(size);
-        PyObject *done = number == NULL ? NULL : PyObject_CallMethodObjArgs(connections, self->names[N_HAND], origin, number, NULL);
+        PyObject *done = NULL;
+        if (number != NULL) {
+            done = PyObject_CallMethodObjArgs(connections, self->names[N_HAND], origin, number, NULL);
+        }
         Py_XDECREF(number);
         Py_XDECREF(done);
         return done == NULL ? -1 : 0;
     }
-    return set_number(self, connection, N_UNASKED_BYTES, unasked) || set_number(self, connections, N_BYTES_LEFT, left) ? -1 : 0;
+    int failed = set_number(self, connection, N_UNASKED_BYTES, unasked) || set_number(self, connections, N_BYTES_LEFT, left);
+    return failed ? -1 : 0;
 }
 
 /* Send a reply, as Server._reply does. */
@@ -411,10 +415,7 @@ serve_message(Turns *self, Run *run, double began, PyObject *origin, PyObject *c
     }
     int failed = reply_to(self, run, origin, connection, reply);
     Py_DECREF(reply);
-    if (failed || PyObject_SetAttr(self->parts[OUTBOX], self->names[N_REPLY_BYTES], self->zero)) {
-        return WRONG;
-    }
-    return announce(self);
+    return failed ? WRONG : announce(self); /* a small reply was not counted in reply_bytes */
 }
 
 /* Receive one request, and serve it if it is usual. */
@@ -597,7 +598,6 @@ turns_clear(Turns *self)
     for (int i = 0; i < NAMES; i++) {
         Py_CLEAR(self->names[i]);
     }
-    Py_CLEAR(self->zero);
     Py_CLEAR(self->nothing);
     return 0;
 }
@@ -677,9 +677,8 @@ turns_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
     self->ask_after_bytes = ask_after_bytes;
     self->large_bytes = (size_t)large_bytes;
     self->wall_ms_at_start = wall_ms_at_start;
-    self->zero = PyLong_FromLong(0);
     self->nothing = PyTuple_New(0);
-    int failed = self->zero == NULL || self->nothing == NULL || take_functions(self, functions) || check_usual(type, p[USUAL]);
+    int failed = self->nothing == NULL || take_functions(self, functions) || check_usual(type, p[USUAL]);
     for (int i = 0; i < NAMES && !failed; i++) {
         self->names[i] = PyUnicode_InternFromString(NAME_TEXTS[i]);
         failed = self->names[i] == NULL;

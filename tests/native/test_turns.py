@@ -29,6 +29,7 @@ from meshcache.node.wakeup import Wakeup
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Message
 from meshcache.protocol.wire import decode_frame, encode_frame
+from meshcache.sockets import allocator
 from meshcache.sockets.allocator import LARGE_FRAME_BYTES
 
 if _native.absent_because:
@@ -211,8 +212,15 @@ def test_what_is_not_usual_is_served_in_python(twins: list[Calls], taken_by_pyth
 
 
 def test_large_values_are_served_natively_and_their_memory_is_kept(
-    twins: list[Calls], taken_by_python: Counter[NodeCore]
+    twins: list[Calls], taken_by_python: Counter[NodeCore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for make in USUAL:
+        assert twins[0].ask(0, make) == twins[1].ask(0, make)
+    told: list[bool] = []
+    monkeypatch.setattr(allocator, "_told", told)
+    twins[0].ask(0, put((b"large", LARGE)))
+    assert told == [True]
+    twins[1].ask(0, put((b"large", LARGE)))
     for make in (*USUAL, put((b"large", LARGE)), get(b"large"), get(b"a"), put((b"large", LARGE)), get(b"large")):
         answers = [each.ask(0, make) for each in twins]
         assert answers[0] == answers[1]
