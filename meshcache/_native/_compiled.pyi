@@ -78,8 +78,8 @@ class UsualTurns:
     """See turns.c, and node/usual_turns.py for what it is given."""
 
     def __new__(cls, **parts: Any) -> Self: ...
-    def serve(self, deadline: float, stood_still_s: float, ahead_s_max: float, /) -> list[int]:
-        """Serve what is usual and comes alone, until there is something else to do: return the descriptors that woke.
+    def serve(self, deadline: float, stood_still_s: float, ahead_s_max: float, /) -> list[tuple[int, int]]:
+        """Serve what is usual and comes alone, until there is something else to do: return as epoll's poll what woke.
 
         ``deadline``: when that is at the latest, by the monotonic clock.
         """

@@ -502,18 +502,19 @@ sleep_for(Turns *self, double seconds, struct epoll_event *events)
     return -1;
 }
 
-/* Make the list of the descriptors that woke. */
+/* Make the list of the descriptors that woke, each with its events. */
 static PyObject *
 woken_of(Turns *self, const struct epoll_event *events, int count, bool also_router)
 {
     PyObject *woken = PyList_New(0);
     for (int i = -also_router; woken != NULL && i < count; i++) {
         int fd = i < 0 ? self->router_fd : events[i].data.fd;
-        PyObject *number = also_router && i >= 0 && fd == self->router_fd ? NULL : PyLong_FromLong(fd);
-        if (number != NULL && PyList_Append(woken, number)) {
+        uint32_t what = i < 0 ? EPOLLIN : events[i].events;
+        PyObject *pair = also_router && i >= 0 && fd == self->router_fd ? NULL : Py_BuildValue("(iI)", fd, what);
+        if (pair != NULL && PyList_Append(woken, pair)) {
             Py_CLEAR(woken);
         }
-        Py_XDECREF(number);
+        Py_XDECREF(pair);
         if (PyErr_Occurred()) {
             Py_CLEAR(woken);
         }
@@ -693,7 +694,7 @@ turns_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
 static PyMethodDef turns_methods[] = {
     {"serve", (PyCFunction)(void (*)(void))turns_serve, METH_FASTCALL,
      "Serve what is usual and comes alone until the deadline, or until there is something else to do. Returns the "
-     "descriptors that woke."},
+     "descriptors that woke, with their events."},
     {NULL, NULL, 0, NULL},
 };
 

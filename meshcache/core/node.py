@@ -232,7 +232,7 @@ class NodeCore:
 
     def receive_request(self, origin: bytes, frame: Frame, now: float, *, is_unusual: bool = False) -> bool:
         """Take a frame from the ROUTER; True if the turn should end, since what it is answered is enough to send."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.requests_in_bytes += len(frame)
         before = self.outbox.reply_bytes
         try:
@@ -257,7 +257,7 @@ class NodeCore:
 
     def receive_stream(self, frame: Frame, now: float) -> None:
         """Take a frame that another member published; see Effects.follow."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.answers_in_bytes += len(frame)
         try:
             _, messages = decode_frame(frame)
@@ -273,7 +273,7 @@ class NodeCore:
 
     def receive_answer(self, address: str, frame: Frame, now: float) -> None:
         """Take a frame from the DEALER to ``address``."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.answers_in_bytes += len(frame)
         if address in self.peers.links:
             self._take(self._on_answer, address, self._decode(address, frame, self.receive_answer))
@@ -307,7 +307,7 @@ class NodeCore:
 
     def link_up(self, address: str, now: float) -> None:
         """Note that the connection to ``address`` stands."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.links_up += 1
         self.outbox.note("link_up", address=address)
         self.membership.link_restored(address)
@@ -315,7 +315,7 @@ class NodeCore:
 
     def link_down(self, address: str, now: float) -> None:
         """Note that the connection to ``address`` broke: requests there are lost, and the node there is suspect."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.links_down += 1
         self.outbox.note("link_down", address=address)
         self._link_lost(address)
@@ -323,7 +323,7 @@ class NodeCore:
 
     def link_refused(self, address: str, now: float) -> None:
         """Note that ``address`` refused the connection when the driver dialled it (again)."""
-        self._set_time(now)
+        self.set_time(now)
         self.membership.link_refused(address)
 
     def link_denied(self, address: str, why: str) -> None:
@@ -333,12 +333,12 @@ class NodeCore:
 
     def allow(self, nodes: frozenset[str] | None, now: float) -> None:
         """From now on have only these nodes as members; None: whoever says that it is one."""
-        self._set_time(now)
+        self.set_time(now)
         self.membership.allow(nodes, now)
 
     def undeliverable(self, address: str, now: float) -> None:
         """Note that a frame for ``address`` could not be sent: not connected, or the pipe is full."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.undeliverable += 1
         link = self.peers.links.get(address)
         if link is not None and link.node_id:
@@ -346,7 +346,7 @@ class NodeCore:
 
     def tick(self, now: float) -> None:
         """Do what time asks for. It is called every turn, and mostly finds nothing due."""
-        self._set_time(now)
+        self.set_time(now)
         if now >= self._early.next_at:
             self._early.run()
         if self._pending.timers or self._pending.waiting:
@@ -401,7 +401,7 @@ class NodeCore:
         if origin is not None:
             self._departure.note_asked(origin)
         if not self._departure.begun:
-            self._set_time(now)
+            self.set_time(now)
             self._departure.begin(now)
             self._follow_members(now)
 
@@ -428,7 +428,7 @@ class NodeCore:
 
     def leave(self, now: float) -> None:
         """Tell the others that this node goes away on purpose, and take no more requests."""
-        self._set_time(now)
+        self.set_time(now)
         self.membership.leave(now)
 
     @property
@@ -447,7 +447,8 @@ class NodeCore:
 
     # -- time, members, background -------------------------------------------------------------------------
 
-    def _set_time(self, now: float) -> None:
+    def set_time(self, now: float) -> None:
+        """Begin what happens at this time."""
         instant = self._instant
         if now == instant.now:
             return

@@ -17,7 +17,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import zmq
 
@@ -38,6 +38,22 @@ EVENTS: Final = int(zmq.EVENTS)
 RCVMORE: Final = int(zmq.RCVMORE)
 DONTWAIT: Final = int(zmq.DONTWAIT)
 SNDMORE: Final = int(zmq.SNDMORE)
+
+
+class Awaited(Protocol):
+    """What a loop waits for: an inlet, or something else with input."""
+
+    def has_input(self) -> bool:
+        """Tell whether there is input; if there is none, the kernel will announce the next."""
+
+    def drain(self, now: float) -> bool:
+        """Take what is there, up to the slice of a turn; True if there is more."""
+
+
+class Crowd(Awaited, Protocol):
+    """One who has many plain descriptors, and is told what the kernel says of which."""
+
+    woken: list[tuple[int, int]]
 
 
 class Inlet:
@@ -102,7 +118,9 @@ class Inlets:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._inlets: dict[int, Inlet] = {}
-        self._stirred: dict[Inlet, None] = {}
+        self._crowds: dict[int, Crowd] = {}
+        """Who has a plain descriptor. The kernel says of these what is, and not what has changed: they need no look."""
+        self._stirred: dict[Awaited, None] = {}
         """Their state must be read before the next sleep."""
         self._recheck_at = 0.0
         self.called = False
@@ -128,7 +146,21 @@ class Inlets:
         self._inlets.pop(inlet.fd)
         self._stirred.pop(inlet, None)
 
-    def stir(self, inlet: Inlet) -> None:
+    def attend(self, fd: int, events: int, crowd: Crowd) -> None:
+        """Wait for these events of a plain descriptor, and tell the crowd that it belongs to."""
+        self._epoll.register(fd, events)
+        self._crowds[fd] = crowd
+
+    def attend_to(self, fd: int, events: int) -> None:
+        """Wait for these events instead."""
+        self._epoll.modify(fd, events)
+
+    def dismiss(self, fd: int) -> None:
+        """Wait for this descriptor no more. To be called before it is closed."""
+        self._epoll.unregister(fd)
+        del self._crowds[fd]
+
+    def stir(self, inlet: Awaited) -> None:
         """Something was done with this inlet's socket."""
         self._stirred[inlet] = None
 
@@ -137,25 +169,29 @@ class Inlets:
         """The descriptor of the epoll."""
         return self._epoll.fileno()
 
-    def are_still(self, but: Inlet) -> bool:
+    def are_still(self, but: Awaited) -> bool:
         """Tell whether nothing was done with any socket since its state was read, one excepted."""
         return not self._stirred or (len(self._stirred) == 1 and but in self._stirred)
 
-    def wait(self, timeout_s: float) -> list[Inlet]:
+    def wait(self, timeout_s: float) -> list[Awaited]:
         """Sleep until something may have arrived, or for ``timeout_s``; return where."""
         ready = [inlet for inlet in self._stirred if inlet.has_input()]
-        timeout_s = 0 if ready or timeout_s <= 0 else min(timeout_s, WAIT_S_MAX)
-        return self.woken([fd for fd, _ in self._epoll.poll(timeout_s)], ready)
+        return self.woken(self._epoll.poll(0 if ready or timeout_s <= 0 else min(timeout_s, WAIT_S_MAX)), ready)
 
-    def woken(self, fds: list[int], ready: list[Inlet]) -> list[Inlet]:
+    def woken(self, events_of: list[tuple[int, int]], ready: list[Awaited]) -> list[Awaited]:
         """Return where something may have arrived, given the descriptors that woke: all others were read, or slept."""
         self._stirred.clear()
         self.called = False
-        for fd in fds:
-            inlet = self._inlets.get(fd)
+        for fd, events in events_of:
+            inlet: Awaited | None = self._inlets.get(fd)
             if inlet is None:
-                self.called = True
-            elif inlet not in ready:
+                crowd = self._crowds.get(fd)
+                if crowd is None:
+                    self.called = True
+                    continue
+                crowd.woken.append((fd, events))
+                inlet = crowd
+            if inlet not in ready:
                 ready.append(inlet)
         return ready
 

@@ -390,7 +390,7 @@ def test_an_answer_under_another_view_does_not_count() -> None:
     core._drops.run()
     drop.on_answer(drop.version, "n2", m.SweepReply(1, b"another", 3, False))
     assert not done
-    core._set_time(core.coordinator.instant.now + 1)
+    core.set_time(core.coordinator.instant.now + 1)
     drop.on_timer()
     assert "n2" in drop._asked
     drop.on_answer(drop.version, "n2", m.SweepReply(1, core.view.digest, 0, False))

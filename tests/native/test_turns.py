@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import select
 import threading
 import time
 from collections import Counter
@@ -308,7 +309,7 @@ class ByHand:
         timer.start()
         woken = turns.serve(time.monotonic() + within_s, 0.0, ahead_s_max)
         timer.join()
-        return woken
+        return [fd for fd, _ in woken]
 
     def close(self) -> None:
         self.context.destroy(linger=0)
@@ -341,7 +342,7 @@ def test_nothing_is_taken_after_the_deadline_nor_while_more_is_waiting(by_hand: 
     by_hand.send(get(b"a"))
     eventually(inlet.has_input)
     for within_s in (-1.0, 20.0):
-        assert turns.serve(time.monotonic() + within_s, 0.0, 1e12) == [inlet.fd]
+        assert [fd for fd, _ in turns.serve(time.monotonic() + within_s, 0.0, 1e12)] == [inlet.fd]
         assert inlet.in_hand is None
     assert by_hand.core.counters.requests == 1
 
@@ -368,8 +369,9 @@ def test_another_descriptor_ends_it(by_hand: ByHand) -> None:
     turns, inlets, fd = by_hand.entrance.turns, by_hand.server._inlets, by_hand.wakeup.fd
     assert turns is not None
     by_hand.wakeup()
-    assert turns.serve(time.monotonic() + 20.0, 0.0, 1e12) == [fd]
-    assert inlets.woken([fd], []) == []
+    woken = turns.serve(time.monotonic() + 20.0, 0.0, 1e12)
+    assert woken == [(fd, select.EPOLLIN)]
+    assert inlets.woken(woken, []) == []
     assert inlets.called
 
 
