@@ -74,6 +74,16 @@ class UsualRequests:
     def serve(self, origin: bytes, frame: bytes | memoryview, /) -> bool | None:
         """Serve a frame, if it is usual. True: that was done; None: Python went on with it; False: nothing was done."""
 
+class UsualTurns:
+    """See turns.c, and node/usual_turns.py for what it is given."""
+
+    def __new__(cls, **parts: Any) -> Self: ...
+    def serve(self, deadline: float, stood_still_s: float, ahead_s_max: float, /) -> list[tuple[int, int]]:
+        """Serve what is usual and comes alone, until there is something else to do: return as epoll's poll what woke.
+
+        ``deadline``: when that is at the latest, by the monotonic clock.
+        """
+
 class Entries:
     """What a store holds; see meshcache/core/storage/native.py. Most methods are those of Store."""
 

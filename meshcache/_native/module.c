@@ -9,6 +9,7 @@
 #include "near.h"
 #include "serve.h"
 #include "store_object.h"
+#include "turns.h"
 
 #ifndef BUILT_FROM
 #define BUILT_FROM ""
@@ -17,7 +18,8 @@
 static int
 module_exec(PyObject *module)
 {
-    if (client_exec(module) < 0 || near_exec(module) < 0 || store_exec(module) < 0 || serve_exec(module) < 0) {
+    if (client_exec(module) < 0 || near_exec(module) < 0 || store_exec(module) < 0 || serve_exec(module) < 0 ||
+        turns_exec(module) < 0) {
         return -1;
     }
     return PyModule_AddStringConstant(module, "built_from", BUILT_FROM);

@@ -17,7 +17,6 @@
 
 #include "serve.h"
 
-#include "request.h"
 #include "store_object.h"
 #include "wire.h"
 
@@ -69,6 +68,7 @@ typedef struct {
     int reads_one; /* whether a GET at the mesh's own level needs one holder */
     int64_t replicas;
     int sets; /* whether SETs are served, too */
+    PyObject **reply; /* where a small reply goes instead of the outbox, or NULL: see serve_at_once */
 } Usual;
 
 /* -- parts -------------------------------------------------------------------------------------------------------- */
@@ -337,12 +337,16 @@ reply_frame(Usual *self, const Request *request, PyObject *results)
     return frame;
 }
 
-/* Put a frame with one message among the replies of the turn; it takes the reference. */
+/* Put a frame with one message among the replies of the turn, or where it is wanted; it takes the reference. */
 static int
 put(Usual *self, PyObject *origin, PyObject *frame)
 {
     if (frame == NULL) {
         return -1;
+    }
+    if (self->reply != NULL && PyBytes_GET_SIZE(frame) <= SMALL_REPLY_BYTES) {
+        *self->reply = frame;
+        return 0;
     }
     int failed = -1;
     PyObject *replies = part_attribute(self, OUTBOX, N_REPLIES);
@@ -781,7 +785,7 @@ serve_set(Usual *self, PyObject *origin, Request *set)
 /* -- the type -------------------------------------------------------------------------------------------------------- */
 
 static Outcome
-serve_frame(Usual *self, PyObject *origin, const uint8_t *data, size_t size)
+serve_frame(Usual *self, PyObject *origin, const uint8_t *data, size_t size, uint64_t *kind)
 {
     Reader reader = {data, data + size};
     Request request = {0};
@@ -792,7 +796,19 @@ serve_frame(Usual *self, PyObject *origin, const uint8_t *data, size_t size)
     if (outcome == DONE) {
         outcome = request.kind == GET ? serve_get(self, origin, &request) : serve_set(self, origin, &request);
     }
+    *kind = request.kind;
     request_free(&request);
+    return outcome;
+}
+
+Outcome
+serve_at_once(PyObject *usual, PyObject *origin, const uint8_t *data, size_t size, PyObject **reply, uint64_t *kind)
+{
+    Usual *self = (Usual *)usual;
+    *reply = NULL;
+    self->reply = reply;
+    Outcome outcome = serve_frame(self, origin, data, size, kind);
+    self->reply = NULL;
     return outcome;
 }
 
@@ -804,16 +820,17 @@ usual_serve(Usual *self, PyObject *const *arguments, Py_ssize_t count)
         return NULL;
     }
     Outcome outcome;
+    uint64_t kind;
     PyObject *frame = arguments[1];
     if (PyBytes_CheckExact(frame)) {
-        outcome = serve_frame(self, arguments[0], (const uint8_t *)PyBytes_AS_STRING(frame), (size_t)PyBytes_GET_SIZE(frame));
+        outcome = serve_frame(self, arguments[0], (const uint8_t *)PyBytes_AS_STRING(frame), (size_t)PyBytes_GET_SIZE(frame), &kind);
     }
     else {
         Py_buffer buffer;
         if (PyObject_GetBuffer(frame, &buffer, PyBUF_SIMPLE) < 0) {
             return NULL;
         }
-        outcome = serve_frame(self, arguments[0], buffer.buf, (size_t)buffer.len);
+        outcome = serve_frame(self, arguments[0], buffer.buf, (size_t)buffer.len, &kind);
         PyBuffer_Release(&buffer);
     }
     if (outcome == FAILED) {

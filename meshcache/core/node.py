@@ -149,7 +149,7 @@ class NodeCore:
         self._claims = Claims(lambda: self._instant.wall_ms, self.coordinator.replica.floors.grace_ms, self.counters)
         self._peek = DeadlinePeek(self.boot)
         bytes_max = self.config.limits.request_bytes_max
-        self._frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
+        self.frames = Frames(self.clock, self.membership.own_id, self.boot, bytes_max, self.fail)
 
     def _begin_background(self, hints: Hints, saved: Saved | None) -> None:
         """Begin what the node does by itself; it runs in this order."""
@@ -230,13 +230,13 @@ class NodeCore:
 
     # -- what the driver calls -----------------------------------------------------------------------------
 
-    def receive_request(self, origin: bytes, frame: Frame, now: float) -> bool:
+    def receive_request(self, origin: bytes, frame: Frame, now: float, *, is_unusual: bool = False) -> bool:
         """Take a frame from the ROUTER; True if the turn should end, since what it is answered is enough to send."""
         self.set_time(now)
         self.counters.requests_in_bytes += len(frame)
         before = self.outbox.reply_bytes
         try:
-            served = self._usual is not None and self._usual.serve(origin, frame)
+            served = self._usual is not None and not is_unusual and self._usual.serve(origin, frame)
         except Exception as error:  # noqa: BLE001  (as in _take)
             served = None
             self.fail(type(decode_frame(frame)[1][0]).__name__, origin, error)
@@ -378,19 +378,19 @@ class NodeCore:
     def drain(self) -> Effects:
         """Return the effects of this turn, and begin the next."""
         outbox = self.outbox
-        sends = self._frames.of(outbox.sends) if outbox.sends else []
-        replies = self._frames.of(outbox.replies) if outbox.replies else []
+        sends = self.frames.of(outbox.sends) if outbox.sends else []
+        replies = self.frames.of(outbox.replies) if outbox.replies else []
         publish: list[bytes] = []
         if outbox.events or outbox.idle:
             self.counters.published += bool(outbox.events)
-            publish = self._frames.stream(outbox.events, self.view.digest, subscribed=outbox.subscribed)
+            publish = self.frames.stream(outbox.events, self.view.digest, subscribed=outbox.subscribed)
         effects = Effects(outbox.disconnect, outbox.connect, sends, replies, publish, outbox.notes, outbox.follow)
         outbox.clear()
         return effects
 
     def replies(self) -> list[tuple[bytes, bytes]]:
         """Return the replies of a turn not ``disturbed``, which needs no tick, and no ``drain`` but for its events."""
-        return self._frames.of(self.outbox.take_replies())
+        return self.frames.of(self.outbox.take_replies())
 
     def note_subscribers(self, present: bool) -> None:
         """Note whether anybody subscribes to the invalidation stream. A new subscriber must be told its number."""

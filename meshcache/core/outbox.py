@@ -95,6 +95,11 @@ class Outbox:
         replies, self.replies, self.reply_bytes = self.replies, {}, 0
         return replies
 
+    def take_events(self) -> list[Event]:
+        """Return the events, and begin a new turn as to them."""
+        events, self.events = self.events, []
+        return events
+
     def clear(self) -> None:
         """Begin a new turn. The Effects that were handed out are not touched."""
         self.sends, self.replies, self.events, self.reply_bytes = {}, {}, [], 0

@@ -223,7 +223,7 @@ class Connections(Readers):
         self._tell_at = 0.0
         self.bytes_left = OWED_BYTES_TOTAL
         """What can still be handed over before all together are owed too much."""
-        self._review_at_bytes = OWED_BYTES_TOTAL - REVIEW_BYTES
+        self.review_at_bytes = OWED_BYTES_TOTAL - REVIEW_BYTES
         """When so much is left, all are looked at."""
 
     def meet(self, name: Any, fd: int, user: str = "") -> Connection:
@@ -306,7 +306,7 @@ class Connections(Readers):
             self._ask(name, connection)
             if connection.owed_then_bytes > OWED_BYTES_MAX:
                 self.review()
-        if bytes_left < self._review_at_bytes:
+        if bytes_left < self.review_at_bytes:
             self.review()
 
     def review(self) -> None:
@@ -315,7 +315,7 @@ class Connections(Readers):
             if connection.owed_bytes:
                 self._ask(name, connection)
         self.bytes_left = OWED_BYTES_TOTAL - sum(connection.owed_bytes for connection in self.known.values())
-        self._review_at_bytes = self.bytes_left - REVIEW_BYTES
+        self.review_at_bytes = self.bytes_left - REVIEW_BYTES
         limit = OWED_BYTES_SMALL if self.bytes_left < 0 else OWED_BYTES_MAX
         now = time.monotonic()
         for name, connection in list(self.known.items()):

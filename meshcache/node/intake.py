@@ -71,14 +71,17 @@ class RequestInlet(Inlet):
         past_by_now: Callable[[], IsPast],
         turn_away: Callable[[bytes, list[bytes], int], None],
         is_from_node: Callable[[Frame], bool] = lambda _: False,
+        take_unusual: Take | None = None,
     ) -> None:
         """``past_by_now`` returns what tells of a request if its time is over.
 
         ``turn_away`` refuses requests for overload, and says after how many milliseconds to come back.
         ``is_from_node`` tells of the first frame of a connection whether a node dialled: nodes are never too many.
+        ``take_unusual`` serves what ``UsualTurns`` has left.
         """
         super().__init__(router, take, refuse, pairs=True)
         self._connections = connections
+        self._take_unusual = take_unusual or take
         self._router = router
         self._past_by_now = past_by_now
         self._turn_away = turn_away
@@ -108,6 +111,12 @@ class RequestInlet(Inlet):
         wait until the loop does so before it sleeps."""
         self.late = 0
         """Requests dropped because their time was over."""
+        self.in_hand: tuple[()] | tuple[bytes] | tuple[bytes, Connection, Frame] | None = None
+        """What ``UsualTurns`` has left: a request, or only the origin of one; empty if it took the request."""
+
+    def is_at_ease(self) -> bool:
+        """Tell whether nothing waits here, so that ``UsualTurns`` may receive."""
+        return not (self._shedding or self._waiting or self._excess)
 
     def has_input(self) -> bool:
         """See Inlet; what was taken and waits is input too."""
@@ -117,6 +126,8 @@ class RequestInlet(Inlet):
 
     def drain(self, now: float) -> bool:
         """See Inlet."""
+        if self.in_hand is not None:
+            return self._take_in_hand(now)
         more = self._shed(now) if self._shedding else self._drain(now)
         if self._alone:
             self._alone = False
@@ -125,6 +136,20 @@ class RequestInlet(Inlet):
             self._standing_since = (self._standing_since or moment) if more else 0.0
             self._shedding = more and (self._shedding or moment - self._standing_since > STANDING_S)
         return more
+
+    def _take_in_hand(self, now: float) -> bool:
+        """Go on with what came alone and was received already; True: look for more before the next sleep."""
+        in_hand, self.in_hand = self.in_hand, None
+        if not in_hand:
+            return True
+        origin, connection, frame = in_hand if len(in_hand) == 3 else (in_hand[0], *self._meet(in_hand[0]))
+        connection.take(len(frame))
+        if self._get(RCVMORE):
+            self._excess = True
+            self._refuse()
+        else:
+            (self._take_unusual if len(in_hand) == 3 else self._take)(origin, frame, now)
+        return True
 
     def _drain(self, now: float) -> bool:
         recv, recv_large, take, clock = self._recv, self._recv_large, self._take, time.monotonic

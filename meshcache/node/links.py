@@ -24,6 +24,7 @@ from meshcache.node.poller import DONTWAIT, Inlet, Inlets
 from meshcache.protocol.clock import LocalClock
 from meshcache.sockets.context import Context
 from meshcache.sockets.curve import FAILURES, HANDSHAKE_FAILED, dialling
+from meshcache.sockets.dealer import sender
 from meshcache.sockets.dialling import Host, numeric, shun
 from meshcache.sockets.options import node_dealer, set_options
 from meshcache.sockets.resolver import Resolver
@@ -45,6 +46,7 @@ class _Dealer:
 
     host: Host
     socket: zmq.Socket[bytes]
+    send: Callable[[bytes, int], object]
     inlet: Inlet
     monitor: zmq.Socket[bytes]
     events: Inlet
@@ -105,7 +107,7 @@ class Links:
         try:
             if dealer is None:
                 raise zmq.Again  # still being resolved: as good as not connected
-            dealer.socket.send(frame, DONTWAIT)
+            dealer.send(frame, DONTWAIT)
             self._inlets.stir(dealer.inlet)
         except zmq.ZMQError:
             self._core.undeliverable(address, time.monotonic() + self._clock.stood_still_s)
@@ -223,7 +225,7 @@ class Links:
         inlet = Inlet(dealer, partial(core.receive_answer, address), self._refuse)
         self._inlets.add(events)
         self._inlets.add(inlet)
-        self.dealers[address] = _Dealer(host, dealer, inlet, monitor, events)
+        self.dealers[address] = _Dealer(host, dealer, sender(dealer), inlet, monitor, events)
 
     def _close_dealer(self, address: str) -> None:
         dealer = self.dealers.pop(address, None)

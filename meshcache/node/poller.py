@@ -164,12 +164,25 @@ class Inlets:
         """Something was done with this inlet's socket."""
         self._stirred[inlet] = None
 
+    @property
+    def fd(self) -> int:
+        """The descriptor of the epoll."""
+        return self._epoll.fileno()
+
+    def are_still(self, but: Awaited) -> bool:
+        """Tell whether nothing was done with any socket since its state was read, one excepted."""
+        return not self._stirred or (len(self._stirred) == 1 and but in self._stirred)
+
     def wait(self, timeout_s: float) -> list[Awaited]:
         """Sleep until something may have arrived, or for ``timeout_s``; return where."""
         ready = [inlet for inlet in self._stirred if inlet.has_input()]
+        return self.woken(self._epoll.poll(0 if ready or timeout_s <= 0 else min(timeout_s, WAIT_S_MAX)), ready)
+
+    def woken(self, events_of: list[tuple[int, int]], ready: list[Awaited]) -> list[Awaited]:
+        """Return where something may have arrived, given the descriptors that woke: all others were read, or slept."""
         self._stirred.clear()
         self.called = False
-        for fd, events in self._epoll.poll(0 if ready or timeout_s <= 0 else min(timeout_s, WAIT_S_MAX)):
+        for fd, events in events_of:
             inlet: Awaited | None = self._inlets.get(fd)
             if inlet is None:
                 crowd = self._crowds.get(fd)

@@ -30,6 +30,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -56,18 +57,21 @@ from meshcache.node.intake import RequestInlet, SubscriptionInlet
 from meshcache.node.journal import Journal
 from meshcache.node.links import FILES_PER_LINK, Links
 from meshcache.node.memory import Watch, process_statistics
-from meshcache.node.poller import DONTWAIT, SNDMORE, Inlets
+from meshcache.node.poller import DONTWAIT, SNDMORE, Awaited, Inlets
 from meshcache.node.pulse import Pulse, Snapshot
 from meshcache.node.snapshots import Snapshots
+from meshcache.node.usual_turns import usual_turns
 from meshcache.protocol.clock import LocalClock
 from meshcache.sockets import options
 from meshcache.sockets.context import open_context
 from meshcache.sockets.curve import listening
+from meshcache.sockets.dealer import sender
 from meshcache.sockets.listener import bind_again, listen, new_listener
 from meshcache.web.certificates import server_context
 from meshcache.web.tokens import Tokens
 
 if TYPE_CHECKING:
+    from meshcache._native._compiled import UsualTurns
     from meshcache.node.memcached.door import Door
 
 BIND_WAIT_S: Final = 1.0
@@ -91,8 +95,10 @@ class _Entrance:
     """Where requests come in: the ROUTER, who is connected to it, and what takes their messages."""
 
     router: zmq.Socket[bytes]
+    send: Callable[[bytes, int], object]
     connections: Connections
     inlet: RequestInlet
+    turns: UsualTurns | None
 
 
 class Server:
@@ -254,8 +260,9 @@ class Server:
         core, inlets, clock = self.core, self._inlets, self._clock
         usual: tuple[object, ...] = self.entrance.inlet, self._door
         monotonic, due_at = time.monotonic, deadline + clock.stood_still_s
+        wait = inlets.wait
         while True:
-            woken = inlets.wait(deadline - monotonic())
+            woken = wait(deadline - monotonic())
             began = clock.read(monotonic(), time.time())
             for each in woken:
                 if each.drain(began):
@@ -267,6 +274,15 @@ class Server:
             elif core.outbox.replies:
                 self._reply(core.replies())
             self._end_turn(began)
+            wait = self._serve_natively  # what comes after a usual request mostly is one, too
+
+    def _serve_natively(self, timeout_s: float) -> list[Awaited]:
+        """Sleep as ``Inlets.wait`` does, and return what that returns; take usual turns natively in the meantime."""
+        inlets, inlet, turns, clock = self._inlets, self.entrance.inlet, self.entrance.turns, self._clock
+        if turns is None or not inlet.is_at_ease() or not inlets.are_still(but=inlet):
+            return inlets.wait(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        return inlets.woken(turns.serve(deadline, clock.stood_still_s, clock.ahead_s_max), [])
 
     def _end_turn(self, began: float) -> float:
         """Note that a turn has ended; return when."""
@@ -370,15 +386,13 @@ class Server:
 
     def _reply(self, replies: list[tuple[bytes, bytes]]) -> None:
         entrance = self.entrance
-        send, hand, out_bytes = entrance.router.send, entrance.connections.hand, 0
+        send, hand, out_bytes = entrance.send, entrance.connections.hand, 0
         for origin, frame in replies:
             try:
                 send(origin, _DONTWAIT_MORE)  # two sends cost half of a send_multipart
                 send(frame, DONTWAIT)
-            except zmq.ZMQError as error:  # closed, or not reading (EAGAIN); its deadline will tell it
-                self.core.counters.undeliverable += 1
-                if error.errno == zmq.EHOSTUNREACH:
-                    entrance.connections.lose(origin)
+            except zmq.ZMQError as error:
+                self._note_undelivered(origin, int(error.errno or 0))
             else:
                 size = len(frame)
                 out_bytes += size
@@ -386,6 +400,12 @@ class Server:
         self.core.counters.answers_out_bytes += out_bytes
         if not entrance.router.closed:
             self._inlets.stir(entrance.inlet)
+
+    def _note_undelivered(self, origin: bytes, error: int) -> None:
+        """A reply could not be sent: closed, or not reading (EAGAIN); its deadline will tell it."""
+        self.core.counters.undeliverable += 1
+        if error == zmq.EHOSTUNREACH:
+            self.entrance.connections.lose(origin)
 
     def _say_goodbye(self) -> None:
         """Tell the others that this node leaves."""
@@ -491,9 +511,12 @@ class Server:
             core.past_by_now,
             core.turn_away,
             is_from_node,
+            partial(core.receive_request, is_unusual=True),
         )
         self._inlets.add(inlet)
-        return _Entrance(router, connections, inlet)
+        slow, undelivered = self._note_slow_turn, self._note_undelivered
+        turns = usual_turns(router, self._inlets.fd, core, connections, inlet, self.pulse, slow, undelivered)
+        return _Entrance(router, sender(router), connections, inlet, turns)
 
     def _listen_anew(self) -> None:
         """Free what connections have piled up: honest ones connect again by themselves.

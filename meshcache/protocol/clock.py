@@ -77,18 +77,19 @@ class LocalClock:
     and the node notices that it was stalled. A wall clock that is set back changes nothing.
     """
 
-    __slots__ = ("_ahead_s", "_ahead_s_max", "stood_still_s")
+    __slots__ = ("_ahead_s", "ahead_s_max", "stood_still_s")
 
     def __init__(self, monotonic: float, wall: float) -> None:
         self._ahead_s = wall - monotonic
-        self._ahead_s_max = self._ahead_s + SUSPENDED_S
+        self.ahead_s_max = self._ahead_s + SUSPENDED_S
+        """By more than this the wall clock is ahead of ``read`` only if the machine was suspended."""
         self.stood_still_s = 0.0
         """The time to add to the system's monotonic clock."""
 
     def read(self, monotonic: float, wall: float) -> float:
         """Return the time in seconds, from what both system clocks show. Called every turn; it takes 0.1 µs."""
         now = monotonic + self.stood_still_s
-        if wall - now > self._ahead_s_max:
+        if wall - now > self.ahead_s_max:
             self.stood_still_s = wall - self._ahead_s - monotonic
             return monotonic + self.stood_still_s
         return now

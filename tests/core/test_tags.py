@@ -288,7 +288,7 @@ def test_the_stream_tells_of_the_tags_when_it_is_done(monkeypatch: pytest.Monkey
     monkeypatch.setattr(core.coordinator.replica, "publish", lambda *event: seen.append(m.Event(*event)))
     invalidate(story, "t", "u", at=story.node("n1"))
     assert [(event.kind, event.keys) for event in seen] == [(EventKind.TAG, [b"t", b"u"])]
-    frames = core._frames.stream([seen[0]], core.view.digest, subscribed=True)
+    frames = core.frames.stream([seen[0]], core.view.digest, subscribed=True)
     assert decode_frame(frames[0])[1][0].events == seen  # type: ignore[union-attr]
 
 

@@ -12,17 +12,17 @@ from meshcache.protocol.record import expiry_bytes
 class Instant:
     """The present time, in the three forms that the parts of a node compare with."""
 
-    __slots__ = ("_started", "_wall_ms_at_start", "now", "now_bytes", "wall_ms")
+    __slots__ = ("now", "now_bytes", "started", "wall_ms", "wall_ms_at_start")
 
     def __init__(self, now: float, wall_ms: int) -> None:
-        self._started = now
-        self._wall_ms_at_start = wall_ms
+        self.started = now
+        self.wall_ms_at_start = wall_ms
         self.move(now)
 
     def move(self, now: float) -> None:
-        """Move on to another time; the node calls this once per event."""
+        """Move on to another time; the node calls this once per event. Turns that are taken natively do it in C."""
         self.now = now
         """The monotonic time, in seconds."""
-        self.wall_ms = wall_ms = self._wall_ms_at_start + int((now - self._started) * 1000)
+        self.wall_ms = wall_ms = self.wall_ms_at_start + int((now - self.started) * 1000)
         self.now_bytes = expiry_bytes(wall_ms)
         """``wall_ms`` in the form in which records hold their expiry."""

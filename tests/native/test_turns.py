@@ -1,0 +1,425 @@
+"""Turns that are taken natively do what the loop does in Python: replies, counts, announcements, what is left alone."""
+
+from __future__ import annotations
+
+import ctypes
+import select
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import pytest
+import zmq
+from timing import eventually
+
+from meshcache import _native
+from meshcache.config import Config
+from meshcache.core.node import NodeCore
+from meshcache.core.operations.replica import Replica
+from meshcache.local.processes import HOST, find_base_port
+from meshcache.node import server as server_module
+from meshcache.node import usual_turns
+from meshcache.node.connections import ASK_AFTER_BYTES, Connection
+from meshcache.node.node import Node
+from meshcache.node.server import Asked, Server
+from meshcache.node.wakeup import Wakeup
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import Message
+from meshcache.protocol.wire import decode_frame, encode_frame
+from meshcache.sockets import allocator
+from meshcache.sockets.allocator import LARGE_FRAME_BYTES
+
+if _native.absent_because:
+    pytest.skip(_native.describe(), allow_module_level=True)
+
+WAIT_MS: Final = 20_000
+FLAG: Final = b"\0\0"
+LEVEL: Final = m.DEFAULT_LEVEL
+LONG_AGO_S: Final = -1e6
+
+Make = Callable[..., Message]
+"""Makes a request, given its first fields."""
+
+
+def config() -> Config:
+    node = {"id": "n1", "listen": f"{HOST}:{find_base_port(1)}"}
+    limits = {"value_bytes_max": VALUE_BYTES_MAX}
+    return Config.from_tables(node=node, cluster={"replicas": 1, "write_quorum": 1}, limits=limits)
+
+
+def without_turns(*_: object) -> None:
+    """Stand for ``usual_turns`` where Python takes all turns."""
+
+
+def frame_of(core: NodeCore, make: Make, number: int) -> bytes:
+    deadline_ms = int(time.time() * 1000) + WAIT_MS
+    return encode_frame(0, [make(request=number, boot=core.boot, deadline_ms=deadline_ms, view=core.view.digest)])
+
+
+def messages_in(frame: bytes) -> list[Any]:
+    return list(decode_frame(frame)[1])
+
+
+class Calls:
+    """Two connections to a node, which ask and are answered one at a time."""
+
+    def __init__(self, node: Node) -> None:
+        server = node._server
+        assert server is not None
+        self.server = server
+        self.core = server.core
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.sockets = [self.context.socket(zmq.DEALER) for _ in range(2)]
+        for socket in self.sockets:
+            socket.rcvtimeo = WAIT_MS
+            socket.connect(f"tcp://{node.config.node.address}")
+        self.number = 0
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+
+    def frame(self, make: Make) -> bytes:
+        self.number += 1
+        return frame_of(self.core, make, self.number)
+
+    def ask(self, by: int, make: Make) -> list[Any]:
+        self.sockets[by].send(self.frame(make))
+        return self.answers(by)
+
+    def answers(self, by: int) -> list[Any]:
+        """Return what a connection is told, without what differs between any two nodes."""
+        found = []
+        for message in messages_in(self.sockets[by].recv()):
+            results = getattr(message, "results", None)
+            told = results if results is None else [each[22:] if type(each) is bytes else each for each in results]
+            found.append((type(message).__name__, getattr(message, "request", 0), told))
+        return found
+
+
+def get(*keys: bytes) -> Make:
+    return partial(m.Get, r=LEVEL, w=LEVEL, meta=False, keys=list(keys))
+
+
+def put(*items: tuple[bytes, bytes]) -> Make:
+    keys, contents = [key for key, _ in items], [FLAG + value for _, value in items]
+    return partial(m.Set, w=LEVEL, ttl_ms=60_000, keys=keys, contents=contents)
+
+
+def delete(*keys: bytes) -> Make:
+    return partial(m.Delete, w=LEVEL, kind=m.EventKind.DELETE, keys=list(keys))
+
+
+USUAL: Final = (put((b"a", b"1")), get(b"a"), put((b"a", b"2"), (b"b", b"3")), get(b"a", b"b"), get(b"b"))
+LARGE: Final = bytes(2 * LARGE_FRAME_BYTES)
+VALUE_BYTES_MAX: Final = 1_000_000
+TOO_LARGE: Final = bytes(VALUE_BYTES_MAX + 1)
+
+
+@pytest.fixture
+def taken_by_python(monkeypatch: pytest.MonkeyPatch) -> Counter[NodeCore]:
+    """Count by node the requests that Python receives."""
+    counts: Counter[NodeCore] = Counter()
+    receive = NodeCore.receive_request
+
+    def receive_request(self: NodeCore, *arguments: Any, **options: Any) -> bool:
+        counts[self] += 1
+        return receive(self, *arguments, **options)
+
+    monkeypatch.setattr(NodeCore, "receive_request", receive_request)
+    return counts
+
+
+@pytest.fixture
+def twins(monkeypatch: pytest.MonkeyPatch, taken_by_python: Counter[NodeCore]) -> Iterator[list[Calls]]:
+    """Two nodes, the first with native turns."""
+    assert taken_by_python == {}
+    with Node(config()) as native, monkeypatch.context() as patch:
+        patch.setattr(server_module, "usual_turns", without_turns)
+        with Node(config()) as pure:
+            calls = [Calls(native), Calls(pure)]
+            assert calls[0].server.entrance.turns is not None
+            assert calls[1].server.entrance.turns is None
+            yield calls
+            for each in calls:
+                each.close()
+
+
+def counts_of(calls: Calls) -> dict[str, Any]:
+    """Return what a node has counted of requests and of its connections."""
+    counters, connections = calls.core.counters, calls.server.entrance.connections
+    names = "requests", "keys", "requests_in_bytes", "answers_out_bytes", "published", "malformed", "undeliverable"
+    known: list[Connection] = list(connections.known.values())
+    return {
+        **{name: getattr(counters, name) for name in names},
+        "by kind": counters.requests_by_kind.answered,
+        "batches": counters.requests_by_kind.batches,
+        "failed": counters.failed,
+        "taken": sorted(connection.taken_bytes for connection in known),
+        "handed": sorted(connection.owed_bytes for connection in known),
+        "left": connections.bytes_left,
+        "replies": (calls.core.outbox.replies, calls.core.outbox.reply_bytes, calls.core.outbox.events),
+    }
+
+
+def compare(twins: list[Calls]) -> None:
+    """Hold the two against each other, once the turn of the last answer has ended and its counts are added up."""
+    eventually(lambda: counts_of(twins[0]) == counts_of(twins[1]))
+
+
+def test_what_is_asked_is_answered_and_counted_as_in_python(
+    twins: list[Calls], taken_by_python: Counter[NodeCore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for by in (0, 1):
+        assert all(each.ask(by, get(b"nothing")) == [("Reply", by + 1, [None])] for each in twins)
+    before = taken_by_python.copy()
+    for turn in range(20):
+        for make in USUAL:
+            answers = [each.ask(turn % 2, make) for each in twins]
+            assert answers[0] == answers[1]
+            assert answers[0][0][0] == "Reply"
+    compare(twins)
+    by_python = taken_by_python - before
+    assert by_python[twins[1].core] == 20 * len(USUAL)
+    assert by_python[twins[0].core] < 20 * len(USUAL), "one of them comes after each turn that had more to do"
+    monkeypatch.setattr(Replica, "take_write", lambda *_: 1 / 0)
+    for _ in range(5):
+        for each in twins:
+            each.ask(0, get(b"b"))  # after this the turn may be taken natively
+            each.sockets[0].send(each.frame(put((b"a", b"fails"))))
+        assert twins[0].ask(0, get(b"a")) == twins[1].ask(0, get(b"a"))
+    compare(twins)
+    assert twins[0].core.counters.failed == {"Set": 5}
+
+
+def test_what_is_not_usual_is_served_in_python(twins: list[Calls], taken_by_python: Counter[NodeCore]) -> None:
+    received = 1  # of who is new
+    usual = [(make, 0) for make in USUAL]
+    unusual = (delete(b"a"), 1), (put((b"a", b"1"), (b"a", b"2")), 1), (put((b"big", TOO_LARGE)), 1), (get(b"none"), 0)
+    for make, more in (*usual, *unusual, *usual):
+        answers = [each.ask(0, make) for each in twins]
+        assert answers[0] == answers[1]
+        received += more
+        assert taken_by_python[twins[0].core] >= received
+    compare(twins)
+    assert taken_by_python[twins[0].core] < taken_by_python[twins[1].core]
+    for each in twins:
+        for parts in ([b"\xc1"], [each.frame(get(b"a")), b"one part too many"]) * 5:
+            each.ask(0, get(b"b"))  # after this the turn may be taken natively
+            each.sockets[0].send_multipart(parts)
+            assert each.ask(0, get(b"b")) == [("Reply", each.number, [FLAG + b"3"])]
+    eventually(lambda: twins[0].core.counters.malformed == 10)
+    compare(twins)
+
+
+def test_large_values_are_served_natively_and_their_memory_is_kept(
+    twins: list[Calls], taken_by_python: Counter[NodeCore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for make in USUAL:
+        assert twins[0].ask(0, make) == twins[1].ask(0, make)
+    told: list[bool] = []
+    monkeypatch.setattr(allocator, "_told", told)
+    twins[0].ask(0, put((b"large", LARGE)))
+    assert told == [True]
+    twins[1].ask(0, put((b"large", LARGE)))
+    for make in (*USUAL, put((b"large", LARGE)), get(b"large"), get(b"a"), put((b"large", LARGE)), get(b"large")):
+        answers = [each.ask(0, make) for each in twins]
+        assert answers[0] == answers[1]
+    compare(twins)
+    assert taken_by_python[twins[0].core] < taken_by_python[twins[1].core]
+    assert twins[0].core.counters.answers_out_bytes > 2 * len(LARGE)
+
+
+def test_writes_are_numbered_without_subscribers_and_announced_with_them(twins: list[Calls]) -> None:
+    for each in twins:
+        for make in USUAL:
+            each.ask(0, make)
+        subscriber = each.context.socket(zmq.SUB)
+        subscriber.rcvtimeo = WAIT_MS
+        subscriber.connect(f"tcp://{each.server._config.node.publish_address}")
+        subscriber.subscribe(b"")
+        first = messages_in(subscriber.recv())[0]
+        assert first.sequence == 2
+        for _ in range(10):
+            each.ask(0, get(b"a"))  # after this the turn may be taken natively
+            each.ask(0, put((b"c", b"4")))
+        found: list[Any] = []
+        while len(found) < 10:
+            found += [message for message in messages_in(subscriber.recv()) if message.events]
+        assert [message.sequence for message in found] == list(range(3, 13))
+        assert found[0].events[0][-1] == [b"c"]
+        assert each.ask(0, get(b"c")) == [("Reply", each.number, [FLAG + b"4"])]
+        subscriber.close(0)
+    compare(twins)
+
+
+def test_requests_that_come_at_once_are_all_answered(twins: list[Calls]) -> None:
+    for each in twins:
+        each.ask(0, put((b"a", b"1")))
+        for _ in range(100):
+            each.sockets[0].send(each.frame(get(b"a")))
+        told: list[Any] = []
+        while len(told) < 100:
+            told += each.answers(0)
+        assert told == [("Reply", number, [FLAG + b"1"]) for number in range(2, 102)]
+
+
+# -- by hand ---------------------------------------------------------------------------------------------------
+
+
+class ByHand:
+    """A node whose loop does not run, with one connection that it knows."""
+
+    def __init__(self) -> None:
+        self.wakeup = Wakeup()
+        asked = Asked(threading.Event(), threading.Event())
+        self.server = Server(config(), asked, self.wakeup.fd, self.wakeup, supervised=False)
+        self.core, self.entrance = self.server.core, self.server.entrance
+        eventually(lambda: self.turn().ready)
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket = self.context.socket(zmq.DEALER)
+        self.socket.rcvtimeo = WAIT_MS
+        self.socket.connect(f"tcp://{self.server._config.node.address}")
+        self.send(put((b"a", b"1")))
+        eventually(lambda: self.turn().counters.requests == 1)
+        self.socket.recv()
+        (self.connection,) = self.connections.known.values()
+
+    @property
+    def connections(self) -> Any:
+        return self.entrance.connections
+
+    def turn(self) -> NodeCore:
+        self.core.next_deadline()
+        self.core.tick(self.server._serve_until(time.monotonic() + 0.01))
+        self.server._perform(self.core.drain())
+        return self.core
+
+    def send(self, make: Make) -> None:
+        self.socket.send(frame_of(self.core, make, 1))
+
+    def serve(self, *, within_s: float = 0.5, ahead_s_max: float = 1e12) -> list[int]:
+        """Take native turns for a while, until something else is to be done. A request comes meanwhile."""
+        turns, timer = self.entrance.turns, threading.Timer(0.1, self.send, [get(b"a")])
+        assert turns is not None
+        self.server._inlets.woken(turns.serve(time.monotonic(), 0.0, 1e12), [])
+        timer.start()
+        woken = turns.serve(time.monotonic() + within_s, 0.0, ahead_s_max)
+        timer.join()
+        return [fd for fd, _ in woken]
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+        self.server.close()
+        self.wakeup.close()
+
+
+@pytest.fixture
+def by_hand() -> Iterator[ByHand]:
+    made = ByHand()
+    yield made
+    made.close()
+
+
+def test_a_turn_is_counted_and_its_end_is_told(by_hand: ByHand) -> None:
+    loop, pulse = by_hand.core.counters.loop, by_hand.server.pulse
+    turns, busy_s, pulse.turned_at = loop.turns, loop.busy_s, 0.0
+    by_hand.core.counters.longest_turn_ms = 0.0
+    assert by_hand.serve() == []
+    assert by_hand.socket.recv()
+    assert loop.turns == turns + 1
+    assert 0 < loop.busy_s - busy_s < 0.5
+    assert 0 < time.monotonic() - pulse.turned_at < 20.0
+    assert by_hand.core.counters.longest_turn_ms == pytest.approx((loop.busy_s - busy_s) * 1000)
+
+
+def test_nothing_is_taken_after_the_deadline_nor_while_more_is_waiting(by_hand: ByHand) -> None:
+    turns, inlet = by_hand.entrance.turns, by_hand.entrance.inlet
+    assert turns is not None
+    by_hand.send(get(b"a"))
+    eventually(inlet.has_input)
+    for within_s in (-1.0, 20.0):
+        assert [fd for fd, _ in turns.serve(time.monotonic() + within_s, 0.0, 1e12)] == [inlet.fd]
+        assert inlet.in_hand is None
+    assert by_hand.core.counters.requests == 1
+
+
+def test_after_a_suspension_the_core_has_the_first_word(by_hand: ByHand) -> None:
+    inlet = by_hand.entrance.inlet
+    assert by_hand.serve(ahead_s_max=LONG_AGO_S, within_s=20.0) == [inlet.fd]
+    assert inlet.in_hand is None
+    assert inlet.has_input()
+
+
+def test_after_a_stall_the_core_has_the_first_word(by_hand: ByHand) -> None:
+    inlet = by_hand.entrance.inlet
+    by_hand.core.coordinator.instant.move(time.monotonic() - 60.0)
+    assert by_hand.serve(within_s=20.0) == [inlet.fd]
+    assert inlet.in_hand is not None
+    assert by_hand.core.counters.requests == 1
+    inlet.drain(time.monotonic())
+    assert by_hand.core.counters.requests == 2
+    assert inlet.in_hand is None
+
+
+def test_another_descriptor_ends_it(by_hand: ByHand) -> None:
+    turns, inlets, fd = by_hand.entrance.turns, by_hand.server._inlets, by_hand.wakeup.fd
+    assert turns is not None
+    by_hand.wakeup()
+    woken = turns.serve(time.monotonic() + 20.0, 0.0, 1e12)
+    assert woken == [(fd, select.EPOLLIN)]
+    assert inlets.woken(woken, []) == []
+    assert inlets.called
+
+
+def test_who_may_not_read_is_looked_at(by_hand: ByHand) -> None:
+    by_hand.connection.unasked_bytes = ASK_AFTER_BYTES
+    assert by_hand.serve() == []
+    assert by_hand.connection.unasked_bytes == 0, "the kernel was asked what it has read"
+    by_hand.connections.bytes_left = by_hand.connections.review_at_bytes
+    assert by_hand.serve() == []
+    assert by_hand.connections.bytes_left > by_hand.connections.review_at_bytes, "all were looked at"
+
+
+def answering(result: int, *types: Any) -> tuple[Any, int]:
+    """Return a function of C that returns this, to be kept alive, and its address."""
+    made = ctypes.CFUNCTYPE(ctypes.c_int, *types)(lambda *_: result)
+    return made, ctypes.cast(made, ctypes.c_void_p).value or 0
+
+
+@pytest.mark.parametrize(("error", "stays"), [(zmq.EAGAIN, True), (zmq.EHOSTUNREACH, False)])
+def test_a_reply_that_cannot_be_sent_is_counted(
+    monkeypatch: pytest.MonkeyPatch, by_hand: ByHand, error: int, stays: bool
+) -> None:
+    addresses = dict(zip(usual_turns._FUNCTIONS, usual_turns._addresses() or (), strict=True))
+    fails, addresses["zmq_send"] = answering(-1, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    tells, addresses["zmq_errno"] = answering(int(error))
+    monkeypatch.setattr(usual_turns, "_addresses", lambda: tuple(addresses.values()))
+    server, entrance, counters = by_hand.server, by_hand.entrance, by_hand.core.counters
+    callbacks = server._note_slow_turn, server._note_undelivered
+    turns = usual_turns.usual_turns(
+        entrance.router, server._inlets.fd, server.core, by_hand.connections, entrance.inlet, server.pulse, *callbacks
+    )
+    server.entrance = by_hand.entrance = replace(entrance, turns=turns)
+    sent_bytes = counters.answers_out_bytes
+    by_hand.serve()
+    assert counters.requests == 2
+    assert counters.undeliverable == 1
+    assert counters.answers_out_bytes == sent_bytes
+    assert bool(by_hand.connections.known) is stays
+    assert fails
+    assert tells
+
+
+def test_where_libzmq_is_out_of_reach_python_takes_all_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usual_turns, "_FUNCTIONS", ("no_such_function",))
+    assert usual_turns._addresses() is None
+    with Node(config()) as node:
+        assert node._server is not None
+        assert node._server.entrance.turns is None
+        with node.client() as client:
+            client.set("a", "1")
+            assert client.get("a") == "1"
