@@ -1,0 +1,292 @@
+"""Random commands to a memcached and to a node's memcached door: the answers must be the same, byte for byte.
+
+Each sequence has a connection of its own on either side, whose first commands delete what an earlier one may have left.
+At its end the sending side is shut down and all answers are read, so that nothing needs to be known about where an
+answer ends. What is compared has a few parts that no two servers can have in common replaced first (``comparable``):
+
+- cas uniques by the order in which they appear: the first, the second, …
+- seconds (``t`` and ``l`` of meta commands, ``exp`` and ``la`` of ``me``) may differ by two: clocks tick
+- ``STAT`` lines and the text of ``VERSION`` are left out, and of ``me`` the class, the size and the cas
+
+A sequence that differs is played three times more. If it differs each time, it is a finding, and is shrunk; if not, a
+second may have ended in its midst.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import re
+import socket
+import sys
+import time
+from contextlib import ExitStack
+from typing import Final, Self
+
+from faults.private_memcached import NoMemcached, private_memcached
+
+import meshcache
+from fuzzing.commands import KEYS, NO_UNIQUE, PLAIN, Draw, Step
+from fuzzing.shrinking import shrink
+from meshcache.local.processes import HOST, find_base_port
+
+ANSWER_S_MAX: Final = 10.0
+REFERENCE: Final = ("-m", "256", "-o", "no_lru_maintainer,no_lru_crawler")
+"""No thread of its own holds an item just when it is to be counted in place."""
+REPORT_S: Final = 5.0
+FINDINGS_MAX: Final = 10
+"""After so many the rest can wait."""
+SECONDS_APART: Final = 2
+CLEAN: Final = b"".join(
+    b"md %s q\r\n" % key if key in PLAIN else b"md %s b q\r\n" % base64.b64encode(key) for key in KEYS
+)
+
+_PARTS: Final = re.compile(
+    rb"(?m)^STAT [^\r\n]*\r\n|^VERSION [^\r\n]*|^VALUE [^ \r\n]+ \d+ \d+ \d+(?=\r)"
+    rb"|^(?:HD|VA \d+|EN|NF|NS|EX) [^\r\n]*|^ME [^\r\n]*"
+)
+
+Comparable = list[bytes | int]
+
+
+class _Uniques:
+    """Cas uniques of one sequence, each told as its place in the order of their first appearance."""
+
+    def __init__(self) -> None:
+        self._places: dict[bytes, int] = {}
+
+    def place(self, unique: bytes) -> bytes:
+        return b"#%d" % self._places.setdefault(unique, len(self._places))
+
+
+def comparable(answers: bytes) -> Comparable:
+    """Return the answers as bytes that must be equal, and seconds that may differ a little."""
+    uniques, end = _Uniques(), 0
+    parts: Comparable = []
+    for found in _PARTS.finditer(answers):
+        parts.append(answers[end : found.start()])
+        parts += _line(found.group(), uniques)
+        end = found.end()
+    return [*parts, answers[end:]]
+
+
+def _line(line: bytes, uniques: _Uniques) -> Comparable:
+    if line.startswith(b"STAT"):
+        return []
+    if line.startswith(b"VERSION"):
+        return [b"VERSION"]
+    head, _, rest = line.rpartition(b" ") if line.startswith(b"VALUE") else line.partition(b" ")
+    if line.startswith(b"VALUE"):
+        return [head, b" ", uniques.place(rest)]
+    if head == b"VA":
+        size, _, rest = rest.partition(b" ")
+        head += b" " + size
+    told: Comparable = [head]
+    for word in rest.split(b" "):
+        told += [b" ", *(_of_debug(word) if head == b"ME" else _of_meta(word, uniques))]
+    return told
+
+
+def _of_meta(flag: bytes, uniques: _Uniques) -> Comparable:
+    if re.fullmatch(rb"c\d+", flag):
+        return [b"c", uniques.place(flag[1:])]
+    if re.fullmatch(rb"[tl]-?\d+", flag):
+        return [flag[:1], *_seconds(int(flag[1:]))]
+    return [flag]
+
+
+def _seconds(number: int) -> Comparable:
+    """Return seconds; those since an end that is past memcached tells as 2**32 less so many."""
+    return [b"over"] if number < -1 or number >= 1 << 31 else [number]
+
+
+def _of_debug(word: bytes) -> Comparable:
+    name, equals, value = word.partition(b"=")
+    if name in {b"cas", b"cls", b"size"}:
+        return [name]
+    if name in {b"exp", b"la"} and equals:
+        return [name, *_seconds(int(value))]
+    return [word]
+
+
+def differ(one: Comparable, other: Comparable) -> bool:
+    """Tell whether two servers have answered differently."""
+    return len(one) != len(other) or any(
+        abs(a - b) > SECONDS_APART if isinstance(a, int) and isinstance(b, int) else a != b
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+class Silence(Exception):
+    """A server has not answered in time; the text says what it had answered until then."""
+
+
+class Conversation:
+    """One connection, on which a sequence is played."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)), timeout=ANSWER_S_MAX)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._unsent = b""
+        self._heard = b""
+
+    def play(self, steps: list[Step]) -> bytes:
+        """Return all answers."""
+        with self._socket:
+            try:
+                for step in steps:
+                    self._take(step)
+                self._send()
+                self._socket.shutdown(socket.SHUT_WR)
+            except (BrokenPipeError, ConnectionResetError, OSError) as error:
+                if isinstance(error, TimeoutError):
+                    raise Silence(f"does not read; {self._heard!r:.300}") from error
+            while self._hear():
+                pass
+        return self._heard
+
+    def _take(self, step: Step) -> None:
+        if step[0] == "say":
+            self._unsent += step[1]
+        elif step[0] == "cut":
+            self._send()
+        elif step[0] == "turn":
+            self._turn(b"")
+        else:
+            _, key, command = step
+            told = self._turn(b"gets %s\r\n" % key)
+            uniques = re.findall(rb"(?m)^VALUE %s \d+ \d+ (\d+)\r$" % re.escape(key), told)
+            self._unsent += command.replace(b"{cas}", uniques[-1] if uniques else NO_UNIQUE)
+
+    def _turn(self, question: bytes) -> bytes:
+        """Send all, and wait until it is answered; return the answers."""
+        before = len(self._heard)
+        self._unsent += question + b"mn\r\n"
+        wanted = before + 4
+        self._send()
+        while not (len(self._heard) >= wanted and self._heard.endswith(b"MN\r\n")) and self._hear():
+            pass
+        return self._heard[before:]
+
+    def _send(self) -> None:
+        self._socket.sendall(self._unsent)
+        self._unsent = b""
+
+    def _hear(self) -> bool:
+        try:
+            heard = self._socket.recv(1 << 16)
+        except TimeoutError as error:
+            raise Silence(f"no answer after {ANSWER_S_MAX:g} s; until then {self._heard!r:.300}") from error
+        except ConnectionResetError:
+            return False
+        self._heard += heard
+        return bool(heard)
+
+
+def answers_of(address: str, steps: list[Step]) -> bytes:
+    """Play a sequence to a server, beginning with nothing stored; a silence is an answer, too."""
+    try:
+        return Conversation(address).play([("say", CLEAN), *steps])
+    except Silence as error:
+        return b"(silence: %s)" % str(error).encode()
+
+
+def difference(reference: str, other: str, steps: list[Step]) -> str:
+    """Play a sequence to both; say how they differ; empty: they do not."""
+    expected, answered = answers_of(reference, steps), answers_of(other, steps)
+    if not differ(comparable(expected), comparable(answered)):
+        return ""
+    return f"memcached: {expected!r:.2000}\n    the other: {answered!r:.2000}"
+
+
+def always_differs(reference: str, other: str, steps: list[Step]) -> bool:
+    """Tell whether it is no matter of chance."""
+    return all(difference(reference, other, steps) for _ in range(3))
+
+
+class Search:
+    """Sequences, one after the other, and what was found."""
+
+    def __init__(self, reference: str, other: str, seed: int, findings_max: int = FINDINGS_MAX) -> None:
+        self._reference = reference
+        self._other = other
+        self._seed = seed
+        self._findings_max = findings_max
+        self.played = 0
+        self.chances = 0
+        """Sequences that differed once, and not again."""
+        self.findings: dict[str, str] = {}
+        """By the commands that lead there."""
+
+    def run(self, sequences: int, seconds: float) -> None:
+        """Play so many, as far as time allows."""
+        began = reported = time.monotonic()
+        while (
+            self.played < sequences and time.monotonic() - began < seconds and len(self.findings) < self._findings_max
+        ):
+            self._play(self._seed + self.played)
+            self.played += 1
+            if time.monotonic() - reported > REPORT_S:
+                reported = time.monotonic()
+                print(f"{self.played:,} sequences, findings: {len(self.findings)}", file=sys.stderr, flush=True)
+
+    def _play(self, seed: int) -> None:
+        steps = Draw(random.Random(f"memcached {seed}")).sequence()
+        if not (first := difference(self._reference, self._other, steps)):
+            return
+        if not always_differs(self._reference, self._other, steps):
+            self.chances += 1
+            print(f"seed {seed} differed once:\n    {first}", file=sys.stderr, flush=True)
+            return
+        fewest = shrink(steps, lambda fewer: always_differs(self._reference, self._other, fewer), within_s=10.0)
+        verbs = " ".join(re.sub(rb"[^ -~]", b".", _text(step)[:40]).decode() for step in fewest)
+        kind = re.sub(r"\d+", "#", verbs)
+        if kind not in self.findings:
+            self.findings[kind] = difference(self._reference, self._other, fewest)
+            print(f"seed {seed}: {len(fewest)} of {len(steps)} steps differ:")
+            for step in fewest:
+                print(f"    {step!r:.600}")
+            print(f"    {self.findings[kind]}", flush=True)
+
+
+def _text(step: Step) -> bytes:
+    return next((part for part in reversed(step) if isinstance(part, bytes)), b"")
+
+
+def compare(sequences: int, seconds: float, seed: int, other: str = "") -> int:
+    """Compare a memcached with a node, or with the server at ``other``; 1 if they ever differ."""
+    with ExitStack() as stack:
+        try:
+            reference = stack.enter_context(private_memcached(*REFERENCE))
+        except NoMemcached as error:
+            print(f"nothing to compare with: {error}", file=sys.stderr)
+            return 2
+        search = Search(reference, other or stack.enter_context(Door()).address, seed)
+        began = time.monotonic()
+        search.run(sequences, seconds)
+    print(
+        f"{search.played:,} sequences in {time.monotonic() - began:.0f} s from seed {seed}; "
+        f"findings: {len(search.findings) or 'none'}; differed once and not again: {search.chances}"
+    )
+    return int(bool(search.findings))
+
+
+class Door:
+    """A mesh of one node that is a memcached, too."""
+
+    def __init__(self) -> None:
+        self.address = f"{HOST}:{find_base_port(1)}"
+        self.mesh = meshcache.LocalMesh(
+            nodes=1,
+            cluster={"replicas": 1, "write_quorum": 1},
+            limits={"value_bytes_max": 1_000_000},
+            memcached={"listen": self.address},
+        )
+
+    def __enter__(self) -> Self:
+        self.mesh.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.mesh.close()
