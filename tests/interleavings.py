@@ -239,7 +239,7 @@ class Explorer:
         for _ in range(2):
             self.now += CALL_S * 0.6
             for core in self.cores.values():
-                core._set_time(self.now)
+                core.set_time(self.now)
                 core.coordinator.pending.background["fills"].run()
                 self._settle(core)
                 self._collect(None, core)

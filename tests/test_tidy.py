@@ -20,7 +20,7 @@ PROGRAMS = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file(
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 600
 
-GROUND = ("_native", "address", "checks", "config", "durations", "errors", "keys", "private_files")
+GROUND = ("_native", "address", "checks", "config", "contradictions", "durations", "errors", "keys", "private_files")
 """Modules that all others may use, and that use only each other."""
 MAY_USE = {
     "protocol": (),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from meshcache.protocol.messages import Message, Unknown
@@ -97,6 +97,30 @@ class RequestCounters:
 
 
 @dataclass(slots=True)
+class MemcachedCounters:
+    """What happened at the memcached door."""
+
+    connections: int = 0
+    """Those there are now, by the driver's last look."""
+    accepted: int = 0
+    refused: int = 0
+    """Connections that were too many by memcached.connections_max."""
+    unauthenticated: int = 0
+    """Wrong passwords."""
+    commands: int = 0
+    errors: int = 0
+    """Commands that were answered with an error."""
+    in_bytes: int = 0
+    out_bytes: int = 0
+    closed_slow: int = 0
+    """Connections closed because they did not read what they were answered …"""
+    closed_half: int = 0
+    """… because the rest of a command did not come …"""
+    closed_malformed: int = 0
+    """… and because what came is not the protocol."""
+
+
+@dataclass(slots=True)
 class Counters:
     """What happened since the start."""
 
@@ -161,16 +185,19 @@ class Counters:
 
     loop: LoopCounters = field(default_factory=LoopCounters)
     requests_by_kind: RequestCounters = field(default_factory=RequestCounters)
+    memcached: MemcachedCounters | None = None
+    """None: there is no such door."""
 
     def sections(self) -> dict[str, dict[str, Any]]:
         """Return all, as plain values, by what it is about."""
-        parts = {"loop", "requests_by_kind"}
+        parts = {"loop", "requests_by_kind", "memcached"}
         own = {name: getattr(self, name) for name in self.__slots__ if name not in parts}
         own |= {name: dict(value) for name, value in own.items() if isinstance(value, dict)}
         return {
             "node": own,
             "loop": self.loop.statistics(),
             "operations": self.requests_by_kind.statistics(self.keys),
+            **({} if self.memcached is None else {"memcached": asdict(self.memcached)}),
         }
 
     def note_unhandled(self, message: Message) -> None:

@@ -124,9 +124,9 @@ class NodeCore:
         self.coordinator = coordinator_of(config, *parts, copies.on_announced, hints.add, self.fail)
         self._build_gates()
         self._begin_background(hints, saved)
-        self._requests = self._make_requests(hot, copies, host)
-        self._usual = self._requests.usual
-        self._early = Early(self.clock, self._instant, self.counters, self._requests.who)
+        self.requests = self._make_requests(hot, copies, host)
+        self._usual = self.requests.usual
+        self._early = Early(self.clock, self._instant, self.counters, self.requests.who)
         self._handshake = self._make_handshake()
         self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
@@ -173,7 +173,7 @@ class NodeCore:
             self._pending.begin_background("snapshots", self.recall)
 
     def _make_handshake(self) -> Handshake:
-        parts = self.config, self.membership, self.peers, self.outbox, self._instant, self.boot, self._requests.who
+        parts = self.config, self.membership, self.peers, self.outbox, self._instant, self.boot, self.requests.who
         return Handshake(*parts, follow=self._follow_members_now, replan=self._pending.replan)
 
     def _make_requests(self, hot: HotKeys, copies: HotCopies, host: Callable[[], dict[str, Any]]) -> Requests:
@@ -195,7 +195,7 @@ class NodeCore:
 
     def _request_handlers(self) -> dict[type[Any], Callable[[bytes, Any], None]]:
         """Return what takes each kind of message on the ROUTER, given its origin and the message."""
-        requests = self._requests.handlers()
+        requests = self.requests.handlers()
         handlers: dict[type[Any], Callable[[bytes, Any], None]] = {
             **requests,
             m.Pull: partial(self._timed, "page_sent", requests[m.Pull]),
@@ -209,7 +209,7 @@ class NodeCore:
         return (
             checked
             if not self.config.security.key_file
-            else Access(self._requests.who, self.view, self.outbox, self.counters).gated(checked)
+            else Access(self.requests.who, self.view, self.outbox, self.counters).gated(checked)
         )
 
     def _answer_handlers(self) -> dict[type[Any], Callable[[str, Any], None]]:
@@ -232,7 +232,7 @@ class NodeCore:
 
     def receive_request(self, origin: bytes, frame: Frame, now: float) -> bool:
         """Take a frame from the ROUTER; True if the turn should end, since what it is answered is enough to send."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.requests_in_bytes += len(frame)
         before = self.outbox.reply_bytes
         try:
@@ -253,11 +253,11 @@ class NodeCore:
     def turn_away(self, origin: bytes, frames: list[bytes], retry_after_ms: int) -> None:
         """Refuse as overloaded, with nothing done, requests that are not past their deadlines by ``past_by_now``."""
         numbers = [self._peek.number_of(frame) for frame in frames]
-        self._requests.turn_away(origin, numbers, retry_after_ms)
+        self.requests.turn_away(origin, numbers, retry_after_ms)
 
     def receive_stream(self, frame: Frame, now: float) -> None:
         """Take a frame that another member published; see Effects.follow."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.answers_in_bytes += len(frame)
         try:
             _, messages = decode_frame(frame)
@@ -267,13 +267,13 @@ class NodeCore:
             streams = [None]
         for stream in streams:
             if stream is None:
-                self._requests.copies.on_lost()
+                self.requests.copies.on_lost()
             else:
-                self._requests.copies.on_stream(stream)
+                self.requests.copies.on_stream(stream)
 
     def receive_answer(self, address: str, frame: Frame, now: float) -> None:
         """Take a frame from the DEALER to ``address``."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.answers_in_bytes += len(frame)
         if address in self.peers.links:
             self._take(self._on_answer, address, self._decode(address, frame, self.receive_answer))
@@ -307,7 +307,7 @@ class NodeCore:
 
     def link_up(self, address: str, now: float) -> None:
         """Note that the connection to ``address`` stands."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.links_up += 1
         self.outbox.note("link_up", address=address)
         self.membership.link_restored(address)
@@ -315,7 +315,7 @@ class NodeCore:
 
     def link_down(self, address: str, now: float) -> None:
         """Note that the connection to ``address`` broke: requests there are lost, and the node there is suspect."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.links_down += 1
         self.outbox.note("link_down", address=address)
         self._link_lost(address)
@@ -323,7 +323,7 @@ class NodeCore:
 
     def link_refused(self, address: str, now: float) -> None:
         """Note that ``address`` refused the connection when the driver dialled it (again)."""
-        self._set_time(now)
+        self.set_time(now)
         self.membership.link_refused(address)
 
     def link_denied(self, address: str, why: str) -> None:
@@ -333,12 +333,12 @@ class NodeCore:
 
     def allow(self, nodes: frozenset[str] | None, now: float) -> None:
         """From now on have only these nodes as members; None: whoever says that it is one."""
-        self._set_time(now)
+        self.set_time(now)
         self.membership.allow(nodes, now)
 
     def undeliverable(self, address: str, now: float) -> None:
         """Note that a frame for ``address`` could not be sent: not connected, or the pipe is full."""
-        self._set_time(now)
+        self.set_time(now)
         self.counters.undeliverable += 1
         link = self.peers.links.get(address)
         if link is not None and link.node_id:
@@ -346,7 +346,7 @@ class NodeCore:
 
     def tick(self, now: float) -> None:
         """Do what time asks for. It is called every turn, and mostly finds nothing due."""
-        self._set_time(now)
+        self.set_time(now)
         if now >= self._early.next_at:
             self._early.run()
         if self._pending.timers or self._pending.waiting:
@@ -356,7 +356,7 @@ class NodeCore:
             self._housekeeping_at = now + (HOUSEKEEPING_CALM_S if self._is_calm() else HOUSEKEEPING_S)
         if self.membership.changed:
             self._timed("change_of_members", self._follow_members, now)
-        self._requests.run()
+        self.requests.run()
         if self._leftovers.is_more or self._drops.jobs:
             self._timed("expiry_and_drops", self._leftovers.run)
 
@@ -369,7 +369,7 @@ class NodeCore:
     def next_deadline(self) -> float:
         """Return when tick has to be called at the latest, if nothing happens before."""
         self.disturbed = False
-        if self._leftovers.is_more or self._drops.jobs or self._requests.is_more:
+        if self._leftovers.is_more or self._drops.jobs or self.requests.is_more:
             return self._instant.now
         timer = self._pending.next_deadline() if self._pending.timers else None
         own = min(self._housekeeping_at, self._early.next_at)
@@ -401,7 +401,7 @@ class NodeCore:
         if origin is not None:
             self._departure.note_asked(origin)
         if not self._departure.begun:
-            self._set_time(now)
+            self.set_time(now)
             self._departure.begin(now)
             self._follow_members(now)
 
@@ -412,14 +412,14 @@ class NodeCore:
 
     def heed(self, readers: Readers) -> None:
         """Use from now on what the driver knows of the connections that ask."""
-        self._requests.heed(readers)
+        self.requests.heed(readers)
 
     def account(self) -> dict[str, Any]:
         """Return what this node tells of itself, as plain values that nobody changes any more; see account.py."""
         hindrances = why_not_ready(
             self.membership, self._instant.now, joined=self._handshake.joined, in_doubt=self._doubt is not None
         )
-        return account(self.coordinator, self.peers, self._requests.statistics(), hindrances)
+        return account(self.coordinator, self.peers, self.requests.statistics(), hindrances)
 
     @property
     def settled(self) -> bool:
@@ -428,7 +428,7 @@ class NodeCore:
 
     def leave(self, now: float) -> None:
         """Tell the others that this node goes away on purpose, and take no more requests."""
-        self._set_time(now)
+        self.set_time(now)
         self.membership.leave(now)
 
     @property
@@ -447,7 +447,8 @@ class NodeCore:
 
     # -- time, members, background -------------------------------------------------------------------------
 
-    def _set_time(self, now: float) -> None:
+    def set_time(self, now: float) -> None:
+        """Begin what happens at this time."""
         instant = self._instant
         if now == instant.now:
             return
@@ -493,7 +494,7 @@ class NodeCore:
         keep_until = now + self.config.membership.transition_s
         if ring.digest != view.digest:
             self.counters.ring_changes += 1
-            early = self._requests.replicas.written_early(ring.digest)
+            early = self.requests.replicas.written_early(ring.digest)
             for slot in view.gained(ring):
                 self.store.drop_slot(slot)
                 view.held[slot] = 0
@@ -529,7 +530,7 @@ class NodeCore:
         for part in self._pending.background.values():
             part.run()
         self._departure.run(now)
-        self._requests.keep_house(now)
+        self.requests.keep_house(now)
         if self.view.settling and self.settled and not self.gone and self.view.expire(now):
             self._returning = False
             self._leftovers.note_slots_of_others()

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from meshcache.config import HTTP_OFF, Config, overrides_of
+from meshcache.config import Config, overrides_of
+from meshcache.contradictions import HTTP_OFF
 from meshcache.durations import Timeout, waiting_s
 from meshcache.errors import ConfigError, MeshcacheError, NodeUnavailable, OperationTimeout
 from meshcache.local.banner import banner, typed_command

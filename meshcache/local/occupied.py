@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from meshcache.config import HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
+from meshcache.contradictions import HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
 from meshcache.errors import MeshcacheError
 from meshcache.local.banner import counted
 from meshcache.local.processes import EPHEMERAL_PORTS_FROM, HOST, find_base_port, is_free, ports_of

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
-from meshcache.config import HTTP_OFF, HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
+from meshcache.contradictions import HTTP_OFF, HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
 from meshcache.errors import MeshcacheError
 
 if TYPE_CHECKING:

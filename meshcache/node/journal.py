@@ -44,6 +44,8 @@ LEVELS: Final = {
     "link_down": logging.DEBUG,
     "link_up": logging.DEBUG,
     "member": logging.INFO,
+    "memcached_closed": logging.WARNING,
+    "memcached_unencrypted": logging.WARNING,
     "node_failed": logging.ERROR,
     "recalled": logging.INFO,
     "recalling": logging.INFO,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import zmq
 
@@ -38,6 +38,18 @@ EVENTS: Final = int(zmq.EVENTS)
 RCVMORE: Final = int(zmq.RCVMORE)
 DONTWAIT: Final = int(zmq.DONTWAIT)
 SNDMORE: Final = int(zmq.SNDMORE)
+
+
+class Awaited(Protocol):
+    """What a loop waits for: an inlet, or something else with input and a descriptor that announces it."""
+
+    fd: int
+
+    def has_input(self) -> bool:
+        """Tell whether there is input; if there is none, the descriptor will announce the next."""
+
+    def drain(self, now: float) -> bool:
+        """Take what is there, up to the slice of a turn; True if there is more."""
 
 
 class Inlet:
@@ -101,8 +113,8 @@ class Inlets:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._inlets: dict[int, Inlet] = {}
-        self._stirred: dict[Inlet, None] = {}
+        self._inlets: dict[int, Awaited] = {}
+        self._stirred: dict[Awaited, None] = {}
         """Their state must be read before the next sleep."""
         self._recheck_at = 0.0
         self.called = False
@@ -116,23 +128,23 @@ class Inlets:
         """Let this file descriptor end a wait, once for each time that it becomes readable."""
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
 
-    def add(self, inlet: Inlet) -> None:
+    def add(self, inlet: Awaited) -> None:
         """Wait for this inlet, too."""
         self._inlets[inlet.fd] = inlet
         self._stirred[inlet] = None
         self.watch(inlet.fd)
 
-    def remove(self, inlet: Inlet) -> None:
+    def remove(self, inlet: Awaited) -> None:
         """Wait for this one no more. To be called before its socket is closed."""
         self._epoll.unregister(inlet.fd)
         self._inlets.pop(inlet.fd)
         self._stirred.pop(inlet, None)
 
-    def stir(self, inlet: Inlet) -> None:
+    def stir(self, inlet: Awaited) -> None:
         """Something was done with this inlet's socket."""
         self._stirred[inlet] = None
 
-    def wait(self, timeout_s: float) -> list[Inlet]:
+    def wait(self, timeout_s: float) -> list[Awaited]:
         """Sleep until something may have arrived, or for ``timeout_s``; return where."""
         ready = [inlet for inlet in self._stirred if inlet.has_input()]
         self._stirred.clear()

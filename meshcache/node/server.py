@@ -30,12 +30,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
 from meshcache.address import is_loopback, split_address
-from meshcache.config import HTTP_OFF, Config
+from meshcache.config import Config
+from meshcache.contradictions import HTTP_OFF
 from meshcache.core.counters import SLOW_TURN_S
 from meshcache.core.handshake import is_from_node
 from meshcache.core.node import NodeCore
@@ -65,6 +66,9 @@ from meshcache.sockets.curve import listening
 from meshcache.sockets.listener import bind_again, listen, new_listener
 from meshcache.web.certificates import server_context
 from meshcache.web.tokens import Tokens
+
+if TYPE_CHECKING:
+    from meshcache.node.memcached.door import Door
 
 BIND_WAIT_S: Final = 1.0
 """How long a starting node waits for a port that is taken."""
@@ -105,6 +109,7 @@ class Server:
         self.pulse = Pulse(wake)
         self._http: HttpServer | None = None
         self._tokens: Tokens | None = None
+        self._door: Door | None = None
         self._http_notes: deque[tuple[str, dict[str, Any]]] = deque(maxlen=HTTP_NOTES_MAX)
         """What the thread of HTTP has for the log, which is written by the loop's."""
         self._journal = Journal(config.node.node_id)
@@ -133,6 +138,8 @@ class Server:
             self._subscriptions = 0
             self.core.note_subscribers(present=False)
             self.entrance = self._enter(router)
+            if config.memcached.listen:
+                self._open_door()
             # The store's lists grow to millions of entries, all of them atoms: the collector need never look at them.
             gc.collect()
             gc.freeze()
@@ -170,6 +177,8 @@ class Server:
             self._snapshots.close()
         for doorway in self._doorways.values():
             doorway.close()
+        if self._door is not None:
+            self._door.close()
         self._inlets.close()
         self._context.destroy(linger=0)
 
@@ -205,7 +214,7 @@ class Server:
 
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core, inlets, clock, watch, links = self.core, self._inlets, self._clock, self.watch, self.links
-        pulse = self.pulse
+        pulse, door = self.pulse, self._door
         latencies = core.coordinator.pending.latencies
         to_stop, to_drain, snapshots = self._asked.to_stop, self._asked.to_drain, self._snapshots
         while not to_stop.is_set() and not core.gone:
@@ -218,6 +227,8 @@ class Server:
             core.tick(began)
             if to_drain.is_set():
                 core.retire(began)
+            if door is not None:
+                door.collect(began)
             effects = core.drain()
             self._perform(effects)
             if on_ready is not None and core.ready:
@@ -240,7 +251,8 @@ class Server:
         Most turns of a busy node have not: they serve one usual request, and what costs them most is to look for what
         might be due besides. ``deadline``: by the monotonic clock, when something is.
         """
-        core, inlets, clock, inlet = self.core, self._inlets, self._clock, self.entrance.inlet
+        core, inlets, clock = self.core, self._inlets, self._clock
+        usual: tuple[object, ...] = self.entrance.inlet, self._door
         monotonic, due_at = time.monotonic, deadline + clock.stood_still_s
         while True:
             woken = inlets.wait(deadline - monotonic())
@@ -248,7 +260,7 @@ class Server:
             for each in woken:
                 if each.drain(began):
                     inlets.stir(each)
-            if core.disturbed or began >= due_at or inlets.called or len(woken) != 1 or woken[0] is not inlet:
+            if core.disturbed or began >= due_at or inlets.called or len(woken) != 1 or woken[0] not in usual:
                 return began
             if core.outbox.events:
                 self._perform(core.drain())
@@ -280,6 +292,8 @@ class Server:
         counters.connections_refused = entrance.connections.refused
         counters.late += entrance.inlet.late
         entrance.inlet.late = 0
+        if self._door is not None:
+            self._door.look(now)
         if self._tokens is not None:
             counters.http_refused = self._tokens.refused
         while self._http_notes:
@@ -434,6 +448,13 @@ class Server:
         served = HttpServer(listener, settings, endpoints.answer, f"meshcache-{node.node_id}-http", tls)
         self.pulse.listen(served.wake)
         return served
+
+    def _open_door(self) -> None:
+        """Let in clients of memcached."""
+        from meshcache.node.memcached.opening import open_door  # noqa: PLC0415  (nobody else needs it)
+
+        self._door = open_door(self._config, self.core, self._journal.tell, BIND_WAIT_S, self._asked.to_stop.wait)
+        self._inlets.add(self._door)
 
     def _note_of_http(self, event: str, **fields: Any) -> None:
         """Take an event from the thread of HTTP."""

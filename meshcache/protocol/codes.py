@@ -72,13 +72,16 @@ class Change(IntEnum):
     """[keep, lease] -> bool: True if the lease was held, and was renewed (``keep`` 1) or given up (0). To give up, a
     caller that was not answered yet sends its token instead: it is parked no more."""
     DROP = 9
-    """[version] -> bool: True if the key had this version, and was deleted. No longer sent: locks have tokens."""
+    """[version] -> bool: True if the key had this version, and was deleted. Not sent by clients: locks have tokens."""
     ACQUIRE = 10
     """[token, ttl_ms] -> the version of the lock, if it was free or this token holds it already; else None."""
     EXTEND = 11
     """[token, ttl_ms] -> the version of the lock, if this token holds it and its expiry was set; else None."""
     RELEASE = 12
     """[token] -> bool: True if this token held the lock, which is free now. The token acquires nothing any more."""
+    MARK = 13
+    """[content, ttl_ms, version] -> bool: as CAS, for another content of the same value (other extras): like a touch,
+    it is no later write, and gets a revision of the version."""
 
 
 LEASE_S: Final = 2.5

@@ -66,8 +66,11 @@ EXTRAS_BYTES_MAX: Final = 4096
 _TAGS: Final = 1
 _SOFT_EXPIRES_MS: Final = 2
 _LOAD_MS: Final = 3
+_CLIENT_FLAGS: Final = 4
+_LEASED: Final = 5
 _KINDS_MAX: Final = 16
-"""The most kinds of extras in one map: three are known today; kinds that a newer version adds are skipped."""
+"""The most kinds of extras in one map: five are known today; kinds that a newer version adds are skipped."""
+CLIENT_FLAGS_MAX: Final = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,10 @@ class Extras:
     """The wall milliseconds from which the value is stale: still served, while one caller computes a new one."""
     load_ms: int | None = None
     """How long it took to compute the value; early refresh depends on it."""
+    client_flags: int | None = None
+    """The flags that a client of memcached gave the value, where the codec's tag does not say them."""
+    leased: bool = False
+    """Whether such a client was told to compute the value anew."""
 
 
 NO_EXTRAS: Final = Extras()
@@ -142,6 +149,10 @@ def with_extras(content: bytes, extras: Extras) -> bytes:
         said[_SOFT_EXPIRES_MS] = extras.soft_expires_ms
     if extras.load_ms is not None:
         said[_LOAD_MS] = extras.load_ms
+    if extras.client_flags is not None:
+        said[_CLIENT_FLAGS] = extras.client_flags
+    if extras.leased:
+        said[_LEASED] = 1
     if not said:
         return content
     problem = _problem(said | {_TAGS: list(extras.tags)})
@@ -180,7 +191,13 @@ def extras_of(record: bytes) -> Extras:
     said = _unpacked(record, HEADER_BYTES)
     if said is None or _problem(said) is not None:
         return NO_EXTRAS
-    return Extras(tuple(dict.fromkeys(said.get(_TAGS, ()))), said.get(_SOFT_EXPIRES_MS), said.get(_LOAD_MS))
+    return Extras(
+        tuple(dict.fromkeys(said.get(_TAGS, ()))),
+        said.get(_SOFT_EXPIRES_MS),
+        said.get(_LOAD_MS),
+        said.get(_CLIENT_FLAGS),
+        bool(said.get(_LEASED)),
+    )
 
 
 def tags_of(record: bytes) -> tuple[bytes, ...]:
@@ -264,4 +281,7 @@ def _problem(said: dict[int, Any]) -> str | None:
         number = said.get(key, 0)
         if type(number) is not int or not 0 <= number <= NEVER_MS:
             return f"{name}: must be milliseconds from 0 to {NEVER_MS}, is {number!r:.80}"
+    client_flags = said.get(_CLIENT_FLAGS, 0)
+    if type(client_flags) is not int or not 0 <= client_flags <= CLIENT_FLAGS_MAX:
+        return f"client_flags: must be from 0 to {CLIENT_FLAGS_MAX}, is {client_flags!r:.80}"
     return None

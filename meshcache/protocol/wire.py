@@ -352,7 +352,9 @@ _CHANGE_ARGUMENTS: Final[dict[int, tuple[type | tuple[type, ...], ...]]] = {
     m.Change.ACQUIRE: (bytes, int),
     m.Change.EXTEND: (bytes, int),
     m.Change.RELEASE: (bytes,),
+    m.Change.MARK: (bytes, int, bytes),
 }
+_LOCK_CHANGES: Final = (m.Change.ACQUIRE, m.Change.EXTEND, m.Change.RELEASE)
 
 
 def _is_bytes(value: object) -> bool:
@@ -367,7 +369,7 @@ def _changes(value: Any) -> list[list[Any]]:
         for argument, types in zip(change[1:], expected, strict=True):
             if not isinstance(argument, types) or isinstance(argument, bool):
                 raise TypeError(f"change {change[0]}: wrong type of argument")
-        is_lock = change[0] >= m.Change.ACQUIRE
+        is_lock = change[0] in _LOCK_CHANGES
         if expected[0] is bytes and len(expected) > 1 and not is_lock:
             _contents([change[1]])
         tokens = filter(_is_bytes, change[1:] if is_lock else change[2:])

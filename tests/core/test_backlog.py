@@ -105,7 +105,7 @@ class Waiting:
 
     @property
     def in_flight_bytes(self) -> int:
-        return self.core._requests._backlog.bytes
+        return self.core.requests._backlog.bytes
 
     def ask(self, origin: bytes, kind: Any, *fields: Any) -> int:
         self.number += 1
@@ -172,7 +172,7 @@ def test_housekeeping_measures_the_rate() -> None:
     for _ in range(1000):
         node.ask(OTHER, m.Get, 0, 0, False, [b"k"])
         node.turn()
-    rate_per_s = node.core._requests._backlog.rate_per_s
+    rate_per_s = node.core.requests._backlog.rate_per_s
     assert 100 < rate_per_s <= 1000, "one for each of the turns, which take a millisecond"
 
 

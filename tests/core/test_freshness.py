@@ -393,7 +393,7 @@ def test_a_ring_that_comes_again_finds_nothing_of_its_former_time() -> None:
     story = Story(2, ONE)
     core = story.node("n1").core
     assert core is not None
-    replicas, instant = core._requests.replicas, core.coordinator.instant
+    replicas, instant = core.requests.replicas, core.coordinator.instant
     version = core.clock.tick(instant.wall_ms)
     write = m.Write(
         0, core.boot, instant.wall_ms + 60_000, b"theirs", False, [b"k"], [stamp(version, NEVER_MS) + b"\0\0v"]

@@ -45,7 +45,7 @@ class Clocked:
 
     @property
     def status(self) -> dict[str, Any]:
-        told: dict[str, Any] = inspection.status(self.core.coordinator, self.core._requests.notices, ready=True)
+        told: dict[str, Any] = inspection.status(self.core.coordinator, self.core.requests.notices, ready=True)
         store: dict[str, Any] = told["store"]
         return store
 
@@ -126,14 +126,14 @@ def notes(story: Story, event: str, seconds: float) -> list[str]:
 
 def test_a_normal_start_tells_nothing_of_too_few_nodes() -> None:
     story = Story(3)
-    notices = [host.core._requests.notices for host in story.mesh.nodes.values() if host.core is not None]
+    notices = [host.core.requests.notices for host in story.mesh.nodes.values() if host.core is not None]
     assert not any(each._too_few for each in notices)
     assert notes(story, "too_few_nodes", 2 * TOO_FEW_AFTER_S) == []
 
 
 def test_enough_nodes_end_the_complaint_at_every_node() -> None:
     story = Story(2, {**ONE_NODE, "replicas": 3, "write_quorum": 1})
-    assert all(host.core is not None and host.core._requests.notices._too_few for host in story.mesh.nodes.values())
+    assert all(host.core is not None and host.core.requests.notices._too_few for host in story.mesh.nodes.values())
     story.mesh.add().start()
     heard = notes(story, "enough_nodes", 5.0)
     assert sorted(heard) == ["n1", "n2"], "the third was never without the others"

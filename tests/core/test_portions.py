@@ -165,14 +165,14 @@ def test_a_small_batch_is_answered_at_once() -> None:
 
 def test_a_portion_that_fails_ends_its_batch_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Alone()
-    run = alone.core._requests._update
+    run = alone.core.requests._update
 
     def failing(request: Any, done: Any) -> None:
         if request.keys[0].startswith(b"bad"):
             raise RuntimeError("planted")
         run(request, done)
 
-    monkeypatch.setattr(alone.core._requests, "_update", failing)
+    monkeypatch.setattr(alone.core.requests, "_update", failing)
     count = 3 * PORTION_KEYS[m.Update]
     bad = alone.ask(HEAVY, m.Update, 0, 0, 0, [b"bad%d" % i for i in range(count)], [COUNT] * count)
     good = alone.ask(HEAVY, m.Update, 0, 0, 0, [b"k%d" % i for i in range(count)], [COUNT] * count)
@@ -182,8 +182,8 @@ def test_a_portion_that_fails_ends_its_batch_and_nobody_elses(monkeypatch: pytes
     assert good in answered
     assert bad not in answered
     assert alone.core.counters.failed == {"Update": 1}
-    assert not alone.core._requests.portions.lines
-    assert not alone.core._requests.portions._waiting_us
+    assert not alone.core.requests.portions.lines
+    assert not alone.core.requests.portions._waiting_us
 
 
 def test_no_portion_begins_while_other_owners_lag_behind_and_the_node_does_not_spin_meanwhile() -> None:

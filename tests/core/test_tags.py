@@ -189,7 +189,7 @@ def test_whatever_way_a_late_copy_takes_it_is_not_let_in(way: str) -> None:
     coordinator = core.coordinator
     if way in {"write", "hint"}:
         request = m.Write(0, core.boot, 1 << 60, b"", way == "hint", [b"key"], [late])
-        core._requests.replicas._on_write(b"peer", request)
+        core.requests.replicas._on_write(b"peer", request)
     elif way == "read repair":
         coordinator.replica.merge_repair([b"key"], [late])
     elif way == "own write":
@@ -390,7 +390,7 @@ def test_an_answer_under_another_view_does_not_count() -> None:
     core._drops.run()
     drop.on_answer(drop.version, "n2", m.SweepReply(1, b"another", 3, False))
     assert not done
-    core._set_time(core.coordinator.instant.now + 1)
+    core.set_time(core.coordinator.instant.now + 1)
     drop.on_timer()
     assert "n2" in drop._asked
     drop.on_answer(drop.version, "n2", m.SweepReply(1, core.view.digest, 0, False))

@@ -198,7 +198,7 @@ def test_a_batch_answers_each_key_by_itself() -> None:
         deadline_ms = core.coordinator.instant.wall_ms + 1000
         update = m.Update(7, core.boot, deadline_ms, b"", 0, 0, 0, keys, changes)
         answers: list[list[Any]] = []
-        updates = core._requests._updates
+        updates = core.requests._updates
         UpdateBatch(updates, update, core.coordinator.instant.now + 1.0, answers.append).start()
         story.mesh.wait_for(lambda answers=answers: bool(answers))  # type: ignore[misc]  # bound at once
         (results,) = answers

@@ -13,7 +13,7 @@ import watching
 import yaml
 from watching import Query
 
-from meshcache.config import HTTP_PORT_OFFSET
+from meshcache.contradictions import HTTP_PORT_OFFSET
 from meshcache.local.launcher import DEFAULT_BASE_PORT
 from meshcache.metrics.families import FAMILIES
 from meshcache.node import host

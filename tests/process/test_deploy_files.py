@@ -23,7 +23,8 @@ from test_node_http import ask
 from test_server import free_port
 
 from meshcache.cli.parser import make_parser
-from meshcache.config import HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET, Config
+from meshcache.config import Config
+from meshcache.contradictions import HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DEPLOY: Final = ROOT / "configs/deploy"

@@ -13,7 +13,7 @@ from private_prometheus import INTERVAL_S, Prometheus, private_prometheus
 from timing import DELAY_S_MAX, eventually
 
 from meshcache import LocalMesh
-from meshcache.config import HTTP_PORT_OFFSET
+from meshcache.contradictions import HTTP_PORT_OFFSET
 
 pytestmark = [
     pytest.mark.process,

@@ -65,6 +65,10 @@ class Admission:
                 return False
         return True
 
+    def admits_more(self) -> bool:
+        """Tell whether one more request of a client would be executed."""
+        return self._ready() and len(self._coordinator.pending.running) < self._config.limits.pending_max
+
     def reject(self, origin: bytes, request: Any, error: list[Any]) -> None:
         """Refuse a request, with nothing done."""
         self._counters.refused += 1

@@ -165,6 +165,27 @@ class Requests:
         else:
             self._answer_get(origin, get, self._held(get))
 
+    def read_here(self, keys: list[bytes]) -> list[bytes | None] | None:
+        """Do at once, and without an answer, the usual GET of somebody who is served in this process.
+
+        Return the records held here, where they are all that a GET would be answered; None: ask by a GET.
+        """
+        admission, view = self._admission, self._view
+        if self._read_quorum > 1 or view.former or len(keys) > PORTION_KEYS[m.Get] or not admission.admits_more():
+            return None
+        if not (view.holds_all or self._holds(keys)):
+            return None
+        records = self._store.read(keys, self._instant.now_bytes)
+        if None in records and self._must_ask_others(m.DEFAULT_LEVEL):
+            return None
+        counters, count = self._counters, len(keys)
+        counters.requests += 1
+        counters.keys += count
+        self._batches[(count - 1).bit_length()] += 1
+        self._answered["Get"] += 1
+        self.hot.note(keys, self._instant.now)
+        return records
+
     def _answer_get(self, origin: bytes, get: m.Get, records: list[bytes | None] | None) -> None:
         """Answer a read with the records held here, if these are all."""
         if records is not None and None not in records:

@@ -9,8 +9,8 @@ wins.
 At the owner an update reads, computes and stamps without a pause in between where the owner holds the key and R = 1.
 Else it reads from a quorum first, and the key is locked until that is done. Writes of one key through its owner are
 therefore in one order. A plain ``set`` or ``delete`` that another node coordinates meanwhile is ordered by its version:
-beside an update that changes the content it is one of two concurrent writes, and the later one wins. A touch changes no
-content, so it must not win against such a write: its record gets a revision of the version that was read
+beside an update that changes the content it is one of two concurrent writes, and the later one wins. A touch or a mark
+changes no value, so it must not win against such a write: its record gets a revision of the version that was read
 (``HybridClock.revise``), and any such write is newer than that.
 
 What an entry has besides its value, such as tags, is kept by ``touch`` and ``incr``; a change that stores a value
@@ -67,6 +67,7 @@ anyway."""
 
 _LEASE_CHANGES: Final = (Change.LEASE, Change.FILL, Change.HOLD)
 _LOCK_CHANGES: Final = (Change.ACQUIRE, Change.EXTEND, Change.RELEASE)
+_REVISIONS: Final = (Change.TOUCH, Change.MARK)
 _REMOVALS: Final = (Change.DROP, Change.RELEASE)
 _TOKEN_FLAGS: Final = bytes((0, 0))
 """To clients the token of a lock is a value of type bytes."""
@@ -263,7 +264,7 @@ class KeyUpdate:
         if content is None:
             self.batch.settle(self.index, answer)
             return
-        if record is not None and kind == Change.TOUCH:
+        if record is not None and kind in _REVISIONS:
             stamp = coordinator.clock.revise(version_of(record)) + expiry_bytes(expires_ms)
         elif record is not None and kind == Change.ACQUIRE:
             stamp = record[:STAMP_BYTES]  # the lock has this token already: only copies may be missing
