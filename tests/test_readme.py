@@ -80,9 +80,11 @@ PATTERNS: Final = document("meshcache/patterns/GUIDE.md")
 """Its blocks are run by tests/process/test_guide.py."""
 GATEWAY: Final = document("meshcache/gateway/GUIDE.md")
 """Its examples are run by tests/process/test_gateway.py."""
+INTEGRATIONS: Final = document("meshcache/integrations/GUIDE.md")
+"""Its examples are run by tests/integrations/test_integrations_guide.py."""
 DEPLOY: Final = document("configs/deploy/GUIDE.md")
 RUN_HERE: Final = (README, CLIENT, NODE, DEPLOY, CORE, FIGURES)
-DOCUMENTS: Final = (*RUN_HERE, PATTERNS, GATEWAY)
+DOCUMENTS: Final = (*RUN_HERE, PATTERNS, GATEWAY, INTEGRATIONS)
 PROSE: Final = "\n".join(each.prose for each in RUN_HERE)
 SHARES_NAMES: Final = (CLIENT,)
 """Chapters whose Python blocks share their names from the first to the last."""

@@ -36,6 +36,7 @@ MAY_USE = {
     "gateway": ("protocol", "client", "client.aio", "metrics", "web"),
     "simulation": ("protocol", "core", "client"),
     "local": ("client", "client.blocking", "sockets"),
+    "integrations": ("client", "client.blocking", "client.aio", "patterns", "local"),
 }
 """By room, the other rooms that it may use; a room that is not listed may use all. Rooms within a room belong to it,
 unless they are listed themselves."""

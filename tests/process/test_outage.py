@@ -624,13 +624,13 @@ def test_fallbacks_are_counted_and_logged_once_a_minute(caplog: pytest.LogCaptur
         fallbacks.count(meshcache.NodeUnavailable("second"), misses=5)
         assert len(caplog.messages) == 1
         now += 1.5
-        fallbacks.count(meshcache.OperationTimeout("third"), loads=1)
+        fallbacks.count(meshcache.OperationTimeout("third"), loads=1, writes=2)
     first, second = caplog.messages
-    assert "1 loaders ran and 0 reads" in first
+    assert "1 loaders ran, 0 reads found nothing and 0 writes" in first
     assert first.endswith("first")
-    assert "3 loaders ran and 5 reads" in second
+    assert "3 loaders ran, 5 reads found nothing and 2 writes" in second
     assert second.endswith("third")
-    assert (fallbacks.loads, fallbacks.misses) == (4, 5)
+    assert (fallbacks.loads, fallbacks.misses, fallbacks.writes) == (4, 5, 2)
     assert "third" in repr(fallbacks)
 
 
