@@ -135,6 +135,8 @@ class Conversation:
         """Return all answers."""
         with self._socket:
             try:
+                self._turn(CLEAN)
+                self._heard = b""  # which depends on what was left
                 for step in steps:
                     self._take(step)
                 self._send()
@@ -187,7 +189,7 @@ class Conversation:
 def answers_of(address: str, steps: list[Step]) -> bytes:
     """Play a sequence to a server, beginning with nothing stored; a silence is an answer, too."""
     try:
-        return Conversation(address).play([("say", CLEAN), *steps])
+        return Conversation(address).play(steps)
     except Silence as error:
         return b"(silence: %s)" % str(error).encode()
 
