@@ -41,15 +41,19 @@ SNDMORE: Final = int(zmq.SNDMORE)
 
 
 class Awaited(Protocol):
-    """What a loop waits for: an inlet, or something else with input and a descriptor that announces it."""
-
-    fd: int
+    """What a loop waits for: an inlet, or something else with input."""
 
     def has_input(self) -> bool:
-        """Tell whether there is input; if there is none, the descriptor will announce the next."""
+        """Tell whether there is input; if there is none, the kernel will announce the next."""
 
     def drain(self, now: float) -> bool:
         """Take what is there, up to the slice of a turn; True if there is more."""
+
+
+class Crowd(Awaited, Protocol):
+    """One who has many plain descriptors, and is told what the kernel says of which."""
+
+    woken: list[tuple[int, int]]
 
 
 class Inlet:
@@ -113,7 +117,9 @@ class Inlets:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._inlets: dict[int, Awaited] = {}
+        self._inlets: dict[int, Inlet] = {}
+        self._crowds: dict[int, Crowd] = {}
+        """Who has a plain descriptor. The kernel says of these what is, and not what has changed: they need no look."""
         self._stirred: dict[Awaited, None] = {}
         """Their state must be read before the next sleep."""
         self._recheck_at = 0.0
@@ -128,17 +134,31 @@ class Inlets:
         """Let this file descriptor end a wait, once for each time that it becomes readable."""
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
 
-    def add(self, inlet: Awaited) -> None:
+    def add(self, inlet: Inlet) -> None:
         """Wait for this inlet, too."""
         self._inlets[inlet.fd] = inlet
         self._stirred[inlet] = None
         self.watch(inlet.fd)
 
-    def remove(self, inlet: Awaited) -> None:
+    def remove(self, inlet: Inlet) -> None:
         """Wait for this one no more. To be called before its socket is closed."""
         self._epoll.unregister(inlet.fd)
         self._inlets.pop(inlet.fd)
         self._stirred.pop(inlet, None)
+
+    def attend(self, fd: int, events: int, crowd: Crowd) -> None:
+        """Wait for these events of a plain descriptor, and tell the crowd that it belongs to."""
+        self._epoll.register(fd, events)
+        self._crowds[fd] = crowd
+
+    def attend_to(self, fd: int, events: int) -> None:
+        """Wait for these events instead."""
+        self._epoll.modify(fd, events)
+
+    def dismiss(self, fd: int) -> None:
+        """Wait for this descriptor no more. To be called before it is closed."""
+        self._epoll.unregister(fd)
+        del self._crowds[fd]
 
     def stir(self, inlet: Awaited) -> None:
         """Something was done with this inlet's socket."""
@@ -149,11 +169,16 @@ class Inlets:
         ready = [inlet for inlet in self._stirred if inlet.has_input()]
         self._stirred.clear()
         self.called = False
-        for fd, _ in self._epoll.poll(0 if ready or timeout_s <= 0 else min(timeout_s, WAIT_S_MAX)):
-            inlet = self._inlets.get(fd)
+        for fd, events in self._epoll.poll(0 if ready or timeout_s <= 0 else min(timeout_s, WAIT_S_MAX)):
+            inlet: Awaited | None = self._inlets.get(fd)
             if inlet is None:
-                self.called = True
-            elif inlet not in ready:
+                crowd = self._crowds.get(fd)
+                if crowd is None:
+                    self.called = True
+                    continue
+                crowd.woken.append((fd, events))
+                inlet = crowd
+            if inlet not in ready:
                 ready.append(inlet)
         return ready
 

@@ -264,7 +264,7 @@ class Server:
                 return began
             if core.outbox.events:
                 self._perform(core.drain())
-            else:
+            elif core.outbox.replies:
                 self._reply(core.replies())
             self._end_turn(began)
 
@@ -453,8 +453,8 @@ class Server:
         """Let in clients of memcached."""
         from meshcache.node.memcached.opening import open_door  # noqa: PLC0415  (nobody else needs it)
 
-        self._door = open_door(self._config, self.core, self._journal.tell, BIND_WAIT_S, self._asked.to_stop.wait)
-        self._inlets.add(self._door)
+        parts = self._config, self.core, self._inlets, self._journal.tell
+        self._door = open_door(*parts, BIND_WAIT_S, self._asked.to_stop.wait)
 
     def _note_of_http(self, event: str, **fields: Any) -> None:
         """Take an event from the thread of HTTP."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from meshcache.core.node import NodeCore
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code, EventKind
+from meshcache.protocol.wire import encode_frame
 
 OVERLOADED: Final = b"SERVER_ERROR overloaded: too much is under way\r\n"
 NOT_READY: Final = b"SERVER_ERROR the node does not serve yet, or no more\r\n"
@@ -59,6 +60,7 @@ class Asks:
         self._number = 0
         self.instant = core.coordinator.instant
         self.read_here = core.requests.read_here
+        self._usual = core.requests.usual
         self.disturbs = False
         """Whether the core has more to do, now, than to tell of what was stored; see NodeCore.disturbed."""
 
@@ -98,13 +100,20 @@ class Asks:
     def begin(self, origin: bytes, request: Any) -> Any:
         """Have a request executed: return its results, or WAITING. Raises Refused."""
         core = self._core
+        served: bool | None = False
         try:
-            self._handlers[type(request)](origin, request)
+            if type(request) is m.Set and self._usual is not None:
+                # Natively. If that did all (True), it has one answer only: everything was stored.
+                served = self._usual.serve(origin, encode_frame(0, [request]))
+            if served is False:
+                self._handlers[type(request)](origin, request)
         except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this request)
             core.fail(type(request).__name__, origin, error)
             raise Refused(FAILED) from None
         outbox = core.outbox
         told = outbox.replies.pop(origin, None)
+        if served:
+            return None
         if outbox.sends or told is None:
             self.disturbs = True
         return WAITING if told is None else self.answer(told, request.request)

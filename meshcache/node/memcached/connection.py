@@ -144,7 +144,8 @@ class Connection:
     def advance(self) -> None:
         """Run the commands that are there, as far as they go."""
         session = self.session
-        session.run()
+        if not session.is_free:
+            session.run()
         if self._parse_next and not self._unsent and session.is_free:
             session.queue.extend(self._commands())
             session.run()

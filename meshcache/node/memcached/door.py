@@ -1,8 +1,7 @@
 """The memcached door: a port of the node for whoever speaks memcached's text protocol.
 
-It listens, has the connections, and gives each its turn. Its connections have an epoll of their own, which the loop's
-epoll watches as one more inlet: so a thousand idle connections cost the loop nothing, and the rules of ZeroMQ's
-descriptors (poller.py) do not concern them.
+It listens, has the connections, and gives each its turn. Their descriptors are in the loop's own epoll, and unlike
+those of ZeroMQ (poller.py) they are announced as long as there is something to read: so idle ones cost nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from meshcache.config import MemcachedSettings
 from meshcache.core.counters import MemcachedCounters
@@ -21,13 +20,12 @@ from meshcache.node.memcached.connection import Bounds, Connection
 from meshcache.node.memcached.flows import Flow
 from meshcache.node.memcached.session import Session, Surroundings
 from meshcache.node.memcached.statistics import statistics
+from meshcache.node.poller import Inlets
 from meshcache.protocol.memcached.commands import Flush, Stats
 from meshcache.protocol.memcached.values import ttl_ms
 from meshcache.web.followed import Tell
 
 ACCEPTED_PER_TURN: Final = 64
-EVENTS_PER_TURN: Final = 64
-"""How many connections have their turn before the other sockets of the node have theirs."""
 TOO_MANY: Final = b"ERROR Too many open connections\r\n"
 READS: Final = select.EPOLLIN | select.EPOLLRDHUP
 WRITES: Final = select.EPOLLOUT
@@ -37,12 +35,13 @@ LATE_S: Final = 1.0
 
 
 class Door:
-    """The port and its connections; an inlet of the node's loop (poller.py)."""
+    """The port and its connections; a crowd to the node's loop (poller.py)."""
 
     def __init__(
         self,
         listener: socket.socket,
         core: NodeCore,
+        inlets: Inlets,
         settings: MemcachedSettings,
         tell: Tell,
         tls: ssl.SSLContext | None,
@@ -61,8 +60,8 @@ class Door:
         limits = core.config.limits
         self._bounds = Bounds(limits.value_bytes_max, settings.in_flight_bytes_max, settings.stall_s)
         self._answer_s = limits.operation_timeout_s + LATE_S
-        self._epoll = select.epoll()
-        self.fd = self._epoll.fileno()
+        self._inlets = inlets
+        self.woken: list[tuple[int, int]] = []
         self._connections: dict[int, Connection] = {}
         self._ready: dict[Connection, None] = {}
         """Those that can go on without anything new."""
@@ -75,27 +74,26 @@ class Door:
         self._own = Session(self._asks, self._surroundings, self._asks.name(0))
         """Asks what no connection asks: to clear the mesh at a later time."""
         self._number = 0
-        self._epoll.register(listener.fileno(), select.EPOLLIN)
+        inlets.attend(listener.fileno(), select.EPOLLIN, self)
 
     def close(self) -> None:
         """Close the port and all connections."""
         for connection in list(self._connections.values()):
             connection.close()
         self._listener.close()
-        self._epoll.close()
 
     # -- the loop's turns ----------------------------------------------------------------------------------
 
     def has_input(self) -> bool:
         """See Inlet."""
-        return bool(self._ready) or bool(self._epoll.poll(0, 1))
+        return bool(self._ready or self.woken)
 
     def drain(self, now: float) -> bool:
         """See Inlet."""
         self._core.set_time(now)
         self._asks.disturbs = False
         ready, self._ready = self._ready, {}
-        events = self._epoll.poll(0, EVENTS_PER_TURN)
+        events, self.woken = self.woken, []
         connections = self._connections
         for fd, event in events:
             connection = connections.get(fd)
@@ -105,13 +103,13 @@ class Door:
                 self._close(connection)
             else:
                 ready.pop(connection, None)
-                self._serve(connection, now)
+                self._guarded(self._serve, connection, now)
         for connection in ready:
             if connections.get(connection.fd) is connection:
-                self._serve(connection, now)
+                self._guarded(self._serve, connection, now)
         if self._asks.disturbs:
             self._core.disturbed = True
-        return bool(self._ready) or len(events) == EVENTS_PER_TURN
+        return bool(self._ready)
 
     def collect(self, now: float) -> None:
         """Take from the core's outbox what the door's connections wait for, and go on with these."""
@@ -120,9 +118,7 @@ class Door:
         for origin, told in self._asks.collect(self._waiting):
             connection = self._waiting.pop(origin)
             if connection is not None:
-                connection.deadline = 0.0
-                connection.session.take(told)
-                self._settle(connection, now, moved=True)
+                self._guarded(self._resume, connection, now, told)
 
     def look(self, now: float) -> None:
         """Do what time asks for; called several times a second."""
@@ -133,11 +129,11 @@ class Door:
             self._own.run()
         for connection in [each for each in self._timed if now >= each.deadline]:
             session = connection.session
-            if session.waits:
+            if not connection.deadline:
+                del self._timed[connection]  # it has gone on since
+            elif session.waits:
                 self._waiting[session.name] = None
-                connection.deadline = 0.0
-                session.give_up()
-                self._settle(connection, now, moved=True)
+                self._guarded(self._resume, connection, now, None)
             else:
                 self.counters.closed_slow += connection.wants_to_write
                 self.counters.closed_half += not connection.wants_to_write
@@ -174,21 +170,22 @@ class Door:
         self._connections[connection.fd] = connection
         self.counters.accepted += 1
         connection.interest = READS
-        self._epoll.register(connection.fd, READS)
+        self._inlets.attend(connection.fd, READS, self)
         if self._tls is not None:
             self._note_time(connection, now, moved=True)
 
-    def _serve(self, connection: Connection, now: float) -> None:
-        """Give a connection its turn. What fails in that concerns nobody but it."""
+    def _guarded(self, work: Callable[..., None], connection: Connection, *given: Any) -> None:
+        """Do something with a connection. What fails in that concerns nobody but it."""
         try:
-            self._go_on(connection, now)
+            work(connection, *given)
         except OSError:
             self._close(connection)
         except Exception as error:  # noqa: BLE001  (of whatever kind)
             self._close(connection)
             self._core.fail("memcached connection", connection.peer, error)
 
-    def _go_on(self, connection: Connection, now: float) -> None:
+    def _serve(self, connection: Connection, now: float) -> None:
+        """Give a connection its turn."""
         moved = 0
         if connection.is_shaking_hands and not connection.shake_hands():
             return
@@ -201,17 +198,26 @@ class Door:
         connection.advance()
         self._settle(connection, now, moved=moved > 0)
 
+    def _resume(self, connection: Connection, now: float, told: list[Any] | None) -> None:
+        """Go on with the command that waits, by what the core has told its connection; None: it told nothing."""
+        connection.deadline = 0.0
+        if told is None:
+            connection.session.give_up()
+        else:
+            connection.session.take(told)
+        self._settle(connection, now, moved=True)
+
     def _settle(self, connection: Connection, now: float, *, moved: bool) -> None:
         """Send what there is, and see what a connection waits for now."""
         session = connection.session
         if session.out:
-            try:
-                sent = connection.write()
-            except OSError:
-                self._close(connection)
-                return
+            sent = connection.write()
             self.counters.out_bytes += sent
             moved |= sent > 0
+        if connection.is_idle and connection.interest == READS and not connection.is_done:
+            if connection.deadline:
+                self._note_time(connection, now, moved=moved)
+            return
         if session.waits:
             self._waiting[session.name] = connection
             connection.deadline = now + self._answer_s
@@ -229,7 +235,7 @@ class Door:
         wants = (READS if connection.wants_to_read else 0) | (WRITES if connection.wants_to_write else 0)
         if wants != connection.interest:
             connection.interest = wants
-            self._epoll.modify(connection.fd, wants)
+            self._inlets.attend_to(connection.fd, wants)
 
     def _note_time(self, connection: Connection, now: float, *, moved: bool) -> None:
         connection.take_time(now, moved=moved)
@@ -241,7 +247,7 @@ class Door:
     def _close(self, connection: Connection) -> None:
         if self._connections.pop(connection.fd, None) is None:
             return
-        self._epoll.unregister(connection.fd)
+        self._inlets.dismiss(connection.fd)
         self._timed.pop(connection, None)
         self._ready.pop(connection, None)
         if connection.session.waits:

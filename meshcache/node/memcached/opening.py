@@ -13,6 +13,7 @@ from meshcache.core.node import NodeCore
 from meshcache.errors import ConfigError
 from meshcache.node import http
 from meshcache.node.memcached.door import Door
+from meshcache.node.poller import Inlets
 from meshcache.private_files import read_privately
 from meshcache.web.certificates import server_context
 from meshcache.web.followed import Followed, Tell
@@ -22,7 +23,9 @@ USERS_MAX: Final = 64
 SETTING: Final = "memcached.password_file"
 
 
-def open_door(config: Config, core: NodeCore, tell: Tell, wait_s: float, pause: Callable[[float], object]) -> Door:
+def open_door(
+    config: Config, core: NodeCore, inlets: Inlets, tell: Tell, wait_s: float, pause: Callable[[float], object]
+) -> Door:
     """Return the door, which listens. Raises ConfigError."""
     settings = config.memcached
     files = (settings.tls_cert_file, settings.tls_key_file)
@@ -34,7 +37,7 @@ def open_door(config: Config, core: NodeCore, tell: Tell, wait_s: float, pause: 
         tell("memcached_unencrypted", address=settings.listen, advice=advice)
     listener = http.listen(settings.listen, wait_s, pause, setting="memcached.listen")
     try:
-        return Door(listener, core, settings, tell, tls, is_user)
+        return Door(listener, core, inlets, settings, tell, tls, is_user)
     except BaseException:
         listener.close()
         raise
