@@ -69,6 +69,9 @@ class Caller:
         told = self.ask(b"stats\r\n").decode()
         return {name: int(value) for name, value in re.findall(r"STAT (\S+) (\d+)\r\n", told)}
 
+    def is_alone(self) -> bool:
+        return self.statistics()["curr_connections"] == 1
+
     def say(self, text: bytes, *, reset: bool) -> None:
         """Say this on a connection of its own, and end it: with all answers read, or in their midst."""
         with socket.create_connection(self.where, timeout=10) as cut:
@@ -113,9 +116,8 @@ def test_a_lost_connection_leaves_nothing_half_done(caller: Caller, states: list
     """Who sends and is gone does not know how far the node has read: but it is to be a whole number of commands."""
     for at in range(len(WHOLE) + 1):
         caller.clean()
-        before = caller.statistics()["curr_connections"]
         caller.say(WHOLE[:at], reset=True)
-        eventually(lambda before=before: caller.statistics()["curr_connections"] <= before)
+        eventually(caller.is_alone)
         whole = sum(at >= end for end in ENDS) - 1
         assert caller.stored() in states[: whole + 1], WHOLE[:at]
 
@@ -124,7 +126,7 @@ def test_the_node_forgets_connections_that_were_cut(caller: Caller) -> None:
     before = caller.statistics()
     for at in range(0, len(WHOLE), 7):
         caller.say(WHOLE[:at], reset=at % 2 == 0)
-    eventually(lambda: caller.statistics()["curr_connections"] == before["curr_connections"])
+    eventually(caller.is_alone)
     after = caller.statistics()
     assert after["total_connections"] - before["total_connections"] == len(range(0, len(WHOLE), 7))
     assert after["rejected_connections"] == before["rejected_connections"]
