@@ -34,6 +34,7 @@ def up(options: Namespace) -> int:
     return launcher.up(
         options.nodes,
         base_port=options.base_port,
+        memcached=options.memcached,
         config_path=options.config,
         data_dir=options.data_dir,
         overrides=options.set,

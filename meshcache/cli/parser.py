@@ -169,6 +169,11 @@ def _add_up(subparsers: _Subparsers) -> argparse.ArgumentParser:
         metavar="PORT",
         help="the first node's port; the next has the next (7101)",
     )
+    up.add_argument(
+        "--memcached",
+        action="store_true",
+        help="a port on each node for clients of memcached, from 11211 on, or from that of memcached.listen",
+    )
     up.add_argument("--data-dir", metavar="DIR", help="where nodes keep what outlives them, in a directory each")
     return up
 

@@ -19,12 +19,14 @@ _WIDTH: Final = 80
 _DEFAULT_ADDRESS: Final = "127.0.0.1:7101"
 
 
-def banner(addresses: Sequence[str], config: Config) -> str:
-    """Return what is printed once the mesh is ready."""
+def banner(addresses: Sequence[str], config: Config, memcached: Sequence[str] = ()) -> str:
+    """Return what is printed once the mesh is ready. ``memcached``: the doors for clients of memcached."""
     command = typed_command()
     at = "" if addresses[0] == _DEFAULT_ADDRESS and not os.environ.get("MESHCACHE_SEEDS") else f" --at {addresses[0]}"
     nodes = counted(len(addresses))
     paragraphs = [f"{nodes} at {', '.join(addresses)}.", _limits(len(addresses), config)]
+    if memcached:
+        paragraphs.append(f"For clients of memcached: {', '.join(memcached)}.")
     if len(addresses) < config.cluster.replicas:
         paragraphs.append(
             f"warning: cluster.replicas is {config.cluster.replicas}, but the mesh has {nodes}: a key has only as many "

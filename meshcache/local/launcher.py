@@ -33,6 +33,7 @@ from meshcache.local.processes import (
     ending_of,
     find_base_port,
     is_free,
+    memcached_addresses,
     ports_of,
     why_unsettled,
 )
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from meshcache.client.blocking.client import Client
 
 DEFAULT_BASE_PORT: Final = 7101
+DEFAULT_MEMCACHED: Final = "127.0.0.1:11211"
+"""Where the first node of a local mesh has its door for clients of memcached: memcached's own port."""
 LEAVE_GRACE_S: Final = 40.0
 """A node that takes longer than this to hand over what it owns is killed."""
 _LOG_TAIL_BYTES: Final = 2000
@@ -55,8 +58,12 @@ def up(
     config_path: str | None = None,
     data_dir: str | None = None,
     overrides: Sequence[str] = (),
+    memcached: bool = False,
 ) -> int:
-    """Launch and supervise ``nodes`` nodes; return the exit code. Raises ConfigError if they could not start."""
+    """Launch and supervise ``nodes`` nodes; return the exit code. Raises ConfigError if they could not start.
+
+    ``memcached``: give each a door for clients of memcached, also where the configuration has none.
+    """
     if not 1 <= nodes <= NODES_MAX:
         raise ConfigError(f"--nodes must be from 1 to {NODES_MAX}, is {nodes}")
     top = 65535 - ports_of(nodes - 1)[-1]
@@ -72,17 +79,18 @@ def up(
     options += ["--set", f"node.http={HTTP_OFF}"] if config.node.http == HTTP_OFF else []
     # The logs come into our pipe; the format of our own output is chosen elsewhere.
     options += ["--set", "log.format=json"]
+    doors = memcached_addresses(config.memcached.listen or (DEFAULT_MEMCACHED if memcached else ""), nodes)
     launched = []
     for index in range(nodes):
         node_id = f"node{index + 1}"
         own = ["--set", f"node.data_dir={Path(data_dir) / node_id}"] if data_dir else []
-        launched.append(NodeProcess(node_id, base_port + index, options + own))
+        launched.append(NodeProcess(node_id, base_port + index, options + own, doors[index]))
     on_terminal = sys.stderr.isatty()
     lines = LogLines(
         readable=config.log.format == "console" or (config.log.format == "auto" and on_terminal),
         coloured=on_terminal and not os.environ.get("NO_COLOR"),
     )
-    advice = banner([node.address for node in launched], config)
+    advice = banner([node.address for node in launched], config, [door for door in doors if door])
     key_file = key_file_of(config.security.key_file, launched)
     return Supervisor(launched, out=sys.stdout, log=sys.stderr, lines=lines, advice=advice, key_file=key_file).run()
 
@@ -115,12 +123,16 @@ class LocalMesh:
     ) -> None:
         """``base_port=None``: free ports.
 
+        With ``memcached={"listen": "host:port"}`` each node has a door for clients of memcached, at this port and those
+        that follow, or at the next that are free.
+
         ``data_dir`` keeps the nodes' logs, and their snapshots if these are on; by default both go with the mesh.
         """
         if not 1 <= nodes <= NODES_MAX:
             raise ConfigError(f"nodes must be from 1 to {NODES_MAX}, is {nodes}")
         Config.from_tables(**{**tables, "node": {"data_dir": "one for each", **tables.get("node", {})}})
         self._options = [part for override in overrides_of(tables) for part in ("--set", override)]
+        self._memcached = str(tables.get("memcached", {}).get("listen", ""))
         self._key_file = str(tables.get("security", {}).get("key_file", ""))
         self._count = nodes
         self._fixed_base_port = base_port
@@ -165,6 +177,11 @@ class LocalMesh:
     def addresses(self) -> list[str]:
         """``host:port`` of every node, running or not, in the order in which they were made."""
         return [node.address for node in self._nodes.values()]
+
+    @property
+    def memcached_addresses(self) -> list[str]:
+        """``host:port`` of each node's door for clients of memcached, in the same order; empty where it has none."""
+        return [node.memcached for node in self._nodes.values()]
 
     @property
     def pids(self) -> dict[str, int]:
@@ -228,7 +245,8 @@ class LocalMesh:
         port = max(node.port for node in self._nodes.values()) + 1
         while not all(is_free(each) for each in ports_of(port)):
             port += 1
-        node = self._process(f"node{len(self._nodes) + 1}", port)
+        door = memcached_addresses(self._memcached, 1)[0]
+        node = self._process(f"node{len(self._nodes) + 1}", port, door)
         self._nodes[node.node_id] = node
         self.start(node.node_id)
         return node.node_id
@@ -275,11 +293,12 @@ class LocalMesh:
         self._log_dir = self._data_dir or Path(self._temporary.name if self._temporary else ".")
         self._log_dir.mkdir(parents=True, exist_ok=True)
         names = [f"node{index + 1}" for index in range(self._count)]
-        self._nodes = {name: self._process(name, base_port + index) for index, name in enumerate(names)}
+        doors = memcached_addresses(self._memcached, self._count)
+        self._nodes = {name: self._process(name, base_port + i, doors[i]) for i, name in enumerate(names)}
 
-    def _process(self, node_id: str, port: int) -> NodeProcess:
+    def _process(self, node_id: str, port: int, door: str) -> NodeProcess:
         assert self._log_dir is not None, "it was planned"
-        return NodeProcess(node_id, port, [*self._options, "--set", f"node.data_dir={self._log_dir / node_id}"])
+        return NodeProcess(node_id, port, [*self._options, "--set", f"node.data_dir={self._log_dir / node_id}"], door)
 
     def _stop_all(self) -> bool:
         """Stop every node; tell whether one had ended because another program took its port first."""

@@ -16,8 +16,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
+from meshcache.address import join_address, split_address
 from meshcache.contradictions import HTTP_OFF, HTTP_PORT_OFFSET, PUBLISH_PORT_OFFSET
-from meshcache.errors import MeshcacheError
+from meshcache.errors import ConfigError, MeshcacheError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,9 @@ _SEEDS_MAX: Final = 8
 EPHEMERAL_PORTS_FROM: Final = 32_768
 """From here on, the client's side of some connection may use a port that a node needs."""
 _RANDOM_PORTS_FROM: Final = 10_000
+
+
+MEMCACHED_PORTS_TRIED: Final = 200
 
 
 def ports_of(port: int) -> tuple[int, int, int]:
@@ -71,6 +75,21 @@ def find_base_port(nodes: int) -> int:
     raise MeshcacheError(f"found no {nodes} free ports in a row between {_RANDOM_PORTS_FROM} and {top}")
 
 
+def memcached_addresses(listen: str, nodes: int) -> list[str]:
+    """Return the addresses of the doors of so many nodes: a row of free ports from that of ``listen`` on.
+
+    The first that is free, together with those that follow: another program may well have memcached's own. Without
+    ``listen`` they are empty. Raises ConfigError if there is no such row.
+    """
+    if not listen:
+        return [""] * nodes
+    host, first = split_address(listen)
+    for port in range(first, min(first + MEMCACHED_PORTS_TRIED, 65536 - nodes)):
+        if all(is_free(port + index) for index in range(nodes)):
+            return [join_address(host, port + index) for index in range(nodes)]
+    raise ConfigError(f"memcached.listen: found no {nodes} free ports in a row from {first} on")
+
+
 def ending_of(returncode: int) -> str:
     """Say how a process ended."""
     if returncode >= 0:
@@ -83,11 +102,15 @@ def ending_of(returncode: int) -> str:
 class NodeProcess:
     """One node of a launch, through all starts of its process."""
 
-    def __init__(self, node_id: str, port: int, options: Sequence[str]) -> None:
-        """``options``: further arguments of ``meshcache node``, the same at each start."""
+    def __init__(self, node_id: str, port: int, options: Sequence[str], memcached: str = "") -> None:
+        """``options``: further arguments of ``meshcache node``, the same at each start.
+
+        ``memcached``: the address of its door for clients of memcached; empty: it has none.
+        """
         self.node_id = node_id
         self.port = port
         self.address = f"{HOST}:{port}"
+        self.memcached = memcached
         self._options = list(options)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -108,6 +131,7 @@ class NodeProcess:
         # The addresses beside ours follow from it, whatever the file or the environment has for a single node.
         http_off = f"node.http={HTTP_OFF}"  # which is no address
         command += ["--set", "node.publish=", "--set", http_off if http_off in self._options else "node.http="]
+        command += ["--set", f"memcached.listen={self.memcached}"]
         command += ["--id", self.node_id, "--listen", self.address, "--parent-pid", str(os.getpid())]
         return command + [part for seed in seeds for part in ("--seed", seed)]
 

@@ -128,6 +128,8 @@ class Connection:
             if not data:
                 return size
         if not self._have:
+            if self._began and data.startswith(b"get ") and self.session.get_at_once(data):
+                return size
             self._buffer = data
             self._have = len(data)
         else:
@@ -193,8 +195,9 @@ class Connection:
             bounds.in_flight_bytes -= self._counted
             self._counted = 0
             self._swallow = parsed.needed - self._have
+            is_quiet = self._buffer.partition(b"\n")[0].rstrip().endswith(b" noreply")
             self._buffer, self._have, self._needed = b"", 0, 0
-            commands.append(Say(NO_MEMORY))
+            commands.append(Say(b"" if is_quiet else NO_MEMORY))
 
     def take_time(self, now: float, *, moved: bool) -> None:
         """Note by when it must have gone on. ``moved``: something has come or gone just now."""

@@ -134,7 +134,11 @@ def _touched(
     else:
         results = yield asks.update(there, [[Change.TOUCH, left_ms]] * len(there))
     done = dict(zip(there, map(check, results), strict=True))
-    return [record if done.get(key) else None for key, record in zip(keys, records, strict=True)]
+    ends = left_ms is None  # then a key that is named twice is there once only
+    return [
+        record if (done.pop(key, False) if ends else done.get(key)) else None
+        for key, record in zip(keys, records, strict=True)
+    ]
 
 
 def store(asks: Asks, command: Store) -> Flow:

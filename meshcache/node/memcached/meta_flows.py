@@ -21,8 +21,6 @@ from meshcache.protocol.memcached.values import Item
 from meshcache.protocol.messages import LEVEL_QUORUM, Change
 from meshcache.protocol.record import HEADER_BYTES, NEVER_MS, STAMP_BYTES, content_of, expiry_bytes
 
-_VIVIFIED: Final = b""
-
 
 def run(asks: Asks, command: Meta) -> Flow:
     """``mg``, ``ms``, ``md``, ``ma``."""
@@ -85,13 +83,9 @@ def _look(command: Meta, item: Item | None, wall_ms: int) -> Outcome:
     if item is None:
         if flags.vivify is None:
             return Outcome(None)
-        content = values.content(0, _VIVIFIED, leased=True)
-        ttl = values.ttl_ms(flags.vivify, wall_ms)
-        fresh = Item(bytes(16) + expiry_bytes(_expires_ms(ttl, wall_ms)) + content)
-        if flags.ttl is not None:  # of the two, the later word counts
-            letters = [token[0] for token in flags.tokens]
-            ttl = values.ttl_ms(flags.ttl, wall_ms) if letters.index(ord("T")) > letters.index(ord("N")) else ttl
-        return Outcome(_Got(fresh, is_stale=False, is_new=True), content, ttl)
+        content = values.content(0, b"", leased=True)
+        fresh = Item((wall_ms << 16).to_bytes(8, "big") + bytes(8) + expiry_bytes(NEVER_MS) + content)
+        return Outcome(_Got(fresh, is_stale=False, is_new=True), content, _first_ttl_ms(flags, wall_ms))
     got = _Got(item, is_stale=item.is_stale(wall_ms), is_new=False)
     if not item.extras.leased and flags.recache is not None and item.expires_ms != NEVER_MS:
         recache_ms = values.ttl_ms(flags.recache, wall_ms)
@@ -108,8 +102,9 @@ def _item_line(command: Meta, got: _Got, wall_ms: int) -> bytes:
     parts = [b"VA %d" % len(item.value) if flags.wants_value else b"HD"]
     for token in flags.tokens:
         letter = token[:1]
-        if letter == b"T" and flags.ttl is not None:
-            item.expires_ms = _expires_ms(values.ttl_ms(flags.ttl, wall_ms), wall_ms)
+        if letter == b"T" or (letter == b"N" and got.is_new):
+            exptime = flags.ttl if letter == b"T" else flags.vivify
+            item.expires_ms = _expires_ms(values.ttl_ms(exptime or 0, wall_ms), wall_ms)
         elif letter in _TOLD:
             parts.append(_TOLD[letter](item, wall_ms))
         elif letter == b"O":
@@ -137,6 +132,12 @@ _TOLD: Final[dict[bytes, Callable[[Item, int], bytes]]] = {
 
 def _absent(command: Meta) -> bytes:
     return b"" if command.flags.quiet else b"EN" + echo(command.key, command.flags) + b"\r\n"
+
+
+def _first_ttl_ms(flags: MetaFlags, wall_ms: int) -> int | None:
+    """Return the lifetime of an item that is made because there was none: of ``N`` and ``T``, the later word counts."""
+    last = [token[0] for token in flags.tokens if token[0] in b"NT"][-1]
+    return values.ttl_ms((flags.ttl if last == ord("T") else flags.vivify) or 0, wall_ms)
 
 
 def _expires_ms(ttl_ms: int | None, wall_ms: int) -> int:
@@ -256,10 +257,9 @@ def _arithmetic(asks: Asks, command: Meta) -> Flow:
         if item is None:
             if flags.vivify is None:
                 return Outcome(b"NF")
-            ttl_ms = values.ttl_ms(flags.vivify, wall_ms)
             content = values.content(0, b"%d" % flags.initial)
-            made = _Counted(flags.initial, content, _expires_ms(ttl_ms, wall_ms), is_new=True)
-            return Outcome(made, content, ttl_ms)
+            made = _Counted(flags.initial, content, NEVER_MS, is_new=True)
+            return Outcome(made, content, _first_ttl_ms(flags, wall_ms))
         if not item.value:
             return Outcome(NOT_NUMERIC)
         if flags.compares and flags.unique and item.unique != flags.unique:
@@ -292,8 +292,9 @@ def _counted_line(command: Meta, made: _Counted, unique: int, wall_ms: int) -> b
             parts.append(b" c%d" % unique)
         elif letter == b"t":
             parts.append(b" t" + (b"-1" if expires_ms == NEVER_MS else b"%d" % -((wall_ms - expires_ms) // 1000)))
-        elif letter == b"T" and flags.ttl is not None:
-            expires_ms = _expires_ms(values.ttl_ms(flags.ttl, wall_ms), wall_ms)
+        elif letter == b"T" or (letter == b"N" and made.is_new):
+            exptime = flags.ttl if letter == b"T" else flags.vivify
+            expires_ms = _expires_ms(values.ttl_ms(exptime or 0, wall_ms), wall_ms)
         elif letter == b"O":
             parts.append(b" " + token)
         elif letter == b"k":

@@ -36,6 +36,7 @@ from meshcache.protocol.memcached.commands import (
     Touch,
     Unstorable,
 )
+from meshcache.protocol.memcached.grammar import KEY_BYTES_MAX
 
 UNSENT_BYTES_MAX: Final = 4 << 20
 """No command is begun while its connection has more to read than these."""
@@ -167,6 +168,27 @@ class Session:
 
     # -- what is usual -------------------------------------------------------------------------------------
 
+    def get_at_once(self, data: bytes) -> bool:
+        """Answer what has come, if that is one ``get`` of keys that this node holds. Else do nothing, and return False.
+
+        It is what most connections say most of the time; ``run`` answers the same, by way of the grammar.
+        """
+        if self.queue or self._flow is not None or self.ends is not None or self.out or not self.is_trusted:
+            return False
+        if not data.endswith(b"\r\n") or data.count(b"\n") != 1 or b"\0" in data:
+            return False
+        keys = data[4:-2].split(b" ")
+        if b"" in keys or max(map(len, keys)) > KEY_BYTES_MAX:
+            return False
+        records = self._asks.read_here(keys)
+        if records is None or sum([len(record) for record in records if record]) > flows.BYTES_AT_ONCE:
+            return False
+        told = values.lines(keys, records, unique=False)
+        told.append(b"END\r\n")
+        self.out.append(b"".join(told))
+        self._shared.counters.commands += 1
+        return True
+
     def _retrieve(self, first: Retrieve) -> None:
         queue, keys, commands = self.queue, first.keys, [first]
         while queue and isinstance(following := queue[0], Retrieve) and following.exptime is None:
@@ -205,23 +227,22 @@ class Session:
                 break
             commands.append(following)
             queue.popleft()
-        self._shared.counters.commands += len(commands) - 1
-        self._start(self._set_together(commands, ttl_ms))
-
-    def _set_together(self, commands: list[Store], ttl_ms: int) -> Flow:
         contents = [
             values.content(command.flags, command.value) if command.flags else b"\0\0" + command.value
             for command in commands
         ]
+        request = self._asks.set([command.key for command in commands], contents, ttl_ms)
+        self._shared.counters.commands += len(commands) - 1
         try:
-            results = yield self._asks.set([command.key for command in commands], contents, ttl_ms)
+            results = self._asks.begin(self.name, request)
         except Refused as refused:
-            return b"".join([b"" if command.quiet else refused.line for command in commands])
-        if results is None:
-            return b"".join([b"" if command.quiet else STORED for command in commands])
-        return b"".join(
-            [b"" if command.quiet else _stored(result) for command, result in zip(commands, results, strict=True)]
-        )
+            self._say(_refused(commands, refused))
+            return
+        if results is WAITING:
+            self._flow, self._quiet, self._request = _sets(commands), False, request.request
+            next(self._flow)  # it waits for the results now
+        else:
+            self._say(_stored(commands, results))
 
     # -- flows ---------------------------------------------------------------------------------------------
 
@@ -280,7 +301,26 @@ class Session:
         self._say(b"" if self._quiet else line)
 
 
-def _stored(result: Any) -> bytes:
+def _sets(commands: list[Store]) -> Flow:
+    try:
+        results = yield None
+    except Refused as refused:
+        return _refused(commands, refused)
+    return _stored(commands, results)
+
+
+def _refused(commands: list[Store], refused: Refused) -> bytes:
+    return b"".join([refused.line for command in commands if not command.quiet])
+
+
+def _stored(commands: list[Store], results: list[Any] | None) -> bytes:
+    """Return what is said of sets. ``results``: of each an error, or None; None: there is no error."""
+    if results is None:
+        return b"".join([STORED for command in commands if not command.quiet])
+    return b"".join([_line_of(result) for command, result in zip(commands, results, strict=True) if not command.quiet])
+
+
+def _line_of(result: Any) -> bytes:
     try:
         check(result)
     except Refused as refused:
