@@ -123,6 +123,13 @@ ORDERLY: Final = tuple(
 )
 
 
+_HARMFUL: Final = re.compile(
+    rb"flush"  # another delay of which would have its effect later
+    rb"|g[^\n]*[^ \n]{251}"  # see ALONE
+    rb"|(ms +[^ \n]+|[a-z]+ +[^ \n]+ +[^ \n]+ +[^ \n]+) +(?!21474836|42949672|9999)\d{5,9}[^\d]"  # nobody sends so much
+)
+
+
 class Draw:
     """Draws sequences; the same seed draws the same."""
 
@@ -190,8 +197,7 @@ class Draw:
                 text[where:where] = self._rng.choice((b" ", b"\n", b"\r", b"\r\n", b"z", b"=", b"\t", b"O1 "))
             if not text:
                 return b"\r\n"
-        harmless = text[:5] != b"flush" and not (text[:1] == b"g" and re.search(rb"[^ \n]{251}", text))
-        return bytes(text) if harmless else b"flush_all x\r\n"
+        return bytes(text) if not _HARMFUL.match(text) else b"flush_all x\r\n"
 
     def _one(self, right: tuple[bytes, ...], wrong: tuple[bytes, ...]) -> bytes:
         return self._rng.choice(wrong if self._rng.random() < self._wrong else right)
@@ -253,9 +259,10 @@ class Draw:
 
     def _by_cas(self) -> Step:
         key, value = self._rng.choice(PLAIN[:3]), self._value()
+        between = self._store() if self._rng.random() < 0.3 else b""
         if self._rng.random() < 0.5:
             head = b"cas %s %s %s %d {cas}%s" % (key, self._rng.choice(FLAGS), b"0", len(value), self._noreply())
-            return ("cas", key, head + b"\r\n" + value + b"\r\n")
+            return ("cas", key, between + head + b"\r\n" + value + b"\r\n")
         verb = self._rng.choice((b"ms", b"md", b"ma"))
         flags = self._flags(
             {b"ms": (b"c", b"k", b"q", b"I"), b"md": (b"k", b"q", b"I", b"T100"), b"ma": (b"v", b"c", b"q")}[verb]

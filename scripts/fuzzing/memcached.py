@@ -2,12 +2,13 @@
 
 Each sequence has a connection of its own on either side, whose first commands delete what an earlier one may have left.
 At its end the sending side is shut down and all answers are read, so that nothing needs to be known about where an
-answer ends. What is compared has a few parts that no two servers can have in common replaced first (``comparable``):
+answer ends. What is compared has a few parts that no two servers can have in common, or that a mesh does not have:
 
-- cas uniques by the order in which they appear: the first, the second, …
-- seconds (``t`` and ``l`` of meta commands, ``exp`` and ``la`` of ``me``) may differ by two: clocks tick
-- ``STAT`` lines and the text of ``VERSION`` are left out, of ``me`` the class, the size and the cas, and whether an item
-  was read (``h``, ``fetch``), which a mesh does not note
+- cas uniques are other numbers: what is the same for memcached must be the same for the other, too
+- seconds (``t`` and ``l`` of meta commands, ``exp`` and ``la`` of ``me``) may differ by two, since clocks tick; how
+  long ago an item was over is not looked at
+- ``STAT`` lines and the text of ``VERSION`` are left out; of ``me`` the class, the size and the cas
+- whether an item was read before (``h``, ``fetch``) is not looked at: a mesh does not note it
 
 A sequence that differs is played three times more. If it differs each time, it is a finding, and is shrunk; if not, a
 second may have ended in its midst.
@@ -22,7 +23,7 @@ import socket
 import sys
 import time
 from contextlib import ExitStack
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from faults.private_memcached import NoMemcached, private_memcached
 
@@ -47,50 +48,51 @@ _PARTS: Final = re.compile(
     rb"|^(?:HD|VA \d+|EN|NF|NS|EX) [^\r\n]*|^ME [^\r\n]*"
 )
 
-Comparable = list[bytes | int]
+
+class Unique(NamedTuple):
+    """A cas unique."""
+
+    text: bytes
 
 
-class _Uniques:
-    """Cas uniques of one sequence, each told as its place in the order of their first appearance."""
-
-    def __init__(self) -> None:
-        self._places: dict[bytes, int] = {}
-
-    def place(self, unique: bytes) -> bytes:
-        return b"#%d" % self._places.setdefault(unique, len(self._places))
+Comparable = list[bytes | int | Unique]
 
 
 def comparable(answers: bytes) -> Comparable:
-    """Return the answers as bytes that must be equal, and seconds that may differ a little."""
-    uniques, end = _Uniques(), 0
+    """Return the answers as bytes that must be equal, seconds that may differ a little, and cas uniques."""
     parts: Comparable = []
+    end = 0
     for found in _PARTS.finditer(answers):
         parts.append(answers[end : found.start()])
-        parts += _line(found.group(), uniques)
+        parts += _line(found.group())
         end = found.end()
     return [*parts, answers[end:]]
 
 
-def _line(line: bytes, uniques: _Uniques) -> Comparable:
+def _line(line: bytes) -> Comparable:
     if line.startswith(b"STAT"):
         return []
     if line.startswith(b"VERSION"):
         return [b"VERSION"]
     head, _, rest = line.rpartition(b" ") if line.startswith(b"VALUE") else line.partition(b" ")
     if line.startswith(b"VALUE"):
-        return [head, b" ", uniques.place(rest)]
+        return [head, b" ", _unique(rest)]
     if head == b"VA":
         size, _, rest = rest.partition(b" ")
         head += b" " + size
     told: Comparable = [head]
     for word in rest.split(b" "):
-        told += [b" ", *(_of_debug(word) if head == b"ME" else _of_meta(word, uniques))]
+        told += [b" ", *(_of_debug(word) if head == b"ME" else _of_meta(word))]
     return told
 
 
-def _of_meta(flag: bytes, uniques: _Uniques) -> Comparable:
+def _unique(text: bytes) -> bytes | Unique:
+    return text if text == b"0" else Unique(text)  # 0: there is no item
+
+
+def _of_meta(flag: bytes) -> Comparable:
     if re.fullmatch(rb"c\d+", flag):
-        return [b"c", uniques.place(flag[1:])]
+        return [b"c", _unique(flag[1:])]
     if flag in {b"h0", b"h1"}:
         return [b"h"]
     if re.fullmatch(rb"[tl]-?\d+", flag):
@@ -112,12 +114,21 @@ def _of_debug(word: bytes) -> Comparable:
     return [word]
 
 
-def differ(one: Comparable, other: Comparable) -> bool:
-    """Tell whether two servers have answered differently."""
-    return len(one) != len(other) or any(
-        abs(a - b) > SECONDS_APART if isinstance(a, int) and isinstance(b, int) else a != b
-        for a, b in zip(one, other, strict=True)
-    )
+def differ(reference: Comparable, other: Comparable) -> bool:
+    """Tell whether another server has answered differently than the reference."""
+    if len(reference) != len(other):
+        return True
+    uniques: dict[Unique, Unique] = {}
+    for a, b in zip(reference, other, strict=True):
+        if isinstance(a, Unique) and isinstance(b, Unique):
+            if uniques.setdefault(a, b) != b:
+                return True
+        elif isinstance(a, int) and isinstance(b, int):
+            if abs(a - b) > SECONDS_APART:
+                return True
+        elif a != b:
+            return True
+    return False
 
 
 class Silence(Exception):

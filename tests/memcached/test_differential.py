@@ -57,7 +57,9 @@ FAULTS: dict[str, Fault] = {
     "blanks behind a number are gone": lambda data: data.replace(b" \r\n", b"\r\n"),
     "meta commands forget opaque": lambda data: data.replace(b" Oabc", b""),
     "a lifetime is forgotten": lambda data: data.replace(b" t5000", b" t-1"),
-    "all items have one cas unique": lambda data: re.sub(rb"(?m)^(VALUE \S+ \d+ \d+) \d+\r", rb"\1 7\r", data),
+    "no two answers have the same cas unique": lambda data: re.sub(
+        rb"(?m)^(VALUE \S+ \d+ \d+ \d+)\r", lambda found: b"%s%d\r" % (found[1], found.start()), data
+    ),
 }
 
 
@@ -81,6 +83,7 @@ def test_what_no_two_servers_have_in_common_is_no_difference() -> None:
     ("one", "other"),
     [
         (b"VALUE a 0 1 4\r\nx\r\nVALUE b 0 1 4\r\nx\r\n", b"VALUE a 0 1 4\r\nx\r\nVALUE b 0 1 5\r\nx\r\n"),
+        (b"NF c0\r\n", b"NF c5\r\n"),
         (b"HD c4 c4\r\n", b"HD c4 c5\r\n"),
         (b"HD t100\r\n", b"HD t-1\r\n"),
         (b"HD t100\r\n", b"HD t90\r\n"),
