@@ -343,22 +343,18 @@ class Draw:
 
     def _meta_count(self) -> bytes:
         key, base64_flag = self._named()
-        mode = b"M" + self._one((b"I", b"D", b"+", b"-", b"incr", b"d"), (b"x", b""))
+        down = self._rng.random() < 0.5
+        mode = b"M" + self._one((b"D", b"-", b"d") if down else (b"I", b"+", b"incr"), (b"x", b""))
         delta, initial = b"D" + self._one(DELTAS, BAD_NUMBERS), b"J" + self._one(NUMBERS, BAD_NUMBERS)
-        offered = (
-            b"v",
-            b"t",
-            b"c",
-            b"k",
-            b"q",
-            b"N" + self._lifetime(),
-            delta,
-            initial,
-            mode,
-            b"T" + self._lifetime(),
-            b"C" + NO_UNIQUE,
-        )
-        return b"ma %s%s%s\r\n" % (key, base64_flag, self._flags(offered, 6))
+        offered: tuple[bytes, ...] = (b"v", b"t", b"c", b"k", b"q", delta, initial, b"C" + NO_UNIQUE)
+        if not base64_flag:
+            offered += (b"N" + self._lifetime(),)
+        flags = self._flags(offered, 6)
+        if down:  # memcached forgets the new lifetime of what becomes longer
+            flags += b" " + mode + self._rng.choice((b"", b"", b" T" + self._lifetime()))
+        else:
+            flags += self._rng.choice((b"", b" " + mode))
+        return b"ma %s%s%s\r\n" % (key, base64_flag, flags)
 
     def _meta_debug(self) -> bytes:
         key, base64_flag = self._named()
