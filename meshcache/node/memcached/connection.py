@@ -19,7 +19,7 @@ READ_BYTES: Final = 1 << 15
 READ_BYTES_MAX: Final = 1 << 20
 """… and of a value, whose length is known."""
 AHEAD_BYTES_MAX: Final = 1 << 16
-SLOWEST_BYTES_PER_S: Final = 1 << 16
+SLOWEST_BYTES_PER_S: Final = 1 << 18
 """A value that comes more slowly has more than its time."""
 COUNTED_BYTES_MIN: Final = 1 << 16
 """A value of less than this is not counted as being under way."""
@@ -82,7 +82,10 @@ class Connection:
     @property
     def wants_to_read(self) -> bool:
         """Whether more of it may come."""
-        return not self._unsent and self._have < max(AHEAD_BYTES_MAX, self._needed) and not self._peer_ended
+        if self._unsent or self._peer_ended:
+            return False
+        # What is not complete needs more, and the grammar bounds it; commands that are can wait for those before them.
+        return self._have < AHEAD_BYTES_MAX or (self.session.is_free and not self._parse_next)
 
     @property
     def wants_to_write(self) -> bool:
@@ -100,7 +103,8 @@ class Connection:
     @property
     def is_idle(self) -> bool:
         """Whether it owes nothing and is owed nothing."""
-        return not (self._have or self._unsent or self._swallow or self.session.waits or self.is_shaking_hands)
+        session = self.session
+        return session.is_free and not (self._have or self._unsent or self._swallow or self.is_shaking_hands)
 
     def shake_hands(self) -> bool:
         """Go on with the handshake of TLS; tell whether it is over. Raises OSError if it failed."""

@@ -87,14 +87,23 @@ def _look(command: Meta, item: Item | None, wall_ms: int) -> Outcome:
         fresh = Item((wall_ms << 16).to_bytes(8, "big") + bytes(8) + expiry_bytes(NEVER_MS) + content)
         return Outcome(_Got(fresh, is_stale=False, is_new=True), content, _first_ttl_ms(flags, wall_ms))
     got = _Got(item, is_stale=item.is_stale(wall_ms), is_new=False)
-    if not item.extras.leased and flags.recache is not None and item.expires_ms != NEVER_MS:
-        recache_ms = values.ttl_ms(flags.recache, wall_ms)
-        got.wins |= bool(recache_ms) and item.expires_ms < wall_ms + (recache_ms or 0)
+    got.wins |= not item.extras.leased and _is_almost_over(flags, item.expires_ms, wall_ms)
     if not got.wins:
         return Outcome(got)
     content = item.marked(leased=True, soft_expires_ms=item.extras.soft_expires_ms)
     ttl = item.ttl_ms(wall_ms) if flags.ttl is None else values.ttl_ms(flags.ttl, wall_ms)
     return Outcome(got, content, ttl, is_mark=True)
+
+
+def _is_almost_over(flags: MetaFlags, expires_ms: int, wall_ms: int) -> bool:
+    """Tell whether less is left of an item's time than ``R`` says; that is judged by what a ``T`` before it has set."""
+    for token in flags.tokens:
+        if token[0] == ord("T"):
+            expires_ms = _expires_ms(values.ttl_ms(flags.ttl or 0, wall_ms), wall_ms)
+        elif token[0] == ord("R"):
+            left_ms = values.ttl_ms(flags.recache or 0, wall_ms)
+            return bool(left_ms) and expires_ms != NEVER_MS and expires_ms < wall_ms + (left_ms or 0)
+    return False
 
 
 def _item_line(command: Meta, got: _Got, wall_ms: int) -> bytes:

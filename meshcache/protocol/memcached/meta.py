@@ -43,7 +43,8 @@ class BadFlags(Exception):
 def read_flags(tokens: list[bytes], key: bytes) -> tuple[MetaFlags, bytes]:
     """Return what the flags say, and the key, which they may say is in base64. Raises BadFlags.
 
-    All are looked at before one with a bad number is refused; one that is unknown, or comes twice, is so at once.
+    All are looked at before one with a bad number is refused, with the last word on that; one that is unknown, or comes
+    twice, is refused at once.
     """
     flags, problem = MetaFlags(), None
     seen = set()
@@ -54,7 +55,8 @@ def read_flags(tokens: list[bytes], key: bytes) -> tuple[MetaFlags, bytes]:
             raise BadFlags(b"CLIENT_ERROR duplicate flag\r\n")
         seen.add(letter)
         if letter in _TAKES:
-            problem = _take(token, flags) or problem
+            wrong = _take(token, flags)
+            problem = problem or wrong if wrong is BAD_FORMAT else wrong or problem
         elif letter == ord("b"):
             flags.is_binary, decoded = True, from_base64(key)
             if decoded is None:

@@ -46,8 +46,9 @@ EXPTIME_MAX_MS: Final = (1 << 47) - 1
 
 _TAG_TEXT: Final = 1
 _TAG_INT: Final = 2
-_INT: Final = re.compile(rb"-?[0-9]{1,18} *\Z")
-"""An integer to ``Client``. The spaces are what a ``decr`` leaves behind a number that has become shorter."""
+_INT: Final = re.compile(rb"-?[0-9]{1,19} *\Z")
+_INT64: Final = range(-(1 << 63), 1 << 63)
+"""Integers to ``Client``. The spaces are what a ``decr`` leaves behind a number that has become shorter."""
 _FLAGS_OF_TAG: Final = {_TAG_TEXT: FLAGS_TEXT, _TAG_INT: FLAGS_INT}
 _TOLD_FLAGS: Final = [b"%d" % _FLAGS_OF_TAG.get(tag, FLAGS_BYTES) for tag in range(256)]
 
@@ -65,7 +66,7 @@ def content(flags: int, value: bytes, *, leased: bool = False, soft_expires_ms: 
     tag = 0
     if flags == FLAGS_TEXT:
         tag = _TAG_TEXT if _is_text(value) else 0
-    elif flags in {FLAGS_INT, FLAGS_LONG} and _INT.match(value):
+    elif flags in {FLAGS_INT, FLAGS_LONG} and _INT.match(value) and int(value) in _INT64:
         tag = _TAG_INT
     plain = bytes((0, tag)) + value
     told = _FLAGS_OF_TAG.get(tag, FLAGS_BYTES) == flags
