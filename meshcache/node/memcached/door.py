@@ -232,6 +232,7 @@ class Door:
             self._note_time(connection, now, moved=moved)
             if connection.can_go_on:
                 self._ready[connection] = None
+                self._inlets.stir(self)  # also where the door is told to go on without being woken
         wants = (READS if connection.wants_to_read else 0) | (WRITES if connection.wants_to_write else 0)
         if wants != connection.interest:
             connection.interest = wants
