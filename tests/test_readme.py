@@ -81,9 +81,11 @@ PATTERNS: Final = document("meshcache/patterns/GUIDE.md")
 GATEWAY: Final = document("meshcache/gateway/GUIDE.md")
 """Its examples are run by tests/process/test_gateway.py."""
 INTEGRATIONS: Final = document("meshcache/integrations/GUIDE.md")
-"""Its examples are run by tests/integrations/test_integrations_guide.py."""
+"""Its examples are run by tests/integrations/test_integrations_guide.py, and those for clients of memcached by
+tests/memcached/test_clients_guide.py."""
+MEMCACHED: Final = document("meshcache/node/memcached/GUIDE.md")
 DEPLOY: Final = document("configs/deploy/GUIDE.md")
-RUN_HERE: Final = (README, CLIENT, NODE, DEPLOY, CORE, FIGURES)
+RUN_HERE: Final = (README, CLIENT, NODE, MEMCACHED, DEPLOY, CORE, FIGURES)
 DOCUMENTS: Final = (*RUN_HERE, PATTERNS, GATEWAY, INTEGRATIONS)
 PROSE: Final = "\n".join(each.prose for each in RUN_HERE)
 SHARES_NAMES: Final = (CLIENT,)
@@ -158,7 +160,7 @@ def code_spans(text: str) -> list[str]:
 
 @pytest.fixture
 def mesh() -> Iterator[LocalMesh]:
-    with LocalMesh(nodes=NODES, cluster={"name": "local"}) as mesh:
+    with LocalMesh(nodes=NODES, cluster={"name": "local"}, memcached={"listen": f"{HOST}:11211"}) as mesh:
         yield mesh
 
 
@@ -166,11 +168,12 @@ def mesh() -> Iterator[LocalMesh]:
 def addresses(mesh: LocalMesh) -> dict[str, str]:
     """Return the addresses for which the documents' addresses stand."""
     real = dict(zip([f"{HOST}:{7101 + index}" for index in range(NODES)], mesh.addresses, strict=True))
+    real |= {f"{HOST}:{11211 + index}": door for index, door in enumerate(mesh.memcached_addresses)}
     return real | {f"{HOST}:7104": f"{HOST}:{find_base_port(1)}"}
 
 
 def substituted(text: str, addresses: Mapping[str, str]) -> str:
-    return re.sub(r"127\.0\.0\.1:71\d\d", lambda match: addresses.get(match[0], f"{HOST}:1"), text)
+    return re.sub(r"127\.0\.0\.1:(?:71\d\d|112\d\d)", lambda match: addresses.get(match[0], f"{HOST}:1"), text)
 
 
 def comments(text: str) -> dict[int, str]:
@@ -324,7 +327,7 @@ def test_what_is_to_be_watched_is_told(mesh: LocalMesh) -> None:
     client = mesh.client()
     assert all("synced" in member for member in client.inspect("status")["members"])
     assert '"synced": true' in NODE.text
-    with LocalMesh(1, snapshot={"enabled": True}) as one, one.client() as other:
+    with LocalMesh(1, snapshot={"enabled": True}, memcached={"listen": f"{HOST}:11251"}) as one, one.client() as other:
         counted = other.inspect("stats")
     for cell, *_ in tables("Counter"):
         for name in code_spans(cell):
@@ -520,7 +523,7 @@ def events_noted() -> set[str]:
     for room in ("core", "node", "web"):
         for path in (ROOT / "meshcache" / room).rglob("*.py"):
             for call in [each for each in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(each, ast.Call)]:
-                name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+                name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
                 first = call.args[0] if call.args else None
                 if name in {"note", "_note", "tell", "_tell", "exception"} and isinstance(first, ast.Constant):
                     found.add(str(first.value))

@@ -140,6 +140,41 @@ FAMILIES: Final = (
         "node.without_key",
     ),
     Family("meshcache_http_refused_total", "counter", "HTTP requests without a valid token.", "node.http_refused"),
+    Family(
+        "meshcache_memcached_connections", "gauge", "Connections of clients of memcached now.", "memcached.connections"
+    ),
+    Family(
+        "meshcache_memcached_connections_refused_total",
+        "counter",
+        "Such connections that were too many.",
+        "memcached.refused",
+    ),
+    Family(
+        "meshcache_memcached_unauthenticated_total",
+        "counter",
+        "Wrong passwords of such clients.",
+        "memcached.unauthenticated",
+    ),
+    Family("meshcache_memcached_commands_total", "counter", "Commands of such clients.", "memcached.commands"),
+    Family("meshcache_memcached_errors_total", "counter", "Of them answered with an error.", "memcached.errors"),
+    Family(
+        "meshcache_memcached_closed_slow_total",
+        "counter",
+        "Such connections closed because they did not read their answers.",
+        "memcached.closed_slow",
+    ),
+    Family(
+        "meshcache_memcached_closed_half_total",
+        "counter",
+        "Such connections closed because the rest of a command did not come.",
+        "memcached.closed_half",
+    ),
+    Family(
+        "meshcache_memcached_closed_malformed_total",
+        "counter",
+        "Such connections closed because what came is not the protocol.",
+        "memcached.closed_malformed",
+    ),
     Family("meshcache_undeliverable_total", "counter", "Frames that could not be sent.", "node.undeliverable"),
     Family("meshcache_connections_cut_total", "counter", "Connections that took too much.", "node.connections_cut"),
     Family(

@@ -5,6 +5,7 @@ A sequence is a list of steps:
 - ``("say", bytes)``: a command, sent in one piece with those before it
 - ``("cut",)``: what was said so far is sent by itself
 - ``("turn",)``: what was said so far is sent, and answered, before the next
+- ``("alone", bytes)``: a turn, and then a command
 - ``("cas", key, bytes)``: a command with ``{cas}`` in it, for which the key's cas unique of that moment is looked up
 
 Turns take place only in sequences that are right in form: after a data block of the wrong length nobody could tell
@@ -35,10 +36,14 @@ DELTAS: Final = (b"1", b"1", b"2", b"10", b"100", b"0", b"18446744073709551615",
 BAD_NUMBERS: Final = (b"-1", b"abc", b"18446744073709551616", b"1.5", b"", b"1x")
 BAD_META_FLAGS: Final = (b"z", b"T", b"Tx", b"v", b"c", b"N", b"Cx", b"b", b"D-1", b"k", b"q")
 OPAQUE_TOO_LONG: Final = b"O" + b"0" * 32
-"""memcached looks at it last: what it refuses then to mg and ma has been done already, so they do without."""
+"""memcached looks at it last: what it refuses then to mg and ma has been done already, so they go without."""
 FLAGS: Final = (b"0", b"0", b"1", b"2", b"16", b"4294967295")
 BAD_FLAGS: Final = (b"4294967296", b"-1", b"x", b"99999999999999999999")
 LIFETIMES: Final = (b"0", b"0", b"0", b"100", b"5000", b"2592000", b"-1", b"-100", b"2592001")
+OVER: Final = (b"-1", b"-100", b"2592001")
+"""Of these, those that are over when they begin."""
+RECACHES: Final = (b"30", b"30", b"4000", b"0", b"-1")
+"""None is near a lifetime, where what is left would be compared with it by the fraction of a second."""
 BAD_LIFETIMES: Final = (b"x", b"99999999999", b"1.5", b"--1")
 NO_UNIQUE: Final = b"18446744073709551615"
 """A cas unique that no item ever has."""
@@ -123,10 +128,11 @@ ORDERLY: Final = tuple(
 )
 
 
+# What nobody has patience for, the last: data blocks whose end does not come in the same sequence.
 _HARMFUL: Final = re.compile(
     rb"flush"  # another delay of which would have its effect later
-    rb"|g[^\n]*[^ \n]{251}"  # see ALONE
-    rb"|(ms +[^ \n]+|[a-z]+ +[^ \n]+ +[^ \n]+ +[^ \n]+) +(?!21474836|42949672|9999)\d{5,9}[^\d]"  # nobody sends so much
+    rb"|g[^\n]*([^ \n]{251}|\Z)"  # see ALONE
+    rb"|(ms +[^ \n]+|[a-z]+ +[^ \n]+ +[^ \n]+ +[^ \n]+) +(?!1499|150[01]|21474836|42949672|9999)\d{4,9}[^\d]"
 )
 
 
@@ -163,14 +169,14 @@ class Draw:
         if not self._wrong and chance < 0.05:
             return [("turn",)]
         if not self._wrong and chance < 0.06:
-            return [("turn",), ("say", self._rng.choice(ALONE) + b"\r\n"), ("turn",)]
+            return [("alone", self._rng.choice(ALONE) + b"\r\n"), ("turn",)]
         if not self._wrong and chance < 0.12:
             return [self._by_cas()]
         if chance < 0.18:
             return [("cut",)]
         command = self.command()
-        turn: list[Step] = [("turn",)] if command.startswith((b"incr", b"decr", b"ma ")) and not self._wrong else []
-        return [*turn, ("say", command)]
+        alone = command.startswith((b"incr", b"decr", b"ma ")) and not self._wrong
+        return [("alone" if alone else "say", command)]
 
     def command(self) -> bytes:
         """Return one command, with its data block."""
@@ -296,7 +302,7 @@ class Draw:
             return self._key(), b""
         key = base64.b64encode(self._rng.choice(BINARY))
         if self._rng.random() < self._wrong:
-            key = self._rng.choice((key[:-1], b"====", b"a", b"@@@@", b"YQ", b"YQ==YQ=="))
+            key = self._rng.choice((key[:-1], b"====", b"a", b"@@@@", b"YQ"))
         return key, b" b"
 
     def _flags(self, offered: tuple[bytes, ...], most: int = 5) -> bytes:
@@ -306,17 +312,19 @@ class Draw:
             chosen.append(b"O" + self._rng.choice((b"1", b"abc", b"0" * 31, b"x,y")))
         if self._rng.random() < self._wrong:
             chosen.append(self._rng.choice(BAD_META_FLAGS))
-        elif self._rng.random() < self._wrong and not any(flag[:1] in b"NDJ" for flag in offered):
+        elif self._rng.random() < self._wrong and b"v" not in offered:
             chosen.append(OPAQUE_TOO_LONG)
+        if any(flag[:1] in b"NT" and flag[1:] in OVER for flag in chosen):  # then there is no item to have a cas unique
+            chosen = [flag for flag in chosen if flag != b"c"]
         self._rng.shuffle(chosen)
         return b"".join(b" " + flag for flag in chosen)
 
     def _meta_get(self) -> bytes:
         key, base64_flag = self._named()
-        touch, vivify, recache = (prefix + self._lifetime() for prefix in (b"T", b"N", b"R"))
+        touch, vivify = b"T" + self._lifetime(), b"N" + self._lifetime()
         offered: tuple[bytes, ...] = (b"t", b"v", b"v", b"f", b"c", b"l", b"k", b"q", touch)
         if not self._by_chance:
-            offered += (b"s", b"h", recache, b"R30", *(() if base64_flag else (vivify,)))
+            offered += (b"s", b"h", b"R" + self._one(RECACHES, BAD_LIFETIMES), *(() if base64_flag else (vivify,)))
         return b"mg %s%s%s\r\n" % (key, base64_flag, self._flags(offered))
 
     def _meta_set(self) -> bytes:
@@ -351,7 +359,8 @@ class Draw:
             offered += (b"N" + self._lifetime(),)
         flags = self._flags(offered, 6)
         if down:  # memcached forgets the new lifetime of what becomes longer
-            flags += b" " + mode + self._rng.choice((b"", b"", b" T" + self._lifetime()))
+            lifetime = self._rng.choice((b"0", b"5000", b"2592000"))
+            flags += b" " + mode + self._rng.choice((b"", b"", b" T" + lifetime))
         else:
             flags += self._rng.choice((b"", b" " + mode))
         return b"ma %s%s%s\r\n" % (key, base64_flag, flags)

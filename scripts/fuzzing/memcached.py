@@ -167,8 +167,9 @@ class Conversation:
             self._unsent += step[1]
         elif step[0] == "cut":
             self._send()
-        elif step[0] == "turn":
+        elif step[0] in {"turn", "alone"}:
             self._turn(b"")
+            self._unsent += b"".join(step[1:])
         else:
             _, key, command = step
             told = self._turn(b"gets %s\r\n" % key)
