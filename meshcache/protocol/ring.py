@@ -119,7 +119,8 @@ class Ring:
         return self.owners[crc32(key) & self._mask]
 
 
-@lru_cache(maxsize=64)
+# Both caches are small: where the names of nodes are never used again, every join costs one entry of each.
+@lru_cache(maxsize=16)
 def _build(members: tuple[RingMember, ...], slots: int, vnodes: int, replicas: int) -> Ring:
     return Ring(members, slots, vnodes, replicas)
 
@@ -130,7 +131,7 @@ def _digest(members: tuple[RingMember, ...], slots: int, vnodes: int, replicas: 
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def _distances(node_id: str, points: int, slots: int) -> array[float]:
     """Return for each slot how far clockwise the nearest of the node's virtual nodes is, at least 1."""
     name = node_id.encode("utf-8", "surrogatepass")

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import gc
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
 import traceback
@@ -115,6 +118,10 @@ class Callers:
         while len(self.ends) < len(KINDS):
             self.reports()
             if time.monotonic() > deadline:
+                for kind, process in self.living.items():
+                    if kind not in self.ends and process.pid is not None:
+                        os.kill(process.pid, signal.SIGUSR1)
+                pause.wait(1)
                 raise RuntimeError(f"of the processes with clients only {sorted(self.ends)} came to an end")
             pause.wait(0.1)
         return self.ends
@@ -129,6 +136,7 @@ def _call(
     stop: Any,
     reports: Queue[tuple[str, Report, Any]],
 ) -> None:
+    faulthandler.register(signal.SIGUSR1)  # a process that does not come to its end is asked where it is
     rate, ttl_s_max, sample_s = options
     make = meshes_client(kind)
 
@@ -176,10 +184,16 @@ async def _run_tasks(work: _Work, caller_of: Any, seeds: list[str], near_cache: 
         meshcache.AsyncClient(seeds, near_cache=near_cache) as near,
     ):
         caller = caller_of(cache, near)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _print_tasks)
         async with asyncio.TaskGroup() as tasks:
             for errand in work.loops(caller):
                 tasks.create_task(run_in_task(errand))
         work.tell_end(caller)
+
+
+def _print_tasks() -> None:
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
 
 
 class _Work:

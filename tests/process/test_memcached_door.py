@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +138,38 @@ def test_a_number_that_is_told_after_storing_is_the_present_one(caller: Caller) 
     for command in (b"ms k 1 c\r\n1\r\n", b"ms k 1 c MA\r\n2\r\n", b"ma k c\r\n"):
         number = caller.ask(command).split()[1][1:]
         assert caller.ask(b"mg k c\r\n") == b"HD c%b\r\n" % number
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (b"set k 0 0 3\r\nabc\r\n", b"STORED\r\n"),
+        (b"set k 0 99999 0\r\n\r\n", b"STORED\r\n"),
+        (b"set k 0 0 3\r\nabcd\r\n", b"CLIENT_ERROR bad data chunk\r\nERROR\r\n"),
+        (b"set k 0 0 3\nabc\r\n", b"STORED\r\n"),
+        (b"set k 0 0 x\r\nabc\r\n", b"CLIENT_ERROR bad command line format\r\nERROR\r\n"),
+        (b"set k 0 -1 3\r\nabc\r\n", b"STORED\r\n"),
+        (b"set " + b"k" * 251 + b" 0 0 3\r\nabc\r\n", b"CLIENT_ERROR bad command line format\r\nERROR\r\n"),
+        (b"set  0 0 3\r\nabc\r\n", b"ERROR\r\nERROR\r\n"),
+        (b"set k\0 0 0 3\r\nabc\r\n", b"ERROR\r\nERROR\r\n"),
+        (b"get k\r\n", b"VALUE k 0 1\r\n1\r\nEND\r\n"),
+        (b"get  k \r\n", b"VALUE k 0 1\r\n1\r\nEND\r\n"),
+        (b"get k\0z\r\n", b"VALUE k 0 1\r\n1\r\nEND\r\n"),
+        (b"get k " + b"k" * 251 + b"\r\n", b"CLIENT_ERROR bad command line format\r\n"),
+        (b"get \r\n", b"ERROR\r\n"),
+        (b"get k\r\nget k\r\n", b"VALUE k 0 1\r\n1\r\nEND\r\n" * 2),
+    ],
+)
+def test_it_does_not_matter_whether_a_command_comes_alone(caller: Caller, command: bytes, answer: bytes) -> None:
+    lines = answer.count(b"\n")
+    assert caller.ask(b"set k 0 0 1\r\n1\r\n") == b"STORED\r\n"
+    assert caller.ask(command, lines) == answer
+    after = caller.ask(b"mg k v\r\nmn\r\n", 1)
+    rest = b"".join(iter(caller.file.readline, b"MN\r\n"))
+    caller.ask(b"set k 0 0 1\r\n1\r\n")
+    assert caller.ask(b"mn\r\n" + command + b"mg k v\r\nmn\r\n", 1 + lines) == b"MN\r\n" + answer
+    assert caller.file.readline() == after
+    assert b"".join(iter(caller.file.readline, b"MN\r\n")) == rest
 
 
 def test_pipelines_are_answered_in_order(caller: Caller) -> None:
@@ -409,3 +443,19 @@ def test_a_client_beside_it(mesh: LocalMesh) -> None:
         door.ask(b"set shared 2 0 1\r\n5\r\n")
         assert client.incr("shared", 1) == 6
         assert isinstance(client, Client)
+
+
+def test_a_node_without_the_door_does_not_even_load_it() -> None:
+    program = (
+        "import sys, meshcache\n"
+        f"node = {{'id': 'n1', 'listen': '127.0.0.1:{find_base_port(1)}', 'http': 'off'}}\n"
+        "with meshcache.Node(meshcache.Config.from_tables(node=node, memcached={'listen': sys.argv[1]})):\n"
+        "    print(len([name for name in sys.modules if 'memcached' in name]))\n"
+    )
+    command = [sys.executable, "-c", program]
+    off, on = (
+        subprocess.run([*command, listen], capture_output=True, text=True, timeout=60, check=True).stdout
+        for listen in ("", f"127.0.0.1:{free_port()}")
+    )
+    assert int(off) == 0
+    assert int(on) > 5

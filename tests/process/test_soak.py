@@ -19,7 +19,11 @@ MINUTE = ("--minutes", "1", "--rate", "120", "--memory", "2000")
 LEAKS = {"floors": "drops.floors", "descriptors": "descriptors", "memory": "resident_bytes"}
 
 
-def soak(file: Path, *options: str) -> tuple[int, dict[str, Any], str]:
+Soaked = tuple[int, dict[str, Any], str]
+"""Its exit code, its findings and what it printed."""
+
+
+def soak(file: Path, *options: str) -> Soaked:
     finished = subprocess.run(
         [sys.executable, str(SOAK), *options, "--json", str(file)],
         capture_output=True,
@@ -31,8 +35,24 @@ def soak(file: Path, *options: str) -> tuple[int, dict[str, Any], str]:
     return finished.returncode, json.loads(file.read_text()), finished.stdout
 
 
-def test_within_a_minute_nothing_grows_and_no_answer_is_wrong(tmp_path: Path) -> None:
-    code, told, shown = soak(tmp_path / "soak.json", *MINUTE)
+def planted(folder: Path, leak: str) -> Soaked:
+    memory = "100" if leak == "memory" else "2000"
+    options = ("--minutes", "0.7", "--rate", "60", "--memory", memory, "--plant", leak)
+    return soak(folder / f"{leak}.json", *options)
+
+
+@pytest.fixture(scope="module")
+def soaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Soaked]:
+    """One honest soak, and one for each leak, at the same time: each takes a minute, and little of a processor."""
+    folder = tmp_path_factory.mktemp("soaks")
+    with ThreadPoolExecutor(1 + len(LEAKS)) as pool:
+        honest = pool.submit(soak, folder / "honest.json", *MINUTE)
+        found = dict(zip(LEAKS, pool.map(lambda leak: planted(folder, leak), LEAKS), strict=True))
+        return found | {"": honest.result()}
+
+
+def test_within_a_minute_nothing_grows_and_no_answer_is_wrong(soaks: dict[str, Soaked]) -> None:
+    code, told, shown = soaks[""]
     assert told["problems"] == [], shown
     assert code == 0
     judged = {finding["process"] for finding in told["findings"] if finding["decides"]}
@@ -45,16 +65,8 @@ def test_within_a_minute_nothing_grows_and_no_answer_is_wrong(tmp_path: Path) ->
         assert seen["events"] > 100
 
 
-def planted(folder: Path, leak: str) -> tuple[int, dict[str, Any], str]:
-    memory = "100" if leak == "memory" else "2000"
-    options = ("--minutes", "0.7", "--rate", "60", "--memory", memory, "--plant", leak)
-    return soak(folder / f"{leak}.json", *options)
-
-
-def test_leaks_that_are_planted_are_found(tmp_path: Path) -> None:
-    """They are looked for at the same time: each takes most of a minute, and little of a processor."""
-    with ThreadPoolExecutor(len(LEAKS)) as pool:
-        found = dict(zip(LEAKS, pool.map(lambda leak: planted(tmp_path, leak), LEAKS), strict=True))
-    for leak, (code, told, shown) in found.items():
-        assert code == 1, leak
-        assert f"node1: {LEAKS[leak]} grows" in told["problems"], shown
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_leak_that_is_planted_is_found(soaks: dict[str, Soaked], leak: str) -> None:
+    code, told, shown = soaks[leak]
+    assert code == 1
+    assert f"node1: {LEAKS[leak]} grows" in told["problems"], shown

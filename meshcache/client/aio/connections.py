@@ -135,7 +135,7 @@ class _NodeSocket:
             queue = self.lines[line]
             while queue and self._under_way_counts[line] < limit:
                 message = queue.popleft()
-                if message.batch.until <= now or not message.is_wanted():
+                if message.until <= now or not message.is_wanted():
                     self._mux.deliver(message, NO_TIME)
                     continue
                 try:
@@ -236,10 +236,9 @@ class _NodeSocket:
         late: list[tuple[AnyMessage, Failure]] = []
         kept: list[AnyMessage] = []
         for message in queue:
-            batch = message.batch
             waited_s = 0.0 if ready else attended_s - max(message.waits_since, self._step_since)
-            allowance_s = batch.calls[0].allowance_s
-            if waited_s < allowance_s and batch.until > now:
+            allowance_s = message.allowance_s
+            if waited_s < allowance_s and message.until > now:
                 kept.append(message)
             elif waited_s < FAIR_SHARE * allowance_s:
                 late.append((message, NO_TIME))

@@ -39,13 +39,23 @@ class Message:
         self.sent_at, self.deadline = now, call.deadline(now)
         return connection.encode(call, self.deadline)
 
+    @property
+    def until(self) -> float:
+        """The earliest deadline of all its calls."""
+        return self.batch.until
+
+    @property
+    def allowance_s(self) -> float:
+        """The time that an attempt may take; it is equal for all calls of a message."""
+        return self.batch.calls[0].allowance_s
+
     def is_wanted(self) -> bool:
         """Tell whether anybody still waits for it: callers may have been cancelled while it was queued."""
         return not (self.futures[0].done() and all(future.done() for future in self.futures))
 
     def is_fair(self) -> bool:
         """Tell whether the node had time enough to answer."""
-        return self.batch.until - self.sent_at >= FAIR_SHARE * self.batch.calls[0].allowance_s
+        return self.until - self.sent_at >= FAIR_SHARE * self.allowance_s
 
     def deliver(self, outcome: Outcome | None) -> None:
         """Give each caller its part of the outcome, except callers that were cancelled."""
@@ -59,13 +69,15 @@ class AttemptMessage:
     """Attempts of one kind and equal options that are sent as one message."""
 
     __slots__ = ("_answers", "_batch", "_keys", "_unique", "_values", "attempts", "deadline", "futures", "line",
-                 "sent_at", "waits_since")  # fmt: skip
+                 "sent_at", "until", "waits_since")  # fmt: skip
 
     def __init__(self, attempt: Attempt, future: asyncio.Future[Any]) -> None:
         self.attempts = [attempt]
         self.futures = [future]
         self.line = 0
         self.waits_since = self.sent_at = self.deadline = 0.0
+        self.until = attempt.until
+        """The earliest deadline of all its attempts: the message must not be executed later."""
         self._answers: list[Any] | None = None
         self._batch: Batch | None = None
         self._keys = list(attempt.keys)
@@ -76,9 +88,9 @@ class AttemptMessage:
             self._unique = set(self._keys)  # as in a batch: of one turn, only one change of a key can win
 
     def join(self, attempt: Attempt, future: asyncio.Future[Any]) -> bool:
-        """Take an attempt in, if there is room; return whether it was."""
+        """Take an attempt in, if there is room and it was not made calls yet; return whether it was."""
         keys, unique = attempt.keys, self._unique
-        if len(self.attempts) >= CALLS_MAX or len(self._keys) + len(keys) > SMALL_KEYS:
+        if self._batch is not None or len(self.attempts) >= CALLS_MAX or len(self._keys) + len(keys) > SMALL_KEYS:
             return False
         if unique is not None and self._values is not None:
             if not unique.isdisjoint(keys):
@@ -86,9 +98,16 @@ class AttemptMessage:
             unique.update(keys)
             self._values += attempt.fields[_KEYS_AT + 1]
         self._keys += keys
+        if attempt.until < self.until:  # noqa: PLR1730  (every attempt: min() takes twice as long)
+            self.until = attempt.until
         self.attempts.append(attempt)
         self.futures.append(future)
         return True
+
+    @property
+    def allowance_s(self) -> float:
+        """The time that an attempt may take; it is equal for all of a message."""
+        return self.attempts[0].allowance_s
 
     @property
     def batch(self) -> Batch:
@@ -96,13 +115,13 @@ class AttemptMessage:
         if self._batch is None:
             calls = [attempt.call() for attempt in self.attempts]
             self._batch = batch = Batch(calls[0])
-            batch.calls, batch.count = calls, len(self._keys)
+            batch.calls, batch.count, batch.until = calls, len(self._keys), self.until
         return self._batch
 
     def write(self, connection: Connection, now: float) -> tuple[int, bytes | None]:
         """Return the number and the frame of an attempt that is sent now; no frame if anything about it is unusual."""
         first = self.attempts[0]
-        self.sent_at, self.deadline = now, min(now + first.allowance_s, first.until)
+        self.sent_at, self.deadline = now, min(now + first.allowance_s, self.until)
         fields = [*first.fields]
         fields[_KEYS_AT] = self._keys
         if self._values is not None:
@@ -132,8 +151,7 @@ class AttemptMessage:
 
     def is_fair(self) -> bool:
         """Tell whether the node had time enough to answer."""
-        first = self.attempts[0]
-        return first.until - self.sent_at >= FAIR_SHARE * first.allowance_s
+        return self.until - self.sent_at >= FAIR_SHARE * self.allowance_s
 
     def deliver(self, outcome: Outcome | None) -> None:
         """Give each caller its value, or list of values; or else what came of its attempt, None if it was not sent."""

@@ -58,6 +58,7 @@ class Asks:
         self._secret = secrets.token_bytes(16)
         """Begins the names of the door's connections: no peer of the ROUTER can have called itself so."""
         self._number = 0
+        self.value_bytes_max = core.config.limits.value_bytes_max
         self.instant = core.coordinator.instant
         self.read_here = core.requests.read_here
         self._usual = core.requests.usual

@@ -132,7 +132,7 @@ class Connection:
             if not data:
                 return size
         if not self._have:
-            if self._began and data.startswith(b"get ") and self.session.get_at_once(data):
+            if self._began and self.session.answer_at_once(data):
                 return size
             self._buffer = data
             self._have = len(data)

@@ -38,6 +38,7 @@ from meshcache.protocol.memcached.commands import (
 )
 from meshcache.protocol.memcached.grammar import KEY_BYTES_MAX
 
+_CR: Final = 13
 UNSENT_BYTES_MAX: Final = 4 << 20
 """No command is begun while its connection has more to read than these."""
 TOGETHER_MAX: Final = min(PORTION_KEYS[m.Get], PORTION_KEYS[m.Set])
@@ -168,14 +169,35 @@ class Session:
 
     # -- what is usual -------------------------------------------------------------------------------------
 
-    def get_at_once(self, data: bytes) -> bool:
-        """Answer what has come, if that is one ``get`` of keys that this node holds. Else do nothing, and return False.
+    def answer_at_once(self, data: bytes) -> bool:
+        """Answer what has come, if that is one usual ``get`` or ``set``. Else do nothing, and return False.
 
-        It is what most connections say most of the time; ``run`` answers the same, by way of the grammar.
+        That is what most connections say most of the time; ``run`` answers the same, by way of the grammar.
         """
         if self.queue or self._flow is not None or self.ends is not None or self.out or not self.is_trusted:
             return False
-        if not data.endswith(b"\r\n") or data.count(b"\n") != 1 or b"\0" in data:
+        if not data.endswith(b"\r\n"):
+            return False
+        return self._get_at_once(data) if data.startswith(b"get ") else self._set_at_once(data)
+
+    def _set_at_once(self, data: bytes) -> bool:
+        """Store a value of flags 0 for ever, or for a relative time of up to 99,999 s."""
+        end = data.find(b"\n") + 1
+        words = data[: end - 2].split(b" ")
+        if len(words) != 5 or words[0] != b"set" or words[2] != b"0" or len(words[3]) > 5 or len(words[4]) > 5:
+            return False
+        key, exptime, size = words[1], words[3], words[4]
+        if not (exptime.isdigit() and size.isdigit() and 1 <= len(key) <= KEY_BYTES_MAX) or b"\0" in key:
+            return False
+        length = int(size)
+        if data[end - 2] != _CR or end + length + 2 != len(data) or length > self._asks.value_bytes_max:
+            return False
+        self._set(Store(b"set", key, 0, int(exptime), data[end:-2], 0, False))
+        return True
+
+    def _get_at_once(self, data: bytes) -> bool:
+        """Answer for keys that this node holds."""
+        if data.count(b"\n") != 1 or b"\0" in data:
             return False
         keys = data[4:-2].split(b" ")
         if b"" in keys or max(map(len, keys)) > KEY_BYTES_MAX:
