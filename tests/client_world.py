@@ -70,7 +70,8 @@ class World:
         return [call for call in self.calls if call.request.kind is not Inspect]
 
     def greet(self, *facts: Fact) -> None:
-        self.routing.welcome(facts[0].address, welcome(*facts), self.now, self.now)
+        greeting = welcome(*facts)
+        self.routing.welcome(facts[0].address, greeting, greeting.wall_ms - self.now * 1000, self.now)
 
     def run(self, flow: Any, answer: Answer) -> Any:
         sent: Any = None

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from meshcache.client.arguments import MISSING, Key, raw_key
 from meshcache.client.connection import Call, Connection, Request, Tried
-from meshcache.client.delivery import VIEW, Delivery, Flow, Hedged, allowance_s
+from meshcache.client.delivery import VIEW, Delivery, Flow, Hedged, allowance_s, within
 from meshcache.client.fallbacks import Fallbacks
 from meshcache.client.fast_path import SMALL_KEYS, FastPath
 from meshcache.client.near_cache import Copies
@@ -109,6 +109,8 @@ class Asking:
                 allowance = self._allowance_s
             else:
                 allowance = allowance_s(timeout_s, size)
+            if routing.windows.narrow and request.repeatable:
+                allowance = within(allowance * routing.patience(address, started), timeout_s)
             call = Call(address, request, started + timeout_s, allowance, size)
             if self._may_hedge and request.kind is Get and (self.options.r or routing.settings.read_quorum == 1):
                 call, outcome = yield from self._hedged(call, started)
@@ -178,7 +180,8 @@ class Asking:
         small = len(keys) <= SMALL_KEYS and size < routing.settings.small_bytes
         if small and routing.only is not None and started < routing.due:
             # Everything is for one node, and goes in one message: no need to sort the keys.
-            call = Call(routing.only, request, started + timeout_s, allowance_s(timeout_s, size), size)
+            allowance = allowance_s(timeout_s, size) * routing.patience(routing.only, started)
+            call = Call(routing.only, request, started + timeout_s, within(allowance, timeout_s), size)
             (outcome,) = yield [call]
             if type(outcome) is list and list not in set(map(type, outcome)):
                 routing.succeeded(call.address, started)

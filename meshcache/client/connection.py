@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from meshcache.client.failure import Failure
-from meshcache.client.routing import CLOCK_ERROR_S, Routing
+from meshcache.client.routing import Routing
 from meshcache.errors import ProtocolError
 from meshcache.keys import SecretKey
 from meshcache.protocol import versions
@@ -53,11 +53,6 @@ Outcome = list[Any] | Reject | Failure | Unsendable
 
 FAIR_SHARE: Final = 0.5
 """If a node had less than this share of an attempt's allowance, its silence does not count against it."""
-GREETING_S: Final = 1.0
-"""A connection that has not been greeted after so long, though it was asked for, is replaced by a new one."""
-PROMPT_GREETINGS: Final = 2
-"""So many greetings are asked for at once if the first tells nothing, for instance because it was slow; further ones
-only every GREETING_S."""
 CALLS_MAX: Final = 256
 """The most calls in one message: all that wait for one answer are woken at once, and delay everything else."""
 
@@ -274,12 +269,10 @@ class Connection:
         "_boot",
         "_cluster",
         "_expected",
-        "_greetings",
         "_number",
-        "_wall_ms",
         "address",
+        "greeting",
         "is_asked",
-        "is_clock_vague",
         "ready",
         "routing",
     )
@@ -289,16 +282,13 @@ class Connection:
         self.ready = False
         self.is_asked = False
         """Whether a greeting is under way."""
-        self.is_clock_vague = False
-        """Whether our idea of the node's clock may be wrong: the greeting was slow, or the node was silent."""
-        self._greetings = 0
-        """How many greetings were asked for since the node's clock became vague."""
+        self.greeting = routing.greetings.of(address)
+        """What this client knows by the node's greetings."""
         self._cluster = cluster
         self.routing = routing
         self._number = GREETING
         self._expected: dict[int, Call] = {}
         self._boot = 0
-        self._wall_ms = 0.0
         self._asked_at = 0.0
 
     @property
@@ -312,24 +302,28 @@ class Connection:
         return not self._expected and self.address not in self.routing.addresses()
 
     @property
+    def is_clock_vague(self) -> bool:
+        """Whether our idea of the node's clock may be wrong: no greeting was fast enough, or the node is silent."""
+        return self.greeting.is_clock_vague
+
+    @property
     def wants_greeting(self) -> bool:
         """Whether the node should be asked for its greeting now, for the first time or again."""
-        if self.is_asked or (self.ready and not self.is_clock_vague):
-            return False
-        if not self.ready or self._greetings < PROMPT_GREETINGS:
-            return True
-        return self.routing.clock() - self._asked_at >= GREETING_S
+        if self.is_asked or not self.ready:
+            return not self.is_asked
+        return self.greeting.is_clock_vague and self.greeting.may_be_asked_again(self.routing.clock())
 
     @property
     def is_stuck(self) -> bool:
         """Whether the greeting was asked for, and has not come in time. True only if all that arrived was accepted."""
-        return self.is_asked and self.routing.clock() - self._asked_at >= GREETING_S
+        return self.is_asked and self.routing.clock() - self._asked_at >= self.greeting.patience_s
 
     def hello(self) -> bytes:
         """Return the frame that opens the connection, or asks for the node's clock again."""
         self._asked_at = self.routing.clock()
         self.is_asked = True
-        self._greetings += 1
+        if self.ready:
+            self.greeting.note_asked_again(self._asked_at)
         return encode_frame(0, [Hello(PROTOCOL, self._cluster, None, b"")])
 
     def encode(self, call: Call, deadline: float) -> tuple[int, bytes]:
@@ -340,7 +334,7 @@ class Connection:
             lists: tuple[list[Any], ...] = (keys, request.payloads)
         else:
             lists = (keys,) if keys else ()
-        deadline_ms = int(deadline * 1000 + self._wall_ms)
+        deadline_ms = int(deadline * 1000 + self.greeting.wall_ms)
         make: Callable[..., Any] = request.kind
         message = make(number, self._boot, deadline_ms, self.routing.digest, *request.options, *lists)
         frame = encode_frame(0, [message])
@@ -353,7 +347,7 @@ class Connection:
 
         Its answer is not expected here: ``read`` takes it, or ``expect`` says that the attempt has become a call.
         """
-        number, deadline_ms = self._number + 1, int(deadline * 1000 + self._wall_ms)
+        number, deadline_ms = self._number + 1, int(deadline * 1000 + self.greeting.wall_ms)
         frame = attempt.operation.write(number, self._boot, deadline_ms, self.routing.digest, *attempt.fields)
         if frame is not None:
             self._number = number
@@ -361,7 +355,11 @@ class Connection:
 
     def read(self, attempt: Attempt, number: int, frame: Frame) -> Any:
         """Return what an attempt comes to by this answer; None if that is not usual, and ``accept`` must have it."""
-        return attempt.operation.read(frame, number, self.routing.digest, *attempt.reading)
+        routing = self.routing
+        answer = attempt.operation.read(frame, number, routing.digest, *attempt.reading)
+        if routing.windows.narrow and answer is not None:
+            routing.windows.note_answer(self.address)
+        return answer
 
     def expect(self, number: int, call: Call) -> None:
         """Wait for the answer to a call that was sent as an attempt."""
@@ -379,9 +377,13 @@ class Connection:
     def forget(self, number: int, *, silent: bool = True) -> None:
         """Stop waiting for an answer. If the node was ``silent``, our idea of its clock may be wrong."""
         self._expected.pop(number, None)
-        if silent and not self.is_clock_vague:
-            self.is_clock_vague = True
-            self._greetings = 0
+        self.greeting.is_silent = self.greeting.is_silent or silent
+
+    def give_up(self, number: int, sent_at: float, *, is_fair: bool) -> None:
+        """Stop waiting for an answer that did not come in time; ``is_fair``: the node had enough of it."""
+        self.forget(number, silent=is_fair)
+        if is_fair:
+            self.routing.note_silence(self.address, sent_at)
 
     def forget_all(self) -> None:
         """Stop waiting for all answers: the thread that waited was interrupted."""
@@ -403,6 +405,8 @@ class Connection:
             call = self._expected.pop(message.request, None)
             if call is None:
                 continue
+            self.greeting.is_silent = False
+            self.routing.windows.note_answer(self.address)
             if message.view != self.routing.digest:
                 self.routing.note_view(self.address, message.view)
             results = message.results
@@ -436,8 +440,8 @@ class Connection:
             why = f"refused (protocol): {versions.why_apart(welcome.settings)}"
             return Failure(sent=False, late=False, why=why, shut=True, code="protocol")
         now = self.routing.clock()
-        self._wall_ms = self.routing.welcome(self.address, welcome, self._asked_at, now)
-        self.is_clock_vague = now - self._asked_at > CLOCK_ERROR_S
+        self.greeting.note(welcome.boot, welcome.wall_ms, self._asked_at, now)
+        self.routing.welcome(self.address, welcome, self.greeting.wall_ms, now)
         self._boot = welcome.boot
         self.ready, self.is_asked = True, False
         return welcome
@@ -449,6 +453,8 @@ class Connection:
     def _rejected(self, reject: Reject) -> Reject:
         if not reject.error or type(reject.error[0]) is not int:
             raise ProtocolError(f"REJECT without a code: {reject.error!r}")
+        if reject.error[0] == Code.OVERLOADED:
+            self.routing.windows.note_overload(self.address, self.routing.clock())
         if reject.error[0] == Code.STALE_BOOT:
             self.ready = False
         elif reject.view != self.routing.digest:

@@ -352,7 +352,8 @@ class Delivery:
         allowance = self._timeout_s
         if request.repeatable:
             weight = max(size, len(request.keys) * EXPECTED_REPLY_BYTES)
-            allowance = allowance_s(self._timeout_s, weight) * self._patience + self._park_s
+            patience = max(self._patience, self._routing.patience(address, now))
+            allowance = allowance_s(self._timeout_s, weight) * patience + self._park_s
         return Call(address, request, self._deadline, within(allowance, self._deadline - now), size), indices
 
     def _affords(self, plan: list[tuple[Call, list[int]]], now: float) -> bool:

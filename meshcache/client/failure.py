@@ -32,6 +32,7 @@ NO_GREETING: Final = Failure(sent=False, late=True, why="connected, but no greet
 NO_CONNECTION: Final = Failure(sent=False, late=True, why="no name server or host answered in time")
 NOT_GREETED: Final = Failure(sent=False, late=False, why="the connection broke before the greeting", shut=True)
 NOT_READY: Final = Failure(sent=False, late=False, why="not ready")
+NO_TURN: Final = Failure(sent=False, late=True, why="silent, and had enough to answer already")
 NO_TIME: Final = Failure(sent=False, late=True, why="no time was left to send it", blame=False)
 NO_TIME_TO_ANSWER: Final = Failure(sent=True, late=True, why="hardly any time was left to answer it", blame=False)
 

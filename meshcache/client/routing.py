@@ -13,9 +13,11 @@ from typing import Any, Final
 from zlib import crc32
 
 from meshcache.client.failure import NOT_READY
+from meshcache.client.greetings import Greetings
 from meshcache.client.hedging import Hedging
 from meshcache.client.rests import Rests
 from meshcache.client.retries import Holds, RetryBudget
+from meshcache.client.windows import Windows
 from meshcache.keys import SecretKey
 from meshcache.protocol.breaker import Breaker
 from meshcache.protocol.messages import Fact, Welcome
@@ -35,8 +37,10 @@ DOUBT_S: Final = 1.0
 """For how long a node that has just failed is asked after the others …"""
 DOUBT_S_MAX: Final = 4.0
 """… and the most: it is twice as long each time that the node fails again."""
-CLOCK_ERROR_S: Final = 0.1
-"""A greeting that took longer than this says too little about the node's clock."""
+SLOW_S: Final = 1.0
+"""A node that has too much to do, but has answered since so long ago, is slow and not dead …"""
+SLOW_PATIENCE: Final = 2
+"""… and an attempt there may take so many times as long."""
 HOT_S: Final = 10.0
 """For how long a key counts as hot after a node last said so."""
 SMALL_BYTES: Final = 1 << 20
@@ -167,10 +171,10 @@ class Routing:
         """Answers after which something was to be asked again, or had failed."""
         self.gone_answered = self.gone_failed = 0
         """What nodes counted that are no members any more."""
-        self.rests = Rests()
-        """Addresses that are not asked for a moment."""
-        self.holds = Holds()
-        """Overloaded nodes that are not asked again for a moment."""
+        self.rests, self.holds = Rests(), Holds()
+        """Addresses that are not asked for a moment; overloaded nodes that are not asked again for a moment."""
+        self.windows, self.greetings = Windows(), Greetings()
+        """How many requests may be under way at each node; what is known of its clock."""
         self._retry_budget = RetryBudget(clock())
         self.failed_at = -math.inf
         """When a node last failed to answer."""
@@ -187,23 +191,15 @@ class Routing:
 
     # ---- what nodes tell
 
-    def welcome(self, address: str, welcome: Welcome, asked_at: float, now: float) -> float:
-        """Take in a greeting; return the node's wall clock minus ours, in ms, exact to half the round trip.
-
-        After a slow greeting, whose delay may be our own, the result is the greatest possible difference. With a
-        smaller one all our requests might be late by the node's clock, and be dropped.
-        """
-        offset_ms = welcome.wall_ms - (asked_at + now) * 500
-        if now - asked_at > CLOCK_ERROR_S:
-            offset_ms = welcome.wall_ms - asked_at * 1000
+    def welcome(self, address: str, welcome: Welcome, wall_ms: float, now: float) -> None:
+        """Take in a greeting; ``wall_ms``: what the node's wall clock shows more than ours."""
         self.settings = Settings(welcome.settings)
         self.rests.end(address, shut_only=True)
         self.learn(welcome.members, now)
         peer = self.peers.get(address)
         if peer is not None:
-            peer.wall_offset_ms = offset_ms
+            peer.wall_offset_ms = wall_ms
             peer.is_new_process(welcome.boot)
-        return offset_ms
 
     def learn(self, members: Iterable[Fact], now: float) -> None:
         """Take in the member table of a node."""
@@ -229,6 +225,8 @@ class Routing:
         self.gone_failed += sum(peer.failed for peer in gone)
         self.peers = peers
         self.rests.keep(self.addresses())
+        self.windows.keep(self.addresses())
+        self.greetings.keep(self.addresses())
         self._addresses = {fact.node_id: fact.address for fact in facts}
         self._refreshed_at = now
         self._refresh_at = now + REFRESH_S
@@ -274,6 +272,22 @@ class Routing:
             self._refresh_by(self._refreshed_at + REFRESH_FAILING_S)
             if before != (peer.breaker.probe_at, peer.doubted_until):
                 self.review(now)
+
+    def note_silence(self, address: str, sent_at: float) -> None:
+        """Note that a request was not answered in time: if none was that was made later, the node has too many."""
+        peer = self.peers.get(address)
+        if peer is None or peer.answered_at < sent_at:
+            self.windows.note_overload(address, self.clock())
+
+    def patience(self, address: str, now: float) -> int:
+        """Return how many times as long an attempt may take at an address.
+
+        What a slow node answers too late it has done for nobody, and the next attempt makes it slower.
+        """
+        if address not in self.windows.narrow:
+            return 1
+        peer = self.peers.get(address)
+        return SLOW_PATIENCE if peer is not None and now - peer.answered_at < SLOW_S else 1
 
     def woke(self, address: str) -> None:
         """Note that a node answers that was not asked for a while."""

@@ -23,7 +23,6 @@ answer, and there is none.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from functools import cache as once
 from functools import partial
@@ -38,10 +37,10 @@ from meshcache.client.aio.client import AsyncClient
 from meshcache.client.arguments import MISSING
 from meshcache.client.blocking.client import Client
 from meshcache.client.fallbacks import OUTAGES
-from meshcache.client.seeds import SEEDS_VARIABLE, parse_seeds
 from meshcache.durations import in_seconds
 from meshcache.errors import InvalidKey, KeyMissing, OperationTimeout, SerializationError
 from meshcache.integrations.clients import shared_client, shared_loop_clients
+from meshcache.integrations.shared import client_arguments
 from meshcache.patterns.steps import Flow, run, run_async
 
 OPTIONS: Final = (
@@ -201,6 +200,12 @@ class MeshCache(BaseCache):
         """See clear()."""
         await self.async_client.clear()
 
+    def close(self, **kwargs: Any) -> None:
+        """Keep the connections: Django calls this after each request."""
+
+    async def aclose(self, **kwargs: Any) -> None:
+        """See close(). Newer versions of Django would have a thread call it."""
+
     # ---- what they do; ``client`` is a Client or an AsyncClient
 
     def _get(self, client: Any, key: Any, default: Any, version: int | None) -> Flow[Any]:
@@ -316,17 +321,9 @@ def _arguments(location: str | Iterable[str], options: dict[str, Any]) -> dict[s
         if name not in OPTIONS:
             instead = _INSTEAD.get(name) or f"there are {', '.join(OPTIONS)}"
             raise ImproperlyConfigured(f"CACHES: OPTIONS: unknown option {name!r}: {instead}")
-    # Django's backends for memcached and redis take semicolons as well. What the environment says may change later.
+    # Django's backends for memcached and redis take semicolons as well.
     seeds = location.replace(";", ",") if isinstance(location, str) else tuple(location)
-    seeds = seeds or os.environ.get(SEEDS_VARIABLE, "").strip()
-    found = parse_seeds(seeds or None)
-    codec = options.get("codec")
-    return {
-        **options,
-        "seeds": seeds if "://" in seeds else found.addresses,
-        "codec": found.options.get("codec", "pickle") if codec is None else _codec(codec),
-        "on_error": options.get("on_error") or found.options.get("on_error", "raise"),
-    }
+    return client_arguments(seeds or None, options | {"codec": _codec(options.get("codec"))}, codec="pickle")
 
 
 def _codec(codec: Any) -> Any:

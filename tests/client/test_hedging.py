@@ -59,7 +59,7 @@ def hedged_world(read_quorum: int | None = 1, **options: Any) -> World:
     world = World(known=False, **options)
     settings = SETTINGS | ({} if read_quorum is None else {"read_quorum": read_quorum})
     greeting = welcome(fact(1), fact(2), fact(3))._replace(settings=settings)
-    world.routing.welcome(fact(1).address, greeting, world.now, world.now)
+    world.routing.welcome(fact(1).address, greeting, 0.0, world.now)
     for _ in range(10 * SAMPLES_MIN):
         world.routing.hedging.note(0.001)
     return world

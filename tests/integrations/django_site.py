@@ -5,7 +5,9 @@ Every page is JSON. The mesh is where MESHCACHE_SEEDS says. The sessions are in 
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from typing import Any, Final
 
 import django
@@ -80,4 +82,14 @@ urlpatterns = [
 django.setup()
 wsgi = get_wsgi_application()
 asgi = get_asgi_application()
-cache.set("loaded_by", os.getpid())  # a server that loads this file and then forks has used the client before
+
+
+def use_both_clients() -> None:
+    """Connect before a server forks, if it loads this file before that."""
+    cache.set("loaded_by", os.getpid())
+    asyncio.run(cache.aset("loaded_by", os.getpid()))
+
+
+thread = threading.Thread(target=use_both_clients)  # in this one a loop may be running
+thread.start()
+thread.join()

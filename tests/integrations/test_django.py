@@ -58,6 +58,16 @@ def nowhere(**options: Any) -> MeshCache:
     return MeshCache(f"{HOST}:{find_base_port(1)}", {"OPTIONS": {"timeout": 0.2, **options}})
 
 
+def called(cache: MeshCache, name: str, arguments: tuple[Any, ...], *, asynchronous: bool) -> Any:
+    if not asynchronous:
+        return getattr(cache, name)(*arguments)
+
+    async def call() -> Any:
+        return await getattr(cache, f"a{name}")(*arguments)
+
+    return asyncio.run(call())
+
+
 # ---- settings
 
 
@@ -100,21 +110,22 @@ def test_an_option_that_can_not_be_compared_is_named() -> None:
 def test_a_location_has_many_forms(address: str, location: str | list[str] | tuple[str, ...]) -> None:
     given = location.format(address) if isinstance(location, str) else [one.format(address) for one in location]
     cache = MeshCache(given, {})
-    cache.set("k", "v")
-    assert cache.get("k") == "v"
+    cache.set("k", str(location))
+    assert cache.get("k") == str(location)
 
 
-@pytest.mark.parametrize("seeds", ["{}", "mesh://{}/place/"])
+@pytest.mark.parametrize(("seeds", "namespace"), [("{}", ""), ("mesh://{}/place/", "place/")])
 def test_without_a_location_the_environment_says_where(
-    address: str, seeds: str, monkeypatch: pytest.MonkeyPatch
+    address: str, seeds: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MESHCACHE_SEEDS", f"{HOST}:1")
     nowhere = MeshCache("", {})
     monkeypatch.setenv("MESHCACHE_SEEDS", seeds.format(address))
     cache = MeshCache("", {})
     assert cache.client is not nowhere.client
-    cache.set("k", "v")
-    assert cache.get("k") == "v"
+    cache.set("where", "there")
+    with Client(address) as client:
+        assert client.get(f"{namespace}:1:where") == "there"
 
 
 def test_one_client_for_each_settings(address: str) -> None:
@@ -393,19 +404,18 @@ def test_an_error_of_the_function_is_raised_and_it_runs_once(cache: MeshCache) -
 # ---- many keys
 
 
-def test_many_keys_travel_in_one_message(cache: MeshCache) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_many_keys_travel_in_one_message(cache: MeshCache, asynchronous: bool) -> None:
     values = {f"k{i}": i for i in range(100)}
+    steps: list[tuple[str, Any]] = [("set_many", []), ("get_many", values), ("delete_many", None), ("get_many", {})]
 
-    def messages(call: Callable[[], Any]) -> int:
-        before = cache.client.statistics().operations
-        call()
-        return cache.client.statistics().operations - before
+    async def operations() -> int:
+        return (cache.async_client if asynchronous else cache.client).statistics().operations
 
-    assert messages(lambda: cache.set_many(values)) == 1
-    assert messages(lambda: cache.get_many(values)) == 1
-    assert cache.get_many(values) == values
-    assert messages(lambda: cache.delete_many(values)) == 1
-    assert cache.get_many(values) == {}
+    for name, result in steps:
+        before = asyncio.run(operations())
+        assert called(cache, name, (values,), asynchronous=asynchronous) == result
+        assert asyncio.run(operations()) == before + 1, name
 
 
 # ---- while the mesh fails
@@ -426,16 +436,6 @@ WRITES: Final[dict[str, tuple[tuple[Any, ...], Any]]] = {
 }
 ANSWERS: Final[dict[str, tuple[Any, ...]]] = {"add": ("k", 1), "incr": ("k",), "decr": ("k",), "clear": ()}
 """Methods whose callers act on the answer."""
-
-
-def called(cache: MeshCache, name: str, arguments: tuple[Any, ...], *, asynchronous: bool) -> Any:
-    if not asynchronous:
-        return getattr(cache, name)(*arguments)
-
-    async def call() -> Any:
-        return await getattr(cache, f"a{name}")(*arguments)
-
-    return asyncio.run(call())
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -130,6 +130,7 @@ def test_no_page_fails_while_a_node_is_killed(kind: str, tmp_path: Path) -> None
         assert hit_rate(answers, SETTLED_S, LOAD_S) > 0.95
         assert len({answer.body["pid"] for answer in answers}) > 1
         assert len({site.get("/whole")[1]["made_by"] for _ in range(20)}) == 1
+        assert {site.get(f"/{view}/page/1")[1].get("hit") for view in SERVERS for _ in range(WORKERS)} == {True}
         assert "Traceback" not in log.read_text()
         without_a_mesh(kind, site, mesh)
 

@@ -44,7 +44,7 @@ def runs() -> dict[str, tuple[int, str]]:
     return {part: (process.returncode, outputs[part]) for part, process in running.items()}
 
 
-@pytest.mark.parametrize(("part", "least", "skipped"), [("backend", 50, SKIPPED), ("users", 250, {})])
+@pytest.mark.parametrize(("part", "least", "skipped"), [("backend", 50, SKIPPED), ("users", 150, {})])
 def test_djangos_own_tests_pass(
     runs: dict[str, tuple[int, str]], part: str, least: int, skipped: dict[str, str]
 ) -> None:

@@ -13,8 +13,9 @@ Thousands of tasks can keep the loop busy for longer than a call may take. What 
 - Delays that a busy loop has caused count against no node, and break no connection. *Attended time*
   (``Mux.attended_s``) measures how long the loop waited for a connection or a greeting: it stands still while the loop
   is too busy to run its timer.
-- A limited number of requests is under way on a connection. The others wait here, and are dropped unsent when the time
-  of their caller is over: else a node would work through requests for which nobody waits.
+- A limited number of requests is under way on a connection, and fewer where a node has too many (windows.py). The
+  others wait here, where further calls join them, and are dropped unsent when hardly any time of their caller is left:
+  else a node would work through requests for which nobody waits.
 - Answers, and even more failures, wake tasks that take the loop's time: so one turn gives a limited number of them.
 """
 
@@ -36,7 +37,6 @@ from meshcache.client.connection import (
     CALLS_MAX,
     FAIR_SHARE,
     GREETING,
-    GREETING_S,
     Attempt,
     Batch,
     Call,
@@ -51,6 +51,7 @@ from meshcache.client.failure import (
     NO_REPLY,
     NO_TIME,
     NO_TIME_TO_ANSWER,
+    NO_TURN,
     NOT_GREETED,
     Failure,
     denied,
@@ -110,6 +111,8 @@ class _NodeSocket:
         self._connected = False
         self._step_since = 0.0
         """Since when it has been connecting, or waiting for its greeting, in attended time."""
+        self._heard_at = 0.0
+        """When something came from the node, in attended time."""
         self._opening: asyncio.Task[None] | None = None
 
     def flush(self) -> None:
@@ -124,19 +127,17 @@ class _NodeSocket:
         self.on_event()
 
     def send(self) -> None:
-        """Send the messages that may be sent now; no call can join them any more."""
-        self.open.clear()
+        """Send the messages that may be sent now; calls can still join those that may not."""
         socket = self._socket
         if socket is None or not self._connection.ready:
             self._begin_to_wait()
             return
-        now = self._mux.clock()
-        for line, limit in ((0, UNDER_WAY_MAX), (1, PARKED_MAX)):
+        now, window = self._mux.clock(), self._connection.routing.windows.limit(self.address)
+        for line, limit in ((0, min(window, UNDER_WAY_MAX)), (1, PARKED_MAX)):
             queue = self.lines[line]
             while queue and self._under_way_counts[line] < limit:
-                message = queue.popleft()
-                if message.until <= now or not message.is_wanted():
-                    self._mux.deliver(message, NO_TIME)
+                message = self._next(queue, now)
+                if message is None:
                     continue
                 try:
                     number, frame = message.write(self._connection, now)
@@ -160,15 +161,36 @@ class _NodeSocket:
                 self.under_way[number] = message
                 self._under_way_counts[line] += 1
                 self._attempts_under_way += type(message) is AttemptMessage
+            if queue:
+                self._wait_for_turns(queue)
+
+    def _next(self, queue: deque[AnyMessage], now: float) -> AnyMessage | None:
+        """Take a message that is to be sent, without the calls for which that is too late; None if none is left."""
+        message: AnyMessage | None = queue.popleft()
+        assert message is not None
+        if self.open.get(message.key) is message:
+            del self.open[message.key]
+        late: AnyMessage | None = None
+        if message.until <= now or not message.is_wanted():
+            late, message = message, None
+        elif message.waits_since:
+            late, message = message.parted(now)
+        if late is not None:
+            self._mux.deliver(late, NO_TIME)
+        return message
 
     def _begin_to_wait(self) -> None:
         """Note since when the queued messages have waited for a connection; no call can join them any more."""
         self.open.clear()
         for queue in self.lines:
-            for message in reversed(queue):
-                if message.waits_since:
-                    break
-                message.waits_since = self._mux.attended_s()
+            self._wait_for_turns(queue)
+
+    def _wait_for_turns(self, queue: deque[AnyMessage]) -> None:
+        """Note since when these messages have waited because enough are under way; calls still join the latest."""
+        for message in reversed(queue):
+            if message.waits_since:
+                break
+            message.waits_since = self._mux.attended_s()
 
     def on_event(self, frames_max: int = FRAMES_PER_TURN) -> bool:
         """Take in what has arrived, and greet if that is needed; return False if there is more, for the next turn."""
@@ -214,15 +236,19 @@ class _NodeSocket:
             for number, message in list(self.under_way.items()):
                 if message.deadline <= now:
                     self._end(number)
-                    self._connection.forget(number, silent=message.is_fair())
+                    self._connection.give_up(number, message.sent_at, is_fair=message.is_fair())
                     self._mux.deliver(message, NO_REPLY if message.is_fair() else NO_TIME_TO_ANSWER)
         if was_ready and not self._connection.ready:
             self._step_since = attended_s
         for queue in self.lines:
             self._expire_queued(queue, now, attended_s)
-        has_waited = attended_s - self._step_since >= GREETING_S
+        if self._connection.ready and self._is_needed():
+            self._mux.schedule(self)
+        greeting = self._connection.greeting
+        has_waited = attended_s - self._step_since >= greeting.patience_s
         wanted = self._connection.is_asked if self._connection.ready else self._is_needed()
         if has_waited and wanted and self._socket is not None:
+            greeting.note_replaced()
             self._disconnect(CONNECTION_LOST)
             self._requeue()
         return bool(self.under_way) or self._is_needed()
@@ -233,17 +259,18 @@ class _NodeSocket:
         Only a wait that this loop did not cause counts against the node.
         """
         ready = self._connection.ready
+        since = self._heard_at if ready else self._step_since
         late: list[tuple[AnyMessage, Failure]] = []
         kept: list[AnyMessage] = []
         for message in queue:
-            waited_s = 0.0 if ready else attended_s - max(message.waits_since, self._step_since)
+            waited_s = attended_s - max(message.waits_since or attended_s, since)
             allowance_s = message.allowance_s
             if waited_s < allowance_s and message.until > now:
                 kept.append(message)
             elif waited_s < FAIR_SHARE * allowance_s:
                 late.append((message, NO_TIME))
             else:
-                late.append((message, NO_GREETING if self._connected else NO_CONNECTION))
+                late.append((message, NO_TURN if ready else NO_GREETING if self._connected else NO_CONNECTION))
         if late:
             self.open.clear()
             queue.clear()
@@ -258,6 +285,7 @@ class _NodeSocket:
         self._fail(CONNECTION_LOST)
 
     def _arrived(self, frame: Frame) -> None:
+        self._heard_at = self._mux.attended_s()
         if self._attempts_under_way:
             if self._is_usual(frame):
                 if self._is_needed():
@@ -289,6 +317,7 @@ class _NodeSocket:
             return False
         self._end(number)
         connection.forget(number, silent=False)
+        connection.routing.windows.note_answer(self.address)
         connection.routing.succeeded(self.address, message.attempts[-1].started, len(message.futures))
         self._mux.deliver(message, None)
         return True
@@ -422,7 +451,7 @@ class Mux:
             if len(message.futures) == CALLS_MAX:
                 node_socket.send()
             return future
-        node_socket.open[key] = message = Message(Batch(call), future)
+        node_socket.open[key] = message = Message(Batch(call), future, key)
         node_socket.lines[message.line].append(message)
         if node_socket not in self._touched:
             self.schedule(node_socket)
@@ -445,7 +474,7 @@ class Mux:
             if len(message.futures) == CALLS_MAX:
                 node_socket.send()
             return future
-        node_socket.open[key] = message = AttemptMessage(attempt, future)
+        node_socket.open[key] = message = AttemptMessage(attempt, future, key)
         node_socket.lines[0].append(message)
         if node_socket not in self._touched:
             self.schedule(node_socket)

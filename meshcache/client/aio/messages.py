@@ -8,6 +8,7 @@ calls: its callers go on with their flows.
 from __future__ import annotations
 
 import asyncio
+import sys
 from itertools import accumulate
 from typing import Any, Final
 
@@ -22,10 +23,12 @@ _KEYS_AT: Final = 3
 class Message:
     """A message that is being filled, waits or is under way, and the futures of its calls."""
 
-    __slots__ = ("batch", "deadline", "futures", "line", "sent_at", "waits_since")
+    __slots__ = ("batch", "deadline", "futures", "key", "line", "sent_at", "waits_since")
 
-    def __init__(self, batch: Batch, future: asyncio.Future[Outcome]) -> None:
+    def __init__(self, batch: Batch, future: asyncio.Future[Outcome], key: tuple[Any, ...] = ()) -> None:
+        """``key``: what calls must have in common to join it."""
         self.batch = batch
+        self.key = key
         self.futures = [future]
         self.line = int(batch.may_be_parked)
         self.waits_since = 0.0
@@ -53,6 +56,21 @@ class Message:
         """Tell whether anybody still waits for it: callers may have been cancelled while it was queued."""
         return not (self.futures[0].done() and all(future.done() for future in self.futures))
 
+    def parted(self, now: float) -> tuple[Message | None, Message | None]:
+        """Return the calls for which hardly any time is left, and the others, each as a message."""
+        soon = now + FAIR_SHARE * self.allowance_s
+        if self.until >= soon:
+            return None, self
+        parts: dict[bool, Message] = {}
+        for call, future in zip(self.batch.calls, self.futures, strict=True):
+            part = parts.get(call.until < soon)
+            if part is None:
+                parts[call.until < soon] = Message(Batch(call), future, self.key)
+            else:
+                part.batch.join(call, sys.maxsize)
+                part.futures.append(future)
+        return parts.get(True), parts.get(False)
+
     def is_fair(self) -> bool:
         """Tell whether the node had time enough to answer."""
         return self.until - self.sent_at >= FAIR_SHARE * self.allowance_s
@@ -68,11 +86,13 @@ class Message:
 class AttemptMessage:
     """Attempts of one kind and equal options that are sent as one message."""
 
-    __slots__ = ("_answers", "_batch", "_keys", "_unique", "_values", "attempts", "deadline", "futures", "line",
-                 "sent_at", "until", "waits_since")  # fmt: skip
+    __slots__ = ("_answers", "_batch", "_keys", "_unique", "_values", "attempts", "deadline", "futures", "key",
+                 "line", "sent_at", "until", "waits_since")  # fmt: skip
 
-    def __init__(self, attempt: Attempt, future: asyncio.Future[Any]) -> None:
+    def __init__(self, attempt: Attempt, future: asyncio.Future[Any], key: tuple[Any, ...] = ()) -> None:
+        """``key``: what attempts must have in common to join it."""
         self.attempts = [attempt]
+        self.key = key
         self.futures = [future]
         self.line = 0
         self.waits_since = self.sent_at = self.deadline = 0.0
@@ -148,6 +168,20 @@ class AttemptMessage:
     def is_wanted(self) -> bool:
         """Tell whether anybody still waits for it."""
         return not (self.futures[0].done() and all(future.done() for future in self.futures))
+
+    def parted(self, now: float) -> tuple[AttemptMessage | None, AttemptMessage | None]:
+        """Return the attempts for which hardly any time is left, and the others, each as a message."""
+        soon = now + FAIR_SHARE * self.allowance_s
+        if self.until >= soon:
+            return None, self
+        parts: dict[bool, AttemptMessage] = {}
+        for attempt, future in zip(self.attempts, self.futures, strict=True):
+            part = parts.get(attempt.until < soon)
+            if part is None:
+                parts[attempt.until < soon] = AttemptMessage(attempt, future, self.key)
+            else:
+                part.join(attempt, future)
+        return parts.get(True), parts.get(False)
 
     def is_fair(self) -> bool:
         """Tell whether the node had time enough to answer."""

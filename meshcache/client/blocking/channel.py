@@ -60,6 +60,7 @@ class _NodeSocket:
         "denied",
         "fd",
         "host",
+        "opened_at",
         "recv",
         "send",
         "socket",
@@ -74,6 +75,7 @@ class _NodeSocket:
         """Why the handshake failed."""
         self.connection = connection
         self.host = host
+        self.opened_at = time.monotonic()
         self.send = sender(socket)
         self.recv = receiver(socket)
         """Returns a frame, or raises zmq.Again if none came within a slice."""
@@ -145,6 +147,11 @@ class Channel:
         self._sockets: dict[str, _NodeSocket] = {}
         self.busy = False
         """Whether a thread has taken it."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has a connection on which requests can be sent."""
+        return any(node_socket.connection.ready for node_socket in list(self._sockets.values()))
 
     def exchange(self, calls: list[Call]) -> list[Outcome]:
         """Send every call, then wait for every answer, for each until its deadline."""
@@ -360,7 +367,7 @@ class Channel:
         outcome: Outcome = self._wait(node_socket, number, deadline, received)
         if outcome is NO_REPLY:
             is_fair = call.is_fair(sent_at)
-            node_socket.connection.forget(number, silent=is_fair)
+            node_socket.connection.give_up(number, sent_at, is_fair=is_fair)
             return outcome if is_fair else NO_TIME_TO_ANSWER
         return outcome
 
@@ -417,19 +424,34 @@ class Channel:
                 answer = NO_REPLY if node_socket.denied is None else denied(node_socket.denied)
             else:
                 answer = self._hello(node_socket, deadline)
-                if connection.is_clock_vague:
+                if connection.wants_greeting and connection.ready:
                     answer = self._hello(node_socket, deadline)  # this one need not wait for whatever delayed the first
         except zmq.ZMQError:
             answer = NOT_CONNECTED
         if type(answer) is Welcome or connection.ready:
             return node_socket
-        # A node that is busy answers later; to be connected to anew would cost it even more.
-        if answer is not NO_REPLY or not connection.is_asked or connection.is_stuck:
+        return self._not_greeted(call, node_socket, answer, is_fair=call.is_fair(now))
+
+    def _not_greeted(self, call: Call, node_socket: _NodeSocket, answer: Any, *, is_fair: bool) -> Failure:
+        """Return why a connection is not ready; keep it as long as the node may only be busy.
+
+        A node that is busy answers later; to be connected to anew would cost it even more.
+        """
+        connection = node_socket.connection
+        waited_s = time.monotonic() - node_socket.opened_at
+        is_stuck = connection.is_stuck if connection.is_asked else waited_s >= connection.greeting.patience_s
+        if is_stuck:
+            connection.greeting.note_replaced()
+        if is_stuck or answer is not NO_REPLY:
             self._drop(call.address)
             shun(node_socket.host)
-        if answer is NO_REPLY:
-            return NO_GREETING if call.is_fair(now) else NO_TIME
-        return NOT_GREETED if answer is CONNECTION_LOST else answer._replace(sent=False)
+        if answer is not NO_REPLY:
+            failure: Failure = answer
+            return NOT_GREETED if failure is CONNECTION_LOST else failure._replace(sent=False)
+        if not is_fair:
+            return NO_TIME
+        connection.routing.windows.note_overload(call.address, time.monotonic())
+        return NO_GREETING if connection.is_asked else NO_CONNECTION
 
     def _hello(self, node_socket: _NodeSocket, deadline: float) -> Any:
         """Return the greeting, or why there is none; ask for it, unless that is done already."""
@@ -448,7 +470,10 @@ class Channel:
         try:
             while node_socket.state() & zmq.POLLIN:
                 arrived.update(connection.accept(node_socket.recv(zmq.NOBLOCK)))
-            if isinstance(arrived.pop(GREETING, None), Failure) or connection.is_stuck:
+            if connection.is_stuck:
+                connection.greeting.note_replaced()
+                return False
+            if isinstance(arrived.pop(GREETING, None), Failure):
                 return False
             if connection.wants_greeting:
                 node_socket.send(connection.hello(), zmq.NOBLOCK)

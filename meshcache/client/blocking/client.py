@@ -105,7 +105,7 @@ class Client:
         )
         if (key := self._session.routing.key) is not None:
             require_curve(key, self._session.options.key_file)
-        self._channels = Channels(self._session.connection)
+        self._channels = Channels(self._session.connection, self._session.routing)
         self._reception = StreamReception(StreamIntake(self._session.routing, self._session.near), self._channels)
         self._flights = Flights(threading.RLock(), os.getpid())
         self._renewals = Renewals()

@@ -4,6 +4,9 @@ ZeroMQ sockets belong to one thread at a time. A *channel* is a set of connectio
 takes a channel for one step of a flow and puts it back. The channel that was used last is taken first, so a single
 thread always finds the same open connections.
 
+Where every node has too much to do, fewer threads than there are channels carry out a step at a time (windows.py), and
+those take channels that are connected; the other threads wait for them.
+
 An exception may come between any two steps: from a signal handler, or a greenlet's timeout. A channel that was being
 taken at that moment is neither free nor busy; it is not counted any more, and another is made. A channel whose step was
 interrupted forgets what it asked for; answers that still arrive have unknown numbers and are dropped.
@@ -21,6 +24,7 @@ from meshcache.client.blocking.channel import Channel
 from meshcache.client.closing import Closing
 from meshcache.client.connection import Attempt, Call, Connection, Outcome, Tried
 from meshcache.client.failure import NO_TIME
+from meshcache.client.routing import Routing
 from meshcache.errors import ClientClosed
 from meshcache.sockets.context import Context, end_context, open_context
 from meshcache.sockets.waiting import Waiters
@@ -65,17 +69,28 @@ class _Pool:
         if self.closed:
             raise ClientClosed
         try:
-            taken.append(self.free.pop())
-        except IndexError:
+            connected = [channel for channel in self.free if channel.is_connected]
+            if connected:
+                self.free.remove(connected[-1])
+            taken.append(connected[-1] if connected else self.free.pop())
+        except (IndexError, ValueError):
             with self._lock:
                 if len(self.channels) >= self.channels_max:
                     # One may be about to become busy; it does not matter, since it counts again when it is free.
                     lost = [channel for channel in self.channels if not channel.busy and channel not in self.free]
                     self.channels.difference_update(lost)
-                if len(self.channels) < self.channels_max:
+                if len(self.channels) < self.channels_max and not self._is_connecting():
                     taken.append(Channel(self.context, connection))
                     self.channels.update(taken)
         return bool(taken)
+
+    def _is_connecting(self) -> bool:
+        """Tell whether a channel has yet to connect: then no other is made.
+
+        When calls take longer than usual, every thread wants a channel of its own; and to accept so many connections
+        would cost a busy node more than the calls. Channels of calls that may be parked are busy for long anyway.
+        """
+        return self.parking is not None and any(each.busy and not each.is_connected for each in list(self.channels))
 
     def close(self) -> None:
         """Close all free channels, and the context with the last one; busy ones are closed when they are put back."""
@@ -107,8 +122,9 @@ _inherited: list[_Pool] = []
 class Channels:
     """Carries out steps over channels, from any thread and after any fork."""
 
-    def __init__(self, connection: Callable[[str], Connection]) -> None:
+    def __init__(self, connection: Callable[[str], Connection], routing: Routing) -> None:
         self._connection = connection
+        self._routing = routing
         self._pool = _pools()
         self._closing = Closing(self, self._pool.close)
         _all_channels.add(self)
@@ -124,7 +140,7 @@ class Channels:
             pool = self._pool_for(parked)
         try:
             # Threads are served in the order in which they came, so that every one has its turn.
-            channel = None if pool.waiters.queue else pool.free.pop()
+            channel = None if pool.waiters.queue or self._routing.windows.narrow else pool.free.pop()
         except IndexError:
             channel = None
         if channel is None:
@@ -134,7 +150,7 @@ class Channels:
     def ask(self, attempts: list[Attempt]) -> list[Any] | Tried:
         """Make attempts over a channel that is free, if there is any: else nothing is sent."""
         pool = self._pool
-        if pool.pid != os.getpid() or pool.waiters.queue:
+        if pool.pid != os.getpid() or pool.waiters.queue or not self._may_begin(pool):
             return Tried()
         try:
             channel = pool.free.pop()
@@ -187,19 +203,21 @@ class Channels:
 
     def _exchange_later(self, pool: _Pool, calls: list[Call], parked: bool) -> list[Outcome]:
         """Carry out the calls of a step over a channel that must be made or waited for."""
+        has_connected = False
         taken: list[Channel] = []  # a channel is in here from the first moment on, and so is always put back
 
         def take() -> bool:
             nonlocal pool
             pool = self._pool_for(parked)  # looked up each time: a greenlet that waits here goes on after a fork
-            return pool.take(self._connection, taken)
+            return (parked or self._may_begin(pool)) and pool.take(self._connection, taken)
 
         try:
             if not pool.waiters.wait(take, min(call.until for call in calls)):
                 return [NO_TIME] * len(calls)
             (channel,) = taken
-            channel.busy = True
+            channel.busy, was_connected = True, channel.is_connected
             outcomes = channel.exchange(calls)
+            has_connected = channel.is_connected and not was_connected
         except BaseException:
             for channel in taken:
                 channel.forget()
@@ -211,7 +229,19 @@ class Channels:
             pool.free += taken
             if pool.waiters.queue or pool.closed:
                 self._returned(pool)
+            if has_connected:  # one thread takes this channel, and another may make the next
+                pool.waiters.wake()
         return outcomes
+
+    def _may_begin(self, pool: _Pool) -> bool:
+        """Tell whether one more step may begin: not while every node has enough to do for this client.
+
+        Steps are counted, not the requests of each: where one node has too many, the threads are needed for the others.
+        """
+        windows = self._routing.windows
+        if not windows.narrow:
+            return True
+        return sum([channel.busy for channel in pool.channels]) < windows.greatest(len(self._routing.peers))
 
     def _returned(self, pool: _Pool) -> None:
         if pool.closed:
