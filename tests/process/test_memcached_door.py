@@ -410,6 +410,16 @@ def test_any_node_takes_any_key(mesh: LocalMesh) -> None:
             door.__exit__()
 
 
+def test_a_later_flush_clears_the_mesh_each_time(mesh: LocalMesh) -> None:
+    with Caller(mesh.memcached_addresses[0]) as door, Caller(mesh.memcached_addresses[1]) as other:
+        for _ in range(2):
+            assert other.ask(b"set k 0 0 1\r\n1\r\nset l 0 0 1\r\n1\r\n", 2) == b"STORED\r\nSTORED\r\n"
+            assert door.ask(b"flush_all 1\r\n") == b"OK\r\n"
+            deadline = time.monotonic() + WAIT_S
+            while other.ask(b"mg k\r\nmg l\r\n", 2) != b"EN\r\nEN\r\n":
+                assert time.monotonic() < deadline
+
+
 def test_counting_at_all_nodes_loses_nothing(mesh: LocalMesh) -> None:
     doors = [Caller(address) for address in mesh.memcached_addresses]
     try:

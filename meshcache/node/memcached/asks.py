@@ -115,7 +115,7 @@ class Asks:
         told = outbox.replies.pop(origin, None)
         if served:
             return None
-        if outbox.sends or told is None:
+        if outbox.sends or outbox.replies or told is None:  # perhaps another connection of the door is answered, too
             self.disturbs = True
         return WAITING if told is None else self.answer(told, request.request)
 

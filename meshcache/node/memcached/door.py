@@ -71,8 +71,6 @@ class Door:
         """Those that wait for the core's answer, by the name that it knows. None: nobody takes it any more."""
         self._flush_at: float | None = None
         """When the mesh is to be cleared."""
-        self._own = Session(self._asks, self._surroundings, self._asks.name(0))
-        """Asks what no connection asks: to clear the mesh at a later time."""
         self._number = 0
         inlets.attend(listener.fileno(), select.EPOLLIN, self)
 
@@ -124,9 +122,7 @@ class Door:
         """Do what time asks for; called several times a second."""
         if self._flush_at is not None and now >= self._flush_at:
             self._flush_at = None
-            self._core.set_time(now)
-            self._own.queue.append(Flush(0, quiet=True))
-            self._own.run()
+            self._flush_now(now)
         for connection in [each for each in self._timed if now >= each.deadline]:
             session = connection.session
             if not connection.deadline:
@@ -139,6 +135,15 @@ class Door:
                 self.counters.closed_half += not connection.wants_to_write
                 self._close(connection)
         self.counters.connections = len(self._connections)
+
+    def _flush_now(self, now: float) -> None:
+        """Clear the mesh because it is time: nobody waits for the answer."""
+        self._core.set_time(now)
+        session = Session(self._asks, self._surroundings, self._asks.name(0))
+        session.queue.append(Flush(0, quiet=True))
+        session.run()
+        if session.waits:
+            self._waiting[session.name] = None
 
     # -- connections ---------------------------------------------------------------------------------------
 
