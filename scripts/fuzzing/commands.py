@@ -10,8 +10,8 @@ A sequence is a list of steps:
 
 Turns take place only in sequences that are right in form: after a data block of the wrong length nobody could tell
 where the answer to a turn is. memcached counts in place, and pads with blanks what became shorter, unless the item
-waits to be sent: so what counts has a turn before it, or is in sequences in which nothing shows the difference. A
-lifetime is either none, over at once, or much longer than a sequence takes.
+waits to be sent: so what counts has a turn before it, and never works in the other sequences. A lifetime is either
+none, over at once, or much longer than a sequence takes.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ ORDERLY: Final = tuple(
 _HARMFUL: Final = re.compile(
     rb"flush"  # another delay of which would have its effect later
     rb"|g[^\n]*([^ \n]{251}|\Z)"  # see ALONE
-    rb"|(ms +[^ \n]+|[a-z]+ +[^ \n]+ +[^ \n]+ +[^ \n]+) +(?!1499|150[01]|21474836|42949672|9999)\d{4,9}[^\d]"
+    rb"|(ms +[^ \n]+|[a-z]+ +[^ \n]+ +[^ \n]+ +[^ \n]+) +(?!1499|150[01]|21474836|42949672|9999999)\d{4,9}[^\d]"
 )
 
 
@@ -143,13 +143,10 @@ class Draw:
         self._rng = rng
         self._wrong = 0.0
         """How often a part of a command is wrong, in this sequence."""
-        self._counting = True
-        """Whether it has commands that count."""
 
     def sequence(self) -> list[Step]:
         """Return the steps of one connection."""
         self._wrong = self._rng.choice((0.0, 0.0, 0.03, 0.15))
-        self._counting = self._rng.random() < 0.5
         steps: list[Step] = []
         for _ in range(self._rng.choice((1, 2, 4, 8, 16, 30))):
             steps += self._steps()
@@ -182,15 +179,8 @@ class Draw:
         """Return one command, with its data block."""
         kinds = (self._store, self._get, self._gat, self._count, self._touch, self._delete, self._orderly)
         metas = (self._meta_get, self._meta_set, self._meta_delete, self._meta_count, self._meta_debug)
-        count = 5 if self._counting or not self._wrong else 0
-        debug = 0 if self._by_chance else 1
-        drawn = self._rng.choices((*kinds, *metas), (8, 6, 2, count, 2, 2, 1, 8, 8, 4, count, debug))[0]
+        drawn = self._rng.choices((*kinds, *metas), (8, 6, 2, 4, 2, 2, 1, 8, 8, 4, 5, 1))[0]
         return drawn()
-
-    @property
-    def _by_chance(self) -> bool:
-        """Whether it is a matter of chance if memcached keeps the length, and with it the state, of what it counts."""
-        return self._counting and self._wrong > 0
 
     def _damaged(self) -> bytes:
         """Return a command with a few bytes changed; never one that could wait for a time to come."""
@@ -252,10 +242,7 @@ class Draw:
         )
 
     def _store(self) -> bytes:
-        joins = 0 if self._by_chance else 2
-        verb = self._rng.choices(
-            (b"set", b"add", b"replace", b"append", b"prepend", b"cas"), (6, 2, 2, joins, joins, 1)
-        )[0]
+        verb = self._rng.choices((b"set", b"add", b"replace", b"append", b"prepend", b"cas"), (6, 2, 2, 2, 2, 1))[0]
         length, block = self._data(self._value())
         flags = self._one(FLAGS, BAD_FLAGS)
         unique = b" " + self._one((b"0", NO_UNIQUE), BAD_NUMBERS) if verb == b"cas" else b""
@@ -285,7 +272,13 @@ class Draw:
 
     def _count(self) -> bytes:
         verb = self._rng.choice((b"incr", b"decr"))
-        return b"%s %s %s%s\r\n" % (verb, self._key(), self._one(DELTAS, BAD_NUMBERS), self._noreply())
+        return b"%s %s %s%s\r\n" % (verb, self._key(), self._delta(), self._noreply())
+
+    def _delta(self) -> bytes:
+        """Return what to count by; in sequences without turns nothing that works, see above."""
+        if self._wrong:
+            return b"abc"
+        return self._rng.choice(DELTAS if self._rng.random() < 0.85 else BAD_NUMBERS)
 
     def _touch(self) -> bytes:
         return b"touch %s %s%s\r\n" % (self._key(), self._lifetime(), self._noreply())
@@ -321,50 +314,41 @@ class Draw:
 
     def _meta_get(self) -> bytes:
         key, base64_flag = self._named()
-        touch, vivify = b"T" + self._lifetime(), b"N" + self._lifetime()
-        offered: tuple[bytes, ...] = (b"t", b"v", b"v", b"f", b"c", b"l", b"k", b"q", touch)
-        if not self._by_chance:
-            offered += (b"s", b"h", b"R" + self._one(RECACHES, BAD_LIFETIMES), *(() if base64_flag else (vivify,)))
+        recache = b"R" + self._one(RECACHES, BAD_LIFETIMES)
+        offered: tuple[bytes, ...] = (b"t", b"s", b"v", b"v", b"f", b"c", b"h", b"l", b"k", b"q", recache)
+        offered += (b"T" + self._lifetime(),)
+        if not base64_flag:
+            offered += (b"N" + self._lifetime(),)
         return b"mg %s%s%s\r\n" % (key, base64_flag, self._flags(offered))
 
     def _meta_set(self) -> bytes:
         key, base64_flag = self._named()
         length, block = self._data(self._value())
-        modes = (b"E", b"R", b"S", b"set") + (() if self._by_chance else (b"A", b"P", b"a", b"p"))
-        mode = b"M" + self._one(modes, (b"x", b""))
-        offered = (
-            b"I",
-            b"c",
-            b"k",
-            b"q",
-            b"F" + self._one(FLAGS, BAD_FLAGS),
-            b"T" + self._lifetime(),
-            mode,
-            b"C" + NO_UNIQUE,
-        )[self._by_chance :]
+        mode = b"M" + self._one((b"E", b"A", b"P", b"R", b"S", b"set", b"a", b"p"), (b"x", b""))
+        flags = b"F" + self._one(FLAGS, BAD_FLAGS)
+        offered = (b"c", b"k", b"q", b"I", flags, b"T" + self._lifetime(), mode, b"C" + NO_UNIQUE)
         return b"ms %s %s%s%s\r\n%s" % (key, length, base64_flag, self._flags(offered), block)
 
     def _meta_delete(self) -> bytes:
         key, base64_flag = self._named()
-        offered = (b"I", b"k", b"q", b"T" + self._lifetime(), b"C" + NO_UNIQUE)[self._by_chance :]
+        offered = (b"k", b"q", b"I", b"T" + self._lifetime(), b"C" + NO_UNIQUE)
         return b"md %s%s%s\r\n" % (key, base64_flag, self._flags(offered))
 
     def _meta_count(self) -> bytes:
         key, base64_flag = self._named()
-        down = self._rng.random() < 0.5
-        mode = b"M" + self._one((b"D", b"-", b"d") if down else (b"I", b"+", b"incr"), (b"x", b""))
-        delta, initial = b"D" + self._one(DELTAS, BAD_NUMBERS), b"J" + self._one(NUMBERS, BAD_NUMBERS)
-        offered: tuple[bytes, ...] = (b"v", b"t", b"c", b"k", b"q", delta, initial, b"C" + NO_UNIQUE)
+        initial = b"J" + self._one(NUMBERS, BAD_NUMBERS)
+        offered: tuple[bytes, ...] = (b"v", b"t", b"c", b"k", b"q", initial, b"C" + NO_UNIQUE)
         if not base64_flag:
             offered += (b"N" + self._lifetime(),)
         flags = self._flags(offered, 6)
-        if down:  # memcached forgets the new lifetime of what becomes longer
+        if self._wrong or self._rng.random() < 0.6:
+            flags += b" D" + self._delta()
+        if self._rng.random() < 0.5:  # memcached forgets the new lifetime of what becomes longer
             lifetime = self._rng.choice((b"0", b"5000", b"2592000"))
-            flags += b" " + mode + self._rng.choice((b"", b"", b" T" + lifetime))
-        else:
-            flags += self._rng.choice((b"", b" " + mode))
+            flags += b" M" + self._rng.choice((b"D", b"-", b"d")) + self._rng.choice((b"", b"", b" T" + lifetime))
+        elif self._rng.random() < 0.5:
+            flags += b" M" + self._one((b"I", b"+", b"incr"), (b"x", b""))
         return b"ma %s%s%s\r\n" % (key, base64_flag, flags)
 
     def _meta_debug(self) -> bytes:
-        key, base64_flag = self._named()
-        return b"me %s%s\r\n" % (key, base64_flag)
+        return b"me %s\r\n" % self._key()

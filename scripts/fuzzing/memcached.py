@@ -45,7 +45,7 @@ CLEAN: Final = b"".join(
 
 _PARTS: Final = re.compile(
     rb"(?m)^STAT [^\r\n]*\r\n|^VERSION [^\r\n]*|^VALUE [^ \r\n]+ \d+ \d+ \d+(?=\r)"
-    rb"|^(?:HD|VA \d+|EN|NF|NS|EX) [^\r\n]*|^ME [^\r\n]*"
+    rb"|^(?:HD|VA \d+|EN|NF|NS|EX) (?:[^\r\n]|\r(?!\n))*|^ME [^\r\n]*"
 )
 
 
