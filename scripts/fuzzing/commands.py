@@ -117,6 +117,7 @@ ORDERLY: Final = tuple(
     line + b"\r\n"
     for line in (
         b"version",
+        b"stats",
         b"stats reset",
         b"verbosity 1",
         b"verbosity 1 noreply",
@@ -132,7 +133,8 @@ ORDERLY: Final = tuple(
 _HARMFUL: Final = re.compile(
     rb"flush"  # another delay of which would have its effect later
     rb"|g[^\n]*([^ \n]{251}|\Z)"  # see ALONE
-    rb"|(ms +[^ \n]+|[a-z]+ +[^ \n]+ +[^ \n]+ +[^ \n]+) +(?!1499|150[01]|21474836|42949672|9999999)\d{4,9}[^\d]"
+    rb"|[^\n]* C(?!18446744073709551615[ \r\n])\d"  # a number that is older here, and newer there
+    rb"|(ms +[^ \n]+|[a-z]+ +[^ \n]+ +[^ \n]+ +[^ \n]+) +(?!1499|150[01])\d{4,9}[^\d]"
 )
 
 

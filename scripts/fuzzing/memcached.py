@@ -63,7 +63,8 @@ def comparable(answers: bytes) -> Comparable:
     parts: Comparable = []
     end = 0
     for found in _PARTS.finditer(answers):
-        parts.append(answers[end : found.start()])
+        if found.start() > end:
+            parts.append(answers[end : found.start()])
         parts += _line(found.group())
         end = found.end()
     return [*parts, answers[end:]]
