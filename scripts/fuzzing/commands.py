@@ -40,8 +40,8 @@ OPAQUE_TOO_LONG: Final = b"O" + b"0" * 32
 FLAGS: Final = (b"0", b"0", b"1", b"2", b"16", b"4294967295")
 BAD_FLAGS: Final = (b"4294967296", b"-1", b"x", b"99999999999999999999")
 LIFETIMES: Final = (b"0", b"0", b"0", b"100", b"5000", b"2592000", b"-1", b"-100", b"2592001")
-OVER: Final = (b"-1", b"-100", b"2592001")
-"""Of these, those that are over when they begin."""
+OVER: Final = (b"-1", b"-100", b"2592001", b"99999999999")
+"""Of both, those that are over when they begin: of the last, 32 bits are looked at."""
 RECACHES: Final = (b"30", b"30", b"4000", b"0", b"-1")
 """None is near a lifetime, where what is left would be compared with it by the fraction of a second."""
 BAD_LIFETIMES: Final = (b"x", b"99999999999", b"1.5", b"--1")
@@ -134,7 +134,7 @@ _HARMFUL: Final = re.compile(
     rb"flush"  # another delay of which would have its effect later
     rb"|g[^\n]*([^ \n]{251}|\Z)"  # see ALONE
     rb"|[^\n]* C(?!18446744073709551615[ \r\n])\d"  # a number that is older here, and newer there
-    rb"|(ms +[^ \n]+|[a-z]+ +[^ \n]+ +[^ \n]+ +[^ \n]+) +(?!1499|150[01])\d{4,9}[^\d]"
+    rb"|(ms +[^ \n]+|[a-z]+ +[^ \n]+ +[^ \n]+ +[^ \n]+) +(?!(?:1499|150[01]|2147483647|4294967296|9{20})[^\d])\d{4}"
 )
 
 
