@@ -181,8 +181,11 @@ def test_a_cache_that_is_dropped_is_collected(address: str) -> None:
     assert gone() is None
 
 
-def test_the_url_of_seeds_has_its_say(address: str) -> None:
-    cache = MeshCache(f"mesh://{address}/shop:?on_error=miss&codec=msgpack", key_prefix="p:")
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_the_url_of_seeds_has_its_say(address: str, monkeypatch: pytest.MonkeyPatch, by_variable: bool) -> None:
+    url = f"mesh://{address}/shop:?on_error=miss&codec=msgpack"
+    monkeypatch.setenv("MESHCACHE_SEEDS", url if by_variable else "")
+    cache = MeshCache(None if by_variable else url, key_prefix="p:")
     cache.set("a", {1})
     assert cache._skip
     with Client(address) as client:

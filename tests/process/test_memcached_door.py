@@ -441,6 +441,12 @@ def test_a_lease_is_won_once_in_the_whole_mesh(mesh: LocalMesh) -> None:
                 door.say(b"mg lease%d N30\r\n" % round_)
             answers = sorted(door.file.readline() for door in doors)
             assert answers == [b"HD W\r\n", b"HD Z\r\n", b"HD Z\r\n"]
+            value = b"x" * 100
+            assert doors[0].ask(b"set stale%d 0 0 100\r\n%b\r\n" % (round_, value)) == b"STORED\r\n"
+            assert doors[1].ask(b"md stale%d I\r\n" % round_) == b"HD\r\n"
+            for door in doors:
+                door.say(b"mg stale%d\r\n" % round_)
+            assert sorted(door.file.readline() for door in doors) == [b"HD X W\r\n", b"HD Z X\r\n", b"HD Z X\r\n"]
     finally:
         for door in doors:
             door.__exit__()
