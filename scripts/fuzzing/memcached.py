@@ -22,6 +22,7 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Final, NamedTuple, Self
 
@@ -60,14 +61,23 @@ Comparable = list[bytes | int | Unique]
 
 def comparable(answers: bytes) -> Comparable:
     """Return the answers as bytes that must be equal, seconds that may differ a little, and cas uniques."""
-    parts: Comparable = []
+    parts: Comparable = [b""]
+    for part in _parts(answers):
+        last = parts[-1]
+        if isinstance(last, bytes) and isinstance(part, bytes):
+            parts[-1] = last + part
+        else:
+            parts.append(part)
+    return parts
+
+
+def _parts(answers: bytes) -> Iterator[bytes | int | Unique]:
     end = 0
     for found in _PARTS.finditer(answers):
-        if found.start() > end:
-            parts.append(answers[end : found.start()])
-        parts += _line(found.group())
+        yield answers[end : found.start()]
+        yield from _line(found.group())
         end = found.end()
-    return [*parts, answers[end:]]
+    yield answers[end:]
 
 
 def _line(line: bytes) -> Comparable:
