@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from faults.private_memcached import private_memcached
 from fuzzing import memcached as memcached_fuzzing
-from fuzzing.memcached import REFERENCE, Door, Search, comparable, differ
+from fuzzing.memcached import REFERENCE, Door, Search, answers_of, comparable, differ
 from fuzzing.program import main
 
 pytestmark = pytest.mark.process
@@ -26,6 +26,10 @@ def test_a_node_answers_as_memcached_does(memcached: str, door: Door) -> None:
     search.run(1_000, SECONDS)
     assert search.played > 100
     assert not search.findings
+
+
+def test_what_is_over_as_it_is_made_was_not_written_long_ago(door: Door) -> None:
+    assert answers_of(door.address, [("say", b"mg a l c N-100\r\n")]) == b"HD l0 c0 W\r\n"
 
 
 def test_a_memcached_does_not_differ_from_another(memcached: str) -> None:
