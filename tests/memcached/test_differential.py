@@ -29,7 +29,7 @@ def test_a_node_answers_as_memcached_does(memcached: str, door: Door) -> None:
 
 
 def test_what_is_over_as_it_is_made_was_not_written_long_ago(door: Door) -> None:
-    assert answers_of(door.address, [("say", b"mg a l c N-100\r\n")]) == b"HD l0 c0 W\r\n"
+    assert answers_of(door.address, [("say", b"mg never l c N-100\r\n")]) == b"HD l0 c0 W\r\n"
 
 
 def test_a_memcached_does_not_differ_from_another(memcached: str) -> None:
