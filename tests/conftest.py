@@ -5,12 +5,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from faults.private_memcached import NoMemcached, private_memcached
 from faults.private_postgres import NoPostgres, private_postgres
 
 from meshcache import Client, Config, Node
 from meshcache.local.processes import HOST, find_base_port
 
 if TYPE_CHECKING:
+    from fuzzing.memcached import Door
     from http_gateway import RunningGateway
 
 
@@ -28,6 +30,28 @@ def postgres() -> Iterator[str]:
         except NoPostgres as error:
             pytest.skip(str(error))
         yield connect_to
+
+
+@pytest.fixture(scope="session")
+def memcached() -> Iterator[str]:
+    """A memcached as Debian has it; yields its address."""
+    from fuzzing.memcached import REFERENCE  # noqa: PLC0415  (other tests need nothing of the fuzzer)
+
+    with ExitStack() as stack:
+        try:
+            address = stack.enter_context(private_memcached(*REFERENCE))
+        except NoMemcached as error:
+            pytest.skip(str(error))
+        yield address
+
+
+@pytest.fixture(scope="session")
+def door() -> Iterator[Door]:
+    """A node that is a memcached, too."""
+    from fuzzing.memcached import Door  # noqa: PLC0415
+
+    with Door() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

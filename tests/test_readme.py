@@ -80,9 +80,10 @@ PATTERNS: Final = document("meshcache/patterns/GUIDE.md")
 """Its blocks are run by tests/process/test_guide.py."""
 GATEWAY: Final = document("meshcache/gateway/GUIDE.md")
 """Its examples are run by tests/process/test_gateway.py."""
-MEMCACHED: Final = document("meshcache/node/memcached/GUIDE.md")
 INTEGRATIONS: Final = document("meshcache/integrations/GUIDE.md")
-"""Its examples are run by tests/integrations/test_integrations_guide.py."""
+"""Its examples are run by tests/integrations/test_integrations_guide.py, and those for clients of memcached by
+tests/memcached/test_clients_guide.py."""
+MEMCACHED: Final = document("meshcache/node/memcached/GUIDE.md")
 DEPLOY: Final = document("configs/deploy/GUIDE.md")
 RUN_HERE: Final = (README, CLIENT, NODE, MEMCACHED, DEPLOY, CORE, FIGURES)
 DOCUMENTS: Final = (*RUN_HERE, PATTERNS, GATEWAY, INTEGRATIONS)

@@ -22,6 +22,7 @@
     near            a client's near cache: the cost of a hit, and how soon a copy is void
     queue           the queue of WriteBehind
     hotkeys         what finding hot keys costs, and what it brings
+    memcached       one client of memcached, against a node and against a memcached
     scale           how much of a node's throughput is left when there are more nodes
     ring            how even the loads are, and how much moves
     compare         this tree beside a commit; ``worker`` is its client

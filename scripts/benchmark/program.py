@@ -29,6 +29,7 @@ SUBCOMMANDS: Final = {
     "compression": Subcommand("compression", "what compressing values costs and saves"),
     "queue": Subcommand("queue", "what it costs to accept a write in the queue of WriteBehind"),
     "gateway": Subcommand("gateway", "single GETs over HTTP, and 200 connections that are slow"),
+    "memcached": Subcommand("memcached", "pymemcache against a node's memcached door and against memcached"),
     "http": Subcommand("http", "what health checks and scrapes cost those who use the cache"),
     "hotkeys": Subcommand("hotkeys", "what finding hot keys costs, and what it brings"),
     "ring": Subcommand("ring", "how evenly keys are spread, and how many move when a node joins or leaves"),

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -230,12 +230,24 @@ def _environment_of(kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def mesh(kind: str, *, nodes: int, cluster: dict[str, Any]) -> Iterator[Server]:
+def door_server() -> Iterator[Server]:
+    """A mesh of one node and one copy that serves clients of memcached; its address is where these connect."""
+    address = f"127.0.0.1:{free_port()}"
+    with mesh("door", nodes=1, cluster=ONE_COPY, memcached={"listen": address}) as server:
+        yield replace(server, address=address)
+
+
+@contextmanager
+def mesh(
+    kind: str, *, nodes: int, cluster: dict[str, Any], memcached: dict[str, Any] | None = None
+) -> Iterator[Server]:
     """Run a mesh that holds all that is stored, and that has come to rest."""
     store = {"max_entries": 4_000_000, "max_bytes": MEMORY_MB * 1_000_000}
     with ExitStack() as stack:
         with _environment_of(kind):
-            running = stack.enter_context(meshcache.LocalMesh(nodes=nodes, cluster=cluster, store=store))
+            running = stack.enter_context(
+                meshcache.LocalMesh(nodes=nodes, cluster=cluster, store=store, memcached=memcached or {})
+            )
         _wait_until_settled(running.addresses)
         yield Server(kind, ",".join(running.addresses), list(running.pids.values()), meshcache.__version__)
 

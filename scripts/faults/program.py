@@ -20,6 +20,7 @@ from .attacker import ATTACKS
 from .busy import busy
 from .changes import join_leave, rolling
 from .detection import detect
+from .hashclient import hashclient
 from .hostile import hostile
 from .idle import idle
 from .kills import kill9, kill9_default
@@ -43,6 +44,7 @@ SCENARIOS: Final[dict[str, Callable[[Options], Result]]] = {
     "near": near,
     "partition": partition,
     "partition-strict": partition_strict,
+    "hashclient": hashclient,
     "idle": idle,
     "hostile": hostile,
     "stampede": stampede,

@@ -8,6 +8,7 @@ import time
 
 from fuzzing.episodes import STEPS, TARGETS, Episode, Target, play, run
 from fuzzing.handshakes import knock
+from fuzzing.memcached import compare
 from fuzzing.processes import storm, storm_with_keys
 from fuzzing.shrinking import kind_of, shrink
 from meshcache.errors import ProtocolError
@@ -22,6 +23,7 @@ examples:
   scripts/fuzz --target processes --frames 20000     to three processes, over ZeroMQ
   scripts/fuzz --target processes --keys             over CURVE, from those who have a key
   scripts/fuzz --target handshakes --frames 50000    connections that are no messages, to nodes with keys
+  scripts/fuzz --target memcached                    100,000 pipelines of commands to a memcached and to a node
   scripts/fuzz --target one --seed 17 --frames 1     one episode again
 
 A finding is printed with its seed, and with the fewest steps that lead to it: make a test of them.
@@ -32,24 +34,37 @@ def main(arguments: list[str]) -> int:
     """Read the command line and do what it says."""
     parser = argparse.ArgumentParser(
         prog="scripts/fuzz",
-        description="Send frames to nodes that no honest peer would send. Exit 1 if anything is found.",
+        description="Send frames to nodes that no honest peer would send, or commands whose answers are held "
+        "against those of a memcached. Exit 1 if anything is found.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--target",
-        choices=[*TARGETS, "processes", "handshakes"],
+        choices=[*TARGETS, "processes", "handshakes", "memcached"],
         default="one",
-        help="one node core, three of them in the simulator, three processes over ZeroMQ, or the ports of three "
-        "with keys (default: one)",
+        help="one node core, three of them in the simulator, three processes over ZeroMQ, the ports of three "
+        "with keys, or the memcached door of one, beside a memcached (default: one)",
     )
-    parser.add_argument("--frames", type=int, default=100_000, help="how many to send at least (100,000)")
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=100_000,
+        help="how many to send at least (100,000); of memcached, how many sequences of commands",
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long in any case")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode (0)")
     parser.add_argument("--keys", action="store_true", help="processes: with keys, and frames from those who have one")
+    parser.add_argument(
+        "--at", default="", metavar="HOST:PORT", help="memcached: another server than a node of its own"
+    )
     options = parser.parse_args(arguments)
     if options.keys and options.target != "processes":
         parser.error("--keys goes with --target processes")
+    if options.at and options.target != "memcached":
+        parser.error("--at goes with --target memcached")
+    if options.target == "memcached":
+        return compare(options.frames, options.seconds, options.seed, options.at)
     if options.target == "handshakes":
         return knock(options.frames, options.seconds, options.seed)
     if options.target == "processes":

@@ -113,8 +113,8 @@ class Item:
         return b"-1" if self.expires_ms == NEVER_MS else b"%d" % -(-(self.expires_ms - wall_ms) // 1000)
 
     def age_s(self, wall_ms: int) -> int:
-        """Return how long ago it was written, in whole seconds."""
-        return max(0, wall_ms - (self.unique >> 16)) // 1000
+        """Return how long ago it was written, in whole seconds; 0 where it was over at once, and so was not."""
+        return max(0, wall_ms - (self.unique >> 16)) // 1000 if self.unique else 0
 
     def marked(self, *, leased: bool, soft_expires_ms: int | None) -> bytes:
         """Return its content with other marks."""
