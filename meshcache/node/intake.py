@@ -122,6 +122,8 @@ class RequestInlet(Inlet):
         """See Inlet; what was taken and waits is input too."""
         more = bool(self._waiting or self._get(EVENTS) & POLLIN)
         self._alone = not more
+        if not more:
+            self._standing_since = 0.0
         return more
 
     def drain(self, now: float) -> bool:

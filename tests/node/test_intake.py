@@ -245,6 +245,23 @@ def test_shedding_begins_when_the_queue_stands_and_ends_when_it_is_empty(
     assert not node.inlet._shedding
 
 
+def test_a_queue_that_stood_before_a_time_of_rest_does_not_stand_any_more(node: Overloaded) -> None:
+    node.inlet._shedding = False
+    node.inlet._standing_since = 1e-9  # long ago there was more input than a turn takes
+    while node.inlet.has_input():
+        node.inlet.drain(0.0)
+    node.fill(get(1))
+    node.stop_after = 1
+    assert node.router.poll(WAIT_MS)
+    while not node.served:
+        node.inlet.drain(0.0)  # it came alone
+    node.fill(*[get(i) for i in range(2, 20)])
+    assert node.router.poll(WAIT_MS)
+    while len(node.served) < 3:
+        node.inlet.drain(0.0)
+        assert not node.inlet._shedding
+
+
 def test_what_becomes_past_while_it_waits_is_dropped_unread(node: Overloaded) -> None:
     node.fill(*[get(i, NOW_MS + i) for i in range(100)])
     while not node.others:
