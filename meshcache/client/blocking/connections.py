@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 from meshcache.client.blocking.channel import Channel
 from meshcache.client.closing import Closing
 from meshcache.client.connection import Attempt, Call, Connection, Outcome, Tried
-from meshcache.client.failure import NO_TIME
+from meshcache.client.failure import NO_CONNECTION, NO_TIME, Failure
 from meshcache.client.routing import Routing
 from meshcache.errors import ClientClosed
 from meshcache.sockets.context import Context, end_context, open_context
@@ -51,6 +51,8 @@ class _Pool:
         self.waiters = Waiters()
         """Threads that wait for a free channel."""
         self.closed = False
+        self._trouble = ""
+        """Why the channel that was last to connect has no connection; empty: it has one."""
         self._lock = threading.RLock()
         self._context: Context | None = None
 
@@ -84,13 +86,27 @@ class _Pool:
                     self.channels.update(taken)
         return bool(taken)
 
-    def _is_connecting(self) -> bool:
-        """Tell whether a channel has yet to connect: then no other is made.
+    def _is_connecting(self, but: Channel | None = None) -> bool:
+        """Tell whether a channel, ``but`` this one, has yet to connect: then no other is made.
 
         When calls take longer than usual, every thread wants a channel of its own; and to accept so many connections
         would cost a busy node more than the calls. Channels of calls that may be parked are busy for long anyway.
         """
-        return self.parking is not None and any(each.busy and not each.is_connected for each in list(self.channels))
+        channels = list(self.channels) if self.parking is not None else []
+        return any(each.busy and each is not but and not each.is_connected for each in channels)
+
+    def note_trouble(self, channel: Channel, outcomes: list[Outcome]) -> None:
+        """Remember why a channel has no connection: who waits for one meanwhile and has no time left says so, too."""
+        whys = [outcome.why for outcome in outcomes if isinstance(outcome, Failure) and outcome.blame]
+        if channel.is_connected:
+            self._trouble = ""
+        elif whys:
+            self._trouble = whys[0]
+
+    def no_channel(self, but: Channel | None = None) -> Failure:
+        """Return what comes of a call that waited for channels, ``but`` this one, until no time was left for it."""
+        why = self._trouble or (NO_CONNECTION.why if self._is_connecting(but) else NO_TIME.why)
+        return NO_TIME._replace(why=why)
 
     def close(self) -> None:
         """Close all free channels, and the context with the last one; busy ones are closed when they are put back."""
@@ -213,11 +229,13 @@ class Channels:
 
         try:
             if not pool.waiters.wait(take, min(call.until for call in calls)):
-                return [NO_TIME] * len(calls)
+                return [pool.no_channel()] * len(calls)
             (channel,) = taken
             channel.busy, was_connected = True, channel.is_connected
             outcomes = channel.exchange(calls)
             has_connected = channel.is_connected and not was_connected
+            outcomes = [pool.no_channel(but=channel) if outcome is NO_TIME else outcome for outcome in outcomes]
+            pool.note_trouble(channel, outcomes)
         except BaseException:
             for channel in taken:
                 channel.forget()
