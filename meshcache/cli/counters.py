@@ -146,7 +146,7 @@ TOLD: Final[dict[str, Told]] = {
         memcached__in_bytes=("received", Kind.COUNT, _BYTES),
         memcached__out_bytes=("sent", Kind.COUNT, _BYTES),
         memcached__closed_slow="closed: answers were not read",
-        memcached__closed_half="closed: the rest of a command did not come",
+        memcached__closed_half="closed: a command did not end",
         memcached__closed_malformed="closed: not the protocol",
     ),
     **_group(

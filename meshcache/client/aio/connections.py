@@ -489,7 +489,7 @@ class Mux:
 
     def deliver(self, message: AnyMessage, outcome: Outcome | None) -> None:
         """Give callers their outcomes; in a later turn if this one has woken enough tasks already."""
-        if self._woken >= CALLS_PER_TURN:
+        if not self._has_turn(message):
             if not self._has_landed():
                 self.loop.call_soon(self._deliver_landed)
             (self._failures if isinstance(outcome, Failure) else self._answers).append((message, outcome))
@@ -548,15 +548,23 @@ class Mux:
 
     def _deliver_landed(self) -> None:
         self._woken = 0
-        while self._has_landed() and self._woken < CALLS_PER_TURN:
+        while self._has_landed() and self._has_turn(self._next_landed()[0][0]):
             self._deliver_next()
         if self._has_landed():
             self.loop.call_soon(self._deliver_landed)
 
-    def _deliver_next(self) -> None:
+    def _has_turn(self, message: AnyMessage) -> bool:
+        """Tell whether the callers of a message may be woken in this turn: one message may, however many they are."""
+        return not self._woken or self._woken + len(message.futures) <= CALLS_PER_TURN
+
+    def _next_landed(self) -> deque[tuple[AnyMessage, Outcome | None]]:
         is_failure = bool(self._failures) and (self._failure_is_next or not self._answers)
-        self._failure_is_next = not is_failure
-        message, outcome = (self._failures if is_failure else self._answers).popleft()
+        return self._failures if is_failure else self._answers
+
+    def _deliver_next(self) -> None:
+        landed = self._next_landed()
+        self._failure_is_next = landed is self._answers
+        message, outcome = landed.popleft()
         self._woken += len(message.futures)
         message.deliver(outcome)
 
