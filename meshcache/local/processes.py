@@ -131,7 +131,8 @@ class NodeProcess:
         # The addresses beside ours follow from it, whatever the file or the environment has for a single node.
         http_off = f"node.http={HTTP_OFF}"  # which is no address
         command += ["--set", "node.publish=", "--set", http_off if http_off in self._options else "node.http="]
-        command += ["--set", f"memcached.listen={self.memcached}"]
+        if self.memcached:
+            command += ["--set", f"memcached.listen={self.memcached}"]
         command += ["--id", self.node_id, "--listen", self.address, "--parent-pid", str(os.getpid())]
         return command + [part for seed in seeds for part in ("--seed", seed)]
 

@@ -112,6 +112,16 @@ def hosts_of(address: str) -> list[Host]:
 
 def race(hosts: list[Host], timeout_s: float) -> Host:
     """Return the first host that accepts a connection. Raises OSError: the error of the only host, or one for all."""
+    found = _winner(hosts, timeout_s)
+    if isinstance(found, OSError):
+        try:
+            raise found
+        finally:
+            del found  # this frame, which is in the error's traceback, must not hold the error: a circle each time
+    return found
+
+
+def _winner(hosts: list[Host], timeout_s: float) -> Host | OSError:
     by = time.monotonic() + timeout_s
     waiting = deque(hosts)
     whys: dict[str, OSError] = {}
@@ -121,7 +131,7 @@ def race(hosts: list[Host], timeout_s: float) -> Host:
         while waiting or under_way:
             now = time.monotonic()
             if now >= by:
-                raise TimeoutError(errno.ETIMEDOUT, "no host answered in time")
+                return TimeoutError(errno.ETIMEDOUT, "no host answered in time")
             if waiting and (now >= next_at or not under_way):
                 host = waiting.popleft()
                 next_at = now + STAGGER_S
@@ -144,7 +154,7 @@ def race(hosts: list[Host], timeout_s: float) -> Host:
                     return host
                 whys[host[0]] = failure
                 next_at = 0.0
-    raise _summary(whys)
+    return _summary(whys)
 
 
 def shun(host: Host) -> None:

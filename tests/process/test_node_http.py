@@ -86,7 +86,8 @@ def test_every_metric_is_told_and_promtool_finds_nothing(tmp_path: Path) -> None
     port = free_port()
     plain = config(port)
     node, snapshot = replace(plain.node, data_dir=str(tmp_path)), replace(plain.snapshot, enabled=True)
-    with Node(replace(plain, node=node, snapshot=snapshot)):
+    door = replace(plain.memcached, listen=f"127.0.0.1:{free_port()}")
+    with Node(replace(plain, node=node, snapshot=snapshot, memcached=door)):
         text = ask(port + 200, "/metrics")[1]
     told = {family.name for family in parse(text)}
     wanted = {family.name.removesuffix("_total" if family.kind == "counter" else "") for family in FAMILIES}

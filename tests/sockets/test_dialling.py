@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import socket
 import threading
 import time
@@ -205,6 +206,21 @@ def test_an_unknown_name_is_told_at_once(names: Names) -> None:
             client.get("k")
         assert client.get_or_set("k", lambda: 1) == 1
     assert names.asked <= 3
+
+
+def test_a_refused_connection_leaves_nothing_to_the_collector() -> None:
+    """A client tries again every second as long as its nodes are away."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                with pytest.raises(ConnectionRefusedError):
+                    race([unused.getsockname()], 1.0)
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
 
 
 def test_a_name_server_that_hangs_costs_no_more_than_the_timeout(names: Names, node: FakeNode) -> None:

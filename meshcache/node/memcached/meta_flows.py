@@ -213,7 +213,7 @@ def _stored(flags: MetaFlags, item: Item | None, value: bytes, wall_ms: int) -> 
     if swaps and compares and flags.invalidates and flags.unique < item.unique:
         # It is older than what is there, and its client says so: better than nothing, until there is something new.
         leased = item.extras.leased
-        stale = values.content(flags.client_flags, value, leased=leased, soft_expires_ms=wall_ms)
+        stale = values.content(flags.client_flags, value, leased=leased, soft_expires_ms=wall_ms - values.STALE_FOR_MS)
         return Outcome(b"HD", stale, item.ttl_ms(wall_ms))
     return Outcome(b"EX")
 
@@ -231,7 +231,7 @@ def _delete(asks: Asks, command: Meta) -> Flow:
             return Outcome(b"EX")
         if not flags.invalidates:
             return Outcome(b"HD", removes=True)
-        content = item.marked(leased=False, soft_expires_ms=wall_ms)
+        content = item.marked(leased=False, soft_expires_ms=wall_ms - values.STALE_FOR_MS)
         ttl_ms = item.ttl_ms(wall_ms) if flags.ttl is None else values.ttl_ms(flags.ttl, wall_ms)
         return Outcome(b"HD", content, ttl_ms)
 

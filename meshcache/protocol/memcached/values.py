@@ -40,6 +40,8 @@ FLAGS_INT: Final = 2
 FLAGS_LONG: Final = 4
 FLAGS_TEXT: Final = 16
 
+STALE_FOR_MS: Final = 1000
+"""What is marked stale has been so for as long: a client's idea of the node's clock may be a little behind."""
 RELATIVE_S_MAX: Final = 60 * 60 * 24 * 30
 """A greater ``exptime`` is a time of day, in seconds since 1970."""
 EXPTIME_MAX_MS: Final = (1 << 47) - 1
