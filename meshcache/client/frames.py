@@ -73,6 +73,8 @@ def encode_set(
     if raws is None or len(values) != len(keys):
         return None
     left = bytes_max - sum(map(len, raws))
+    if raws and left <= 0:
+        return None
     contents = []
     for value in values:
         content = encode(value)

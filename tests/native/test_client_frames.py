@@ -13,7 +13,7 @@ from zlib import crc32
 
 import pytest
 from comparing import outcome
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meshcache import _native
@@ -93,6 +93,7 @@ class Reversed:
     levels,
     levels,
 )
+@example([("0", Text("sub"))], b"", Codec(), 0, 0, 0, 0)  # too large by its key alone, and its value has no codec
 def test_a_set_has_the_same_frame_or_the_same_error(
     pairs: list[tuple[Any, Any]], prefix: bytes, codec: Codec, value_bytes_max: int, bytes_max: int, w: int, ttl: int
 ) -> None:
