@@ -15,12 +15,28 @@
 #define BUILT_FROM ""
 #endif
 
+static PyType_Spec *const types[] = {
+    &near_spec,
+    &entries_spec,
+    &usual_spec,
+#ifdef __linux__
+    &turns_spec,
+#endif
+};
+
 static int
 module_exec(PyObject *module)
 {
-    if (client_exec(module) < 0 || near_exec(module) < 0 || store_exec(module) < 0 || serve_exec(module) < 0 ||
-        turns_exec(module) < 0) {
+    if (client_exec(module) < 0) {
         return -1;
+    }
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        PyObject *type = PyType_FromModuleAndSpec(module, types[i], NULL);
+        int failed = type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0;
+        Py_XDECREF(type);
+        if (failed) {
+            return -1;
+        }
     }
     return PyModule_AddStringConstant(module, "built_from", BUILT_FROM);
 }

@@ -250,21 +250,9 @@ static PyType_Slot near_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec near_spec = {
+PyType_Spec near_spec = {
     .name = "meshcache._native._compiled.NearReads",
     .basicsize = sizeof(NearReads),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
     .slots = near_slots,
 };
-
-int
-near_exec(PyObject *module)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, &near_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    int failed = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return failed;
-}

@@ -3,7 +3,7 @@
 
 #include <Python.h>
 
-/* Adds the type NearReads to the module; see near.c. Returns -1 with an exception set if that fails. */
-int near_exec(PyObject *module);
+/* The type NearReads: see near.c. */
+extern PyType_Spec near_spec;
 
 #endif

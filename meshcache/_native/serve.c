@@ -939,21 +939,9 @@ static PyType_Slot usual_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec usual_spec = {
+PyType_Spec usual_spec = {
     .name = "meshcache._native._compiled.UsualRequests",
     .basicsize = sizeof(Usual),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = usual_slots,
 };
-
-int
-serve_exec(PyObject *module)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, &usual_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    int failed = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return failed;
-}

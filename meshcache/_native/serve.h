@@ -8,8 +8,8 @@
 
 #include "request.h"
 
-/* Add the type UsualRequests to the module; -1 with an exception set if that fails. */
-int serve_exec(PyObject *module);
+/* The type UsualRequests. */
+extern PyType_Spec usual_spec;
 
 /* Serve a frame as UsualRequests.serve does, but for the reply, if it is small: that is returned, not put into the
  * outbox. ``usual`` must be a UsualRequests. ``kind``: GET or SET, if the outcome is not UNUSUAL. */

@@ -684,7 +684,7 @@ static PyType_Slot entries_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec entries_spec = {
+PyType_Spec entries_spec = {
     .name = "meshcache._native._compiled.Entries",
     .basicsize = sizeof(struct store),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
@@ -701,13 +701,4 @@ store_from(PyObject *module, PyObject *object)
         PyErr_SetString(PyExc_TypeError, "it must be a native store");
     }
     return is_store > 0 ? (struct store *)object : NULL;
-}
-
-int
-store_exec(PyObject *module)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, &entries_spec, NULL);
-    int failed = type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0;
-    Py_XDECREF(type);
-    return failed ? -1 : 0;
 }

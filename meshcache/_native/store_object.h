@@ -5,7 +5,7 @@
 
 #include "store.h"
 
-int store_exec(PyObject *module);
+extern PyType_Spec entries_spec;
 
 /* Return the store that an object of Python is, borrowed; NULL with a TypeError: it is none of this module's. */
 struct store *store_from(PyObject *module, PyObject *object);

@@ -17,15 +17,7 @@
 
 #include "turns.h"
 
-#ifndef __linux__
-
-int
-turns_exec(PyObject *module)
-{
-    return 0;
-}
-
-#else
+#ifdef __linux__
 
 #include <errno.h>
 #include <math.h>
@@ -708,23 +700,11 @@ static PyType_Slot turns_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec turns_spec = {
+PyType_Spec turns_spec = {
     .name = "meshcache._native._compiled.UsualTurns",
     .basicsize = sizeof(Turns),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = turns_slots,
 };
-
-int
-turns_exec(PyObject *module)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, &turns_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    int failed = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return failed;
-}
 
 #endif

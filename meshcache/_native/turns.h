@@ -6,7 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-/* Add the type UsualTurns to the module, on Linux; -1 with an exception set if that fails. */
-int turns_exec(PyObject *module);
+/* The type UsualTurns; it is there on Linux. */
+extern PyType_Spec turns_spec;
 
 #endif
