@@ -36,6 +36,10 @@ NO_TURN: Final = Failure(sent=False, late=True, why="silent, and had enough to a
 NO_TIME: Final = Failure(sent=False, late=True, why="no time was left to send it", blame=False)
 NO_TIME_TO_ANSWER: Final = Failure(sent=True, late=True, why="hardly any time was left to answer it", blame=False)
 
+FORKED: Final = Failure(sent=True, late=True, why="the process was forked meanwhile", blame=False)
+"""In the child, nothing of a greenlet's connection may be used, and nothing is known against the node."""
+FORKED_UNSENT: Final = FORKED._replace(sent=False)
+
 DENIED: Final = "key"
 """The code of a connection, or a greeting, that was refused because of this client's key, or for want of one."""
 WRONG_CLUSTER: Final = "cluster"

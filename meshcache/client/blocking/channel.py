@@ -23,6 +23,8 @@ from meshcache.client.connection import GREETING, Attempt, Call, Connection, Out
 from meshcache.client.delivery import Hedged
 from meshcache.client.failure import (
     CONNECTION_LOST,
+    FORKED,
+    FORKED_UNSENT,
     NO_CONNECTION,
     NO_GREETING,
     NO_REPLY,
@@ -301,7 +303,7 @@ class Channel:
         except zmq.Again:
             return None
         except zmq.ZMQError:
-            return CONNECTION_LOST
+            return FORKED if self._is_inherited() else CONNECTION_LOST
         except ProtocolError as error:
             self._drop(connection.address)
             return Failure(sent=True, late=False, why=f"broke the protocol: {error}")
@@ -328,7 +330,16 @@ class Channel:
         if self._pid == os.getpid():
             self.close()
 
+    def _is_inherited(self) -> bool:
+        """Tell whether this is another process by now: greenlets go on after a fork, and the sockets are the parent's.
+
+        That happens only where greenlets are switched, and so while one waits.
+        """
+        return self._pid != os.getpid()
+
     def _post(self, call: Call, again: bool = True) -> _Sent | Failure | Unsendable:
+        if self._is_inherited():
+            return FORKED_UNSENT
         node_socket = self._sockets.get(call.address)
         if node_socket is None or not node_socket.connection.ready:
             again = again and node_socket is not None
@@ -363,6 +374,8 @@ class Channel:
         """Return the outcome of a call; ``received`` does again what the first receive did."""
         if isinstance(one, (Failure, Unsendable)):
             return one
+        if self._is_inherited():
+            return FORKED
         node_socket, number, sent_at, deadline = one
         outcome: Outcome = self._wait(node_socket, number, deadline, received)
         if outcome is NO_REPLY:
@@ -393,7 +406,7 @@ class Channel:
                     continue  # it came while this thread waited for its turn, and so does not count as late
                 found = []
             except zmq.ZMQError:
-                return CONNECTION_LOST
+                return FORKED if self._is_inherited() else CONNECTION_LOST
             except ProtocolError as error:
                 self._drop(connection.address)
                 return Failure(sent=True, late=False, why=f"broke the protocol: {error}")
@@ -411,12 +424,10 @@ class Channel:
             return NO_TIME
         deadline = call.deadline(now)
         if node_socket is None:
-            try:
-                node_socket = self._open(call.address, deadline)
-            except OSError as error:
-                if isinstance(error, TimeoutError):
-                    return NO_CONNECTION if call.is_fair(now) else NO_TIME
-                return not_connected(as_os_error(error))
+            found = self._connect(call, now, deadline)
+            if isinstance(found, Failure):
+                return found
+            node_socket = found
         connection = node_socket.connection
         answer: Any = NO_REPLY
         try:
@@ -428,9 +439,20 @@ class Channel:
                     answer = self._hello(node_socket, deadline)  # this one need not wait for whatever delayed the first
         except zmq.ZMQError:
             answer = NOT_CONNECTED
+        if self._is_inherited():
+            return FORKED_UNSENT
         if type(answer) is Welcome or connection.ready:
             return node_socket
         return self._not_greeted(call, node_socket, answer, is_fair=call.is_fair(now))
+
+    def _connect(self, call: Call, now: float, deadline: float) -> _NodeSocket | Failure:
+        """Make a new connection, or return why there is none."""
+        try:
+            return self._open(call.address, deadline) or FORKED_UNSENT
+        except TimeoutError:
+            return NO_CONNECTION if call.is_fair(now) else NO_TIME
+        except OSError as error:
+            return not_connected(as_os_error(error))
 
     def _not_greeted(self, call: Call, node_socket: _NodeSocket, answer: Any, *, is_fair: bool) -> Failure:
         """Return why a connection is not ready; keep it as long as the node may only be busy.
@@ -481,8 +503,10 @@ class Channel:
             return False
         return True
 
-    def _open(self, address: str, deadline: float) -> _NodeSocket:
+    def _open(self, address: str, deadline: float) -> _NodeSocket | None:
         """Connect, or raise OSError: libzmq does not report a refused connection, so the kernel is asked first.
+
+        None: this is another process by now, and the context is the parent's.
 
         Nobody would notice that a node has left for ever, since sockets are looked at only when they are used. So this
         is the moment to close such connections: nodes that come under new names lead here, too.
@@ -492,6 +516,8 @@ class Channel:
         require_descriptors(LINK_DESCRIPTORS + HANDSHAKE_DESCRIPTORS)
         context = self._context()
         host = reach(address, max(0.001, deadline - time.monotonic()))
+        if self._is_inherited():
+            return None
         connection = self._connection(address)
         socket, handshake = open_dealer(context, *host, slice_ms=SLICE_MS, key=connection.key)
         node_socket = self._sockets[address] = _NodeSocket(socket, handshake, connection, host)
