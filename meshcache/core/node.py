@@ -496,7 +496,8 @@ class NodeCore:
                 self.store.drop_slot(slot)
                 view.held[slot] = 0
             self.store.merge([key for key, _ in early], [record for _, record in early], self._instant.wall_ms)
-            view.change(ring, view.without_us(ring) if not self._handshake.served else view.ring, keep_until)
+            former = view.without_us(ring) if not self._handshake.served else view.ring
+            view.change(ring, former, keep_until, was_synced=self.membership.own.synced == view.digest)
             self.outbox.note("ring", members=[member.node_id for member in ring.members])
         if self._returning:
             view.keep(view.without_us(ring), keep_until)
@@ -548,8 +549,7 @@ class NodeCore:
         )
 
     def _link_lost(self, address: str) -> None:
-        node_id = self.peers.on_down(address)
-        if node_id:
+        if node_id := self.peers.on_down(address):
             self._pending.on_link_lost(node_id)
 
     # -- frames --------------------------------------------------------------------------------------------
