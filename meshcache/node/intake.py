@@ -2,8 +2,8 @@
 
 **Overload.** Requests that come faster than they can be served wait in libzmq and in the kernel, the oldest first. If
 all wait longer than their callers do, every one is served too late, and nothing is of use to anybody. So when the
-ROUTER has had more input for ``STANDING_S`` on end, the node *sheds*: it takes what there is, a slice of time in each
-turn, which costs a tenth of serving it, and serves from each connection in turn the newest. Those whose deadline has
+ROUTER has had more input for ``STANDING_S`` on end, the node *sheds*: it takes what there is, much in each turn, which
+costs a tenth of serving it, and serves from each connection in turn the newest. Those whose deadline has
 passed are dropped. As many may wait as are served in ``WAIT_S``, by the rate of late: more would all be served later
 than their callers wait. Each connection has its share of these, and where it has more, its oldest are refused as
 overloaded, at once, so that its caller may still go elsewhere. A connection that floods its node only crowds out its
@@ -33,6 +33,9 @@ from meshcache.node.poller import DONTWAIT, EVENTS, FRAMES_PER_TURN, POLLIN, RCV
 from meshcache.protocol.wire import Frame
 
 STANDING_S: Final = 0.05
+TAKEN_PER_TURN: Final = 1024
+"""Requests taken from the ROUTER in one turn while shedding: about three milliseconds of work. It is no time: of that,
+too much would go to others who want the processor, and the rest is served for at least as long as this takes."""
 WAIT_S: Final = 0.08
 """For about so long may a request wait while shedding: clients make an attempt of a quarter of a second …"""
 WAITING_MIN: Final = 16
@@ -293,12 +296,12 @@ class RequestInlet(Inlet):
                 del waiting[origin]
 
     def _take_all(self, now: float, is_past: IsPast) -> bool:
-        """Take what is there, for a slice of time; serve at once what cannot wait."""
+        """Take some of what is there; serve at once what cannot wait."""
         recv, recv_large, get, known = self._recv, self._recv_large, self._get, self._connections.known
         deaf, clock = self._connections.deaf, time.monotonic
         until = clock() + SLICE_S
         try:
-            while clock() < until:
+            for _ in range(TAKEN_PER_TURN):
                 if self._excess:
                     recv(DONTWAIT)
                     self._excess = bool(get(RCVMORE))
@@ -316,7 +319,7 @@ class RequestInlet(Inlet):
                     self._excess = True
                     self._refuse()
                 elif past is None:
-                    if self._take(origin, frame, now):
+                    if self._take(origin, frame, now) or clock() >= until:
                         return True
                 elif past:
                     self.late += 1

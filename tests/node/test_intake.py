@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -321,14 +320,16 @@ def test_what_waits_is_refused_when_less_may_wait_though_nothing_more_comes(node
     assert [node.peek.number_of(frame) for frames in node.inlet._doomed.values() for frame in frames] == list(range(40))
 
 
-def test_a_turn_takes_for_a_slice_of_time_only(node: Overloaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    node.fill(*[get(i) for i in range(1000)])
-    ticks = iter(range(10_000))
-    monkeypatch.setattr(time, "monotonic", lambda: next(ticks) / 10)
-    while not node.inlet._count:
-        assert node.router.poll(WAIT_MS)
+def test_a_turn_takes_so_many_only(node: Overloaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "TAKEN_PER_TURN", 10)
+    node.fill(*[get(i) for i in range(100)])
+    counts = []
+    while not node.others:
+        before = node.inlet._count
         node.inlet._take_all(0.0, node.inlet._past_by_now())
-    assert node.inlet._count <= 100, "a tenth of a second for each, and the slice has ten"
+        counts.append(node.inlet._count - before)
+    assert max(counts) == 10
+    assert sum(counts) == 100
 
 
 def test_what_becomes_past_while_it_waits_is_dropped_unread(node: Overloaded) -> None:
