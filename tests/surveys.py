@@ -50,6 +50,7 @@ def stats(others: list[str], **sections: dict[str, Any]) -> dict[str, Any]:
         "node": {"keys": 1000, "longest_turn_ms": 12.0, "failed": {}, "clock_refused": 0},
         "store": {"entries": 500, "bytes": 50_000_000, "hits": 90, "misses": 10, "evictions": 0, "refused": 0},
         "links": {f"127.0.0.1:710{name[-1]}": link(name) for name in others},
+        "breakers": {"opened": 0, "open": dict.fromkeys(others, 0), "state": dict.fromkeys(others, "closed")},
         "host": HOST,
         "clock": {"wall_ms": 1_000_000},
         "settings": SETTINGS,

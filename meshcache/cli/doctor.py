@@ -93,6 +93,7 @@ def mesh_findings(
         *findings.of_members(found),
         *findings.of_settings(found.answering),
         *findings.of_links(found),
+        *findings.of_breakers(found.answering),
         *findings.of_ports(unreachable),
         *findings.of_clocks(found),
         *findings.of_versions(found.answering),

@@ -317,6 +317,22 @@ def of_links(found: Survey) -> Findings:
         yield fine("links", f"{up} connections from node to node are up, as the nodes see them")
 
 
+def of_breakers(answering: Sequence[NodeAnswer]) -> Findings:
+    """Tell whom nodes do not ask for now, since it failed those who wait."""
+    told = [(node.node_id, node.stats["breakers"]["open"]) for node in answering if "breakers" in node.stats]
+    is_any = False
+    for node_id, others in told:
+        for other in [other for other, is_open in others.items() if is_open]:
+            is_any = True
+            yield warning(
+                "breakers",
+                f"{node_id} does not ask {other} for now: it was too slow, or did not answer, again and again",
+                f"look at the load, the memory and the longest turn of {other}, and at the network between the two",
+            )
+    if told and not is_any:
+        yield fine("breakers", "each node asks all others")
+
+
 def of_ports(unreachable: Mapping[tuple[str, str, str], str]) -> Findings:
     """Tell of ports that can not be reached from here: by (node, port, address), why."""
     for (node_id, port, address), why in unreachable.items():

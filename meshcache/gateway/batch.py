@@ -18,7 +18,7 @@ from meshcache.errors import MeshcacheError
 from meshcache.gateway import requests as asked
 from meshcache.gateway.answers import json_answer, json_bytes
 from meshcache.gateway.asgi import Answer
-from meshcache.gateway.refusals import RETRY_AFTER_S, Refusal
+from meshcache.gateway.refusals import Refusal, retry_after
 
 KEYS_MAX: Final = 1000
 """In one batch."""
@@ -27,6 +27,9 @@ VALUES_BYTES_MAX: Final = 16 << 20
 _PORTION_KEYS: Final = 16
 _PORTION_BYTES: Final = 1 << 20
 """Below this the next portion is twice as large."""
+
+Failures = dict[str, str | MeshcacheError]
+"""By key, what went wrong."""
 
 
 class Entry(NamedTuple):
@@ -59,18 +62,18 @@ class Batches:
         found, failed_sets, deleted = await asyncio.gather(
             _get_all(client, gets), _set_all(client, sets), _delete_all(client, deletes)
         )
-        failed = {**failed_sets, **{key: str(each) for key, each in deleted.items() if isinstance(each, Exception)}}
+        failed = {**failed_sets, **{key: each for key, each in deleted.items() if isinstance(each, Exception)}}
         answer = {
             "values": found,
             "missing": [key for key in gets if key not in found],
             "stored": [entry.key for entry in sets if entry.key not in failed_sets],
             "deleted": {key: each for key, each in deleted.items() if not isinstance(each, Exception)},
-            "failed": failed,
+            "failed": {key: str(each) for key, each in failed.items()},
         }
         if failed:
             text = f"{len(failed)} of {len(keys)} keys: the others are done"
             answer = {"error": "Too few nodes answered", "detail": text, **answer}
-            return json_answer(answer, 503, {"Retry-After": str(RETRY_AFTER_S)})
+            return json_answer(answer, 503, retry_after(*failed.values()))
         return json_answer(answer)
 
 
@@ -112,8 +115,8 @@ async def _get_all(client: AsyncClient, keys: list[str]) -> dict[str, Any]:
     return found
 
 
-async def _set_all(client: AsyncClient, entries: list[Entry]) -> dict[str, str]:
-    """Set keys; returns those that failed. Those with the same lifetime and tags go together."""
+async def _set_all(client: AsyncClient, entries: list[Entry]) -> Failures:
+    """Set keys; returns those that failed, and why. Those with the same lifetime and tags go together."""
     alike: dict[tuple[Ttl, tuple[bytes, ...]], dict[str, Any]] = {}
     for entry in entries:
         alike.setdefault((entry.ttl, entry.tags), {})[entry.key] = entry.value
@@ -121,12 +124,13 @@ async def _set_all(client: AsyncClient, entries: list[Entry]) -> dict[str, str]:
     return {key: why for failed in done for key, why in failed.items()}
 
 
-async def _set_alike(client: AsyncClient, values: dict[str, Any], ttl: Ttl, tags: tuple[bytes, ...]) -> dict[str, str]:
+async def _set_alike(client: AsyncClient, values: dict[str, Any], ttl: Ttl, tags: tuple[bytes, ...]) -> Failures:
+    why: str | MeshcacheError = "too few nodes stored it in time, or none can be reached"
     try:
         failed = await client.set_many(values, ttl, tags=tags)
     except MeshcacheError as error:
-        return dict.fromkeys(values, str(error))
-    return dict.fromkeys(failed, "too few nodes stored it in time, or none can be reached")
+        failed, why = list(values), error
+    return dict.fromkeys(failed, why)
 
 
 async def _delete_all(client: AsyncClient, keys: list[str]) -> dict[str, bool | MeshcacheError]:

@@ -1,12 +1,14 @@
 """What a request gets that is not done: a status, and JSON with ``error``, a few words, and ``detail``, a sentence.
 
-Errors of the mesh are answered with 503 and ``Retry-After``, since the same request may succeed in a moment. What a
-write came to is then not known: it may have been done, and its answer never says that it was.
+Errors of the mesh are answered with 503 and ``Retry-After``, since the same request may succeed in a moment; a mesh
+that is overloaded says itself when. What a write came to is then not known: it may have been done, and its answer never
+says that it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any, Final
 
 from meshcache.errors import (
@@ -24,6 +26,7 @@ from meshcache.gateway.answers import json_answer
 from meshcache.gateway.asgi import Answer
 
 RETRY_AFTER_S: Final = 1
+"""Whole seconds are all that HTTP allows here."""
 
 
 class Refusal(Exception):
@@ -45,9 +48,15 @@ class Refusal(Exception):
         return json_answer(self.content, self.status, self.headers)
 
 
-def unavailable(error: str, detail: str, **more: Any) -> Refusal:
+def retry_after(*errors: object) -> dict[str, str]:
+    """Return the header that says when to try again what has failed so: the latest that one of these asks for."""
+    hints_s = [error.retry_after_s for error in errors if isinstance(error, Overloaded)]
+    return {"Retry-After": str(max([RETRY_AFTER_S, *map(ceil, hints_s)]))}
+
+
+def unavailable(error: str, detail: str, cause: MeshcacheError | None = None, **more: Any) -> Refusal:
     """Return the refusal of what may succeed in a moment."""
-    return Refusal(503, error, detail, headers={"Retry-After": str(RETRY_AFTER_S)}, **more)
+    return Refusal(503, error, detail, headers=retry_after(cause), **more)
 
 
 _REFUSALS: Final[dict[type[MeshcacheError], tuple[int, str]]] = {
@@ -68,4 +77,4 @@ def refusal_of(error: MeshcacheError) -> Refusal:
     if status != 503:
         return Refusal(status, text, str(error))
     quorum = {"successes": error.received, "required": error.needed} if isinstance(error, QuorumNotReached) else {}
-    return unavailable(text, str(error), **quorum)
+    return unavailable(text, str(error), error, **quorum)

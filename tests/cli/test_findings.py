@@ -36,6 +36,7 @@ def test_a_mesh_that_is_well_has_no_faults_and_every_look_is_told() -> None:
     assert looked_at == {
         *("members", "ring", "configuration", "quorum", "links", "ports", "clock", "versions", "descriptors", "memory"),
         "native",
+        "breakers",
     }
 
 
@@ -108,6 +109,11 @@ HUGE = {"store": {"max_bytes": 9_000_000_000, "evictions": 0, "evicted_s_ago": N
         (answer("node1", status=HUGE), "error", "memory: h (node1, node2, node3) has 8 GB of memory"),
         (answer("node1", stats={"host": {"resident_bytes": 900_000_000}}), "warning", "memory: node1 takes 900 MB"),
         (answer("node1", stats={"host": {"memory_available_bytes": 9}}), "warning", "memory: h has 9 B of 8 GB left"),
+        (
+            answer("node1", stats={"breakers": {"open": {"node2": 1, "node3": 0}}}),
+            "warning",
+            "node1 does not ask node2",
+        ),
         (answer("node1", stats={"node": {"failed": {"Get": 2}}}), "warning", "failures: node1 dropped 2 messages"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
