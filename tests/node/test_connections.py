@@ -138,16 +138,16 @@ def test_many_who_do_not_read_are_deaf_when_no_room_for_a_reply_is_left(
 ) -> None:
     """What would exceed the total is not sent, so it is not exceeded; and they would keep all others from it."""
     monkeypatch.setattr(c, "OWED_BYTES_TOTAL", 24 << 20)
-    deaf = [hub.connect()[1] for _ in range(3)]
-    for origin in deaf:
-        fill(hub, origin, partial(lambda each: hub.owed(each) > 4 << 20, origin))
-    assert not hub.connections.deaf, "each is owed less than one may be, and all together less than all may be"
-
-    def are_deaf() -> bool:
-        hub.connections.review()
-        return hub.connections.deaf == set(deaf)
-
-    fill(hub, deaf[0], are_deaf)
+    monkeypatch.setattr(c, "DEAF_S", 1e9)
+    origins = {hub.connect()[1] for _ in range(3)}
+    for _ in range(200):
+        least = min(origins, key=hub.owed)  # the kernel may take some of it at any time
+        if hub.connections.deaf == origins:
+            break
+        if hub.connections.bytes_left >= c.ROOM_BYTES_MIN:
+            assert not hub.connections.deaf, "each is owed less than one may be"
+        hub.send(least)
+    assert hub.connections.deaf == origins
     assert hub.connections.bytes_left > 0
 
 
