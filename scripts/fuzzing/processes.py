@@ -16,6 +16,7 @@ import zmq
 from fuzzing.episodes import REQUESTS
 from fuzzing.frames import KEYS, Draw, Scene
 from fuzzing.judging import JudgedMesh, judged, open_mesh, secured_mesh
+from meshcache.errors import ProtocolError
 from meshcache.keys import SecretKey, read_secret_key
 from meshcache.protocol import messages as m
 from meshcache.protocol.wire import decode_frame, encode_frame
@@ -70,6 +71,7 @@ class Strangers:
     def __init__(self, mesh: JudgedMesh, names: tuple[str, ...], seed: int) -> None:
         """``names``: whose keys they have; where there are no keys, one of each name says the same things."""
         self._draw = Draw(random.Random(f"fuzz {seed}"))
+        self._harmless = random.Random(seed)  # of its own: how much is drawn from it depends on time
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         keys = [read_secret_key(mesh.key_file(name), "client", "node") if mesh.keys else None for name in names]
         self._all = [Stranger(self._context, address, key) for address in mesh.mesh.addresses for key in keys]
@@ -81,19 +83,29 @@ class Strangers:
         """Say a frame to each node, over each connection."""
         for stranger in self._all:
             stranger.scene.wall_ms = time.time_ns() // 1_000_000
-            stranger.tell(self._draw.frame(REQUESTS, stranger.scene))
+            frame = self._draw.frame(REQUESTS, stranger.scene)
+            if not has_leave(frame):
+                stranger.tell(frame)
         return len(self._all)
 
     def harmless(self) -> int:
         """Ask each node for a key, over each connection."""
         for stranger in self._all:
             stranger.scene.wall_ms = time.time_ns() // 1_000_000
-            stranger.tell(stranger.valid_frame(self._draw.rng))
+            stranger.tell(stranger.valid_frame(self._harmless))
         return len(self._all)
 
     def close(self) -> None:
         """End all connections."""
         self._context.destroy(linger=0)
+
+
+def has_leave(frame: bytes) -> bool:
+    """Tell whether a frame has a node leave: damage makes such frames of others, and who has a node's key may."""
+    try:
+        return any(isinstance(message, m.Leave) for message in decode_frame(frame)[1])
+    except ProtocolError:
+        return False
 
 
 def storm(frames: int, seconds: float, seed: int, rate_per_s: float, *, keys: bool) -> int:
