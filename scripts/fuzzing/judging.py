@@ -74,8 +74,9 @@ class Told(NamedTuple):
     """How long calls took, by the kind of moment."""
     wrong: list[str]
     errors: list[str]
-    unanswered: int
-    """Requests without an answer: their connection ended, or time was over."""
+    unanswered: tuple[int, int, int]
+    """Requests without an answer, by the kind of moment: their connection ended, or an attempt took too long. Those of
+    quiet moments tell of a machine that had no processor for the nodes or the client."""
     dropped: int
     """Connections that it had in the beginning and not in the end."""
 
@@ -170,8 +171,9 @@ def _text(told: Told, grown: dict[str, int]) -> str:
     ratios = f"{hostile / quiet:.1f} and {hostile / harmless:.1f} times" if quiet and harmless else "no comparison"
     return (
         f"honest client: {sum(map(len, told.took_s)):,} calls, {len(told.wrong)} wrong, {len(told.errors)} failed, "
-        f"{told.unanswered} unanswered, {told.dropped} connections dropped, p99 {1000 * hostile:.1f} ms beside hostile "
-        f"company, {1000 * quiet:.1f} ms alone and {1000 * harmless:.1f} ms beside harmless company ({ratios}), "
+        f"unanswered {told.unanswered[HOSTILE]}, {told.unanswered[QUIET]} and {told.unanswered[HARMLESS]}, "
+        f"{told.dropped} connections dropped, p99 {1000 * hostile:.1f} ms beside hostile company, "
+        f"{1000 * quiet:.1f} ms alone and {1000 * harmless:.1f} ms beside harmless company ({ratios}), "
         f"at most {1000 * max(told.took_s[HOSTILE], default=0):.0f} ms; memory "
         f"{', '.join(f'{bytes_ / 2**20:+.0f}' for bytes_ in grown.values())} MiB"
     )
@@ -184,8 +186,11 @@ def faults(told: Told, grown: dict[str, int]) -> list[str]:
     ]
     if told.wrong:
         found.append(f"the honest client was told something wrong {len(told.wrong)} times: {told.wrong[:3]}")
-    if told.errors or told.unanswered:
-        found.append(f"the honest client was not served: {told.unanswered} requests, {told.errors[:3]}")
+    if told.errors or any(told.unanswered):
+        found.append(
+            f"the honest client was not served: {told.unanswered[HOSTILE]} requests beside hostile company, "
+            f"{told.unanswered[QUIET]} alone and {told.unanswered[HARMLESS]} beside harmless company, {told.errors[:3]}"
+        )
     if told.dropped:
         found.append(f"{told.dropped} connections of the honest client were dropped")
     if not all(told.took_s):
@@ -225,7 +230,7 @@ def _grown_bytes(pids: dict[str, int], before: dict[str, int]) -> dict[str, int]
 def _ask(addresses: list[str], key_file: str, moment: Any, ended: Any, told: Connection) -> None:
     """Write and read keys that nobody else uses, in a process of its own."""
     took_s: tuple[list[float], list[float], list[float]] = ([], [], [])
-    calls, wrong, errors = 0, [], []
+    calls, wrong, errors, unanswered = 0, [], [], [0, 0, 0]
     with meshcache.Client(addresses, key_file=key_file or None, timeout=5.0) as cache:
         cache.set_many(dict.fromkeys(map(_honest_key, range(HONEST_KEYS)), 0), ttl=None)
         connections = _sockets()
@@ -240,10 +245,12 @@ def _ask(addresses: list[str], key_file: str, moment: Any, ended: Any, told: Con
                     wrong.append(f"{read} for {calls} of {key}")
             except meshcache.MeshcacheError as error:
                 errors.append(repr(error))
-            # A call counts as beside whoever was there at its beginning or its end.
-            took_s[max(kind, moment.value)].append(time.monotonic() - began)
+            kind = max(kind, moment.value)  # beside whoever was there at its beginning or its end
+            took_s[kind].append(time.monotonic() - began)
+            unanswered[kind] += cache.statistics().failed - sum(unanswered)
+        alone, beside_harmless, beside_hostile = unanswered
         dropped = len(connections - _sockets())
-        told.send(Told(took_s, wrong, errors, cache.statistics().failed, dropped))
+        told.send(Told(took_s, wrong, errors, (alone, beside_harmless, beside_hostile), dropped))
 
 
 def _honest_key(number: int) -> str:

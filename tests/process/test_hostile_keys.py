@@ -14,7 +14,7 @@ from fuzzing.program import main
 pytestmark = pytest.mark.process
 
 WAITED_S = [0.01] * 100
-FINE = Told((WAITED_S, WAITED_S, WAITED_S), [], [], 0, 0)
+FINE = Told((WAITED_S, WAITED_S, WAITED_S), [], [], (0, 0, 0), 0)
 
 
 def test_a_mesh_with_keys_serves_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,7 +31,8 @@ def test_what_must_not_be_is_found() -> None:
     bads: list[dict[str, Any]] = [
         {"wrong": ["x"]},
         {"errors": ["x"]},
-        {"unanswered": 1},
+        {"unanswered": (0, 0, 1)},
+        {"unanswered": (1, 0, 0)},
         {"dropped": 1},
         {"took_s": (WAITED_S, WAITED_S, late)},
         {"took_s": (WAITED_S, WAITED_S, [])},
