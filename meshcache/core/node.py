@@ -465,7 +465,7 @@ class NodeCore:
         """Let ring, links and pending operations follow the member table."""
         membership = self.membership
         died = membership.take_changes()
-        if membership.removed:
+        if membership.removed and self._handshake.served:  # else it only starts, and has nothing yet
             self.counters.rejoins += 1
             self._rejoin(now)
         for address in died:

@@ -13,13 +13,13 @@ import select
 import socket
 import sys
 import threading
-import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import zmq
 
-from fuzzing.judging import Secured, judged, secured_mesh
+from fuzzing.judging import judged, secured_mesh
 from meshcache.keys import read_secret_key
 from meshcache.local.processes import ports_of
 from meshcache.protocol import messages as m
@@ -32,6 +32,10 @@ CONNECT_S: Final = 1.0
 RECORD_S: Final = 5.0
 CHUNK_BYTES: Final = 1 << 16
 MECHANISMS: Final = (b"NULL", b"PLAIN", b"CURVE", b"GSSAPI", b"garbage", b"", b"\xff" * 20)
+HTTP_SHARE: Final = 0.15
+STREAM_SHARE: Final = 0.3
+"""Of what is no HTTP, how much goes to the port of announcements."""
+HEALTH: Final = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
 HTTP: Final = (
     b"GET /health HTTP/9.9\r\n\r\n",
     b"GARBAGE\r\n\r\n",
@@ -45,7 +49,7 @@ HTTP: Final = (
 
 
 class Intruder:
-    """Opens one connection after the other, and says something at each."""
+    """Company (see Company) that opens one connection after the other, and says something at each."""
 
     def __init__(self, addresses: list[str], dialogue: bytes, rng: random.Random) -> None:
         self._ports = [ports_of(int(address.rpartition(":")[2])) for address in addresses]
@@ -54,21 +58,28 @@ class Intruder:
         self._cut = 0
         self._open: deque[socket.socket] = deque()
 
-    def act(self, until: float) -> int:
-        """Go on until this time; return how many connections there were."""
-        done = 0
-        while time.monotonic() < until:
-            requests, stream, http = self._rng.choice(self._ports)
-            port, said = (http, self._http()) if self._rng.random() < 0.15 else (requests, self._zmtp())
-            port = stream if port == requests and self._rng.random() < 0.3 else port
-            with contextlib.suppress(OSError):
-                dialled = socket.create_connection(("127.0.0.1", port), CONNECT_S)
-                self._open.append(dialled)
-                done += 1
-                dialled.sendall(said)
+    def hostile(self) -> int:
+        """Open a connection, and say what is wrong."""
+        return self._say(self._http, self._zmtp)
+
+    def harmless(self) -> int:
+        """Open a connection, and say what is right, as far as that goes without a key."""
+        return self._say(lambda: HEALTH, lambda: greeting(b"CURVE", 0))
+
+    def _say(self, http: Callable[[], bytes], zmtp: Callable[[], bytes]) -> int:
+        requests_port, stream_port, http_port = self._rng.choice(self._ports)
+        if self._rng.random() < HTTP_SHARE:
+            port, said = http_port, http()
+        else:
+            port, said = stream_port if self._rng.random() < STREAM_SHARE else requests_port, zmtp()
+        with contextlib.suppress(OSError):
+            dialled = socket.create_connection(("127.0.0.1", port), CONNECT_S)
+            self._open.append(dialled)
             while len(self._open) > OPEN_MAX:
                 self._open.popleft().close()
-        return done
+            dialled.sendall(said)
+            return 1
+        return 0
 
     def close(self) -> None:
         """Close what is open."""
@@ -137,19 +148,12 @@ def _relay(near: socket.socket, far: socket.socket, said: bytearray) -> None:
                 said += chunk
 
 
-def knock(count: int, seconds: float, seed: int) -> int:
+def knock(count: int, seconds: float, seed: int, rate_per_s: float) -> int:
     """Open so many connections to nodes with keys; 1 if what must not be has been."""
-    with secured_mesh() as secured:
-        return _knock(secured, count, seconds, seed)
-
-
-def _knock(secured: Secured, count: int, seconds: float, seed: int) -> int:
-    dialogue = recorded_dialogue(secured.mesh.addresses[0], secured.key_file("honest"))
-    intruder = Intruder(secured.mesh.addresses, dialogue, random.Random(f"fuzz {seed}"))
-    try:
-        text, found = judged(secured, intruder.act, count, seconds)
-    finally:
-        intruder.close()
+    with secured_mesh() as mesh:
+        addresses, rng = mesh.mesh.addresses, random.Random(f"fuzz {seed}")
+        dialogue = recorded_dialogue(addresses[0], mesh.key_file("honest"))
+        text, found = judged(mesh, lambda: Intruder(addresses, dialogue, rng), count, seconds, rate_per_s)
     print(f"seed {seed}, a dialogue of {len(dialogue)} bytes: {text}")
     for one in found:
         print(f"finding: {one}", file=sys.stderr)

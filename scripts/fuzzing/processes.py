@@ -7,40 +7,40 @@ from __future__ import annotations
 
 import random
 import sys
-import threading
 import time
+from contextlib import AbstractContextManager
 from typing import Final
 
 import zmq
 
-import meshcache
 from fuzzing.episodes import REQUESTS
-from fuzzing.frames import Draw, Scene
-from fuzzing.judging import judged, secured_mesh
+from fuzzing.frames import KEYS, Draw, Scene
+from fuzzing.judging import JudgedMesh, judged, open_mesh, secured_mesh
+from meshcache.errors import ProtocolError
 from meshcache.keys import SecretKey, read_secret_key
 from meshcache.protocol import messages as m
 from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.sockets.curve import dialling
 from meshcache.sockets.options import set_options
 
-PAUSE_S: Final = 0.0005
-"""Between two frames: what is looked for here is what a frame does, not what a flood does."""
 GREETING_S: Final = 5.0
+DEADLINE_MS: Final = 5000
 
 
 class Stranger:
     """A connection to one node, which says whatever is drawn."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, key: SecretKey | None = None) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, key: SecretKey | None) -> None:
         self.socket = context.socket(zmq.DEALER)
         set_options(self.socket, dialling(key))
         self.socket.linger = 0
         self.socket.sndhwm = 0
         self.socket.connect(f"tcp://{address}")
         self.scene = Scene(time.time_ns() // 1_000_000)
-        self.greet()
+        self._number = 0
+        self._greet()
 
-    def greet(self) -> None:
+    def _greet(self) -> None:
         """Learn what the node tells everybody."""
         self.socket.send(encode_frame(0, [m.Hello(m.PROTOCOL, "", None, b"")]))
         deadline = time.monotonic() + GREETING_S
@@ -51,95 +51,70 @@ class Stranger:
                         self.scene.boot, self.scene.facts = message.boot, message.members
                         return
 
-    def tell(self, draw: Draw) -> None:
+    def tell(self, frame: bytes) -> None:
         """Send a frame, and throw away what came."""
-        self.scene.wall_ms = time.time_ns() // 1_000_000
-        self.socket.send(draw.frame(REQUESTS, self.scene))
+        self.socket.send(frame)
         while self.socket.poll(0):
             self.socket.recv()
 
-
-class Honest:
-    """A client that reads and writes keys that nobody else uses, and notes for how long it was not served."""
-
-    def __init__(self, mesh: meshcache.LocalMesh) -> None:
-        self.longest_s = 0.0
-        self.calls = 0
-        self.wrong = 0
-        self._mesh = mesh
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        """Ask no more."""
-        self._ended.set()
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        with self._mesh.client(timeout=5.0) as cache:
-            served = time.monotonic()
-            while not self._ended.wait(0.002):
-                self.calls += 1
-                try:
-                    cache.set("honest", self.calls, ttl=None)
-                    self.wrong += cache.get("honest") not in {self.calls, None}  # whoever sweeps all may take it
-                except meshcache.MeshcacheError as error:
-                    print(f"honest client: {error}", file=sys.stderr)
-                    continue
-                now = time.monotonic()
-                self.longest_s, served = max(self.longest_s, now - served), now
+    def valid_frame(self, rng: random.Random) -> bytes:
+        """Return what any client may ask."""
+        self._number += 1
+        deadline_ms = self.scene.wall_ms + DEADLINE_MS
+        asked = m.Get(self._number, self.scene.boot, deadline_ms, b"", 0, 0, meta=False, keys=[rng.choice(KEYS)])
+        return encode_frame(0, [asked])
 
 
-def storm(frames: int, seconds: float, seed: int) -> int:
-    """Send frames to the processes; 1 if one of them ended, or the client was told something wrong."""
-    draw = Draw(random.Random(f"fuzz {seed}"))
-    deadline = time.monotonic() + seconds
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    pause = threading.Event()
-    with meshcache.LocalMesh(nodes=3) as mesh:
-        pids = dict(mesh.pids)
-        honest = Honest(mesh)
-        strangers = [Stranger(context, address) for address in mesh.addresses]
-        sent = 0
-        while sent < frames and time.monotonic() < deadline and mesh.pids == pids:
-            for stranger in strangers:
-                stranger.tell(draw)
-            sent += len(strangers)
-            pause.wait(PAUSE_S)
-        honest.end()
-        failed = mesh.pids != pids or honest.wrong > 0
-        mesh.wait_ready()
-        print(
-            f"seed {seed}: {sent:,} frames; processes {'ended' if mesh.pids != pids else 'all live'}; honest client: "
-            f"{honest.calls:,} calls, {honest.wrong} wrong, longest without service {honest.longest_s * 1000:.0f} ms"
-        )
-    context.destroy(linger=0)
-    return int(failed)
+class Strangers:
+    """Company (see Company) that says frames to all nodes."""
+
+    def __init__(self, mesh: JudgedMesh, names: tuple[str, ...], seed: int) -> None:
+        """``names``: whose keys they have; where there are no keys, one of each name says the same things."""
+        self._draw = Draw(random.Random(f"fuzz {seed}"))
+        self._harmless = random.Random(seed)  # of its own: how much is drawn from it depends on time
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        keys = [read_secret_key(mesh.key_file(name), "client", "node") if mesh.keys else None for name in names]
+        self._all = [Stranger(self._context, address, key) for address in mesh.mesh.addresses for key in keys]
+        if not all(stranger.scene.boot for stranger in self._all):
+            self.close()
+            raise RuntimeError("a node did not welcome a stranger: nothing would be tested")
+
+    def hostile(self) -> int:
+        """Say a frame to each node, over each connection."""
+        for stranger in self._all:
+            stranger.scene.wall_ms = time.time_ns() // 1_000_000
+            frame = self._draw.frame(REQUESTS, stranger.scene)
+            if not has_leave(frame):
+                stranger.tell(frame)
+        return len(self._all)
+
+    def harmless(self) -> int:
+        """Ask each node for a key, over each connection."""
+        for stranger in self._all:
+            stranger.scene.wall_ms = time.time_ns() // 1_000_000
+            stranger.tell(stranger.valid_frame(self._harmless))
+        return len(self._all)
+
+    def close(self) -> None:
+        """End all connections."""
+        self._context.destroy(linger=0)
 
 
-def storm_with_keys(frames: int, seconds: float, seed: int) -> int:
-    """Send frames over CURVE to the processes; 1 if what must not be has been."""
-    draw, pause = Draw(random.Random(f"fuzz {seed}")), threading.Event()
-    with secured_mesh() as secured, zmq.Context() as context:
-        keys = [read_secret_key(secured.key_file(name), "client", "node") for name in ("reader", "n2")]
-        strangers = [Stranger(context, address, key) for address in secured.mesh.addresses for key in keys]
-        if not all(stranger.scene.boot for stranger in strangers):
-            raise RuntimeError("a node did not welcome a stranger with a valid key: nothing would be tested")
+def has_leave(frame: bytes) -> bool:
+    """Tell whether a frame has a node leave: damage makes such frames of others, and who has a node's key may."""
+    try:
+        return any(isinstance(message, m.Leave) for message in decode_frame(frame)[1])
+    except ProtocolError:
+        return False
 
-        def flood(until: float) -> int:
-            sent = 0
-            while time.monotonic() < until:
-                for stranger in strangers:
-                    stranger.tell(draw)
-                sent += len(strangers)
-                pause.wait(PAUSE_S)
-            return sent
 
-        text, found = judged(secured, flood, frames, seconds)
-        for stranger in strangers:
-            stranger.socket.close(0)
-    print(f"seed {seed}, with keys: {text}")
+def storm(frames: int, seconds: float, seed: int, rate_per_s: float, *, keys: bool) -> int:
+    """Send frames to the processes; 1 if what must not be has been."""
+    names = ("reader", "n2") if keys else ("anybody",)
+    how: AbstractContextManager[JudgedMesh] = secured_mesh() if keys else open_mesh()
+    with how as mesh:
+        text, found = judged(mesh, lambda: Strangers(mesh, names, seed), frames, seconds, rate_per_s)
+    print(f"seed {seed}, {'with' if keys else 'without'} keys: {text}")
     for one in found:
         print(f"finding: {one}", file=sys.stderr)
     return int(bool(found))

@@ -9,7 +9,7 @@ import time
 from fuzzing.episodes import STEPS, TARGETS, Episode, Target, play, run
 from fuzzing.handshakes import knock
 from fuzzing.memcached import compare
-from fuzzing.processes import storm, storm_with_keys
+from fuzzing.processes import storm
 from fuzzing.shrinking import kind_of, shrink
 from meshcache.errors import ProtocolError
 from meshcache.protocol.wire import decode_frame
@@ -54,6 +54,13 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long in any case")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode (0)")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=1000.0,
+        help="processes and handshakes: how many a second at most (1,000), of hostile ones and, to compare with, of "
+        "harmless ones",
+    )
     parser.add_argument("--keys", action="store_true", help="processes: with keys, and frames from those who have one")
     parser.add_argument(
         "--at", default="", metavar="HOST:PORT", help="memcached: another server than a node of its own"
@@ -66,10 +73,9 @@ def main(arguments: list[str]) -> int:
     if options.target == "memcached":
         return compare(options.frames, options.seconds, options.seed, options.at)
     if options.target == "handshakes":
-        return knock(options.frames, options.seconds, options.seed)
+        return knock(options.frames, options.seconds, options.seed, options.rate)
     if options.target == "processes":
-        send = storm_with_keys if options.keys else storm
-        return send(options.frames, options.seconds, options.seed)
+        return storm(options.frames, options.seconds, options.seed, options.rate, keys=options.keys)
     return 1 if search(TARGETS[options.target], options.seed, options.frames, options.seconds) else 0
 
 

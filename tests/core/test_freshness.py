@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from story import DEFAULT, STRICT, Story
 
-from meshcache.core.membership.members import State, keeps
+from meshcache.core.membership.members import State, first_incarnation, keeps
 from meshcache.core.operations.replica_requests import EARLY_S
 from meshcache.core.storage.choice import store_class
 from meshcache.core.storage.store import SETTLE_MS, Store
 from meshcache.core.view import View
 from meshcache.errors import MeshcacheError
 from meshcache.protocol import messages as m
-from meshcache.protocol.messages import Fact
+from meshcache.protocol.messages import Fact, Rumour
 from meshcache.protocol.record import NEVER_MS, expiry_bytes, stamp
 from meshcache.protocol.ring import Ring, RingMember
 from meshcache.protocol.wire import decode_frame, encode_frame
@@ -202,6 +202,50 @@ def test_a_removed_node_asks_those_who_took_its_place_before_it_answers() -> Non
     story.mesh.network.heal()
     story.mesh.settle()
     assert story.get(key, story.at(removed)) == "after"
+
+
+def tell(story: Story, name: str, fact: Fact) -> None:
+    """Tell a node a fact, as a stranger would."""
+    host = story.node(name)
+    assert host.core is not None
+    host.core.receive_request(b"stranger", encode_frame(0, [m.Gossip([Rumour(fact, [])])]), host.clock())
+
+
+def test_a_node_that_was_taken_for_another_process_and_counted_dead_asks_who_took_its_place() -> None:
+    """Its id was counted dead, and so nobody wrote to it, whatever process that was said of."""
+    story = Story(3, ONE)
+    (key, *_) = [key for key in KEYS if story.mesh.owners(key) == ["n1"]]
+    story.set(key, "before")
+    removed = story.node("n1")
+    assert removed.core is not None
+    fact = removed.core.membership.own
+    for name in ("n2", "n3"):
+        story.mesh.network.cut("n1", name)
+        story.mesh.network.cut(name, "n1")
+        tell(story, name, fact._replace(state=int(State.DEAD), boot=fact.boot + 1))
+    story.mesh.wait_for(lambda: members_of(story, "n2") == members_of(story, "n3") == 2)
+    story.set(key, "after", story.at(story.node("n3")))
+    story.mesh.network.heal()
+    story.mesh.settle()
+    assert story.get(key, story.at(removed)) == "after"
+
+
+def test_a_process_that_starts_with_a_slow_clock_is_no_node_that_comes_back() -> None:
+    """What is known of the former process overrules it at first; but it has missed nothing, since it had nothing."""
+    story = Story(3, ONE)
+    started = story.node("n1")
+    assert started.core is not None
+    former = started.core.membership.own
+    started.crash()
+    story.mesh.wait_for(lambda: members_of(story, "n2") == members_of(story, "n3") == 2)
+    for name in ("n2", "n3"):
+        ahead = first_incarnation(int(story.node(name).wall_s() * 1000) + 2000)
+        tell(story, name, former._replace(state=int(State.DEAD), incarnation=ahead))
+    started.start()
+    story.mesh.settle()
+    assert started.core is not None
+    assert started.core.membership.own.incarnation > ahead
+    assert started.core.counters.rejoins == 0
 
 
 def test_a_write_that_comes_before_the_news_of_the_ring_is_kept() -> None:

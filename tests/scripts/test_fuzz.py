@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fuzzing.episodes import STEPS, TARGETS, Finding, play, run
+from fuzzing.processes import has_leave
 from fuzzing.program import THREE_STEPS, main
 from fuzzing.shrinking import kind_of, shrink
 
@@ -15,6 +16,8 @@ from meshcache.core import claims
 from meshcache.core.membership.membership import Membership
 from meshcache.core.membership.newcomers import Newcomers
 from meshcache.protocol import facts, wire
+from meshcache.protocol import messages as m
+from meshcache.protocol.messages import KINDS
 
 SECONDS = {"one": 14.0, "three": 8.0}
 EPISODES_FOR_A_BUG = 60
@@ -129,3 +132,14 @@ def test_what_a_frame_moves_beyond_its_bounds_is_a_finding(monkeypatch: pytest.M
     played = target.make()
     with pytest.raises(Finding, match="limits"):
         played.play(("pass", 0.1))
+
+
+def test_what_has_a_node_leave_is_told_from_what_does_not() -> None:
+    """Damage turns a request to drop tags into one to leave: a single bit of its kind."""
+    asked = m.InvalidateTags(1, 2, 3, b"", [b"t1"])
+    frame = wire.encode_frame(0, [asked])
+    kind_at = frame.index(KINDS[m.InvalidateTags])
+    damaged = frame[:kind_at] + bytes([KINDS[m.Leave]]) + frame[kind_at + 1 :]
+    assert not has_leave(frame)
+    assert has_leave(damaged)
+    assert not has_leave(b"noise")

@@ -92,7 +92,7 @@ class Membership(MemberTable):
         """
         super().__init__(own, outbox.note, now)
         self.removed = False
-        """Whether others had declared this node dead, and it has not yet forgotten its data."""
+        """Whether others counted this node dead, or a former process of its id, and it has not seen to that yet."""
         self.newcomers = Newcomers(answers)
         self.sequence = 0
         """The number of the last ping; acks repeat it."""
@@ -538,8 +538,9 @@ class Membership(MemberTable):
         if said == own or not supersedes(said, own) or own.state == State.LEFT:
             return False
         if said.state >= State.DEAD:
-            self.removed = self.removed or said.boot == own.boot
-            # This node has missed writes: it is in sync with no ring until it has pulled them.
+            # Of whichever process it was said: who believed it wrote nothing to this id. So this node has missed
+            # writes, and is in sync with no ring until it has pulled them.
+            self.removed = True
             self.put(own._replace(incarnation=next_life(said.incarnation), synced=b""), now)
         else:
             self.put(own._replace(incarnation=said.incarnation + 1), now)
