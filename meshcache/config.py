@@ -194,7 +194,7 @@ class LimitSettings:
 
     value_bytes_max: Annotated[int, checks.at_least(1)] = 16_777_216
     request_bytes_max: Annotated[int, checks.at_least(65_536)] = 67_108_864
-    reply_bytes_max: Annotated[int, checks.at_least(1024)] = 8_388_608
+    reply_bytes_max: Annotated[int, checks.at_least(1024)] = 1_048_576
     pending_max: Annotated[int, checks.at_least(1)] = 10_000
     operation_timeout_s: Annotated[float, checks.positive] = 5.0
     link_queue_max: Annotated[int, checks.at_least(1)] = 2000

@@ -21,6 +21,8 @@
 #include "wire.h"
 
 #define REPLY 20
+#define MORE 7
+#define MORE_BYTES 2 /* of [Code.MORE] */
 
 #define STAMP_BYTES 22
 
@@ -467,7 +469,8 @@ any_is_hot(Usual *self, Request *get)
     return found;
 }
 
-/* Tell whether so many bytes of values may be sent as they are, and add them to those of the turn if they count. */
+/* Tell whether values of so many bytes may be sent, as far as a reply goes, and add them to those of the turn if they
+ * count. */
 static Outcome
 may_send(Usual *self, int64_t size)
 {
@@ -481,7 +484,8 @@ may_send(Usual *self, int64_t size)
     if (PyErr_Occurred()) {
         return FAILED;
     }
-    if (size > self->reply_bytes_max || left - so_far < PRESSED_BYTES_LEFT || so_far + size > left) {
+    size = size < self->reply_bytes_max ? size : self->reply_bytes_max;
+    if (left - so_far < PRESSED_BYTES_LEFT || so_far + size > left) {
         return UNUSUAL;
     }
     PyObject *more = PyLong_FromLongLong(size);
@@ -522,7 +526,8 @@ answer_by_objects(Usual *self, PyObject *origin, Request *get, bool hot)
         held = PyBytes_CheckExact(record);
         size += held ? PyBytes_GET_SIZE(record) : 0;
     }
-    Outcome outcome = hot || !held ? UNUSUAL : may_send(self, size);
+    bool short_of = size > SMALL_REPLY_BYTES && size > self->reply_bytes_max;
+    Outcome outcome = hot || !held || short_of ? UNUSUAL : may_send(self, size);
     if (outcome == UNUSUAL) {
         return go_on(self, origin, get, records);
     }
@@ -533,18 +538,25 @@ answer_by_objects(Usual *self, PyObject *origin, Request *get, bool hot)
     return outcome;
 }
 
-/* Look keys up, all of which must be live. Return how many bytes their records take; -1: some are not. */
-static int64_t
-look_up(const struct store *store, const Request *get, int64_t now_ms, uint32_t *indices)
+/* What a GET found in the native store. */
+typedef struct {
+    uint32_t indices[GET_KEYS_MAX];
+    uint32_t given; /* so many of the keys fit into the reply; for the others the client asks again */
+    int64_t bytes;  /* of all records */
+} Found;
+
+/* Look keys up; false unless all are live. */
+static bool
+look_up(const struct store *store, const Request *get, int64_t now_ms, int64_t reply_bytes_max, Found *found)
 {
-    int64_t size = 0;
     struct key keys[KEYS_AT_ONCE];
+    found->bytes = found->given = 0;
     for (uint32_t start = 0; start < get->count; start += KEYS_AT_ONCE) {
         uint32_t count = get->count - start < KEYS_AT_ONCE ? get->count - start : KEYS_AT_ONCE;
         for (uint32_t i = 0; i < count; i++) {
             const Slice *key = &get->keys[start + i];
             if (key->size > KEY_SIZE_MAX) {
-                return -1;
+                return false;
             }
             keys[i] = store_key(store, (const char *)key->data, (Py_ssize_t)key->size);
         }
@@ -553,13 +565,46 @@ look_up(const struct store *store, const Request *get, int64_t now_ms, uint32_t 
             uint32_t index = store_find(store, &keys[i]);
             struct record record;
             if (index == 0 || !is_live((record = store_record(store, index)).bytes, now_ms)) {
-                return -1;
+                return false;
             }
-            indices[start + i] = index;
-            size += record.length;
+            found->indices[start + i] = index;
+            found->bytes += record.length;
+            if (found->bytes <= reply_bytes_max || start + i == 0) {
+                found->given = start + i + 1;
+            }
         }
     }
-    return size;
+    if (found->bytes <= SMALL_REPLY_BYTES) {
+        found->given = get->count;
+    }
+    return true;
+}
+
+/* Make the frame for what was found, and count the reads as hits. */
+static PyObject *
+frame_from_store(struct store *store, const Request *get, const Head *head, const Found *found)
+{
+    size_t size = size_of_array(get->count) + (get->count - found->given) * MORE_BYTES;
+    for (uint32_t i = 0; i < found->given; i++) {
+        size += size_of_bin((size_t)store_record(store, found->indices[i]).length);
+    }
+    uint8_t *to;
+    PyObject *frame = frame_with(head, size, &to);
+    if (frame == NULL) {
+        return NULL;
+    }
+    to = write_array(to, get->count);
+    for (uint32_t i = 0; i < get->count; i++) {
+        if (i < found->given) {
+            struct record record = store_record(store, found->indices[i]);
+            to = write_bin(to, record.bytes, (size_t)record.length);
+        }
+        else {
+            to = write_uint(write_array(to, 1), MORE);
+        }
+        store_note_hit(store, found->indices[i]);
+    }
+    return frame;
 }
 
 /* Answer a GET straight from the native store. It is unusual, and nothing has changed, if a key is not held there, or the
@@ -568,34 +613,23 @@ static Outcome
 answer_from_store(Usual *self, PyObject *origin, const Request *get)
 {
     struct store *store = self->store;
-    uint32_t indices[GET_KEYS_MAX];
     int64_t now_ms = number_of(self, self->parts[INSTANT], N_WALL_MS);
+    Found found;
     Head head;
     if (PyErr_Occurred() || take_head(self, get, &head)) {
         return FAILED;
     }
-    /* From here to the end of the frame no Python code runs: the records stay where they are. */
-    int64_t bytes = look_up(store, get, now_ms, indices);
-    if (bytes < 0 || bytes > SMALL_REPLY_BYTES) {
-        Py_DECREF(head.view);
-        return UNUSUAL;
+    PyObject *frame = NULL;
+    Outcome outcome = UNUSUAL;
+    /* From here to the end of the frame no Python code runs but for reading numbers: the records stay where they are. */
+    if (look_up(store, get, now_ms, self->reply_bytes_max, &found)) {
+        outcome = may_send(self, found.bytes);
     }
-    size_t size = size_of_array(get->count);
-    for (uint32_t i = 0; i < get->count; i++) {
-        size += size_of_bin((size_t)store_record(store, indices[i]).length);
-    }
-    uint8_t *to;
-    PyObject *frame = frame_with(&head, size, &to);
-    if (frame != NULL) {
-        to = write_array(to, get->count);
-        for (uint32_t i = 0; i < get->count; i++) {
-            struct record record = store_record(store, indices[i]);
-            to = write_bin(to, record.bytes, (size_t)record.length);
-            store_note_hit(store, indices[i]);
-        }
+    if (outcome == DONE) {
+        frame = frame_from_store(store, get, &head, &found);
     }
     Py_DECREF(head.view);
-    return answer(self, origin, get, frame) ? FAILED : DONE;
+    return outcome != DONE ? outcome : answer(self, origin, get, frame) ? FAILED : DONE;
 }
 
 static Outcome

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from meshcache.client.failure import Failure
+from meshcache.client.frames import frames
 from meshcache.client.routing import Routing
 from meshcache.errors import ProtocolError
 from meshcache.keys import SecretKey
@@ -34,7 +35,7 @@ from meshcache.protocol.messages import (
     Update,
     Welcome,
 )
-from meshcache.protocol.wire import Frame, decode_frame, encode_frame
+from meshcache.protocol.wire import LARGE_BYTES, Frame, decode_frame, encode_frame
 
 Kind = type[ClientOp]
 
@@ -46,6 +47,12 @@ class Unsendable(NamedTuple):
     """The outcome of a call of which no message can be made: nothing was sent, and another attempt would fail, too."""
 
     error: Exception
+
+
+class Read(NamedTuple):
+    """A result of a GET that is the value already, of type bytes, str or int; else it is the record."""
+
+    value: Any
 
 
 Outcome = list[Any] | Reject | Failure | Unsendable
@@ -60,7 +67,7 @@ CALLS_MAX: Final = 256
 class Request:
     """What an operation asks of nodes, for one key, many or none; it is the same in all attempts."""
 
-    __slots__ = ("content_bytes", "given", "keys", "kind", "name", "options", "payloads", "repeatable")
+    __slots__ = ("content_bytes", "given", "keys", "kind", "name", "options", "payloads", "reads_values", "repeatable")
 
     def __init__(
         self,
@@ -72,6 +79,7 @@ class Request:
         payloads: list[Any] | None = None,
         content_bytes: int = 0,
         repeatable: bool = True,
+        reads_values: bool = False,
     ) -> None:
         self.name = name
         """What the user called. With ``given``, the keys as the user wrote them (if there are any), it is for
@@ -87,6 +95,8 @@ class Request:
         """The length of all contents in the payloads."""
         self.repeatable = repeatable
         """Whether executing it twice does no more than executing it once."""
+        self.reads_values = reads_values
+        """Whether a result may also be a value that was Read, where that saves a copy of the record."""
 
     def part(self, indices: list[int]) -> Request:
         """Return the same request for these of its keys, in this order."""
@@ -95,13 +105,28 @@ class Request:
             return self
         some = None if payloads is None else [payloads[i] for i in indices]
         return Request(
-            self.name, self.kind, self.options, [keys[i] for i in indices], [], some, repeatable=self.repeatable
+            self.name,
+            self.kind,
+            self.options,
+            [keys[i] for i in indices],
+            [],
+            some,
+            repeatable=self.repeatable,
+            reads_values=self.reads_values,
         )
 
     def on_behalf_of(self, caller: str) -> Request:
         """Return the same request, whose errors name what the user called."""
         return Request(
-            caller, self.kind, self.options, self.keys, [], self.payloads, self.content_bytes, self.repeatable
+            caller,
+            self.kind,
+            self.options,
+            self.keys,
+            [],
+            self.payloads,
+            self.content_bytes,
+            self.repeatable,
+            self.reads_values,
         )
 
     def may_be_parked(self) -> bool:
@@ -233,7 +258,8 @@ class Batch:
         payloads = None
         if one.payloads is not None:
             payloads = [payload for request in requests for payload in request.payloads or ()]
-        joined = Request(one.name, one.kind, one.options, keys, [], payloads)
+        reads_values = all(request.reads_values for request in requests)
+        joined = Request(one.name, one.kind, one.options, keys, [], payloads, reads_values=reads_values)
         return Call(first.address, joined, self.until, first.allowance_s, self.size)
 
     def split(self, outcome: Outcome) -> list[Outcome]:
@@ -391,6 +417,9 @@ class Connection:
 
     def accept(self, frame: Frame) -> list[tuple[int, Outcome | Welcome]]:
         """Return what the frame answers, by number. After a ProtocolError the connection cannot be used any more."""
+        values = self._values_in(frame) if len(frame) >= LARGE_BYTES else None
+        if values is not None:
+            return values
         try:
             _clock, messages = decode_frame(frame)
         except ProtocolError as error:
@@ -414,6 +443,20 @@ class Connection:
                 results = _aligned(results, call)
             found.append((message.request, results))
         return found
+
+    def _values_in(self, frame: Frame) -> list[tuple[int, Outcome | Welcome]] | None:
+        """Return what a large frame answers, if that is values that can be read from it; None: it is to be decoded."""
+        if not all(call.request.reads_values for call in self._expected.values()):
+            return None
+        answer = frames.decode_reply(frame, self.routing.digest, None)
+        call = None if answer is None else self._expected.get(answer[0])
+        if call is None or answer[1] is None or len(answer[1]) != len(call.request.keys):
+            return None
+        number, values = answer
+        del self._expected[number]
+        self.greeting.is_silent = False
+        self.routing.windows.note_answer(self.address)
+        return [(number, [_result(value) for value in values])]
 
     def _told(self, message: Message) -> list[tuple[int, Outcome | Welcome]]:
         """Return what any message except a REPLY answers, by number."""
@@ -460,6 +503,11 @@ class Connection:
         elif reject.view != self.routing.digest:
             self.routing.note_view(self.address, reject.view)
         return reject
+
+
+def _result(value: Any) -> Any:
+    """Return a result in the form of ``decode_reply`` as an outcome has it."""
+    return value[0] if type(value) is tuple else None if value is None else Read(value)
 
 
 def _aligned(results: list[Any] | None, call: Call) -> list[Any]:

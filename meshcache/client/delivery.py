@@ -24,6 +24,7 @@ one call: retries.py says how.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Generator, Hashable, Sequence
 from functools import partial
@@ -33,6 +34,7 @@ from zlib import crc32
 from meshcache.client.connection import Call, Outcome, Request, Unsendable
 from meshcache.client.failure import DENIED, WRONG_CLUSTER, Failure
 from meshcache.client.flights import Flight, Seat
+from meshcache.client.parts import parts_of, value_bytes, weight_of
 from meshcache.client.retries import retry_after_s
 from meshcache.client.routing import Routing, parse_members
 from meshcache.errors import (
@@ -50,7 +52,7 @@ from meshcache.errors import (
     SerializationError,
     ValueTooLarge,
 )
-from meshcache.protocol.messages import BATCH_OPS_MAX, Code, Get, Inspect, Reject, Update
+from meshcache.protocol.messages import Code, Get, Inspect, Reject
 
 ATTEMPT_S: Final = 0.25
 """How long an attempt may take, unless a tenth of the whole timeout is longer …"""
@@ -62,10 +64,6 @@ PAUSE_MIN_S: Final = 0.005
 PAUSE_MAX_S: Final = 0.1
 LAG_PAUSES: Final = 3
 ALLOWANCE_S_MIN: Final = 0.001
-REQUEST_BYTES_MAX: Final = 8 << 20
-"""More goes in several requests, one after the other, unless it is one value: blocks of this size are used again by the
-allocators of both sides, and a node that takes in larger ones keeps others waiting."""
-EXPECTED_REPLY_BYTES: Final = 1024
 VIEW: Final = ("view", b"")
 """The options of an INSPECT that asks for the members."""
 
@@ -240,6 +238,8 @@ class Delivery:
         self._last: Failure | Reject | None = None
         self._retry_after_s: float | None = None
         """What the node said that was overloaded last."""
+        self._value_bytes = 0
+        """How long a value is expected to be; 0: not known."""
         self._charged: set[int] = set()
         """Indices of pending keys whose next attempt is charged to the client's retries."""
         self._may_be_applied = False
@@ -318,7 +318,7 @@ class Delivery:
         if not keys or self._node is not None:
             address = self._node or routing.pick(None, avoid, now)
             usable = address is not None and address not in avoid
-            return [self._call(address, self._pending, now)] if usable and address else []
+            return self._calls(address, self._pending, now) if usable and address else []
         first = routing.first
         mask = len(first) - 1
         groups: dict[str | None, list[int]] = {}
@@ -329,37 +329,35 @@ class Delivery:
                 groups[address].append(i)
             else:
                 groups[address] = [i]
-        return [self._call(address, indices, now) for address, indices in groups.items() if address is not None]
+        plan: list[tuple[Call, list[int]]] = []
+        for address, indices in groups.items():
+            if address is not None:
+                plan += self._calls(address, indices, now)
+        return plan
 
-    def _call(self, address: str, indices: list[int], now: float) -> tuple[Call, list[int]]:
-        """Make the call for as many of these keys as one request may carry; the others wait for the next round."""
-        request = self._request
-        size_max = min(self._routing.settings.request_bytes_max // 2, REQUEST_BYTES_MAX)
-        if request.keys:
-            del indices[BATCH_OPS_MAX:]
-            request = request.part(indices)
-        sizes = list(map(len, request.keys))
-        if request.payloads is not None and request.kind is not Update:
-            sizes = list(map(int.__add__, sizes, map(len, request.payloads)))
-        size = sum(sizes)
-        if size > size_max:
-            count, size = 1, sizes[0]
-            while size + sizes[count] <= size_max:
-                size += sizes[count]
-                count += 1
-            del indices[count:]
-            request = self._request.part(indices)
+    def _calls(self, address: str, indices: list[int], now: float) -> list[tuple[Call, list[int]]]:
+        """Make calls for as many of these keys as a round may have for one node; the others wait for the next round.
+
+        A node that has too much to do gets one call in a round, as its window is for whole operations.
+        """
+        request, routing = self._request, self._routing
+        parts = parts_of(request, indices, self._value_bytes, routing.settings.small_bytes)
+        if routing.windows.limit(address) < math.inf:
+            del parts[1:]
         allowance = self._timeout_s
         if request.repeatable:
-            weight = max(size, len(request.keys) * EXPECTED_REPLY_BYTES)
-            patience = max(self._patience, self._routing.patience(address, now))
-            allowance = allowance_s(self._timeout_s, weight) * patience + self._park_s
-        return Call(address, request, self._deadline, within(allowance, self._deadline - now), size), indices
+            patience = max(self._patience, routing.patience(address, now))
+            allowance = allowance_s(self._timeout_s, weight_of(parts)) * patience + self._park_s
+        allowance = within(allowance, self._deadline - now)
+        return [
+            (Call(address, request.part(part) if request.keys else request, self._deadline, allowance, size), part)
+            for part, size in parts
+        ]
 
     def _affords(self, plan: list[tuple[Call, list[int]]], now: float) -> bool:
         """Charge the retries of a round; if the client may make no more, give up the keys that need them."""
         charged = self._charged
-        retries = sum([not charged.isdisjoint(indices) for _, indices in plan])
+        retries = len({call.address for call, indices in plan if not charged.isdisjoint(indices)})
         if not retries:
             return True
         if not self._routing.affords(retries, now):
@@ -416,6 +414,8 @@ class Delivery:
                 return []
             pairs = zip(indices, outcome, strict=True)
             pending = [i for i, result in pairs if not self._accept_one(call.address, i, result)]
+            if pending and self._request.kind is Get:
+                self._value_bytes = value_bytes(outcome)
             self._routing.unfinished += bool(pending) or not self.errors.keys().isdisjoint(indices)
             return pending
         if type(outcome) is Reject:

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 from meshcache.client.arguments import DEFAULT, MISSING, Ttl, milliseconds
 from meshcache.client.connection import Attempt, Operation
-from meshcache.client.delivery import EXPECTED_REPLY_BYTES
 from meshcache.client.frames import PURE, frames
 from meshcache.client.options import Options
+from meshcache.client.parts import EXPECTED_REPLY_BYTES
 from meshcache.client.routing import SMALL_BYTES, Routing
 from meshcache.protocol.messages import DEFAULT_LEVEL, TTL_NEVER, Get, Set
 from meshcache.protocol.near_store import NearStore

@@ -32,7 +32,7 @@ from meshcache.client.arguments import (
 from meshcache.client.asking import Asking
 from meshcache.client.codec import ValueCodec, succeeds
 from meshcache.client.compression import Compress
-from meshcache.client.connection import Request, Tried
+from meshcache.client.connection import Read, Request, Tried
 from meshcache.client.delivery import Flow
 from meshcache.client.fallbacks import OUTAGES, OnError, OnReadError, loads_on_error, misses_on_error
 from meshcache.client.get_or_set import Fill, terms
@@ -146,7 +146,14 @@ class Session(Asking):
         # Batches alone make no key one that copies are kept of.
         if self.copies is not None and self.copies.near.used and not was_asked:
             return (yield from self._get_many_near(self.copies, given, raws, timeout))
-        return self._values(given, (yield from self._get_records(given, raws, timeout, fast)))
+        request = Request("get_many", Get, self._read, raws, given, reads_values=True)
+        results = yield from self._get_results(request, timeout, fast)
+        if Read not in set(map(type, results)):
+            return self._values(given, results)
+        found = {key: result.value for key, result in zip(given, results, strict=True) if type(result) is Read}
+        others = [i for i, key in enumerate(given) if key not in found]
+        found.update(self._values([given[i] for i in others], [results[i] for i in others]))
+        return {key: found[key] for key in given if key in found}
 
     def _get_many_near(
         self, copies: Copies, given: list[Any], raws: list[bytes], timeout: Timeout | None
@@ -157,26 +164,25 @@ class Session(Asking):
             return found
         asked = [given[i] for i in wanted]
         reading = copies.begin([raws[i] for i in wanted])
-        records = yield from self._get_records(asked, [raws[i] for i in wanted], timeout)
+        request = Request("get_many", Get, self._read, [raws[i] for i in wanted], asked)
+        records = yield from self._get_results(request, timeout)
         fetched = self._values(asked, records)
         for i, record in zip(wanted, records, strict=True):
             if given[i] in fetched:
                 copies.keep(raws[i], record, fetched[given[i]], reading)
         return {key: found[key] if key in found else fetched[key] for key in given if key in found or key in fetched}
 
-    def _get_records(
-        self, given: list[Any], raws: list[bytes], timeout: Timeout | None, fast: Tried | None = None
-    ) -> Flow[list[Any]]:
+    def _get_results(self, request: Request, timeout: Timeout | None, fast: Tried | None = None) -> Flow[list[Any]]:
         try:
-            records, errors = yield from self._many(Request("get_many", Get, self._read, raws, given), timeout, fast)
+            results, errors = yield from self._many(request, timeout, fast)
         except OUTAGES as error:
-            if not self._misses(error, len(raws)):
+            if not self._misses(error, len(request.keys)):
                 raise
-            return [None] * len(raws)
+            return [None] * len(request.keys)
         for i in sorted(errors):
             if not self._misses(errors[i]):
                 raise errors.pop(i)  # not kept here, since its traceback leads to this frame
-        return records
+        return results
 
     def _values(self, given: list[Any], records: list[Any]) -> dict[Any, Any]:
         """Return the values of the hits."""

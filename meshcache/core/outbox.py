@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from meshcache.protocol.messages import Event, Message
 
-REPLY_BYTES_PER_TURN: Final = 1 << 20
+REPLY_BYTES_PER_TURN: Final = 1 << 19
 """When one turn has replied more bytes of values, what else asks for some waits for the next. Less than the largest
-reply: else two of those may come in one turn, and who asks for them counts as light (intake.py)."""
+reply: else two of those may come in one turn, which to join in one frame would copy twice more, and who asks for them
+counts as light (intake.py)."""
 
 
 @dataclass(slots=True)

@@ -31,7 +31,7 @@ _SETTINGS: Final[dict[str, int | float | str]] = {
     "replicas": 3,
     "value_bytes_max": 1 << 24,
     "request_bytes_max": 1 << 26,
-    "reply_bytes_max": 1 << 23,
+    "reply_bytes_max": 1 << 20,
 }
 
 

@@ -20,6 +20,7 @@
     store           a node's store: memory, longest calls, time per key
     client          what a call costs its client
     near            a client's near cache: the cost of a hit, and how soon a copy is void
+    large           large values beside redis, and beside the least that ZeroMQ takes for their bytes
     queue           the queue of WriteBehind
     hotkeys         what finding hot keys costs, and what it brings
     memcached       one client of memcached, against a node and against a memcached

@@ -27,6 +27,7 @@ SUBCOMMANDS: Final = {
     "eviction": Subcommand("eviction", "hit ratios of lru, s3fifo and the optimum on traces of requests"),
     "near": Subcommand("near", "what a hit in a near cache costs, and how soon a write makes copies void"),
     "compression": Subcommand("compression", "what compressing values costs and saves"),
+    "large": Subcommand("large", "where the time of large values goes, beside redis and the least that ZeroMQ takes"),
     "queue": Subcommand("queue", "what it costs to accept a write in the queue of WriteBehind"),
     "gateway": Subcommand("gateway", "single GETs over HTTP, and 200 connections that are slow"),
     "memcached": Subcommand("memcached", "pymemcache against a node's memcached door and against memcached"),

@@ -334,7 +334,11 @@ def test_large_replies_and_many_keys(node: FakeNode) -> None:
         async with AsyncClient(node.address) as cache:
             values = {f"k{i}": bytes([i]) * 200_000 for i in range(40)}
             assert await cache.set_many(values) == []
+            assert max(sum(map(len, request.contents)) for request in node.of(Set)) <= 1 << 20
             assert await cache.get_many(list(values)) == values
+            first, *rest = [len(request.keys) for request in node.of(Get)]
+            assert first == 40
+            assert set(rest) == {1, 2}  # parts are not joined to one message again
             many = {f"n{i}": i for i in range(10_000)}
             assert await cache.set_many(many) == []
             assert await cache.get_many(many) == many

@@ -173,7 +173,7 @@ def test_a_thousand_large_values(client: Client, node: FakeNode) -> None:
     assert client.get_many(list(values)) == values
     assert len(node.of(Set)) > 5
     assert len(node.of(Get)) > 15
-    assert max(sum(map(len, m.contents)) for m in node.of(Set)) <= 2 << 20
+    assert max(sum(map(len, m.contents)) for m in node.of(Set)) <= 1 << 20
 
 
 def test_a_value_too_large_is_refused_before_it_is_sent(client: Client, node: FakeNode) -> None:

@@ -17,8 +17,8 @@ from client_world import World, fact, hits, record, welcome
 
 from meshcache.client.arguments import DEFAULT, MISSING, levels, milliseconds, raw_key, raw_keys
 from meshcache.client.codec import Codec
-from meshcache.client.connection import CALLS_MAX, GREETING, Batch, Call, Connection, Request, Unsendable
-from meshcache.client.delivery import REQUEST_BYTES_MAX, pause_s, within
+from meshcache.client.connection import CALLS_MAX, GREETING, Batch, Call, Connection, Read, Request, Unsendable
+from meshcache.client.delivery import allowance_s, pause_s, within
 from meshcache.client.failure import (
     CONNECTION_LOST,
     NO_REPLY,
@@ -31,6 +31,7 @@ from meshcache.client.failure import (
 )
 from meshcache.client.greetings import GREETING_S
 from meshcache.client.locks import Lock
+from meshcache.client.parts import ROUND_BYTES_MAX, VALUE_MARGIN
 from meshcache.client.routing import Routing
 from meshcache.client.seeds import parse_seeds
 from meshcache.client.session import Session, begin
@@ -69,7 +70,7 @@ from meshcache.protocol.messages import (
     Update,
 )
 from meshcache.protocol.record import NEVER_MS, Extras, extras_of, tombstone, with_extras
-from meshcache.protocol.wire import decode_frame, encode_frame
+from meshcache.protocol.wire import LARGE_BYTES, decode_frame, encode_frame
 
 # ---- arguments
 
@@ -811,16 +812,38 @@ def test_many_keys_go_to_their_owners_in_one_call_each_and_come_back_as_given() 
         assert all(world.owners(key)[0] == call.address for key in call.request.keys)
 
 
-def test_more_is_asked_for_again() -> None:
+def test_more_is_asked_for_again_in_parts_that_are_expected_to_fit() -> None:
+    world = World(nodes=1)
+    size = world.routing.settings.small_bytes // (4 * VALUE_MARGIN)
+
+    def answer(call: Call) -> Any:
+        given = [record(b"\0\0" + key + bytes(size - 64)) for key in call.request.keys]
+        return [one if i < 4 else [int(Code.MORE)] for i, one in enumerate(given)]
+
+    found = world.run(world.session.get_many([f"k{i}" for i in range(15)], None), answer)
+    assert found == {f"k{i}": b"k%d" % i + bytes(size - 64) for i in range(15)}
+    assert [[len(call.request.keys) for call in step] for step in world.steps] == [[15], [4, 4, 3]]
+    assert not world.pauses
+
+
+def test_a_reply_of_one_value_that_has_none_for_the_others_is_asked_for_the_rest() -> None:
     world = World(nodes=1)
 
     def answer(call: Call) -> Any:
-        return [record(b"\0\0" + key) if i < 3 else [int(Code.MORE)] for i, key in enumerate(call.request.keys)]
+        return [None if i < 3 else [int(Code.MORE)] for i in range(len(call.request.keys))]
 
-    found = world.run(world.session.get_many([f"k{i}" for i in range(10)], None), answer)
-    assert found == {f"k{i}": b"k%d" % i for i in range(10)}
+    assert not world.run(world.session.get_many([f"k{i}" for i in range(10)], None), answer)
     assert [len(call.request.keys) for call in world.calls] == [10, 7, 4, 1]
-    assert not world.pauses
+
+
+def test_values_that_a_driver_has_read_are_returned_beside_records_in_the_order_of_the_keys() -> None:
+    world = World(nodes=1)
+
+    def answer(call: Call) -> Any:
+        return [record(b"\0\1k1"), Read("k2"), None, Read(b""), Read(0)]
+
+    found = world.run(world.session.get_many(["k1", "k2", "k3", "k4", "k5"], None), answer)
+    assert list(found.items()) == [("k1", "k1"), ("k2", "k2"), ("k4", b""), ("k5", 0)]
 
 
 def test_one_failing_node_fails_over_only_its_keys() -> None:
@@ -847,7 +870,7 @@ def test_set_many_splits_by_bytes_and_by_count_and_names_what_failed() -> None:
     world.run(world.session.set_many({f"k{i}": b"x" * 900 for i in range(5)}, 5, None), hits)
     assert [len(call.request.keys) for call in world.calls] == [2, 2, 1]
     world = World(nodes=1)
-    world.routing.settings.request_bytes_max = 1 << 26
+    world.routing.settings.small_bytes = 1 << 20
     world.run(world.session.delete_many([f"k{i}" for i in range(BATCH_OPS_MAX + 1)], None), hits)
     assert [len(call.request.keys) for call in world.calls] == [BATCH_OPS_MAX, 1]
     failed = world.run(
@@ -857,13 +880,27 @@ def test_set_many_splits_by_bytes_and_by_count_and_names_what_failed() -> None:
     assert failed == [b"b", "c"]
 
 
-def test_large_values_go_in_several_requests_however_much_a_node_takes_at_once() -> None:
+def test_large_values_go_in_parts_all_at_once_but_not_more_than_a_round_may_have() -> None:
     world = World(nodes=1)
-    world.routing.settings.request_bytes_max = 1 << 26
-    world.routing.settings.value_bytes_max = 1 << 24
-    third, whole = bytes(REQUEST_BYTES_MAX // 3), bytes(REQUEST_BYTES_MAX + 1)
-    world.run(world.session.set_many({"a": third, "b": third, "c": third, "d": whole, "e": third}, 5, None), hits)
+    settings = world.routing.settings
+    settings.small_bytes, settings.value_bytes_max = 1 << 20, 1 << 24
+    third, quarter = bytes(settings.small_bytes // 3), bytes(ROUND_BYTES_MAX // 4 - 64)
+    world.run(world.session.set_many({"a": third, "b": third, "c": third, "d": quarter, "e": third}, 5, None), hits)
     assert [call.request.keys for call in world.calls] == [[b"a", b"b"], [b"c"], [b"d"], [b"e"]]
+    assert len(world.steps) == 1
+    assert len({call.allowance_s for call in world.calls}) == 1  # for all of them: the last waits for the others
+    assert world.calls[0].allowance_s > allowance_s(5.0, len(quarter))
+    world.steps.clear()
+    world.run(world.session.set_many({f"k{i}": quarter for i in range(7)}, 5, None), hits)
+    assert [len(step) for step in world.steps] == [4, 3]
+
+
+def test_a_node_with_too_much_to_do_gets_one_part_at_a_time() -> None:
+    world = World(nodes=1)
+    (address,) = world.routing.addresses()
+    world.routing.windows.note_overload(address, world.now)
+    world.run(world.session.set_many({f"k{i}": b"x" * 900 for i in range(5)}, 5, None), hits)
+    assert [[len(call.request.keys) for call in step] for step in world.steps] == [[2], [2], [1]]
 
 
 def test_of_two_names_of_one_key_the_last_is_stored_and_one_delete_counts() -> None:
@@ -1020,6 +1057,35 @@ def test_what_can_not_be_encoded_leaves_the_link_as_it_was(options: tuple[Any, .
     assert second == first + 1
     replies: list[Message] = [Reply(first, b"", [b"1"]), Reply(second, b"", [b"2"])]
     assert connection.accept(encode_frame(0, replies)) == [(first, [b"1"]), (second, [b"2"])]
+
+
+def test_of_a_large_reply_the_values_are_read_at_once_if_nobody_wants_records() -> None:
+    world = World()
+    connection, keys = connection_to(world), [b"a", b"b", b"c", b"d"]
+    large, tagged = record(b"\0\1" + b"x" * LARGE_BYTES), record(b"\0\3\x91\x01")
+    results = [large, None, tagged, record(b"\0\2" + b"7")]
+    as_values = [Read("x" * LARGE_BYTES), None, tagged, Read(7)]
+    for reads_values, view, given, expected in (
+        (True, world.routing.digest, results, as_values),
+        (False, world.routing.digest, results, results),
+        (True, b"another view", results, results),
+        (True, world.routing.digest, [*results[:3], [int(Code.MORE)]], [*results[:3], [int(Code.MORE)]]),
+    ):
+        request = Request("test", Get, (0, 0, False), keys, [], reads_values=reads_values)
+        number, _ = connection.encode(Call("127.0.0.1:7101", request, world.now + 1, 1.0, 4), world.now + 1)
+        frame = encode_frame(0, [Reply(number, view, given)])
+        assert connection.accept(frame) == [(number, expected)]
+        assert connection.accept(frame) == []
+
+
+def test_a_large_reply_of_the_wrong_length_breaks_the_protocol() -> None:
+    world = World()
+    connection = connection_to(world)
+    request = Request("test", Get, (0, 0, False), [b"a", b"b"], [], reads_values=True)
+    number, _ = connection.encode(Call("127.0.0.1:7101", request, world.now + 1, 1.0, 2), world.now + 1)
+    large = record(b"\0\0" + bytes(LARGE_BYTES))
+    with pytest.raises(ProtocolError, match="1 results for 2 keys"):
+        connection.accept(encode_frame(0, [Reply(number, world.routing.digest, [large])]))
 
 
 def test_a_call_that_makes_no_message_fails_for_good_and_in_words() -> None:

@@ -201,7 +201,7 @@ def given(answer: Any) -> int:
 
 
 def test_while_clients_have_much_to_read_a_reply_gives_them_little_more() -> None:
-    node, readers = Waiting(), Readers()
+    node, readers = Waiting(reply_bytes_max=8 * MIB), Readers()
     node.core.heed(readers)
     keys, value_bytes = [b"k%d" % i for i in range(8)], 300_000
     node.ask(OTHER, m.Set, 0, m.TTL_NEVER, keys, [bytes(2 + value_bytes)] * len(keys))

@@ -722,10 +722,11 @@ def test_a_node_that_its_own_process_has_leave_accuses_nobody() -> None:
     assert "asked_to_leave" not in [event for event, _ in lone.notes]
 
 
-def test_a_large_reply_ends_the_turn_and_one_value_of_a_megabyte_does_not(lone: Lone) -> None:
+def test_a_large_reply_ends_the_turn_and_one_value_of_half_a_megabyte_does_not(lone: Lone) -> None:
     keys = [b"k%d" % number for number in range(8)]
     for key in keys:
-        assert lone.set(key, bytes(1_000_000))
+        assert lone.set(key, bytes(500_000))
+    assert lone.set(b"long", bytes(1_000_000))
 
     def ends_the_turn(*names: bytes) -> bool:
         get = m.Get(*lone.head(), m.DEFAULT_LEVEL, m.DEFAULT_LEVEL, False, list(names))
@@ -734,4 +735,5 @@ def test_a_large_reply_ends_the_turn_and_one_value_of_a_megabyte_does_not(lone: 
         return ended
 
     assert ends_the_turn(*keys)
+    assert ends_the_turn(b"long")
     assert not ends_the_turn(keys[0])

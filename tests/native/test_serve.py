@@ -24,7 +24,7 @@ from meshcache.core.view import Former
 from meshcache.keys import ANYBODY, NOBODY, AllowedKey, Rights
 from meshcache.protocol import messages as m
 from meshcache.protocol.record import Extras, with_extras
-from meshcache.protocol.wire import encode_frame
+from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.simulation.hosts import EPOCH_MS
 
 if _native.absent_because:
@@ -298,6 +298,46 @@ def test_what_is_usual_is_served_natively(tables: dict[str, Any]) -> None:
         twins.receive(ORIGINS[0], frame)
         assert len(twins.turn(0.001)) == 1
     assert twins.spy.outcomes == {True: 8}
+
+
+LONG: Final = [b"long-%d" % number for number in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("reply_bytes_max", "value_bytes", "count"),
+    [(1024, 10_000, 6), (1024, 20_000, 1), (1 << 20, 20_000, 6), (100_000, 20_000, 4), (100_000, 99_970, 1)],
+)
+def test_of_a_large_read_as_much_as_a_reply_may_have_is_given_natively(
+    reply_bytes_max: int, value_bytes: int, count: int
+) -> None:
+    twins = Twins(limits={"reply_bytes_max": reply_bytes_max})
+    for number, key in enumerate(LONG):
+        content = b"\0\0" + bytes([number]) * value_bytes
+        twins.receive(ORIGINS[0], request(twins, m.Set, 0, 60_000, [key], [content]))
+        twins.turn(0.001)
+    twins.receive(ORIGINS[0], request(twins, m.Get, 0, 0, False, LONG))
+    ((_, frame),) = twins.turn(0.001)
+    _, (reply,) = decode_frame(frame)
+    assert isinstance(reply, m.Reply)
+    assert reply.results is not None
+    records = [result for result in reply.results if type(result) is bytes]
+    assert [record[-1] for record in records] == list(range(count))
+    assert reply.results[count:] == [[m.Code.MORE]] * (len(LONG) - count)
+    assert twins.spy.outcomes == {True: 7}
+
+
+def test_a_large_read_is_left_to_python_while_clients_have_much_to_read() -> None:
+    twins = Twins()
+    twins.receive(ORIGINS[0], request(twins, m.Set, 0, 60_000, [b"k"], [b"\0\0" + bytes(100_000)]))
+    twins.turn(0.001)
+    get = request(twins, m.Get, 0, 0, False, [b"k"])
+    served: dict[int, bool | None] = {40 << 20: True, 32 << 20: True, (32 << 20) - 1: None, 0: None}
+    for bytes_left, outcome in served.items():
+        twins.callers.bytes_left = bytes_left
+        twins.spy.outcomes.clear()
+        twins.receive(ORIGINS[0], get)
+        assert twins.spy.outcomes == {outcome: 1}
+        assert len(twins.turn(0.001)) == 1
 
 
 def test_a_turn_with_nothing_unusual_needs_no_tick() -> None:

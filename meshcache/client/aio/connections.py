@@ -446,7 +446,7 @@ class Mux:
         future: asyncio.Future[Outcome] = self.loop.create_future()
         key = (call.request.kind, call.request.options, call.allowance_s)
         message = node_socket.open.get(key)
-        if isinstance(message, Message) and message.batch.join(call, self._routing.settings.request_bytes_max // 2):
+        if isinstance(message, Message) and message.batch.join(call, self._routing.settings.small_bytes):
             message.futures.append(future)
             if len(message.futures) == CALLS_MAX:
                 node_socket.send()

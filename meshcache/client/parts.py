@@ -1,0 +1,63 @@
+"""How the keys that one node is asked for are shared out to requests: the parts of a round, all under way at once.
+
+What is large goes in parts of about 1 MiB. So one part is made or read while another travels and a third is served;
+both sides use blocks of this size again and again; and no other request waits long. A round of parts has an end, too: a
+node must bear it from many clients at a time.
+
+How long the values of a GET will be is known only when a reply was too short for all. Then those that it had tell.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from meshcache.client.connection import Request
+from meshcache.protocol.messages import BATCH_OPS_MAX, Update
+
+ROUND_BYTES_MAX: Final = 16 << 20
+"""What a round has for one node, at most, unless it is one value: as much as the largest value, which a node must bear
+in any case."""
+EXPECTED_REPLY_BYTES: Final = 1024
+"""What the reply has for a key, as long as nothing is known of it."""
+VALUE_MARGIN: Final = 2
+"""When a reply was too short, further values are expected to be so many times as long as those that it had: they may
+differ, and a part that does not fit in a reply takes another round."""
+
+
+def value_bytes(results: list[Any]) -> int:
+    """Return how long the other values are expected to be, given what a reply had that was too short for all."""
+    given = [len(result) for result in results if type(result) is bytes]
+    return VALUE_MARGIN * sum(given) // max(1, len(given))
+
+
+def parts_of(
+    request: Request, indices: list[int], expected_value_bytes: int, size_max: int
+) -> list[tuple[list[int], int]]:
+    """Share these keys of a request out to the parts of a round, in their order; the rest is for the next round.
+
+    Returns what each part has, and its bytes: of the keys, the payloads, and the values that are expected for them.
+    ``size_max``: a part has more only if it is one value.
+    """
+    if not request.keys:
+        return [(indices, 0)]
+    sizes = [len(request.keys[i]) + expected_value_bytes for i in indices]
+    if request.payloads is not None and request.kind is not Update:
+        sizes = [size + len(request.payloads[i]) for size, i in zip(sizes, indices, strict=True)]
+    parts: list[tuple[list[int], int]] = []
+    start = size = total = 0
+    for end, more in enumerate(sizes):
+        if end > start and (size + more > size_max or end - start == BATCH_OPS_MAX):
+            parts.append((indices[start:end], size))
+            start, size = end, 0
+            if total + more > ROUND_BYTES_MAX:
+                return parts
+        size += more
+        total += max(more, EXPECTED_REPLY_BYTES)
+    return [*parts, (indices[start:], size)]
+
+
+def weight_of(parts: list[tuple[list[int], int]]) -> int:
+    """Return the bytes that parts have and ask for together: each waits for those before it."""
+    return sum([max(size, len(part) * EXPECTED_REPLY_BYTES) for part, size in parts])
