@@ -275,7 +275,13 @@ class NodeCore:
         """Take a frame from the DEALER to ``address``."""
         self.set_time(now)
         self.counters.answers_in_bytes += len(frame)
-        if address in self.peers.links:
+        try:
+            taken = self._usual is not None and self._usual.take(address, frame)
+        except Exception as error:  # noqa: BLE001  (as in _take)
+            taken = None
+            self.fail(m.WriteReply.__name__, address, error)
+        self.disturbed |= taken is not True
+        if taken is False and address in self.peers.links:
             self._take(self._on_answer, address, self._decode(address, frame, self.receive_answer))
 
     def _take(

@@ -66,6 +66,7 @@ def usual_turns(
         expect_large=expect_large_blocks,
         inlet=inlet,
         instant=instant,
+        latencies=core.coordinator.pending.latencies,
         loop=core.counters.loop,
         number_events=number_events,
         outbox=core.outbox,

@@ -316,8 +316,8 @@ def test_an_overloaded_refusal_counts_and_not_ready_does_not() -> None:
     pending = first.core.coordinator.pending
     for code, is_open in ((Code.NOT_READY, False), (Code.OVERLOADED, True)):
         for _ in range(CALLS_MIN):
-            pending._number += 1
-            number = pending._number
+            pending.number += 1
+            number = pending.number
             pending.breakers.sent(number, second.name, 1, first.core._instant.now + 1)
             pending.waiting[number] = (first, None, second.name, m.WriteReply)  # type: ignore[assignment]
             pending.on_answer(second.name, m.Reject(number, b"", [int(code)]))

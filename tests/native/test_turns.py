@@ -40,6 +40,9 @@ WAIT_MS: Final = 20_000
 FLAG: Final = b"\0\0"
 LEVEL: Final = m.DEFAULT_LEVEL
 LONG_AGO_S: Final = -1e6
+BURST_MAX: Final = 32
+"""As turns.c has it."""
+QUEUED: Final = 900
 
 Make = Callable[..., Message]
 """Makes a request, given its first fields."""
@@ -305,9 +308,9 @@ class ByHand:
         """Take native turns for a while, until something else is to be done. A request comes meanwhile."""
         turns, timer = self.entrance.turns, threading.Timer(0.1, self.send, [get(b"a")])
         assert turns is not None
-        self.server._inlets.woken(turns.serve(time.monotonic(), 0.0, 1e12), [])
+        self.server._inlets.woken(turns.serve(time.monotonic(), 0.0, 1e12, ()), [])
         timer.start()
-        woken = turns.serve(time.monotonic() + within_s, 0.0, ahead_s_max)
+        woken = turns.serve(time.monotonic() + within_s, 0.0, ahead_s_max, ())
         timer.join()
         return [fd for fd, _ in woken]
 
@@ -336,15 +339,31 @@ def test_a_turn_is_counted_and_its_end_is_told(by_hand: ByHand) -> None:
     assert by_hand.core.counters.longest_turn_ms == pytest.approx((loop.busy_s - busy_s) * 1000)
 
 
-def test_nothing_is_taken_after_the_deadline_nor_while_more_is_waiting(by_hand: ByHand) -> None:
+def test_nothing_is_taken_after_the_deadline(by_hand: ByHand) -> None:
     turns, inlet = by_hand.entrance.turns, by_hand.entrance.inlet
     assert turns is not None
     by_hand.send(get(b"a"))
     eventually(inlet.has_input)
-    for within_s in (-1.0, 20.0):
-        assert [fd for fd, _ in turns.serve(time.monotonic() + within_s, 0.0, 1e12)] == [inlet.fd]
-        assert inlet.in_hand is None
+    assert [fd for fd, _ in turns.serve(time.monotonic() - 1.0, 0.0, 1e12, ())] == [inlet.fd]
+    assert inlet.in_hand is None
     assert by_hand.core.counters.requests == 1
+
+
+def test_a_queue_that_does_not_empty_is_left_to_the_inlet(by_hand: ByHand) -> None:
+    turns, inlet, requests = by_hand.entrance.turns, by_hand.entrance.inlet, by_hand.core.counters.requests
+    assert turns is not None
+    for _ in range(QUEUED):
+        by_hand.send(get(b"a"))
+    assert [fd for fd, _ in turns.serve(time.monotonic() + 20.0, 0.0, 1e12, ())] == [inlet.fd]
+    assert inlet.in_hand is None
+    assert BURST_MAX <= by_hand.core.counters.requests - requests < QUEUED
+
+
+def test_while_a_queue_is_not_empty_there_are_no_native_turns(by_hand: ByHand) -> None:
+    inlet = by_hand.entrance.inlet
+    assert inlet.is_at_ease()
+    inlet._standing_since = 1.0
+    assert not inlet.is_at_ease()
 
 
 def test_after_a_suspension_the_core_has_the_first_word(by_hand: ByHand) -> None:
@@ -369,7 +388,7 @@ def test_another_descriptor_ends_it(by_hand: ByHand) -> None:
     turns, inlets, fd = by_hand.entrance.turns, by_hand.server._inlets, by_hand.wakeup.fd
     assert turns is not None
     by_hand.wakeup()
-    woken = turns.serve(time.monotonic() + 20.0, 0.0, 1e12)
+    woken = turns.serve(time.monotonic() + 20.0, 0.0, 1e12, ())
     assert woken == [(fd, select.EPOLLIN)]
     assert inlets.woken(woken, []) == []
     assert inlets.called
