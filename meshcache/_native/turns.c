@@ -571,6 +571,16 @@ are_many_to_one(const Run *run)
     return false;
 }
 
+/* Say that what is to be sent is not in a dict, unless it could not even be read. */
+static Step
+wrong_type(void)
+{
+    if (!PyErr_Occurred()) {
+        PyErr_SetString(PyExc_TypeError, "sends and replies of the outbox must be dicts");
+    }
+    return WRONG;
+}
+
 /* Send the replies of the turn, or leave them to Python if it has some to send as well. */
 static Step
 send_replies(Turns *self, Run *run)
@@ -578,7 +588,7 @@ send_replies(Turns *self, Run *run)
     PyObject *replies = part_attribute(self, OUTBOX, N_REPLIES);
     if (replies == NULL || !PyDict_CheckExact(replies)) {
         Py_XDECREF(replies);
-        return WRONG;
+        return wrong_type();
     }
     Step step = PyDict_GET_SIZE(replies) > 0 || are_many_to_one(run) ? LEFT : SERVED;
     for (size_t i = 0; i < run->held_count && step != WRONG; i++) {
@@ -604,25 +614,46 @@ are_frames(Turns *self, PyObject *sends)
     return true;
 }
 
-/* Send a frame to a peer, as Links.send does. */
-static int
-send_to(Turns *self, Run *run, PyObject *address, PyObject *frame)
+/* Have the core go on with a frame that could not be sent. */
+static Step
+fail_to_send(Turns *self, Run *run, PyObject *address)
 {
-    Line *line = line_to(self, address);
-    size_t size = (size_t)PyBytes_GET_SIZE(frame);
-    line->is_stirred = true;
-    run->asked_bytes += (int64_t)size;
-    if (self->zmq.send(line->socket, PyBytes_AS_STRING(frame), size, ZMQ_DONTWAIT) >= 0) {
-        return 0;
-    }
     PyObject *moment = PyFloat_FromDouble(run->now), *done = NULL;
     if (moment != NULL) {
         done = PyObject_CallMethodObjArgs(self->parts[CORE], self->names[N_UNDELIVERABLE], address, moment, NULL);
     }
-    int failed = done == NULL || PyObject_SetAttr(self->parts[CORE], self->names[N_DISTURBED], Py_True) ? -1 : 0;
+    int failed = done == NULL || PyObject_SetAttr(self->parts[CORE], self->names[N_DISTURBED], Py_True);
     Py_XDECREF(moment);
     Py_XDECREF(done);
-    return failed;
+    return failed ? WRONG : LEFT;
+}
+
+/* Send a frame to a peer, as Links.send does. */
+static Step
+send_to(Turns *self, Run *run, PyObject *address, PyObject *frame)
+{
+    Line *line = line_to(self, address);
+    if (line == NULL) {
+        return WRONG; /* with an exception: there was one before */
+    }
+    size_t size = (size_t)PyBytes_GET_SIZE(frame);
+    line->is_stirred = true;
+    run->asked_bytes += (int64_t)size;
+    int sent = self->zmq.send(line->socket, PyBytes_AS_STRING(frame), size, ZMQ_DONTWAIT);
+    return sent < 0 ? fail_to_send(self, run, address) : SERVED;
+}
+
+/* Send all frames of a list of addresses and lists of one frame. */
+static Step
+send_all(Turns *self, Run *run, PyObject *all)
+{
+    Step step = SERVED;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(all) && step != WRONG; i++) {
+        PyObject *item = PyList_GET_ITEM(all, i), *frame = PyList_GET_ITEM(PyTuple_GET_ITEM(item, 1), 0);
+        Step sent = send_to(self, run, PyTuple_GET_ITEM(item, 0), frame);
+        step = sent == SERVED ? step : sent;
+    }
+    return step;
 }
 
 /* Send what is to be sent to peers. */
@@ -632,19 +663,16 @@ send_to_peers(Turns *self, Run *run)
     PyObject *sends = part_attribute(self, OUTBOX, N_SENDS);
     if (sends == NULL || !PyDict_CheckExact(sends)) {
         Py_XDECREF(sends);
-        return WRONG;
+        return wrong_type();
     }
     Step step = SERVED;
-    if (PyDict_GET_SIZE(sends) > 0) {
-        step = are_frames(self, sends) ? SERVED : LEFT;
-        PyObject *all = step == LEFT ? NULL : PyDict_Items(sends);
-        if (all != NULL) {
-            PyDict_Clear(sends);
-        }
-        for (Py_ssize_t i = 0; all != NULL && i < PyList_GET_SIZE(all) && step != WRONG; i++) {
-            PyObject *item = PyList_GET_ITEM(all, i), *frame = PyList_GET_ITEM(PyTuple_GET_ITEM(item, 1), 0);
-            step = send_to(self, run, PyTuple_GET_ITEM(item, 0), frame) ? WRONG : SERVED;
-        }
+    if (PyDict_GET_SIZE(sends) > 0 && !are_frames(self, sends)) {
+        step = LEFT;
+    }
+    else if (PyDict_GET_SIZE(sends) > 0) {
+        PyObject *all = PyDict_Items(sends);
+        PyDict_Clear(sends);
+        step = all == NULL ? WRONG : send_all(self, run, all);
         Py_XDECREF(all);
     }
     Py_DECREF(sends);
@@ -680,11 +708,10 @@ perform(Turns *self, Run *run)
     Step step = send_to_peers(self, run);
     Step replied = step == WRONG ? WRONG : send_replies(self, run);
     Step announced = replied == WRONG ? WRONG : announce(self);
-    int disturbed = announced == WRONG ? -1 : has(self, CORE, N_DISTURBED);
-    if (disturbed < 0) {
+    if (announced == WRONG) {
         return WRONG;
     }
-    return disturbed || step == LEFT || replied == LEFT ? LEFT : announced;
+    return step == LEFT || replied == LEFT ? LEFT : announced;
 }
 
 /* What ended in this turn has left the node, as Server._end_turn says it. */

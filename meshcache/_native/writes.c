@@ -258,22 +258,24 @@ take_write(Usual *self, PyObject *keys, PyObject *records)
     return stored;
 }
 
-/* Store the records here, group by group: return what came of each. ``newer``: set if any is to be stamped once more. */
+/* Store the records here, group by group: return what came of each. If any is to be stamped once more, ``newer`` is set,
+ * and the groups after it are left to Python, so that all is stored in the same order. */
 static PyObject *
 store_here(Usual *self, const Plan *plan, PyObject *keys, PyObject *records, bool *newer)
 {
-    PyObject *stored = PyList_New(plan->group_count);
-    for (uint32_t group = 0; stored != NULL && group < plan->group_count; group++) {
+    PyObject *stored = PyList_New(0);
+    for (uint32_t group = 0; stored != NULL && group < plan->group_count && !*newer; group++) {
         PyObject *own_keys = of_group(plan, group, keys), *own_records = of_group(plan, group, records);
         PyObject *outcome = take_write(self, own_keys, own_records);
         Py_XDECREF(own_keys);
         Py_XDECREF(own_records);
-        if (outcome == NULL) {
+        if (outcome == NULL || PyList_Append(stored, outcome)) {
             Py_CLEAR(stored);
-            break;
         }
-        *newer |= PyList_GET_SIZE(PyTuple_GET_ITEM(outcome, 0)) > 0;
-        PyList_SET_ITEM(stored, group, outcome);
+        else {
+            *newer = PyList_GET_SIZE(PyTuple_GET_ITEM(outcome, 0)) > 0;
+        }
+        Py_XDECREF(outcome);
     }
     return stored;
 }

@@ -257,9 +257,8 @@ class Server:
         core, inlets, clock, answers = self.core, self._inlets, self._clock, self.links.inlets
         usual: tuple[object, ...] = self.entrance.inlet, self._door
         monotonic, due_at = time.monotonic, deadline + clock.stood_still_s
-        wait = inlets.wait
         while True:
-            woken = wait(deadline - monotonic())
+            woken = self._wait(deadline - monotonic())
             began = clock.read(monotonic(), time.time())
             for each in woken:
                 if each.drain(began):
@@ -273,9 +272,8 @@ class Server:
             elif core.outbox.replies:
                 self._reply(core.replies())
             self._end_turn(began)
-            wait = self._serve_natively  # what comes after a usual request mostly is one, too
 
-    def _serve_natively(self, timeout_s: float) -> list[Awaited]:
+    def _wait(self, timeout_s: float) -> list[Awaited]:
         """Sleep as ``Inlets.wait`` does, and return what that returns; take usual turns natively in the meantime."""
         inlets, inlet, turns, clock, links = (
             self._inlets,

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -18,6 +19,7 @@ from timing import eventually
 
 from meshcache import _native
 from meshcache.config import Config
+from meshcache.core import node as node_module
 from meshcache.core.node import NodeCore
 from meshcache.core.operations.replica import Replica
 from meshcache.local.processes import HOST, find_base_port
@@ -29,7 +31,7 @@ from meshcache.node.server import Asked, Server
 from meshcache.node.wakeup import Wakeup
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Message
-from meshcache.protocol.wire import decode_frame, encode_frame
+from meshcache.protocol.wire import Frame, decode_frame, encode_frame
 from meshcache.sockets import allocator
 from meshcache.sockets.allocator import LARGE_FRAME_BYTES
 
@@ -43,6 +45,7 @@ LONG_AGO_S: Final = -1e6
 BURST_MAX: Final = 32
 """As turns.c has it."""
 QUEUED: Final = 900
+SETS: Final = 300
 
 Make = Callable[..., Message]
 """Makes a request, given its first fields."""
@@ -442,3 +445,91 @@ def test_where_libzmq_is_out_of_reach_python_takes_all_turns(monkeypatch: pytest
         with node.client() as client:
             client.set("a", "1")
             assert client.get("a") == "1"
+
+
+# -- nodes with peers ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frames_in_python(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the frames that Python receives, and the kinds of messages that it decodes."""
+    counts: Counter[str] = Counter()
+    decode, request, answer = node_module.decode_frame, NodeCore.receive_request, NodeCore.receive_answer
+
+    def decode_counted(frame: Frame) -> tuple[int, list[Message]]:
+        clock, messages = decode(frame)
+        counts.update(type(message).__name__ for message in messages)
+        return clock, messages
+
+    def request_counted(self: NodeCore, *arguments: Any, **options: Any) -> bool:
+        counts["frames"] += 1
+        return request(self, *arguments, **options)
+
+    def answer_counted(self: NodeCore, *arguments: Any) -> None:
+        counts["frames"] += 1
+        answer(self, *arguments)
+
+    monkeypatch.setattr(node_module, "decode_frame", decode_counted)
+    monkeypatch.setattr(NodeCore, "receive_request", request_counted)
+    monkeypatch.setattr(NodeCore, "receive_answer", answer_counted)
+    return counts
+
+
+@pytest.fixture
+def mesh(frames_in_python: Counter[str]) -> Iterator[list[Node]]:
+    """Three nodes with two copies of each key."""
+    assert frames_in_python == {}
+    base, cluster = find_base_port(3), {"replicas": 2, "write_quorum": 2, "slots": 64, "vnodes": 8}
+    addresses = [f"{HOST}:{base + number}" for number in range(3)]
+    with ExitStack() as stack:
+        nodes = []
+        for number, address in enumerate(addresses):
+            tables = {"id": f"n{number}", "listen": address, "seeds": addresses}
+            nodes.append(Node(Config.from_tables(node=tables, cluster=cluster)).start())
+            stack.callback(nodes[-1].stop)
+        eventually(lambda: all(len(core_of(node).view.ring.members) == 3 for node in nodes))
+        eventually(lambda: all(core_of(node).settled and not core_of(node).view.former for node in nodes))
+        yield nodes
+
+
+def core_of(node: Node) -> NodeCore:
+    assert node._server is not None
+    return node._server.core
+
+
+def test_a_set_with_copies_takes_native_turns_at_all_nodes(mesh: list[Node], frames_in_python: Counter[str]) -> None:
+    cores = [core_of(node) for node in mesh]
+    with mesh[0].client(near_cache=False) as client:
+        client.set("first", "1")
+        before = [core.counters.requests_by_kind.answered["Set"] for core in cores]
+        frames_in_python.clear()
+        for number in range(SETS):
+            client.set(f"key-{number}", f"value-{number}")
+        answered = [core.counters.requests_by_kind.answered["Set"] for core in cores]
+        assert sum(answered) == sum(before) + SETS
+        by_python = [frames_in_python[kind] for kind in ("Set", "Write", "WriteReply")]
+        assert max(by_python) < SETS / 2, "those that come in one frame with something else"
+        assert frames_in_python["frames"] < 3 * SETS / 2, "those that come with a probe of another node, or after it"
+        for number in range(SETS):
+            assert client.get(f"key-{number}") == f"value-{number}"
+    for number in range(SETS):
+        key = b"key-%d" % number
+        held = [core.store.peek(key) for core in cores]
+        owners = cores[0].view.ring.owners[cores[0].view.ring.slot_of(key)]
+        assert [record is not None for record in held] == [core.membership.own_id in owners for core in cores]
+        assert len(set(held) - {None}) == 1
+    waits = [core.coordinator.pending.latencies.statistics()["duration_s"]["write"] for core in cores]
+    assert sum(sum(each["counts"]) for each in waits) >= SETS
+    assert all(core.coordinator.pending.running == {} for core in cores)
+
+
+def test_sets_with_copies_end_when_a_node_is_gone(mesh: list[Node]) -> None:
+    with mesh[0].client(near_cache=False) as client:
+        for number in range(SETS):
+            client.set(f"key-{number}", "1")
+        mesh[2].stop()
+        for number in range(SETS):
+            client.set(f"key-{number}", "2")
+        assert client.get_many([f"key-{number}" for number in range(SETS)]) == {
+            f"key-{number}": "2" for number in range(SETS)
+        }

@@ -20,6 +20,7 @@ from meshcache.core.operations.usual_writes import UsualWrite
 from meshcache.core.storage import choice
 from meshcache.core.view import Former
 from meshcache.protocol import messages as m
+from meshcache.protocol.breaker import CALLS_MIN
 from meshcache.protocol.clock import LEAD_MS_MAX
 from meshcache.protocol.messages import Message
 from meshcache.protocol.record import NEVER_MS, expiry_bytes, tombstone, version_of
@@ -209,7 +210,7 @@ class Twins:
 
     def change(self, rng: random.Random) -> None:
         """Let happen what makes writes unusual."""
-        what, place, heals, slot = rng.randrange(8), rng.randrange(3), rng.random() < 0.6, rng.randrange(16)
+        what, place, heals, slot = rng.randrange(9), rng.randrange(3), rng.random() < 0.6, rng.randrange(16)
         other = ADDRESSES[rng.choice([node_id for node_id in IDS if node_id != IDS[place]])]
         for trio in self.trios:
             core = trio.cores[place]
@@ -229,14 +230,24 @@ class Twins:
                 core.view.owned[slot] &= heals
             if what == 6:
                 trio.callers.deaf = set() if heals else {ORIGINS[1]}
+            if what == 8:
+                breakers, peer = core.coordinator.pending.breakers, IDS[place - 1]
+                breakers.sent(0, peer, core.peers.by_node[peer].boot if peer in core.peers.by_node else 0, self.now + 1)
+                for _ in range(0 if heals else CALLS_MIN):
+                    breakers._fail(peer)
             if what == 7 and trio.under_way:
                 trio.under_way.popleft()  # lost
         self.compare()
 
 
 def set_message(rng: random.Random, twins: Twins, place: int) -> m.Set:
-    keys = rng.sample(KEYS, rng.choice([1, 1, 1, 2, 8, 20]))
-    contents = [some_content(rng) if rng.random() < 0.1 else b"\0\1" + rng.randbytes(rng.choice([1, 60])) for _ in keys]
+    own = [key for key in KEYS if IDS[place] in owners_of(twins, key)]
+    keys = (
+        rng.sample(KEYS, 8) if rng.random() < 0.1 else rng.sample(own, min(len(own), rng.choice([1, 1, 1, 2, 8, 20])))
+    )
+    contents = [
+        some_content(rng) if rng.random() < 0.02 else b"\0\1" + rng.randbytes(rng.choice([1, 60])) for _ in keys
+    ]
     deadline_ms = twins.wall_ms + rng.choice([5000] * 8 + [250, 150, 70_000, 0, -1])
     level = rng.choice([0] * 12 + [-1, -2, -3, 1, 2, 3, 4])
     ttl_ms = rng.choice([-1, 0, 1, 300, 60_000])
@@ -248,9 +259,9 @@ def write_message(rng: random.Random, twins: Twins, place: int) -> m.Write:
     keys = rng.sample(KEYS, rng.choice([1, 1, 3]))
     records = []
     for _ in keys:
-        ahead_ms = rng.choice([0] * 10 + [-5000, 4900, LEAD_MS_MAX + 1, 9000])
+        ahead_ms = rng.choice([0] * 10 + [-5000, 4900, 4900, 4900, LEAD_MS_MAX + 1, 9000])
         version = ((twins.wall_ms + ahead_ms) << 16 | rng.randrange(9)).to_bytes(8, "big") + rng.randbytes(8)
-        content = some_content(rng) if rng.random() < 0.1 else b"\0\1v"
+        content = some_content(rng) if rng.random() < 0.02 else b"\0\1v"
         record = (
             version + expiry_bytes(rng.choice([NEVER_MS, twins.wall_ms + 500, twins.wall_ms - 1])) + (content or b"")
         )
@@ -302,15 +313,20 @@ def hostile(rng: random.Random, twins: Twins) -> None:
 def run(rng: random.Random, twins: Twins, steps: int) -> None:
     for _ in range(steps):
         action = rng.random()
-        if action < 0.35:
+        if action < 0.3:
             place = rng.randrange(3)
             messages: list[Message] = [set_message(rng, twins, place) for _ in range(rng.choice([1] * 8 + [2]))]
             twins.ask(place, frame_of(rng, 0, messages), rng.choice(ORIGINS))
-        elif action < 0.45:
+            if rng.random() < 0.6:  # each message in a frame of its own
+                twins.settle()
+        elif action < 0.4:
             hostile(rng, twins)
         elif action < 0.75:
-            twins.turn(rng.choice([0.0, 0.0, 0.001, 0.001, 0.05, 0.3, 1.5]))
-        elif action < 0.96:
+            twins.turn(rng.choice([0.0, 0.0, 0.001, 0.001, 0.01]))
+        elif action < 0.78:
+            twins.turn(rng.choice([0.05, 0.3, 1.5]))
+            twins.settle()
+        elif action < 0.98:
             for _ in range(rng.choice([1, 3, 100])):
                 if twins.trios[0].under_way:
                     twins.deliver()
@@ -335,19 +351,21 @@ def test_random_writes_come_to_all_ends() -> None:
         run(random.Random(number), twins, 120)
         outcomes += twins.outcomes
     assert min(outcomes[way, done] for way in ("serve", "take") for done in (True, False)) > 50, outcomes
-    assert outcomes["serve", None] > 5, outcomes
+    assert outcomes["serve", None] > 0, outcomes
 
 
 def sets_of(twins: Twins, place: int, count: int) -> bytes:
-    keys = [b"new-%d" % number for number in range(1000) if owner_of(twins, b"new-%d" % number) == IDS[place]][:count]
+    keys = [b"new-%d" % number for number in range(1000) if owners_of(twins, b"new-%d" % number)[0] == IDS[place]][
+        :count
+    ]
     view = twins.native[place].view.digest
     return encode_frame(
         0, [m.Set(7, BOOT + place, twins.wall_ms + 5000, view, 0, 60_000, keys, [b"\0\1" + b"v" * 60] * count)]
     )
 
 
-def owner_of(twins: Twins, key: bytes) -> str:
-    return twins.native[0].view.ring.owners[crc32(key) % 16][0]
+def owners_of(twins: Twins, key: bytes) -> tuple[str, ...]:
+    return twins.native[0].view.ring.owners[crc32(key) % 16]
 
 
 @pytest.mark.parametrize(
@@ -380,11 +398,11 @@ def hostile_frames(count: int, seed: int) -> Counter[tuple[str, bool | None]]:
 
     See its namesake in test_serve.py.
     """
-    rng, twins = random.Random(seed), Twins()
+    rng, twins, looks_every = random.Random(seed), Twins(), max(100, count // 50)
     cores = [trio.cores[0] for trio in twins.trios]
     twins.outcomes.clear()
     for number in range(count):
-        if number % 100 == 0:
+        if number % looks_every == 0:
             assert all_of(cores[0]) == all_of(cores[1])
             assert cores[0].drain() == cores[1].drain()
             for core in cores:
@@ -393,7 +411,7 @@ def hostile_frames(count: int, seed: int) -> Counter[tuple[str, bool | None]]:
         last = cores[0].coordinator.pending.number - 1
         good: Message = rng.choice([usual_write(rng, twins), m.WriteReply(last, bytes(8), [], [])])
         frame = mutated(encode_frame(clock, [good]), rng)
-        if number % 100:  # mostly without the looks before and after, which take long
+        if number % looks_every:  # mostly without the looks before and after, which take long
             cores[0]._usual = native._usual  # type: ignore[union-attr]  # of the spy
         for core in cores:
             core.receive_request(b"n2", frame, twins.now)

@@ -45,8 +45,8 @@ class GoesOn(Resumes, Protocol):
     ) -> None:
         """Go on with a SET that is counted, and whose records were made and stored here; its contents are in these.
 
-        So far: the records; by group of keys with the same owners, what came of storing them; and the number under
-        which its bytes are counted, or 0.
+        So far: the records; of the first groups of keys with the same owners, or of all, what came of storing them; and
+        the number under which its bytes are counted, or 0.
         """
 
 

@@ -109,7 +109,7 @@ class QuorumWrite:
     def start(self, stored: Iterable[Stored] = ()) -> None:
         """Store the records here and send them to the other owners; finish at once if that is enough.
 
-        ``stored``: what came of storing them here, group by group, if that is done already.
+        ``stored``: what came of storing them here, for the first groups, if that is done already.
         """
         coordinator, here = self.coordinator, iter(stored)
         for (owners, former), indices in coordinator.view.group_by_owners(self._keys).items():
