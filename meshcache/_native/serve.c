@@ -1,10 +1,11 @@
 /* The node's usual requests, from frame to reply without a Python object for each of their fields.
  *
- * What is usual: a frame with one GET or SET of a client, for keys of which this node needs to ask nobody else: a GET that
- * one holder may answer, a SET of keys that only this node owns. ``UsualRequests.serve`` does with such a frame what
- * requests.py does with it, its specification, and in the same order. All else it leaves to that, in one of two ways:
+ * What is usual: a frame with one GET of a client that one holder may answer, and here is one; with one SET that all
+ * owners must store, see writes.c; or with what another node asks this one to store, see replica.c. ``UsualRequests.serve``
+ * does with such a frame what requests.py does with it, its specification, and in the same order; ``take`` does it with
+ * what another node has answered to a SET. All else is left to Python, in one of two ways:
  *
- *   before anything has changed  serve returns False: the frame is for Python to decode, judge and answer;
+ *   before anything has changed  they return False: the frame is for Python to decode, judge and answer;
  *   in the middle                a key was not held, say: it calls the method of Requests that goes on from there, with
  *                                what is done so far, and returns None.
  *

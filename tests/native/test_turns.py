@@ -454,7 +454,7 @@ def test_where_libzmq_is_out_of_reach_python_takes_all_turns(monkeypatch: pytest
 def frames_in_python(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count the frames that Python receives, and the kinds of messages that it decodes."""
     counts: Counter[str] = Counter()
-    decode, request, answer = node_module.decode_frame, NodeCore.receive_request, NodeCore.receive_answer
+    decode, request, answer = decode_frame, NodeCore.receive_request, NodeCore.receive_answer
 
     def decode_counted(frame: Frame) -> tuple[int, list[Message]]:
         clock, messages = decode(frame)

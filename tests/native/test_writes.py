@@ -409,8 +409,8 @@ def hostile_frames(count: int, seed: int) -> Counter[tuple[str, bool | None]]:
                 core.receive_request(ORIGINS[0], sets_of(twins, 0, 1), twins.now)
         native, clock = cores[0]._usual, twins.wall_ms << 16
         last = cores[0].coordinator.pending.number - 1
-        good: Message = rng.choice([usual_write(rng, twins), m.WriteReply(last, bytes(8), [], [])])
-        frame = mutated(encode_frame(clock, [good]), rng)
+        stored = m.WriteReply(last, bytes(8), [], [])
+        frame = mutated(encode_frame(clock, [usual_write(rng, twins) if rng.random() < 0.5 else stored]), rng)
         if number % looks_every:  # mostly without the looks before and after, which take long
             cores[0]._usual = native._usual  # type: ignore[union-attr]  # of the spy
         for core in cores:

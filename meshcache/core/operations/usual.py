@@ -1,10 +1,10 @@
 """The usual requests, served natively where the native module is there.
 
-They are a GET that this node answers by itself, and a SET of keys that only it owns. Most requests of most meshes are
-one of these, and what they cost in Python is the reading of a frame, some ten checks that all pass, and the writing of
-a frame. serve.c does that in one call. It does what requests.py, admission.py and wire.py do, which are its
-specification, and leaves to them whatever is not usual. It looks at the state of the node where that is, so that there
-is no second one to be kept in step.
+They are a GET that this node answers by itself, and a SET that all owners of its keys must store, with what the nodes
+say to each other for it. Most requests of most meshes are one of these, and what they cost in Python is the reading of
+a frame, some ten checks that all pass, and the writing of a frame. serve.c does that in one call. It does what
+requests.py, writes.py, admission.py and wire.py do, which are its specification, and leaves to them whatever is not
+usual. It looks at the state of the node where that is, so that there is no second one to be kept in step.
 
 What is usual is decided there for every frame, and once for all here: under the strict partition policy no SET is,
 because it asks for a majority when it is done.

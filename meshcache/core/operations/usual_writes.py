@@ -97,8 +97,8 @@ class UsualWrite(QuorumWrite):
         super().__init__(coordinator, keys, self.records, level, self.until, EventKind.SET, done)
         number = self.first
         for place, (owners, indices) in enumerate(self.places):
-            group = WriteGroup(owners, (), [keys[i] for i in indices], [self.records[i] for i in indices], indices)
-            group.needed = len(owners)
+            records = [self.records[i] for i in indices]
+            group = WriteGroup(owners, (), [keys[i] for i in indices], records, indices, len(owners))
             group.acked[coordinator.own_id] = None
             for node_id in owners:
                 if node_id != coordinator.own_id:

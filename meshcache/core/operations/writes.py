@@ -38,7 +38,13 @@ class WriteGroup:
     __slots__ = ("acked", "asked", "former", "indices", "keys", "needed", "owners", "records")
 
     def __init__(
-        self, owners: Owners, former: tuple[Owners, ...], keys: list[bytes], records: list[bytes], indices: list[int]
+        self,
+        owners: Owners,
+        former: tuple[Owners, ...],
+        keys: list[bytes],
+        records: list[bytes],
+        indices: list[int],
+        needed: int = 0,
     ) -> None:
         self.owners = owners
         self.former = former
@@ -46,7 +52,7 @@ class WriteGroup:
         self.records = records
         self.indices = indices
         """The positions of these keys in the batch."""
-        self.needed = 0
+        self.needed = needed
         self.acked: dict[str, None] = {}
         self.asked: dict[str, None] = {}
 
