@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from hashlib import md5
 from zlib import crc32
 
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from meshcache.core.storage.store import TOMBSTONE_SHARE, Store
 from meshcache.core.storage.tags import tag_bytes
 from meshcache.protocol.record import (
     NEVER_MS,
+    VERSION_BYTES,
     Extras,
     expires_ms_of,
     expiry_bytes,
@@ -66,11 +68,19 @@ def check_books(store: Store) -> StoreStatistics:
     assert statistics.tombstone_bytes == sum(sizes[key] for key in dead)
     assert statistics.entries <= store.max_entries
     assert statistics.bytes <= store.max_bytes
+    check_digests(store)
     if type(store) is Store:
         assert statistics.bookings == sum(map(len, store._calendar.buckets.values()))
         assert sorted(store._calendar.due) == sorted(store._calendar.buckets)
         check_index(store)
     return statistics
+
+
+def check_digests(store: Store) -> None:
+    """No digest is older than what its slot holds."""
+    for slot in range(store.slots):
+        told = [key + (store.peek(key) or b"")[:VERSION_BYTES] for key in sorted(store.keys_of_slot(slot))]
+        assert store.slot_digest(slot) == md5(b"\0".join(told), usedforsecurity=False).digest()[:8]
 
 
 def check_index(store: Store) -> None:

@@ -12,6 +12,7 @@ from meshcache.simulation.mesh import Mesh
 
 STRICT = {"replicas": 3, "write_quorum": 2, "read_quorum": 2, "slots": 16, "vnodes": 8}
 DEFAULT = {"replicas": 2, "write_quorum": 2, "read_quorum": 1, "slots": 16, "vnodes": 8}
+SINGLE = {"replicas": 1, "write_quorum": 1, "read_quorum": 1, "slots": 16, "vnodes": 8}
 LOOSE = {"replicas": 2, "write_quorum": 1, "read_quorum": 1, "slots": 16, "vnodes": 8}
 
 

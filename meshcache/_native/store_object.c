@@ -472,6 +472,7 @@ bury_each(struct store *store, PyObject *indices, const Py_buffer *version, int6
         if (failed) {
             return -1;
         }
+        store->changed[store_entry(store, index)->slot] = 1;
     }
     return 0;
 }

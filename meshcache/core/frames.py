@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import HybridClock
 from meshcache.protocol.messages import Event, Message
-from meshcache.protocol.wire import encode_frame, weight_of
+from meshcache.protocol.wire import LARGE_BYTES, encode_frame, weight_of
 
 EVENTS_PER_FRAME: Final = m.BATCH_OPS_MAX
 """The other side accepts no more events in one frame."""
@@ -73,8 +73,11 @@ class Frames:
                 return frames
 
     def _parts(self, messages: Sequence[Message | bytes]) -> list[list[Message | bytes]]:
-        """Split a turn's messages for one destination so that no frame exceeds what the other side accepts."""
-        limit = self._bytes_max // 2
+        """Split a turn's messages for one destination so that no frame exceeds what the other side accepts.
+
+        A large message is in a frame of its own: to put another beside it would copy it once more.
+        """
+        limit = min(self._bytes_max // 2, LARGE_BYTES)
         parts: list[list[Message | bytes]] = [[]]
         size = 0
         for message in messages:

@@ -69,10 +69,6 @@ HOUSEKEEPING_S: Final = 0.05
 HOUSEKEEPING_CALM_S: Final = 0.1
 """The same while no member is suspect and no slot moves: these turns are half of what an idle node costs."""
 
-REPLY_BYTES_PER_TURN: Final = 1 << 20
-"""When one turn has replied more bytes of values, further requests wait for the next. Less than the largest reply: else
-two of those may come in one turn, and who asks for them counts as light (intake.py)."""
-
 PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
 
@@ -235,7 +231,7 @@ class NodeCore:
         if self._is_for_python(self._usual and not is_unusual and self._usual.serve, origin, frame):
             self._take(self._on_request, origin, self._decode(origin, frame, self.receive_request))
         # What other nodes answered in this turn does not count against the clients that ask now.
-        return before < self.outbox.reply_bytes > REPLY_BYTES_PER_TURN
+        return before < self.outbox.reply_bytes and self.outbox.has_enough_to_reply()
 
     def past_by_now(self) -> Callable[[Frame], bool | None]:
         """Return a check of undecoded frames: is a client's request past its deadline? None for any other frame."""
@@ -262,12 +258,13 @@ class NodeCore:
             else:
                 self.requests.copies.on_stream(stream)
 
-    def receive_answer(self, address: str, frame: Frame, now: float) -> None:
-        """Take a frame from the DEALER to ``address``."""
+    def receive_answer(self, address: str, frame: Frame, now: float) -> bool:
+        """Take a frame from the DEALER to ``address``; True if the turn should end, as in ``receive_request``."""
         self.set_time(now)
         self.counters.answers_in_bytes += len(frame)
         if self._is_for_python(self._usual and self._usual.take, address, frame) and address in self.peers.links:
             self._take(self._on_answer, address, self._decode(address, frame, self.receive_answer))
+        return self.outbox.has_enough_to_reply()
 
     def _is_for_python(self, serve: Any, sender: bytes | str, frame: Frame) -> bool:
         """Serve a frame by this function, if there is one; tell whether nothing was done with it so far."""
@@ -498,7 +495,8 @@ class NodeCore:
                 self.store.drop_slot(slot)
                 view.held[slot] = 0
             self.store.merge([key for key, _ in early], [record for _, record in early], self._instant.wall_ms)
-            view.change(ring, view.without_us(ring) if not self._handshake.served else view.ring, keep_until)
+            former = view.without_us(ring) if not self._handshake.served else view.ring
+            view.change(ring, former, keep_until, was_synced=self.membership.own.synced == view.digest)
             self.outbox.note("ring", members=[member.node_id for member in ring.members])
         if self._returning:
             view.keep(view.without_us(ring), keep_until)
@@ -550,8 +548,7 @@ class NodeCore:
         )
 
     def _link_lost(self, address: str) -> None:
-        node_id = self.peers.on_down(address)
-        if node_id:
+        if node_id := self.peers.on_down(address):
             self._pending.on_link_lost(node_id)
 
     # -- frames --------------------------------------------------------------------------------------------

@@ -8,9 +8,13 @@ together.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from meshcache.protocol.messages import Event, Message
+
+REPLY_BYTES_PER_TURN: Final = 1 << 20
+"""When one turn has replied more bytes of values, what else asks for some waits for the next. Less than the largest
+reply: else two of those may come in one turn, and who asks for them counts as light (intake.py)."""
 
 
 @dataclass(slots=True)
@@ -89,6 +93,10 @@ class Outbox:
         """Add the size of the values in a reply to a client; return the sum of this turn."""
         self.reply_bytes += size
         return self.reply_bytes
+
+    def has_enough_to_reply(self) -> bool:
+        """Tell whether there are so many bytes of values that no further large reply should join them in this turn."""
+        return self.reply_bytes > REPLY_BYTES_PER_TURN
 
     def take_replies(self) -> dict[bytes, list[Any]]:
         """Return the replies, and begin a new turn as to them."""

@@ -63,9 +63,10 @@ class View:
         self.held = bytearray(ring.slots)
         """Per slot: 1 if this node has everything that is stored of it. That is: it pulled the slot, and receives every
         write since. What a node says of other slots is no vote. A former owner holds its slots until the former rings
-        are dropped."""
+        are dropped; see also ``change``."""
         self.apart = bytearray(ring.slots)
-        """Per slot: 1 if this node held it while counted dead, so that it may have writes unknown to the others."""
+        """Per slot: 1 if this node held it, and may have missed writes since, but may also have some that no other node
+        has: while it was counted dead, say. Others may pull it."""
         self.holds_all = False
         """Whether this node owns and holds every slot; then no key needs to be looked up."""
         self._own_id = own_id
@@ -73,8 +74,17 @@ class View:
         self._present: dict[str, None] = {}
         self._note_ownership()
 
-    def change(self, ring: Ring, former: Ring, keep_until: float) -> None:
-        """Work with a new ring. Keep the former one, which others may still use, until ``keep_until`` at least."""
+    def change(self, ring: Ring, former: Ring, keep_until: float, *, was_synced: bool) -> None:
+        """Work with a new ring. Keep the former one, which others may still use, until ``keep_until`` at least.
+
+        ``was_synced``: this node has said that it holds all its slots of the ring so far. If all have said so, others
+        may have dropped the rings before that one by now, and this node may not know. Writes then reached it only as an
+        owner in the ring so far. What it holds besides may be the only copy all the same, so it goes on giving that.
+        """
+        if was_synced:
+            for slot, owned in enumerate(self.owned):
+                if self.held[slot] and not owned:
+                    self.held[slot], self.apart[slot] = 0, 1
         lost, self.lost = self.lost, {}
         self.ring = ring
         self.digest = ring.digest

@@ -45,6 +45,8 @@ OWED_BYTES_MAX: Final = 16 << 20
 OWED_BYTES_SMALL: Final = 1 << 20
 OWED_BYTES_TOTAL: Final = 48 << 20
 """For all connections of a socket together. What one turn adds comes on top."""
+ROOM_BYTES_MIN: Final = 2 << 20
+"""All together are owed too much when there is no room for so much more: twice what a reply has then at most."""
 REVIEW_BYTES: Final = 12 << 20
 """All are looked at when so much more was handed over."""
 DEAF_S: Final = 1.0
@@ -316,7 +318,8 @@ class Connections(Readers):
                 self._ask(name, connection)
         self.bytes_left = OWED_BYTES_TOTAL - sum(connection.owed_bytes for connection in self.known.values())
         self.review_at_bytes = self.bytes_left - REVIEW_BYTES
-        limit = OWED_BYTES_SMALL if self.bytes_left < 0 else OWED_BYTES_MAX
+        # What would exceed the total is not sent; so the total is reached when there is no room for a reply any more.
+        limit = OWED_BYTES_SMALL if self.bytes_left < ROOM_BYTES_MIN else OWED_BYTES_MAX
         now = time.monotonic()
         for name, connection in list(self.known.items()):
             if connection.owed_bytes <= limit:

@@ -2,15 +2,17 @@
 
 **Overload.** Requests that come faster than they can be served wait in libzmq and in the kernel, the oldest first. If
 all wait longer than their callers do, every one is served too late, and nothing is of use to anybody. So when the
-ROUTER has had more input for ``STANDING_S`` on end, the node *sheds*: it takes all that there is, which costs a tenth
-of serving it, and serves from each connection in turn the newest. Those whose deadline has passed are dropped. As many
-may wait as are served in ``WAIT_S``, by the rate of late: more would all be served later than their callers wait. Each
-connection has its share of these, and where it has more, its oldest are refused as overloaded, at once, so that its
-caller may still go elsewhere. A connection that floods its node only crowds out its own requests.
+ROUTER has had more input for ``STANDING_S`` on end, the node *sheds*: it takes what there is, a slice of time in each
+turn, which costs a tenth of serving it, and serves from each connection in turn the newest. Those whose deadline has
+passed are dropped. As many may wait as are served in ``WAIT_S``, by the rate of late: more would all be served later
+than their callers wait. Each connection has its share of these, and where it has more, its oldest are refused as
+overloaded, at once, so that its caller may still go elsewhere. A connection that floods its node only crowds out its
+own requests, and of one that does not read what it is sent (connections.py) none wait at all.
 
 A large reply ends the turn; so twenty connections that ask for those would make each other one wait for twenty turns.
-Therefore those go first that are known to ask for less; then, one of a turn at least, the others, and among these who
-has few requests waiting before who has thousands. What comes from other nodes is always taken in its order.
+Therefore the node sheds from the first large reply on that others wait behind, and those go first that are known to ask
+for less; then, one of a turn at least, the others, and among these who has few requests waiting before who has
+thousands. What comes from other nodes is always taken in its order.
 
 Sources: Maurer and Huang, "Fail at Scale" (2015) for the newest first; CoDel (Nichols and Jacobson 2012) for taking a
 queue that does not empty, rather than its length, as the sign of overload, and for a bound in time.
@@ -31,8 +33,6 @@ from meshcache.node.poller import DONTWAIT, EVENTS, FRAMES_PER_TURN, POLLIN, RCV
 from meshcache.protocol.wire import Frame
 
 STANDING_S: Final = 0.05
-TAKEN_PER_TURN: Final = 4096
-"""Requests taken from the ROUTER in one turn while shedding."""
 WAIT_S: Final = 0.08
 """For about so long may a request wait while shedding: clients make an attempt of a quarter of a second …"""
 WAITING_MIN: Final = 16
@@ -105,6 +105,8 @@ class RequestInlet(Inlet):
         """When those refused had better come back: the later, the more there are of them."""
         self._standing_since = 0.0
         """Since when there has been more input after every turn; 0: there was none."""
+        self._is_full = False
+        """The last turn ended with a large reply, and others wait."""
         self._shedding = False
         self._alone = False
         """Of late there was one request at a time. To look for the next, which costs two calls of the system, can then
@@ -136,7 +138,8 @@ class RequestInlet(Inlet):
         elif more or self._standing_since:
             moment = time.monotonic()
             self._standing_since = (self._standing_since or moment) if more else 0.0
-            self._shedding = more and (self._shedding or moment - self._standing_since > STANDING_S)
+            stands = self._is_full or moment - self._standing_since > STANDING_S
+            self._shedding = more and (self._shedding or stands)
         return more
 
     def _take_in_hand(self, now: float) -> bool:
@@ -155,6 +158,7 @@ class RequestInlet(Inlet):
     def _drain(self, now: float) -> bool:
         recv, recv_large, take, clock = self._recv, self._recv_large, self._take, time.monotonic
         known, until = self._connections.known, 0.0
+        self._is_full = False
         try:
             for _ in range(FRAMES_PER_TURN):
                 if self._excess:
@@ -173,7 +177,10 @@ class RequestInlet(Inlet):
                 if more and self._get(RCVMORE):
                     self._excess = True
                     self._refuse()
-                elif take(origin, frame, now) or self._alone:
+                elif take(origin, frame, now):
+                    self._is_full = bool(self._get(EVENTS) & POLLIN)
+                    return True
+                elif self._alone:
                     return True
                 if not more:
                     return False
@@ -200,12 +207,12 @@ class RequestInlet(Inlet):
     def _shed(self, now: float) -> bool:
         began, is_past = time.monotonic(), self._past_by_now()
         self._measure(began)
+        self._clear(is_past)
         more = self._take_all(now, is_past)
         for origin, frames in self._doomed.items():
             self._turn_away(origin, frames, self._retry_after_ms)
             self._refused += len(frames)
         self._doomed.clear()
-        self._drop_past(is_past)
         ended = time.monotonic()
         # At least as long as the taking took: else there would be no time for serving.
         until = ended + max(SLICE_S, ended - began)
@@ -268,23 +275,29 @@ class RequestInlet(Inlet):
             self._waiting[origin] = line  # behind the others: the next turn must not begin with it again
         return bool(self._take(origin, frame, now))
 
-    def _drop_past(self, is_past: IsPast) -> None:
-        """Drop the oldest, as far as nobody waits for them any more."""
-        for origin, line in list(self._waiting.items()):
+    def _clear(self, is_past: IsPast) -> None:
+        """Of what waits, drop what is of use to nobody any more, and refuse what is more than may wait by now."""
+        waiting, deaf = self._waiting, self._connections.deaf
+        share = self._waiting_max // max(1, len(waiting)) or 1
+        for origin, line in list(waiting.items()):
             before = len(line)
             while line and is_past(line[0]):
                 line.popleft()
-            self.late += before - len(line)
+                self.late += 1
+            excess = len(line) - (0 if origin in deaf else share)
+            if excess > 0:
+                self._doomed.setdefault(origin, []).extend([line.popleft() for _ in range(excess)])
             self._count -= before - len(line)
             if not line:
-                del self._waiting[origin]
+                del waiting[origin]
 
     def _take_all(self, now: float, is_past: IsPast) -> bool:
-        """Take what is there; serve at once what cannot wait."""
+        """Take what is there, for a slice of time; serve at once what cannot wait."""
         recv, recv_large, get, known = self._recv, self._recv_large, self._get, self._connections.known
-        until = time.monotonic() + SLICE_S
+        deaf, clock = self._connections.deaf, time.monotonic
+        until = clock() + SLICE_S
         try:
-            for _ in range(TAKEN_PER_TURN):
+            while clock() < until:
                 if self._excess:
                     recv(DONTWAIT)
                     self._excess = bool(get(RCVMORE))
@@ -302,10 +315,12 @@ class RequestInlet(Inlet):
                     self._excess = True
                     self._refuse()
                 elif past is None:
-                    if self._take(origin, frame, now) or time.monotonic() >= until:
+                    if self._take(origin, frame, now):
                         return True
                 elif past:
                     self.late += 1
+                elif origin in deaf:  # as in Admission.admit, for a twentieth of the time
+                    self._doomed.setdefault(origin, []).append(bytes(frame))
                 else:
                     self._keep(origin, bytes(frame))
         except zmq.Again:

@@ -64,7 +64,10 @@ class Inlet:
     def __init__(
         self, source: zmq.Socket[bytes], take: Callable[..., object], refuse: Callable[[], None], *, pairs: bool = False
     ) -> None:
-        """Call ``take`` with the part, or the two of ``pairs``, and the time; ``refuse`` for what has more parts."""
+        """Call ``take`` with the part, or the two of ``pairs``, and the time; ``refuse`` for what has more parts.
+
+        ``take`` may return True: the turn has enough to answer, and the next part is for the next.
+        """
         self.fd = int(source.getsockopt(zmq.FD))
         self._recv = source.recv
         self._recv_large = receiver(source)
@@ -107,10 +110,8 @@ class Inlet:
                 if more and self._get(RCVMORE):
                     self._excess = True
                     self._refuse()
-                elif self._pairs:
-                    take(first, second, now)
-                else:
-                    take(first, now)
+                elif take(first, second, now) if self._pairs else take(first, now):
+                    return True
                 if not more:
                     return False
                 if clock() >= until:
@@ -202,6 +203,17 @@ class Inlets:
             if inlet not in ready:
                 ready.append(inlet)
         return ready
+
+    def drain(self, woken: list[Awaited], now: float, is_enough: Callable[[], bool]) -> None:
+        """Have these take what arrived. When a turn has enough to answer, the others come first in the next."""
+        waiting = iter(woken)
+        for each in waiting:
+            more = each.drain(now)
+            if is_enough():
+                for other in waiting:
+                    self.stir(other)
+            if more:
+                self.stir(each)
 
     def recheck(self, now: float) -> None:
         """Have the state of all read before the next sleep, if that was not done for a while."""

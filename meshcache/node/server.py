@@ -65,7 +65,7 @@ from meshcache.protocol.clock import LocalClock
 from meshcache.sockets import options
 from meshcache.sockets.context import open_context
 from meshcache.sockets.curve import listening
-from meshcache.sockets.dealer import sender
+from meshcache.sockets.dealer import COPIED_BYTES_MAX, sender
 from meshcache.sockets.listener import bind_again, listen, new_listener
 from meshcache.web.certificates import server_context
 from meshcache.web.tokens import Tokens
@@ -95,7 +95,7 @@ class _Entrance:
     """Where requests come in: the ROUTER, who is connected to it, and what takes their messages."""
 
     router: zmq.Socket[bytes]
-    send: Callable[[bytes, int], object]
+    send: Callable[..., object]
     connections: Connections
     inlet: RequestInlet
     turns: UsualTurns | None
@@ -260,9 +260,7 @@ class Server:
         while True:
             woken = self._wait(deadline - monotonic())
             began = clock.read(monotonic(), time.time())
-            for each in woken:
-                if each.drain(began):
-                    inlets.stir(each)
+            inlets.drain(woken, began, core.outbox.has_enough_to_reply)
             if core.disturbed or began >= due_at or inlets.called or not woken:
                 return began
             if not all([each in usual or each in answers for each in woken]):  # noqa: C419  (a list is faster)
@@ -396,11 +394,11 @@ class Server:
         for origin, frame in replies:
             try:
                 send(origin, _DONTWAIT_MORE)  # two sends cost half of a send_multipart
-                send(frame, DONTWAIT)
+                size = len(frame)
+                send(frame, DONTWAIT, size <= COPIED_BYTES_MAX)
             except zmq.ZMQError as error:
                 self._note_undelivered(origin, int(error.errno or 0))
             else:
-                size = len(frame)
                 out_bytes += size
                 hand(origin, size)
         self.core.counters.answers_out_bytes += out_bytes

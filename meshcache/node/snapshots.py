@@ -8,8 +8,8 @@
     data_dir/NUMBER.new                being written, or left over by a process that was killed meanwhile
 
 The loop takes the blocks (core/repair/saving.py), a few a turn within ``STEP_S``; a thread computes nothing and writes
-them, since a disk may be slow at any time. A file is renamed to its name when all of it is on the disk, and only then
-do older ones go, down to ``snapshot.keep``. So whatever ends the process, the newest complete file is whole.
+them, since a disk may be slow at any time. It renames the file to its name when all of it is on the disk, and only then
+removes older ones, down to ``snapshot.keep``. So whatever ends the process, the newest complete file is whole.
 
 Whatever fails (no space, no permission, no directory) is told in the log and counted, and the node serves on; the next
 try is after ``snapshot.interval_s``. Only a directory in which another process runs ends the start: two that load and
@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,8 @@ STEP_S: Final = 0.002
 """What the blocks of a turn may take; one is a fraction of that."""
 PAUSE_S: Final = 0.002
 """From one turn with blocks to the next, for others who want the processor."""
+DISK_S: Final = 0.05
+"""How often the loop looks whether the file is on the disk."""
 QUEUED_BLOCKS_MAX: Final = 16
 """Blocks that wait for the disk: about 4 MB."""
 LOCK_WAIT_S: Final = 2.0
@@ -51,13 +54,16 @@ Log = Callable[..., None]
 
 
 class _Writer:
-    """The thread that writes one file."""
+    """The thread that writes one file, and puts it in its place."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, put_in_place: Callable[[], None]) -> None:
+        """``put_in_place`` is called by the thread when all of the file is on the disk; it may raise OSError."""
         self.error: OSError | None = None
         self.size = 0
         self.done = False
         self._path = path
+        self._put_in_place = put_in_place
+        self._given_up = False
         self._blocks: queue.Queue[bytes | None] = queue.Queue(QUEUED_BLOCKS_MAX)
         self._thread = threading.Thread(target=self._run, name="meshcache-snapshot", daemon=True)
         self._thread.start()
@@ -72,26 +78,36 @@ class _Writer:
         self._blocks.put(block)
 
     def wait(self) -> None:
-        """Return when the file is on the disk, or has failed."""
+        """Return when the file is in its place, or has failed."""
+        self._thread.join()
+
+    def give_up(self) -> None:
+        """Have no file, and return when the thread has ended."""
+        self._given_up = True
+        self._blocks.put(_END)
         self._thread.join()
 
     def _run(self) -> None:
+        blocks = iter(self._blocks.get, _END)
         try:
-            self._write()
+            self._write(blocks)
+            if not self._given_up:
+                self._put_in_place()
         except OSError as error:
             self.error = error
-        self.done = True
-        if self.error is not None:
+        if self._given_up or self.error is not None:
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
-            while self._blocks.get() is not _END:  # whoever gives them must not wait for ever
-                pass
+        self.done = True
+        for _ in blocks:  # whoever gives them must not wait for ever
+            pass
 
-    def _write(self) -> None:
+    def _write(self, blocks: Iterator[bytes | None]) -> None:
         with open(self._path, "wb", opener=_private) as file:
-            while (block := self._blocks.get()) is not _END:
-                file.write(block)
-                self.size += len(block)
+            for block in blocks:
+                if block is not None:
+                    file.write(block)
+                    self.size += len(block)
             file.flush()
             os.fsync(file.fileno())
 
@@ -107,8 +123,8 @@ class Snapshots:
         self._lock: int | None = None
         self._number = 0
         self._writer: _Writer | None = None
-        self._path = self._directory
-        self._blocks: Iterator[bytes] = iter(())
+        self._blocks: Iterator[bytes] | None = None
+        """Those that are still to be handed over; None: all are."""
         self._began = 0.0
         self._asked = 0
         self._failed_at_start = 0
@@ -229,39 +245,38 @@ class Snapshots:
             return
         self._number += 1
         self._began = self._step_at = now
-        self._path = self._directory / f"{self._number:010d}.new"
         self._blocks = saving.blocks(final=final)
-        self._writer = _Writer(self._path)
+        path = self._directory / f"{self._number:010d}.new"
+        self._writer = _Writer(path, partial(self._put_in_place, path, final=final))
 
     def _step(self, saving: Saving, writer: _Writer, now: float) -> None:
-        """Hand over the blocks of a turn; when all are written, see to the files."""
+        """Hand over the blocks of a turn; when the writer has ended, see how it went."""
         if writer.done:
             self._finish(saving, writer, final=False)
             return
         end = now + STEP_S
-        while now < end and not writer.full:
-            block = next(self._blocks, None)
+        while self._blocks is not None and now < end and not writer.full:
+            block = next(self._blocks, _END)
             writer.put(block)
             before, now = now, time.monotonic()
             saving.on_step(now - before)
-            if block is None:
-                self._blocks = iter(())
-                self._step_at = now + 0.05
-                return
-        self._step_at = now + PAUSE_S
+            if block is _END:
+                self._blocks = None
+        self._step_at = now + (PAUSE_S if self._blocks is not None else DISK_S)
+
+    def _put_in_place(self, path: Path, *, final: bool) -> None:
+        """Give a file that is complete its name, and let older ones go. To remove one takes longer than a turn may."""
+        path.rename(path.with_suffix(".final.snapshot" if final else ".snapshot"))
+        self._sync_directory()
+        for older in self._files()[self._config.snapshot.keep :]:
+            older.unlink()
 
     def _finish(self, saving: Saving, writer: _Writer, *, final: bool) -> None:
         self._writer = None
-        try:
-            if writer.error is not None:
-                raise writer.error
-            suffix = ".final.snapshot" if final else ".snapshot"
-            self._path.rename(self._path.with_name(f"{self._number:010d}{suffix}"))
-            self._sync_directory()
-            for path in self._files()[self._config.snapshot.keep :]:
-                path.unlink()
-        except OSError as error:
-            self._fail(saving, error)
+        if writer.error is not None:
+            if self._blocks is not None:
+                writer.put(_END)  # its thread waits for the rest
+            self._fail(saving, writer.error)
             return
         seconds = time.monotonic() - self._began
         saving.on_written(writer.size, seconds, self._began)
@@ -270,28 +285,23 @@ class Snapshots:
     def finish(self, saving: Saving) -> None:
         """Take the last snapshot, of a node that has stopped to serve, at full speed."""
         if self._writer is not None:  # it is out of date
-            self._writer.put(_END)
-            self._writer.wait()
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
+            self._writer.give_up()
             self._writer = None
         self._begin(saving, time.monotonic(), final=True)
         writer: Any = self._writer
         if writer is None:
             return
-        for block in self._blocks:
+        for block in self._blocks or ():
             writer.put(block)
         writer.put(_END)
+        self._blocks = None
         writer.wait()
         self._finish(saving, writer, final=True)
 
     def close(self) -> None:
         """Let the directory go, and what is being written."""
         if self._writer is not None:
-            self._writer.put(_END)
-            self._writer.wait()
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
+            self._writer.give_up()
             self._writer = None
         self._give_up_lock()
 

@@ -74,8 +74,8 @@ def encode_frame(clock: int, messages: Sequence[Message | bytes]) -> bytes:
             return _joined(clock, message)
         if type(message) is not bytes:
             packed = _pack((clock, (KINDS[type(message)], *message)))  # type: ignore[index]  # not bytes
-        elif message.startswith(head := _FRAME_OF_ONE + _pack(clock)):
-            packed = message
+        elif len(message) >= LARGE_BYTES or message.startswith(head := _FRAME_OF_ONE + _pack(clock)):
+            packed = message  # where it is large: a clock of a moment ago does no harm, and a copy takes milliseconds
         else:
             packed = head + _alone(message)
         return packed

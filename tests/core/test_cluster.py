@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from story import DEFAULT, LOOSE, STRICT, Story
+from story import DEFAULT, LOOSE, SINGLE, STRICT, Story
 
 from meshcache.core.membership.members import State
 from meshcache.core.node import NodeCore
@@ -14,6 +14,7 @@ from meshcache.protocol import messages as m
 from meshcache.protocol.record import NEVER_MS, stamp
 from meshcache.protocol.wire import encode_frame
 from meshcache.simulation import network
+from meshcache.simulation.hosts import NodeHost
 from meshcache.simulation.mesh import Mesh
 from meshcache.simulation.network import Weather
 
@@ -209,6 +210,54 @@ def test_a_node_that_joins_under_load_takes_over_without_a_miss() -> None:
     for key in keys:
         assert story.get(key) == key
         assert [name for name, value in story.held(key).items() if value] == sorted(story.mesh.owners(key))
+
+
+def test_an_owner_to_be_pulls_what_it_missed_though_it_was_an_owner_before() -> None:
+    story = Story(2, SINGLE, membership={"transition_s": 0.5, "dead_after_s": 20.0, "link_dead_after_s": 10.0})
+    coordinator, late = story.node("n1"), story.node("n2")
+    before = {key: story.mesh.owners(key) for key in [f"key{i}" for i in range(100)]}
+    newcomer = story.mesh.add()
+    newcomer.start()
+
+    def is_synced(host: NodeHost) -> bool:
+        core = host.core
+        return core is not None and len(core.view.ring.members) == 3 and core.membership.own.synced == core.view.digest
+
+    story.mesh.wait_for(lambda: is_synced(late))
+    story.mesh.cut([late.name])  # it does not hear that all are, and so counts itself among the former owners
+    assert coordinator.core is not None
+    view = coordinator.core.view
+    story.mesh.wait_for(lambda: is_synced(coordinator) and is_synced(newcomer) and not view.former)
+    keys = [key for key in before if before[key] == [late.name] and story.mesh.owners(key) == [newcomer.name]]
+    client = story.at(coordinator)
+    for key in keys:
+        story.set(key, key, client)
+    newcomer.retire()
+    story.mesh.run(0.1)
+    assert late.core is not None
+    assert late.core.view.former
+    story.mesh.network.heal()
+    story.mesh.wait_for(lambda: newcomer.core is None)
+    assert keys
+    assert [story.get(key, client) for key in keys] == keys
+
+
+def test_who_was_an_owner_two_rings_ago_still_gives_what_nobody_has_pulled_yet() -> None:
+    story = Story(2, SINGLE, membership={"transition_s": 0.5, "dead_after_s": 20.0, "link_dead_after_s": 10.0})
+    giver = story.node("n2")
+    keys = [key for key in [f"key{i}" for i in range(100)] if story.mesh.owners(key) == [giver.name]]
+    for key in keys:
+        story.set(key, key)
+    for number in (3, 4):
+        story.mesh.add().start()
+        story.mesh.wait_for(lambda: giver.core is not None and len(giver.core.view.ring.members) == number)  # noqa: B023  (called at once)
+        story.mesh.network.cut(giver.name, f"n{number}")  # it can not pull
+    story.mesh.run(0.2)
+    taken = [key for key in keys if story.mesh.owners(key) != [giver.name]]
+    assert {name for key in taken for name, value in story.held(key).items() if value} == {giver.name}
+    story.mesh.network.heal()
+    story.mesh.run(10.0)
+    assert [story.get(key) for key in taken] == taken
 
 
 def test_two_halves_that_were_cut_apart_become_one_mesh_again() -> None:

@@ -333,7 +333,7 @@ def test_losses_count_in_each_ring_until_all_are_in_sync() -> None:
     for settled in (False, True):
         view = View("e", whole)
         assert view.lose(["a"], 2, 2) == []
-        view.change(smaller, whole, 1.0)
+        view.change(smaller, whole, 1.0, was_synced=False)
         if settled:
             assert view.expire(2.0)
         found = view.lose(["b"], 2, 2)

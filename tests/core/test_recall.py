@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -140,6 +141,50 @@ def test_what_is_done_before_all_are_back_overrules_what_they_find_though_their_
     mesh.wait_for(lambda: states(mesh) == {"done"}, within_s=recall.RETURN_WAIT_S + 5)
     assert told(mesh)["n3"]["loaded"] > 0
     assert get_all(mesh, client, [*KEYS, "changed", "deleted"]) == {"changed": "new"}
+
+
+def test_what_was_written_meanwhile_is_raised_a_little_a_turn_and_all_of_it_before_others_gather(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recall, "ENTRIES_PER_TURN", 1)
+    raised: Counter[tuple[str, float]] = Counter()
+    put_marks = recall.Recall._put_marks
+
+    def note(self: recall.Recall, keys: list[bytes], versions: list[bytes]) -> None:
+        assert self.found is None or not self._marks
+        raised[self._coordinator.own_id, self._coordinator.instant.now] += len(keys)
+        put_marks(self, keys, versions)
+
+    monkeypatch.setattr(recall.Recall, "_put_marks", note)
+    mesh, client = mesh_with_disks()
+    set_all(mesh, client, KEYS, "old")
+    stop(mesh, list(mesh.nodes))
+    for name in ("n1", "n2"):
+        mesh.nodes[name].start()
+    mesh.wait_for(lambda: len(mesh.disagreements()) == 0)
+    set_all(mesh, client, KEYS, "new")
+    mesh.nodes["n3"].start()
+    mesh.wait_for(lambda: states(mesh) == {"done"}, within_s=recall.RETURN_WAIT_S + 5)
+    assert get_all(mesh, client, KEYS) == dict.fromkeys(KEYS, "new")
+    assert sum(raised.values()) >= len(KEYS)
+    assert max(raised.values()) <= 3, "two keys may be in one part"
+
+
+def test_marks_that_are_of_no_use_any_more_are_forgotten_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall, "MARK_PARTS_PER_TURN", 1)
+    mesh, client = mesh_with_disks()
+    stop(mesh, ["n1", "n2", "n3"])
+    mesh.start()
+    mesh.wait_for(lambda: len(mesh.disagreements()) == 0)
+    set_all(mesh, client, KEYS, "new")
+    recalls = [host.core.recall for host in mesh.nodes.values() if host.core is not None]
+    for each in recalls:
+        assert each is not None
+        if each.state == recall.WAITING:
+            assert each._marks
+            each._end("enough")
+            assert each._marks
+    mesh.wait_for(lambda: not any(each is not None and each._marks for each in recalls))
 
 
 def test_a_node_goes_on_above_the_clock_of_its_former_life() -> None:

@@ -133,6 +133,24 @@ def test_who_does_not_read_is_served_no_more_and_then_cut(hub: Hub, monkeypatch:
     assert other.poll(int(WAIT_S * 1000))
 
 
+def test_many_who_do_not_read_are_deaf_when_no_room_for_a_reply_is_left(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would exceed the total is not sent, so it is not exceeded; and they would keep all others from it."""
+    monkeypatch.setattr(c, "OWED_BYTES_TOTAL", 24 << 20)
+    deaf = [hub.connect()[1] for _ in range(3)]
+    for origin in deaf:
+        fill(hub, origin, partial(lambda each: hub.owed(each) > 4 << 20, origin))
+    assert not hub.connections.deaf, "each is owed less than one may be, and all together less than all may be"
+
+    def are_deaf() -> bool:
+        hub.connections.review()
+        return hub.connections.deaf == set(deaf)
+
+    fill(hub, deaf[0], are_deaf)
+    assert hub.connections.bytes_left > 0
+
+
 def test_who_has_closed_is_served_no_more_although_its_requests_go_on_to_arrive(hub: Hub) -> None:
     """libzmq hands them over; each may ask for megabytes that nobody will read."""
     dealer, gone = hub.connect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -114,14 +115,15 @@ class Overloaded:
 
 
 @pytest.fixture
-def node() -> Iterator[Overloaded]:
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Overloaded]:
+    """A slice of a turn is long: no test is about how fast this machine is."""
+    monkeypatch.setattr(intake, "SLICE_S", 10.0)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     yield Overloaded(context)
     context.destroy(linger=0)
 
 
-def test_the_newest_is_served_first(node: Overloaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "SLICE_S", 1.0)
+def test_the_newest_is_served_first(node: Overloaded) -> None:
     node.fill(*[get(i) for i in range(100)])
     assert node.router.poll(WAIT_MS)
     while len(node.inlet._waiting.get(next(iter(node.inlet._waiting), b""), ())) < 100:
@@ -245,13 +247,15 @@ def test_shedding_begins_when_the_queue_stands_and_ends_when_it_is_empty(
     assert not node.inlet._shedding
 
 
-def test_a_queue_that_stood_before_a_time_of_rest_does_not_stand_any_more(node: Overloaded) -> None:
+def test_a_queue_that_stood_before_a_time_of_rest_does_not_stand_any_more(
+    node: Overloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node.inlet._shedding = False
     node.inlet._standing_since = 1e-9  # long ago there was more input than a turn takes
     while node.inlet.has_input():
         node.inlet.drain(0.0)
     node.fill(get(1))
-    node.stop_after = 1
+    monkeypatch.setattr(intake, "SLICE_S", 0.0)
     assert node.router.poll(WAIT_MS)
     while not node.served:
         node.inlet.drain(0.0)  # it came alone
@@ -262,11 +266,76 @@ def test_a_queue_that_stood_before_a_time_of_rest_does_not_stand_any_more(node: 
         assert not node.inlet._shedding
 
 
+def test_large_replies_begin_the_shedding_at_once_where_others_wait(
+    node: Overloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each ends a turn: in the time in which a queue comes to stand, ten of them would go before who wants little."""
+    monkeypatch.setattr(intake, "STANDING_S", 1e9)
+    node.inlet._shedding = False
+    node.is_large = lambda _: True
+    node.fill(*[get(i) for i in range(20)])
+    while not node.inlet._shedding:
+        assert len(node.served) < 20
+        assert node.inlet.has_input() or node.router.poll(WAIT_MS)
+        node.inlet.drain(0.0)
+
+
+def test_a_large_reply_with_nobody_waiting_begins_no_shedding(node: Overloaded) -> None:
+    node.inlet._shedding = False
+    node.is_large = lambda _: True
+    dealer = node.connect()
+    for number in range(5):
+        dealer.send(get(number))
+        assert node.router.poll(WAIT_MS)
+        node.inlet.drain(0.0)
+        node.inlet.has_input()
+        assert not node.inlet._shedding
+    assert node.served == list(range(5))
+
+
+def test_who_does_not_read_has_nothing_waiting(node: Overloaded) -> None:
+    node.fill(*[get(i) for i in range(50)])
+    while not node.others:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    (flooding,) = node.inlet._waiting
+    dealer = node.dealers[0]
+    node.inlet._connections.deaf.add(flooding)
+    dealer.send(get(50))
+    dealer.send(encode_frame(0, [m.Hello(1, "", None, b"")]))
+    while len(node.others) < 2:
+        node.inlet.drain(0.0)
+        node.inlet._shedding = True
+    assert node.turned_away == list(range(51)), "also what came before it was found to be deaf"
+    assert not node.served
+    assert not node.inlet._count
+
+
+def test_what_waits_is_refused_when_less_may_wait_though_nothing_more_comes(node: Overloaded) -> None:
+    """Else who comes next would be refused for those who wait in vain."""
+    node.fill(*[get(i) for i in range(50)])
+    while not node.others:
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    node.inlet._waiting_max = 10
+    node.inlet._clear(node.inlet._past_by_now())
+    assert node.inlet._count == 10
+    assert [node.peek.number_of(frame) for frames in node.inlet._doomed.values() for frame in frames] == list(range(40))
+
+
+def test_a_turn_takes_for_a_slice_of_time_only(node: Overloaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.fill(*[get(i) for i in range(1000)])
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks) / 10)
+    while not node.inlet._count:
+        assert node.router.poll(WAIT_MS)
+        node.inlet._take_all(0.0, node.inlet._past_by_now())
+    assert node.inlet._count <= 100, "a tenth of a second for each, and the slice has ten"
+
+
 def test_what_becomes_past_while_it_waits_is_dropped_unread(node: Overloaded) -> None:
     node.fill(*[get(i, NOW_MS + i) for i in range(100)])
     while not node.others:
         node.inlet._take_all(0.0, node.inlet._past_by_now())
-    node.inlet._drop_past(DeadlinePeek(BOOT).past_by(NOW_MS + 60))
+    node.inlet._clear(DeadlinePeek(BOOT).past_by(NOW_MS + 60))
     assert node.inlet.late == 60
     assert node.inlet._count == 40
     node.drain(1)

@@ -44,9 +44,7 @@ def turns(inlets: Inlets, done: Callable[[], bool]) -> None:
     while not done():
         woken = inlets.wait(WAIT_S)
         assert woken, "slept over what arrived"
-        for inlet in woken:
-            if inlet.drain(0.0):
-                inlets.stir(inlet)
+        inlets.drain(woken, 0.0, lambda: False)
 
 
 class Taken:
@@ -96,6 +94,54 @@ def test_a_turn_takes_no_more_than_its_budget_of_messages_or_of_parts(sockets: S
         assert max(counts) <= FRAMES_PER_TURN
         assert taken.frames == [b"%d" % i for i in range(2 * FRAMES_PER_TURN)]
         assert inlet.drain(0.0), "the message of many parts is thrown away at once"
+
+
+def test_who_has_enough_to_answer_takes_no_more_in_that_turn(sockets: Sockets) -> None:
+    router, dealer = sockets
+    taken: list[bytes] = []
+
+    def take(_origin: bytes, frame: bytes, _now: float) -> bool:
+        taken.append(frame)
+        return frame == b"large"
+
+    with watched(Inlet(router, take, lambda: None, pairs=True)) as inlets:
+        for frame in (b"small", b"large", b"small", b"large"):
+            dealer.send(frame)
+        while len(taken) < 4:
+            before = len(taken)
+            inlets.drain(inlets.wait(WAIT_S), 0.0, lambda: False)
+            assert b"large" not in taken[before:-1]
+    assert taken == [b"small", b"large"] * 2
+
+
+class Source:
+    """What has input all the time, and fills a turn with each drain."""
+
+    def __init__(self, name: str, drained: list[str]) -> None:
+        self.name = name
+        self.drained = drained
+
+    def has_input(self) -> bool:
+        return True
+
+    def drain(self, _now: float) -> bool:
+        self.drained.append(self.name)
+        return True
+
+
+def test_only_one_of_many_fills_a_turn_and_all_take_turns() -> None:
+    drained: list[str] = []
+    sources = [Source(name, drained) for name in "abc"]
+    inlets = Inlets()
+    try:
+        for source in sources:
+            inlets.stir(source)
+        for number in range(1, 10):
+            inlets.drain(inlets.wait(0.0), 0.0, lambda: True)
+            assert len(drained) == number
+    finally:
+        inlets.close()
+    assert drained == list("abc" * 3)
 
 
 def test_what_arrives_while_sending_is_not_slept_over(sockets: Sockets) -> None:

@@ -157,6 +157,13 @@ def test_large_values_are_put_into_their_frame_without_the_packer(monkeypatch: p
     assert packed == [0, KINDS[m.Reply], 7, b"view", b"small", None]
 
 
+def test_a_large_frame_that_is_there_is_not_copied_to_have_a_later_clock() -> None:
+    large = encode_frame(1 << 40, [m.Reply(7, b"view", [bytes(wire.LARGE_BYTES)])])
+    assert encode_frame(1 << 41, [large]) is large
+    small = encode_frame(1 << 40, [m.Reply(7, b"view", [b"value"])])
+    assert decode_frame(encode_frame(1 << 41, [small])) == (1 << 41, decode_frame(small)[1])
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_bytes_of_any_kind_are_refused_at_worst(frame: bytes) -> None:

@@ -19,6 +19,9 @@ Before its pages each source is asked for its drop floors (drop_floors.py): what
 invalidated, while this node was not there. Else this node could bring back, or let in later, what the others have
 dropped.
 
+A node that comes while others still move slots knows none of the rings before: the owners that it knows of may have
+nothing yet. So it asks all members.
+
 At most one page per source is under way, and ``BYTES_PER_S_MAX`` limits them all together, so that clients do not
 notice the movement.
 
@@ -69,6 +72,8 @@ class Movement:
         self._alone = False
         self._came = True
         """Whether this node has just started, and has not held all its slots yet."""
+        self._came_amid = False
+        """Whether others were still moving slots when it came."""
         self._present: dict[str, None] = {}
         self._boots: dict[str, int] = {}
         """By peer, the boot of the process that was last seen there."""
@@ -97,6 +102,9 @@ class Movement:
         self._note_returns()
         progress, self._sources, self._missing = self._sources, {}, {}
         before_us = coordinator.view.without_us(coordinator.view.ring) if self._came else None
+        if before_us is not None:
+            rings = {before_us.digest, coordinator.view.digest}
+            self._came_amid |= any(fact.weight and fact.synced not in rings for fact in coordinator.membership.peers())
         for slot, owns in enumerate(owned):
             if owns and (self._returned or not held[slot]):
                 self._want(slot, before_us)
@@ -137,7 +145,7 @@ class Movement:
         sets = [view.ring.owners[slot], *before, *view.former_owners(slot)]
         if view.held[slot]:
             holders = self._returned
-        elif self._from_everybody:
+        elif self._from_everybody or self._came_amid:
             holders = self._present
         else:
             owners = [node_id for owners in sets for node_id in owners if node_id in self._present]
@@ -246,7 +254,7 @@ class Movement:
         """Tell the members that every slot is held, once per ring."""
         coordinator = self.coordinator
         self._sources = {}
-        self._came = False
+        self._came = self._came_amid = False
         coordinator.view.note_held()
         self._from_everybody = self._from_everybody and self._alone
         coordinator.membership.announce_synced(coordinator.view.digest)

@@ -38,10 +38,11 @@ A node that loads nothing, because it is new or its disk was lost, is WAITING al
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
+from zlib import crc32
 
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Drops
@@ -65,9 +66,13 @@ RECALL_S_MAX: Final = 120.0
 ASK_INTERVAL_S: Final = 0.25
 ANSWER_WAIT_S: Final = 1.0
 ENTRIES_PER_TURN: Final = 1000
-"""Taken in per turn: about three milliseconds."""
+"""Taken in, or raised as marks, per turn: about three milliseconds."""
 BREATH_S: Final = 0.001
 """From one such turn to the next."""
+MARK_PARTS: Final = 4096
+"""Into so many parts marks are divided: to grow, to raise or to forget one takes little of a turn."""
+MARK_PARTS_PER_TURN: Final = 64
+"""So many are forgotten at a time."""
 DROPS_MAX: Final = 100_000
 """Names that are dropped while it waits."""
 SLOTS_DROPPED_PER_TURN: Final = 4
@@ -166,8 +171,8 @@ class Recall:
         self._drop_at = 0.0
         self._step_at = 0.0
         """When it takes in some more."""
-        self._marks: dict[bytes, bytes] = {}
-        """Of what was stored here while it waits: by key the version."""
+        self._marks: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
+        """Of what was stored here while it waits: by key the version, in parts by the hash of the key."""
         self._dropped: list[tuple[int, bytes]] = []
         """Kinds and names that were dropped meanwhile."""
         self._beyond = b""
@@ -185,7 +190,8 @@ class Recall:
     def _remember(self, keys: list[bytes], records: list[bytes]) -> None:
         """Keep marks of what is written here."""
         if self.state == WAITING:
-            self._marks.update(zip(keys, map(version_of, records), strict=True))
+            for key, record in zip(keys, records, strict=True):
+                self._marks[crc32(key) % MARK_PARTS][key] = version_of(record)
         else:
             self._put_marks(keys, list(map(version_of, records)))
 
@@ -230,7 +236,7 @@ class Recall:
     @property
     def found(self) -> Store | None:
         """What there is for others to gather; None while it may still be changed by what is written."""
-        return self._found if self._participants else None
+        return self._found if self._participants and not (self.state == GATHERING and self._marks) else None
 
     @property
     def held_bytes(self) -> int:
@@ -254,15 +260,18 @@ class Recall:
         """Go on. Called by housekeeping."""
         now = self._coordinator.instant.now
         if self.state == DONE:
+            self._forget_some_marks()
             if self._slots_kept and now >= self._drop_at:
                 self._drop_some()
             return
         if now - self._started >= RECALL_S_MAX or self._is_too_old():
             self._end("it took too long")
-        elif len(self._marks) > self._coordinator.store.max_entries or len(self._dropped) > DROPS_MAX:
+        elif self._is_too_much():
             self._end("more has been written since than there is room for")
         elif self.state == WAITING:
             self._ask_all()
+        elif self._marks:
+            self._raise_some_marks()
         elif self._gathered_for != self._coordinator.view.digest:
             self._gather()
         elif self._sources:
@@ -271,6 +280,10 @@ class Recall:
                     self._ask(source)
         else:
             self._take_in()
+
+    def _is_too_much(self) -> bool:
+        marks = sum(map(len, self._marks.values()))
+        return marks > self._coordinator.store.max_entries or len(self._dropped) > DROPS_MAX
 
     def _is_too_old(self) -> bool:
         if self._head is None:
@@ -285,10 +298,15 @@ class Recall:
         self.state = DONE
         self._coordinator.replica.remember(None)
         self._drops.remember(None)
-        self._marks, self._dropped = {}, []
+        self._dropped = []
         self._drop_at = self._coordinator.instant.now + (KEPT_S if self._participants else 0.0)
         self._sources, self._round, self._left = {}, None, None
         self._saving.forget_former()
+
+    def _forget_some_marks(self) -> None:
+        """Forget some of the marks that are of no use any more: to forget a million would be felt."""
+        for _ in range(min(MARK_PARTS_PER_TURN, len(self._marks))):
+            self._marks.popitem()
 
     def _drop_some(self) -> None:
         """Let go of what was found, a few slots a turn: all at once would be felt."""
@@ -363,11 +381,24 @@ class Recall:
         self._participants = {**peers, coordinator.own_id: self._boot}
         self._beyond = (max(status.clock for status in statuses.values()) + 1).to_bytes(8, "big") + bytes(8)
         self.state = GATHERING
-        self._put_marks(list(self._marks), list(self._marks.values()))
-        self._marks = {}
         self._raise_drops()
         coordinator.outbox.note("recalling", found=self._loaded, participants=sorted(self._participants))
-        self._gather()
+        self._raise_some_marks()
+
+    def _raise_some_marks(self) -> None:
+        """Raise some marks above all that the participants have found. When all are, begin to gather."""
+        now, budget = self._coordinator.instant.now, ENTRIES_PER_TURN
+        if now < self._step_at:  # as in _take_in
+            return
+        while self._marks and budget > 0:
+            _, part = self._marks.popitem()
+            self._put_marks(list(part), list(part.values()))
+            budget -= len(part)
+        if not self._marks:
+            self._gather()
+            return
+        self._step_at = now + BREATH_S
+        self._coordinator.pending.wake(self, self._step_at)
 
     # -- gathering -----------------------------------------------------------------------------------------
 
@@ -491,8 +522,8 @@ class Recall:
         self._taken += len(kept)
 
     def on_timer(self) -> None:
-        """Take in some more, in the next turn."""
-        if self.state == GATHERING and not self._sources and self._left is not None:
+        """Raise or take in some more, in the next turn."""
+        if self.state == GATHERING and (self._marks or (not self._sources and self._left is not None)):
             self.run()
 
     def replan(self) -> None:

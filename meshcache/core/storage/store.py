@@ -429,6 +429,7 @@ class Store:
         buried = {self._keys[i]: records[i][16:22] > now_bytes for i in found}
         for index in found:
             self._leave_trace(index, tombstone(past_revisions(version_of(records[index])), until_ms))
+            self._changed[slot] = 1
         return buried
 
     def clear(self) -> None:
