@@ -37,6 +37,7 @@ def ack_without_storing(patch: pytest.MonkeyPatch) -> None:
         if self._admit(origin, write, from_client=False) and write.request:
             self._outbox.reply(origin, m.WriteReply(write.request, self._view.digest, [], []))
 
+    patch.setattr(usual, "compiled", None)  # what is served natively does not pass here
     patch.setattr(replica_requests.ReplicaRequests, "_on_write", on_write)
 
 
@@ -48,6 +49,7 @@ def done_at_one_copy_less(patch: pytest.MonkeyPatch) -> None:
         group.needed = max(1, group.needed - 1)
         start_group(self, group)
 
+    patch.setattr(usual, "compiled", None)  # what is served natively does not pass here
     patch.setattr(writes.QuorumWrite, "_ask_missing", ask_missing)
 
 
@@ -96,6 +98,7 @@ def wall_clock_stamps(patch: pytest.MonkeyPatch) -> None:
         self.latest = max(self.latest % 65536 + 1, 1) % 65536 | wall_ms << 16
         return bytes(self.latest.to_bytes(8, "big") + self._suffix)
 
+    patch.setattr(usual, "compiled", None)  # what is served natively does not pass here
     patch.setattr(HybridClock, "tick", tick)
     patch.setattr(HybridClock, "merge", lambda self, clock, wall_ms: True)
 
@@ -337,6 +340,7 @@ def clocks_of_any_time(patch: pytest.MonkeyPatch) -> None:
         self.latest = max(self.latest, clock)
         return True
 
+    patch.setattr(usual, "compiled", None)  # what is served natively does not pass here
     patch.setattr(HybridClock, "merge", merge)
 
 

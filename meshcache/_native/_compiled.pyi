@@ -73,15 +73,19 @@ class UsualRequests:
     def __new__(cls, **parts: Any) -> Self: ...
     def serve(self, origin: bytes, frame: bytes | memoryview, /) -> bool | None:
         """Serve a frame, if it is usual. True: that was done; None: Python went on with it; False: nothing was done."""
+    def take(self, address: str, frame: bytes | memoryview, /) -> bool | None:
+        """Take a frame from another node that this one asked, if it is a usual answer. The same is returned."""
 
 class UsualTurns:
     """See turns.c, and node/usual_turns.py for what it is given."""
 
     def __new__(cls, **parts: Any) -> Self: ...
-    def serve(self, deadline: float, stood_still_s: float, ahead_s_max: float, /) -> list[tuple[int, int]]:
-        """Serve what is usual and comes alone, until there is something else to do: return as epoll's poll what woke.
+    def serve(
+        self, deadline: float, stood_still_s: float, ahead_s_max: float, peers: tuple[tuple[int, int, str, Any], ...], /
+    ) -> list[tuple[int, int]]:
+        """Serve what is usual, until there is something else to do: return as epoll's poll what woke.
 
-        ``deadline``: when that is at the latest, by the monotonic clock.
+        ``deadline``: when that is at the latest, by the monotonic clock. ``peers``: see Links.lines.
         """
 
 class Entries:

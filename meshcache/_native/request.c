@@ -1,10 +1,13 @@
 /* Reading a usual request. Its keys and contents stay where they are in the frame, and are made objects only where
- * somebody asks for that. What wire.py checks of a GET and a SET is checked here, and what is not as it should be is left
+ * somebody asks for that. What wire.py checks of a GET, a SET and a WRITE is checked here, and what is not as it should be is left
  * to it: it finds out once more, and says what is wrong. */
 
 #include "request.h"
 
+#include "store.h"
+
 #define REQUEST_FIELDS 9
+#define WRITE_FIELDS 8
 
 void
 request_free(Request *request)
@@ -79,21 +82,25 @@ check_contents(Request *request)
     return DONE;
 }
 
+/* What another node may have stored without further ado: records without flags for nodes. */
 static Outcome
-read_rest(Reader *reader, Request *request)
+check_records(Request *request)
 {
-    if (request->kind == GET) {
-        bool meta;
-        if (!read_int(reader, &request->r) || !read_int(reader, &request->w) || !read_bool(reader, &meta) || meta) {
+    for (uint32_t i = 0; i < request->count; i++) {
+        const Slice *key = &request->keys[i], *record = &request->contents[i];
+        if (key->size == 0 || key->size > KEY_SIZE_MAX || record->size < HEADER_BYTES || record->data[FLAGS_AT] != 0) {
             return UNUSUAL;
         }
-        return read_keys(reader, GET_KEYS_MAX, 1, request);
     }
+    return DONE;
+}
+
+/* Read the keys, and as many contents or records. */
+static Outcome
+read_pairs(Reader *reader, uint32_t count_max, Request *request)
+{
     uint32_t contents;
-    if (!read_int(reader, &request->w) || !read_int(reader, &request->ttl_ms)) {
-        return UNUSUAL;
-    }
-    Outcome outcome = read_keys(reader, SET_KEYS_MAX, 2, request);
+    Outcome outcome = read_keys(reader, count_max, 2, request);
     if (outcome != DONE) {
         return outcome;
     }
@@ -101,27 +108,69 @@ read_rest(Reader *reader, Request *request)
         return UNUSUAL;
     }
     request->contents = request->keys + contents;
-    outcome = read_slices(reader, request->contents, contents);
+    return read_slices(reader, request->contents, contents);
+}
+
+static Outcome
+read_get(Reader *reader, Request *request)
+{
+    bool meta;
+    if (!read_int(reader, &request->r) || !read_int(reader, &request->w) || !read_bool(reader, &meta) || meta) {
+        return UNUSUAL;
+    }
+    return read_keys(reader, GET_KEYS_MAX, 1, request);
+}
+
+static Outcome
+read_set(Reader *reader, Request *request)
+{
+    if (!read_int(reader, &request->w) || !read_int(reader, &request->ttl_ms)) {
+        return UNUSUAL;
+    }
+    Outcome outcome = read_pairs(reader, SET_KEYS_MAX, request);
     return outcome == DONE ? check_contents(request) : outcome;
 }
 
-/* Read a frame of one GET or SET for this process; anything else is unusual. */
+static Outcome
+read_write(Reader *reader, Request *request)
+{
+    bool repair;
+    if (request->view.size > DIGEST_SIZE_MAX || request->number == 0 || !read_bool(reader, &repair) || repair) {
+        return UNUSUAL;
+    }
+    Outcome outcome = read_pairs(reader, WRITE_KEYS_MAX, request);
+    return outcome == DONE ? check_records(request) : outcome;
+}
+
+/* Read the head of a message, up to its kind. Clients have no clock, and nodes always have one. */
+static Outcome
+read_kind(Reader *reader, bool sets, Request *request)
+{
+    uint32_t count;
+    if (!read_array(reader, &count) || count != 2 || !read_uint(reader, &request->clock) ||
+        !read_array(reader, &count) || !read_uint(reader, &request->kind)) {
+        return UNUSUAL;
+    }
+    if (request->kind == WRITE) {
+        return request->clock != 0 && count == WRITE_FIELDS ? DONE : UNUSUAL;
+    }
+    bool is_known = request->kind == GET || (request->kind == SET && sets);
+    return request->clock == 0 && is_known && count == REQUEST_FIELDS ? DONE : UNUSUAL;
+}
+
 Outcome
 read_request(Reader *reader, uint64_t boot, bool sets, Request *request)
 {
-    uint32_t count;
-    uint64_t clock, asked;
-    if (!read_array(reader, &count) || count != 2 || !read_uint(reader, &clock) || clock != 0) {
-        return UNUSUAL;
-    }
-    if (!read_array(reader, &count) || count != REQUEST_FIELDS || !read_uint(reader, &request->kind) ||
-        !(request->kind == GET || (request->kind == SET && sets))) {
+    uint64_t asked;
+    if (read_kind(reader, sets, request) != DONE) {
         return UNUSUAL;
     }
     if (!read_uint(reader, &request->number) || !read_uint(reader, &asked) || asked != boot ||
         !read_int(reader, &request->deadline_ms) || !read_bin(reader, &request->view)) {
         return UNUSUAL;
     }
-    Outcome outcome = read_rest(reader, request);
+    Outcome outcome = request->kind == GET   ? read_get(reader, request)
+                      : request->kind == SET ? read_set(reader, request)
+                                             : read_write(reader, request);
     return outcome == DONE && reader->at != reader->end ? UNUSUAL : outcome;
 }

@@ -11,14 +11,20 @@
 /* Kinds of messages. */
 #define GET 10
 #define SET 11
+#define REPLY 20
+#define WRITE 32
+#define WRITE_REPLY 33
 
 #define KEY_SIZE_MAX 1024
 #define CONTENT_FLAG_BYTES 2
 #define GET_KEYS_MAX 1000 /* a larger one is run in portions, see portions.py */
 #define SET_KEYS_MAX 500
+#define WRITE_KEYS_MAX 1000
+#define DIGEST_SIZE_MAX 8
 
 /* A request as it is read from its frame. */
 typedef struct {
+    uint64_t clock; /* of the node that asks; of a client: 0 */
     uint64_t kind;
     uint64_t number;
     int64_t deadline_ms;
@@ -28,7 +34,7 @@ typedef struct {
     int64_t ttl_ms; /* of a SET */
     uint32_t count;
     Slice *keys;
-    Slice *contents;    /* of a SET: as many, in the same piece of memory */
+    Slice *contents;    /* of a SET, and the records of a WRITE: as many, in the same piece of memory */
     PyObject *key_list; /* the keys as objects: made when somebody asks for them, see keys_of */
     int64_t size;       /* bytes of all contents … */
     int64_t size_max;   /* … and of the greatest */
@@ -42,8 +48,8 @@ typedef enum {
     WENT_ON = 2 /* Python has gone on */
 } Outcome;
 
-/* Read a frame of one GET, or of one SET if these are asked for, for the process with this boot id; anything else is
- * unusual. The request must be zero before, and be freed after, whatever becomes of it. */
+/* Read a frame of one GET or WRITE, or of one SET if these are asked for, for the process with this boot id; anything
+ * else is unusual. The request must be zero before, and be freed after, whatever becomes of it. */
 Outcome read_request(Reader *reader, uint64_t boot, bool sets, Request *request);
 void request_free(Request *request);
 

@@ -1,10 +1,11 @@
 /* The node's usual requests, from frame to reply without a Python object for each of their fields.
  *
- * What is usual: a frame with one GET or SET of a client, for keys of which this node needs to ask nobody else: a GET that
- * one holder may answer, a SET of keys that only this node owns. ``UsualRequests.serve`` does with such a frame what
- * requests.py does with it, its specification, and in the same order. All else it leaves to that, in one of two ways:
+ * What is usual: a frame with one GET of a client that one holder may answer, and here is one; with one SET that all
+ * owners must store, see writes.c; or with what another node asks this one to store, see replica.c. ``UsualRequests.serve``
+ * does with such a frame what requests.py does with it, its specification, and in the same order; ``take`` does it with
+ * what another node has answered to a SET. All else is left to Python, in one of two ways:
  *
- *   before anything has changed  serve returns False: the frame is for Python to decode, judge and answer;
+ *   before anything has changed  they return False: the frame is for Python to decode, judge and answer;
  *   in the middle                a key was not held, say: it calls the method of Requests that goes on from there, with
  *                                what is done so far, and returns None.
  *
@@ -17,136 +18,13 @@
 
 #include "serve.h"
 
-#include "store_object.h"
-#include "wire.h"
+#include "usual.h"
 
-#define REPLY 20
 #define MORE 7
 #define MORE_BYTES 2 /* of [Code.MORE] */
 
-#define STAMP_BYTES 22
-
-#define LEVEL_ALL (-3)
-#define LEVEL_ONE (-1)
-#define DEFAULT_LEVEL 0
-
 #define SMALL_REPLY_BYTES (1 << 16)
 #define PRESSED_BYTES_LEFT (32 << 20)
-#define COUNTED_BYTES_MIN 4096
-
-/* The parts of the node that are worked with, by their names as arguments. */
-enum part {
-    ADMISSION, ANSWERED, BACKLOG, BATCHES, CLOCK, COUNTERS, GO_ON, HOT, INSTANT, IS_TRUSTED, OUTBOX, PENDING, READY,
-    REPLICA, STORE, VIEW, PARTS
-};
-static char *PART_NAMES[] = {
-    "admission", "answered", "backlog", "batches", "clock", "counters", "go_on", "hot", "instant", "is_trusted",
-    "outbox", "pending", "ready", "replica", "store", "view", "boot", "pending_max", "reply_bytes_max",
-    "value_bytes_max", "reads_one", "replicas", "sets", NULL
-};
-
-/* Names of what is looked at in them. */
-enum name {
-    N_BYTES, N_BYTES_LEFT, N_DEAF, N_DIGEST, N_EXPIRES_MS, N_FORMER, N_GET, N_HELD, N_HOLDS_ALL, N_KEYS,
-    N_LATEST, N_LEFT, N_MEMBERS, N_NOTE, N_NOW, N_NOW_BYTES, N_OWNED, N_PUBLISH, N_READ, N_READERS, N_REPLIES,
-    N_REPLY_BYTES, N_REQUESTS, N_RING, N_RUNNING, N_SET, N_STAMP, N_TAKE_WRITE, N_UNTIL, N_WALL_MS, NAMES
-};
-static const char *const NAME_TEXTS[NAMES] = {
-    "bytes", "bytes_left", "deaf", "digest", "expires_ms", "former", "Get", "held", "holds_all", "keys",
-    "latest", "left", "members", "note", "now", "now_bytes", "owned", "publish", "read", "readers", "replies",
-    "reply_bytes", "requests", "ring", "running", "Set", "stamp", "take_write", "until", "wall_ms"
-};
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *parts[PARTS];
-    PyObject *names[NAMES];
-    PyObject *one;       /* the number, for counting */
-    struct store *store; /* the store, if it is native; else NULL, and its methods are called */
-    uint64_t boot;
-    Py_ssize_t pending_max;
-    int64_t reply_bytes_max;
-    int64_t value_bytes_max;
-    int reads_one; /* whether a GET at the mesh's own level needs one holder */
-    int64_t replicas;
-    int sets; /* whether SETs are served, too */
-    PyObject **reply; /* where a small reply goes instead of the outbox, or NULL: see serve_at_once */
-} Usual;
-
-/* -- parts -------------------------------------------------------------------------------------------------------- */
-
-static PyObject *
-attribute(Usual *self, PyObject *of, enum name name)
-{
-    return PyObject_GetAttr(of, self->names[name]);
-}
-
-static PyObject *
-part_attribute(Usual *self, enum part part, enum name name)
-{
-    return PyObject_GetAttr(self->parts[part], self->names[name]);
-}
-
-/* Read an attribute that is a number. -1 may be an error: see PyErr_Occurred. */
-static int64_t
-number_of(Usual *self, PyObject *of, enum name name)
-{
-    PyObject *value = attribute(self, of, name);
-    if (value == NULL) {
-        return -1;
-    }
-    int64_t number = PyLong_AsLongLong(value);
-    Py_DECREF(value);
-    return number;
-}
-
-/* Add to an attribute that is a number. */
-static int
-add_to_attribute(Usual *self, enum part part, enum name name, PyObject *more)
-{
-    PyObject *before = part_attribute(self, part, name);
-    if (before == NULL) {
-        return -1;
-    }
-    PyObject *after = PyNumber_Add(before, more);
-    Py_DECREF(before);
-    if (after == NULL) {
-        return -1;
-    }
-    int failed = PyObject_SetAttr(self->parts[part], self->names[name], after);
-    Py_DECREF(after);
-    return failed;
-}
-
-/* Add 1 to what a dict has by a name. */
-static int
-count_in(Usual *self, PyObject *dict, enum name name)
-{
-    PyObject *before = PyDict_GetItemWithError(dict, self->names[name]);
-    if (before == NULL) {
-        return PyErr_Occurred() ? -1 : PyDict_SetItem(dict, self->names[name], self->one);
-    }
-    PyObject *after = PyNumber_Add(before, self->one);
-    if (after == NULL) {
-        return -1;
-    }
-    int failed = PyDict_SetItem(dict, self->names[name], after);
-    Py_DECREF(after);
-    return failed;
-}
-
-/* Tell whether a container that is an attribute is empty; -1: an error. */
-static int
-is_empty(Usual *self, PyObject *of, enum name name)
-{
-    PyObject *container = attribute(self, of, name);
-    if (container == NULL) {
-        return -1;
-    }
-    int truth = PyObject_IsTrue(container);
-    Py_DECREF(container);
-    return truth < 0 ? -1 : !truth;
-}
 
 /* -- admission: as admission.py and access.py have it ---------------------------------------------------------------- */
 
@@ -214,8 +92,7 @@ admit(Usual *self, PyObject *origin, const Request *request)
     return is_trusted < 0 ? FAILED : is_trusted;
 }
 
-/* Tell whether a table of the view has 1 for the slot of each key. */
-static Outcome
+Outcome
 all_in(Usual *self, const Request *request, enum name name)
 {
     PyObject *table = part_attribute(self, VIEW, name);
@@ -236,16 +113,14 @@ all_in(Usual *self, const Request *request, enum name name)
     return outcome;
 }
 
-/* Tell whether no other ring is to be thought of. */
-static Outcome
+Outcome
 is_settled(Usual *self)
 {
     int empty = is_empty(self, self->parts[VIEW], N_FORMER);
     return empty < 0 ? FAILED : empty;
 }
 
-/* Count a request and its keys, as requests.py does first. */
-static int
+int
 count_request(Usual *self, const Request *request)
 {
     PyObject *count = PyLong_FromUnsignedLong(request->count);
@@ -266,17 +141,34 @@ count_request(Usual *self, const Request *request)
     return more == NULL ? -1 : PyList_SetItem(batches, bits, more);
 }
 
+/* -- the clocks of other nodes --------------------------------------------------------------------------------------- */
+
+Outcome
+may_follow(Usual *self, uint64_t clock, int64_t wall_ms, bool *is_ahead)
+{
+    PyObject *latest = part_attribute(self, CLOCK, N_LATEST);
+    uint64_t own = latest == NULL ? 0 : PyLong_AsUnsignedLongLong(latest);
+    Py_XDECREF(latest);
+    if (PyErr_Occurred()) {
+        return FAILED;
+    }
+    *is_ahead = clock > own;
+    return clock <= own || (int64_t)(clock >> 16) <= wall_ms + LEAD_MS_MAX ? DONE : UNUSUAL;
+}
+
+int
+follow(Usual *self, uint64_t clock)
+{
+    PyObject *latest = PyLong_FromUnsignedLongLong(clock);
+    int failed = latest == NULL ? -1 : PyObject_SetAttr(self->parts[CLOCK], self->names[N_LATEST], latest);
+    Py_XDECREF(latest);
+    return failed;
+}
+
 /* -- replying -------------------------------------------------------------------------------------------------------- */
 
-/* What a frame with one REPLY begins with. */
-typedef struct {
-    uint64_t clock;
-    uint64_t number;
-    PyObject *view;
-} Head;
-
-static int
-take_head(Usual *self, const Request *request, Head *head)
+int
+take_head(Usual *self, uint64_t number, Head *head)
 {
     PyObject *latest = part_attribute(self, CLOCK, N_LATEST);
     if (latest == NULL) {
@@ -287,7 +179,7 @@ take_head(Usual *self, const Request *request, Head *head)
     if (head->clock == (uint64_t)-1 && PyErr_Occurred()) {
         return -1;
     }
-    head->number = request->number;
+    head->number = number;
     head->view = part_attribute(self, VIEW, N_DIGEST);
     if (head->view != NULL && !PyBytes_Check(head->view)) {
         Py_CLEAR(head->view);
@@ -296,51 +188,62 @@ take_head(Usual *self, const Request *request, Head *head)
     return head->view == NULL ? -1 : 0;
 }
 
-/* Make a frame that has room for so many bytes after its head, and tell where they go. */
-static PyObject *
-frame_with(const Head *head, size_t size, uint8_t **to)
+PyObject *
+frame_with(const Head *head, uint64_t kind, uint32_t fields, size_t size, uint8_t **to)
 {
     size_t view_bytes = (size_t)PyBytes_GET_SIZE(head->view);
     size += 3 + size_of_uint(head->clock) + size_of_uint(head->number) + size_of_bin(view_bytes);
     PyObject *frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     if (frame != NULL) {
         *to = write_array((uint8_t *)PyBytes_AS_STRING(frame), 2);
-        *to = write_array(write_uint(*to, head->clock), 4);
-        *to = write_uint(write_uint(*to, REPLY), head->number);
+        *to = write_array(write_uint(*to, head->clock), 1 + fields);
+        *to = write_uint(write_uint(*to, kind), head->number);
         *to = write_bin(*to, PyBytes_AS_STRING(head->view), view_bytes);
     }
     return frame;
 }
 
-/* Make a frame with one REPLY. ``results``: a list of bytes, or NULL for nil. */
+/* Make a frame with one REPLY whose results are a list of bytes. */
 static PyObject *
-reply_frame(Usual *self, const Request *request, PyObject *results)
+reply_frame(Usual *self, uint64_t number, PyObject *results)
 {
     Head head;
-    if (take_head(self, request, &head)) {
+    if (take_head(self, number, &head)) {
         return NULL;
     }
-    Py_ssize_t count = results == NULL ? 0 : PyList_GET_SIZE(results);
-    size_t size = results == NULL ? 1 : size_of_array((uint32_t)count);
+    Py_ssize_t count = PyList_GET_SIZE(results);
+    size_t size = size_of_array((uint32_t)count);
     for (Py_ssize_t i = 0; i < count; i++) {
         size += size_of_bin((size_t)PyBytes_GET_SIZE(PyList_GET_ITEM(results, i)));
     }
     uint8_t *to;
-    PyObject *frame = frame_with(&head, size, &to);
+    PyObject *frame = frame_with(&head, REPLY, 3, size, &to);
     Py_DECREF(head.view);
-    if (frame == NULL) {
-        return NULL;
-    }
-    to = results == NULL ? write_nil(to) : write_array(to, (uint32_t)count);
-    for (Py_ssize_t i = 0; i < count; i++) {
+    to = frame == NULL ? NULL : write_array(to, (uint32_t)count);
+    for (Py_ssize_t i = 0; frame != NULL && i < count; i++) {
         PyObject *record = PyList_GET_ITEM(results, i);
         to = write_bin(to, PyBytes_AS_STRING(record), (size_t)PyBytes_GET_SIZE(record));
     }
     return frame;
 }
 
-/* Put a frame with one message among the replies of the turn, or where it is wanted; it takes the reference. */
-static int
+PyObject *
+done_frame(Usual *self, uint64_t number)
+{
+    Head head;
+    uint8_t *to;
+    if (take_head(self, number, &head)) {
+        return NULL;
+    }
+    PyObject *frame = frame_with(&head, REPLY, 3, 1, &to);
+    Py_DECREF(head.view);
+    if (frame != NULL) {
+        write_nil(to);
+    }
+    return frame;
+}
+
+int
 put(Usual *self, PyObject *origin, PyObject *frame)
 {
     if (frame == NULL) {
@@ -369,36 +272,29 @@ put(Usual *self, PyObject *origin, PyObject *frame)
     return failed;
 }
 
-/* Answer with a frame; it takes the reference. */
-static int
-answer(Usual *self, PyObject *origin, const Request *request, PyObject *frame)
+int
+answer(Usual *self, PyObject *origin, uint64_t kind, PyObject *frame)
 {
-    if (frame != NULL && count_in(self, self->parts[ANSWERED], request->kind == GET ? N_GET : N_SET)) {
+    if (frame != NULL && count_in(self, self->parts[ANSWERED], kind == GET ? N_GET : N_SET)) {
         Py_CLEAR(frame);
     }
     return put(self, origin, frame);
 }
 
-/* Have Python go on in the middle of a request, with what is done so far (stolen). */
+/* Have Python go on with a GET whose keys were looked up (``records`` is stolen). */
 static Outcome
-go_on(Usual *self, PyObject *origin, Request *request, PyObject *so_far)
+go_on_with_get(Usual *self, PyObject *origin, Request *get, PyObject *records)
 {
-    PyObject *view = PyBytes_FromStringAndSize((const char *)request->view.data, (Py_ssize_t)request->view.size);
-    PyObject *keys = keys_of(request);
-    PyObject *contents = request->kind == SET ? list_of(request->contents, request->count) : Py_NewRef(Py_None);
-    PyObject *done = NULL;
-    if (view != NULL && keys != NULL && contents != NULL && so_far != NULL) {
-        unsigned long long number = request->number, boot = self->boot;
-        long long deadline_ms = request->deadline_ms, r = request->r, w = request->w, ttl_ms = request->ttl_ms;
-        done = request->kind == GET
-                   ? PyObject_CallMethod(self->parts[GO_ON], "go_on_with_get", "O(KKLOLLOO)O", origin, number, boot,
-                                         deadline_ms, view, r, w, Py_False, keys, so_far)
-                   : PyObject_CallMethod(self->parts[GO_ON], "go_on_with_set", "O(KKLOLLOO)O", origin, number, boot,
-                                         deadline_ms, view, w, ttl_ms, keys, contents, so_far);
+    PyObject *view = PyBytes_FromStringAndSize((const char *)get->view.data, (Py_ssize_t)get->view.size);
+    PyObject *keys = keys_of(get), *done = NULL;
+    if (view != NULL && keys != NULL && records != NULL) {
+        unsigned long long number = get->number, boot = self->boot;
+        long long deadline_ms = get->deadline_ms, r = get->r, w = get->w;
+        done = PyObject_CallMethod(self->parts[GO_ON], "go_on_with_get", "O(KKLOLLOO)O", origin, number, boot,
+                                   deadline_ms, view, r, w, Py_False, keys, records);
     }
     Py_XDECREF(view);
-    Py_XDECREF(contents);
-    Py_XDECREF(so_far);
+    Py_XDECREF(records);
     Py_XDECREF(done);
     return done == NULL ? FAILED : WENT_ON;
 }
@@ -529,9 +425,9 @@ answer_by_objects(Usual *self, PyObject *origin, Request *get, bool hot)
     bool short_of = size > SMALL_REPLY_BYTES && size > self->reply_bytes_max;
     Outcome outcome = hot || !held || short_of ? UNUSUAL : may_send(self, size);
     if (outcome == UNUSUAL) {
-        return go_on(self, origin, get, records);
+        return go_on_with_get(self, origin, get, records);
     }
-    if (outcome == DONE && answer(self, origin, get, reply_frame(self, get, records))) {
+    if (outcome == DONE && answer(self, origin, GET, reply_frame(self, get->number, records))) {
         outcome = FAILED;
     }
     Py_DECREF(records);
@@ -589,7 +485,7 @@ frame_from_store(struct store *store, const Request *get, const Head *head, cons
         size += size_of_bin((size_t)store_record(store, found->indices[i]).length);
     }
     uint8_t *to;
-    PyObject *frame = frame_with(head, size, &to);
+    PyObject *frame = frame_with(head, REPLY, 3, size, &to);
     if (frame == NULL) {
         return NULL;
     }
@@ -616,7 +512,7 @@ answer_from_store(Usual *self, PyObject *origin, const Request *get)
     int64_t now_ms = number_of(self, self->parts[INSTANT], N_WALL_MS);
     Found found;
     Head head;
-    if (PyErr_Occurred() || take_head(self, get, &head)) {
+    if (PyErr_Occurred() || take_head(self, get->number, &head)) {
         return FAILED;
     }
     PyObject *frame = NULL;
@@ -629,7 +525,7 @@ answer_from_store(Usual *self, PyObject *origin, const Request *get)
         frame = frame_from_store(store, get, &head, &found);
     }
     Py_DECREF(head.view);
-    return outcome != DONE ? outcome : answer(self, origin, get, frame) ? FAILED : DONE;
+    return outcome != DONE ? outcome : answer(self, origin, GET, frame) ? FAILED : DONE;
 }
 
 static Outcome
@@ -650,173 +546,20 @@ serve_get(Usual *self, PyObject *origin, Request *get)
     return outcome == UNUSUAL ? answer_by_objects(self, origin, get, hot) : outcome;
 }
 
-/* -- SET ------------------------------------------------------------------------------------------------------------- */
-
-/* Tell whether this node is the only owner of the keys: a level is then reached, or cannot be. */
-static Outcome
-is_owned_alone(Usual *self, const Request *set)
-{
-    if (set->w > 1 || set->w > self->replicas || set->w < LEVEL_ALL) {
-        return UNUSUAL;
-    }
-    Outcome outcome = is_settled(self);
-    if (outcome != DONE) {
-        return outcome;
-    }
-    if (self->replicas > 1) {
-        PyObject *ring = part_attribute(self, VIEW, N_RING);
-        PyObject *members = ring == NULL ? NULL : attribute(self, ring, N_MEMBERS);
-        Py_ssize_t count = members == NULL ? -1 : PyObject_Size(members);
-        Py_XDECREF(ring);
-        Py_XDECREF(members);
-        if (count != 1) {
-            return count < 0 ? FAILED : UNUSUAL;
-        }
-    }
-    return all_in(self, set, N_OWNED);
-}
-
-/* Tell whether a SET may be run at once and by itself: it is not too large, nor are there too many bytes under way. */
-static Outcome
-is_small(Usual *self, const Request *set)
-{
-    if (set->size_max - CONTENT_FLAG_BYTES > self->value_bytes_max) {
-        return UNUSUAL;
-    }
-    int64_t size = set->count == 1 ? set->size - CONTENT_FLAG_BYTES : set->size;
-    if (size < COUNTED_BYTES_MIN) {
-        return DONE;
-    }
-    int64_t under_way = number_of(self, self->parts[BACKLOG], N_BYTES);
-    if (under_way == -1 && PyErr_Occurred()) {
-        return FAILED;
-    }
-    return under_way == 0 ? DONE : UNUSUAL;
-}
-
-static Outcome
-are_distinct(Request *request)
-{
-    if (request->count == 1) {
-        return DONE;
-    }
-    PyObject *keys = keys_of(request), *set = keys == NULL ? NULL : PySet_New(keys);
-    if (set == NULL) {
-        return FAILED;
-    }
-    Outcome outcome = PySet_GET_SIZE(set) == request->count ? DONE : UNUSUAL;
-    Py_DECREF(set);
-    return outcome;
-}
-
-/* Return what makes the contents records: version and expiry. */
-static PyObject *
-stamp_for(Usual *self, const Request *set)
-{
-    PyObject *ttl_ms = PyLong_FromLongLong(set->ttl_ms);
-    if (ttl_ms == NULL) {
-        return NULL;
-    }
-    PyObject *replica = self->parts[REPLICA];
-    PyObject *expires_ms = PyObject_CallMethodOneArg(replica, self->names[N_EXPIRES_MS], ttl_ms);
-    Py_DECREF(ttl_ms);
-    if (expires_ms == NULL) {
-        return NULL;
-    }
-    PyObject *stamp = PyObject_CallMethodOneArg(replica, self->names[N_STAMP], expires_ms);
-    Py_DECREF(expires_ms);
-    if (stamp != NULL && (!PyBytes_CheckExact(stamp) || PyBytes_GET_SIZE(stamp) != STAMP_BYTES)) {
-        PyErr_SetString(PyExc_TypeError, "a stamp is 22 bytes");
-        Py_CLEAR(stamp);
-    }
-    return stamp;
-}
-
-/* Make records of the contents. */
-static PyObject *
-stamped(PyObject *stamp, const Request *set)
-{
-    PyObject *records = PyList_New(set->count);
-    for (uint32_t i = 0; records != NULL && i < set->count; i++) {
-        const Slice *content = &set->contents[i];
-        PyObject *record = PyBytes_FromStringAndSize(NULL, STAMP_BYTES + (Py_ssize_t)content->size);
-        if (record == NULL) {
-            Py_CLEAR(records);
-            break;
-        }
-        memcpy(PyBytes_AS_STRING(record), PyBytes_AS_STRING(stamp), STAMP_BYTES);
-        memcpy(PyBytes_AS_STRING(record) + STAMP_BYTES, content->data, content->size);
-        PyList_SET_ITEM(records, i, record);
-    }
-    return records;
-}
-
-/* Announce what was stored, by the version in its stamp. */
-static int
-publish(Usual *self, Request *set, PyObject *stamp)
-{
-    PyObject *version = PyBytes_FromStringAndSize(PyBytes_AS_STRING(stamp), VERSION_BYTES);
-    if (version == NULL) {
-        return -1;
-    }
-    PyObject *done = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_PUBLISH], self->one, version,
-                                                keys_of(set), NULL);
-    Py_DECREF(version);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-}
-
-static Outcome
-store_records(Usual *self, PyObject *origin, Request *set, PyObject *stamp, PyObject *records)
-{
-    PyObject *keys = keys_of(set), *outcome = NULL;
-    if (keys != NULL) {
-        outcome = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_TAKE_WRITE], keys, records, NULL);
-    }
-    if (outcome == NULL) {
-        return FAILED;
-    }
-    PyObject *newer = PyTuple_Check(outcome) && PyTuple_GET_SIZE(outcome) == 2 ? PyTuple_GET_ITEM(outcome, 0) : NULL;
-    if (newer == NULL || !PyList_CheckExact(newer)) {
-        Py_DECREF(outcome);
-        PyErr_SetString(PyExc_TypeError, "Replica.take_write must return two lists");
-        return FAILED;
-    }
-    if (PyList_GET_SIZE(newer) > 0) { /* to be stamped once more */
-        return go_on(self, origin, set, Py_BuildValue("ON", records, outcome));
-    }
-    Py_DECREF(outcome);
-    return publish(self, set, stamp) || answer(self, origin, set, reply_frame(self, set, NULL)) ? FAILED : DONE;
-}
-
-static Outcome
-serve_set(Usual *self, PyObject *origin, Request *set)
-{
-    Outcome outcome = is_owned_alone(self, set);
-    if (outcome == DONE) {
-        outcome = is_small(self, set);
-    }
-    if (outcome == DONE) {
-        outcome = are_distinct(set);
-    }
-    if (outcome != DONE) {
-        return outcome;
-    }
-    if (count_request(self, set)) {
-        return FAILED;
-    }
-    PyObject *stamp = stamp_for(self, set);
-    if (stamp == NULL) {
-        return FAILED;
-    }
-    PyObject *records = stamped(stamp, set);
-    outcome = records == NULL ? FAILED : store_records(self, origin, set, stamp, records);
-    Py_DECREF(stamp);
-    Py_XDECREF(records);
-    return outcome;
-}
-
 /* -- the type -------------------------------------------------------------------------------------------------------- */
+
+static Outcome
+serve_request(Usual *self, PyObject *origin, Request *request)
+{
+    if (request->kind == WRITE) {
+        return serve_write(self, origin, request);
+    }
+    Outcome outcome = admit(self, origin, request);
+    if (outcome == DONE) {
+        outcome = request->kind == GET ? serve_get(self, origin, request) : serve_set(self, origin, request);
+    }
+    return outcome;
+}
 
 static Outcome
 serve_frame(Usual *self, PyObject *origin, const uint8_t *data, size_t size, uint64_t *kind)
@@ -825,10 +568,7 @@ serve_frame(Usual *self, PyObject *origin, const uint8_t *data, size_t size, uin
     Request request = {0};
     Outcome outcome = read_request(&reader, self->boot, self->sets, &request);
     if (outcome == DONE) {
-        outcome = admit(self, origin, &request);
-    }
-    if (outcome == DONE) {
-        outcome = request.kind == GET ? serve_get(self, origin, &request) : serve_set(self, origin, &request);
+        outcome = serve_request(self, origin, &request);
     }
     *kind = request.kind;
     request_free(&request);
@@ -846,31 +586,65 @@ serve_at_once(PyObject *usual, PyObject *origin, const uint8_t *data, size_t siz
     return outcome;
 }
 
+Outcome
+take_at_once(PyObject *usual, PyObject *address, const uint8_t *data, size_t size, PyObject **reply, PyObject **origin)
+{
+    Usual *self = (Usual *)usual;
+    *reply = *origin = NULL;
+    self->reply = reply;
+    Outcome outcome = serve_write_reply(self, address, data, size, origin);
+    self->reply = NULL;
+    return outcome;
+}
+
+/* What is done with the bytes of a frame. */
+typedef Outcome (*Serve)(Usual *self, PyObject *from, const uint8_t *data, size_t size);
+
+static Outcome
+serve_bytes(Usual *self, PyObject *origin, const uint8_t *data, size_t size)
+{
+    uint64_t kind;
+    return serve_frame(self, origin, data, size, &kind);
+}
+
+static Outcome
+take_bytes(Usual *self, PyObject *address, const uint8_t *data, size_t size)
+{
+    PyObject *origin = NULL;
+    Outcome outcome = serve_write_reply(self, address, data, size, &origin);
+    Py_XDECREF(origin);
+    return outcome;
+}
+
 static PyObject *
-usual_serve(Usual *self, PyObject *const *arguments, Py_ssize_t count)
+with_bytes(Usual *self, PyObject *const *arguments, Py_ssize_t count, Serve serve)
 {
     if (count != 2 || self->parts[0] == NULL) {
-        PyErr_SetString(PyExc_TypeError, "serve takes an origin and a frame");
+        PyErr_SetString(PyExc_TypeError, "it takes where a frame came from, and the frame");
         return NULL;
     }
-    Outcome outcome;
-    uint64_t kind;
-    PyObject *frame = arguments[1];
-    if (PyBytes_CheckExact(frame)) {
-        outcome = serve_frame(self, arguments[0], (const uint8_t *)PyBytes_AS_STRING(frame), (size_t)PyBytes_GET_SIZE(frame), &kind);
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(arguments[1], &buffer, PyBUF_SIMPLE) < 0) {
+        return NULL;
     }
-    else {
-        Py_buffer buffer;
-        if (PyObject_GetBuffer(frame, &buffer, PyBUF_SIMPLE) < 0) {
-            return NULL;
-        }
-        outcome = serve_frame(self, arguments[0], buffer.buf, (size_t)buffer.len, &kind);
-        PyBuffer_Release(&buffer);
-    }
+    Outcome outcome = serve(self, arguments[0], buffer.buf, (size_t)buffer.len);
+    PyBuffer_Release(&buffer);
     if (outcome == FAILED) {
         return NULL;
     }
     return Py_NewRef(outcome == DONE ? Py_True : outcome == WENT_ON ? Py_None : Py_False);
+}
+
+static PyObject *
+usual_serve(Usual *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    return with_bytes(self, arguments, count, serve_bytes);
+}
+
+static PyObject *
+usual_take(Usual *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    return with_bytes(self, arguments, count, take_bytes);
 }
 
 static int
@@ -893,6 +667,7 @@ usual_clear(Usual *self)
         Py_CLEAR(self->names[i]);
     }
     Py_CLEAR(self->one);
+    Py_CLEAR(self->own_id);
     return 0;
 }
 
@@ -906,6 +681,60 @@ usual_dealloc(Usual *self)
     Py_DECREF(type);
 }
 
+#define AS_ARGUMENT(name, text) text,
+static char *ARGUMENTS[] = {
+    PART_LIST(AS_ARGUMENT) "boot", "own_id", "pending_max", "reply_bytes_max", "value_bytes_max", "reads_one",
+    "replicas", "write_quorum", "slow_s", "sets", NULL
+};
+static const char *const NAME_TEXTS[NAMES] = { NAME_LIST(AS_ARGUMENT) };
+
+/* Take the arguments that are no parts; the parts are borrowed. */
+static int
+take_arguments(Usual *self, PyObject *arguments, PyObject *named)
+{
+    PyObject **p = self->parts;
+    unsigned long long boot;
+    long long reply_bytes_max, value_bytes_max, replicas, write_quorum;
+    _Static_assert(PARTS == 21, "one O in the format for each part");
+    if (!PyArg_ParseTupleAndKeywords(
+            arguments, named, "$OOOOOOOOOOOOOOOOOOOOOKUnLLpLLdp:UsualRequests", ARGUMENTS, &p[0], &p[1], &p[2], &p[3],
+            &p[4], &p[5], &p[6], &p[7], &p[8], &p[9], &p[10], &p[11], &p[12], &p[13], &p[14], &p[15], &p[16], &p[17],
+            &p[18], &p[19], &p[20], &boot, &self->own_id, &self->pending_max, &reply_bytes_max, &value_bytes_max,
+            &self->reads_one, &replicas, &write_quorum, &self->slow_s, &self->sets)) {
+        return -1;
+    }
+    self->boot = boot;
+    self->reply_bytes_max = reply_bytes_max;
+    self->value_bytes_max = value_bytes_max;
+    self->replicas = replicas;
+    self->write_quorum = write_quorum;
+    return 0;
+}
+
+static int
+take_names(Usual *self)
+{
+    for (int i = 0; i < NAMES; i++) {
+        self->names[i] = PyUnicode_InternFromString(NAME_TEXTS[i]);
+        if (self->names[i] == NULL) {
+            return -1;
+        }
+    }
+    self->one = PyLong_FromLong(1);
+    return self->one == NULL ? -1 : 0;
+}
+
+static int
+check_parts(Usual *self)
+{
+    PyObject **p = self->parts;
+    if (!PyDict_CheckExact(p[ANSWERED]) || !PyList_CheckExact(p[BATCHES]) || PyList_GET_SIZE(p[BATCHES]) < 32) {
+        PyErr_SetString(PyExc_TypeError, "answered must be a dict, and batches a list of 32 counts at least");
+        return -1;
+    }
+    return 0;
+}
+
 static PyObject *
 usual_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
 {
@@ -913,44 +742,22 @@ usual_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
     if (self == NULL) {
         return NULL;
     }
-    PyObject **p = self->parts;
-    unsigned long long boot;
-    long long reply_bytes_max, value_bytes_max, replicas;
-    if (!PyArg_ParseTupleAndKeywords(
-            arguments, named, "$OOOOOOOOOOOOOOOOKnLLpLp:UsualRequests", PART_NAMES, &p[ADMISSION],
-            &p[ANSWERED], &p[BACKLOG], &p[BATCHES], &p[CLOCK], &p[COUNTERS], &p[GO_ON], &p[HOT],
-            &p[INSTANT], &p[IS_TRUSTED], &p[OUTBOX], &p[PENDING], &p[READY], &p[REPLICA], &p[STORE], &p[VIEW], &boot,
-            &self->pending_max, &reply_bytes_max, &value_bytes_max, &self->reads_one, &replicas, &self->sets)) {
-        for (int i = 0; i < PARTS; i++) {
-            p[i] = NULL; /* borrowed */
-        }
+    if (take_arguments(self, arguments, named)) {
+        memset(self->parts, 0, sizeof self->parts); /* borrowed */
+        self->own_id = NULL;
         Py_DECREF(self);
         return NULL;
     }
     for (int i = 0; i < PARTS; i++) {
-        Py_INCREF(p[i]);
+        Py_INCREF(self->parts[i]);
     }
-    if (!PyDict_CheckExact(p[ANSWERED]) || !PyList_CheckExact(p[BATCHES]) || PyList_GET_SIZE(p[BATCHES]) < 32) {
-        PyErr_SetString(PyExc_TypeError, "answered must be a dict, and batches a list of 32 counts at least");
-        Py_DECREF(self);
-        return NULL;
-    }
-    self->boot = boot;
-    self->reply_bytes_max = reply_bytes_max;
-    self->value_bytes_max = value_bytes_max;
-    self->replicas = replicas;
+    Py_INCREF(self->own_id);
     PyObject *module = PyType_GetModule(type);
-    self->store = module == NULL ? NULL : store_from(module, p[STORE]);
+    self->store = module == NULL ? NULL : store_from(module, self->parts[STORE]);
     if (self->store == NULL) { /* one in Python */
         PyErr_Clear();
     }
-    self->one = PyLong_FromLong(1);
-    int failed = self->one == NULL;
-    for (int i = 0; i < NAMES && !failed; i++) {
-        self->names[i] = PyUnicode_InternFromString(NAME_TEXTS[i]);
-        failed = self->names[i] == NULL;
-    }
-    if (failed) {
+    if (check_parts(self) || take_names(self)) {
         Py_DECREF(self);
         return NULL;
     }
@@ -960,11 +767,13 @@ usual_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
 static PyMethodDef usual_methods[] = {
     {"serve", (PyCFunction)(void (*)(void))usual_serve, METH_FASTCALL,
      "Serve a frame that came from this origin, if it is usual. True: that was done; None: Python went on with it."},
+    {"take", (PyCFunction)(void (*)(void))usual_take, METH_FASTCALL,
+     "Take a frame with an answer that came from this address, if it is usual."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot usual_slots[] = {
-    {Py_tp_doc, "The usual requests of clients, served from frame to reply."},
+    {Py_tp_doc, "The usual requests, served from frame to reply."},
     {Py_tp_new, usual_new},
     {Py_tp_dealloc, usual_dealloc},
     {Py_tp_traverse, usual_traverse},

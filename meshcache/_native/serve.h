@@ -12,8 +12,13 @@
 extern PyType_Spec usual_spec;
 
 /* Serve a frame as UsualRequests.serve does, but for the reply, if it is small: that is returned, not put into the
- * outbox. ``usual`` must be a UsualRequests. ``kind``: GET or SET, if the outcome is not UNUSUAL. */
+ * outbox. ``usual`` must be a UsualRequests. ``kind``: of the request, if the outcome is not UNUSUAL. */
 Outcome serve_at_once(PyObject *usual, PyObject *origin, const uint8_t *data, size_t size, PyObject **reply,
                       uint64_t *kind);
+
+/* Take an answer as UsualRequests.take does, but for the reply that follows from it, if there is one and it is small:
+ * that is returned, and whose it is. Neither is set unless the outcome is DONE. */
+Outcome take_at_once(PyObject *usual, PyObject *address, const uint8_t *data, size_t size, PyObject **reply,
+                     PyObject **origin);
 
 #endif

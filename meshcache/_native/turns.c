@@ -1,11 +1,14 @@
-/* The turns of a node's loop that serve one usual request, without a call of Python in them.
+/* The turns of a node's loop that serve usual requests, without a call of Python in them.
  *
  * A request that comes alone finds the node asleep, and its caches cold: then it counts how much code and how many objects
  * the turn touches, which receives it, serves it and sends the reply. ``UsualTurns.serve`` does what Server._serve_until
- * does, its specification, with what poller.py, intake.py and connections.py do for it: it sleeps until something
- * arrives; and as long as that is one usual request at the ROUTER, and no more, it serves that and sleeps again. It
- * returns when there is anything else to do, or the deadline is reached. What it has received by then, and found not to
- * be usual, it leaves to the inlet (``RequestInlet.in_hand``).
+ * does, its specification, with what poller.py, intake.py, links.py and connections.py do for it: it sleeps until something
+ * arrives; and as long as that is usual it serves that and sleeps again. It returns when there is anything else to do, or
+ * the deadline is reached. What it has received by then, and found not to be usual, it leaves to the inlet.
+ *
+ * The sockets are *lines* here: the ROUTER, and a DEALER to each peer. A turn takes one message from each line that has
+ * one, sends what follows from them, and reads the state of what it has touched. A ROUTER that has more after each of
+ * ``BURST_MAX`` turns is left to the inlet, which knows what to do with a queue that does not empty.
  *
  * Like serve.c it keeps no state of the node. What it only counts, it adds to the node's counters when it returns: they
  * are read by the loop's thread alone.
@@ -34,6 +37,7 @@
 #define EXPIRY_BYTES 6
 #define EVENTS_AT_ONCE 64
 #define SLEEP_MS_MAX 60000
+#define BURST_MAX 32
 
 typedef union {
     unsigned char bytes[64];
@@ -57,35 +61,49 @@ typedef struct {
 
 /* The parts of the node that are worked with, by their names as arguments. */
 enum part {
-    CONNECTIONS, CORE, COUNTERS, EXPECT_LARGE, INLET, INSTANT, LOOP, NUMBER_EVENTS, OUTBOX, PULSE, SLOW, UNDELIVERED,
-    USUAL, PARTS
+    CONNECTIONS, CORE, COUNTERS, EXPECT_LARGE, INLET, INSTANT, LATENCIES, LOOP, NUMBER_EVENTS, OUTBOX, PULSE, SLOW,
+    UNDELIVERED, USUAL, PARTS
 };
 static char *ARGUMENTS[] = {
-    "connections", "core", "counters", "expect_large", "inlet", "instant", "loop", "number_events", "outbox", "pulse",
+    "connections", "core", "counters", "expect_large", "inlet", "instant", "latencies", "loop", "number_events", "outbox", "pulse",
     "slow", "undelivered", "usual", "functions", "socket", "router_fd", "epoll_fd", "ask_after_bytes", "large_bytes",
     "slow_turn_s", "stall_s", "started", "wall_ms_at_start", NULL
 };
 
 /* Names of what is looked at in them. */
-enum name {
-    N_ANSWERS_OUT_BYTES, N_BUSY_S, N_BYTES_LEFT, N_DISTURBED, N_EVENTS, N_GET, N_HAND, N_IN_HAND, N_KNOWN,
-    N_LONGEST_TURN_MS, N_NOW, N_NOW_BYTES, N_REQUESTS_IN_BYTES, N_REVIEW_AT_BYTES, N_SUBSCRIBED, N_TAKEN_BYTES,
-    N_TURNED_AT, N_TURNS, N_UNASKED_BYTES, N_WALL_MS, NAMES
-};
-static const char *const NAME_TEXTS[NAMES] = {
-    "answers_out_bytes", "busy_s", "bytes_left", "disturbed", "events", "get", "hand", "in_hand", "known",
-    "longest_turn_ms", "now", "now_bytes", "requests_in_bytes", "review_at_bytes", "subscribed", "taken_bytes",
-    "turned_at", "turns", "unasked_bytes", "wall_ms"
-};
+#define NAME_LIST(X) \
+    X(ANSWERS_IN_BYTES, "answers_in_bytes") X(ANSWERS_OUT_BYTES, "answers_out_bytes") X(BUSY_S, "busy_s") \
+    X(BYTES_LEFT, "bytes_left") X(DISTURBED, "disturbed") X(ENDED, "ended") X(END_TURN, "end_turn") \
+    X(EVENTS, "events") X(GET, "get") X(HAND, "hand") X(IN_HAND, "in_hand") X(KNOWN, "known") \
+    X(LONGEST_TURN_MS, "longest_turn_ms") X(NOW, "now") X(NOW_BYTES, "now_bytes") X(REPLIES, "replies") \
+    X(REQUESTS_IN_BYTES, "requests_in_bytes") X(REQUESTS_OUT_BYTES, "requests_out_bytes") \
+    X(REVIEW_AT_BYTES, "review_at_bytes") X(SENDS, "sends") X(SUBSCRIBED, "subscribed") \
+    X(TAKEN_BYTES, "taken_bytes") X(TAKE_RECEIVED, "take_received") X(TURNED_AT, "turned_at") X(TURNS, "turns") \
+    X(UNASKED_BYTES, "unasked_bytes") X(UNDELIVERABLE, "undeliverable") X(WALL_MS, "wall_ms")
+#define AS_NAME(name, text) N_##name,
+enum name { NAME_LIST(AS_NAME) NAMES };
+#define AS_TEXT(name, text) text,
+static const char *const NAME_TEXTS[NAMES] = { NAME_LIST(AS_TEXT) };
+
+/* A socket, and whether its state must be read before the next sleep, or was read and showed input. */
+typedef struct {
+    int fd;
+    bool is_stirred;
+    bool is_ready;
+    void *socket;
+    PyObject *address; /* of a peer; NULL: this is the ROUTER */
+    PyObject *inlet;
+} Line;
 
 typedef struct {
     PyObject_HEAD
     PyObject *parts[PARTS];
     PyObject *names[NAMES];
-    PyObject *nothing; /* an empty tuple */
     Zmq zmq;
-    void *socket;
-    int router_fd;
+    Line router;
+    Line *lines;       /* the ROUTER, and those to peers */
+    size_t line_count;
+    PyObject *peers;   /* the tuple from which they were made */
     int epoll_fd;
     int64_t ask_after_bytes;
     size_t large_bytes;
@@ -94,6 +112,13 @@ typedef struct {
     double started; /* as Instant has it */
     int64_t wall_ms_at_start;
 } Turns;
+
+/* A reply that is to be sent when the turn ends. */
+typedef struct {
+    PyObject *origin;
+    PyObject *connection; /* NULL, if it did not ask in this turn */
+    PyObject *frame;
+} Held;
 
 /* What one run of turns goes by, and what it has counted. */
 typedef struct {
@@ -105,6 +130,11 @@ typedef struct {
     double busy_s;
     int64_t in_bytes;
     int64_t out_bytes;
+    int64_t asked_bytes;    /* of what was sent to peers */
+    int64_t answered_bytes; /* of what they answered */
+    int burst;              /* turns on end after which the ROUTER had more */
+    Held *held;             /* one for each line at most */
+    size_t held_count;
 } Run;
 
 /* What a turn came to. */
@@ -189,11 +219,11 @@ call(PyObject *what, PyObject *first, PyObject *second)
 
 /* Read the socket's state, as Inlet.has_input does. What cannot be read is for the inlet to find out. */
 static bool
-has_input(Turns *self)
+has_input(Turns *self, const Line *line)
 {
     int events = 0;
     size_t size = sizeof events;
-    return self->zmq.getsockopt(self->socket, ZMQ_EVENTS, &events, &size) < 0 || (events & ZMQ_POLLIN);
+    return self->zmq.getsockopt(line->socket, ZMQ_EVENTS, &events, &size) < 0 || (events & ZMQ_POLLIN);
 }
 
 static PyObject *
@@ -204,10 +234,10 @@ bytes_of(Turns *self, Message *message)
 
 /* Receive a part: 0, or the number of the error. The message must be closed only if there is none. */
 static int
-receive(Turns *self, Message *message)
+receive(Turns *self, const Line *line, Message *message)
 {
     self->zmq.msg_init(message);
-    if (self->zmq.msg_recv(message, self->socket, ZMQ_DONTWAIT) >= 0) {
+    if (self->zmq.msg_recv(message, line->socket, ZMQ_DONTWAIT) >= 0) {
         return 0;
     }
     int error = self->zmq.error();
@@ -215,18 +245,18 @@ receive(Turns *self, Message *message)
     return error;
 }
 
-/* Note what was handed to libzmq for a connection, as Connections.hand does. */
+/* Note what was handed to libzmq for a connection, as Connections.hand does; NULL: for one that is not known. */
 static int
 hand(Turns *self, PyObject *origin, PyObject *connection, int64_t size)
 {
     PyObject *connections = self->parts[CONNECTIONS];
-    int64_t unasked = number_of(self, connection, N_UNASKED_BYTES) + size;
+    int64_t unasked = connection == NULL ? 0 : number_of(self, connection, N_UNASKED_BYTES) + size;
     int64_t left = number_of(self, connections, N_BYTES_LEFT) - size;
     int64_t review_at = number_of(self, connections, N_REVIEW_AT_BYTES);
     if (PyErr_Occurred()) {
         return -1;
     }
-    if (unasked > self->ask_after_bytes || left < review_at) { /* somebody must be looked at */
+    if (connection == NULL || unasked > self->ask_after_bytes || left < review_at) { /* somebody must be looked at */
         PyObject *number = PyLong_FromLongLong(size);
         PyObject *done = NULL;
         if (number != NULL) {
@@ -242,19 +272,34 @@ hand(Turns *self, PyObject *origin, PyObject *connection, int64_t size)
 
 /* Send a reply, as Server._reply does. */
 static int
-reply_to(Turns *self, Run *run, PyObject *origin, PyObject *connection, PyObject *reply)
+reply_to(Turns *self, Run *run, const Held *held)
 {
-    size_t size = (size_t)PyBytes_GET_SIZE(reply);
-    if (self->zmq.send(self->socket, PyBytes_AS_STRING(origin), (size_t)PyBytes_GET_SIZE(origin),
+    void *socket = self->lines[0].socket;
+    size_t size = (size_t)PyBytes_GET_SIZE(held->frame);
+    self->lines[0].is_stirred = true;
+    if (self->zmq.send(socket, PyBytes_AS_STRING(held->origin), (size_t)PyBytes_GET_SIZE(held->origin),
                        ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0 ||
-        self->zmq.send(self->socket, PyBytes_AS_STRING(reply), size, ZMQ_DONTWAIT) < 0) {
+        self->zmq.send(socket, PyBytes_AS_STRING(held->frame), size, ZMQ_DONTWAIT) < 0) {
         PyObject *error = PyLong_FromLong(self->zmq.error());
-        int failed = error == NULL ? -1 : call(self->parts[UNDELIVERED], origin, error);
+        int failed = error == NULL ? -1 : call(self->parts[UNDELIVERED], held->origin, error);
         Py_XDECREF(error);
         return failed;
     }
     run->out_bytes += (int64_t)size;
-    return hand(self, origin, connection, (int64_t)size);
+    return hand(self, held->origin, held->connection, (int64_t)size);
+}
+
+/* Find the line to an address; NULL without an exception: there is none. */
+static Line *
+line_to(Turns *self, PyObject *address)
+{
+    for (size_t i = 1; i < self->line_count; i++) {
+        int is_it = PyObject_RichCompareBool(self->lines[i].address, address, Py_EQ);
+        if (is_it) {
+            return is_it < 0 ? NULL : &self->lines[i];
+        }
+    }
+    return NULL;
 }
 
 /* -- a turn ---------------------------------------------------------------------------------------------------------- */
@@ -296,35 +341,6 @@ leave_request(Turns *self, PyObject *origin, PyObject *connection, Message *mess
     return leave(self, in_hand);
 }
 
-/* Leave to Python the rest of a turn whose request was taken. */
-static Step
-leave_the_rest(Turns *self)
-{
-    return leave(self, Py_NewRef(self->nothing));
-}
-
-/* Tell whether an attribute of the outbox is true, or not empty; -1: an error. */
-static int
-has_in_outbox(Turns *self, enum name name)
-{
-    PyObject *value = part_attribute(self, OUTBOX, name);
-    int truth = value == NULL ? -1 : PyObject_IsTrue(value);
-    Py_XDECREF(value);
-    return truth;
-}
-
-/* See to what has to be announced: where nobody subscribes, it is only numbered. */
-static Step
-announce(Turns *self)
-{
-    int has = has_in_outbox(self, N_EVENTS);
-    int subscribed = has > 0 ? has_in_outbox(self, N_SUBSCRIBED) : has;
-    if (subscribed) {
-        return subscribed < 0 ? WRONG : leave_the_rest(self);
-    }
-    return has && call(self->parts[NUMBER_EVENTS], NULL, NULL) ? WRONG : SERVED;
-}
-
 /* Have the core count an error that concerns one request only, as NodeCore.receive_request does. */
 static int
 count_failure(Turns *self, PyObject *origin, uint64_t kind)
@@ -338,7 +354,12 @@ count_failure(Turns *self, PyObject *origin, uint64_t kind)
     if (trace != NULL) {
         PyException_SetTraceback(error, trace);
     }
-    PyObject *done = PyObject_CallMethod(self->parts[CORE], "fail", "sOO", kind == GET ? "Get" : "Set", origin, error);
+    PyObject *done = PyObject_CallMethod(self->parts[CORE], "fail", "sOO",
+                                         kind == GET     ? "Get"
+                                         : kind == SET   ? "Set"
+                                         : kind == WRITE ? "Write"
+                                                         : "WriteReply",
+                                         origin, error);
     Py_XDECREF(type);
     Py_XDECREF(error);
     Py_XDECREF(trace);
@@ -372,6 +393,13 @@ move(Turns *self, Run *run, double began)
     return failed ? -1 : 0;
 }
 
+/* Keep a reply until the turn ends; it takes the references, of which the connection's may be NULL. */
+static void
+hold(Run *run, PyObject *origin, PyObject *connection, PyObject *frame)
+{
+    run->held[run->held_count++] = (Held){origin, connection, frame};
+}
+
 /* Serve a request that was received from a connection. */
 static Step
 serve_message(Turns *self, Run *run, double began, PyObject *origin, PyObject *connection, Message *message)
@@ -395,27 +423,24 @@ serve_message(Turns *self, Run *run, double began, PyObject *origin, PyObject *c
     if (outcome == FAILED && count_failure(self, origin, kind)) {
         return WRONG;
     }
+    if (reply != NULL) {
+        hold(run, Py_NewRef(origin), Py_NewRef(connection), reply);
+    }
     if (count_taken(self, run, connection, size)) {
-        Py_XDECREF(reply);
         return WRONG;
     }
-    if (outcome != DONE && PyObject_SetAttr(self->parts[CORE], self->names[N_DISTURBED], Py_True)) {
-        return WRONG;
+    if (outcome == DONE) {
+        return SERVED;
     }
-    if (reply == NULL) { /* Python went on, it failed, or the reply is large */
-        return leave_the_rest(self);
-    }
-    int failed = reply_to(self, run, origin, connection, reply);
-    Py_DECREF(reply);
-    return failed ? WRONG : announce(self); /* a small reply was not counted in reply_bytes */
+    return PyObject_SetAttr(self->parts[CORE], self->names[N_DISTURBED], Py_True) ? WRONG : LEFT; /* Python went on */
 }
 
 /* Receive one request, and serve it if it is usual. */
 static Step
-take_request(Turns *self, Run *run, double began)
+take_request(Turns *self, Run *run, double began, Line *line)
 {
     Message first, second;
-    int error = receive(self, &first);
+    int error = receive(self, line, &first);
     if (error) {
         return error == EAGAIN ? SERVED : LEFT; /* woken for nothing */
     }
@@ -426,7 +451,7 @@ take_request(Turns *self, Run *run, double began)
     if (connection == NULL) {
         step = PyErr_Occurred() ? WRONG : leave(self, PyTuple_Pack(1, origin));
     }
-    else if (receive(self, &second)) {
+    else if (receive(self, line, &second)) {
         step = LEFT; /* libzmq hands over whole messages: the socket is closed, say */
     }
     else {
@@ -438,6 +463,271 @@ take_request(Turns *self, Run *run, double began)
     return step;
 }
 
+/* Have the inlet of a peer go on with a message that was received. */
+static Step
+leave_answer(Turns *self, const Line *line, double began, Message *message)
+{
+    PyObject *frame = bytes_of(self, message), *moment = PyFloat_FromDouble(began), *done = NULL;
+    PyObject *more = self->zmq.msg_more(message) ? Py_True : Py_False;
+    if (frame != NULL && moment != NULL) {
+        done = PyObject_CallMethodObjArgs(line->inlet, self->names[N_TAKE_RECEIVED], frame, more, moment, NULL);
+    }
+    Py_XDECREF(frame);
+    Py_XDECREF(moment);
+    Py_XDECREF(done);
+    return done == NULL ? WRONG : LEFT;
+}
+
+/* Have the core count that an answer could not be taken, as NodeCore.receive_answer does. */
+static Step
+fail_answer(Turns *self, const Line *line)
+{
+    return count_failure(self, line->address, WRITE_REPLY) ||
+                   PyObject_SetAttr(self->parts[CORE], self->names[N_DISTURBED], Py_True)
+               ? WRONG
+               : LEFT;
+}
+
+/* Receive one answer of a peer, and take it if it is usual. */
+static Step
+take_answer(Turns *self, Run *run, double began, Line *line)
+{
+    Message message;
+    int error = receive(self, line, &message);
+    if (error) {
+        return error == EAGAIN ? SERVED : LEFT;
+    }
+    Step step = SERVED;
+    size_t size = self->zmq.msg_size(&message);
+    if (self->zmq.msg_more(&message) || began - run->now > self->stall_s) {
+        step = leave_answer(self, line, began, &message);
+    }
+    else if (move(self, run, began)) {
+        step = WRONG;
+    }
+    else {
+        PyObject *reply, *origin;
+        void *data = self->zmq.msg_data(&message);
+        Outcome outcome = take_at_once(self->parts[USUAL], line->address, data, size, &reply, &origin);
+        run->answered_bytes += outcome == UNUSUAL ? 0 : (int64_t)size;
+        if (outcome == UNUSUAL) {
+            step = leave_answer(self, line, began, &message);
+        }
+        else if (outcome == FAILED) {
+            step = fail_answer(self, line);
+        }
+        if (reply != NULL) {
+            hold(run, Py_XNewRef(origin), connection_of(self, origin), reply);
+            step = PyErr_Occurred() ? WRONG : step;
+        }
+        Py_XDECREF(origin);
+    }
+    self->zmq.msg_close(&message);
+    return step;
+}
+
+/* -- the end of a turn ----------------------------------------------------------------------------------------------- */
+
+static void
+release(Run *run)
+{
+    for (size_t i = 0; i < run->held_count; i++) {
+        Py_DECREF(run->held[i].origin);
+        Py_XDECREF(run->held[i].connection);
+        Py_DECREF(run->held[i].frame);
+    }
+    run->held_count = 0;
+}
+
+/* Put a reply where those are that Python sends. */
+static int
+pass_on(PyObject *replies, const Held *held)
+{
+    PyObject *messages = PyDict_GetItemWithError(replies, held->origin);
+    if (messages != NULL) {
+        return PyList_Append(messages, held->frame);
+    }
+    messages = PyErr_Occurred() ? NULL : PyList_New(1);
+    if (messages == NULL) {
+        return -1;
+    }
+    PyList_SET_ITEM(messages, 0, Py_NewRef(held->frame));
+    int failed = PyDict_SetItem(replies, held->origin, messages);
+    Py_DECREF(messages);
+    return failed;
+}
+
+/* Tell whether one connection gets several replies: they go in one frame, which Python makes. */
+static bool
+are_many_to_one(const Run *run)
+{
+    for (size_t i = 1; i < run->held_count; i++) {
+        for (size_t j = 0; j < i; j++) {
+            if (PyObject_RichCompareBool(run->held[i].origin, run->held[j].origin, Py_EQ)) {
+                return true; /* or that could not be told */
+            }
+        }
+    }
+    return false;
+}
+
+/* Say that what is to be sent is not in a dict, unless it could not even be read. */
+static Step
+wrong_type(void)
+{
+    if (!PyErr_Occurred()) {
+        PyErr_SetString(PyExc_TypeError, "sends and replies of the outbox must be dicts");
+    }
+    return WRONG;
+}
+
+/* Send the replies of the turn, or leave them to Python if it has some to send as well. */
+static Step
+send_replies(Turns *self, Run *run)
+{
+    PyObject *replies = part_attribute(self, OUTBOX, N_REPLIES);
+    if (replies == NULL || !PyDict_CheckExact(replies)) {
+        Py_XDECREF(replies);
+        return wrong_type();
+    }
+    Step step = PyDict_GET_SIZE(replies) > 0 || are_many_to_one(run) ? LEFT : SERVED;
+    for (size_t i = 0; i < run->held_count && step != WRONG; i++) {
+        if (step == LEFT ? pass_on(replies, &run->held[i]) : reply_to(self, run, &run->held[i])) {
+            step = WRONG;
+        }
+    }
+    Py_DECREF(replies);
+    return step;
+}
+
+/* Tell whether all that is to be sent to peers is one frame to each of some lines. */
+static bool
+are_frames(Turns *self, PyObject *sends)
+{
+    PyObject *address, *messages;
+    for (Py_ssize_t at = 0; PyDict_Next(sends, &at, &address, &messages);) {
+        if (!PyList_CheckExact(messages) || PyList_GET_SIZE(messages) != 1 ||
+            !PyBytes_CheckExact(PyList_GET_ITEM(messages, 0)) || line_to(self, address) == NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Have the core go on with a frame that could not be sent. */
+static Step
+fail_to_send(Turns *self, Run *run, PyObject *address)
+{
+    PyObject *moment = PyFloat_FromDouble(run->now), *done = NULL;
+    if (moment != NULL) {
+        done = PyObject_CallMethodObjArgs(self->parts[CORE], self->names[N_UNDELIVERABLE], address, moment, NULL);
+    }
+    int failed = done == NULL || PyObject_SetAttr(self->parts[CORE], self->names[N_DISTURBED], Py_True);
+    Py_XDECREF(moment);
+    Py_XDECREF(done);
+    return failed ? WRONG : LEFT;
+}
+
+/* Send a frame to a peer, as Links.send does. */
+static Step
+send_to(Turns *self, Run *run, PyObject *address, PyObject *frame)
+{
+    Line *line = line_to(self, address);
+    if (line == NULL) {
+        return WRONG; /* with an exception: there was one before */
+    }
+    size_t size = (size_t)PyBytes_GET_SIZE(frame);
+    line->is_stirred = true;
+    run->asked_bytes += (int64_t)size;
+    int sent = self->zmq.send(line->socket, PyBytes_AS_STRING(frame), size, ZMQ_DONTWAIT);
+    return sent < 0 ? fail_to_send(self, run, address) : SERVED;
+}
+
+/* Send all frames of a list of addresses and lists of one frame. */
+static Step
+send_all(Turns *self, Run *run, PyObject *all)
+{
+    Step step = SERVED;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(all) && step != WRONG; i++) {
+        PyObject *item = PyList_GET_ITEM(all, i), *frame = PyList_GET_ITEM(PyTuple_GET_ITEM(item, 1), 0);
+        Step sent = send_to(self, run, PyTuple_GET_ITEM(item, 0), frame);
+        step = sent == SERVED ? step : sent;
+    }
+    return step;
+}
+
+/* Send what is to be sent to peers. */
+static Step
+send_to_peers(Turns *self, Run *run)
+{
+    PyObject *sends = part_attribute(self, OUTBOX, N_SENDS);
+    if (sends == NULL || !PyDict_CheckExact(sends)) {
+        Py_XDECREF(sends);
+        return wrong_type();
+    }
+    Step step = SERVED;
+    if (PyDict_GET_SIZE(sends) > 0 && !are_frames(self, sends)) {
+        step = LEFT;
+    }
+    else if (PyDict_GET_SIZE(sends) > 0) {
+        PyObject *all = PyDict_Items(sends);
+        PyDict_Clear(sends);
+        step = all == NULL ? WRONG : send_all(self, run, all);
+        Py_XDECREF(all);
+    }
+    Py_DECREF(sends);
+    return PyErr_Occurred() ? WRONG : step;
+}
+
+/* Tell whether an attribute of a part is true, or not empty; -1: an error. */
+static int
+has(Turns *self, enum part part, enum name name)
+{
+    PyObject *value = part_attribute(self, part, name);
+    int truth = value == NULL ? -1 : PyObject_IsTrue(value);
+    Py_XDECREF(value);
+    return truth;
+}
+
+/* See to what has to be announced: where nobody subscribes, it is only numbered. */
+static Step
+announce(Turns *self)
+{
+    int has_events = has(self, OUTBOX, N_EVENTS);
+    int subscribed = has_events > 0 ? has(self, OUTBOX, N_SUBSCRIBED) : has_events;
+    if (subscribed) {
+        return subscribed < 0 ? WRONG : LEFT;
+    }
+    return has_events && call(self->parts[NUMBER_EVENTS], NULL, NULL) ? WRONG : SERVED;
+}
+
+/* Do what is to be done outside of the core, as Server._perform does. */
+static Step
+perform(Turns *self, Run *run)
+{
+    Step step = send_to_peers(self, run);
+    Step replied = step == WRONG ? WRONG : send_replies(self, run);
+    Step announced = replied == WRONG ? WRONG : announce(self);
+    if (announced == WRONG) {
+        return WRONG;
+    }
+    return step == LEFT || replied == LEFT ? LEFT : announced;
+}
+
+/* What ended in this turn has left the node, as Server._end_turn says it. */
+static int
+end_latencies(Turns *self, double ended)
+{
+    int has_ended = has(self, LATENCIES, N_ENDED);
+    PyObject *at = has_ended > 0 ? PyFloat_FromDouble(ended) : NULL, *done = NULL;
+    if (at != NULL) {
+        done = PyObject_CallMethodOneArg(self->parts[LATENCIES], self->names[N_END_TURN], at);
+    }
+    Py_XDECREF(at);
+    Py_XDECREF(done);
+    return has_ended == 0 || done != NULL ? 0 : -1;
+}
+
 /* End a turn as Server._end_turn does. */
 static int
 end_turn(Turns *self, Run *run, double began)
@@ -445,7 +735,7 @@ end_turn(Turns *self, Run *run, double began)
     double moment = clock_s(CLOCK_MONOTONIC), took_s = moment + run->stood_still_s - began;
     run->turns++;
     run->busy_s += took_s;
-    if (set_seconds(self, self->parts[PULSE], N_TURNED_AT, moment)) {
+    if (set_seconds(self, self->parts[PULSE], N_TURNED_AT, moment) || end_latencies(self, moment + run->stood_still_s)) {
         return -1;
     }
     if (took_s <= self->slow_turn_s && took_s * 1000 <= run->longest_turn_ms) {
@@ -458,6 +748,22 @@ end_turn(Turns *self, Run *run, double began)
     return failed || PyErr_Occurred() ? -1 : 0;
 }
 
+/* Take one message from each line that has any. */
+static Step
+take_messages(Turns *self, Run *run, double began)
+{
+    Step step = SERVED;
+    for (size_t i = 0; i < self->line_count && step == SERVED; i++) {
+        Line *line = &self->lines[i];
+        if (line->is_ready) {
+            line->is_ready = false;
+            line->is_stirred = true;
+            step = i == 0 ? take_request(self, run, began, line) : take_answer(self, run, began, line);
+        }
+    }
+    return step;
+}
+
 static Step
 turn(Turns *self, Run *run)
 {
@@ -465,12 +771,17 @@ turn(Turns *self, Run *run)
     if (clock_s(CLOCK_REALTIME) - began > run->ahead_s_max) { /* the machine was suspended */
         return LEFT;
     }
-    Step step = take_request(self, run, began);
-    if (step == SERVED) {
+    Step step = take_messages(self, run, began);
+    Step performed = step == WRONG ? WRONG : perform(self, run);
+    release(run);
+    if (performed == WRONG) {
+        return WRONG;
+    }
+    if (step == SERVED && performed == SERVED) {
         return end_turn(self, run, began) || PyErr_CheckSignals() ? WRONG : SERVED;
     }
     run->busy_s += clock_s(CLOCK_MONOTONIC) - moment; /* and Python adds what it takes from here */
-    return step;
+    return LEFT;
 }
 
 /* -- waiting --------------------------------------------------------------------------------------------------------- */
@@ -494,24 +805,81 @@ sleep_for(Turns *self, double seconds, struct epoll_event *events)
     return -1;
 }
 
-/* Make the list of the descriptors that woke, each with its events. */
+/* Read the state of what was touched; tell how many lines have input. */
+static int
+read_states(Turns *self)
+{
+    int ready = 0;
+    for (size_t i = 0; i < self->line_count; i++) {
+        Line *line = &self->lines[i];
+        if (line->is_stirred) {
+            line->is_stirred = false;
+            line->is_ready = has_input(self, line);
+        }
+        ready += line->is_ready;
+    }
+    return ready;
+}
+
+/* Note which lines woke; return how many other descriptors did. */
+static int
+note_woken(Turns *self, const struct epoll_event *events, int count)
+{
+    int others = 0;
+    for (int i = 0; i < count; i++) {
+        bool is_line = false;
+        for (size_t j = 0; j < self->line_count && !is_line; j++) {
+            is_line = self->lines[j].fd == events[i].data.fd;
+            self->lines[j].is_ready |= is_line;
+        }
+        others += !is_line;
+    }
+    return others;
+}
+
+static int
+append_woken(PyObject *woken, int fd, uint32_t events)
+{
+    PyObject *pair = Py_BuildValue("(iI)", fd, events);
+    int failed = pair == NULL ? -1 : PyList_Append(woken, pair);
+    Py_XDECREF(pair);
+    return failed;
+}
+
+/* Make the list of the descriptors that woke, each with its events: the lines with input, and others. */
 static PyObject *
-woken_of(Turns *self, const struct epoll_event *events, int count, bool also_router)
+woken_of(Turns *self, const struct epoll_event *events, int count)
 {
     PyObject *woken = PyList_New(0);
-    for (int i = -also_router; woken != NULL && i < count; i++) {
-        int fd = i < 0 ? self->router_fd : events[i].data.fd;
-        uint32_t what = i < 0 ? EPOLLIN : events[i].events;
-        PyObject *pair = also_router && i >= 0 && fd == self->router_fd ? NULL : Py_BuildValue("(iI)", fd, what);
-        if (pair != NULL && PyList_Append(woken, pair)) {
-            Py_CLEAR(woken);
+    int failed = woken == NULL;
+    for (size_t i = 0; i < self->line_count && !failed; i++) {
+        failed = self->lines[i].is_ready && append_woken(woken, self->lines[i].fd, EPOLLIN);
+    }
+    for (int i = 0; i < count && !failed; i++) {
+        bool is_line = false;
+        for (size_t j = 0; j < self->line_count && !is_line; j++) {
+            is_line = self->lines[j].fd == events[i].data.fd;
         }
-        Py_XDECREF(pair);
-        if (PyErr_Occurred()) {
-            Py_CLEAR(woken);
-        }
+        failed = !is_line && append_woken(woken, events[i].data.fd, events[i].events);
+    }
+    if (failed) {
+        Py_CLEAR(woken);
     }
     return woken;
+}
+
+/* End a run in whose last turn there was more to do. Of what was touched, Python must look at what has input. */
+static PyObject *
+leave_turns(Turns *self)
+{
+    PyObject *in_hand = PyObject_GetAttr(self->parts[INLET], self->names[N_IN_HAND]);
+    if (in_hand == NULL) {
+        return NULL;
+    }
+    read_states(self);
+    self->lines[0].is_ready |= in_hand != Py_None;
+    Py_DECREF(in_hand);
+    return woken_of(self, NULL, 0);
 }
 
 static PyObject *
@@ -520,18 +888,20 @@ run_turns(Turns *self, Run *run, double deadline)
     struct epoll_event events[EVENTS_AT_ONCE];
     Step step = SERVED;
     while (step == SERVED) {
-        bool more = has_input(self);
-        double left_s = more ? 0 : deadline - clock_s(CLOCK_MONOTONIC);
-        int count = sleep_for(self, left_s, events);
+        int ready = read_states(self);
+        double left_s = deadline - clock_s(CLOCK_MONOTONIC);
+        run->burst = self->lines[0].is_ready ? run->burst + 1 : 0;
+        int count = sleep_for(self, ready ? 0 : left_s, events);
         if (count < 0) {
             return NULL;
         }
-        if (left_s <= 0 || count != 1 || events[0].data.fd != self->router_fd) {
-            return woken_of(self, events, count, more);
+        int others = note_woken(self, events, count);
+        if (others || left_s <= 0 || run->burst > BURST_MAX || (count == 0 && ready == 0)) {
+            return woken_of(self, events, count);
         }
         step = turn(self, run);
     }
-    return step == WRONG ? NULL : woken_of(self, NULL, 0, true);
+    return step == WRONG ? NULL : leave_turns(self);
 }
 
 /* Add what was counted to the node's counters. */
@@ -540,30 +910,84 @@ count_run(Turns *self, const Run *run)
 {
     PyObject *counters = self->parts[COUNTERS], *loop = self->parts[LOOP];
     if (add_number(self, counters, N_REQUESTS_IN_BYTES, run->in_bytes) ||
-        add_number(self, counters, N_ANSWERS_OUT_BYTES, run->out_bytes) || add_number(self, loop, N_TURNS, run->turns)) {
+        add_number(self, counters, N_ANSWERS_OUT_BYTES, run->out_bytes) ||
+        add_number(self, counters, N_REQUESTS_OUT_BYTES, run->asked_bytes) ||
+        add_number(self, counters, N_ANSWERS_IN_BYTES, run->answered_bytes) || add_number(self, loop, N_TURNS, run->turns)) {
         return -1;
     }
     double busy_s = run->busy_s > 0 ? seconds_of(self, loop, N_BUSY_S) : 0;
     return PyErr_Occurred() ? -1 : run->busy_s > 0 ? set_seconds(self, loop, N_BUSY_S, busy_s + run->busy_s) : 0;
 }
 
+/* Make the lines of the sockets to peers: of a tuple of (descriptor, socket, address, inlet), which is kept. */
+static int
+take_peers(Turns *self, PyObject *peers)
+{
+    if (!PyTuple_CheckExact(peers)) {
+        PyErr_SetString(PyExc_TypeError, "peers must be a tuple");
+        return -1;
+    }
+    size_t count = (size_t)PyTuple_GET_SIZE(peers) + 1;
+    Line *lines = PyMem_Calloc(count, sizeof *lines);
+    if (lines == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    lines[0] = self->router;
+    for (size_t i = 1; i < count; i++) {
+        Line *line = &lines[i];
+        unsigned long long socket;
+        PyObject *peer = PyTuple_GET_ITEM(peers, (Py_ssize_t)i - 1);
+        if (!PyTuple_CheckExact(peer) || !PyArg_ParseTuple(peer, "iKUO", &line->fd, &socket, &line->address, &line->inlet)) {
+            PyMem_Free(lines);
+            return -1;
+        }
+        line->socket = (void *)(uintptr_t)socket;
+    }
+    PyMem_Free(self->lines);
+    Py_XSETREF(self->peers, Py_NewRef(peers));
+    self->lines = lines;
+    self->line_count = count;
+    return 0;
+}
+
+/* Begin a run: whatever was done with a line before, its state is to be read. */
+static int
+begin_run(Turns *self, Run *run, PyObject *peers)
+{
+    if (peers != self->peers && take_peers(self, peers)) {
+        return -1;
+    }
+    for (size_t i = 0; i < self->line_count; i++) {
+        self->lines[i].is_stirred = true;
+        self->lines[i].is_ready = false;
+    }
+    run->now = seconds_of(self, self->parts[INSTANT], N_NOW);
+    run->longest_turn_ms = seconds_of(self, self->parts[COUNTERS], N_LONGEST_TURN_MS);
+    run->held = PyErr_Occurred() ? NULL : PyMem_Calloc(self->line_count, sizeof *run->held);
+    if (run->held == NULL && !PyErr_Occurred()) {
+        PyErr_NoMemory();
+    }
+    return run->held == NULL ? -1 : 0;
+}
+
 static PyObject *
 turns_serve(Turns *self, PyObject *const *arguments, Py_ssize_t count)
 {
-    if (count != 3 || self->parts[0] == NULL) {
-        PyErr_SetString(PyExc_TypeError, "serve takes a deadline, and two fields of the clock");
+    if (count != 4 || self->parts[0] == NULL) {
+        PyErr_SetString(PyExc_TypeError, "serve takes a deadline, two fields of the clock, and the sockets to peers");
         return NULL;
     }
     Run run = {0};
     double deadline = PyFloat_AsDouble(arguments[0]);
     run.stood_still_s = PyFloat_AsDouble(arguments[1]);
     run.ahead_s_max = PyFloat_AsDouble(arguments[2]);
-    run.now = seconds_of(self, self->parts[INSTANT], N_NOW);
-    run.longest_turn_ms = seconds_of(self, self->parts[COUNTERS], N_LONGEST_TURN_MS);
-    if (PyErr_Occurred()) {
+    if (PyErr_Occurred() || begin_run(self, &run, arguments[3])) {
         return NULL;
     }
     PyObject *woken = run_turns(self, &run, deadline);
+    release(&run);
+    PyMem_Free(run.held);
     if (woken != NULL && count_run(self, &run)) {
         Py_CLEAR(woken);
     }
@@ -579,6 +1003,7 @@ turns_traverse(Turns *self, visitproc visit, void *arg)
     for (int i = 0; i < PARTS; i++) {
         Py_VISIT(self->parts[i]);
     }
+    Py_VISIT(self->peers);
     return 0;
 }
 
@@ -591,7 +1016,10 @@ turns_clear(Turns *self)
     for (int i = 0; i < NAMES; i++) {
         Py_CLEAR(self->names[i]);
     }
-    Py_CLEAR(self->nothing);
+    Py_CLEAR(self->peers);
+    PyMem_Free(self->lines);
+    self->lines = NULL;
+    self->line_count = 0;
     return 0;
 }
 
@@ -653,9 +1081,9 @@ turns_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
     unsigned long long socket;
     long long ask_after_bytes, large_bytes, wall_ms_at_start;
     if (!PyArg_ParseTupleAndKeywords(
-            arguments, named, "$OOOOOOOOOOOOOOKiiLLdddL:UsualTurns", ARGUMENTS, &p[CONNECTIONS], &p[CORE], &p[COUNTERS],
-            &p[EXPECT_LARGE], &p[INLET], &p[INSTANT], &p[LOOP], &p[NUMBER_EVENTS], &p[OUTBOX], &p[PULSE], &p[SLOW],
-            &p[UNDELIVERED], &p[USUAL], &functions, &socket, &self->router_fd, &self->epoll_fd, &ask_after_bytes,
+            arguments, named, "$OOOOOOOOOOOOOOOKiiLLdddL:UsualTurns", ARGUMENTS, &p[CONNECTIONS], &p[CORE], &p[COUNTERS],
+            &p[EXPECT_LARGE], &p[INLET], &p[INSTANT], &p[LATENCIES], &p[LOOP], &p[NUMBER_EVENTS], &p[OUTBOX], &p[PULSE], &p[SLOW],
+            &p[UNDELIVERED], &p[USUAL], &functions, &socket, &self->router.fd, &self->epoll_fd, &ask_after_bytes,
             &large_bytes, &self->slow_turn_s, &self->stall_s, &self->started, &wall_ms_at_start)) {
         for (int i = 0; i < PARTS; i++) {
             p[i] = NULL; /* borrowed */
@@ -666,12 +1094,11 @@ turns_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
     for (int i = 0; i < PARTS; i++) {
         Py_INCREF(p[i]);
     }
-    self->socket = (void *)(uintptr_t)socket;
+    self->router.socket = (void *)(uintptr_t)socket;
     self->ask_after_bytes = ask_after_bytes;
     self->large_bytes = (size_t)large_bytes;
     self->wall_ms_at_start = wall_ms_at_start;
-    self->nothing = PyTuple_New(0);
-    int failed = self->nothing == NULL || take_functions(self, functions) || check_usual(type, p[USUAL]);
+    int failed = take_functions(self, functions) || check_usual(type, p[USUAL]);
     for (int i = 0; i < NAMES && !failed; i++) {
         self->names[i] = PyUnicode_InternFromString(NAME_TEXTS[i]);
         failed = self->names[i] == NULL;

@@ -21,7 +21,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from meshcache.config import Config
 from meshcache.core import invariants
@@ -71,9 +71,6 @@ HOUSEKEEPING_CALM_S: Final = 0.1
 
 PUBLISH_IDLE_S: Final = 0.25
 """How often the number of the invalidation stream is repeated when nothing happens."""
-
-_To = TypeVar("_To")
-"""A destination: an address, or the routing id of the process that asked."""
 
 
 class NodeCore:
@@ -231,13 +228,7 @@ class NodeCore:
         self.set_time(now)
         self.counters.requests_in_bytes += len(frame)
         before = self.outbox.reply_bytes
-        try:
-            served = self._usual is not None and not is_unusual and self._usual.serve(origin, frame)
-        except Exception as error:  # noqa: BLE001  (as in _take)
-            served = None
-            self.fail(type(decode_frame(frame)[1][0]).__name__, origin, error)
-        self.disturbed |= served is not True
-        if served is False:
+        if self._is_for_python(self._usual and not is_unusual and self._usual.serve, origin, frame):
             self._take(self._on_request, origin, self._decode(origin, frame, self.receive_request))
         # What other nodes answered in this turn does not count against the clients that ask now.
         return before < self.outbox.reply_bytes and self.outbox.has_enough_to_reply()
@@ -271,13 +262,21 @@ class NodeCore:
         """Take a frame from the DEALER to ``address``; True if the turn should end, as in ``receive_request``."""
         self.set_time(now)
         self.counters.answers_in_bytes += len(frame)
-        if address in self.peers.links:
+        if self._is_for_python(self._usual and self._usual.take, address, frame) and address in self.peers.links:
             self._take(self._on_answer, address, self._decode(address, frame, self.receive_answer))
         return self.outbox.has_enough_to_reply()
 
-    def _take(
-        self, handlers: dict[type[Any], Callable[[_To, Any], None]], origin: _To, messages: list[Message]
-    ) -> None:
+    def _is_for_python(self, serve: Any, sender: bytes | str, frame: Frame) -> bool:
+        """Serve a frame by this function, if there is one; tell whether nothing was done with it so far."""
+        try:
+            served = bool(serve) and serve(sender, frame)
+        except Exception as error:  # noqa: BLE001  (as in _take)
+            served = None
+            self.fail(type(decode_frame(frame)[1][0]).__name__, sender, error)
+        self.disturbed |= served is not True
+        return served is False
+
+    def _take(self, handlers: dict[type[Any], Callable[..., None]], origin: object, messages: list[Message]) -> None:
         for message in messages:
             handler = handlers.get(type(message))
             if handler is None:

@@ -116,12 +116,12 @@ class RequestInlet(Inlet):
         wait until the loop does so before it sleeps."""
         self.late = 0
         """Requests dropped because their time was over."""
-        self.in_hand: tuple[()] | tuple[bytes] | tuple[bytes, Connection, Frame] | None = None
-        """What ``UsualTurns`` has left: a request, or only the origin of one; empty if it took the request."""
+        self.in_hand: tuple[bytes] | tuple[bytes, Connection, Frame] | None = None
+        """What ``UsualTurns`` has left: a request, or only the origin of one."""
 
     def is_at_ease(self) -> bool:
         """Tell whether nothing waits here, so that ``UsualTurns`` may receive."""
-        return not (self._shedding or self._waiting or self._excess)
+        return not (self._shedding or self._waiting or self._excess or self._standing_since)
 
     def has_input(self) -> bool:
         """See Inlet; what was taken and waits is input too."""
@@ -148,8 +148,7 @@ class RequestInlet(Inlet):
     def _take_in_hand(self, now: float) -> bool:
         """Go on with what came alone and was received already; True: look for more before the next sleep."""
         in_hand, self.in_hand = self.in_hand, None
-        if not in_hand:
-            return True
+        assert in_hand is not None
         origin, connection, frame = in_hand if len(in_hand) == 3 else (in_hand[0], *self._meet(in_hand[0]))
         connection.take(len(frame))
         if self._get(RCVMORE):

@@ -20,7 +20,7 @@ from meshcache.address import join_address
 from meshcache.config import LimitSettings
 from meshcache.core.node import NodeCore
 from meshcache.keys import SecretKey
-from meshcache.node.poller import DONTWAIT, Inlet, Inlets
+from meshcache.node.poller import DONTWAIT, Awaited, Inlet, Inlets
 from meshcache.protocol.clock import LocalClock
 from meshcache.sockets.context import Context
 from meshcache.sockets.curve import FAILURES, HANDSHAKE_FAILED, dialling
@@ -73,6 +73,10 @@ class Links:
         ``key``: by which this node proves to others who it is; ``permissive``: those who do not ask for it will do.
         """
         self.dealers: dict[str, _Dealer] = {}
+        self.inlets: dict[Awaited, None] = {}
+        """Where answers arrive."""
+        self.lines: tuple[tuple[int, int, str, Inlet], ...] = ()
+        """What ``UsualTurns`` must know of the sockets: descriptor, where libzmq has it, address and inlet of each."""
         self._core = core
         self._context = context
         self._inlets = inlets
@@ -226,15 +230,22 @@ class Links:
         self._inlets.add(events)
         self._inlets.add(inlet)
         self.dealers[address] = _Dealer(host, dealer, sender(dealer), inlet, monitor, events)
+        self._list_lines()
 
     def _close_dealer(self, address: str) -> None:
         dealer = self.dealers.pop(address, None)
         if dealer is not None:
+            self._list_lines()
             self._inlets.remove(dealer.inlet)
             self._inlets.remove(dealer.events)
             dealer.socket.disable_monitor()
             dealer.monitor.close(0)
             dealer.socket.close(0)
+
+    def _list_lines(self) -> None:
+        self.inlets = dict.fromkeys(dealer.inlet for dealer in self.dealers.values())
+        dealers = self.dealers.items()
+        self.lines = tuple((each.inlet.fd, each.socket.underlying, address, each.inlet) for address, each in dealers)
 
     def _on_event(self, address: str, event: bytes, endpoint: bytes, now: float) -> None:  # noqa: ARG002  (as told)
         """Take what libzmq tells of a connection: two bytes that say what, and more."""

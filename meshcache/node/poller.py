@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final, Protocol
 
 import zmq
@@ -81,6 +81,14 @@ class Inlet:
     def has_input(self) -> bool:
         """Read the socket's state: if there is no input, the kernel will announce the next."""
         return bool(self._get(EVENTS) & POLLIN)
+
+    def take_received(self, part: bytes, more: bool, now: float) -> None:
+        """Take what ``UsualTurns`` has received here, and left. ``more``: there are parts that it has not received."""
+        if more:
+            self._excess = True
+            self._refuse()
+        else:
+            self._take(part, now)
 
     def drain(self, now: float) -> bool:
         """Take what is there, up to the slice of a turn; True if there is more.
@@ -170,9 +178,9 @@ class Inlets:
         """The descriptor of the epoll."""
         return self._epoll.fileno()
 
-    def are_still(self, but: Awaited) -> bool:
-        """Tell whether nothing was done with any socket since its state was read, one excepted."""
-        return not self._stirred or (len(self._stirred) == 1 and but in self._stirred)
+    def are_still(self, but: Container[Awaited]) -> bool:
+        """Tell whether nothing was done with any socket since its state was read, some excepted."""
+        return all([each in but for each in self._stirred])  # noqa: C419  (a list is faster than a generator)
 
     def wait(self, timeout_s: float) -> list[Awaited]:
         """Sleep until something may have arrived, or for ``timeout_s``; return where."""

@@ -221,7 +221,6 @@ class Server:
     def _loop(self, on_ready: Callable[[], None] | None) -> None:
         core, inlets, clock, watch, links = self.core, self._inlets, self._clock, self.watch, self.links
         pulse, door = self.pulse, self._door
-        latencies = core.coordinator.pending.latencies
         to_stop, to_drain, snapshots = self._asked.to_stop, self._asked.to_drain, self._snapshots
         while not to_stop.is_set() and not core.gone:
             deadline = min(core.next_deadline(), watch.next_at) - clock.stood_still_s
@@ -243,8 +242,6 @@ class Server:
             if pulse.asked:
                 self._tell()
             ended = self._end_turn(began)
-            if latencies.ended:
-                latencies.end_turn(ended)
             inlets.recheck(ended)
             if ended >= watch.next_at - EARLY_S:
                 self._look_after(ended)
@@ -254,39 +251,48 @@ class Server:
     def _serve_until(self, deadline: float) -> float:
         """Take what arrives, turn after turn; return when the turn began that has more to do than to send replies.
 
-        Most turns of a busy node have not: they serve one usual request, and what costs them most is to look for what
-        might be due besides. ``deadline``: by the monotonic clock, when something is.
+        Most turns of a busy node have not: they serve usual requests, or take usual answers, and what costs them most
+        is to look for what might be due besides. ``deadline``: by the monotonic clock, when something is.
         """
-        core, inlets, clock = self.core, self._inlets, self._clock
+        core, inlets, clock, answers = self.core, self._inlets, self._clock, self.links.inlets
         usual: tuple[object, ...] = self.entrance.inlet, self._door
         monotonic, due_at = time.monotonic, deadline + clock.stood_still_s
-        wait = inlets.wait
         while True:
-            woken = wait(deadline - monotonic())
+            woken = self._wait(deadline - monotonic())
             began = clock.read(monotonic(), time.time())
             inlets.drain(woken, began, core.outbox.has_enough_to_reply)
-            if core.disturbed or began >= due_at or inlets.called or len(woken) != 1 or woken[0] not in usual:
+            if core.disturbed or began >= due_at or inlets.called or not woken:
                 return began
-            if core.outbox.events:
+            if not all([each in usual or each in answers for each in woken]):  # noqa: C419  (a list is faster)
+                return began
+            if core.outbox.events or core.outbox.sends:
                 self._perform(core.drain())
             elif core.outbox.replies:
                 self._reply(core.replies())
             self._end_turn(began)
-            wait = self._serve_natively  # what comes after a usual request mostly is one, too
 
-    def _serve_natively(self, timeout_s: float) -> list[Awaited]:
+    def _wait(self, timeout_s: float) -> list[Awaited]:
         """Sleep as ``Inlets.wait`` does, and return what that returns; take usual turns natively in the meantime."""
-        inlets, inlet, turns, clock = self._inlets, self.entrance.inlet, self.entrance.turns, self._clock
-        if turns is None or not inlet.is_at_ease() or not inlets.are_still(but=inlet):
+        inlets, inlet, turns, clock, links = (
+            self._inlets,
+            self.entrance.inlet,
+            self.entrance.turns,
+            self._clock,
+            self.links,
+        )
+        if turns is None or not inlet.is_at_ease() or not inlets.are_still(but={inlet, *links.inlets}):
             return inlets.wait(timeout_s)
         deadline = time.monotonic() + timeout_s
-        return inlets.woken(turns.serve(deadline, clock.stood_still_s, clock.ahead_s_max), [])
+        return inlets.woken(turns.serve(deadline, clock.stood_still_s, clock.ahead_s_max, links.lines), [])
 
     def _end_turn(self, began: float) -> float:
         """Note that a turn has ended; return when."""
         counters = self.core.counters
         self.pulse.turned_at = moment = time.monotonic()
         ended = moment + self._clock.stood_still_s
+        latencies = self.core.coordinator.pending.latencies
+        if latencies.ended:
+            latencies.end_turn(ended)
         counters.loop.turns += 1
         counters.loop.busy_s += (took_s := ended - began)
         if took_s > SLOW_TURN_S or took_s * 1000 > counters.longest_turn_ms:

@@ -1,4 +1,4 @@
-"""What a node's loop does natively: turns that serve one usual request, and the sleep before them; see turns.c.
+"""What a node's loop does natively: turns that serve what is usual, and the sleep before them; see turns.c.
 
 Its twin is in Python, and serves where this is None: ``Server._serve_until`` and what that calls.
 """
@@ -66,6 +66,7 @@ def usual_turns(
         expect_large=expect_large_blocks,
         inlet=inlet,
         instant=instant,
+        latencies=core.coordinator.pending.latencies,
         loop=core.counters.loop,
         number_events=number_events,
         outbox=core.outbox,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshcache import _native
+from meshcache.core.operations import usual
 from meshcache.core.storage import choice
 from meshcache.simulation.restarts import RestartPlan, RestartSimulation
 from meshcache.simulation.simulator import Plan, Simulation
@@ -20,7 +21,8 @@ def run_of(seed: int, *, restarts: bool) -> str:
 
 
 @pytest.mark.parametrize(("seed", "restarts"), [(1, False), (2, False), (3, False), (1, True), (2, True)])
-def test_a_seed_is_the_same_run_with_both_stores(seed: int, restarts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_is_the_same_run_in_pure_python(seed: int, restarts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     native = run_of(seed, restarts=restarts)
-    monkeypatch.setattr(choice, "compiled", None)
+    for module in (choice, usual):
+        monkeypatch.setattr(module, "compiled", None)
     assert run_of(seed, restarts=restarts) == native

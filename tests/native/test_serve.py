@@ -418,8 +418,16 @@ STOOD_IN_FOR: Final = {
     "Admission": ("admit", "reply"),
     "HotKeys": ("note",),
     "wire": ("decode_frame", "encode_frame"),
+    "ReplicaRequests": ("_on_write",),
+    "QuorumWrite": ("start", "_start_group", "_ask_missing", "on_answer", "_note_ack", "_settle", "_finish"),
+    "Pending": ("ask", "ask_for_caller", "on_answer"),
+    "HybridClock": ("merge",),
+    "Early": ("merge",),
+    "claims": ("_write", "_write_reply", "GATES", "limits"),
+    "Claims": ("admitted", "gated"),
+    "Replica": ("merge",),
 }
-"""What serve.c does instead of calling it, by class or module. (The store has its own way: plant_in_store.)"""
+"""What is done natively instead of calling it, by class or module. (The store has its own way: plant_in_store.)"""
 
 
 def test_no_planted_bug_is_where_native_code_passes_it_by(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -18,6 +19,7 @@ from timing import eventually
 
 from meshcache import _native
 from meshcache.config import Config
+from meshcache.core import node as node_module
 from meshcache.core.node import NodeCore
 from meshcache.core.operations.replica import Replica
 from meshcache.local.processes import HOST, find_base_port
@@ -29,7 +31,7 @@ from meshcache.node.server import Asked, Server
 from meshcache.node.wakeup import Wakeup
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Message
-from meshcache.protocol.wire import decode_frame, encode_frame
+from meshcache.protocol.wire import Frame, decode_frame, encode_frame
 from meshcache.sockets import allocator
 from meshcache.sockets.allocator import LARGE_FRAME_BYTES
 
@@ -40,6 +42,10 @@ WAIT_MS: Final = 20_000
 FLAG: Final = b"\0\0"
 LEVEL: Final = m.DEFAULT_LEVEL
 LONG_AGO_S: Final = -1e6
+BURST_MAX: Final = 32
+"""As turns.c has it."""
+QUEUED: Final = 900
+SETS: Final = 300
 
 Make = Callable[..., Message]
 """Makes a request, given its first fields."""
@@ -305,9 +311,9 @@ class ByHand:
         """Take native turns for a while, until something else is to be done. A request comes meanwhile."""
         turns, timer = self.entrance.turns, threading.Timer(0.1, self.send, [get(b"a")])
         assert turns is not None
-        self.server._inlets.woken(turns.serve(time.monotonic(), 0.0, 1e12), [])
+        self.server._inlets.woken(turns.serve(time.monotonic(), 0.0, 1e12, ()), [])
         timer.start()
-        woken = turns.serve(time.monotonic() + within_s, 0.0, ahead_s_max)
+        woken = turns.serve(time.monotonic() + within_s, 0.0, ahead_s_max, ())
         timer.join()
         return [fd for fd, _ in woken]
 
@@ -336,15 +342,31 @@ def test_a_turn_is_counted_and_its_end_is_told(by_hand: ByHand) -> None:
     assert by_hand.core.counters.longest_turn_ms == pytest.approx((loop.busy_s - busy_s) * 1000)
 
 
-def test_nothing_is_taken_after_the_deadline_nor_while_more_is_waiting(by_hand: ByHand) -> None:
+def test_nothing_is_taken_after_the_deadline(by_hand: ByHand) -> None:
     turns, inlet = by_hand.entrance.turns, by_hand.entrance.inlet
     assert turns is not None
     by_hand.send(get(b"a"))
     eventually(inlet.has_input)
-    for within_s in (-1.0, 20.0):
-        assert [fd for fd, _ in turns.serve(time.monotonic() + within_s, 0.0, 1e12)] == [inlet.fd]
-        assert inlet.in_hand is None
+    assert [fd for fd, _ in turns.serve(time.monotonic() - 1.0, 0.0, 1e12, ())] == [inlet.fd]
+    assert inlet.in_hand is None
     assert by_hand.core.counters.requests == 1
+
+
+def test_a_queue_that_does_not_empty_is_left_to_the_inlet(by_hand: ByHand) -> None:
+    turns, inlet, requests = by_hand.entrance.turns, by_hand.entrance.inlet, by_hand.core.counters.requests
+    assert turns is not None
+    for _ in range(QUEUED):
+        by_hand.send(get(b"a"))
+    assert [fd for fd, _ in turns.serve(time.monotonic() + 20.0, 0.0, 1e12, ())] == [inlet.fd]
+    assert inlet.in_hand is None
+    assert BURST_MAX <= by_hand.core.counters.requests - requests < QUEUED
+
+
+def test_while_a_queue_is_not_empty_there_are_no_native_turns(by_hand: ByHand) -> None:
+    inlet = by_hand.entrance.inlet
+    assert inlet.is_at_ease()
+    inlet._standing_since = 1.0
+    assert not inlet.is_at_ease()
 
 
 def test_after_a_suspension_the_core_has_the_first_word(by_hand: ByHand) -> None:
@@ -369,7 +391,7 @@ def test_another_descriptor_ends_it(by_hand: ByHand) -> None:
     turns, inlets, fd = by_hand.entrance.turns, by_hand.server._inlets, by_hand.wakeup.fd
     assert turns is not None
     by_hand.wakeup()
-    woken = turns.serve(time.monotonic() + 20.0, 0.0, 1e12)
+    woken = turns.serve(time.monotonic() + 20.0, 0.0, 1e12, ())
     assert woken == [(fd, select.EPOLLIN)]
     assert inlets.woken(woken, []) == []
     assert inlets.called
@@ -423,3 +445,91 @@ def test_where_libzmq_is_out_of_reach_python_takes_all_turns(monkeypatch: pytest
         with node.client() as client:
             client.set("a", "1")
             assert client.get("a") == "1"
+
+
+# -- nodes with peers ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frames_in_python(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the frames that Python receives, and the kinds of messages that it decodes."""
+    counts: Counter[str] = Counter()
+    decode, request, answer = decode_frame, NodeCore.receive_request, NodeCore.receive_answer
+
+    def decode_counted(frame: Frame) -> tuple[int, list[Message]]:
+        clock, messages = decode(frame)
+        counts.update(type(message).__name__ for message in messages)
+        return clock, messages
+
+    def request_counted(self: NodeCore, *arguments: Any, **options: Any) -> bool:
+        counts["frames"] += 1
+        return request(self, *arguments, **options)
+
+    def answer_counted(self: NodeCore, *arguments: Any) -> None:
+        counts["frames"] += 1
+        answer(self, *arguments)
+
+    monkeypatch.setattr(node_module, "decode_frame", decode_counted)
+    monkeypatch.setattr(NodeCore, "receive_request", request_counted)
+    monkeypatch.setattr(NodeCore, "receive_answer", answer_counted)
+    return counts
+
+
+@pytest.fixture
+def mesh(frames_in_python: Counter[str]) -> Iterator[list[Node]]:
+    """Three nodes with two copies of each key."""
+    assert frames_in_python == {}
+    base, cluster = find_base_port(3), {"replicas": 2, "write_quorum": 2, "slots": 64, "vnodes": 8}
+    addresses = [f"{HOST}:{base + number}" for number in range(3)]
+    with ExitStack() as stack:
+        nodes = []
+        for number, address in enumerate(addresses):
+            tables = {"id": f"n{number}", "listen": address, "seeds": addresses}
+            nodes.append(Node(Config.from_tables(node=tables, cluster=cluster)).start())
+            stack.callback(nodes[-1].stop)
+        eventually(lambda: all(len(core_of(node).view.ring.members) == 3 for node in nodes))
+        eventually(lambda: all(core_of(node).settled and not core_of(node).view.former for node in nodes))
+        yield nodes
+
+
+def core_of(node: Node) -> NodeCore:
+    assert node._server is not None
+    return node._server.core
+
+
+def test_a_set_with_copies_takes_native_turns_at_all_nodes(mesh: list[Node], frames_in_python: Counter[str]) -> None:
+    cores = [core_of(node) for node in mesh]
+    with mesh[0].client(near_cache=False) as client:
+        client.set("first", "1")
+        before = [core.counters.requests_by_kind.answered["Set"] for core in cores]
+        frames_in_python.clear()
+        for number in range(SETS):
+            client.set(f"key-{number}", f"value-{number}")
+        answered = [core.counters.requests_by_kind.answered["Set"] for core in cores]
+        assert sum(answered) == sum(before) + SETS
+        by_python = [frames_in_python[kind] for kind in ("Set", "Write", "WriteReply")]
+        assert max(by_python) < SETS / 2, "those that come in one frame with something else"
+        assert frames_in_python["frames"] < 3 * SETS / 2, "those that come with a probe of another node, or after it"
+        for number in range(SETS):
+            assert client.get(f"key-{number}") == f"value-{number}"
+    for number in range(SETS):
+        key = b"key-%d" % number
+        held = [core.store.peek(key) for core in cores]
+        owners = cores[0].view.ring.owners[cores[0].view.ring.slot_of(key)]
+        assert [record is not None for record in held] == [core.membership.own_id in owners for core in cores]
+        assert len(set(held) - {None}) == 1
+    waits = [core.coordinator.pending.latencies.statistics()["duration_s"]["write"] for core in cores]
+    assert sum(sum(each["counts"]) for each in waits) >= SETS
+    assert all(core.coordinator.pending.running == {} for core in cores)
+
+
+def test_sets_with_copies_end_when_a_node_is_gone(mesh: list[Node]) -> None:
+    with mesh[0].client(near_cache=False) as client:
+        for number in range(SETS):
+            client.set(f"key-{number}", "1")
+        mesh[2].stop()
+        for number in range(SETS):
+            client.set(f"key-{number}", "2")
+        assert client.get_many([f"key-{number}" for number in range(SETS)]) == {
+            f"key-{number}": "2" for number in range(SETS)
+        }

@@ -52,13 +52,13 @@ class Breakers:
         """With the boot of the process that each is about."""
         self._unanswered: dict[int, tuple[float, str]] = {}
         """By number of the request, in the order in which they were sent: when it has failed, and the node."""
-        self._open: dict[str, Breaker] = {}
+        self.open: dict[str, Breaker] = {}
         """Those that are not closed."""
         self._looked_at = instant.now
 
     def admits(self, node_id: str, boot: int, deadline: float) -> bool:
         """Tell whether a request may be sent to a node; if its breaker is half-open, this request is the probe."""
-        breaker = self._open.get(node_id)
+        breaker = self.open.get(node_id)
         if breaker is None or self._state_of(node_id) != State.ALIVE:
             return True
         if self._breakers[node_id][0] != boot:
@@ -71,12 +71,12 @@ class Breakers:
 
     def bars(self, node_id: str) -> bool:
         """Tell whether the breaker of a node is why it is not asked."""
-        return node_id in self._open and self._state_of(node_id) == State.ALIVE
+        return node_id in self.open and self._state_of(node_id) == State.ALIVE
 
     @property
     def are_closed(self) -> bool:
         """Whether all of them are."""
-        return not self._open
+        return not self.open
 
     def sent(self, number: int, node_id: str, boot: int, deadline: float) -> None:
         """Note a request that somebody waits for."""
@@ -99,7 +99,7 @@ class Breakers:
         if waited is not None and waited[1] in self._breakers:
             node_id = waited[1]
             if self._breakers[node_id][1].succeed(self._instant.now):
-                self._open.pop(node_id, None)
+                self.open.pop(node_id, None)
                 self._outbox.note("breaker_closed", node=node_id)
 
     def refused(self, number: int) -> None:
@@ -132,7 +132,7 @@ class Breakers:
         states = {node_id: self._breakers[node_id][1].state for node_id in present}
         return {
             "opened": self.opened,
-            "open": {node_id: int(node_id in self._open) for node_id in states},
+            "open": {node_id: int(node_id in self.open) for node_id in states},
             "state": states,
         }
 
@@ -140,11 +140,11 @@ class Breakers:
         known = self._breakers.get(node_id)
         if known is not None and known[1].fail(self._instant.now):
             self.opened += 1
-            self._open[node_id] = known[1]
+            self.open[node_id] = known[1]
             self._outbox.note("breaker_opened", node=node_id)
 
     def _forget(self, node_id: str) -> None:
         """Begin anew with a node, since another process answers there."""
         self._breakers.pop(node_id, None)
-        if self._open.pop(node_id, None) is not None:
+        if self.open.pop(node_id, None) is not None:
             self._outbox.note("breaker_closed", node=node_id)

@@ -29,6 +29,7 @@ REPAIR_DEADLINE_MS: Final = 1_000
 KINDS: Final = {
     "QuorumRead": "read",
     "QuorumWrite": "write",
+    "UsualWrite": "write",
     "UpdateBatch": "update",
     "Drop": "drop",
     "Explain": "explain",
@@ -99,7 +100,7 @@ class Pending:
         self.restamps = 0
         """How many records were stamped once more, because a replica held a newer one."""
         self._view = view
-        self._peers = peers
+        self.peers = peers
         self._outbox = outbox
         self._instant = instant
         self.breakers = Breakers(instant, outbox, state_of)
@@ -110,19 +111,20 @@ class Pending:
         """By request number: the operation that waits, with which of its parts, for which node and kind of answer."""
         self.timers: list[tuple[float, int, ref[Operation]]] = []
         """The timers, as a heap. It keeps no operation alive: most have ended long before their deadlines."""
-        self._number = 0
+        self.number = 0
+        """Of the last request or timer."""
 
     # -- asking and being answered -------------------------------------------------------------------------
 
     def ask(self, operation: Operation, group: Any, node_id: str, deadline: float, make: MakeRequest) -> bool:
         """Send a request to a node; False if there is no established link to it."""
-        link = self._peers.by_node.get(node_id)
+        link = self.peers.by_node.get(node_id)
         if link is None:
             return False
-        self._number += 1
+        self.number += 1
         deadline_ms = self._instant.wall_ms + int((deadline - self._instant.now) * 1000) + link.offset_ms
-        message = make(self._number, link.boot, deadline_ms, self._view.digest)
-        self.waiting[self._number] = (operation, group, node_id, m.ANSWERS[type(message)])
+        message = make(self.number, link.boot, deadline_ms, self._view.digest)
+        self.waiting[self.number] = (operation, group, node_id, m.ANSWERS[type(message)])
         self._outbox.send(link.address, message)
         return True
 
@@ -130,17 +132,17 @@ class Pending:
         self, operation: Operation, group: Any, node_id: str, deadline: float, make: MakeRequest
     ) -> bool:
         """Do the same for an operation that a client waits for; False also if the node's breaker is open."""
-        link = self._peers.by_node.get(node_id)
+        link = self.peers.by_node.get(node_id)
         if link is None or not self.breakers.admits(node_id, link.boot, deadline):
             return False
         self.ask(operation, group, node_id, deadline, make)
-        self.breakers.sent(self._number, node_id, link.boot, deadline)
+        self.breakers.sent(self.number, node_id, link.boot, deadline)
         return True
 
     def are_barred(self, node_ids: Iterable[str]) -> bool:
         """Tell whether all these nodes could be asked, but for their breakers; False if there are none."""
         found = list(node_ids)
-        links, bars = self._peers.by_node, self.breakers.bars
+        links, bars = self.peers.by_node, self.breakers.bars
         return bool(found) and all(node_id in links and bars(node_id) for node_id in found)
 
     def on_answer(self, node_id: str, answer: Any) -> bool:
@@ -208,8 +210,8 @@ class Pending:
 
     def wake(self, operation: Operation, timer_at: float) -> None:
         """Call a pending operation's on_timer at that time."""
-        self._number += 1
-        heapq.heappush(self.timers, (timer_at, self._number, ref(operation)))
+        self.number += 1
+        heapq.heappush(self.timers, (timer_at, self.number, ref(operation)))
 
     def linger(self, operation: Operation, size: int, timer_at: float) -> None:
         """Keep an answered operation, and what it keeps for owners that have not stored it, until ``timer_at``."""
@@ -229,7 +231,7 @@ class Pending:
 
     def send_repair(self, node_id: str, keys: list[bytes], records: list[bytes]) -> None:
         """Have a node store records that it lacks. Nobody waits for the answer: request number 0."""
-        link = self._peers.by_node.get(node_id)
+        link = self.peers.by_node.get(node_id)
         if link is not None and keys:
             deadline_ms = self._instant.wall_ms + link.offset_ms + REPAIR_DEADLINE_MS
             self._outbox.send(link.address, m.Write(0, link.boot, deadline_ms, self._view.digest, True, keys, records))

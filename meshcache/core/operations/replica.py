@@ -42,10 +42,11 @@ class Replica:
         self._outbox = outbox
         self._instant = instant
         self._on_announced = on_announced
-        self._watched: Sized = ()
+        self.watched: Sized = ()
         self._note_written: Callable[[list[bytes], list[bytes]], None] = lambda *_: None
         """Told of what is stored; see ``watch``."""
-        self._remember: Callable[[list[bytes], list[bytes]], None] | None = None
+        self.memory: Callable[[list[bytes], list[bytes]], None] | None = None
+        """Told of all that is written here; see ``remember``."""
 
     def expires_ms(self, ttl_ms: int) -> int:
         """Return the expiry that the ``ttl_ms`` of a message means."""
@@ -65,23 +66,23 @@ class Replica:
         if overruled:
             return self._merge_what_is_left(keys, records, overruled)
         outcome = self.store.merge(keys, records, self._instant.wall_ms)
-        if self._watched:
+        if self.watched:
             self._note_written(keys, records)
         return outcome
 
     def take_write(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:
         """Do as ``merge`` with what is being written, as against what comes from another copy."""
-        if self._remember is not None:
-            self._remember(keys, records)
+        if self.memory is not None:
+            self.memory(keys, records)
         return self.merge(keys, records)
 
     def remember(self, remember: Callable[[list[bytes], list[bytes]], None] | None) -> None:
         """Have somebody told of all that is written here, until None takes its place."""
-        self._remember = remember
+        self.memory = remember
 
     def watch(self, keys: Sized, note_written: Callable[[list[bytes], list[bytes]], None]) -> None:
         """Call ``note_written`` with the keys and records that are stored here, whenever ``keys`` is not empty."""
-        self._watched, self._note_written = keys, note_written
+        self.watched, self._note_written = keys, note_written
 
     def _merge_what_is_left(
         self, keys: list[bytes], records: list[bytes], overruled: dict[int, bytes]
@@ -100,7 +101,7 @@ class Replica:
                     continue
             kept.append(i)
         newer, live = self.store.merge([keys[i] for i in kept], [admitted[i] for i in kept], self._instant.wall_ms)
-        if self._watched:
+        if self.watched:
             self._note_written(keys, admitted)
         greater: list[list[int | bytes]] = [[kept[int(place)], version] for place, version in newer]
         told = {place for place, _ in greater}

@@ -7,7 +7,7 @@ portions.py. The usual GET (this node owns the keys and one holder is enough) is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 from zlib import crc32
@@ -22,6 +22,7 @@ from meshcache.core.operations.fill_leases import FillLeases
 from meshcache.core.operations.hotcopies import HotCopies
 from meshcache.core.operations.hotkeys import HotKeys
 from meshcache.core.operations.notices import Notices
+from meshcache.core.operations.pending import Operation
 from meshcache.core.operations.portions import PORTION_KEYS, Portions
 from meshcache.core.operations.portions import Done as DoneWithBatch
 from meshcache.core.operations.reads import QuorumRead
@@ -31,7 +32,7 @@ from meshcache.core.operations.slow import SlowOperations
 from meshcache.core.operations.surroundings import Past, Readers
 from meshcache.core.operations.updates import UpdateBatch, Updates
 from meshcache.core.operations.usual import usual_requests
-from meshcache.core.operations.writes import QuorumWrite, Stored
+from meshcache.core.operations.writes import QuorumWrite, Stored, WriteDone
 from meshcache.keys import AllowedKey
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code, EventKind
@@ -324,9 +325,12 @@ class Requests:
         else:
             run(request, done)
 
-    def _answer_change(self, origin: bytes, request: Any, number: int) -> DoneWithBatch:
-        """Return what answers a change that begins now. ``number``: the one under which its bytes are counted, or 0."""
-        began = self._instant.now
+    def _answer_change(self, origin: bytes, request: Any, number: int, began_at: float | None = None) -> DoneWithBatch:
+        """Return what answers a change. ``number``: the one under which its bytes are counted, or 0.
+
+        ``began_at``: when the change began, if not now.
+        """
+        began = self._instant.now if began_at is None else began_at
 
         def done(results: list[Any] | None) -> None:
             if number:
@@ -421,19 +425,34 @@ class Requests:
             records = [replica.stamp(expires_ms) + content for content in contents]
         self._write(request, records, answer)
 
-    def _write(self, request: m.Set, records: list[bytes], answer: DoneWithBatch, stored: Stored | None = None) -> None:
+    def _write(
+        self, request: m.Set, records: list[bytes], answer: DoneWithBatch, stored: Iterable[Stored] = ()
+    ) -> None:
+        coordinator, deadline, done = self._coordinator, self._deadline(request), self._done_with_set(request, answer)
+        QuorumWrite(coordinator, request.keys, records, request.w, deadline, EventKind.SET, done).start(stored)
+
+    def _done_with_set(self, request: m.Set, answer: DoneWithBatch) -> WriteDone:
+        """Return what takes the outcome of a SET's write."""
         keys = request.keys
 
         def done(errors: dict[int, list[int]], live: set[int]) -> None:  # noqa: ARG001  (of interest to deletes)
             answer([errors.get(i) for i in range(len(keys))] if errors else None)
 
-        coordinator, deadline = self._coordinator, self._deadline(request)
-        QuorumWrite(coordinator, keys, records, request.w, deadline, EventKind.SET, done).start(stored)
+        return done
 
-    def go_on_with_set(self, origin: bytes, fields: tuple[Any, ...], so_far: tuple[list[bytes], Stored]) -> None:
+    def go_on_with_set(
+        self, origin: bytes, fields: tuple[Any, ...], so_far: tuple[list[bytes], list[Stored], int]
+    ) -> None:
         """Go on with a SET that is counted, and whose records were stored here: see usual.py."""
-        request, (records, stored) = m.Set(*fields), so_far
-        self._write(request, records, self._answer_change(origin, request, 0), stored)
+        request, (records, stored, number) = m.Set(*fields), so_far
+        self._write(request, records, self._answer_change(origin, request, number), stored)
+
+    def resumed(
+        self, operation: Operation, origin: bytes, fields: tuple[Any, ...], kept: int
+    ) -> tuple[Coordinator, WriteDone]:
+        """Return what a SET needs that is under way, to be an operation as others are: see usual_writes.py."""
+        request, began = m.Set(*fields), self._coordinator.pending.running[operation]
+        return self._coordinator, self._done_with_set(request, self._answer_change(origin, request, kept, began))
 
     def _on_delete(self, origin: bytes, request: m.Delete) -> None:
         if self._admit(origin, request) and not self._level_refused(origin, request, request.w):

@@ -28,6 +28,9 @@ LINGERING_BYTES_MAX: Final = 32 << 20
 Stored = tuple[list[list[int | bytes]], list[int]]
 """What comes of storing records: see Store.merge."""
 
+WriteDone = Callable[[dict[int, list[int]], set[int]], None]
+"""Takes errors and what was live: see QuorumWrite."""
+
 
 class WriteGroup:
     """Keys with the same owners, and which nodes have stored them."""
@@ -35,7 +38,13 @@ class WriteGroup:
     __slots__ = ("acked", "asked", "former", "indices", "keys", "needed", "owners", "records")
 
     def __init__(
-        self, owners: Owners, former: tuple[Owners, ...], keys: list[bytes], records: list[bytes], indices: list[int]
+        self,
+        owners: Owners,
+        former: tuple[Owners, ...],
+        keys: list[bytes],
+        records: list[bytes],
+        indices: list[int],
+        needed: int = 0,
     ) -> None:
         self.owners = owners
         self.former = former
@@ -43,7 +52,7 @@ class WriteGroup:
         self.records = records
         self.indices = indices
         """The positions of these keys in the batch."""
-        self.needed = 0
+        self.needed = needed
         self.acked: dict[str, None] = {}
         self.asked: dict[str, None] = {}
 
@@ -83,7 +92,7 @@ class QuorumWrite:
         level: int,
         deadline: float,
         kind: EventKind,
-        done: Callable[[dict[int, list[int]], set[int]], None],
+        done: WriteDone,
         *,
         restamp: bool = True,
     ) -> None:
@@ -103,19 +112,19 @@ class QuorumWrite:
         self._keys = keys
         self._records = records
 
-    def start(self, stored: Stored | None = None) -> None:
+    def start(self, stored: Iterable[Stored] = ()) -> None:
         """Store the records here and send them to the other owners; finish at once if that is enough.
 
-        ``stored``: what came of storing them here, if this node alone owns them and that is done already.
+        ``stored``: what came of storing them here, for the first groups, if that is done already.
         """
-        coordinator = self.coordinator
+        coordinator, here = self.coordinator, iter(stored)
         for (owners, former), indices in coordinator.view.group_by_owners(self._keys).items():
             if len(indices) == len(self._keys):
                 group = WriteGroup(owners, former, self._keys, self._records, indices)
             else:
                 keys = [self._keys[i] for i in indices]
                 group = WriteGroup(owners, former, keys, [self._records[i] for i in indices], indices)
-            self._start_group(group, stored)
+            self._start_group(group, next(here, None))
         if self.groups:
             coordinator.pending.begin(self, self.deadline)
         else:

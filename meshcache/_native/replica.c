@@ -1,0 +1,221 @@
+/* What another node asks this one to store, of a SET that it coordinates: from frame to answer.
+ *
+ * replica_requests.py and claims.py are the specification. Usual is what comes by the ring that is known here, has no flags
+ * for nodes, and no time from the future. Where the store is native and nobody is to be told, the records go from the
+ * frame into the store without an object for any of them. Nothing has changed until it is known that all is usual. */
+
+#include "usual.h"
+
+/* Tell whether a connection is a node's, where it needs a key to be one. */
+static Outcome
+is_from_node(Usual *self, PyObject *origin)
+{
+    if (self->parts[IS_NODE] == Py_None) {
+        return DONE;
+    }
+    PyObject *told = PyObject_CallOneArg(self->parts[IS_NODE], origin);
+    int truth = told == NULL ? -1 : PyObject_IsTrue(told);
+    Py_XDECREF(told);
+    return truth < 0 ? FAILED : truth;
+}
+
+/* Tell whether the asking node works with this node's ring. */
+static Outcome
+is_same_view(Usual *self, const Request *write)
+{
+    PyObject *digest = part_attribute(self, VIEW, N_DIGEST);
+    if (digest == NULL) {
+        return FAILED;
+    }
+    Outcome outcome = UNUSUAL;
+    if (PyBytes_CheckExact(digest) && (size_t)PyBytes_GET_SIZE(digest) == write->view.size) {
+        outcome = memcmp(PyBytes_AS_STRING(digest), write->view.data, write->view.size) == 0;
+    }
+    Py_DECREF(digest);
+    return outcome;
+}
+
+/* Tell whether a write is to be stored as it is, and changes nothing of the node before; ``is_ahead``: see may_follow. */
+static Outcome
+is_usual_write(Usual *self, PyObject *origin, const Request *write, int64_t wall_ms, bool *is_ahead)
+{
+    if (write->deadline_ms < wall_ms) {
+        return UNUSUAL;
+    }
+    for (uint32_t i = 0; i < write->count; i++) { /* as claims.py has it */
+        if (big_endian_48((const char *)write->contents[i].data) > wall_ms + LEAD_MS_MAX) {
+            return UNUSUAL;
+        }
+    }
+    Outcome outcome = is_same_view(self, write);
+    if (outcome == DONE) {
+        outcome = is_from_node(self, origin);
+    }
+    return outcome == DONE ? may_follow(self, write->clock, wall_ms, is_ahead) : outcome;
+}
+
+/* Tell whether storing is all that is to be done with records, and that can be done here. */
+static Outcome
+is_only_to_be_stored(Usual *self, const Request *write)
+{
+    for (uint32_t i = 0; i < write->count; i++) {
+        if (write->contents[i].size >= LARGE_BYTES) {
+            return UNUSUAL;
+        }
+    }
+    PyObject *memory = self->store == NULL ? NULL : part_attribute(self, REPLICA, N_MEMORY);
+    if (memory != Py_None) {
+        Py_XDECREF(memory);
+        return PyErr_Occurred() ? FAILED : UNUSUAL;
+    }
+    Py_DECREF(memory);
+    int nobody_watches = is_empty(self, self->parts[REPLICA], N_WATCHED);
+    int nothing_dropped = nobody_watches > 0 ? is_empty(self, self->parts[REPLICA], N_FLOORS) : nobody_watches;
+    return nothing_dropped < 0 ? FAILED : nothing_dropped;
+}
+
+/* Merge the records straight into the native store; ``stored`` gets what Store.merge returns. */
+static Outcome
+merge_here(struct store *store, const Request *write, int64_t now_ms, PyObject *newer, PyObject *live)
+{
+    store_begin(store, now_ms);
+    for (uint32_t i = 0; i < write->count; i++) {
+        const Slice *slice = &write->contents[i];
+        struct key key = store_key(store, (const char *)write->keys[i].data, (Py_ssize_t)write->keys[i].size);
+        struct record record = {(const char *)slice->data, (Py_ssize_t)slice->size, NULL};
+        char held[VERSION_BYTES];
+        int merged = store_merge(store, &key, &record, now_ms, held);
+        PyObject *list = merged == MERGED_NOT_NEWER_HELD ? newer : live, *item = NULL;
+        if (merged == MERGED_NOT_NEWER_HELD) {
+            item = Py_BuildValue("[Iy#]", i, held, (Py_ssize_t)VERSION_BYTES);
+        }
+        else if (merged == MERGED_OVER_LIVE) {
+            item = PyLong_FromUnsignedLong(i);
+        }
+        if (merged < 0 || (item != NULL && PyList_Append(list, item))) {
+            Py_XDECREF(item);
+            return FAILED;
+        }
+        Py_XDECREF(item);
+        if (PyErr_Occurred()) {
+            return FAILED;
+        }
+    }
+    return DONE;
+}
+
+/* Store what was sent: return what Replica.take_write does. */
+static PyObject *
+store_write(Usual *self, Request *write, int64_t wall_ms)
+{
+    Outcome outcome = is_only_to_be_stored(self, write);
+    if (outcome == UNUSUAL) {
+        PyObject *keys = keys_of(write), *records = list_of(write->contents, write->count);
+        PyObject *stored = take_write(self, keys, records);
+        Py_XDECREF(records);
+        return stored;
+    }
+    PyObject *newer = PyList_New(0), *live = PyList_New(0), *stored = NULL;
+    if (outcome == DONE && newer != NULL && live != NULL && merge_here(self->store, write, wall_ms, newer, live) == DONE) {
+        stored = PyTuple_Pack(2, newer, live);
+    }
+    Py_XDECREF(newer);
+    Py_XDECREF(live);
+    return stored;
+}
+
+static Slice
+slice_of(PyObject *bytes)
+{
+    return (Slice){(const uint8_t *)PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes)};
+}
+
+/* Read what is not stored because something newer is held: pairs of a position and a version. */
+static int
+read_pair(PyObject *pair, int64_t *place, Slice *version)
+{
+    PyObject *bytes = PyList_CheckExact(pair) && PyList_GET_SIZE(pair) == 2 ? PyList_GET_ITEM(pair, 1) : NULL;
+    if (bytes == NULL || !PyBytes_CheckExact(bytes)) {
+        PyErr_SetString(PyExc_TypeError, "what is newer must be pairs of a position and a version");
+        return -1;
+    }
+    *place = PyLong_AsLongLong(PyList_GET_ITEM(pair, 0));
+    *version = slice_of(bytes);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* Say how many bytes the two lists take that a replica answers; -1 with an exception. */
+static int64_t
+size_of_stored(PyObject *newer, PyObject *live)
+{
+    size_t size = size_of_array((uint32_t)PyList_GET_SIZE(newer)) + size_of_array((uint32_t)PyList_GET_SIZE(live));
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(newer); i++) {
+        int64_t place;
+        Slice version;
+        if (read_pair(PyList_GET_ITEM(newer, i), &place, &version)) {
+            return -1;
+        }
+        size += size_of_array(2) + size_of_int(place) + size_of_bin(version.size);
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(live); i++) {
+        int64_t place = PyLong_AsLongLong(PyList_GET_ITEM(live, i));
+        if (place == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+        size += size_of_int(place);
+    }
+    return (int64_t)size;
+}
+
+/* Make the frame that says what came of a write. */
+static PyObject *
+write_reply_frame(Usual *self, const Request *write, PyObject *newer, PyObject *live)
+{
+    Head head;
+    int64_t size = size_of_stored(newer, live);
+    if (size < 0 || take_head(self, write->number, &head)) {
+        return NULL;
+    }
+    uint8_t *to;
+    PyObject *frame = frame_with(&head, WRITE_REPLY, 4, (size_t)size, &to);
+    Py_DECREF(head.view);
+    if (frame == NULL) {
+        return NULL;
+    }
+    to = write_array(to, (uint32_t)PyList_GET_SIZE(newer));
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(newer); i++) {
+        int64_t place = 0;
+        Slice version = {0};
+        read_pair(PyList_GET_ITEM(newer, i), &place, &version); /* was checked */
+        to = write_bin(write_int(write_array(to, 2), place), version.data, version.size);
+    }
+    to = write_array(to, (uint32_t)PyList_GET_SIZE(live));
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(live); i++) {
+        to = write_int(to, PyLong_AsLongLong(PyList_GET_ITEM(live, i)));
+    }
+    return frame;
+}
+
+Outcome
+serve_write(Usual *self, PyObject *origin, Request *write)
+{
+    int64_t wall_ms = number_of(self, self->parts[INSTANT], N_WALL_MS);
+    if (wall_ms == -1 && PyErr_Occurred()) {
+        return FAILED;
+    }
+    bool is_ahead = false;
+    Outcome outcome = is_usual_write(self, origin, write, wall_ms, &is_ahead);
+    if (outcome != DONE) {
+        return outcome;
+    }
+    if (is_ahead && follow(self, write->clock)) {
+        return FAILED;
+    }
+    PyObject *stored = store_write(self, write, wall_ms);
+    if (stored == NULL) {
+        return FAILED;
+    }
+    PyObject *frame = write_reply_frame(self, write, PyTuple_GET_ITEM(stored, 0), PyTuple_GET_ITEM(stored, 1));
+    Py_DECREF(stored);
+    return put(self, origin, frame) ? FAILED : DONE;
+}

@@ -1,0 +1,762 @@
+/* The usual SET, at the node that the client asked. What another owner does for it is in replica.c.
+ *
+ * serve_set         stamps, stores here, and asks the other owners of each key to store it
+ * serve_write_reply takes what they answer: when all have stored it, announces the keys and answers the client
+ *
+ * requests.py and writes.py are the specification. Usual is that the write is done when all owners have it, that
+ * all of them can be asked, and that they work with the same ring. A SET that waits is an object of Python, the part
+ * ``waits`` makes it: see usual_writes.py, which knows what to do with whatever else happens to it. It is entered in the
+ * same tables as all operations; here only the answers are counted that say "stored".
+ *
+ * The keys of a SET are split into groups with the same owners, as there. In a ring, equal tuples of owners are one
+ * object. */
+
+#include "usual.h"
+
+#define STAMP_BYTES 22
+#define COUNTED_BYTES_MIN 4096
+#define GROUPS_MAX 16
+#define ASKS_MAX 32
+#define DEADLINE_S_MIN 0.2  /* as breakers.FAIR_S; and the loop looks at the timers more often than that */
+#define DEADLINE_S_MAX 60.0 /* as admission.py has it */
+#define ENDED_BY_S 1.0      /* as requests.py has it */
+
+/* Keys with the same owners. */
+typedef struct {
+    PyObject *owners;
+    uint32_t count;
+} Group;
+
+/* How a SET is to be done. */
+typedef struct {
+    PyObject *table; /* by slot, the owners; keeps them all alive */
+    Group groups[GROUPS_MAX];
+    uint32_t group_count;
+    uint32_t ask_count; /* of others, for all groups */
+    uint8_t group_of[SET_KEYS_MAX];
+    int64_t wall_ms;
+    double now;
+    double deadline;
+} Plan;
+
+/* Whom to ask for what. */
+typedef struct {
+    PyObject *node_id;
+    PyObject *link;
+    uint32_t group;
+} Ask;
+
+/* -- planning -------------------------------------------------------------------------------------------------------- */
+
+/* Return how many owners a level means, as quorum.py has it. */
+static int64_t
+needed_of(const Usual *self, int64_t level, int64_t owners)
+{
+    if (level > 0) {
+        return level;
+    }
+    if (level == LEVEL_ONE) {
+        return 1;
+    }
+    if (level == LEVEL_QUORUM) {
+        return owners / 2 + 1;
+    }
+    return level == LEVEL_ALL ? owners : Py_MIN(self->write_quorum, owners);
+}
+
+/* Find the group of these owners, or begin it; -1: there are too many, or not all of them must store it. */
+static int
+group_of(const Usual *self, Plan *plan, const Request *set, PyObject *owners)
+{
+    for (uint32_t i = 0; i < plan->group_count; i++) {
+        if (plan->groups[i].owners == owners) {
+            return (int)i;
+        }
+    }
+    Py_ssize_t count = PyTuple_CheckExact(owners) ? PyTuple_GET_SIZE(owners) : 0;
+    if (plan->group_count == GROUPS_MAX || count == 0 || needed_of(self, set->w, count) != count) {
+        return -1;
+    }
+    plan->ask_count += (uint32_t)count - 1;
+    plan->groups[plan->group_count] = (Group){owners, 0};
+    return plan->ask_count > ASKS_MAX ? -1 : (int)plan->group_count++;
+}
+
+/* Split the keys, all of which this node owns, by their owners. */
+static Outcome
+split(Usual *self, Plan *plan, const Request *set)
+{
+    PyObject *ring = part_attribute(self, VIEW, N_RING);
+    plan->table = ring == NULL ? NULL : attribute(self, ring, N_OWNERS);
+    Py_XDECREF(ring);
+    if (plan->table == NULL) {
+        return FAILED;
+    }
+    if (!PyList_CheckExact(plan->table) || PyList_GET_SIZE(plan->table) == 0) {
+        return UNUSUAL;
+    }
+    size_t mask = (size_t)PyList_GET_SIZE(plan->table) - 1;
+    for (uint32_t i = 0; i < set->count; i++) {
+        uint32_t hash = crc32_of((const char *)set->keys[i].data, set->keys[i].size);
+        int group = group_of(self, plan, set, PyList_GET_ITEM(plan->table, (Py_ssize_t)(hash & mask)));
+        if (group < 0) {
+            return UNUSUAL;
+        }
+        plan->group_of[i] = (uint8_t)group;
+        plan->groups[group].count++;
+    }
+    return DONE;
+}
+
+/* Find out until when the other owners may take; too short a time is for Python to watch. */
+static Outcome
+set_deadline(Usual *self, Plan *plan, const Request *set)
+{
+    PyObject *now = part_attribute(self, INSTANT, N_NOW);
+    plan->now = now == NULL ? -1 : PyFloat_AsDouble(now);
+    Py_XDECREF(now);
+    plan->wall_ms = PyErr_Occurred() ? -1 : number_of(self, self->parts[INSTANT], N_WALL_MS);
+    if (PyErr_Occurred()) {
+        return FAILED;
+    }
+    double left_s = (double)(set->deadline_ms - plan->wall_ms) / 1000;
+    plan->deadline = plan->now + Py_MIN(left_s, DEADLINE_S_MAX);
+    return plan->deadline - plan->now < DEADLINE_S_MIN ? UNUSUAL : DONE;
+}
+
+static Outcome
+make_plan(Usual *self, Plan *plan, const Request *set)
+{
+    if (set->w > self->replicas || set->w < LEVEL_ALL) {
+        return UNUSUAL;
+    }
+    Outcome outcome = is_settled(self);
+    if (outcome == DONE) {
+        outcome = all_in(self, set, N_OWNED);
+    }
+    if (outcome == DONE) {
+        outcome = split(self, plan, set);
+    }
+    return outcome == DONE && plan->ask_count > 0 ? set_deadline(self, plan, set) : outcome;
+}
+
+/* -- what is looked at besides --------------------------------------------------------------------------------------- */
+
+/* Tell whether a SET has so many bytes that they are counted while it is under way. */
+static bool
+is_counted(const Request *set)
+{
+    return (set->count == 1 ? set->size - CONTENT_FLAG_BYTES : set->size) >= COUNTED_BYTES_MIN;
+}
+
+/* Tell whether a SET may be run at once and by itself: it is not too large, nor are there too many bytes under way. */
+static Outcome
+is_small(Usual *self, const Request *set)
+{
+    if (set->size_max - CONTENT_FLAG_BYTES > self->value_bytes_max) {
+        return UNUSUAL;
+    }
+    if (!is_counted(set)) {
+        return DONE;
+    }
+    int64_t under_way = number_of(self, self->parts[BACKLOG], N_BYTES);
+    if (under_way == -1 && PyErr_Occurred()) {
+        return FAILED;
+    }
+    return under_way == 0 ? DONE : UNUSUAL;
+}
+
+static Outcome
+are_distinct(Request *request)
+{
+    if (request->count == 1) {
+        return DONE;
+    }
+    PyObject *keys = keys_of(request), *set = keys == NULL ? NULL : PySet_New(keys);
+    if (set == NULL) {
+        return FAILED;
+    }
+    Outcome outcome = PySet_GET_SIZE(set) == request->count ? DONE : UNUSUAL;
+    Py_DECREF(set);
+    return outcome;
+}
+
+/* -- storing --------------------------------------------------------------------------------------------------------- */
+
+/* Return what makes the contents records: version and expiry. */
+static PyObject *
+stamp_for(Usual *self, const Request *set)
+{
+    PyObject *ttl_ms = PyLong_FromLongLong(set->ttl_ms);
+    if (ttl_ms == NULL) {
+        return NULL;
+    }
+    PyObject *replica = self->parts[REPLICA];
+    PyObject *expires_ms = PyObject_CallMethodOneArg(replica, self->names[N_EXPIRES_MS], ttl_ms);
+    Py_DECREF(ttl_ms);
+    if (expires_ms == NULL) {
+        return NULL;
+    }
+    PyObject *stamp = PyObject_CallMethodOneArg(replica, self->names[N_STAMP], expires_ms);
+    Py_DECREF(expires_ms);
+    if (stamp != NULL && (!PyBytes_CheckExact(stamp) || PyBytes_GET_SIZE(stamp) != STAMP_BYTES)) {
+        PyErr_SetString(PyExc_TypeError, "a stamp is 22 bytes");
+        Py_CLEAR(stamp);
+    }
+    return stamp;
+}
+
+/* Make records of the contents. */
+static PyObject *
+stamped(PyObject *stamp, const Request *set)
+{
+    PyObject *records = PyList_New(set->count);
+    for (uint32_t i = 0; records != NULL && i < set->count; i++) {
+        const Slice *content = &set->contents[i];
+        PyObject *record = PyBytes_FromStringAndSize(NULL, STAMP_BYTES + (Py_ssize_t)content->size);
+        if (record == NULL) {
+            Py_CLEAR(records);
+            break;
+        }
+        memcpy(PyBytes_AS_STRING(record), PyBytes_AS_STRING(stamp), STAMP_BYTES);
+        memcpy(PyBytes_AS_STRING(record) + STAMP_BYTES, content->data, content->size);
+        PyList_SET_ITEM(records, i, record);
+    }
+    return records;
+}
+
+/* Return what a list of all keys, or of what belongs to them, has of one group. */
+static PyObject *
+of_group(const Plan *plan, uint32_t group, PyObject *all)
+{
+    if (plan->group_count == 1) {
+        return Py_NewRef(all);
+    }
+    PyObject *some = PyList_New(plan->groups[group].count);
+    Py_ssize_t place = 0;
+    for (Py_ssize_t i = 0; some != NULL && i < PyList_GET_SIZE(all); i++) {
+        if (plan->group_of[i] == group) {
+            PyList_SET_ITEM(some, place++, Py_NewRef(PyList_GET_ITEM(all, i)));
+        }
+    }
+    return some;
+}
+
+PyObject *
+take_write(Usual *self, PyObject *keys, PyObject *records)
+{
+    PyObject *stored = NULL;
+    if (keys != NULL && records != NULL) {
+        stored = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_TAKE_WRITE], keys, records, NULL);
+    }
+    if (stored != NULL && !(PyTuple_Check(stored) && PyTuple_GET_SIZE(stored) == 2 &&
+                            PyList_CheckExact(PyTuple_GET_ITEM(stored, 0)) &&
+                            PyList_CheckExact(PyTuple_GET_ITEM(stored, 1)))) {
+        Py_CLEAR(stored);
+        PyErr_SetString(PyExc_TypeError, "Replica.take_write must return two lists");
+    }
+    return stored;
+}
+
+/* Store the records here, group by group: return what came of each. If any is to be stamped once more, ``newer`` is set,
+ * and the groups after it are left to Python, so that all is stored in the same order. */
+static PyObject *
+store_here(Usual *self, const Plan *plan, PyObject *keys, PyObject *records, bool *newer)
+{
+    PyObject *stored = PyList_New(0);
+    for (uint32_t group = 0; stored != NULL && group < plan->group_count && !*newer; group++) {
+        PyObject *own_keys = of_group(plan, group, keys), *own_records = of_group(plan, group, records);
+        PyObject *outcome = take_write(self, own_keys, own_records);
+        Py_XDECREF(own_keys);
+        Py_XDECREF(own_records);
+        if (outcome == NULL || PyList_Append(stored, outcome)) {
+            Py_CLEAR(stored);
+        }
+        else {
+            *newer = PyList_GET_SIZE(PyTuple_GET_ITEM(outcome, 0)) > 0;
+        }
+        Py_XDECREF(outcome);
+    }
+    return stored;
+}
+
+/* Announce the keys, by the version of this record or stamp. */
+static int
+publish(Usual *self, PyObject *keys, PyObject *record)
+{
+    PyObject *version = PyBytes_FromStringAndSize(PyBytes_AS_STRING(record), VERSION_BYTES);
+    if (version == NULL) {
+        return -1;
+    }
+    PyObject *done = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_PUBLISH], self->one, version, keys, NULL);
+    Py_DECREF(version);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* -- asking the other owners ----------------------------------------------------------------------------------------- */
+
+/* Find the links to all who are to be asked; UNUSUAL if one is missing. ``found``: how many, each of them held. */
+static Outcome
+find_links(Usual *self, const Plan *plan, PyObject *by_node, Ask *asks, uint32_t *found)
+{
+    for (uint32_t group = 0; group < plan->group_count; group++) {
+        PyObject *owners = plan->groups[group].owners;
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(owners); i++) {
+            PyObject *node_id = PyTuple_GET_ITEM(owners, i);
+            int is_own = PyObject_RichCompareBool(node_id, self->own_id, Py_EQ);
+            if (is_own) {
+                if (is_own < 0) {
+                    return FAILED;
+                }
+                continue;
+            }
+            PyObject *link = PyDict_CheckExact(by_node) ? PyDict_GetItemWithError(by_node, node_id) : NULL;
+            if (link == NULL || *found == plan->ask_count) {
+                return PyErr_Occurred() ? FAILED : UNUSUAL;
+            }
+            asks[(*found)++] = (Ask){node_id, Py_NewRef(link), group};
+        }
+    }
+    return *found == plan->ask_count ? DONE : UNUSUAL;
+}
+
+/* Make the frame by which one owner is asked; ``head`` has the request's number. */
+static PyObject *
+write_frame(const Plan *plan, const Ask *ask, const Head *head, uint64_t boot, int64_t deadline_ms, PyObject *keys,
+            PyObject *records)
+{
+    uint32_t count = plan->groups[ask->group].count;
+    size_t view_bytes = (size_t)PyBytes_GET_SIZE(head->view);
+    size_t size = 3 + size_of_uint(head->clock) + size_of_uint(head->number) + size_of_uint(boot) +
+                  size_of_int(deadline_ms) + size_of_bin(view_bytes) + 1 + 2 * size_of_array(count);
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(keys); i++) {
+        if (plan->group_of[i] == ask->group) {
+            size += size_of_bin((size_t)PyBytes_GET_SIZE(PyList_GET_ITEM(keys, i)));
+            size += size_of_bin((size_t)PyBytes_GET_SIZE(PyList_GET_ITEM(records, i)));
+        }
+    }
+    PyObject *frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (frame == NULL) {
+        return NULL;
+    }
+    uint8_t *to = write_array((uint8_t *)PyBytes_AS_STRING(frame), 2);
+    to = write_array(write_uint(to, head->clock), 8);
+    to = write_uint(write_uint(write_uint(to, WRITE), head->number), boot);
+    to = write_bin(write_int(to, deadline_ms), PyBytes_AS_STRING(head->view), view_bytes);
+    to = write_bool(to, false);
+    for (int field = 0; field < 2; field++) {
+        PyObject *all = field == 0 ? keys : records;
+        to = write_array(to, count);
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(all); i++) {
+            if (plan->group_of[i] == ask->group) {
+                PyObject *bytes = PyList_GET_ITEM(all, i);
+                to = write_bin(to, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+            }
+        }
+    }
+    return frame;
+}
+
+/* Put a frame among what is to be sent to an address; it takes the reference to the frame. */
+static int
+send(Usual *self, PyObject *address, PyObject *frame)
+{
+    PyObject *sends = frame == NULL ? NULL : part_attribute(self, OUTBOX, N_SENDS);
+    PyObject *waiting = sends == NULL ? NULL : PyDict_GetItemWithError(sends, address);
+    int failed = -1;
+    if (waiting != NULL) {
+        failed = PyList_Append(waiting, frame);
+    }
+    else if (sends != NULL && !PyErr_Occurred()) {
+        PyObject *messages = PyList_New(1);
+        if (messages != NULL) {
+            PyList_SET_ITEM(messages, 0, Py_NewRef(frame));
+            failed = PyDict_SetItem(sends, address, messages);
+            Py_DECREF(messages);
+        }
+    }
+    Py_XDECREF(sends);
+    Py_XDECREF(frame);
+    return failed;
+}
+
+/* Have an operation wait for the answer to a request, as Pending.ask does. */
+static int
+await_answer(Usual *self, PyObject *operation, const Ask *ask, PyObject *number)
+{
+    PyObject *waiting = part_attribute(self, PENDING, N_WAITING), *group = PyLong_FromUnsignedLong(ask->group);
+    PyObject *entry = NULL;
+    if (waiting != NULL && group != NULL) {
+        entry = PyTuple_Pack(4, operation, group, ask->node_id, self->parts[REPLY_KIND]);
+    }
+    int failed = entry == NULL ? -1 : PyObject_SetItem(waiting, number, entry);
+    Py_XDECREF(waiting);
+    Py_XDECREF(group);
+    Py_XDECREF(entry);
+    return failed;
+}
+
+/* Ask one owner, as Pending.ask_for_caller does. */
+static int
+ask_owner(Usual *self, const Plan *plan, const Ask *ask, const Head *head, PyObject *operation, PyObject *keys,
+          PyObject *records)
+{
+    int failed = -1;
+    PyObject *boot = attribute(self, ask->link, N_BOOT), *address = attribute(self, ask->link, N_ADDRESS);
+    PyObject *number = PyLong_FromUnsignedLongLong(head->number), *deadline = PyFloat_FromDouble(plan->deadline);
+    uint64_t boot_number = boot == NULL ? 0 : PyLong_AsUnsignedLongLong(boot);
+    int64_t offset_ms = PyErr_Occurred() ? 0 : number_of(self, ask->link, N_OFFSET_MS);
+    if (address != NULL && number != NULL && deadline != NULL && !PyErr_Occurred()) {
+        int64_t deadline_ms = plan->wall_ms + (int64_t)((plan->deadline - plan->now) * 1000) + offset_ms;
+        PyObject *frame = write_frame(plan, ask, head, boot_number, deadline_ms, keys, records), *noted = NULL;
+        if (await_answer(self, operation, ask, number) == 0) {
+            noted = PyObject_CallMethodObjArgs(self->parts[BREAKERS], self->names[N_SENT], number, ask->node_id, boot,
+                                               deadline, NULL);
+        }
+        failed = send(self, address, frame) || noted == NULL ? -1 : 0;
+        Py_XDECREF(noted);
+    }
+    Py_XDECREF(boot);
+    Py_XDECREF(address);
+    Py_XDECREF(number);
+    Py_XDECREF(deadline);
+    return failed;
+}
+
+/* Make the fields of a SET that is handed to Python. Its contents are in its records, and not given once more. */
+static PyObject *
+fields_of(Usual *self, Request *set)
+{
+    PyObject *keys = keys_of(set);
+    if (keys == NULL) {
+        return NULL;
+    }
+    return Py_BuildValue("(KKLy#LLO[])", (unsigned long long)set->number, (unsigned long long)self->boot,
+                         (long long)set->deadline_ms, (const char *)set->view.data, (Py_ssize_t)set->view.size,
+                         (long long)set->w, (long long)set->ttl_ms, keys);
+}
+
+/* Make the list of what Python is to know of the groups: owners, and the positions of their keys. */
+static PyObject *
+groups_of(const Plan *plan, uint32_t key_count)
+{
+    PyObject *groups = PyList_New(plan->group_count);
+    for (uint32_t group = 0; groups != NULL && group < plan->group_count; group++) {
+        PyObject *places = PyList_New(0), *pair = NULL;
+        for (uint32_t i = 0; places != NULL && i < key_count; i++) {
+            PyObject *place = plan->group_of[i] == group ? PyLong_FromUnsignedLong(i) : NULL;
+            if (place != NULL && PyList_Append(places, place)) {
+                Py_CLEAR(places);
+            }
+            Py_XDECREF(place);
+        }
+        if (places == NULL || PyErr_Occurred() || (pair = PyTuple_Pack(2, plan->groups[group].owners, places)) == NULL) {
+            Py_CLEAR(groups);
+        }
+        else {
+            PyList_SET_ITEM(groups, group, pair);
+        }
+        Py_XDECREF(places);
+    }
+    return groups;
+}
+
+/* Make the operation that waits for the answers to the requests from this number on. */
+static PyObject *
+operation_of(Usual *self, PyObject *origin, const Plan *plan, Request *set, PyObject *records, PyObject *kept,
+             int64_t first)
+{
+    PyObject *fields = fields_of(self, set), *groups = groups_of(plan, set->count), *operation = NULL;
+    if (fields != NULL && groups != NULL) {
+        operation = PyObject_CallFunction(self->parts[WAITS], "OOOOOLIdO", self->parts[GO_ON], origin, fields, records,
+                                          groups, (long long)first, (unsigned)plan->ask_count, plan->deadline, kept);
+    }
+    Py_XDECREF(fields);
+    Py_XDECREF(groups);
+    return operation;
+}
+
+/* Ask all, and keep the operation until its deadline. */
+static int
+ask_all(Usual *self, PyObject *origin, const Plan *plan, const Ask *asks, Request *set, PyObject *records, PyObject *kept)
+{
+    PyObject *pending = self->parts[PENDING], *keys = keys_of(set);
+    int64_t first = number_of(self, pending, N_NUMBER) + 1;
+    Head head;
+    if (PyErr_Occurred() || take_head(self, 0, &head)) {
+        return -1;
+    }
+    PyObject *operation = operation_of(self, origin, plan, set, records, kept, first), *begun = NULL;
+    int failed = operation == NULL;
+    for (uint32_t i = 0; i < plan->ask_count && !failed; i++) {
+        head.number = (uint64_t)first + i;
+        failed = ask_owner(self, plan, &asks[i], &head, operation, keys, records);
+    }
+    Py_DECREF(head.view);
+    PyObject *last = failed ? NULL : PyLong_FromLongLong(first + plan->ask_count - 1);
+    PyObject *deadline = last == NULL ? NULL : PyFloat_FromDouble(plan->deadline);
+    if (deadline != NULL && PyObject_SetAttr(pending, self->names[N_NUMBER], last) == 0) {
+        begun = PyObject_CallMethodObjArgs(pending, self->names[N_BEGIN], operation, deadline, NULL);
+    }
+    Py_XDECREF(last);
+    Py_XDECREF(deadline);
+    Py_XDECREF(operation);
+    Py_XDECREF(begun);
+    return begun == NULL ? -1 : 0;
+}
+
+/* Hand a SET to Python that is stored here, and unusual otherwise. */
+static Outcome
+go_on_with_set(Usual *self, PyObject *origin, Request *set, PyObject *records, PyObject *stored, PyObject *kept)
+{
+    PyObject *fields = fields_of(self, set), *done = NULL;
+    if (fields != NULL) {
+        done = PyObject_CallMethod(self->parts[GO_ON], "go_on_with_set", "OO(OOO)", origin, fields, records, stored, kept);
+    }
+    Py_XDECREF(fields);
+    Py_XDECREF(done);
+    return done == NULL ? FAILED : WENT_ON;
+}
+
+/* Ask the other owners, if all can be asked; else Python goes on. */
+static Outcome
+ask_others(Usual *self, PyObject *origin, const Plan *plan, Request *set, PyObject *records, PyObject *stored, PyObject *kept)
+{
+    Ask asks[ASKS_MAX];
+    uint32_t found = 0;
+    int are_closed = is_empty(self, self->parts[BREAKERS], N_OPEN);
+    PyObject *by_node = are_closed < 0 ? NULL : part_attribute(self, PEERS, N_BY_NODE);
+    if (by_node == NULL) {
+        return FAILED;
+    }
+    Outcome outcome = are_closed ? find_links(self, plan, by_node, asks, &found) : UNUSUAL;
+    if (outcome == DONE) {
+        outcome = ask_all(self, origin, plan, asks, set, records, kept) ? FAILED : DONE;
+    }
+    else if (outcome == UNUSUAL) {
+        outcome = go_on_with_set(self, origin, set, records, stored, kept);
+    }
+    while (found > 0) {
+        Py_DECREF(asks[--found].link);
+    }
+    Py_DECREF(by_node);
+    return outcome;
+}
+
+/* -- the node that is asked ------------------------------------------------------------------------------------------ */
+
+/* Count the bytes of a SET until it is answered, if it has many and must wait: a number for that, or 0. */
+static PyObject *
+take_on(Usual *self, PyObject *origin, const Plan *plan, const Request *set)
+{
+    if (plan->ask_count == 0 || !is_counted(set)) {
+        return PyLong_FromLong(0);
+    }
+    long long size = set->count == 1 ? set->size - CONTENT_FLAG_BYTES : set->size;
+    return PyObject_CallMethod(self->parts[BACKLOG], "begin", "OLd", origin, size, plan->deadline + ENDED_BY_S);
+}
+
+/* Do what is planned with a SET that is counted. */
+static Outcome
+write_records(Usual *self, PyObject *origin, const Plan *plan, Request *set, PyObject *stamp, PyObject *kept)
+{
+    bool newer = false;
+    PyObject *keys = keys_of(set), *records = keys == NULL ? NULL : stamped(stamp, set);
+    PyObject *stored = records == NULL ? NULL : store_here(self, plan, keys, records, &newer);
+    Outcome outcome = FAILED;
+    if (stored != NULL && newer) { /* to be stamped once more */
+        outcome = go_on_with_set(self, origin, set, records, stored, kept);
+    }
+    else if (stored != NULL && plan->ask_count > 0) {
+        outcome = ask_others(self, origin, plan, set, records, stored, kept);
+    }
+    else if (stored != NULL && publish(self, keys, stamp) == 0) {
+        outcome = answer(self, origin, SET, done_frame(self, set->number)) ? FAILED : DONE;
+    }
+    Py_XDECREF(records);
+    Py_XDECREF(stored);
+    return outcome;
+}
+
+Outcome
+serve_set(Usual *self, PyObject *origin, Request *set)
+{
+    Plan plan = {0};
+    Outcome outcome = make_plan(self, &plan, set);
+    if (outcome == DONE) {
+        outcome = is_small(self, set);
+    }
+    if (outcome == DONE) {
+        outcome = are_distinct(set);
+    }
+    if (outcome == DONE) {
+        PyObject *kept = take_on(self, origin, &plan, set);
+        PyObject *stamp = kept == NULL || count_request(self, set) ? NULL : stamp_for(self, set);
+        outcome = stamp == NULL ? FAILED : write_records(self, origin, &plan, set, stamp, kept);
+        Py_XDECREF(kept);
+        Py_XDECREF(stamp);
+    }
+    Py_XDECREF(plan.table);
+    return outcome;
+}
+
+/* -- the answer ------------------------------------------------------------------------------------------------------ */
+
+/* An answer that says that all is stored, and what it belongs to. */
+typedef struct {
+    uint64_t clock;
+    uint64_t number;
+    PyObject *key;       /* the number, as a key */
+    PyObject *waiting;   /* the table of those that wait */
+    PyObject *operation; /* the one that it answers, held */
+} Stored;
+
+/* Read a frame of one WRITE_REPLY without exceptions. */
+static Outcome
+read_stored(const uint8_t *data, size_t size, Stored *stored)
+{
+    Reader reader = {data, data + size};
+    uint32_t count, newer, live;
+    uint64_t kind;
+    Slice view;
+    bool is_one = read_array(&reader, &count) && count == 2 && read_uint(&reader, &stored->clock) &&
+                  read_array(&reader, &count) && count == 5 && read_uint(&reader, &kind) && kind == WRITE_REPLY &&
+                  read_uint(&reader, &stored->number) && read_bin(&reader, &view) && view.size <= DIGEST_SIZE_MAX &&
+                  read_array(&reader, &newer) && newer == 0 && read_array(&reader, &live) && live == 0;
+    return is_one && reader.at == reader.end && stored->clock != 0;
+}
+
+/* Tell whether a link leads to the node with this id. */
+static Outcome
+leads_to(Usual *self, PyObject *address, PyObject *node_id)
+{
+    PyObject *links = part_attribute(self, PEERS, N_LINKS);
+    PyObject *link = links != NULL && PyDict_CheckExact(links) ? PyDict_GetItemWithError(links, address) : NULL;
+    PyObject *there = link == NULL ? NULL : attribute(self, link, N_NODE_ID);
+    int is_same = there == NULL ? 0 : PyObject_RichCompareBool(there, node_id, Py_EQ);
+    Py_XDECREF(links);
+    Py_XDECREF(there);
+    return is_same < 0 || PyErr_Occurred() ? FAILED : is_same;
+}
+
+/* Tell whether an operation is under way, and has not waited so long that this is told of. */
+static Outcome
+is_in_time(Usual *self, PyObject *operation)
+{
+    PyObject *running = part_attribute(self, PENDING, N_RUNNING), *now = part_attribute(self, INSTANT, N_NOW);
+    PyObject *began = NULL;
+    if (running != NULL && now != NULL && PyDict_CheckExact(running)) {
+        began = PyDict_GetItemWithError(running, operation);
+    }
+    Outcome outcome = began == NULL ? UNUSUAL : PyFloat_AsDouble(now) - PyFloat_AsDouble(began) < self->slow_s;
+    Py_XDECREF(running);
+    Py_XDECREF(now);
+    return PyErr_Occurred() ? FAILED : outcome;
+}
+
+/* Find the operation that waits for an answer from this address, if it is one that began as a usual one. */
+static Outcome
+find_operation(Usual *self, PyObject *address, Stored *stored)
+{
+    stored->waiting = part_attribute(self, PENDING, N_WAITING);
+    stored->key = PyLong_FromUnsignedLongLong(stored->number);
+    if (stored->waiting == NULL || stored->key == NULL) {
+        return FAILED;
+    }
+    PyObject *entry = PyDict_CheckExact(stored->waiting) ? PyDict_GetItemWithError(stored->waiting, stored->key) : NULL;
+    if (entry == NULL || !PyTuple_CheckExact(entry) || PyTuple_GET_SIZE(entry) != 4) {
+        return PyErr_Occurred() ? FAILED : UNUSUAL;
+    }
+    PyObject *operation = PyTuple_GET_ITEM(entry, 0), *node_id = PyTuple_GET_ITEM(entry, 2);
+    if ((PyObject *)Py_TYPE(operation) != self->parts[WAITS]) {
+        return UNUSUAL;
+    }
+    stored->operation = Py_NewRef(operation);
+    Outcome outcome = leads_to(self, address, node_id);
+    return outcome == DONE ? is_in_time(self, operation) : outcome;
+}
+
+/* Do what is to be done when all owners have stored a SET. */
+static int
+finish(Usual *self, PyObject *operation, PyObject **origin)
+{
+    PyObject *fields = attribute(self, operation, N_FIELDS), *records = attribute(self, operation, N_RECORDS);
+    PyObject *kept = attribute(self, operation, N_KEPT), *ended = NULL;
+    int failed = fields == NULL || records == NULL || kept == NULL ||
+                 (*origin = attribute(self, operation, N_ORIGIN)) == NULL;
+    if (!failed) {
+        ended = PyObject_CallMethodOneArg(self->parts[PENDING], self->names[N_END], operation);
+        PyObject *last = PyList_GET_ITEM(records, PyList_GET_SIZE(records) - 1);
+        failed = ended == NULL || publish(self, PyTuple_GET_ITEM(fields, 6), last);
+        Py_XDECREF(ended);
+    }
+    if (!failed && PyObject_IsTrue(kept)) {
+        ended = PyObject_CallMethodOneArg(self->parts[BACKLOG], self->names[N_END], kept);
+        failed = ended == NULL;
+        Py_XDECREF(ended);
+    }
+    if (!failed) {
+        uint64_t number = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(fields, 0));
+        failed = answer(self, *origin, SET, PyErr_Occurred() ? NULL : done_frame(self, number));
+    }
+    Py_XDECREF(fields);
+    Py_XDECREF(records);
+    Py_XDECREF(kept);
+    return failed ? -1 : 0;
+}
+
+/* Count an answer; the last one ends the operation. */
+static Outcome
+count_stored(Usual *self, Stored *stored, int64_t left, PyObject **origin)
+{
+    if (PyObject_DelItem(stored->waiting, stored->key)) {
+        return FAILED;
+    }
+    PyObject *noted = PyObject_CallMethodOneArg(self->parts[BREAKERS], self->names[N_ANSWERED], stored->key);
+    PyObject *fewer = noted == NULL ? NULL : PyLong_FromLongLong(left - 1);
+    int failed = fewer == NULL || PyObject_SetAttr(stored->operation, self->names[N_LEFT], fewer);
+    Py_XDECREF(noted);
+    Py_XDECREF(fewer);
+    if (failed || (left == 1 && finish(self, stored->operation, origin))) {
+        return FAILED;
+    }
+    return DONE;
+}
+
+/* Take an answer that belongs to a usual SET. */
+static Outcome
+take_stored(Usual *self, PyObject *address, Stored *stored, PyObject **origin)
+{
+    Outcome outcome = find_operation(self, address, stored);
+    int64_t left = outcome == DONE ? number_of(self, stored->operation, N_LEFT) : 0;
+    int64_t wall_ms = outcome == DONE && !PyErr_Occurred() ? number_of(self, self->parts[INSTANT], N_WALL_MS) : 0;
+    if (PyErr_Occurred()) {
+        return FAILED;
+    }
+    bool is_ahead = false;
+    if (outcome == DONE) {
+        outcome = left > 0 ? may_follow(self, stored->clock, wall_ms, &is_ahead) : UNUSUAL;
+    }
+    if (outcome != DONE) {
+        return outcome;
+    }
+    if (is_ahead && follow(self, stored->clock)) {
+        return FAILED;
+    }
+    return count_stored(self, stored, left, origin);
+}
+
+Outcome
+serve_write_reply(Usual *self, PyObject *address, const uint8_t *data, size_t size, PyObject **origin)
+{
+    Stored stored = {0};
+    Outcome outcome = read_stored(data, size, &stored);
+    if (outcome == DONE) {
+        outcome = take_stored(self, address, &stored, origin);
+    }
+    Py_XDECREF(stored.key);
+    Py_XDECREF(stored.waiting);
+    Py_XDECREF(stored.operation);
+    return outcome;
+}
