@@ -533,7 +533,7 @@ TRAPS: Final[dict[Plant, Trap]] = {
     wall_clock_stamps: Trap("weather", TWO_OF_TWO, "fresh"),
     superseded_is_done: Trap("weather", TWO_OF_THREE, "fresh", 54),
     former_owners_forgotten: Trap("single", ONE, "fresh", 26),
-    owner_sets_mixed: Trap("single", ONE, "fresh", 21),
+    owner_sets_mixed: Trap("single", ONE, "fresh", 98),
     slots_gained_with_leftovers: Trap("single", ONE, "fresh", 47),
     slots_outlive_their_owners: Trap("split", PARTED, "fresh", 13),
     minority_removes: Trap("split", PARTED, "fresh", 37),
