@@ -7,8 +7,9 @@
  * the deadline is reached. What it has received by then, and found not to be usual, it leaves to the inlet.
  *
  * The sockets are *lines* here: the ROUTER, and a DEALER to each peer. A turn takes one message from each line that has
- * one, sends what follows from them, and reads the state of what it has touched. A ROUTER that has more after each of
- * ``BURST_MAX`` turns is left to the inlet, which knows what to do with a queue that does not empty.
+ * one, sends what follows from them, and reads the state of what it has touched. A ROUTER that has more after a client was
+ * answered is left to the inlet: it takes all, and their answers leave together. Where nodes wait for each other, the turns
+ * go on; but after ``BURST_MAX`` of them the inlet takes over, which knows what to do with a queue that does not empty.
  *
  * Like serve.c it keeps no state of the node. What it only counts, it adds to the node's counters when it returns: they
  * are read by the loop's thread alone.
@@ -133,6 +134,7 @@ typedef struct {
     int64_t asked_bytes;    /* of what was sent to peers */
     int64_t answered_bytes; /* of what they answered */
     int burst;              /* turns on end after which the ROUTER had more */
+    bool has_answered;      /* a client, in the last turn; or there was none before */
     Held *held;             /* one for each line at most */
     size_t held_count;
 } Run;
@@ -425,6 +427,7 @@ serve_message(Turns *self, Run *run, double began, PyObject *origin, PyObject *c
     }
     if (reply != NULL) {
         hold(run, Py_NewRef(origin), Py_NewRef(connection), reply);
+        run->has_answered = kind != WRITE;
     }
     if (count_taken(self, run, connection, size)) {
         return WRONG;
@@ -896,9 +899,11 @@ run_turns(Turns *self, Run *run, double deadline)
             return NULL;
         }
         int others = note_woken(self, events, count);
-        if (others || left_s <= 0 || run->burst > BURST_MAX || (count == 0 && ready == 0)) {
+        bool is_for_inlet = run->burst > BURST_MAX || (run->burst > 0 && run->has_answered);
+        if (others || left_s <= 0 || is_for_inlet || (count == 0 && ready == 0)) {
             return woken_of(self, events, count);
         }
+        run->has_answered = false;
         step = turn(self, run);
     }
     return step == WRONG ? NULL : leave_turns(self);
@@ -962,6 +967,7 @@ begin_run(Turns *self, Run *run, PyObject *peers)
         self->lines[i].is_stirred = true;
         self->lines[i].is_ready = false;
     }
+    run->has_answered = true;
     run->now = seconds_of(self, self->parts[INSTANT], N_NOW);
     run->longest_turn_ms = seconds_of(self, self->parts[COUNTERS], N_LONGEST_TURN_MS);
     run->held = PyErr_Occurred() ? NULL : PyMem_Calloc(self->line_count, sizeof *run->held);

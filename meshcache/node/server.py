@@ -257,8 +257,9 @@ class Server:
         core, inlets, clock, answers = self.core, self._inlets, self._clock, self.links.inlets
         usual: tuple[object, ...] = self.entrance.inlet, self._door
         monotonic, due_at = time.monotonic, deadline + clock.stood_still_s
+        wait = inlets.wait
         while True:
-            woken = self._wait(deadline - monotonic())
+            woken = wait(deadline - monotonic())
             began = clock.read(monotonic(), time.time())
             inlets.drain(woken, began, core.outbox.has_enough_to_reply)
             if core.disturbed or began >= due_at or inlets.called or not woken:
@@ -270,8 +271,9 @@ class Server:
             elif core.outbox.replies:
                 self._reply(core.replies())
             self._end_turn(began)
+            wait = self._serve_natively  # what comes after what was usual mostly is usual, too
 
-    def _wait(self, timeout_s: float) -> list[Awaited]:
+    def _serve_natively(self, timeout_s: float) -> list[Awaited]:
         """Sleep as ``Inlets.wait`` does, and return what that returns; take usual turns natively in the meantime."""
         inlets, inlet, turns, clock, links = (
             self._inlets,
