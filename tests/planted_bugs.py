@@ -573,7 +573,6 @@ RESTART_TRAPS: Final[dict[Plant, Trap]] = {
     drops_not_saved: Trap("", REST, "fresh"),
     expired_forgotten: Trap("", {**REST, "short_lived": 1.0}, "fresh", 161),
     nobody_is_waited_for: Trap("", REST, "fresh", 3),
-    participants_that_were_not_met: Trap("", {**REST, "short_lived": 1.0}, "fresh", 65),
     killed_counts_as_stopped: Trap("", {**REST, "strikes": ("kill all",), "strict": True}, "fresh"),
 }
 """Where bugs about snapshots show: in a RestartPlan. More are found by stories: tests/core/test_recall.py."""
