@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from faults.private_memcached import NoMemcached, private_memcached
 from faults.private_postgres import NoPostgres, private_postgres
+from hypothesis import settings
 
 from meshcache import Client, Config, Node
 from meshcache.local.processes import HOST, find_base_port
@@ -14,6 +15,10 @@ from meshcache.local.processes import HOST, find_base_port
 if TYPE_CHECKING:
     from fuzzing.memcached import Door
     from http_gateway import RunningGateway
+
+# An example takes as long as a busy machine lets it: pytest's own limit is for what hangs.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
