@@ -221,7 +221,9 @@ def test_only_so_many_requests_are_under_way_and_whose_time_is_over_is_never_sen
         async with AsyncClient(node.address, timeout=20) as cache:
             await cache.set("k", 1)
             node.pause()
-            crowd = [asyncio.create_task(cache.incr("n", timeout=3.0)) for _ in range(3000)]
+            # Those that wait have less time: when the first ones give way, nothing may be sent in their place.
+            timeouts = [3.0 if i < UNDER_WAY_MAX else 2.5 for i in range(3000)]
+            crowd = [asyncio.create_task(cache.incr("n", timeout=timeout)) for timeout in timeouts]
             await until(lambda: len(wire_of(cache).under_way) == UNDER_WAY_MAX)
             failed = Counter(type(error) for error in await asyncio.gather(*crowd, return_exceptions=True))
             assert failed == {meshcache.OperationTimeout: 3000}
