@@ -244,6 +244,23 @@ done_frame(Usual *self, uint64_t number)
 }
 
 int
+append_to(PyObject *lists, PyObject *key, PyObject *item)
+{
+    PyObject *list = PyDict_GetItemWithError(lists, key);
+    if (list != NULL) {
+        return PyList_Append(list, item);
+    }
+    list = PyErr_Occurred() ? NULL : PyList_New(1);
+    if (list == NULL) {
+        return -1;
+    }
+    PyList_SET_ITEM(list, 0, Py_NewRef(item));
+    int failed = PyDict_SetItem(lists, key, list);
+    Py_DECREF(list);
+    return failed;
+}
+
+int
 put(Usual *self, PyObject *origin, PyObject *frame)
 {
     if (frame == NULL) {
@@ -253,20 +270,8 @@ put(Usual *self, PyObject *origin, PyObject *frame)
         *self->reply = frame;
         return 0;
     }
-    int failed = -1;
     PyObject *replies = part_attribute(self, OUTBOX, N_REPLIES);
-    PyObject *waiting = replies == NULL ? NULL : PyDict_GetItemWithError(replies, origin);
-    if (waiting != NULL) {
-        failed = PyList_Append(waiting, frame);
-    }
-    else if (!PyErr_Occurred()) {
-        PyObject *messages = PyList_New(1);
-        if (messages != NULL) {
-            PyList_SET_ITEM(messages, 0, Py_NewRef(frame));
-            failed = PyDict_SetItem(replies, origin, messages);
-            Py_DECREF(messages);
-        }
-    }
+    int failed = replies == NULL ? -1 : append_to(replies, origin, frame);
     Py_XDECREF(replies);
     Py_DECREF(frame);
     return failed;

@@ -21,4 +21,7 @@ Outcome serve_at_once(PyObject *usual, PyObject *origin, const uint8_t *data, si
 Outcome take_at_once(PyObject *usual, PyObject *address, const uint8_t *data, size_t size, PyObject **reply,
                      PyObject **origin);
 
+/* Append to the list that a dict has by this key; it is made if there is none. */
+int append_to(PyObject *lists, PyObject *key, PyObject *item);
+
 #endif

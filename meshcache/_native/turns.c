@@ -542,24 +542,6 @@ release(Run *run)
     run->held_count = 0;
 }
 
-/* Put a reply where those are that Python sends. */
-static int
-pass_on(PyObject *replies, const Held *held)
-{
-    PyObject *messages = PyDict_GetItemWithError(replies, held->origin);
-    if (messages != NULL) {
-        return PyList_Append(messages, held->frame);
-    }
-    messages = PyErr_Occurred() ? NULL : PyList_New(1);
-    if (messages == NULL) {
-        return -1;
-    }
-    PyList_SET_ITEM(messages, 0, Py_NewRef(held->frame));
-    int failed = PyDict_SetItem(replies, held->origin, messages);
-    Py_DECREF(messages);
-    return failed;
-}
-
 /* Tell whether one connection gets several replies: they go in one frame, which Python makes. */
 static bool
 are_many_to_one(const Run *run)
@@ -595,7 +577,8 @@ send_replies(Turns *self, Run *run)
     }
     Step step = PyDict_GET_SIZE(replies) > 0 || are_many_to_one(run) ? LEFT : SERVED;
     for (size_t i = 0; i < run->held_count && step != WRONG; i++) {
-        if (step == LEFT ? pass_on(replies, &run->held[i]) : reply_to(self, run, &run->held[i])) {
+        const Held *held = &run->held[i];
+        if (step == LEFT ? append_to(replies, held->origin, held->frame) : reply_to(self, run, &run->held[i])) {
             step = WRONG;
         }
     }

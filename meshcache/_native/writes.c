@@ -11,6 +11,7 @@
  * The keys of a SET are split into groups with the same owners, as there. In a ring, equal tuples of owners are one
  * object. */
 
+#include "serve.h"
 #include "usual.h"
 
 #define STAMP_BYTES 22
@@ -363,19 +364,7 @@ static int
 send(Usual *self, PyObject *address, PyObject *frame)
 {
     PyObject *sends = frame == NULL ? NULL : part_attribute(self, OUTBOX, N_SENDS);
-    PyObject *waiting = sends == NULL ? NULL : PyDict_GetItemWithError(sends, address);
-    int failed = -1;
-    if (waiting != NULL) {
-        failed = PyList_Append(waiting, frame);
-    }
-    else if (sends != NULL && !PyErr_Occurred()) {
-        PyObject *messages = PyList_New(1);
-        if (messages != NULL) {
-            PyList_SET_ITEM(messages, 0, Py_NewRef(frame));
-            failed = PyDict_SetItem(sends, address, messages);
-            Py_DECREF(messages);
-        }
-    }
+    int failed = sends == NULL ? -1 : append_to(sends, address, frame);
     Py_XDECREF(sends);
     Py_XDECREF(frame);
     return failed;

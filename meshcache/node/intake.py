@@ -3,11 +3,11 @@
 **Overload.** Requests that come faster than they can be served wait in libzmq and in the kernel, the oldest first. If
 all wait longer than their callers do, every one is served too late, and nothing is of use to anybody. So when the
 ROUTER has had more input for ``STANDING_S`` on end, the node *sheds*: it takes what there is, much in each turn, which
-costs a tenth of serving it, and serves from each connection in turn the newest. Those whose deadline has
-passed are dropped. As many may wait as are served in ``WAIT_S``, by the rate of late: more would all be served later
-than their callers wait. Each connection has its share of these, and where it has more, its oldest are refused as
-overloaded, at once, so that its caller may still go elsewhere. A connection that floods its node only crowds out its
-own requests, and of one that does not read what it is sent (connections.py) none wait at all.
+costs a tenth of serving it, and serves from each connection in turn the newest. Those whose deadline has passed are
+dropped. As many may wait as are served in ``WAIT_S``, by the rate of late: more would all be served later than their
+callers wait. Each connection has its share of these, and where it has more, its oldest are refused as overloaded, at
+once, so that its caller may still go elsewhere. A connection that floods its node only crowds out its own requests, and
+of one that does not read what it is sent (connections.py) none wait at all.
 
 A large reply ends the turn; so twenty connections that ask for those would make each other one wait for twenty turns.
 Therefore the node sheds from the first large reply on that others wait behind, and those go first that are known to ask
@@ -281,7 +281,7 @@ class RequestInlet(Inlet):
     def _clear(self, is_past: IsPast) -> None:
         """Of what waits, drop what is of use to nobody any more, and refuse what is more than may wait by now."""
         waiting, deaf = self._waiting, self._connections.deaf
-        share = self._waiting_max // max(1, len(waiting)) or 1
+        share = self._share()
         for origin, line in list(waiting.items()):
             before = len(line)
             while line and is_past(line[0]):
@@ -293,6 +293,10 @@ class RequestInlet(Inlet):
             self._count -= before - len(line)
             if not line:
                 del waiting[origin]
+
+    def _share(self) -> int:
+        """Return how many requests of one connection may wait."""
+        return max(1, self._waiting_max // max(1, len(self._waiting)))
 
     def _take_all(self, now: float, is_past: IsPast) -> bool:
         """Take some of what is there; serve at once what cannot wait."""
@@ -341,7 +345,7 @@ class RequestInlet(Inlet):
             waiting[origin] = line = deque()
         line.append(frame)
         self._count += 1
-        share = max(1, self._waiting_max // len(waiting))
+        share = self._share()
         while len(line) > share or (line and self._count > self._waiting_max * 3 // 2):
             self._doomed.setdefault(origin, []).append(line.popleft())
             self._count -= 1
