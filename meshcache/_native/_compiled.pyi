@@ -2,10 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from meshcache.core.storage.charges import Charges
 from meshcache.core.storage.tags import TagIndex
+
+_T = TypeVar("_T")
 
 built_from: str
 """The digest of the C sources that it was built from; see build_hook.py."""
@@ -50,6 +52,10 @@ def decode_values(
 ) -> tuple[dict[Any, Any], list[Any]] | None: ...
 def decode_done(frame: bytes | memoryview, number: int, view: bytes, /) -> bool | None: ...
 def decode_reply(frame: bytes | memoryview, view: bytes, missing: object, /) -> tuple[int, list[Any] | None] | None: ...
+def receive_when_there(
+    zmq_getsockopt: int, socket: int, descriptor: int, timeout_ms: int, recv: Callable[[int], _T], flags: int, /
+) -> _T:
+    """See ``waiting_receiver`` in sockets/dealer.py."""
 
 class NearReads:
     """The twin of ``pure_near_reads`` in client/near_cache.py."""

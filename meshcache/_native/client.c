@@ -16,6 +16,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -38,6 +39,8 @@ enum {
     CODEC_INT = 2,
     INT_DIGITS_MAX = 18, /* within 64 bits, whatever the digits are */
     CONTENT_FLAG_BYTES = 2,
+    ZMQ_EVENTS = 15,
+    ZMQ_POLLIN = 1,
 };
 
 /* What a step came to. UNUSUAL: the general way has to do this; no exception is set. FAILED: an exception is set. */
@@ -819,11 +822,43 @@ decode_done(PyObject *module, PyObject *const *given, Py_ssize_t count)
     return unless_usual(outcome, outcome == DONE ? Py_NewRef(Py_True) : NULL);
 }
 
+/* receive_when_there(zmq_getsockopt, socket, descriptor, timeout_ms, recv, flags): wait for a message of a socket of
+ * libzmq, and call recv(flags) in any case.
+ *
+ * The descriptor wakes only for what came after the socket was last asked for its state, and so it is asked first. A
+ * signal ends the wait, and its handler runs here; the caller knows what time is left. */
+static PyObject *
+receive_when_there(PyObject *module, PyObject *const *given, Py_ssize_t count)
+{
+    if (!has_count(count, 6)) {
+        return NULL;
+    }
+    int (*getsockopt)(void *socket, int option, void *value, size_t *size) = PyLong_AsVoidPtr(given[0]);
+    void *socket = PyLong_AsVoidPtr(given[1]);
+    struct pollfd wanted = {.fd = (int)PyLong_AsLong(given[2]), .events = POLLIN};
+    int timeout_ms = (int)PyLong_AsLong(given[3]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    int state = 0;
+    size_t size = sizeof state;
+    if (getsockopt(socket, ZMQ_EVENTS, &state, &size) == 0 && !(state & ZMQ_POLLIN)) {
+        Py_BEGIN_ALLOW_THREADS
+        poll(&wanted, 1, timeout_ms);
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+    }
+    return PyObject_CallOneArg(given[4], given[5]); /* which tells if something is wrong */
+}
+
 #define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 
 static PyMethodDef functions[] = {
     FUNCTION(encode_get),    FUNCTION(encode_set),  FUNCTION(owner_of),    FUNCTION(share_out),   FUNCTION(decode_value),
-    FUNCTION(decode_values), FUNCTION(decode_done), FUNCTION(decode_reply), {NULL, NULL, 0, NULL},
+    FUNCTION(decode_values), FUNCTION(decode_done), FUNCTION(decode_reply),
+    FUNCTION(receive_when_there), {NULL, NULL, 0, NULL},
 };
 
 int

@@ -5,7 +5,6 @@ Its twin is in Python, and serves where this is None: ``Server._serve_until`` an
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +17,7 @@ from meshcache.node.connections import ASK_AFTER_BYTES, Connections
 from meshcache.node.intake import RequestInlet
 from meshcache.node.pulse import Pulse
 from meshcache.sockets.allocator import LARGE_FRAME_BYTES, expect_large_blocks
+from meshcache.sockets.libzmq import addresses
 
 if TYPE_CHECKING:
     from meshcache._native._compiled import UsualTurns
@@ -50,7 +50,7 @@ def usual_turns(
     ``slow`` takes the seconds of a turn that was long, ``undelivered`` the origin and the error of a reply not sent.
     """
     usual, instant = core.requests.usual, core.coordinator.instant
-    functions = None if usual is None else _addresses()
+    functions = None if usual is None else addresses(*_FUNCTIONS)
     if functions is None:
         return None
 
@@ -85,15 +85,3 @@ def usual_turns(
         started=instant.started,
         wall_ms_at_start=instant.wall_ms_at_start,
     )
-
-
-def _addresses() -> tuple[int, ...] | None:
-    """Return where the functions of the libzmq are that pyzmq has loaded; None if that cannot be told."""
-    try:
-        from zmq.backend.cython import _zmq  # noqa: PLC0415  (pyzmq may have another backend)
-
-        # What is loaded already is only looked up; and names are looked for in what a library was linked with, too.
-        library = ctypes.CDLL(_zmq.__file__)
-        return tuple(ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in _FUNCTIONS)
-    except (ImportError, OSError, AttributeError):
-        return None

@@ -17,7 +17,7 @@ from typing import Final
 import zmq
 
 from meshcache.sockets.descriptors import as_os_error, require_descriptors
-from meshcache.sockets.waiting import is_cooperative
+from meshcache.sockets.waiting import is_cooperative, start_thread, wait_open
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
@@ -61,18 +61,22 @@ def end_context(context: Context, wait_s: float = END_S) -> None:
     handler while they were made. So a thread does it, and goes on alone if that takes long.
     """
     once = threading.Lock()
+    ended = threading.Lock()
+    ended.acquire()
 
     def end() -> None:
         if once.acquire(blocking=False):
-            context.destroy(0)
+            try:
+                context.destroy(0)
+            finally:
+                ended.release()
 
     if is_cooperative() or sys.is_finalizing():  # no other thread would run beside this one, or none at all
         end()
         return
-    thread = threading.Thread(target=end, name="meshcache-close", daemon=True)
     try:
-        thread.start()
+        start_thread(end, "meshcache-close")
     except RuntimeError:  # no more threads can start, or the interpreter ends
         end()
     else:
-        thread.join(wait_s)
+        wait_open(ended, wait_s)

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import zmq
 
+from meshcache._native import absent_because, compiled
 from meshcache.address import join_address
 from meshcache.keys import SecretKey
 from meshcache.protocol.wire import Frame
 from meshcache.sockets.allocator import LARGE_FRAME_BYTES, expect_large_blocks
 from meshcache.sockets.curve import HandshakeWatch, dialling
 from meshcache.sockets.descriptors import as_os_error
+from meshcache.sockets.libzmq import addresses
 from meshcache.sockets.options import client_dealer, set_options
 
 
 def open_dealer(
-    context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, *, slice_ms: int = -1, key: SecretKey | None = None
+    context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, *, key: SecretKey | None = None
 ) -> tuple[zmq.Socket[bytes], HandshakeWatch]:
     """Return a DEALER that connects to a numeric host, and its handshake.
 
-    A receive takes ``slice_ms`` at most, -1: for ever. ``key``: by which it proves who it is. The socket neither queues
-    while there is no connection nor connects again after one broke. So what is sent reaches the process that was
-    greeted, or none, and "not writable" means "gone". Raises OSError.
+    ``key``: by which it proves who it is. The socket neither queues while there is no connection nor connects again
+    after one broke. So what is sent reaches the process that was greeted, or none, and "not writable" means "gone".
+    Raises OSError.
     """
     try:
         socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     except zmq.ZMQError as error:
         raise as_os_error(error) from None
     try:
-        set_options(socket, {**client_dealer(host, slice_ms), **dialling(key)})
+        set_options(socket, {**client_dealer(host), **dialling(key)})
         handshake = HandshakeWatch(socket)
         socket.connect(f"tcp://{join_address(host, port)}")
     except zmq.ZMQError as error:
@@ -76,3 +80,38 @@ def receiver(socket: zmq.Socket[bytes]) -> Callable[[int], Frame]:
 def state_of(socket: zmq.Socket[bytes]) -> int:
     """Return the present POLLIN and POLLOUT; asking also lets libzmq do what is pending."""
     return socket.getsockopt(zmq.EVENTS)  # type: ignore[return-value]  # this option is a number
+
+
+NOBLOCK: Final = int(zmq.NOBLOCK)
+READABLE: Final = int(zmq.POLLIN)
+"""As numbers: to make them of pyzmq's constants each time takes long."""
+
+
+def waiting_receiver(socket: zmq.Socket[bytes], recv: Callable[[int], Frame], timeout_ms: int) -> Callable[[], Frame]:
+    """Return a function that receives by ``recv`` as soon as it can, or raises zmq.Again when the time is over.
+
+    Also if a signal came meanwhile. A socket's own receive timeout would do, but pyzmq begins it anew after every
+    signal: where a timer's signals come faster, as in a program that is profiled, it would never be over.
+
+    The function must not be used once the socket is closed: natively, that can end the process.
+    """
+    descriptor = int(socket.getsockopt(zmq.FD))
+    functions = None if absent_because else addresses("zmq_getsockopt")
+    if functions is not None:
+        return partial(
+            compiled.receive_when_there, functions[0], socket.underlying, descriptor, timeout_ms, recv, NOBLOCK
+        )
+
+    poll: Callable[[int], object] | None = None  # made when it is needed: eventlet takes select.poll away
+
+    def receive() -> Frame:
+        nonlocal poll
+        if not state_of(socket) & READABLE:
+            if poll is None:
+                poller = select.poll()
+                poller.register(descriptor, select.POLLIN)
+                poll = poller.poll
+            poll(timeout_ms)
+        return recv(NOBLOCK)
+
+    return receive

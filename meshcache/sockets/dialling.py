@@ -30,7 +30,7 @@ from itertools import chain, zip_longest
 from typing import Final
 
 from meshcache.address import split_address
-from meshcache.sockets.waiting import wait_open, wait_writable
+from meshcache.sockets.waiting import start_thread, wait_open, wait_writable
 
 CONNECT_S: Final = 2.0
 """How long all hosts of a name may take together, from the end of the look-up."""
@@ -55,7 +55,7 @@ class _Dial:
     def start(self) -> None:
         """Start the thread. Raises OSError."""
         try:
-            threading.Thread(target=self._run, name="meshcache-dial", daemon=True).start()
+            start_thread(self._run, "meshcache-dial")
         except RuntimeError as error:
             self._leave()
             raise OSError(errno.EAGAIN, f"no thread to look the name up: {error}") from None

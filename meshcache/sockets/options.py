@@ -48,12 +48,12 @@ def _family(host: str) -> Options:
     return {zmq.IPV6: int(":" in host)}
 
 
-def client_dealer(host: str, slice_ms: int) -> Options:
+def client_dealer(host: str) -> Options:
     """The options of a client's link: it lives as long as one connection, and nobody can guess its identity."""
     return {
         **_ALL, **_DIALLING, **_UNREAD_MAX, **_family(host), zmq.IMMEDIATE: 1, zmq.RECONNECT_IVL: -1,
         zmq.SNDHWM: REPLIES_QUEUED_MAX, zmq.RCVHWM: REPLIES_QUEUED_MAX, zmq.MAXMSGSIZE: REPLY_BYTES_MAX,
-        zmq.ROUTING_ID: b"\x02" + os.urandom(16), zmq.RCVTIMEO: slice_ms,
+        zmq.ROUTING_ID: b"\x02" + os.urandom(16),
     }  # fmt: skip
 
 

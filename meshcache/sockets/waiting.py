@@ -7,8 +7,9 @@ one of the two is patched, the other's waits are made of short pauses of the pat
 
 Exceptions: a signal handler may raise between any two steps of the main thread, and a greenlet's timeout at any wait.
 ``threading.Condition``, ``Event`` and ``Future`` are written in Python: interrupted at the wrong step they keep their
-lock for ever. A bare lock in a ``with`` statement does not, nor do single operations of dicts and deques; nothing else
-is used here. Such an exception can lose one wake-up, and so a thread that waits looks again from time to time. A signal
+lock for ever, or raise an error of their own. A bare lock in a ``with`` statement does not, nor do single operations of
+dicts and deques; nothing else is used here. ``Thread.start`` waits for an Event, and so threads start by way of
+another. Such an exception can lose one wake-up, and so a thread that waits looks again from time to time. A signal
 handler may also use the client itself, so the client's locks can be taken twice by one thread (RLock).
 """
 
@@ -83,6 +84,26 @@ def wait_open(lock: threading.Lock, timeout_s: float) -> None:
     while not lock.acquire(blocking=False) and time.monotonic() < until:
         select.select([], [], [], pause_s)
         pause_s = min(2 * pause_s, PAUSE_S_MAX)
+
+
+def start_thread(target: Callable[[], object], name: str) -> threading.Thread:
+    """Run this in a daemon thread of this name, and return it; it may begin a little later.
+
+    ``Thread.start``, interrupted, may end the new thread with a KeyError, or this one with a RuntimeError, since it
+    changes tables of the interpreter in Python. So another thread calls it, in which no signal handler runs.
+
+    Raises RuntimeError if no more threads can start.
+    """
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    _thread.start_new_thread(_start, (thread, target))
+    return thread
+
+
+def _start(thread: threading.Thread, target: Callable[[], object]) -> None:
+    try:
+        thread.start()
+    except RuntimeError:  # no thread is left but this one
+        target()
 
 
 class Waiters:

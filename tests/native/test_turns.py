@@ -34,6 +34,7 @@ from meshcache.protocol.messages import Message
 from meshcache.protocol.wire import Frame, decode_frame, encode_frame
 from meshcache.sockets import allocator
 from meshcache.sockets.allocator import LARGE_FRAME_BYTES
+from meshcache.sockets.libzmq import addresses
 
 if _native.absent_because:
     pytest.skip(_native.describe(), allow_module_level=True)
@@ -404,10 +405,10 @@ def answering(result: int, *types: Any) -> tuple[Any, int]:
 def test_a_reply_that_cannot_be_sent_is_counted(
     monkeypatch: pytest.MonkeyPatch, by_hand: ByHand, error: int, stays: bool
 ) -> None:
-    addresses = dict(zip(usual_turns._FUNCTIONS, usual_turns._addresses() or (), strict=True))
-    fails, addresses["zmq_send"] = answering(-1, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    tells, addresses["zmq_errno"] = answering(int(error))
-    monkeypatch.setattr(usual_turns, "_addresses", lambda: tuple(addresses.values()))
+    found = dict(zip(usual_turns._FUNCTIONS, addresses(*usual_turns._FUNCTIONS) or (), strict=True))
+    fails, found["zmq_send"] = answering(-1, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    tells, found["zmq_errno"] = answering(int(error))
+    monkeypatch.setattr(usual_turns, "addresses", lambda *_: tuple(found.values()))
     server, entrance, counters = by_hand.server, by_hand.entrance, by_hand.core.counters
     callbacks = server._note_slow_turn, server._note_undelivered
     turns = usual_turns.usual_turns(
@@ -426,7 +427,7 @@ def test_a_reply_that_cannot_be_sent_is_counted(
 
 def test_where_libzmq_is_out_of_reach_python_takes_all_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usual_turns, "_FUNCTIONS", ("no_such_function",))
-    assert usual_turns._addresses() is None
+    assert addresses(*usual_turns._FUNCTIONS) is None
     with Node(config()) as node:
         assert node._server is not None
         assert node._server.entrance.turns is None

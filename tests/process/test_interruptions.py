@@ -9,18 +9,24 @@ from __future__ import annotations
 import contextlib
 import dis
 import itertools
+import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fake_node import FakeNode, fake_mesh
 
 from meshcache import Client, LocalMesh, NearCache
+from meshcache._native import PURE_VARIABLE
+from meshcache.client.blocking.channel import Channel
+from meshcache.sockets.waiting import start_thread
 
 pytestmark = [
     # What is interrupted while it is made is left to the collector, which says so.
@@ -188,7 +194,9 @@ def test_no_place_in_a_call_with_near_copies_closes_a_lock_or_leaves_a_false_cop
                     break
         assert not more
         assert client._reception._receiver is not None
-        assert client._reception._receiver._thread.is_alive()
+        thread = client._reception._receiver._thread
+        assert thread is not None
+        assert thread.is_alive()
 
 
 def test_no_place_in_subscribing_ends_the_stream_for_others(mesh: LocalMesh) -> None:
@@ -225,6 +233,33 @@ def test_no_place_in_starting_to_follow_leaves_a_client_that_never_does(mesh: Lo
     assert not more
 
 
+def test_no_place_in_making_a_channel_lets_the_collector_complain(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoiled: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", spoiled.append)
+    for place in itertools.count():
+        if not interrupted(lambda: Channel(cast(Any, None), cast(Any, None)), place):
+            break
+    assert place > 1
+    assert [one.exc_value for one in spoiled if one.exc_type is not Interrupted] == []
+
+
+def test_no_place_in_starting_a_thread_spoils_it_or_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoiled: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", spoiled.append)
+    for place in itertools.count():
+        ran = threading.Event()
+        more = interrupted(partial(start_thread, ran.set, "started"), place)
+        if not more:
+            break
+    assert ran.wait(20)
+    until = time.monotonic() + 20
+    while any(thread.name == "started" for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    assert place > 5
+    assert not spoiled
+
+
 def test_an_event_that_an_exception_may_have_taken_is_told_as_a_gap(mesh: LocalMesh) -> None:
     with Client(mesh.addresses) as client, client.subscribe("k") as events:
         for place in itertools.count():
@@ -237,6 +272,46 @@ def test_an_event_that_an_exception_may_have_taken_is_told_as_a_gap(mesh: LocalM
             assert events.wait(5) is not None, place
             while events.wait(0) is not None:
                 pass
+
+
+STOPPED = """
+import signal, sys, time, meshcache
+cache = meshcache.Client(sys.argv[1], timeout=1)
+cache.get("k")
+print("ready", flush=True)
+sys.stdin.readline()
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.002)
+began = time.monotonic()
+try:
+    cache.get("k")
+except meshcache.OperationTimeout:
+    print(time.monotonic() - began)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("pure", ["0", "1"])
+def test_a_timer_whose_signals_come_often_lengthens_no_wait(pure: str) -> None:
+    """As in a program that is profiled: each signal comes before a slice of the wait is over."""
+    with LocalMesh(nodes=1) as mesh:
+        child = subprocess.Popen(
+            [sys.executable, "-c", STOPPED, mesh.addresses[0]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, PURE_VARIABLE: pure},
+        )
+        with child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            mesh.pause("node1")
+            try:
+                out, _ = child.communicate("\n", timeout=20)
+            finally:
+                child.kill()
+                mesh.resume("node1")
+        assert 0.9 < float(out) < 10
 
 
 STORM = """

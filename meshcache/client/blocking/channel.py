@@ -1,8 +1,7 @@
 """A channel of the blocking driver: a set of connections, and how one thread sends over them and waits.
 
-A socket's receive timeout is one slice: if nothing came for so long, check whether the connection still stands and
-whether the deadline is over. (A poll before each receive would cost five times as much.) Where threads are greenlets,
-the socket is read without waiting, and the slice is spent in waiting.py, where other greenlets run.
+A wait for an answer takes one slice at most: if nothing came for so long, check whether the connection still stands and
+whether the deadline is over. Where threads are greenlets, waiting.py waits, and other greenlets run.
 
 A step that was interrupted leaves requests behind whose answers may still arrive: the channel forgets that it waited
 for them, and drops answers with unknown numbers.
@@ -42,7 +41,7 @@ from meshcache.protocol.wire import Frame
 from meshcache.sockets.allocator import LARGE_FRAME_BYTES, expect_large_blocks
 from meshcache.sockets.context import LINK_DESCRIPTORS, Context
 from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, HandshakeWatch
-from meshcache.sockets.dealer import open_dealer, receiver, sender, state_of
+from meshcache.sockets.dealer import open_dealer, receiver, sender, state_of, waiting_receiver
 from meshcache.sockets.descriptors import as_os_error, require_descriptors
 from meshcache.sockets.dialling import Host, reach, shun
 from meshcache.sockets.waiting import is_cooperative, wait_readable
@@ -63,6 +62,7 @@ class _NodeSocket:
         "fd",
         "host",
         "opened_at",
+        "receive",
         "recv",
         "send",
         "socket",
@@ -80,6 +80,8 @@ class _NodeSocket:
         self.opened_at = time.monotonic()
         self.send = sender(socket)
         self.recv = receiver(socket)
+        """Takes flags and returns a frame, or raises zmq.Again if there is none."""
+        self.receive: Callable[[], Frame] = waiting_receiver(socket, self.recv, SLICE_MS)
         """Returns a frame, or raises zmq.Again if none came within a slice."""
         self.arrived: dict[int, Any] = {}
         """Answers that arrived for other calls of this step than the one being waited for."""
@@ -93,16 +95,14 @@ class _NodeSocket:
         if self._is_cooperative or not is_cooperative():
             return
         self._is_cooperative = True
-        recv = self.recv
+        self.receive = self._receive_beside_greenlets
 
-        def receive(_flags: int) -> Frame:
-            try:
-                return recv(zmq.NOBLOCK)
-            except zmq.Again:
-                self.wait(SLICE_MS / 1000)
-            return recv(zmq.NOBLOCK)
-
-        self.recv = receive
+    def _receive_beside_greenlets(self) -> Frame:
+        try:
+            return self.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            self.wait(SLICE_MS / 1000)
+        return self.recv(zmq.NOBLOCK)
 
     def is_connected(self, deadline: float) -> bool:
         """Wait until something can be sent; return False if that does not happen by the deadline."""
@@ -123,6 +123,7 @@ class _NodeSocket:
 
     def close(self) -> None:
         """Close the socket."""
+        self.receive = _receive_nothing  # to wait for a closed socket would end the process
         self._handshake.end()
         self.socket.close(0)
 
@@ -145,10 +146,10 @@ class Channel:
     def __init__(self, context: Callable[[], Context], connection: Callable[[str], Connection]) -> None:
         self._context = context
         self._connection = connection
-        self._pid = os.getpid()
         self._sockets: dict[str, _NodeSocket] = {}
         self.busy = False
         """Whether a thread has taken it."""
+        self._pid = os.getpid()  # the last, for __del__
 
     @property
     def is_connected(self) -> bool:
@@ -186,7 +187,7 @@ class Channel:
         node_socket, number, _, _ = one
         connection = node_socket.connection
         try:
-            frame = node_socket.recv(0)
+            frame = node_socket.receive()
         except zmq.ZMQError as error:
             return self._try(attempts, [one], [partial(_fail, error)])
         answer = connection.read(attempt, number, frame)
@@ -202,7 +203,7 @@ class Channel:
         for attempt, one, receive in zip(attempts, sent, received, strict=True):
             with contextlib.suppress(zmq.ZMQError):
                 if one is not None and receive is not None:
-                    answers.append(one[0].connection.read(attempt, one[1], receive(0)))
+                    answers.append(one[0].connection.read(attempt, one[1], receive()))
         if len(answers) < len(attempts) or None in answers:
             return self._try(attempts, sent, received)
         for attempt, one in zip(attempts, sent, strict=True):
@@ -234,7 +235,7 @@ class Channel:
         self,
         attempts: list[Attempt],
         sent: Sequence[_Sent | None],
-        received: Sequence[Callable[[int], Frame] | None],
+        received: Sequence[Callable[[], Frame] | None],
     ) -> Tried:
         """Wait for what was sent as for any call, beginning with what was received already."""
         tried = Tried(attempts[0].started)
@@ -327,7 +328,7 @@ class Channel:
 
     def __del__(self) -> None:
         """Close a channel that an exception took from its user, so that nobody will use it."""
-        if self._pid == os.getpid():
+        if getattr(self, "_pid", None) == os.getpid():  # it has none if it was interrupted while it was made
             self.close()
 
     def _is_inherited(self) -> bool:
@@ -369,7 +370,7 @@ class Channel:
         return node_socket, number, sent_at, deadline
 
     def _collect(
-        self, call: Call, one: _Sent | Failure | Unsendable, received: Callable[[int], Frame] | None = None
+        self, call: Call, one: _Sent | Failure | Unsendable, received: Callable[[], Frame] | None = None
     ) -> Outcome:
         """Return the outcome of a call; ``received`` does again what the first receive did."""
         if isinstance(one, (Failure, Unsendable)):
@@ -385,7 +386,7 @@ class Channel:
         return outcome
 
     def _wait(
-        self, node_socket: _NodeSocket, number: int, deadline: float, received: Callable[[int], Frame] | None = None
+        self, node_socket: _NodeSocket, number: int, deadline: float, received: Callable[[], Frame] | None = None
     ) -> Any:
         """Return the answer with this number, or the reason why there is none."""
         arrived = node_socket.arrived
@@ -393,9 +394,9 @@ class Channel:
             return arrived.pop(number)
         connection = node_socket.connection
         while True:
-            recv, received = received or node_socket.recv, None
+            receive, received = received or node_socket.receive, None
             try:
-                found = connection.accept(recv(0))
+                found = connection.accept(receive())
             except zmq.Again:
                 node_socket.adapt()
                 events = state_of(node_socket.socket)
@@ -519,7 +520,7 @@ class Channel:
         if self._is_inherited():
             return None
         connection = self._connection(address)
-        socket, handshake = open_dealer(context, *host, slice_ms=SLICE_MS, key=connection.key)
+        socket, handshake = open_dealer(context, *host, key=connection.key)
         node_socket = self._sockets[address] = _NodeSocket(socket, handshake, connection, host)
         return node_socket
 
@@ -529,19 +530,23 @@ class Channel:
             node_socket.close()
 
 
-def _receive(node_socket: _NodeSocket) -> Callable[[int], Frame]:
+def _receive_nothing() -> Frame:
+    raise zmq.ZMQError(zmq.ENOTSOCK)
+
+
+def _receive(node_socket: _NodeSocket) -> Callable[[], Frame]:
     """Receive once; return a function that does the same again, whatever came of it."""
     try:
-        return partial(_return, node_socket.recv(0))
+        return partial(_return, node_socket.receive())
     except zmq.ZMQError as error:
         return partial(_fail, error)
 
 
-def _return(frame: Frame, _flags: int) -> Frame:
+def _return(frame: Frame) -> Frame:
     """Receive a frame again."""
     return frame
 
 
-def _fail(error: zmq.ZMQError, _flags: int) -> Frame:
+def _fail(error: zmq.ZMQError) -> Frame:
     """Fail to receive again."""
     raise error

@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from meshcache.client.delivery import Compute, Flow
 from meshcache.errors import MeshcacheError
-from meshcache.sockets.waiting import pause
+from meshcache.sockets.waiting import pause, start_thread
 
 Run = Callable[[Flow[bool]], bool]
 """Carries out a flow."""
@@ -74,7 +74,7 @@ class Renewals:
     def _start(self, pid: int, every_s: float) -> None:
         self._pid = pid
         try:
-            threading.Thread(target=self._renew, args=(every_s,), name="meshcache-renew", daemon=True).start()
+            start_thread(partial(self._renew, every_s), "meshcache-renew")
         except BaseException:
             self._pid = 0  # the thread may have started nevertheless
             raise

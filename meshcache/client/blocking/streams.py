@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
@@ -30,7 +31,7 @@ from meshcache.errors import ClientClosed, NodeUnavailable, OperationTimeout
 from meshcache.sockets.descriptors import as_os_error
 from meshcache.sockets.dialling import Dials
 from meshcache.sockets.subscriber import Subscriber
-from meshcache.sockets.waiting import Waiters, pause, wait_readable
+from meshcache.sockets.waiting import Waiters, pause, start_thread, wait_readable
 
 FRAMES_PER_TURN: Final = 256
 RESOLVE_AGAIN_S: Final = 1.0
@@ -55,11 +56,11 @@ class _ReceiverThread:
         self._wake_fd = -1
         self._retry_at: dict[str, float] = {}
         self._dials = Dials()
-        self._thread = threading.Thread(target=self._run, name="meshcache-streams", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self._thread = start_thread(self._run, "meshcache-streams")
 
     def goes_on(self) -> bool:
         """Tell whether it is to receive: it was not stopped, and this is still its process (forks copy greenlets)."""
@@ -76,9 +77,11 @@ class _ReceiverThread:
         if self.goes_on():
             self._stopping = True
             self.wake()
-            # While the interpreter ends, no other thread runs.
-            if self._thread.is_alive() and self._thread is not threading.current_thread() and not sys.is_finalizing():
-                self._thread.join(JOIN_S)
+            thread = self._thread
+            if thread is None or thread is threading.current_thread():
+                return
+            if thread.is_alive() and not sys.is_finalizing():  # while the interpreter ends, no other thread runs
+                thread.join(JOIN_S)
 
     def _run(self) -> None:
         try:
@@ -325,7 +328,7 @@ class Subscription:
 
         An error of the function goes to ``threading.excepthook``, and the next event still goes to the function.
         """
-        threading.Thread(target=self._call, args=(callback,), name="meshcache-subscription", daemon=True).start()
+        start_thread(partial(self._call, callback), "meshcache-subscription")
 
     def close(self) -> None:
         """End the subscription."""
