@@ -248,7 +248,7 @@ class Explorer:
             core.fills.table.clear()
             core.fills._ended.clear()
             breakers = core.coordinator.pending.breakers  # what was lost on one path must not bar the next
-            breakers._breakers.clear()
+            breakers.by_node.clear()
             breakers.open.clear()
             core.coordinator.replica.floors = Floors(core.coordinator.replica.floors.grace_ms)
             core.coordinator.pending.background["hints"].hints.__init__()  # type: ignore[attr-defined]  # and forget the hints

@@ -54,15 +54,25 @@ is_usual_write(Usual *self, PyObject *origin, const Request *write, int64_t wall
     return outcome == DONE ? may_follow(self, write->clock, wall_ms, is_ahead) : outcome;
 }
 
-/* Tell whether storing is all that is to be done with records, and that can be done here. */
-static Outcome
-is_only_to_be_stored(Usual *self, const Request *write)
+PyObject *
+take_write(Usual *self, PyObject *keys, PyObject *records)
 {
-    for (uint32_t i = 0; i < write->count; i++) {
-        if (write->contents[i].size >= LARGE_BYTES) {
-            return UNUSUAL;
-        }
+    PyObject *stored = NULL;
+    if (keys != NULL && records != NULL) {
+        stored = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_TAKE_WRITE], keys, records, NULL);
     }
+    if (stored != NULL && !(PyTuple_Check(stored) && PyTuple_GET_SIZE(stored) == 2 &&
+                            PyList_CheckExact(PyTuple_GET_ITEM(stored, 0)) &&
+                            PyList_CheckExact(PyTuple_GET_ITEM(stored, 1)))) {
+        Py_CLEAR(stored);
+        PyErr_SetString(PyExc_TypeError, "Replica.take_write must return two lists");
+    }
+    return stored;
+}
+
+Outcome
+is_only_to_be_stored(Usual *self)
+{
     PyObject *memory = self->store == NULL ? NULL : part_attribute(self, REPLICA, N_MEMORY);
     if (memory != Py_None) {
         Py_XDECREF(memory);
@@ -74,54 +84,83 @@ is_only_to_be_stored(Usual *self, const Request *write)
     return nothing_dropped < 0 ? FAILED : nothing_dropped;
 }
 
-/* Merge the records straight into the native store; ``stored`` gets what Store.merge returns. */
-static Outcome
-merge_here(struct store *store, const Request *write, int64_t now_ms, PyObject *newer, PyObject *live)
+/* Merge one record; ``newer`` and ``live`` get what Store.merge returns of it, under the number ``place``. */
+static int
+merge_one(struct store *store, const struct key *key, const struct record *record, int64_t now_ms, uint32_t place,
+          PyObject *newer, PyObject *live)
 {
+    char held[VERSION_BYTES];
+    int merged = store_merge(store, key, record, now_ms, held);
+    PyObject *list = merged == MERGED_NOT_NEWER_HELD ? newer : live, *item = NULL;
+    if (merged == MERGED_NOT_NEWER_HELD) {
+        item = Py_BuildValue("[Iy#]", place, held, (Py_ssize_t)VERSION_BYTES);
+    }
+    else if (merged == MERGED_OVER_LIVE) {
+        item = PyLong_FromUnsignedLong(place);
+    }
+    int failed = merged < 0 || (item != NULL && PyList_Append(list, item));
+    Py_XDECREF(item);
+    return failed || PyErr_Occurred() ? -1 : 0;
+}
+
+PyObject *
+merge_here(struct store *store, const Pair *pairs, uint32_t count, int64_t now_ms)
+{
+    struct key keys[KEYS_AT_ONCE];
+    PyObject *newer = PyList_New(0), *live = PyList_New(0), *stored = NULL;
+    int failed = newer == NULL || live == NULL;
     store_begin(store, now_ms);
-    for (uint32_t i = 0; i < write->count; i++) {
-        const Slice *slice = &write->contents[i];
-        struct key key = store_key(store, (const char *)write->keys[i].data, (Py_ssize_t)write->keys[i].size);
-        struct record record = {(const char *)slice->data, (Py_ssize_t)slice->size, NULL};
-        char held[VERSION_BYTES];
-        int merged = store_merge(store, &key, &record, now_ms, held);
-        PyObject *list = merged == MERGED_NOT_NEWER_HELD ? newer : live, *item = NULL;
-        if (merged == MERGED_NOT_NEWER_HELD) {
-            item = Py_BuildValue("[Iy#]", i, held, (Py_ssize_t)VERSION_BYTES);
+    for (uint32_t start = 0; start < count && !failed; start += KEYS_AT_ONCE) {
+        uint32_t some = Py_MIN(count - start, KEYS_AT_ONCE);
+        for (uint32_t i = 0; i < some; i++) {
+            const Slice *key = pairs[start + i].key;
+            keys[i] = store_key(store, (const char *)key->data, (Py_ssize_t)key->size);
         }
-        else if (merged == MERGED_OVER_LIVE) {
-            item = PyLong_FromUnsignedLong(i);
-        }
-        if (merged < 0 || (item != NULL && PyList_Append(list, item))) {
-            Py_XDECREF(item);
-            return FAILED;
-        }
-        Py_XDECREF(item);
-        if (PyErr_Occurred()) {
-            return FAILED;
+        store_fetch(store, keys, some);
+        for (uint32_t i = 0; i < some && !failed; i++) {
+            failed = merge_one(store, &keys[i], &pairs[start + i].record, now_ms, start + i, newer, live);
         }
     }
-    return DONE;
+    if (!failed) {
+        stored = PyTuple_Pack(2, newer, live);
+    }
+    Py_XDECREF(newer);
+    Py_XDECREF(live);
+    return stored;
+}
+
+/* Tell whether a record is so large that the store wants it as an object. */
+static bool
+has_large(const Request *write)
+{
+    for (uint32_t i = 0; i < write->count; i++) {
+        if (write->contents[i].size >= LARGE_BYTES) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Store what was sent: return what Replica.take_write does. */
 static PyObject *
 store_write(Usual *self, Request *write, int64_t wall_ms)
 {
-    Outcome outcome = is_only_to_be_stored(self, write);
+    Outcome outcome = has_large(write) ? UNUSUAL : is_only_to_be_stored(self);
     if (outcome == UNUSUAL) {
         PyObject *keys = keys_of(write), *records = list_of(write->contents, write->count);
         PyObject *stored = take_write(self, keys, records);
         Py_XDECREF(records);
         return stored;
     }
-    PyObject *newer = PyList_New(0), *live = PyList_New(0), *stored = NULL;
-    if (outcome == DONE && newer != NULL && live != NULL && merge_here(self->store, write, wall_ms, newer, live) == DONE) {
-        stored = PyTuple_Pack(2, newer, live);
+    if (outcome == FAILED) {
+        return NULL;
     }
-    Py_XDECREF(newer);
-    Py_XDECREF(live);
-    return stored;
+    Pair pairs[WRITE_KEYS_MAX];
+    for (uint32_t i = 0; i < write->count; i++) {
+        const Slice *record = &write->contents[i];
+        pairs[i] = (Pair){&write->keys[i], {(const char *)record->data, (Py_ssize_t)record->size, NULL}};
+    }
+    return merge_here(self->store, pairs, write->count, wall_ms);
 }
 
 static Slice

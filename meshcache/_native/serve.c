@@ -10,8 +10,8 @@
  *                                what is done so far, and returns None.
  *
  * It keeps no state of the node. It looks at what the parts of the node hold at the moment, and calls their methods for
- * whatever changes more than a counter: so a part need not tell of its changes, and none can be missed. What the parts
- * are is said once, when it is made. A method may change anything that it likes, so nothing borrowed from a part outlives
+ * whatever changes more than a counter or an entry in a table (bookkeeping.c): so a part need not tell of its changes, and
+ * none can be missed. What the parts are is said once, when it is made. A method may change anything that it likes, so nothing borrowed from a part outlives
  * a call: hence the references taken.
  *
  * The frame is hostile until it is read to its end. Reading it allocates no more than the keys and records in it take. */
@@ -67,16 +67,10 @@ admit(Usual *self, PyObject *origin, const Request *request)
     if (request->deadline_ms < wall_ms) {
         return UNUSUAL;
     }
-    PyObject *ready = PyObject_CallNoArgs(self->parts[READY]);
-    if (ready == NULL) {
-        return FAILED;
+    Outcome outcome = is_ready(self);
+    if (outcome == DONE) {
+        outcome = has_room(self);
     }
-    int is_ready = PyObject_IsTrue(ready);
-    Py_DECREF(ready);
-    if (is_ready <= 0) {
-        return is_ready < 0 ? FAILED : UNUSUAL;
-    }
-    Outcome outcome = has_room(self);
     if (outcome == DONE) {
         outcome = is_heard(self, origin);
     }
@@ -700,12 +694,12 @@ take_arguments(Usual *self, PyObject *arguments, PyObject *named)
     PyObject **p = self->parts;
     unsigned long long boot;
     long long reply_bytes_max, value_bytes_max, replicas, write_quorum;
-    _Static_assert(PARTS == 21, "one O in the format for each part");
+    _Static_assert(PARTS == 24, "one O in the format for each part");
     if (!PyArg_ParseTupleAndKeywords(
-            arguments, named, "$OOOOOOOOOOOOOOOOOOOOOKUnLLpLLdp:UsualRequests", ARGUMENTS, &p[0], &p[1], &p[2], &p[3],
+            arguments, named, "$OOOOOOOOOOOOOOOOOOOOOOOOKUnLLpLLdp:UsualRequests", ARGUMENTS, &p[0], &p[1], &p[2], &p[3],
             &p[4], &p[5], &p[6], &p[7], &p[8], &p[9], &p[10], &p[11], &p[12], &p[13], &p[14], &p[15], &p[16], &p[17],
-            &p[18], &p[19], &p[20], &boot, &self->own_id, &self->pending_max, &reply_bytes_max, &value_bytes_max,
-            &self->reads_one, &replicas, &write_quorum, &self->slow_s, &self->sets)) {
+            &p[18], &p[19], &p[20], &p[21], &p[22], &p[23], &boot, &self->own_id, &self->pending_max, &reply_bytes_max,
+            &value_bytes_max, &self->reads_one, &replicas, &write_quorum, &self->slow_s, &self->sets)) {
         return -1;
     }
     self->boot = boot;
@@ -733,6 +727,10 @@ static int
 check_parts(Usual *self)
 {
     PyObject **p = self->parts;
+    if (!PyType_Check(p[EVENT]) || !PyType_IsSubtype((PyTypeObject *)p[EVENT], &PyTuple_Type) || !PyType_Check(p[WAITS])) {
+        PyErr_SetString(PyExc_TypeError, "event and waits must be classes, event of tuples");
+        return -1;
+    }
     if (!PyDict_CheckExact(p[ANSWERED]) || !PyList_CheckExact(p[BATCHES]) || PyList_GET_SIZE(p[BATCHES]) < 32) {
         PyErr_SetString(PyExc_TypeError, "answered must be a dict, and batches a list of 32 counts at least");
         return -1;

@@ -1,4 +1,4 @@
-/* What the functions of serve.c and writes.c share: the parts of the node that they work with, and replying. */
+/* What the functions of serve.c, writes.c, replica.c and bookkeeping.c share: the parts of the node that they work with. */
 
 #ifndef MESHCACHE_USUAL_H
 #define MESHCACHE_USUAL_H
@@ -16,28 +16,34 @@
 #define DEFAULT_LEVEL 0
 
 #define LEAD_MS_MAX 5000 /* as clock.py has it */
+#define STAMP_BYTES 22   /* version and expiry: what makes a content a record */
 
 /* The parts of the node, by their names as arguments. */
 #define PART_LIST(X) \
     X(ADMISSION, "admission") X(ANSWERED, "answered") X(BACKLOG, "backlog") X(BATCHES, "batches") \
-    X(BREAKERS, "breakers") X(CLOCK, "clock") X(COUNTERS, "counters") X(GO_ON, "go_on") X(HOT, "hot") \
-    X(INSTANT, "instant") X(IS_NODE, "is_node") X(IS_TRUSTED, "is_trusted") X(OUTBOX, "outbox") \
-    X(PEERS, "peers") X(PENDING, "pending") X(READY, "ready") X(REPLICA, "replica") X(STORE, "store") \
-    X(VIEW, "view") X(WAITS, "waits") X(REPLY_KIND, "reply_kind")
+    X(BREAKERS, "breakers") X(CLOCK, "clock") X(COPIES, "copies") X(COUNTERS, "counters") X(EVENT, "event") \
+    X(GO_ON, "go_on") X(HEAPPUSH, "heappush") X(HOT, "hot") X(INSTANT, "instant") X(IS_NODE, "is_node") \
+    X(IS_TRUSTED, "is_trusted") X(NODE, "node") X(OUTBOX, "outbox") X(PEERS, "peers") X(PENDING, "pending") \
+    X(REPLICA, "replica") X(STORE, "store") X(VIEW, "view") X(WAITS, "waits") X(REPLY_KIND, "reply_kind")
 
 /* Names of what is looked at in them. */
 #define NAME_LIST(X) \
-    X(ADDRESS, "address") X(ANSWERED, "answered") X(BEGIN, "begin") X(BOOT, "boot") X(BY_NODE, "by_node") \
-    X(BYTES, "bytes") X(BYTES_LEFT, "bytes_left") X(DEAF, "deaf") X(DIGEST, "digest") X(END, "end") \
-    X(EXPIRES_MS, "expires_ms") X(FIELDS, "fields") X(FLOORS, "floors") X(FORMER, "former") X(GET, "Get") \
-    X(HELD, "held") X(HOLDS_ALL, "holds_all") X(KEYS, "keys") X(KEPT, "kept") X(LATEST, "latest") \
-    X(LEFT, "left") X(LINKS, "links") X(MEMBERS, "members") X(MEMORY, "memory") X(NODE_ID, "node_id") \
-    X(NOTE, "note") X(NOW, "now") X(NOW_BYTES, "now_bytes") X(NUMBER, "number") X(OFFSET_MS, "offset_ms") \
-    X(OPEN, "open") X(ORIGIN, "origin") X(OWNED, "owned") X(OWNERS, "owners") X(PUBLISH, "publish") \
-    X(READ, "read") X(READERS, "readers") X(RECORDS, "records") X(REPLIES, "replies") \
-    X(REPLY_BYTES, "reply_bytes") X(REQUESTS, "requests") X(RING, "ring") X(RUNNING, "running") \
-    X(SENDS, "sends") X(SENT, "sent") X(SET, "Set") X(STAMP, "stamp") X(TAKE_WRITE, "take_write") \
-    X(UNTIL, "until") X(WAITING, "waiting") X(WALL_MS, "wall_ms") X(WATCHED, "watched")
+    X(ADDRESS, "address") X(ANSWERED, "answered") X(AT_END, "at_end") X(BOOT, "boot") X(BUCKETS, "buckets") \
+    X(BY_NODE, "by_node") X(BYTES, "bytes") X(BYTES_LEFT, "bytes_left") X(DEAF, "deaf") \
+    X(DEFAULT_TTL_MS, "default_ttl_ms") X(DIGEST, "digest") X(DOUBT, "doubt") X(END, "end") X(ENDED, "ended") \
+    X(END_TURN, "end_turn") X(EVENTS, "events") X(FACT, "fact") X(FIELDS, "fields") X(FIRST, "first") \
+    X(FLOORS, "floors") X(FOLLOWED, "followed") X(FORMER, "former") X(GET, "Get") X(HANDSHAKE, "handshake") \
+    X(HELD, "held") X(HOLDS_ALL, "holds_all") X(JOINED, "joined") X(KEYS, "keys") X(KEPT, "kept") \
+    X(LATENCIES, "latencies") X(LATEST, "latest") X(LEFT, "left") X(LINGERING, "lingering") X(LINKS, "links") \
+    X(LOOKED_AT, "looked_at") X(MAJORITY, "majority") X(MEMBERS, "members") X(MEMBERSHIP, "membership") \
+    X(MEMORY, "memory") X(NAME, "__name__") X(NODE_ID, "node_id") X(NOTE, "note") X(NOW, "now") \
+    X(NOW_BYTES, "now_bytes") X(NUMBER, "number") X(OFFSET_MS, "offset_ms") X(OPEN, "open") \
+    X(OPEN_UNTIL, "open_until") X(ORIGIN, "origin") X(OWNED, "owned") X(OWNERS, "owners") X(PLACES, "places") \
+    X(PUBLISH, "publish") X(READ, "read") X(READERS, "readers") X(READY, "ready") X(RECORDS, "records") \
+    X(REMOVED, "removed") X(REPLIES, "replies") X(REPLY_BYTES, "reply_bytes") X(REQUESTS, "requests") \
+    X(RING, "ring") X(RUNNING, "running") X(SENDS, "sends") X(SET, "Set") X(STATE, "state") \
+    X(TAKE_WRITE, "take_write") X(TIMERS, "timers") X(UNANSWERED, "unanswered") X(UNTIL, "until") \
+    X(WAITING, "waiting") X(WALL_MS, "wall_ms") X(WATCHED, "watched")
 
 #define AS_PART(name, text) name,
 enum part { PART_LIST(AS_PART) PARTS };
@@ -175,10 +181,35 @@ int answer(Usual *self, PyObject *origin, uint64_t kind, PyObject *frame);
 Outcome serve_set(Usual *self, PyObject *origin, Request *set);
 /* Take what a node that this one asked, at this address, has answered. ``origin``: whom that answers, with ``reply``. */
 Outcome serve_write_reply(Usual *self, PyObject *address, const uint8_t *data, size_t size, PyObject **origin);
-/* Call Replica.take_write with two lists, or with NULL where there is an exception: two lists in a tuple. */
-PyObject *take_write(Usual *self, PyObject *keys, PyObject *records);
+/* -- bookkeeping.c --------------------------------------------------------------------------------------------------- */
+
+/* Tell whether clients are served. */
+Outcome is_ready(Usual *self);
+/* Make the STAMP_BYTES of what is written now, to live for so long. */
+int make_stamp(Usual *self, int64_t ttl_ms, int64_t wall_ms, char *stamp);
+/* Announce that keys were stored, by the version that a record or stamp begins with. */
+int publish(Usual *self, PyObject *keys, const char *stamp);
+/* Take note, for the breaker of a node, that it was asked by the request with this number, or has answered it. */
+int note_sent(Usual *self, PyObject *number, PyObject *node_id, PyObject *boot, double now, double deadline);
+int note_answered(Usual *self, PyObject *number, double now);
+/* Keep an operation until its deadline, by the timer with this number; forget it. */
+int begin_operation(Usual *self, PyObject *operation, double now, double deadline, int64_t number);
+int end_operation(Usual *self, PyObject *operation, double now);
 
 /* -- replica.c ------------------------------------------------------------------------------------------------------- */
+
+/* Call Replica.take_write with two lists, or with NULL where there is an exception: two lists in a tuple. */
+PyObject *take_write(Usual *self, PyObject *keys, PyObject *records);
+/* Tell whether storing is all that Replica.take_write would do, and can be done here. */
+Outcome is_only_to_be_stored(Usual *self);
+/* A key and the record that is to be stored under it. */
+typedef struct {
+    const Slice *key;
+    struct record record;
+} Pair;
+
+/* Do that: return what Store.merge does. */
+PyObject *merge_here(struct store *store, const Pair *pairs, uint32_t count, int64_t now_ms);
 
 /* Serve what another node asks this one to store. */
 Outcome serve_write(Usual *self, PyObject *origin, Request *write);

@@ -14,7 +14,6 @@
 #include "serve.h"
 #include "usual.h"
 
-#define STAMP_BYTES 22
 #define COUNTED_BYTES_MIN 4096
 #define GROUPS_MAX 16
 #define ASKS_MAX 32
@@ -109,9 +108,9 @@ split(Usual *self, Plan *plan, const Request *set)
     return DONE;
 }
 
-/* Find out until when the other owners may take; too short a time is for Python to watch. */
+/* Find out until when the other owners may take, if there are any; too short a time is for Python to watch. */
 static Outcome
-set_deadline(Usual *self, Plan *plan, const Request *set)
+set_times(Usual *self, Plan *plan, const Request *set)
 {
     PyObject *now = part_attribute(self, INSTANT, N_NOW);
     plan->now = now == NULL ? -1 : PyFloat_AsDouble(now);
@@ -122,7 +121,7 @@ set_deadline(Usual *self, Plan *plan, const Request *set)
     }
     double left_s = (double)(set->deadline_ms - plan->wall_ms) / 1000;
     plan->deadline = plan->now + Py_MIN(left_s, DEADLINE_S_MAX);
-    return plan->deadline - plan->now < DEADLINE_S_MIN ? UNUSUAL : DONE;
+    return plan->ask_count > 0 && plan->deadline - plan->now < DEADLINE_S_MIN ? UNUSUAL : DONE;
 }
 
 static Outcome
@@ -138,7 +137,7 @@ make_plan(Usual *self, Plan *plan, const Request *set)
     if (outcome == DONE) {
         outcome = split(self, plan, set);
     }
-    return outcome == DONE && plan->ask_count > 0 ? set_deadline(self, plan, set) : outcome;
+    return outcome == DONE ? set_times(self, plan, set) : outcome;
 }
 
 /* -- what is looked at besides --------------------------------------------------------------------------------------- */
@@ -184,32 +183,9 @@ are_distinct(Request *request)
 
 /* -- storing --------------------------------------------------------------------------------------------------------- */
 
-/* Return what makes the contents records: version and expiry. */
-static PyObject *
-stamp_for(Usual *self, const Request *set)
-{
-    PyObject *ttl_ms = PyLong_FromLongLong(set->ttl_ms);
-    if (ttl_ms == NULL) {
-        return NULL;
-    }
-    PyObject *replica = self->parts[REPLICA];
-    PyObject *expires_ms = PyObject_CallMethodOneArg(replica, self->names[N_EXPIRES_MS], ttl_ms);
-    Py_DECREF(ttl_ms);
-    if (expires_ms == NULL) {
-        return NULL;
-    }
-    PyObject *stamp = PyObject_CallMethodOneArg(replica, self->names[N_STAMP], expires_ms);
-    Py_DECREF(expires_ms);
-    if (stamp != NULL && (!PyBytes_CheckExact(stamp) || PyBytes_GET_SIZE(stamp) != STAMP_BYTES)) {
-        PyErr_SetString(PyExc_TypeError, "a stamp is 22 bytes");
-        Py_CLEAR(stamp);
-    }
-    return stamp;
-}
-
 /* Make records of the contents. */
 static PyObject *
-stamped(PyObject *stamp, const Request *set)
+stamped(const char *stamp, const Request *set)
 {
     PyObject *records = PyList_New(set->count);
     for (uint32_t i = 0; records != NULL && i < set->count; i++) {
@@ -219,7 +195,7 @@ stamped(PyObject *stamp, const Request *set)
             Py_CLEAR(records);
             break;
         }
-        memcpy(PyBytes_AS_STRING(record), PyBytes_AS_STRING(stamp), STAMP_BYTES);
+        memcpy(PyBytes_AS_STRING(record), stamp, STAMP_BYTES);
         memcpy(PyBytes_AS_STRING(record) + STAMP_BYTES, content->data, content->size);
         PyList_SET_ITEM(records, i, record);
     }
@@ -243,33 +219,42 @@ of_group(const Plan *plan, uint32_t group, PyObject *all)
     return some;
 }
 
-PyObject *
-take_write(Usual *self, PyObject *keys, PyObject *records)
+/* Have Python store the records of one group: return what Replica.take_write does. */
+static PyObject *
+store_by_objects(Usual *self, const Plan *plan, uint32_t group, PyObject *keys, PyObject *records)
 {
-    PyObject *stored = NULL;
-    if (keys != NULL && records != NULL) {
-        stored = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_TAKE_WRITE], keys, records, NULL);
+    PyObject *own_keys = of_group(plan, group, keys), *own_records = of_group(plan, group, records);
+    PyObject *outcome = take_write(self, own_keys, own_records);
+    Py_XDECREF(own_keys);
+    Py_XDECREF(own_records);
+    return outcome;
+}
+
+/* Store the records of one group straight in the native store; the same is returned. */
+static PyObject *
+store_group(Usual *self, const Plan *plan, uint32_t group, const Request *set, PyObject *records)
+{
+    Pair pairs[SET_KEYS_MAX];
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < set->count; i++) {
+        if (plan->group_of[i] == group) {
+            PyObject *record = PyList_GET_ITEM(records, i);
+            pairs[count++] = (Pair){&set->keys[i], {PyBytes_AS_STRING(record), PyBytes_GET_SIZE(record), record}};
+        }
     }
-    if (stored != NULL && !(PyTuple_Check(stored) && PyTuple_GET_SIZE(stored) == 2 &&
-                            PyList_CheckExact(PyTuple_GET_ITEM(stored, 0)) &&
-                            PyList_CheckExact(PyTuple_GET_ITEM(stored, 1)))) {
-        Py_CLEAR(stored);
-        PyErr_SetString(PyExc_TypeError, "Replica.take_write must return two lists");
-    }
-    return stored;
+    return merge_here(self->store, pairs, count, plan->wall_ms);
 }
 
 /* Store the records here, group by group: return what came of each. If any is to be stamped once more, ``newer`` is set,
  * and the groups after it are left to Python, so that all is stored in the same order. */
 static PyObject *
-store_here(Usual *self, const Plan *plan, PyObject *keys, PyObject *records, bool *newer)
+store_here(Usual *self, const Plan *plan, Request *set, PyObject *records, bool *newer)
 {
-    PyObject *stored = PyList_New(0);
+    Outcome only_stored = is_only_to_be_stored(self);
+    PyObject *stored = only_stored == FAILED ? NULL : PyList_New(0);
     for (uint32_t group = 0; stored != NULL && group < plan->group_count && !*newer; group++) {
-        PyObject *own_keys = of_group(plan, group, keys), *own_records = of_group(plan, group, records);
-        PyObject *outcome = take_write(self, own_keys, own_records);
-        Py_XDECREF(own_keys);
-        Py_XDECREF(own_records);
+        PyObject *outcome = only_stored == DONE ? store_group(self, plan, group, set, records)
+                                                : store_by_objects(self, plan, group, keys_of(set), records);
         if (outcome == NULL || PyList_Append(stored, outcome)) {
             Py_CLEAR(stored);
         }
@@ -279,20 +264,6 @@ store_here(Usual *self, const Plan *plan, PyObject *keys, PyObject *records, boo
         Py_XDECREF(outcome);
     }
     return stored;
-}
-
-/* Announce the keys, by the version of this record or stamp. */
-static int
-publish(Usual *self, PyObject *keys, PyObject *record)
-{
-    PyObject *version = PyBytes_FromStringAndSize(PyBytes_AS_STRING(record), VERSION_BYTES);
-    if (version == NULL) {
-        return -1;
-    }
-    PyObject *done = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_PUBLISH], self->one, version, keys, NULL);
-    Py_DECREF(version);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
 }
 
 /* -- asking the other owners ----------------------------------------------------------------------------------------- */
@@ -393,24 +364,20 @@ ask_owner(Usual *self, const Plan *plan, const Ask *ask, const Head *head, PyObj
 {
     int failed = -1;
     PyObject *boot = attribute(self, ask->link, N_BOOT), *address = attribute(self, ask->link, N_ADDRESS);
-    PyObject *number = PyLong_FromUnsignedLongLong(head->number), *deadline = PyFloat_FromDouble(plan->deadline);
+    PyObject *number = PyLong_FromUnsignedLongLong(head->number);
     uint64_t boot_number = boot == NULL ? 0 : PyLong_AsUnsignedLongLong(boot);
     int64_t offset_ms = PyErr_Occurred() ? 0 : number_of(self, ask->link, N_OFFSET_MS);
-    if (address != NULL && number != NULL && deadline != NULL && !PyErr_Occurred()) {
+    if (address != NULL && number != NULL && !PyErr_Occurred()) {
         int64_t deadline_ms = plan->wall_ms + (int64_t)((plan->deadline - plan->now) * 1000) + offset_ms;
-        PyObject *frame = write_frame(plan, ask, head, boot_number, deadline_ms, keys, records), *noted = NULL;
-        if (await_answer(self, operation, ask, number) == 0) {
-            noted = PyObject_CallMethodObjArgs(self->parts[BREAKERS], self->names[N_SENT], number, ask->node_id, boot,
-                                               deadline, NULL);
-        }
-        failed = send(self, address, frame) || noted == NULL ? -1 : 0;
-        Py_XDECREF(noted);
+        PyObject *frame = write_frame(plan, ask, head, boot_number, deadline_ms, keys, records);
+        failed = await_answer(self, operation, ask, number) ||
+                 note_sent(self, number, ask->node_id, boot, plan->now, plan->deadline);
+        failed |= send(self, address, frame);
     }
     Py_XDECREF(boot);
     Py_XDECREF(address);
     Py_XDECREF(number);
-    Py_XDECREF(deadline);
-    return failed;
+    return failed ? -1 : 0;
 }
 
 /* Make the fields of a SET that is handed to Python. Its contents are in its records, and not given once more. */
@@ -451,18 +418,37 @@ groups_of(const Plan *plan, uint32_t key_count)
     return groups;
 }
 
+/* Give an object an attribute; it takes the reference, NULL is an error that has its exception. */
+static int
+set_new(Usual *self, PyObject *of, enum name name, PyObject *value)
+{
+    int failed = value == NULL ? -1 : PyObject_SetAttr(of, self->names[name], value);
+    Py_XDECREF(value);
+    return failed;
+}
+
 /* Make the operation that waits for the answers to the requests from this number on. */
 static PyObject *
 operation_of(Usual *self, PyObject *origin, const Plan *plan, Request *set, PyObject *records, PyObject *kept,
              int64_t first)
 {
-    PyObject *fields = fields_of(self, set), *groups = groups_of(plan, set->count), *operation = NULL;
-    if (fields != NULL && groups != NULL) {
-        operation = PyObject_CallFunction(self->parts[WAITS], "OOOOOLIdO", self->parts[GO_ON], origin, fields, records,
-                                          groups, (long long)first, (unsigned)plan->ask_count, plan->deadline, kept);
+    PyTypeObject *waits = (PyTypeObject *)self->parts[WAITS];
+    PyObject *nothing = PyTuple_New(0), *operation = nothing == NULL ? NULL : waits->tp_new(waits, nothing, NULL);
+    PyObject *number = PyLong_FromLongLong(first), *left = PyLong_FromUnsignedLong(plan->ask_count);
+    int failed = operation == NULL || set_new(self, operation, N_REQUESTS, Py_NewRef(self->parts[GO_ON])) ||
+                 set_new(self, operation, N_ORIGIN, Py_NewRef(origin)) ||
+                 set_new(self, operation, N_FIELDS, fields_of(self, set)) ||
+                 set_new(self, operation, N_RECORDS, Py_NewRef(records)) ||
+                 set_new(self, operation, N_PLACES, groups_of(plan, set->count)) ||
+                 set_new(self, operation, N_FIRST, Py_XNewRef(number)) || set_new(self, operation, N_LEFT, Py_XNewRef(left)) ||
+                 set_new(self, operation, N_UNTIL, PyFloat_FromDouble(plan->deadline)) ||
+                 set_new(self, operation, N_KEPT, Py_NewRef(kept));
+    Py_XDECREF(nothing);
+    Py_XDECREF(number);
+    Py_XDECREF(left);
+    if (failed) {
+        Py_CLEAR(operation);
     }
-    Py_XDECREF(fields);
-    Py_XDECREF(groups);
     return operation;
 }
 
@@ -476,23 +462,16 @@ ask_all(Usual *self, PyObject *origin, const Plan *plan, const Ask *asks, Reques
     if (PyErr_Occurred() || take_head(self, 0, &head)) {
         return -1;
     }
-    PyObject *operation = operation_of(self, origin, plan, set, records, kept, first), *begun = NULL;
+    PyObject *operation = operation_of(self, origin, plan, set, records, kept, first);
     int failed = operation == NULL;
     for (uint32_t i = 0; i < plan->ask_count && !failed; i++) {
         head.number = (uint64_t)first + i;
         failed = ask_owner(self, plan, &asks[i], &head, operation, keys, records);
     }
     Py_DECREF(head.view);
-    PyObject *last = failed ? NULL : PyLong_FromLongLong(first + plan->ask_count - 1);
-    PyObject *deadline = last == NULL ? NULL : PyFloat_FromDouble(plan->deadline);
-    if (deadline != NULL && PyObject_SetAttr(pending, self->names[N_NUMBER], last) == 0) {
-        begun = PyObject_CallMethodObjArgs(pending, self->names[N_BEGIN], operation, deadline, NULL);
-    }
-    Py_XDECREF(last);
-    Py_XDECREF(deadline);
+    failed = failed || begin_operation(self, operation, plan->now, plan->deadline, first + plan->ask_count);
     Py_XDECREF(operation);
-    Py_XDECREF(begun);
-    return begun == NULL ? -1 : 0;
+    return failed ? -1 : 0;
 }
 
 /* Hand a SET to Python that is stored here, and unusual otherwise. */
@@ -548,11 +527,11 @@ take_on(Usual *self, PyObject *origin, const Plan *plan, const Request *set)
 
 /* Do what is planned with a SET that is counted. */
 static Outcome
-write_records(Usual *self, PyObject *origin, const Plan *plan, Request *set, PyObject *stamp, PyObject *kept)
+write_records(Usual *self, PyObject *origin, const Plan *plan, Request *set, const char *stamp, PyObject *kept)
 {
     bool newer = false;
     PyObject *keys = keys_of(set), *records = keys == NULL ? NULL : stamped(stamp, set);
-    PyObject *stored = records == NULL ? NULL : store_here(self, plan, keys, records, &newer);
+    PyObject *stored = records == NULL ? NULL : store_here(self, plan, set, records, &newer);
     Outcome outcome = FAILED;
     if (stored != NULL && newer) { /* to be stamped once more */
         outcome = go_on_with_set(self, origin, set, records, stored, kept);
@@ -581,10 +560,10 @@ serve_set(Usual *self, PyObject *origin, Request *set)
     }
     if (outcome == DONE) {
         PyObject *kept = take_on(self, origin, &plan, set);
-        PyObject *stamp = kept == NULL || count_request(self, set) ? NULL : stamp_for(self, set);
-        outcome = stamp == NULL ? FAILED : write_records(self, origin, &plan, set, stamp, kept);
+        char stamp[STAMP_BYTES];
+        int failed = kept == NULL || count_request(self, set) || make_stamp(self, set->ttl_ms, plan.wall_ms, stamp);
+        outcome = failed ? FAILED : write_records(self, origin, &plan, set, stamp, kept);
         Py_XDECREF(kept);
-        Py_XDECREF(stamp);
     }
     Py_XDECREF(plan.table);
     return outcome;
@@ -599,6 +578,7 @@ typedef struct {
     PyObject *key;       /* the number, as a key */
     PyObject *waiting;   /* the table of those that wait */
     PyObject *operation; /* the one that it answers, held */
+    double now;
 } Stored;
 
 /* Read a frame of one WRITE_REPLY without exceptions. */
@@ -631,14 +611,15 @@ leads_to(Usual *self, PyObject *address, PyObject *node_id)
 
 /* Tell whether an operation is under way, and has not waited so long that this is told of. */
 static Outcome
-is_in_time(Usual *self, PyObject *operation)
+is_in_time(Usual *self, Stored *stored)
 {
     PyObject *running = part_attribute(self, PENDING, N_RUNNING), *now = part_attribute(self, INSTANT, N_NOW);
     PyObject *began = NULL;
     if (running != NULL && now != NULL && PyDict_CheckExact(running)) {
-        began = PyDict_GetItemWithError(running, operation);
+        began = PyDict_GetItemWithError(running, stored->operation);
     }
-    Outcome outcome = began == NULL ? UNUSUAL : PyFloat_AsDouble(now) - PyFloat_AsDouble(began) < self->slow_s;
+    stored->now = now == NULL ? 0 : PyFloat_AsDouble(now);
+    Outcome outcome = began == NULL ? UNUSUAL : stored->now - PyFloat_AsDouble(began) < self->slow_s;
     Py_XDECREF(running);
     Py_XDECREF(now);
     return PyErr_Occurred() ? FAILED : outcome;
@@ -663,22 +644,20 @@ find_operation(Usual *self, PyObject *address, Stored *stored)
     }
     stored->operation = Py_NewRef(operation);
     Outcome outcome = leads_to(self, address, node_id);
-    return outcome == DONE ? is_in_time(self, operation) : outcome;
+    return outcome == DONE ? is_in_time(self, stored) : outcome;
 }
 
 /* Do what is to be done when all owners have stored a SET. */
 static int
-finish(Usual *self, PyObject *operation, PyObject **origin)
+finish(Usual *self, PyObject *operation, double now, PyObject **origin)
 {
     PyObject *fields = attribute(self, operation, N_FIELDS), *records = attribute(self, operation, N_RECORDS);
     PyObject *kept = attribute(self, operation, N_KEPT), *ended = NULL;
     int failed = fields == NULL || records == NULL || kept == NULL ||
                  (*origin = attribute(self, operation, N_ORIGIN)) == NULL;
     if (!failed) {
-        ended = PyObject_CallMethodOneArg(self->parts[PENDING], self->names[N_END], operation);
-        PyObject *last = PyList_GET_ITEM(records, PyList_GET_SIZE(records) - 1);
-        failed = ended == NULL || publish(self, PyTuple_GET_ITEM(fields, 6), last);
-        Py_XDECREF(ended);
+        const char *last = PyBytes_AS_STRING(PyList_GET_ITEM(records, PyList_GET_SIZE(records) - 1));
+        failed = end_operation(self, operation, now) || publish(self, PyTuple_GET_ITEM(fields, 6), last);
     }
     if (!failed && PyObject_IsTrue(kept)) {
         ended = PyObject_CallMethodOneArg(self->parts[BACKLOG], self->names[N_END], kept);
@@ -702,12 +681,9 @@ count_stored(Usual *self, Stored *stored, int64_t left, PyObject **origin)
     if (PyObject_DelItem(stored->waiting, stored->key)) {
         return FAILED;
     }
-    PyObject *noted = PyObject_CallMethodOneArg(self->parts[BREAKERS], self->names[N_ANSWERED], stored->key);
-    PyObject *fewer = noted == NULL ? NULL : PyLong_FromLongLong(left - 1);
-    int failed = fewer == NULL || PyObject_SetAttr(stored->operation, self->names[N_LEFT], fewer);
-    Py_XDECREF(noted);
-    Py_XDECREF(fewer);
-    if (failed || (left == 1 && finish(self, stored->operation, origin))) {
+    if (note_answered(self, stored->key, stored->now) ||
+        set_new(self, stored->operation, N_LEFT, PyLong_FromLongLong(left - 1)) ||
+        (left == 1 && finish(self, stored->operation, stored->now, origin))) {
         return FAILED;
     }
     return DONE;

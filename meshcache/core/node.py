@@ -120,7 +120,7 @@ class NodeCore:
         self.requests = self._make_requests(hot, copies, host)
         self._usual = self.requests.usual
         self._early = Early(self.clock, self._instant, self.counters, self.requests.who)
-        self._handshake = self._make_handshake()
+        self.handshake = self._make_handshake()
         self._losses = Losses(config.cluster, self.store, self.view, self.membership, self.outbox)
         self._followed: tuple[bytes, tuple[str, ...]] | None = None
         self._returning = False
@@ -130,7 +130,7 @@ class NodeCore:
         self._departure = Departure(
             config.membership.leave_timeout_s, self.membership, self.outbox, lambda: self.settled, supervised=supervised
         )
-        self._doubt: int | None = None
+        self.doubt: int | None = None
         """After a stall, the number of a ping whose ack shows that the others still count on this node; else None."""
         self._publish_at = self._housekeeping_at = now
         self.disturbed = True
@@ -162,7 +162,7 @@ class NodeCore:
         self.recall: Recall | None = None
         if self.config.snapshot.enabled:
             self.saving = Saving(self.coordinator, saved, lambda: self._departure.handed_over)
-            self.recall = Recall(self.coordinator, self._drops, self.saving, saved, lambda: self._handshake.joined)
+            self.recall = Recall(self.coordinator, self._drops, self.saving, saved, lambda: self.handshake.joined)
             self._pending.begin_background("snapshots", self.recall)
 
     def _make_handshake(self) -> Handshake:
@@ -178,7 +178,7 @@ class NodeCore:
             copies,
             self.counters,
             self.boot,
-            lambda: self.ready,
+            self,
             lambda: self.membership.in_majority(self._instant.now),
             lambda origin: self.retire(self._instant.now, origin),
             self._anti_entropy.answer,
@@ -196,7 +196,7 @@ class NodeCore:
             m.Ping: self._on_ping,
             m.PingReq: lambda origin, request: self.membership.on_ping_req(origin, request, self._instant.now),
             m.Gossip: self._on_gossip,
-            m.Hello: self._handshake.on_hello,
+            m.Hello: self.handshake.on_hello,
         }
         checked = {kind: self._claims.gated(kind, handler) for kind, handler in handlers.items()}
         return (
@@ -216,8 +216,8 @@ class NodeCore:
             m.Vouch: lambda _, vouch: self.membership.on_vouch(vouch),
             m.Nack: lambda _, nack: self.membership.on_nack(nack),
             m.Gossip: lambda _, gossip: self.membership.hear(gossip.rumours, self._instant.now),
-            m.Welcome: self._handshake.on_welcome,
-            m.Refused: self._handshake.on_refused,
+            m.Welcome: self.handshake.on_welcome,
+            m.Refused: self.handshake.on_refused,
         }
         return {kind: self._claims.gated(kind, handler) for kind, handler in handlers.items()}
 
@@ -325,7 +325,7 @@ class NodeCore:
     def link_denied(self, address: str, why: str) -> None:
         """Note that the handshake with ``address`` failed, which no further attempt will change soon."""
         self.outbox.note("link_denied", address=address, why=why)
-        self._handshake.on_denied(address, why)
+        self.handshake.on_denied(address, why)
 
     def allow(self, nodes: frozenset[str] | None, now: float) -> None:
         """From now on have only these nodes as members; None: whoever says that it is one."""
@@ -413,7 +413,7 @@ class NodeCore:
     def account(self) -> dict[str, Any]:
         """Return what this node tells of itself, as plain values that nobody changes any more; see account.py."""
         hindrances = why_not_ready(
-            self.membership, self._instant.now, joined=self._handshake.joined, in_doubt=self._doubt is not None
+            self.membership, self._instant.now, joined=self.handshake.joined, in_doubt=self.doubt is not None
         )
         return account(self.coordinator, self.peers, self.requests.statistics(), hindrances)
 
@@ -430,12 +430,12 @@ class NodeCore:
     @property
     def fatal(self) -> str | None:
         """Why this node cannot be part of the cluster (its id is taken, say). The driver stops with this text."""
-        return self._handshake.fatal
+        return self.handshake.fatal
 
     @property
     def ready(self) -> bool:
         """Tell whether clients are served: as ``why_not_ready`` has it, but quickly."""
-        if not self._handshake.joined or self._doubt is not None or self.membership.own.state > State.SUSPECT:
+        if not self.handshake.joined or self.doubt is not None or self.membership.own.state > State.SUSPECT:
             return False
         if self.membership.removed:  # it must first forget its data
             return False
@@ -450,7 +450,7 @@ class NodeCore:
             return
         membership = self.config.membership
         if now - instant.now > membership.link_dead_after_s and self.membership.peers():
-            self._doubt = self.membership.sequence
+            self.doubt = self.membership.sequence
             self.outbox.note("stalled", seconds=round(now - instant.now, 3))
         instant.move(now)
 
@@ -464,7 +464,7 @@ class NodeCore:
         """Let ring, links and pending operations follow the member table."""
         membership = self.membership
         died = membership.take_changes()
-        if membership.removed and self._handshake.served:  # else it only starts, and has nothing yet
+        if membership.removed and self.handshake.served:  # else it only starts, and has nothing yet
             self.counters.rejoins += 1
             self._rejoin(now)
         for address in died:
@@ -480,7 +480,7 @@ class NodeCore:
             self.counters.slots_voided += len(doomed)
             self._losses.void(doomed, self.clock.tick(self._instant.wall_ms))
         followed = (self.view.digest, tuple(fact.node_id for fact in membership.peers()))
-        if self._handshake.joined and followed != self._followed:
+        if self.handshake.joined and followed != self._followed:
             self._followed = followed
             self._movement.on_view(alone=not followed[1])
 
@@ -495,7 +495,7 @@ class NodeCore:
                 self.store.drop_slot(slot)
                 view.held[slot] = 0
             self.store.merge([key for key, _ in early], [record for _, record in early], self._instant.wall_ms)
-            former = view.without_us(ring) if not self._handshake.served else view.ring
+            former = view.without_us(ring) if not self.handshake.served else view.ring
             view.change(ring, former, keep_until, was_synced=self.membership.own.synced == view.digest)
             self.outbox.note("ring", members=[member.node_id for member in ring.members])
         if self._returning:
@@ -517,12 +517,12 @@ class NodeCore:
 
     def _keep_house(self, now: float) -> None:
         self.membership.tick(now)
-        self._handshake.greet()
-        if self._handshake.join_without_seeds(now) and not self.membership.peers():
+        self.handshake.greet()
+        if self.handshake.join_without_seeds(now) and not self.membership.peers():
             self.outbox.note("alone", seeds=self.config.node.seeds)
-        if self._doubt is not None and not self.membership.peers():
-            self._doubt = None
-        if self._doubt is None and all(fact.state != State.DEAD for fact in self.membership.facts()):
+        if self.doubt is not None and not self.membership.peers():
+            self.doubt = None
+        if self.doubt is None and all(fact.state != State.DEAD for fact in self.membership.facts()):
             self._in_touch_at = now
         for part in self._pending.background.values():
             part.run()
@@ -539,8 +539,8 @@ class NodeCore:
     def _is_calm(self) -> bool:
         """Tell whether no member is suspect, no rumour is to be told, and no slot moves."""
         return (
-            self._handshake.joined
-            and self._doubt is None
+            self.handshake.joined
+            and self.doubt is None
             and not self._departure.begun
             and self.membership.is_calm
             and not self.view.former
@@ -586,9 +586,9 @@ class NodeCore:
             return  # what came before it in the frame told that nobody is to be found there
         link.sample_offset(ack.wall_ms, self._instant.wall_ms)
         self.membership.on_ack(link.node_id, address, ack, self._instant.now)
-        if self._doubt is not None and self._doubt < ack.sequence <= self.membership.sequence:
+        if self.doubt is not None and self.doubt < ack.sequence <= self.membership.sequence:
             self._follow_members(self._instant.now)  # a node that was removed must forget its data first
-            self._doubt = None
+            self.doubt = None
 
     def _on_gossip(self, origin: bytes, gossip: m.Gossip) -> None:
         told = self.membership.on_gossip(gossip, self._instant.now)

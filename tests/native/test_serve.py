@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
@@ -14,6 +15,8 @@ from planted_bugs import RESTART_TRAPS, TRAPS
 
 from meshcache import _native
 from meshcache.config import Config
+from meshcache.core.membership.majority import Majority
+from meshcache.core.membership.members import State
 from meshcache.core.node import NodeCore
 from meshcache.core.operations import usual
 from meshcache.core.operations.surroundings import Readers
@@ -23,7 +26,7 @@ from meshcache.core.storage.store import Store
 from meshcache.core.view import Former
 from meshcache.keys import ANYBODY, NOBODY, AllowedKey, Rights
 from meshcache.protocol import messages as m
-from meshcache.protocol.record import Extras, with_extras
+from meshcache.protocol.record import NEVER_MS, Extras, with_extras
 from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.simulation.hosts import EPOCH_MS
 
@@ -377,14 +380,79 @@ def test_a_frame_that_is_cut_anywhere_is_left_to_python() -> None:
         assert twins.spy.serve(ORIGINS[0], frame + b"\0") is False
 
 
-def test_what_a_part_raises_concerns_one_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def be_in_state(core: NodeCore, state: State) -> None:
+    member = core.membership.members[core.membership.own_id]
+    member.fact = member.fact._replace(state=int(state))
+
+
+def lose_majority(core: NodeCore) -> None:
+    core.membership.majority = Majority(1.0, START)
+    core.membership.in_majority = lambda now: False  # type: ignore[method-assign]  # alone a node has a majority
+
+
+@pytest.mark.parametrize(
+    "hinder",
+    [
+        lambda core: setattr(core.handshake, "joined", False),
+        lambda core: setattr(core, "doubt", 1),
+        lambda core: setattr(core.membership, "removed", True),
+        lambda core: be_in_state(core, State.DEAD),
+        lose_majority,
+    ],
+)
+def test_a_node_that_is_not_ready_serves_nobody(hinder: Callable[[NodeCore], None]) -> None:
+    twins = Twins()
+    for core in twins.cores:
+        hinder(core)
+        assert not core.ready
+    for frame in usual_frames(twins):
+        twins.receive(ORIGINS[0], frame)
+    assert set(twins.spy.outcomes) == {False}
+
+
+def test_a_suspect_and_one_with_a_majority_serve() -> None:
+    twins = Twins()
+    for core in twins.cores:
+        be_in_state(core, State.SUSPECT)
+        core.membership.majority = Majority(1.0, START)
+        assert core.ready
+    for frame in usual_frames(twins):
+        twins.receive(ORIGINS[0], frame)
+    assert set(twins.spy.outcomes) == {True}
+
+
+def test_copies_of_hot_keys_hear_of_what_is_written_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    twins = Twins()
+    heard: list[list[Any]] = [[], []]
+    for core, events in zip(twins.cores, heard, strict=True):
+        copies = core.requests.copies
+        monkeypatch.setattr(copies._near, "on_event", lambda *event, events=events: events.append(event))
+    for followed in ([], ["127.0.0.1:1"]):
+        for core in twins.cores:
+            core.requests.copies.followed = followed
+        twins.receive(ORIGINS[0], request(twins, m.Set, 0, 0, [b"k"], [b"\0\0v"]))
+    assert len(heard[0]) == 1
+    assert heard[0] == heard[1]
+    assert twins.spy.outcomes == {True: 2}
+
+
+@pytest.mark.parametrize("default_ttl_s", [math.inf, 0.0004, 7.0025])
+def test_what_has_no_ttl_of_its_own_gets_that_of_the_node(default_ttl_s: float) -> None:
+    twins = Twins(store={"default_ttl_s": default_ttl_s})
+    for ttl_ms in (m.TTL_DEFAULT, m.TTL_NEVER, 1, NEVER_MS, (1 << 63) - 1):
+        twins.receive(ORIGINS[0], request(twins, m.Set, 0, ttl_ms, [b"k"], [b"\0\0v"]))
+        twins.turn()
+    assert twins.spy.outcomes == {True: 5}
+
+
+def test_what_a_part_raises_concerns_one_frame() -> None:
     twins = Twins()
 
     def broken(*_: object) -> None:
         raise ValueError("broken")
 
     for core in twins.cores:
-        monkeypatch.setattr(core.coordinator.replica, "take_write", broken)
+        core.coordinator.replica.remember(broken)
     twins.receive(ORIGINS[0], request(twins, m.Set, 0, 0, [b"k"], [b"\0\0v"]))
     assert [core.counters.failed for core in twins.cores] == [{"Set": 1}] * 2
     assert not twins.turn()

@@ -21,7 +21,6 @@ from meshcache import _native
 from meshcache.config import Config
 from meshcache.core import node as node_module
 from meshcache.core.node import NodeCore
-from meshcache.core.operations.replica import Replica
 from meshcache.local.processes import HOST, find_base_port
 from meshcache.node import server as server_module
 from meshcache.node import usual_turns
@@ -189,7 +188,8 @@ def test_what_is_asked_is_answered_and_counted_as_in_python(
     by_python = taken_by_python - before
     assert by_python[twins[1].core] == 20 * len(USUAL)
     assert by_python[twins[0].core] < 20 * len(USUAL), "one of them comes after each turn that had more to do"
-    monkeypatch.setattr(Replica, "take_write", lambda *_: 1 / 0)
+    for each in twins:
+        monkeypatch.setattr(each.core.coordinator.replica, "memory", lambda *_: 1 / 0)
     for _ in range(5):
         for each in twins:
             each.ask(0, get(b"b"))  # after this the turn may be taken natively

@@ -16,6 +16,7 @@ from meshcache import _native
 from meshcache.config import Config
 from meshcache.core.node import NodeCore
 from meshcache.core.operations import usual
+from meshcache.core.operations.pending import KINDS
 from meshcache.core.operations.usual_writes import UsualWrite
 from meshcache.core.storage import choice
 from meshcache.core.view import Former
@@ -83,7 +84,10 @@ def all_of(core: NodeCore) -> Any:
         waiting,
         timers,
         pending.number,
-        dict(pending.breakers._unanswered),
+        dict(pending.breakers.unanswered),
+        pending.breakers.looked_at,
+        {node_id: (boot, breaker.buckets) for node_id, (boot, breaker) in pending.breakers.by_node.items()},
+        [(KINDS[name], began, ended) for name, began, ended in pending.latencies.ended],
         {address: len(messages) for address, messages in outbox.sends.items()},
         hints,
     )

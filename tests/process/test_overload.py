@@ -58,7 +58,7 @@ def wire_of(cache: AsyncClient) -> Any:
 
 def is_trusted(cache: AsyncClient) -> bool:
     (peer,) = cache._session.routing.peers.values()
-    return peer.breaker.is_closed and not peer.doubted_until and sum(bucket[2] for bucket in peer.breaker._buckets) == 0
+    return peer.breaker.is_closed and not peer.doubted_until and sum(bucket[2] for bucket in peer.breaker.buckets) == 0
 
 
 # ---- asyncio: a loop that is too busy

@@ -6,13 +6,12 @@ at once and costs next to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from meshcache.core.counters import Counters
 from meshcache.core.operations.backlog import Backlog
 from meshcache.core.operations.coordinator import Coordinator
-from meshcache.core.operations.surroundings import Readers
+from meshcache.core.operations.surroundings import Readers, Serves
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code
 
@@ -23,8 +22,7 @@ DEADLINE_S_MAX: Final = 60.0
 class Admission:
     """What decides for one node which requests are executed, and answers those that are not."""
 
-    def __init__(self, coordinator: Coordinator, counters: Counters, boot: int, ready: Callable[[], bool]) -> None:
-        """``ready`` tells whether clients are served."""
+    def __init__(self, coordinator: Coordinator, counters: Counters, boot: int, node: Serves) -> None:
         self._coordinator = coordinator
         self._config = coordinator.config
         self._outbox = coordinator.outbox
@@ -33,7 +31,7 @@ class Admission:
         self._counters = counters
         self._by_kind = counters.requests_by_kind
         self._boot = boot
-        self._ready = ready
+        self._node = node
         self.readers = Readers()
         self.backlog = Backlog(
             coordinator.config.limits,
@@ -57,7 +55,7 @@ class Admission:
             return False
         if from_client:
             self._counters.requests += 1
-            if not self._ready():
+            if not self._node.ready:
                 self.reject(origin, request, [int(Code.NOT_READY)])
                 return False
             if len(self._coordinator.pending.running) >= self._config.limits.pending_max or origin in self.readers.deaf:
@@ -67,7 +65,7 @@ class Admission:
 
     def admits_more(self) -> bool:
         """Tell whether one more request of a client would be executed."""
-        return self._ready() and len(self._coordinator.pending.running) < self._config.limits.pending_max
+        return self._node.ready and len(self._coordinator.pending.running) < self._config.limits.pending_max
 
     def reject(self, origin: bytes, request: Any, error: list[Any]) -> None:
         """Refuse a request, with nothing done."""

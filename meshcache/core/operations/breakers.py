@@ -48,20 +48,20 @@ class Breakers:
         self._instant = instant
         self._outbox = outbox
         self._state_of = state_of
-        self._breakers: dict[str, tuple[int, Breaker]] = {}
+        self.by_node: dict[str, tuple[int, Breaker]] = {}
         """With the boot of the process that each is about."""
-        self._unanswered: dict[int, tuple[float, str]] = {}
+        self.unanswered: dict[int, tuple[float, str]] = {}
         """By number of the request, in the order in which they were sent: when it has failed, and the node."""
         self.open: dict[str, Breaker] = {}
         """Those that are not closed."""
-        self._looked_at = instant.now
+        self.looked_at = instant.now
 
     def admits(self, node_id: str, boot: int, deadline: float) -> bool:
         """Tell whether a request may be sent to a node; if its breaker is half-open, this request is the probe."""
         breaker = self.open.get(node_id)
         if breaker is None or self._state_of(node_id) != State.ALIVE:
             return True
-        if self._breakers[node_id][0] != boot:
+        if self.by_node[node_id][0] != boot:
             self._forget(node_id)
             return True
         if deadline - self._instant.now < FAIR_S or not breaker.admits(self._instant.now):
@@ -83,53 +83,53 @@ class Breakers:
         now = self._instant.now
         if deadline - now < FAIR_S:
             return
-        if not self._unanswered:
-            self._looked_at = now
-        self._unanswered[number] = min(deadline, now + ANSWER_S), node_id
-        known = self._breakers.get(node_id)
+        if not self.unanswered:
+            self.looked_at = now
+        self.unanswered[number] = min(deadline, now + ANSWER_S), node_id
+        known = self.by_node.get(node_id)
         if known is None or known[0] != boot:
-            for gone in [each for each in self._breakers if self._state_of(each) > State.SUSPECT]:
+            for gone in [each for each in self.by_node if self._state_of(each) > State.SUSPECT]:
                 self._forget(gone)
             self._forget(node_id)
-            self._breakers[node_id] = boot, Breaker(OPEN_S)
+            self.by_node[node_id] = boot, Breaker(OPEN_S)
 
     def answered(self, number: int) -> None:
         """Note that a request was answered."""
-        waited = self._unanswered.pop(number, None)
-        if waited is not None and waited[1] in self._breakers:
+        waited = self.unanswered.pop(number, None)
+        if waited is not None and waited[1] in self.by_node:
             node_id = waited[1]
-            if self._breakers[node_id][1].succeed(self._instant.now):
+            if self.by_node[node_id][1].succeed(self._instant.now):
                 self.open.pop(node_id, None)
                 self._outbox.note("breaker_closed", node=node_id)
 
     def refused(self, number: int) -> None:
         """Note that a request was refused because the node is overloaded."""
-        waited = self._unanswered.pop(number, None)
+        waited = self.unanswered.pop(number, None)
         if waited is not None:
             self._fail(waited[1])
 
     def forget(self, number: int) -> None:
         """Note that a request has an end that tells nothing of the node: its connection broke, say."""
-        self._unanswered.pop(number, None)
+        self.unanswered.pop(number, None)
 
     def look(self) -> None:
         """Count the requests whose time is over."""
         now = self._instant.now
-        stood_still_s, self._looked_at = now - self._looked_at, now
+        stood_still_s, self.looked_at = now - self.looked_at, now
         if stood_still_s > STALL_S:
-            waiting = self._unanswered.items()
-            self._unanswered = {number: (at + stood_still_s, node_id) for number, (at, node_id) in waiting}
-        while self._unanswered:
-            number, (at, node_id) = next(iter(self._unanswered.items()))
+            waiting = self.unanswered.items()
+            self.unanswered = {number: (at + stood_still_s, node_id) for number, (at, node_id) in waiting}
+        while self.unanswered:
+            number, (at, node_id) = next(iter(self.unanswered.items()))
             if at > now:
                 break
-            del self._unanswered[number]
+            del self.unanswered[number]
             self._fail(node_id)
 
     def statistics(self) -> dict[str, Any]:
         """Return what there is to tell, as plain values."""
-        present = [node_id for node_id in self._breakers if self._state_of(node_id) <= State.SUSPECT]
-        states = {node_id: self._breakers[node_id][1].state for node_id in present}
+        present = [node_id for node_id in self.by_node if self._state_of(node_id) <= State.SUSPECT]
+        states = {node_id: self.by_node[node_id][1].state for node_id in present}
         return {
             "opened": self.opened,
             "open": {node_id: int(node_id in self.open) for node_id in states},
@@ -137,7 +137,7 @@ class Breakers:
         }
 
     def _fail(self, node_id: str) -> None:
-        known = self._breakers.get(node_id)
+        known = self.by_node.get(node_id)
         if known is not None and known[1].fail(self._instant.now):
             self.opened += 1
             self.open[node_id] = known[1]
@@ -145,6 +145,6 @@ class Breakers:
 
     def _forget(self, node_id: str) -> None:
         """Begin anew with a node, since another process answers there."""
-        self._breakers.pop(node_id, None)
+        self.by_node.pop(node_id, None)
         if self.open.pop(node_id, None) is not None:
             self._outbox.note("breaker_closed", node=node_id)

@@ -52,7 +52,7 @@ class HotCopies:
         self._streams = Streams()
         self._streams.tell(self._near)
         self._wanted_until = -math.inf
-        self._followed: list[str] = []
+        self.followed: list[str] = []
         """The publish addresses that the driver was told to follow."""
         self._digest = b""
         self._hits = 0
@@ -97,7 +97,7 @@ class HotCopies:
 
     def on_announced(self, event: Event) -> None:
         """Void copies by what this node itself announces. While it follows no stream, it has no copies."""
-        if self._followed:
+        if self.followed:
             self._near.on_event(self._membership.own_id, event, self._instant.now)
 
     def on_stream(self, message: Invalidations) -> None:
@@ -112,12 +112,12 @@ class HotCopies:
     def run(self) -> None:
         """Follow the streams of all members while copies are useful, and notice a silent stream."""
         now, digest = self._instant.now, self._view.digest
-        if now >= self._wanted_until and not self._followed:
+        if now >= self._wanted_until and not self.followed:
             return
         members = {fact.node_id: fact.publish for fact in self._membership.peers()}
         wanted = sorted(members.values()) if now < self._wanted_until else []
-        if wanted != self._followed or digest != self._digest:
-            self._followed, self._digest = wanted, digest
+        if wanted != self.followed or digest != self._digest:
+            self.followed, self._digest = wanted, digest
             self._near.suspend()
             self._streams.follow(members if wanted else {}, self._digest, now)
             self._outbox.follow_streams(wanted)
@@ -132,5 +132,5 @@ class HotCopies:
             "copy_hits": self._hits,
             "copy_misses": self._misses,
             "copies_refused": near.refused,
-            "streams_followed": len(self._followed),
+            "streams_followed": len(self.followed),
         }

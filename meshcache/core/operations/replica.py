@@ -37,7 +37,8 @@ class Replica:
     ) -> None:
         self.store = store
         self.floors = Floors(int(settings.tombstone_grace_s * 1000))
-        self._default_ttl_s = settings.default_ttl_s
+        ttl_s = settings.default_ttl_s
+        self.default_ttl_ms = m.TTL_NEVER if ttl_s == math.inf else max(1, round(ttl_s * 1000))
         self._clock = clock
         self._outbox = outbox
         self._instant = instant
@@ -51,9 +52,7 @@ class Replica:
     def expires_ms(self, ttl_ms: int) -> int:
         """Return the expiry that the ``ttl_ms`` of a message means."""
         if ttl_ms == m.TTL_DEFAULT:
-            if self._default_ttl_s == math.inf:
-                return NEVER_MS
-            return self._instant.wall_ms + max(1, round(self._default_ttl_s * 1000))
+            ttl_ms = self.default_ttl_ms
         return self._instant.wall_ms + ttl_ms if ttl_ms > 0 else NEVER_MS
 
     def merge(self, keys: list[bytes], records: list[bytes]) -> tuple[list[list[int | bytes]], list[int]]:

@@ -14,7 +14,7 @@ from meshcache.core.operations.admission import Admission
 from meshcache.core.operations.coordinator import Coordinator
 from meshcache.core.operations.drops import Drops
 from meshcache.core.operations.hotkeys import HotKeys
-from meshcache.core.operations.surroundings import Past
+from meshcache.core.operations.surroundings import Past, Serves
 from meshcache.core.storage.pages import SLOTS_PER_PAGE, page_of
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import clock_of
@@ -36,7 +36,7 @@ class ReplicaRequests:
         admission: Admission,
         drops: Drops,
         hot: HotKeys,
-        ready: Callable[[], bool],
+        node: Serves,
         compare: Callable[[m.Compare], m.CompareReply],
         past: Past | None,
     ) -> None:
@@ -51,7 +51,7 @@ class ReplicaRequests:
         self._view = coordinator.view
         self._drops = drops
         self._hot = hot
-        self._ready = ready
+        self._node = node
         self._compare = compare
         self._past = past
         self._early: deque[tuple[bytes, bytes, float]] = deque(maxlen=EARLY_MAX)
@@ -100,9 +100,9 @@ class ReplicaRequests:
 
     def _voteless(self, keys: list[bytes]) -> list[int]:
         """Return the indices of the keys of which this node can say nothing for certain."""
-        if self._view.holds_all and self._ready():
+        if self._view.holds_all and self._node.ready:
             return []
-        if not self._ready():
+        if not self._node.ready:
             return list(range(len(keys)))
         held, slot_of = self._view.held, self._view.ring.slot_of
         return [i for i, key in enumerate(keys) if not held[slot_of(key)]]

@@ -29,7 +29,7 @@ from meshcache.core.operations.reads import QuorumRead
 from meshcache.core.operations.remote_reads import RemoteReads
 from meshcache.core.operations.replica_requests import ReplicaRequests
 from meshcache.core.operations.slow import SlowOperations
-from meshcache.core.operations.surroundings import Past, Readers
+from meshcache.core.operations.surroundings import Past, Readers, Serves
 from meshcache.core.operations.updates import UpdateBatch, Updates
 from meshcache.core.operations.usual import usual_requests
 from meshcache.core.operations.writes import QuorumWrite, Stored, WriteDone
@@ -76,7 +76,7 @@ class Requests:
         copies: HotCopies,
         counters: Counters,
         boot: int,
-        ready: Callable[[], bool],
+        node: Serves,
         in_majority: Callable[[], bool],
         retire: Callable[[bytes], None],
         compare: Callable[[m.Compare], m.CompareReply],
@@ -84,7 +84,7 @@ class Requests:
         sections: Callable[[], dict[str, Any]],
     ) -> None:
         """``past``: None where snapshots are off. ``sections`` returns what else belongs into the statistics."""
-        self._ready = ready
+        self._node = node
         self._in_majority = in_majority
         self._retire = retire
         self._sections = sections
@@ -101,11 +101,11 @@ class Requests:
         self._updates = Updates(coordinator, fills)
         self.portions = Portions(coordinator.fail, lambda: coordinator.pending.lingering_bytes)
         self._remote_reads = RemoteReads(lambda: coordinator.pending.read_bytes)
-        self._admission = admission = Admission(coordinator, counters, boot, ready)
+        self._admission = admission = Admission(coordinator, counters, boot, node)
         self._admit, self._reject = admission.admit, admission.reject
         self._reply, self._deadline = admission.reply, admission.deadline
         self._backlog = admission.backlog
-        self.replicas = ReplicaRequests(coordinator, admission, drops, hot, ready, compare, past)
+        self.replicas = ReplicaRequests(coordinator, admission, drops, hot, node, compare, past)
         self._counters = counters
         self._by_kind = counters.requests_by_kind
         self._answered, self._failed = self._by_kind.answered, self._by_kind.failed
@@ -114,7 +114,7 @@ class Requests:
         self.copies = copies
         self.notices = Notices(self._config, self._store, self._view, self._outbox, self._instant)
         self._slow = SlowOperations(self._config.log.slow_operation_s, self._outbox, self._instant)
-        self.usual = usual_requests(self, coordinator, admission, counters, boot, ready, hot)
+        self.usual = usual_requests(self, coordinator, admission, counters, boot, node, hot, copies)
         """Serves usual frames natively, where that can be done; see usual.py."""
         self.leave_asked_by = ""
         """The connection on which this node was asked to leave; empty: not asked, or by its own process."""
@@ -517,7 +517,7 @@ class Requests:
         makers: dict[str, Callable[[], dict[str, Any]]] = {
             "view": lambda: inspection.view(coordinator),
             "status": lambda: (
-                inspection.status(coordinator, self.notices, ready=self._ready())
+                inspection.status(coordinator, self.notices, ready=self._node.ready)
                 | {"leave_asked_by": self.leave_asked_by}
             ),
             "stats": self.statistics,

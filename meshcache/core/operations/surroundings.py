@@ -22,6 +22,14 @@ class Readers:
         return ANYBODY
 
 
+class Serves(Protocol):
+    """What knows whether the node serves clients."""
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether it does."""
+
+
 class Past(Protocol):
     """What this node found in its snapshot, and the snapshots that it takes: see recall.py."""
 

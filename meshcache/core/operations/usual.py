@@ -12,14 +12,17 @@ because it asks for a majority when it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from meshcache._native import compiled
 from meshcache.core.counters import Counters
 from meshcache.core.operations.admission import Admission
 from meshcache.core.operations.coordinator import Coordinator
+from meshcache.core.operations.hotcopies import HotCopies
 from meshcache.core.operations.hotkeys import HotKeys
+from meshcache.core.operations.surroundings import Serves
 from meshcache.core.operations.usual_writes import Resumes, UsualWrite
 from meshcache.core.operations.writes import Stored
 from meshcache.keys import AllowedKey, Rights
@@ -56,23 +59,18 @@ def usual_requests(
     admission: Admission,
     counters: Counters,
     boot: int,
-    ready: Callable[[], bool],
+    node: Serves,
     hot: HotKeys,
+    copies: HotCopies,
 ) -> UsualRequests | None:
-    """Return what serves usual frames; None if Python is to serve all."""
+    """Return what serves usual frames; None if Python is to serve all.
+
+    Of ``node``, what ``ready`` tells is looked up natively: the parts that it asks are its attributes.
+    """
     if compiled is None:
         return None
     config = coordinator.config
-
-    def is_trusted(origin: bytes) -> bool:
-        """Tell whether a connection may read and write every key."""
-        key = requests.who(origin)
-        return _ASKED in key.rights and not key.prefix
-
-    def is_node(origin: bytes) -> bool:
-        """Tell whether a connection is another node's."""
-        return requests.who(origin).is_node
-
+    is_guarded = bool(config.security.key_file)
     return compiled.UsualRequests(
         admission=admission,
         answered=counters.requests_by_kind.answered,
@@ -80,16 +78,19 @@ def usual_requests(
         batches=counters.requests_by_kind.batches,
         breakers=coordinator.pending.breakers,
         clock=coordinator.clock,
+        copies=copies,
         counters=counters,
+        event=m.Event,
         go_on=requests,
+        heappush=heapq.heappush,
         hot=hot,
         instant=coordinator.instant,
-        is_node=is_node if config.security.key_file else None,
-        is_trusted=is_trusted if config.security.key_file else None,
+        is_node=partial(_is_node, requests) if is_guarded else None,
+        is_trusted=partial(_is_trusted, requests) if is_guarded else None,
+        node=node,
         outbox=coordinator.outbox,
         peers=coordinator.pending.peers,
         pending=coordinator.pending,
-        ready=ready,
         replica=coordinator.replica,
         reply_kind=m.ANSWERS[m.Write],
         store=coordinator.store,
@@ -106,3 +107,14 @@ def usual_requests(
         slow_s=config.log.slow_operation_s,
         sets=coordinator.membership.majority is None,
     )
+
+
+def _is_trusted(requests: GoesOn, origin: bytes) -> bool:
+    """Tell whether a connection may read and write every key."""
+    key = requests.who(origin)
+    return _ASKED in key.rights and not key.prefix
+
+
+def _is_node(requests: GoesOn, origin: bytes) -> bool:
+    """Tell whether a connection is another node's."""
+    return requests.who(origin).is_node

@@ -4,10 +4,13 @@ Most of these come to the same end: each owner answers that it has stored the re
 takes no more than a count, which is natively kept in ``left``. Whatever else happens to such a write, it then is a
 ``QuorumWrite`` in the state that it would have come to: ``_resume`` makes it that, once. It stays the same object, as
 the tables of pending.py know it. Only the groups in them are positions at first, and are looked up here.
+
+Most never need a constructor: they are made without, and given their attributes one by one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshcache.core.operations.writes import QuorumWrite, WriteGroup
@@ -30,35 +33,26 @@ class Resumes(Protocol):
 
 
 class UsualWrite(QuorumWrite):
-    """A SET that all owners must store, and that has been sent to all of them."""
+    """A SET that all owners must store, and that has been sent to all of them.
 
-    def __init__(
-        self,
-        requests: Resumes,
-        origin: bytes,
-        fields: tuple[Any, ...],
-        records: list[bytes],
-        places: list[tuple[Owners, list[int]]],
-        first: int,
-        left: int,
-        deadline: float,
-        kept: int,
-    ) -> None:
-        """``places``: by group, the owners and the positions of their keys. ``first``: the number of the first request.
+    It is made natively, with these attributes. The constructor of QuorumWrite is called when that is wanted.
+    """
 
-        ``left``: how many owners have not answered yet. ``kept``: the number under which the bytes are counted, or 0.
-        The constructor of QuorumWrite is called when that is wanted.
-        """
-        self.requests = requests
-        self.origin = origin
-        self.fields = fields
-        self.records = records
-        self.places = places
-        self.first = first
-        self.left = left
-        self.until = deadline
-        self.kept = kept
-        self._resumed: list[WriteGroup] = []
+    requests: Resumes
+    origin: bytes
+    fields: tuple[Any, ...]
+    records: list[bytes]
+    places: list[tuple[Owners, list[int]]]
+    """By group, the owners and the positions of their keys."""
+    first: int
+    """The number of the first request."""
+    left: int
+    """How many owners have not answered yet."""
+    until: float
+    """The deadline."""
+    kept: int
+    """The number under which the bytes are counted, or 0."""
+    _resumed: Sequence[WriteGroup] = ()
 
     def on_answer(self, group: Any, node_id: str, answer: Any) -> None:
         """See QuorumWrite."""
@@ -95,7 +89,7 @@ class UsualWrite(QuorumWrite):
         level, keys = self.fields[4], self.fields[6]
         coordinator, done = self.requests.resumed(self, self.origin, self.fields, self.kept)
         super().__init__(coordinator, keys, self.records, level, self.until, EventKind.SET, done)
-        number = self.first
+        number, resumed = self.first, []
         for place, (owners, indices) in enumerate(self.places):
             records = [self.records[i] for i in indices]
             group = WriteGroup(owners, (), [keys[i] for i in indices], records, indices, len(owners))
@@ -105,5 +99,6 @@ class UsualWrite(QuorumWrite):
                     asked = number in coordinator.pending.waiting or (place, node_id) == at_hand
                     (group.asked if asked else group.acked)[node_id] = None
                     number += 1
-            self._resumed.append(group)
+            resumed.append(group)
             (self._complete if group.complete() else self.groups).append(group)
+        self._resumed = resumed
