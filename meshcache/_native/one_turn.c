@@ -21,6 +21,7 @@
 #define ZMQ_SNDMORE 2
 
 #define EXPIRY_BYTES 6
+#define EVENTS_PER_FRAME 4096 /* as frames.py has it */
 
 /* Call something for what it does. */
 static inline int
@@ -488,6 +489,24 @@ has(Turns *self, enum part part, enum name name)
     return truth;
 }
 
+/* Number what nobody subscribes to, as Frames.stream does, and forget it. */
+static int
+number_events(Turns *self)
+{
+    PyObject *events = part_attribute(self, OUTBOX, N_EVENTS);
+    bool is_one_frame = events != NULL && PyList_CheckExact(events) && PyList_GET_SIZE(events) <= EVENTS_PER_FRAME;
+    Py_XDECREF(events);
+    if (!is_one_frame) {
+        return events == NULL ? -1 : call(self->parts[NUMBER_EVENTS], NULL, NULL);
+    }
+    PyObject *none = PyList_New(0), *frames = part_attribute(self, CORE, N_FRAMES);
+    int failed = none == NULL || frames == NULL || PyObject_SetAttr(self->parts[OUTBOX], self->names[N_EVENTS], none) ||
+                 add_number(self, self->parts[COUNTERS], N_PUBLISHED, 1) || add_number(self, frames, N_SEQUENCE, 1);
+    Py_XDECREF(none);
+    Py_XDECREF(frames);
+    return failed ? -1 : 0;
+}
+
 /* See to what has to be announced: where nobody subscribes, it is only numbered. */
 static Step
 announce(Turns *self)
@@ -497,7 +516,7 @@ announce(Turns *self)
     if (subscribed) {
         return subscribed < 0 ? WRONG : LEFT;
     }
-    return has_events && call(self->parts[NUMBER_EVENTS], NULL, NULL) ? WRONG : SERVED;
+    return has_events && number_events(self) ? WRONG : SERVED;
 }
 
 /* Do what is to be done outside of the core, as Server._perform does. */
@@ -513,19 +532,103 @@ perform(Turns *self, Run *run)
     return step == LEFT || replied == LEFT ? LEFT : announced;
 }
 
-/* What ended in this turn has left the node, as Server._end_turn says it. */
+/* -- how long operations took: latencies.py -------------------------------------------------------------------------- */
+
+/* Count a time in a histogram, as Histogram.add does. */
 static int
-end_latencies(Turns *self, double ended)
+add_to_histogram(Turns *self, PyObject *histogram, double value)
 {
-    int has_ended = has(self, LATENCIES, N_ENDED);
-    PyObject *at = has_ended > 0 ? PyFloat_FromDouble(ended) : NULL, *done = NULL;
-    if (at != NULL) {
-        done = PyObject_CallMethodOneArg(self->parts[LATENCIES], self->names[N_END_TURN], at);
+    PyObject *bounds = PyObject_GetAttr(histogram, self->names[N_BOUNDS]);
+    PyObject *counts = bounds == NULL ? NULL : PyObject_GetAttr(histogram, self->names[N_COUNTS]);
+    Py_ssize_t classes = bounds != NULL && PyTuple_CheckExact(bounds) ? PyTuple_GET_SIZE(bounds) : -1, place = 0;
+    int failed = -1;
+    if (counts != NULL && (!PyList_CheckExact(counts) || PyList_GET_SIZE(counts) != classes + 1)) {
+        PyErr_SetString(PyExc_TypeError, "a histogram must have a tuple of bounds, and a list of one count more");
     }
-    Py_XDECREF(at);
-    Py_XDECREF(done);
-    return has_ended == 0 || done != NULL ? 0 : -1;
+    else if (counts != NULL) {
+        while (place < classes && PyFloat_AsDouble(PyTuple_GET_ITEM(bounds, place)) < value) {
+            place++;
+        }
+        PyObject *more = PyLong_FromLongLong(PyLong_AsLongLong(PyList_GET_ITEM(counts, place)) + 1);
+        double total = seconds_of(self, histogram, N_TOTAL);
+        failed = more == NULL || PyList_SetItem(counts, place, more) || PyErr_Occurred() ||
+                 set_seconds(self, histogram, N_TOTAL, total + value);
+    }
+    Py_XDECREF(bounds);
+    Py_XDECREF(counts);
+    return failed ? -1 : 0;
 }
+
+/* Count an operation: of (class, when it began, when the turn began that ended it). */
+static int
+end_operation(Turns *self, PyObject *ended, PyObject *kinds, PyObject *taken, PyObject *waited_s, double now)
+{
+    PyObject *name, *kind, *histogram, *waited;
+    double began, turn_at;
+    if (!PyArg_ParseTuple(ended, "Odd", &name, &began, &turn_at)) {
+        return -1;
+    }
+    kind = PyDict_GetItemWithError(kinds, name);
+    if (kind == NULL || kind == Py_None) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    histogram = PyDict_GetItemWithError(taken, kind);
+    waited = PyDict_GetItemWithError(waited_s, kind);
+    if (histogram == NULL || waited == NULL) {
+        PyErr_SetObject(PyExc_KeyError, kind);
+        return -1;
+    }
+    if (add_to_histogram(self, histogram, now - began)) {
+        return -1;
+    }
+    PyObject *sum = PyFloat_FromDouble(PyFloat_AsDouble(waited) + (turn_at - began));
+    int failed = sum == NULL || PyDict_SetItem(waited_s, kind, sum);
+    Py_XDECREF(sum);
+    return failed ? -1 : 0;
+}
+
+/* What ended in this turn has left the node: count it, as Latencies.end_turn does. */
+static int
+end_operations(Turns *self, PyObject *all, double now)
+{
+    PyObject *latencies = self->parts[LATENCIES], *none = PyList_New(0);
+    PyObject *kinds = PyObject_GetAttr(latencies, self->names[N_KINDS]);
+    PyObject *taken = PyObject_GetAttr(latencies, self->names[N_TAKEN]);
+    PyObject *waited_s = PyObject_GetAttr(latencies, self->names[N_WAITED_S]);
+    int failed = none == NULL || kinds == NULL || taken == NULL || waited_s == NULL;
+    if (!failed && !(PyDict_CheckExact(kinds) && PyDict_CheckExact(taken) && PyDict_CheckExact(waited_s))) {
+        PyErr_SetString(PyExc_TypeError, "kinds, taken and waited_s of the latencies must be dicts");
+        failed = -1;
+    }
+    failed = failed || PyObject_SetAttr(latencies, self->names[N_ENDED], none);
+    for (Py_ssize_t i = 0; !failed && i < PyList_GET_SIZE(all); i++) {
+        failed = end_operation(self, PyList_GET_ITEM(all, i), kinds, taken, waited_s, now);
+    }
+    Py_XDECREF(none);
+    Py_XDECREF(kinds);
+    Py_XDECREF(taken);
+    Py_XDECREF(waited_s);
+    return failed ? -1 : 0;
+}
+
+/* The same, if there is anything. */
+static int
+end_latencies(Turns *self, double now)
+{
+    PyObject *all = part_attribute(self, LATENCIES, N_ENDED);
+    int failed = all == NULL;
+    if (all != NULL && !PyList_CheckExact(all)) {
+        PyErr_SetString(PyExc_TypeError, "ended of the latencies must be a list");
+        failed = -1;
+    }
+    else if (all != NULL && PyList_GET_SIZE(all) > 0) {
+        failed = end_operations(self, all, now);
+    }
+    Py_XDECREF(all);
+    return failed ? -1 : 0;
+}
+
+/* -- a whole turn ---------------------------------------------------------------------------------------------------- */
 
 /* End a turn as Server._end_turn does. */
 static int

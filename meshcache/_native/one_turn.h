@@ -40,14 +40,16 @@ enum part {
 
 /* Names of what is looked at in them. */
 #define NAME_LIST(X) \
-    X(ANSWERS_IN_BYTES, "answers_in_bytes") X(ANSWERS_OUT_BYTES, "answers_out_bytes") X(BUSY_S, "busy_s") \
-    X(BYTES_LEFT, "bytes_left") X(DISTURBED, "disturbed") X(ENDED, "ended") X(END_TURN, "end_turn") \
-    X(EVENTS, "events") X(GET, "get") X(HAND, "hand") X(IN_HAND, "in_hand") X(KNOWN, "known") \
-    X(LONGEST_TURN_MS, "longest_turn_ms") X(NOW, "now") X(NOW_BYTES, "now_bytes") X(REPLIES, "replies") \
+    X(ANSWERS_IN_BYTES, "answers_in_bytes") X(ANSWERS_OUT_BYTES, "answers_out_bytes") X(BOUNDS, "bounds") \
+    X(BUSY_S, "busy_s") X(BYTES_LEFT, "bytes_left") X(COUNTS, "counts") X(DISTURBED, "disturbed") \
+    X(ENDED, "ended") X(EVENTS, "events") X(FRAMES, "frames") X(GET, "get") X(HAND, "hand") \
+    X(IN_HAND, "in_hand") X(KINDS, "kinds") X(KNOWN, "known") X(LONGEST_TURN_MS, "longest_turn_ms") \
+    X(NOW, "now") X(NOW_BYTES, "now_bytes") X(PUBLISHED, "published") X(REPLIES, "replies") \
     X(REQUESTS_IN_BYTES, "requests_in_bytes") X(REQUESTS_OUT_BYTES, "requests_out_bytes") \
-    X(REVIEW_AT_BYTES, "review_at_bytes") X(SENDS, "sends") X(SUBSCRIBED, "subscribed") \
-    X(TAKEN_BYTES, "taken_bytes") X(TAKE_RECEIVED, "take_received") X(TURNED_AT, "turned_at") X(TURNS, "turns") \
-    X(UNASKED_BYTES, "unasked_bytes") X(UNDELIVERABLE, "undeliverable") X(WALL_MS, "wall_ms")
+    X(REVIEW_AT_BYTES, "review_at_bytes") X(SENDS, "sends") X(SEQUENCE, "sequence") X(SUBSCRIBED, "subscribed") \
+    X(TAKEN, "taken") X(TAKEN_BYTES, "taken_bytes") X(TAKE_RECEIVED, "take_received") X(TOTAL, "total") \
+    X(TURNED_AT, "turned_at") X(TURNS, "turns") X(UNASKED_BYTES, "unasked_bytes") \
+    X(UNDELIVERABLE, "undeliverable") X(WAITED_S, "waited_s") X(WALL_MS, "wall_ms")
 #define AS_NAME(name, text) N_##name,
 enum name { NAME_LIST(AS_NAME) NAMES };
 

@@ -36,7 +36,7 @@ class Frames:
         self._boot = boot
         self._bytes_max = bytes_max
         self._fail = fail
-        self._sequence = 0
+        self.sequence = 0
         """The number of the last frame of the invalidation stream."""
 
     def of(self, waiting: Mapping[_To, Sequence[Message | bytes]]) -> list[tuple[_To, bytes]]:
@@ -65,9 +65,9 @@ class Frames:
         frames = []
         while True:
             part = events[:EVENTS_PER_FRAME]
-            self._sequence += bool(part)
+            self.sequence += bool(part)
             if subscribed:
-                frames += self._single("", m.Invalidations(self._node_id, self._boot, self._sequence, view, part))
+                frames += self._single("", m.Invalidations(self._node_id, self._boot, self.sequence, view, part))
             events = events[EVENTS_PER_FRAME:]
             if not events:
                 return frames

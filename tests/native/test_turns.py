@@ -20,6 +20,7 @@ from timing import eventually
 from meshcache import _native
 from meshcache.config import Config
 from meshcache.core import node as node_module
+from meshcache.core.frames import EVENTS_PER_FRAME
 from meshcache.core.node import NodeCore
 from meshcache.local.processes import HOST, find_base_port
 from meshcache.node import server as server_module
@@ -338,6 +339,42 @@ def test_a_turn_is_counted_and_its_end_is_told(by_hand: ByHand) -> None:
     assert 0 < loop.busy_s - busy_s < 0.5
     assert 0 < time.monotonic() - pulse.turned_at < 20.0
     assert by_hand.core.counters.longest_turn_ms == pytest.approx((loop.busy_s - busy_s) * 1000)
+
+
+def test_operations_that_ended_are_counted_at_the_end_of_a_turn(by_hand: ByHand) -> None:
+    latencies, now = by_hand.core.coordinator.pending.latencies, time.monotonic()
+    for kind in latencies.taken:
+        latencies.taken[kind].bounds = (10.0, 1000.0)
+        latencies.taken[kind].counts = [0, 0, 0]
+    latencies.ended = [
+        ("UsualWrite", now - 500, now - 499),
+        ("UsualWrite", now - 5000, now - 4900),
+        ("QuorumRead", now, now + 0.5),
+        ("Unknown", now, now),
+    ]
+    by_hand.serve()
+    assert by_hand.socket.recv()
+    assert latencies.ended == []
+    assert {kind: taken.counts for kind, taken in latencies.taken.items() if any(taken.counts)} == {
+        "read": [1, 0, 0],
+        "write": [0, 1, 1],
+    }
+    assert latencies.taken["write"].total == pytest.approx(5500, abs=2 * WAIT_MS / 1000)
+    waited_s = {kind: s for kind, s in latencies.waited_s.items() if s}
+    assert waited_s == pytest.approx({"read": 0.5, "write": 101.0})
+
+
+def test_events_of_a_turn_are_numbered_by_frame(by_hand: ByHand) -> None:
+    core = by_hand.core
+    published, sequence = core.counters.published, core.frames.sequence
+    event = m.Event(int(m.EventKind.SET), bytes(16), [b"a"])
+    for count, frames in ((1, 1), (EVENTS_PER_FRAME, 1), (EVENTS_PER_FRAME + 1, 2)):
+        core.outbox.events = [event] * count
+        by_hand.serve()
+        assert by_hand.socket.recv()
+        published, sequence = published + 1, sequence + frames
+        assert core.outbox.events == []
+        assert (core.counters.published, core.frames.sequence) == (published, sequence)
 
 
 def test_nothing_is_taken_after_the_deadline_nor_while_more_is_waiting(by_hand: ByHand) -> None:

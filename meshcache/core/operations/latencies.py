@@ -47,9 +47,9 @@ class Latencies:
         """``kinds`` names them: by the name of their class, what they are to be called."""
         self.ended: list[tuple[str, float, float]] = []
         """Of the turn at hand: class, when it began, and when its turn began that ended it."""
-        self._kinds = kinds
-        self._taken = {kind: Histogram(BOUNDS_S) for kind in dict.fromkeys(kinds.values())}
-        self._waited_s = dict.fromkeys(self._taken, 0.0)
+        self.kinds = kinds
+        self.taken = {kind: Histogram(BOUNDS_S) for kind in dict.fromkeys(kinds.values())}
+        self.waited_s = dict.fromkeys(self.taken, 0.0)
 
     def note(self, operation: object, began: float, now: float) -> None:
         """An operation that waited for others has ended."""
@@ -61,12 +61,12 @@ class Latencies:
         """What ended in this turn has left the node."""
         ended, self.ended = self.ended, []
         for name, began, turn_at in ended:
-            kind = self._kinds.get(name)
+            kind = self.kinds.get(name)
             if kind is not None:
-                self._taken[kind].add(now - began)
-                self._waited_s[kind] += turn_at - began
+                self.taken[kind].add(now - began)
+                self.waited_s[kind] += turn_at - began
 
     def statistics(self) -> dict[str, Any]:
         """Return what there is to tell, as plain values."""
-        taken = {kind: histogram.statistics() for kind, histogram in self._taken.items()}
-        return {"duration_s": taken, "waiting_s": {kind: round(s, 6) for kind, s in self._waited_s.items()}}
+        taken = {kind: histogram.statistics() for kind, histogram in self.taken.items()}
+        return {"duration_s": taken, "waiting_s": {kind: round(s, 6) for kind, s in self.waited_s.items()}}
