@@ -80,8 +80,10 @@ is_only_to_be_stored(Usual *self)
     }
     Py_DECREF(memory);
     int nobody_watches = is_empty(self, self->parts[REPLICA], N_WATCHED);
-    int nothing_dropped = nobody_watches > 0 ? is_empty(self, self->parts[REPLICA], N_FLOORS) : nobody_watches;
-    return nothing_dropped < 0 ? FAILED : nothing_dropped;
+    PyObject *floors = nobody_watches > 0 ? part_attribute(self, REPLICA, N_FLOORS) : NULL;
+    int nothing_dropped = floors == NULL ? nobody_watches : is_empty(self, floors, N_GREATEST); /* as their truth has it */
+    Py_XDECREF(floors);
+    return nothing_dropped < 0 || PyErr_Occurred() ? FAILED : nothing_dropped;
 }
 
 /* Merge one record; ``newer`` and ``live`` get what Store.merge returns of it, under the number ``place``. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import select
+import sys
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from types import FrameType
 from typing import Any, Final
 
 import pytest
@@ -275,6 +277,9 @@ def test_requests_that_come_at_once_are_all_answered(twins: list[Calls]) -> None
 # -- by hand ---------------------------------------------------------------------------------------------------
 
 
+READ: Final = get(b"a")
+
+
 class ByHand:
     """A node whose loop does not run, with one connection that it knows."""
 
@@ -306,13 +311,20 @@ class ByHand:
     def send(self, make: Make) -> None:
         self.socket.send(frame_of(self.core, make, 1))
 
-    def serve(self, *, within_s: float = 0.5, ahead_s_max: float = 1e12) -> list[int]:
+    def serve(
+        self, make: Make = READ, *, within_s: float = 0.5, ahead_s_max: float = 1e12, profile: Any = None
+    ) -> list[int]:
         """Take native turns for a while, until something else is to be done. A request comes meanwhile."""
-        turns, timer = self.entrance.turns, threading.Timer(0.1, self.send, [get(b"a")])
+        turns, timer, before = self.entrance.turns, threading.Timer(0.1, self.send, [make]), sys.getprofile()
         assert turns is not None
         self.server._inlets.woken(turns.serve(time.monotonic(), 0.0, 1e12, ()), [])
         timer.start()
-        woken = turns.serve(time.monotonic() + within_s, 0.0, ahead_s_max, ())
+        deadline = time.monotonic() + within_s
+        sys.setprofile(profile)
+        try:
+            woken = turns.serve(deadline, 0.0, ahead_s_max, ())
+        finally:
+            sys.setprofile(before)
         timer.join()
         return [fd for fd, _ in woken]
 
@@ -339,6 +351,23 @@ def test_a_turn_is_counted_and_its_end_is_told(by_hand: ByHand) -> None:
     assert 0 < loop.busy_s - busy_s < 0.5
     assert 0 < time.monotonic() - pulse.turned_at < 20.0
     assert by_hand.core.counters.longest_turn_ms == pytest.approx((loop.busy_s - busy_s) * 1000)
+
+
+@pytest.mark.parametrize("make", [put((b"a", b"2")), get(b"a"), get(b"a", b"a")])
+def test_a_usual_turn_calls_no_function_of_python(by_hand: ByHand, make: Make) -> None:
+    core, latencies, called = by_hand.core, by_hand.core.coordinator.pending.latencies, list[str]()
+    core.counters.longest_turn_ms = 1e9  # a longer one would be told of
+    latencies.ended = [("UsualWrite", time.monotonic(), time.monotonic())]
+
+    def note(at: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            called.append(at.f_code.co_qualname)
+
+    assert by_hand.serve(make, profile=note) == []
+    assert by_hand.socket.recv()
+    assert not latencies.ended
+    assert not core.outbox.events
+    assert [name for name in called if "slow" not in name] == []
 
 
 def test_operations_that_ended_are_counted_at_the_end_of_a_turn(by_hand: ByHand) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter, deque
+from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final
 from zlib import crc32
 
@@ -395,6 +398,52 @@ def test_what_is_usual_is_done_natively_from_the_request_to_the_reply(tables: di
         answers = [frame for origin, frame in twins.native[place].drain().replies if origin == ORIGINS[0]]
         assert [decode_frame(frame)[1] for frame in answers] == [[m.Reply(7, twins.native[place].view.digest, None)]]
         twins.trios[1].cores[place].drain()
+
+
+class Called:
+    """Stands for a node's usual requests, and lists the functions of Python that are called in them."""
+
+    def __init__(self, usual: Any) -> None:
+        self._usual = usual
+        self.names: list[str] = []
+
+    def serve(self, origin: bytes, frame: bytes) -> bool | None:
+        return self._listed(self._usual.serve, origin, frame)
+
+    def take(self, address: str, frame: bytes) -> bool | None:
+        return self._listed(self._usual.take, address, frame)
+
+    def _listed(self, do: Callable[..., bool | None], sender: bytes | str, frame: bytes) -> bool | None:
+        def note(at: FrameType, event: str, _: object) -> None:
+            if event == "call":
+                self.names.append(at.f_code.co_qualname)
+
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            return do(sender, frame)
+        finally:
+            sys.setprofile(before)
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_what_is_usual_calls_no_function_of_python(count: int) -> None:
+    twins = Twins()
+    called = [Called(core.requests.usual) for core in twins.native]
+    for core, each in zip(twins.native, called, strict=True):
+        core._usual = each  # type: ignore[assignment]  # does as it does
+    for _ in range(2):
+        for each in called:
+            each.names.clear()  # the first time, breakers get to know the nodes
+        twins.turn()
+        twins.deliver_all()
+        for place in range(3):
+            twins.ask(place, sets_of(twins, place, count))
+        for _ in range(2):
+            twins.turn()
+            twins.deliver_all()
+    assert twins.native[0].counters.requests_by_kind.answered["Set"] == 2
+    assert [each.names for each in called] == [[], [], []]
 
 
 def hostile_frames(count: int, seed: int) -> Counter[tuple[str, bool | None]]:

@@ -42,12 +42,12 @@ class Floors:
         self._coarse: OrderedDict[bytes, bytes] = OrderedDict()
         """Name to version, each in about the order of the versions. A dict from whose front much was deleted takes long
         to find its first item; an OrderedDict does not."""
-        self._greatest = b""
+        self.greatest = b""
         """No floor is above this version: usually, comparing with it is all that a new record needs."""
 
     def __bool__(self) -> bool:
         """Tell whether there are any."""
-        return bool(self._greatest)
+        return bool(self.greatest)
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -61,7 +61,7 @@ class Floors:
             return False
         held.pop(name, None)
         held[name] = version
-        self._greatest = max(self._greatest, version)
+        self.greatest = max(self.greatest, version)
         if len(self._prefixes) > PREFIXES_MAX:
             self._prefixes.popitem(last=False)
         if len(self._tags) > TAGS_MAX:
@@ -77,7 +77,7 @@ class Floors:
 
     def overruled(self, keys: list[bytes], records: list[bytes], now_ms: int) -> dict[int, bytes]:
         """Return, by index, the version of a drop that forbids a record, because the record is not newer."""
-        greatest = self._greatest
+        greatest = self.greatest
         old = [i for i, record in enumerate(records) if record[:VERSION_BYTES] <= greatest]
         if not old:
             return {}
@@ -107,7 +107,7 @@ class Floors:
                     break
                 del held[oldest]
         if not len(self):
-            self._greatest = b""
+            self.greatest = b""
 
     def page(self, cursor: bytes) -> tuple[bytes, list[Floor]]:
         """Return the floors whose place in a fixed order is after ``cursor``, up to a page, and the last one's place.
