@@ -446,6 +446,19 @@ def test_what_is_usual_calls_no_function_of_python(count: int) -> None:
     assert [each.names for each in called] == [[], [], []]
 
 
+def test_a_wait_begins_when_it_is_asked_and_not_at_the_last_look() -> None:
+    twins = Twins()
+    for _ in range(2):  # the first time, breakers get to know the nodes
+        twins.turn()
+        twins.deliver_all()
+        twins.now += 0.3
+        twins.ask(0, sets_of(twins, 0, 1))
+        assert twins.native[0].coordinator.pending.breakers.looked_at == twins.now
+        for _ in range(2):
+            twins.turn()
+            twins.deliver_all()
+
+
 def hostile_frames(count: int, seed: int) -> Counter[tuple[str, bool | None]]:
     """Let both meshes take so many mutated frames of nodes; return what natively became of them.
 
