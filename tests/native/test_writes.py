@@ -26,7 +26,7 @@ from meshcache.core.view import Former
 from meshcache.protocol import messages as m
 from meshcache.protocol.breaker import CALLS_MIN
 from meshcache.protocol.clock import LEAD_MS_MAX
-from meshcache.protocol.messages import Message
+from meshcache.protocol.messages import EventKind, Message
 from meshcache.protocol.record import NEVER_MS, expiry_bytes, tombstone, version_of
 from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.simulation.hosts import EPOCH_MS
@@ -457,6 +457,44 @@ def test_a_wait_begins_when_it_is_asked_and_not_at_the_last_look() -> None:
         for _ in range(2):
             twins.turn()
             twins.deliver_all()
+
+
+def test_an_answer_closes_the_breaker_that_opened_while_it_was_waited_for() -> None:
+    twins = Twins()
+    for _ in range(2):  # the first time, breakers get to know the nodes
+        twins.turn()
+        twins.deliver_all()
+        twins.ask(0, sets_of(twins, 0, 1))
+        for trio in twins.trios:
+            breakers = trio.cores[0].coordinator.pending.breakers
+            for node_id in breakers.by_node:
+                for _ in range(CALLS_MIN):
+                    breakers._fail(node_id)
+            assert breakers.open
+            trio.turn(twins.now)
+        twins.deliver_all()
+        twins.turn()
+        twins.deliver_all()
+        assert len(twins.native[0].coordinator.pending.breakers.open) < len(IDS) - 1
+    assert set(twins.outcomes) >= {("serve", True), ("take", True)}
+
+
+@pytest.mark.parametrize("lead_ms", [-10, 10, 1000])
+def test_what_was_dropped_stays_out(lead_ms: int) -> None:
+    twins = Twins()
+    twins.turn()
+    version = (twins.wall_ms + lead_ms << 16).to_bytes(8, "big") + bytes(8)
+    for trio in twins.trios:
+        for core in trio.cores:
+            assert core.coordinator.replica.floors.set(EventKind.CLEAR, b"new-", version, twins.wall_ms)
+    for place in range(3):
+        twins.ask(place, sets_of(twins, place, 20))
+        for _ in range(3):
+            twins.turn()
+            twins.deliver_all()
+    held = [record for number in range(1000) if (record := twins.native[0].store.peek(b"new-%d" % number))]
+    assert held
+    assert min(held) > version
 
 
 def hostile_frames(count: int, seed: int) -> Counter[tuple[str, bool | None]]:
