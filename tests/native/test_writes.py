@@ -479,6 +479,23 @@ def test_an_answer_closes_the_breaker_that_opened_while_it_was_waited_for() -> N
     assert set(twins.outcomes) >= {("serve", True), ("take", True)}
 
 
+def test_another_process_of_a_node_has_a_breaker_of_its_own() -> None:
+    twins = Twins()
+    for former in (0, 1):
+        twins.turn()
+        twins.deliver_all()
+        for trio in twins.trios:
+            breakers = trio.cores[0].coordinator.pending.breakers
+            for node_id, (boot, breaker) in breakers.by_node.items():
+                breakers.by_node[node_id] = boot - former, breaker
+        twins.ask(0, sets_of(twins, 0, 20))
+        for _ in range(2):
+            twins.turn()
+            twins.deliver_all()
+    boots = {boot for boot, _ in twins.native[0].coordinator.pending.breakers.by_node.values()}
+    assert boots == {BOOT + 1, BOOT + 2}
+
+
 @pytest.mark.parametrize("lead_ms", [-10, 10, 1000])
 def test_what_was_dropped_stays_out(lead_ms: int) -> None:
     twins = Twins()
