@@ -47,15 +47,6 @@ found_in(Usual *self, PyObject *of, enum name name, PyObject *key)
     return found;
 }
 
-/* Tell whether a dict that is an attribute has a key; -1: an error. */
-static int
-is_in(Usual *self, PyObject *of, enum name name, PyObject *key)
-{
-    PyObject *found = found_in(self, of, name, key);
-    Py_XDECREF(found);
-    return found == NULL && PyErr_Occurred() ? -1 : found != NULL;
-}
-
 /* Put something into a dict that is an attribute, or take it out: NULL. */
 static int
 put_into(Usual *self, PyObject *of, enum name name, PyObject *key, PyObject *value)
@@ -340,17 +331,11 @@ note_latency(Usual *self, PyObject *operation, PyObject *began, double now)
     return failed ? -1 : 0;
 }
 
-/* Pending.end */
+/* Pending.end, for an operation that has not become more than what ``begin_operation`` keeps: it does not linger. */
 int
 end_operation(Usual *self, PyObject *operation, double now)
 {
-    PyObject *pending = self->parts[PENDING];
-    int lingers = is_in(self, pending, N_LINGERING, operation);
-    int has_more = lingers ? lingers : is_in(self, pending, N_AT_END, operation);
-    if (has_more) {
-        return has_more < 0 ? -1 : call_method(self, pending, N_END, operation, NULL);
-    }
-    PyObject *began = found_in(self, pending, N_RUNNING, operation);
+    PyObject *pending = self->parts[PENDING], *began = found_in(self, pending, N_RUNNING, operation);
     int failed = began != NULL && (put_into(self, pending, N_RUNNING, operation, NULL) ||
                                    note_latency(self, operation, began, now));
     Py_XDECREF(began);

@@ -28,13 +28,13 @@
 
 /* Names of what is looked at in them. */
 #define NAME_LIST(X) \
-    X(ADDRESS, "address") X(ANSWERED, "answered") X(AT_END, "at_end") X(BOOT, "boot") X(BUCKETS, "buckets") \
+    X(ADDRESS, "address") X(ANSWERED, "answered") X(BOOT, "boot") X(BUCKETS, "buckets") \
     X(BY_NODE, "by_node") X(BYTES, "bytes") X(BYTES_LEFT, "bytes_left") X(DEAF, "deaf") \
     X(DEFAULT_TTL_MS, "default_ttl_ms") X(DIGEST, "digest") X(DOUBT, "doubt") X(END, "end") X(ENDED, "ended") \
     X(END_TURN, "end_turn") X(EVENTS, "events") X(FACT, "fact") X(FIELDS, "fields") X(FIRST, "first") \
     X(FLOORS, "floors") X(FOLLOWED, "followed") X(FORMER, "former") X(GET, "Get") X(GREATEST, "greatest") X(HANDSHAKE, "handshake") \
     X(HELD, "held") X(HOLDS_ALL, "holds_all") X(JOINED, "joined") X(KEYS, "keys") X(KEPT, "kept") \
-    X(LATENCIES, "latencies") X(LATEST, "latest") X(LEFT, "left") X(LINGERING, "lingering") X(LINKS, "links") \
+    X(LATENCIES, "latencies") X(LATEST, "latest") X(LEFT, "left") X(LINKS, "links") \
     X(LOOKED_AT, "looked_at") X(MAJORITY, "majority") X(MEMBERS, "members") X(MEMBERSHIP, "membership") \
     X(MEMORY, "memory") X(NAME, "__name__") X(NODE_ID, "node_id") X(NOTE, "note") X(NOW, "now") \
     X(NOW_BYTES, "now_bytes") X(NUMBER, "number") X(OFFSET_MS, "offset_ms") X(OPEN, "open") \

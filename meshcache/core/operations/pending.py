@@ -105,7 +105,7 @@ class Pending:
         self._instant = instant
         self.breakers = Breakers(instant, outbox, state_of)
         self._fail = fail
-        self.at_end: dict[Operation, Callable[[], None]] = {}
+        self._at_end: dict[Operation, Callable[[], None]] = {}
         """The functions to call when an operation ends, in whatever way."""
         self.waiting: dict[int, tuple[Operation, Any, str, type[Any]]] = {}
         """By request number: the operation that waits, with which of its parts, for which node and kind of answer."""
@@ -201,7 +201,7 @@ class Pending:
         """Keep an operation until ``end``, call its on_timer at ``timer_at``, and ``at_end`` however it ends."""
         self.running[operation] = self._instant.now
         if at_end is not None:
-            self.at_end[operation] = at_end
+            self._at_end[operation] = at_end
         self.wake(operation, timer_at)
 
     def begin_background(self, name: str, part: Background) -> None:
@@ -225,7 +225,7 @@ class Pending:
         if began is not None:
             self.latencies.note(operation, began, self._instant.now)
         self.lingering_bytes -= self.lingering.pop(operation, 0)
-        at_end = self.at_end.pop(operation, None)
+        at_end = self._at_end.pop(operation, None)
         if at_end is not None:
             at_end()
 
