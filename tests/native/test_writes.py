@@ -496,6 +496,23 @@ def test_another_process_of_a_node_has_a_breaker_of_its_own() -> None:
     assert boots == {BOOT + 1, BOOT + 2}
 
 
+def test_what_is_newer_is_told_of_by_its_place_in_a_large_batch() -> None:
+    twins = Twins()
+    twins.turn()
+    view, keys = twins.native[0].view.digest, [b"key-%d" % number for number in range(200)]
+    old, new = [
+        (twins.wall_ms + ms << 16).to_bytes(8, "big") + bytes(8) + expiry_bytes(NEVER_MS) + b"\0\0" for ms in (0, 9)
+    ]
+    for trio in twins.trios:
+        trio.cores[0].store.merge([keys[3], keys[150]], [new, new], twins.wall_ms)
+    write = m.Write(5, BOOT, twins.wall_ms + 5000, view, False, keys, [old] * len(keys))
+    twins.ask(0, encode_frame(twins.wall_ms << 16, [write]), b"n2")
+    assert twins.outcomes["serve", True] == 1
+    twins.turn()
+    replies = [decode_frame(frame)[1][0] for place, _, frame in twins.trios[0].under_way if place == 1]
+    assert [[place for place, _ in each.newer] for each in replies if isinstance(each, m.WriteReply)] == [[3, 150]]
+
+
 @pytest.mark.parametrize("lead_ms", [-10, 10, 1000])
 def test_what_was_dropped_stays_out(lead_ms: int) -> None:
     twins = Twins()
