@@ -1,8 +1,8 @@
-/* A hit in the near cache: one call looks a copy up by the key as the user wrote it, checks its times, moves it to the
- * end of the order of use, counts, and returns its value.
+/* A hit in the near cache: one call looks a copy up by the key as the user wrote it, checks its times, marks it as used,
+ * counts, and returns its value.
  *
  * meshcache/client/near_cache.py has the twin in Python (`pure_near_reads`), which is the specification. Everything that is
- * kept belongs to Python: the copies (lists), the table by key as given, the store with its order. So a copy is voided
+ * kept belongs to Python: the copies (lists), the table by key as given, the store. So a copy is voided
  * here as there: in place, by whoever holds the store's lock. This takes no lock; it holds the GIL from first to last,
  * but for what it calls: the clock, and the codec of a value that a reader could change.
  *
@@ -13,22 +13,24 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <structmember.h>
+#include <time.h>
 
 #include "near.h"
 
-enum { UNTIL = 0, VALUE = 1, RECORD = 2, RAW = 4, FIELDS = 5 };
+enum { UNTIL = 0, VALUE = 1, RECORD = 2, USED = 4, FIELDS = 5 };
 
 typedef struct {
     PyObject_HEAD
     vectorcallfunc call;
     PyObject *found;    /* dict: copies by key as given */
     PyObject *near;     /* the store, with live_until and hits */
-    PyObject *entries;  /* its OrderedDict: copies by raw key, in the order of use */
+    PyObject *entries;  /* its OrderedDict: copies by raw key */
     PyObject *clock;
+    bool is_monotonic;  /* whether it is time.monotonic */
     PyObject *decode;   /* makes a value of a record */
     PyObject *find;     /* looks a key up for the table; says whether there is another copy than before */
     PyObject *missing;  /* what is returned for a key without a copy */
-    PyObject *names[3]; /* live_until, hits, move_to_end */
+    PyObject *names[2]; /* live_until, hits */
 } NearReads;
 
 /* Whether `now` is before a time that should be a float. */
@@ -42,16 +44,26 @@ is_before(double now, PyObject *time)
     return now < until;
 }
 
+/* What the clock says; -1 with an exception if that fails. */
+static double
+time_of(NearReads *self)
+{
+    if (self->is_monotonic) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now); /* as time.monotonic does; without a call and an object, a tenth of a hit */
+        return (double)(now.tv_sec * 1000000000LL + now.tv_nsec) / 1e9;
+    }
+    PyObject *time = PyObject_CallNoArgs(self->clock);
+    double now = time == NULL ? -1.0 : PyFloat_AsDouble(time);
+    Py_XDECREF(time);
+    return now;
+}
+
 /* Whether a copy may be served now: 1, 0, or -1 with an exception. */
 static int
 may_be_served(NearReads *self, PyObject *copy)
 {
-    PyObject *time = PyObject_CallNoArgs(self->clock);
-    if (time == NULL) {
-        return -1;
-    }
-    double now = PyFloat_AsDouble(time);
-    Py_DECREF(time);
+    double now = time_of(self);
     if (now == -1.0 && PyErr_Occurred()) {
         return -1;
     }
@@ -72,19 +84,10 @@ may_be_served(NearReads *self, PyObject *copy)
     return before;
 }
 
-/* Counts a hit and notes that the copy was used: 1, 0 if it was voided this very moment, or -1 with an exception. */
+/* Counts a hit: 0, or -1 with an exception. */
 static int
-note_hit(NearReads *self, PyObject *raw)
+count_hit(NearReads *self)
 {
-    PyObject *moved = PyObject_CallMethodOneArg(self->entries, self->names[2], raw);
-    if (moved == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_KeyError)) {
-            return -1;
-        }
-        PyErr_Clear();
-        return 0;
-    }
-    Py_DECREF(moved);
     PyObject *hits = PyObject_GetAttr(self->near, self->names[1]);
     if (hits == NULL) {
         return -1;
@@ -95,7 +98,7 @@ note_hit(NearReads *self, PyObject *raw)
     Py_XDECREF(more);
     Py_XDECREF(one);
     Py_DECREF(hits);
-    return failed ? -1 : 1;
+    return failed ? -1 : 0;
 }
 
 /* The value of a copy that may be served; NULL without an exception if it may not. */
@@ -107,16 +110,13 @@ served(NearReads *self, PyObject *copy)
         return NULL;
     }
     PyObject *value = Py_NewRef(PyList_GET_ITEM(copy, VALUE)), *record = Py_NewRef(PyList_GET_ITEM(copy, RECORD));
-    PyObject *raw = Py_NewRef(PyList_GET_ITEM(copy, RAW));
-    int noted = note_hit(self, raw);
-    if (noted <= 0) {
+    if (PyList_SetItem(copy, USED, Py_NewRef(Py_True)) < 0 || count_hit(self) < 0) {
         Py_CLEAR(value);
     }
     else if (record != Py_None) {
         Py_SETREF(value, PyObject_CallOneArg(self->decode, record));
     }
     Py_DECREF(record);
-    Py_DECREF(raw);
     return value;
 }
 
@@ -173,7 +173,7 @@ near_clear(NearReads *self)
     Py_CLEAR(self->decode);
     Py_CLEAR(self->find);
     Py_CLEAR(self->missing);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 2; i++) {
         Py_CLEAR(self->names[i]);
     }
     return 0;
@@ -203,20 +203,34 @@ near_dealloc(NearReads *self)
     Py_DECREF(type);
 }
 
+/* Whether a clock is time.monotonic: 1, 0, or -1 with an exception. */
+static int
+is_time_monotonic(PyObject *clock)
+{
+    PyObject *module = PyImport_ImportModule("time");
+    PyObject *monotonic = module == NULL ? NULL : PyObject_GetAttrString(module, "monotonic");
+    int is_one = monotonic == NULL ? -1 : clock == monotonic;
+    Py_XDECREF(monotonic);
+    Py_XDECREF(module);
+    return is_one;
+}
+
 /* NearReads(found, near, entries, clock, decode, find, missing) */
 static PyObject *
 near_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-    static const char *const names[3] = {"live_until", "hits", "move_to_end"};
+    static const char *const names[2] = {"live_until", "hits"};
     PyObject *found, *near, *entries, *clock, *decode, *find, *missing;
     if (!PyArg_ParseTuple(arguments, "O!OO!OOOO:NearReads", &PyDict_Type, &found, &near, &PyDict_Type, &entries,
                           &clock, &decode, &find, &missing)) {
         return NULL;
     }
-    NearReads *self = (NearReads *)type->tp_alloc(type, 0);
+    int is_monotonic = is_time_monotonic(clock);
+    NearReads *self = is_monotonic < 0 ? NULL : (NearReads *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
     }
+    self->is_monotonic = is_monotonic == 1;
     self->call = near_call;
     self->found = Py_NewRef(found);
     self->near = Py_NewRef(near);
@@ -225,7 +239,7 @@ near_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
     self->decode = Py_NewRef(decode);
     self->find = Py_NewRef(find);
     self->missing = Py_NewRef(missing);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 2; i++) {
         self->names[i] = PyUnicode_InternFromString(names[i]);
         if (self->names[i] == NULL) {
             Py_DECREF(self);

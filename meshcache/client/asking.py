@@ -177,7 +177,8 @@ class Asking:
             self.check_size(max(map(len, request.payloads)))
             size += request.content_bytes
         tried: tuple[Call, Any] | None = None
-        small = len(keys) <= SMALL_KEYS and size < routing.settings.small_bytes
+        expected = routing.value_bytes * len(keys) if request.kind is Get else 0
+        small = len(keys) <= SMALL_KEYS and size + expected < routing.settings.small_bytes
         if small and routing.only is not None and started < routing.due:
             # Everything is for one node, and goes in one message: no need to sort the keys.
             allowance = allowance_s(timeout_s, size) * routing.patience(routing.only, started)

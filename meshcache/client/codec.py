@@ -28,6 +28,7 @@ from meshcache.client.plain import MARK, form_of, framed, register, restore, res
 from meshcache.client.survey import Plains, survey
 from meshcache.errors import ConfigError, SerializationError
 from meshcache.protocol.record import EXTRAS, HEADER_BYTES, STAMP_BYTES, without_extras
+from meshcache.protocol.wire import LARGE_BYTES, Pieces
 
 __all__ = ["Codec", "ValueCodec", "register"]
 
@@ -149,6 +150,12 @@ class Codec:
             if succeeds(encoder, value):
                 raise
             raise SerializationError(f"can not encode {type(value).__qualname__}: {error}") from error
+
+    def content(self, value: Any) -> bytes | Pieces:
+        """Return the same as ``encode`` for a request of its own, in pieces where a copy is worth it."""
+        if type(value) is bytes and len(value) >= LARGE_BYTES and not self.encodes_all:
+            return Pieces(b"\0\0", value)
+        return self.encode(value)
 
     def decode(self, record: bytes) -> Any:
         """Return the value of a live record. Raises SerializationError, and nothing else."""

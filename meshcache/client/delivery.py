@@ -238,8 +238,8 @@ class Delivery:
         self._last: Failure | Reject | None = None
         self._retry_after_s: float | None = None
         """What the node said that was overloaded last."""
-        self._value_bytes = 0
-        """How long a value is expected to be; 0: not known."""
+        self._value_bytes = routing.value_bytes if request.kind is Get and len(request.keys) > 1 else 0
+        """How long a value is expected to be; 0: not known, or short."""
         self._charged: set[int] = set()
         """Indices of pending keys whose next attempt is charged to the client's retries."""
         self._may_be_applied = False
@@ -409,13 +409,15 @@ class Delivery:
             self._routing.woke(call.address)
             self._routing.succeeded(call.address, self._asked_at)
             if list not in set(map(type, outcome)):
+                if self._value_bytes:
+                    self._expect_values_like(outcome)
                 for i, result in zip(indices, outcome, strict=True):
                     self.results[i] = result
                 return []
             pairs = zip(indices, outcome, strict=True)
             pending = [i for i, result in pairs if not self._accept_one(call.address, i, result)]
             if pending and self._request.kind is Get:
-                self._value_bytes = value_bytes(outcome)
+                self._expect_values_like(outcome)
             self._routing.unfinished += bool(pending) or not self.errors.keys().isdisjoint(indices)
             return pending
         if type(outcome) is Reject:
@@ -427,6 +429,12 @@ class Delivery:
                 self.errors[i] = SerializationError(f"{self._name(i)}: no message can be made of it: {outcome.error}")
             return []
         raise TypeError(outcome)
+
+    def _expect_values_like(self, results: list[Any]) -> None:
+        """Note how long the values of a reply are: the next ones, and those of the next batch, may be like them."""
+        found = value_bytes(results)
+        if found is not None:
+            self._value_bytes = self._routing.value_bytes = found
 
     def _accept_one(self, address: str, i: int, result: Any) -> bool:
         """Take in the result of one key; return False if the key is to be asked for again."""

@@ -78,8 +78,10 @@ class FastPath:
 
     def get_many(self, keys: list[Any]) -> list[Attempt] | None:
         """Return the attempts to read keys, one for each node."""
-        near = self._near
-        shares = self._shares(keys, self._routing.hot) if self._reads and (near is None or not near.entries) else None
+        near, routing = self._near, self._routing
+        if routing.value_bytes * len(keys) > routing.settings.small_bytes:
+            return None  # it takes several requests
+        shares = self._shares(keys, routing.hot) if self._reads and (near is None or not near.entries) else None
         if shares is None:
             return None
         started = self._clock()

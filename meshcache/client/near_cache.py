@@ -23,7 +23,7 @@ from meshcache.client.delivery import Flow
 from meshcache.client.routing import HOT_KEYS_MAX, Routing
 from meshcache.errors import ConfigError
 from meshcache.protocol.messages import DEFAULT_LEVEL
-from meshcache.protocol.near_store import Copy, NearCache, NearStore
+from meshcache.protocol.near_store import USED, Copy, NearCache, NearStore
 from meshcache.protocol.record import HEADER_BYTES, NEVER_MS, expires_ms_of, extras_of, version_of
 
 T = TypeVar("T")
@@ -64,14 +64,15 @@ def pure_near_reads(
     def value(key: Key) -> Any:
         while entries:
             try:
-                until, value, record, _, raw = found[key]
+                copy = found[key]
+                until, value, record, _, _ = copy
                 now = clock()
                 if now < until and now < near.live_until:
-                    entries.move_to_end(raw)
+                    copy[USED] = True
                     near.hits += 1
                     return value if record is None else decode(record)
             except (KeyError, TypeError):
-                pass  # not looked up before, voided this very moment, or no valid key
+                pass  # not looked up before, or no valid key
             if not find(key):
                 break
         return missing
@@ -163,7 +164,7 @@ class Copies:
             until = min(until, now + (expires_ms - wall_ms) / 1000) if wall_ms is not None else now
         if now < until:
             shared = is_unchangeable(value, record)
-            copy: Copy = [until, value if shared else None, None if shared else record, version_of(record), raw]
+            copy: Copy = [until, value if shared else None, None if shared else record, version_of(record), False]
             self.near.fill(raw, copy, reading.ticket, now, extras.tags)
 
     def while_writing(self, keys: list[bytes], flow: Flow[T]) -> Flow[T]:

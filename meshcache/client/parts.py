@@ -4,7 +4,10 @@ What is large goes in parts of about 1 MiB. So one part is made or read while an
 both sides use blocks of this size again and again; and no other request waits long. A round of parts has an end, too: a
 node must bear it from many clients at a time.
 
-How long the values of a GET will be is known only when a reply was too short for all. Then those that it had tell.
+How long the values of a GET will be nobody knows before. When a reply was too short for all, those that it had tell;
+and what one batch had, the client expects of the next one too (``Routing.value_bytes``), as long as its values are
+large. So a program that reads large values in batches waits for one round, and not for one more that only finds out. A
+batch of small values after such a one takes more requests than it needs, once.
 
 Pure.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from meshcache.client.connection import Request
+from meshcache.client.connection import Read, Request
 from meshcache.protocol.messages import BATCH_OPS_MAX, Update
 
 ROUND_BYTES_MAX: Final = 16 << 20
@@ -22,14 +25,25 @@ in any case."""
 EXPECTED_REPLY_BYTES: Final = 1024
 """What the reply has for a key, as long as nothing is known of it."""
 VALUE_MARGIN: Final = 2
-"""When a reply was too short, further values are expected to be so many times as long as those that it had: they may
-differ, and a part that does not fit in a reply takes another round."""
+"""Where the length of values is only expected, a part has so many times less than fits: values may differ, and a part
+that does not fit in a reply takes another round."""
 
 
-def value_bytes(results: list[Any]) -> int:
-    """Return how long the other values are expected to be, given what a reply had that was too short for all."""
-    given = [len(result) for result in results if type(result) is bytes]
-    return VALUE_MARGIN * sum(given) // max(1, len(given))
+def value_bytes(results: list[Any]) -> int | None:
+    """Return how long other values are expected to be, given the results of a reply; None if it had none.
+
+    0: so short that a batch of any number need not be shared out before.
+    """
+    given = [_length(result) for result in results if type(result) is bytes or type(result) is Read]
+    if not given:
+        return None
+    mean = sum(given) // len(given)
+    return mean if mean > EXPECTED_REPLY_BYTES else 0
+
+
+def _length(result: bytes | Read) -> int:
+    value = result.value if type(result) is Read else result
+    return len(value) if type(value) in {bytes, str} else 0
 
 
 def parts_of(
@@ -37,12 +51,13 @@ def parts_of(
 ) -> list[tuple[list[int], int]]:
     """Share these keys of a request out to the parts of a round, in their order; the rest is for the next round.
 
-    Returns what each part has, and its bytes: of the keys, the payloads, and the values that are expected for them.
-    ``size_max``: a part has more only if it is one value.
+    Returns what each part has, and its bytes: of the keys, the payloads, and the values that are expected for them,
+    with a margin. ``size_max``: a part has more only if it is one value.
     """
     if not request.keys:
         return [(indices, 0)]
-    sizes = [len(request.keys[i]) + expected_value_bytes for i in indices]
+    sizes = [len(request.keys[i]) + VALUE_MARGIN * expected_value_bytes for i in indices]
+    margin = (VALUE_MARGIN - 1) * expected_value_bytes
     if request.payloads is not None and request.kind is not Update:
         sizes = [size + len(request.payloads[i]) for size, i in zip(sizes, indices, strict=True)]
     parts: list[tuple[list[int], int]] = []
@@ -51,10 +66,10 @@ def parts_of(
         if end > start and (size + more > size_max or end - start == BATCH_OPS_MAX):
             parts.append((indices[start:end], size))
             start, size = end, 0
-            if total + more > ROUND_BYTES_MAX:
+            if total + more - margin > ROUND_BYTES_MAX:
                 return parts
         size += more
-        total += max(more, EXPECTED_REPLY_BYTES)
+        total += max(more - margin, EXPECTED_REPLY_BYTES)
     return [*parts, (indices[start:], size)]
 
 

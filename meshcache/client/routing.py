@@ -171,8 +171,9 @@ class Routing:
         """Answers after which something was to be asked again, or had failed."""
         self.gone_answered = self.gone_failed = 0
         """What nodes counted that are no members any more."""
-        self.rests, self.holds = Rests(), Holds()
-        """Addresses that are not asked for a moment; overloaded nodes that are not asked again for a moment."""
+        self.rests, self.holds, self.value_bytes = Rests(), Holds(), 0
+        """Addresses that are not asked for a moment; overloaded nodes that are not asked again for a moment; how long
+        the values of a batch are expected to be, by those of the last large one, 0: short (parts.py)."""
         self.windows, self.greetings = Windows(), Greetings()
         """How many requests may be under way at each node; what is known of its clock."""
         self._retry_budget = RetryBudget(clock())

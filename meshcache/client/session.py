@@ -200,7 +200,7 @@ class Session(Asking):
         self, key: Key, value: Any, ttl: Ttl, timeout: Timeout | None, tags: Tags = (), fast: Tried | None = None
     ) -> Flow[None]:
         raw = raw_key(self._prefix, key)
-        content = self._tagged(self._encode(value), tags) if tags else self._encode(value)
+        content = self._tagged(self._encode(value), tags) if tags else self.options.codec.content(value)
         options = (self.options.w, self._ttl_ms(ttl))
         request = Request("set", Set, options, [raw], [key], [content], len(content))
         yield from self._writing([raw], self._one(request, timeout, fast))
@@ -216,11 +216,12 @@ class Session(Asking):
         given = list(items)
         latest = dict(zip(raw_keys(self._prefix, given), given, strict=True))
         names = list(latest.values())
-        encode = self._encode
-        contents = [encode(items[name]) for name in names]
+        contents: list[Any]
         if tags:
             said = Extras(raw_tags(self._prefix, tags))
-            contents = [with_extras(content, said) for content in contents]
+            contents = [with_extras(self._encode(items[name]), said) for name in names]
+        else:
+            contents = [self.options.codec.content(items[name]) for name in names]
         options = (self.options.w, self._ttl_ms(ttl))
         raws = list(latest)
         request = Request("set_many", Set, options, raws, names, contents, sum(map(len, contents)))

@@ -54,7 +54,31 @@ _BOOT_ENDS_BY: Final = 24
 LARGE_BYTES: Final = 1 << 16
 """Byte strings from this size on, to which msgpack gives a length of four bytes, are put into a frame as they are."""
 
-_packer = msgpack.Packer()
+
+class Pieces:
+    """A byte string in two parts, which are put together only in the frame: a large one is so copied once less."""
+
+    __slots__ = ("head", "rest")
+
+    def __init__(self, head: bytes, rest: bytes) -> None:
+        self.head = head
+        self.rest = rest
+
+    def __len__(self) -> int:
+        return len(self.head) + len(self.rest)
+
+    def __bytes__(self) -> bytes:
+        return self.head + self.rest
+
+
+def _whole(value: object) -> bytes:
+    """Return what the packer does not know in a form that it knows."""
+    if type(value) is Pieces:
+        return bytes(value)
+    raise TypeError(f"a frame has no {type(value).__qualname__}")
+
+
+_packer = msgpack.Packer(default=_whole)
 """One packer for all: a new one for each frame would cost more than the frame. It is not thread-safe by itself, but
 pack() holds the GIL from its first byte to its last and keeps nothing between calls."""
 _pack = _packer.pack
@@ -97,7 +121,7 @@ def _alone(frame: bytes) -> bytes:
 
 def _is_large(message: Any) -> bool:
     last = message[-1]
-    return type(last) is list and bool(last) and type(last[0]) is bytes and len(last[0]) >= LARGE_BYTES
+    return type(last) is list and bool(last) and type(last[0]) in {bytes, Pieces} and len(last[0]) >= LARGE_BYTES
 
 
 def _joined(clock: int, message: Any) -> bytes:
@@ -112,6 +136,8 @@ def _joined(clock: int, message: Any) -> bytes:
     for value in values:
         if type(value) is bytes and len(value) >= LARGE_BYTES:
             parts += (b"\xc6" + len(value).to_bytes(4, "big"), value)
+        elif type(value) is Pieces and len(value) >= LARGE_BYTES:
+            parts += (b"\xc6" + len(value).to_bytes(4, "big"), value.head, value.rest)
         else:
             parts.append(_pack(value))
     return b"".join(parts)

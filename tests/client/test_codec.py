@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from meshcache.client.codec import Codec
 from meshcache.errors import ConfigError, SerializationError
 from meshcache.protocol.record import stamp
+from meshcache.protocol.wire import LARGE_BYTES, Pieces
 
 STAMP = stamp(bytes(16), 1)
 
@@ -213,3 +214,11 @@ def test_own_codec_gets_every_value_and_still_reads_the_others() -> None:
 def test_unknown_codecs_are_refused(codec: Any) -> None:
     with pytest.raises(ConfigError, match="codec"):
         Codec(codec)
+
+
+@pytest.mark.parametrize("codec", [Codec(), Codec("pickle"), Codec(compress="zstd"), Codec(Reverse())])
+@pytest.mark.parametrize("value", [bytes(LARGE_BYTES - 1), bytes(LARGE_BYTES), "x" * LARGE_BYTES, 1])
+def test_a_content_is_what_is_encoded_whether_in_pieces_or_not(codec: Codec, value: Any) -> None:
+    assert bytes(codec.content(value)) == codec.encode(value)
+    in_pieces = codec.chosen in {None, "pickle"} and codec.compress != "zstd" and value == bytes(LARGE_BYTES)
+    assert (type(codec.content(value)) is Pieces) is in_pieces

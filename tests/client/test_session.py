@@ -814,6 +814,7 @@ def test_many_keys_go_to_their_owners_in_one_call_each_and_come_back_as_given() 
 
 def test_more_is_asked_for_again_in_parts_that_are_expected_to_fit() -> None:
     world = World(nodes=1)
+    world.routing.settings.small_bytes = 1 << 20
     size = world.routing.settings.small_bytes // (4 * VALUE_MARGIN)
 
     def answer(call: Call) -> Any:
@@ -824,6 +825,39 @@ def test_more_is_asked_for_again_in_parts_that_are_expected_to_fit() -> None:
     assert found == {f"k{i}": b"k%d" % i + bytes(size - 64) for i in range(15)}
     assert [[len(call.request.keys) for call in step] for step in world.steps] == [[15], [4, 4, 3]]
     assert not world.pauses
+    world.steps.clear()
+    found = world.run(world.session.get_many([f"k{i}" for i in range(15)], None), answer)
+    assert len(found) == 15
+    assert [[len(call.request.keys) for call in step] for step in world.steps] == [[4, 4, 4, 3]]
+
+
+def test_after_large_values_a_batch_of_small_ones_is_shared_out_once_more_than_it_need_be() -> None:
+    world = World(nodes=1)
+    world.routing.settings.small_bytes = 1 << 20
+    large = world.routing.settings.small_bytes // 2
+    answers = {b"k": bytes(large), b"s": b""}
+
+    def answer(call: Call) -> Any:
+        given = [record(b"\0\0" + answers[key[:1]]) for key in call.request.keys]
+        return [
+            one if i < 1 or key[:1] == b"s" else [int(Code.MORE)]
+            for i, (one, key) in enumerate(zip(given, call.request.keys, strict=True))
+        ]
+
+    world.run(world.session.get_many(["k0", "k1"], None), answer)
+    steps = []
+    for _ in range(2):
+        world.steps.clear()
+        world.run(world.session.get_many([f"s{i}" for i in range(6)], None), answer)
+        steps.append([[len(call.request.keys) for call in step] for step in world.steps])
+    assert steps == [[[1] * 6], [[6]]]
+
+
+def test_one_small_value_says_nothing_of_the_next_batch() -> None:
+    world = World(nodes=1)
+    world.routing.value_bytes = 5_000
+    world.run(world.session.get("k", None, None), hits)
+    assert world.routing.value_bytes == 5_000
 
 
 def test_a_reply_of_one_value_that_has_none_for_the_others_is_asked_for_the_rest() -> None:

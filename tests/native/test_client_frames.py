@@ -22,7 +22,7 @@ from meshcache.client.codec import Codec
 from meshcache.client.frames import PURE
 from meshcache.client.near_cache import _finder, pure_near_reads
 from meshcache.protocol.messages import Hot, Reply, Set
-from meshcache.protocol.near_store import NearCache, NearStore
+from meshcache.protocol.near_store import USED, NearCache, NearStore
 from meshcache.protocol.record import HEADER_BYTES, STAMP_BYTES
 from meshcache.protocol.wire import decode_frame, encode_frame
 
@@ -302,7 +302,7 @@ def test_the_near_cache_is_read_in_the_same_way(steps: list[tuple[str, str]]) ->
                 shared = i % 2
                 near.fill(
                     raw,
-                    [15.0, key if shared else None, None if shared else record, b"%d" % i, raw],
+                    [15.0, key if shared else None, None if shared else record, b"%d" % i, False],
                     near.ticket(),
                     10.0,
                 )
@@ -313,26 +313,28 @@ def test_the_near_cache_is_read_in_the_same_way(steps: list[tuple[str, str]]) ->
             elif step == "dead":
                 near.follow(-math.inf if near.live_until > 0 else 20.0)
             told.append(outcome(read, key.encode() if step == "bytes" else key))
-            told.append((near.hits, list(near.entries), list(found)))
+            told.append(
+                (near.hits, {name: copy[USED] for name, copy in near.entries.items()}, list(near.entries), list(found))
+            )
         told.append([outcome(read, wrong) for wrong in (*WRONG, "", "\udc80")])
         seen.append(told)
     assert seen[0] == seen[1]
 
 
-def test_the_near_cache_counts_hits_and_moves_what_is_read() -> None:
+def test_the_near_cache_counts_hits_and_marks_what_is_read() -> None:
     entries: OrderedDict[bytes, Any] = OrderedDict()
     near: Any = SimpleNamespace(live_until=math.inf, hits=0, entries=entries, entries_max=3)
     for name in (b"a", b"b"):
-        entries[name] = [1.0, name, None, b"", name]
+        entries[name] = [1.0, name, None, b"", False]
     found: dict[Any, Any] = {}
     read = NATIVE.NearReads(found, near, entries, lambda: 0.0, bytes, _finder(found, near, b""), MISSING)
     assert read("a") == b"a"
-    assert (near.hits, list(entries)) == (1, [b"b", b"a"])
+    assert (near.hits, [copy[USED] for copy in entries.values()]) == (1, [True, False])
 
 
 @pytest.mark.parametrize("make", [pure_near_reads, NATIVE.NearReads])
 def test_no_copy_is_read_past_its_own_time_or_that_of_the_streams(make: Any) -> None:
-    entries: OrderedDict[bytes, Any] = OrderedDict({b"a": [5.0, "value", None, b"", b"a"]})
+    entries: OrderedDict[bytes, Any] = OrderedDict({b"a": [5.0, "value", None, b"", False]})
     near: Any = SimpleNamespace(live_until=7.0, hits=0, entries=entries, entries_max=3)
     found: dict[Any, Any] = {}
     now = [1.0]

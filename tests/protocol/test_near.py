@@ -16,7 +16,7 @@ from meshcache.client.subscription import QUEUE_EVENTS_MAX, Feed, Invalidation, 
 from meshcache.protocol import near_store as near_module
 from meshcache.protocol.invalidation import SILENCE_S, Streams
 from meshcache.protocol.messages import BATCH_OPS_MAX, Event, EventKind, Fact, Invalidations
-from meshcache.protocol.near_store import CLEARS_MAX, RECENT_S, NearCache, NearStore
+from meshcache.protocol.near_store import CHANCES_MAX, CLEARS_MAX, RECENT_S, USED, NearCache, NearStore
 from meshcache.protocol.record import NEVER_MS, NO_EXTRAS, Extras, stamp, with_extras
 from meshcache.protocol.wire import encode_frame
 
@@ -150,7 +150,7 @@ def fill(
 ) -> bool:
     raw = key.encode()
     refused = store.refused
-    copy = [now + 1.0, number, None, version(number), raw]
+    copy = [now + 1.0, number, None, version(number), False]
     store.fill(raw, copy, store.ticket() if ticket is None else ticket, now, tuple(tag.encode() for tag in tags))
     return store.refused == refused
 
@@ -159,13 +159,30 @@ def event(kind: EventKind, number: int, *keys: str) -> Event:
     return Event(int(kind), version(number), [key.encode() for key in keys])
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_what_was_not_used_goes_first_and_what_was_gets_a_second_chance() -> None:
     store = near_store(max_entries=2)
     fill(store, "a", 1)
     fill(store, "b", 1)
-    store.entries.move_to_end(b"a")
+    used, unused = store.entries[b"a"], store.entries[b"b"]
+    used[USED] = True
     fill(store, "c", 1)
     assert list(store.entries) == [b"a", b"c"]
+    assert not used[USED]
+    assert unused[0] == -math.inf
+    for copy in store.entries.values():
+        copy[USED] = True
+    fill(store, "d", 1)
+    assert list(store.entries) == [b"c", b"d"]
+
+
+def test_a_fill_gives_a_bounded_number_of_second_chances() -> None:
+    store = near_store(max_entries=CHANCES_MAX + 10)
+    for number in range(CHANCES_MAX + 10):
+        fill(store, f"{number}", 1)
+        store.entries[b"%d" % number][USED] = True
+    fill(store, "one more", 1)
+    assert f"{CHANCES_MAX}".encode() not in store.entries
+    assert sum(copy[USED] for copy in store.entries.values()) == 9
 
 
 @pytest.mark.parametrize("kind", [EventKind.SET, EventKind.DELETE, EventKind.INVALIDATE])

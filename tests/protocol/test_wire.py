@@ -157,6 +157,30 @@ def test_large_values_are_put_into_their_frame_without_the_packer(monkeypatch: p
     assert packed == [0, KINDS[m.Reply], 7, b"view", b"small", None]
 
 
+def frame_of_set(contents: Any) -> bytes:
+    return encode_frame(0, [m.Set(7, 1, 2, b"view", 0, 0, [b"k"] * len(contents), contents)])
+
+
+@pytest.mark.parametrize("sizes", [(wire.LARGE_BYTES,), (5, wire.LARGE_BYTES), (wire.LARGE_BYTES, 5, 1 << 17), (3, 5)])
+def test_contents_in_pieces_make_the_same_frame(sizes: tuple[int, ...]) -> None:
+    pieces = [wire.Pieces(b"\0\1", b"x" * (size - 2)) for size in sizes]
+    assert [len(one) for one in pieces] == list(sizes)
+    assert frame_of_set(pieces) == frame_of_set([bytes(one) for one in pieces])
+
+
+def test_large_contents_in_pieces_are_not_put_together_before_their_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole(self: wire.Pieces) -> bytes:
+        raise AssertionError
+
+    monkeypatch.setattr(wire.Pieces, "__bytes__", whole)
+    frame_of_set([wire.Pieces(b"\0\0", bytes(wire.LARGE_BYTES))])
+
+
+def test_a_frame_has_nothing_that_msgpack_does_not_know() -> None:
+    with pytest.raises(TypeError, match="a frame has no complex"):
+        frame_of_set([1j])
+
+
 def test_a_large_frame_that_is_there_is_not_copied_to_have_a_later_clock() -> None:
     large = encode_frame(1 << 40, [m.Reply(7, b"view", [bytes(wire.LARGE_BYTES)])])
     assert encode_frame(1 << 41, [large]) is large
