@@ -415,6 +415,11 @@ def participants_that_were_not_met(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recall.Recall, "_has_met", lambda self, participants: True)
 
 
+def participants_that_others_do_not_know(patch: pytest.MonkeyPatch) -> None:
+    """Whoever could commit itself does so, whatever members others know of."""
+    patch.setattr(recall.Recall, "_may_be_first", lambda self, statuses: True)
+
+
 def participants_that_are_gone(patch: pytest.MonkeyPatch) -> None:
     """Who has committed itself names all participants for ever, also those that are gone."""
     patch.setattr(recall.Recall, "_participants_here", lambda self: list(self._participants.values()))

@@ -93,6 +93,14 @@ class UsualTurns:
 
         ``deadline``: when that is at the latest, by the monotonic clock. ``peers``: see Links.lines.
         """
+    def gather(
+        self, most: int, size_max: int, head: bytes, /
+    ) -> tuple[dict[bytes, list[bytes]], tuple[bytes] | tuple[bytes, bytes] | None]:
+        """Receive frames of ``size_max`` bytes at most that begin with ``head``, so many at most, until another comes.
+
+        Returns them by connection, and what else came: its connection, with its frame if the connection is known; or
+        None. More parts of that frame may be left to receive.
+        """
 
 class Entries:
     """What a store holds; see meshcache/core/storage/native.py. Most methods are those of Store."""

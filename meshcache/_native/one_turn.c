@@ -23,15 +23,6 @@
 #define EXPIRY_BYTES 6
 #define EVENTS_PER_FRAME 4096 /* as frames.py has it */
 
-/* Call something for what it does. */
-static inline int
-call(PyObject *what, PyObject *first, PyObject *second)
-{
-    PyObject *done = PyObject_CallFunctionObjArgs(what, first, second, NULL);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
-}
-
 /* -- the socket ------------------------------------------------------------------------------------------------------ */
 
 bool
@@ -42,14 +33,13 @@ has_input(Turns *self, const Line *line)
     return self->zmq.getsockopt(line->socket, ZMQ_EVENTS, &events, &size) < 0 || (events & ZMQ_POLLIN);
 }
 
-static PyObject *
+PyObject *
 bytes_of(Turns *self, Message *message)
 {
     return PyBytes_FromStringAndSize(self->zmq.msg_data(message), (Py_ssize_t)self->zmq.msg_size(message));
 }
 
-/* Receive a part: 0, or the number of the error. The message must be closed only if there is none. */
-static int
+int
 receive(Turns *self, const Line *line, Message *message)
 {
     self->zmq.msg_init(message);
@@ -120,8 +110,7 @@ line_to(Turns *self, PyObject *address)
 
 /* -- a turn ---------------------------------------------------------------------------------------------------------- */
 
-/* Find a connection; NULL without an exception if it is not known. */
-static PyObject *
+PyObject *
 connection_of(Turns *self, PyObject *origin)
 {
     PyObject *known = part_attribute(self, CONNECTIONS, N_KNOWN), *connection = NULL;

@@ -175,10 +175,25 @@ add_number(Turns *self, PyObject *of, enum name name, int64_t more)
     return more == 0 ? 0 : PyErr_Occurred() ? -1 : set_number(self, of, name, before + more);
 }
 
+/* Call something for what it does. */
+static inline int
+call(PyObject *what, PyObject *first, PyObject *second)
+{
+    PyObject *done = PyObject_CallFunctionObjArgs(what, first, second, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 /* -- one_turn.c ------------------------------------------------------------------------------------------------------ */
 
 /* Read the socket's state, as Inlet.has_input does. What cannot be read is for the inlet to find out. */
 bool has_input(Turns *self, const Line *line);
+/* Make an object of a part. */
+PyObject *bytes_of(Turns *self, Message *message);
+/* Receive a part: 0, or the number of the error. The message must be closed only if there is none. */
+int receive(Turns *self, const Line *line, Message *message);
+/* Find a connection; NULL without an exception if it is not known. */
+PyObject *connection_of(Turns *self, PyObject *origin);
 /* Take one message from each line that has any, and do what follows. */
 Step turn(Turns *self, Run *run);
 /* Let go of the replies that a turn holds. */

@@ -249,6 +249,108 @@ turns_serve(Turns *self, PyObject *const *arguments, Py_ssize_t count)
     return woken;
 }
 
+/* -- many at once ---------------------------------------------------------------------------------------------------- */
+
+/* What is gathered: small frames that begin so. */
+typedef struct {
+    long most;
+    size_t size_max;
+    const char *head;
+    size_t head_size;
+} Wanted;
+
+static bool
+is_wanted(Turns *self, const Wanted *wanted, Message *message)
+{
+    size_t size = self->zmq.msg_size(message);
+    return !self->zmq.msg_more(message) && size >= wanted->head_size && size <= wanted->size_max &&
+           memcmp(self->zmq.msg_data(message), wanted->head, wanted->head_size) == 0;
+}
+
+/* Put a frame behind the others of its connection. */
+static int
+add_frame(PyObject *gathered, PyObject *origin, PyObject *frame)
+{
+    PyObject *frames = Py_XNewRef(PyDict_GetItemWithError(gathered, origin));
+    if (frames == NULL && !PyErr_Occurred() && (frames = PyList_New(0)) != NULL && PyDict_SetItem(gathered, origin, frames)) {
+        Py_CLEAR(frames);
+    }
+    int failed = frames == NULL ? -1 : PyList_Append(frames, frame);
+    Py_XDECREF(frames);
+    return failed;
+}
+
+/* Receive the frame of a connection that is known. *other is what is not wanted: the connection, and its frame. */
+static Step
+gather_frame(Turns *self, const Wanted *wanted, PyObject *gathered, PyObject *origin, PyObject **other)
+{
+    Message message;
+    if (receive(self, &self->router, &message)) {
+        return LEFT; /* libzmq hands over whole messages: the socket is closed, say */
+    }
+    size_t size = self->zmq.msg_size(&message);
+    int failed = size >= self->large_bytes ? call(self->parts[EXPECT_LARGE], NULL, NULL) : 0;
+    PyObject *frame = failed ? NULL : bytes_of(self, &message);
+    Step step = WRONG;
+    if (frame != NULL && is_wanted(self, wanted, &message)) {
+        step = add_frame(gathered, origin, frame) ? WRONG : SERVED;
+    }
+    else if (frame != NULL) {
+        *other = PyTuple_Pack(2, origin, frame);
+        step = *other == NULL ? WRONG : LEFT;
+    }
+    Py_XDECREF(frame);
+    self->zmq.msg_close(&message);
+    return step;
+}
+
+/* Receive a message. LEFT: there is none, or *other is what is not wanted. */
+static Step
+gather_one(Turns *self, const Wanted *wanted, PyObject *gathered, PyObject **other)
+{
+    Message message;
+    if (receive(self, &self->router, &message)) {
+        return LEFT;
+    }
+    PyObject *origin = bytes_of(self, &message);
+    self->zmq.msg_close(&message);
+    PyObject *connection = origin == NULL ? NULL : connection_of(self, origin);
+    Step step = WRONG;
+    if (connection != NULL) {
+        step = gather_frame(self, wanted, gathered, origin, other);
+    }
+    else if (origin != NULL && !PyErr_Occurred()) {
+        *other = PyTuple_Pack(1, origin);
+        step = *other == NULL ? WRONG : LEFT;
+    }
+    Py_XDECREF(connection);
+    Py_XDECREF(origin);
+    return step;
+}
+
+static PyObject *
+turns_gather(Turns *self, PyObject *arguments)
+{
+    Wanted wanted;
+    Py_ssize_t size_max, head_size;
+    if (!PyArg_ParseTuple(arguments, "lny#:gather", &wanted.most, &size_max, &wanted.head, &head_size)) {
+        return NULL;
+    }
+    wanted.size_max = (size_t)size_max;
+    wanted.head_size = (size_t)head_size;
+    PyObject *gathered = PyDict_New(), *other = NULL, *told = NULL;
+    Step step = gathered == NULL ? WRONG : SERVED;
+    for (long left = wanted.most; step == SERVED && left > 0; left--) {
+        step = gather_one(self, &wanted, gathered, &other);
+    }
+    if (step != WRONG) {
+        told = PyTuple_Pack(2, gathered, other == NULL ? Py_None : other);
+    }
+    Py_XDECREF(other);
+    Py_XDECREF(gathered);
+    return told;
+}
+
 /* -- the type -------------------------------------------------------------------------------------------------------- */
 
 static int
@@ -369,6 +471,9 @@ static PyMethodDef turns_methods[] = {
     {"serve", (PyCFunction)(void (*)(void))turns_serve, METH_FASTCALL,
      "Serve what is usual and comes alone until the deadline, or until there is something else to do. Returns the "
      "descriptors that woke, with their events."},
+    {"gather", (PyCFunction)turns_gather, METH_VARARGS,
+     "Receive small frames that begin alike, so many at most, until something else comes. Returns them by connection, and "
+     "what else came: its connection, and its frame if that was received; or None."},
     {NULL, NULL, 0, NULL},
 };
 

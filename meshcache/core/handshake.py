@@ -7,7 +7,10 @@ without trying them, because the operator has named that seed. What any other no
 seed answers, the node joins when the trials are over, with the newcomers that answered, or alone if none did.
 
 For the same reason only a seed can stop a node that has not joined: by a refusal, or by settings that contradict the
-node's own. What other nodes say is logged and ignored.
+node's own. What other nodes say is logged and ignored. A seed may be slow to refuse, and the node serve alone by then:
+so a refusal stops it, too, while it knows of no other member and has served for less than ``SLOW_SEED_S``. Otherwise
+it would remain a mesh of its own beside the one that its operator meant. Later ones do not: then it is the seed that is
+new, and it may be the one that is set up wrongly.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ from meshcache.protocol.messages import Fact
 from meshcache.protocol.wire import Frame, decode_frame
 
 _MUST_AGREE: Final = ("slots", "vnodes", "replicas")
+SLOW_SEED_S: Final = 30.0
+"""A seed that was there when this node began alone has answered after so long: to connect, to prove who they are and to
+say HELLO, with what the seed has to do besides."""
 HELLO_BYTES_MAX: Final = 4096
 """No node's HELLO is longer."""
 
@@ -77,6 +83,8 @@ class Handshake:
         self._instant = instant
         self._boot = boot
         self._alone_at = instant.now + config.membership.join_wait_s
+        self._slow_until = 0.0
+        """Until when a seed may still refuse a node that has begun alone."""
         self._who = who
         self._follow = follow
         self._replan = replan
@@ -93,6 +101,7 @@ class Handshake:
         if self.joined or (waits and now < self._alone_at):
             return False
         self.joined = True
+        self._slow_until = now + SLOW_SEED_S
         self._follow()
         self.served = True
         return True
@@ -170,14 +179,18 @@ class Handshake:
 
     def on_denied(self, address: str, why: str) -> None:
         """Take in that the node at ``address`` does not even listen to this one."""
-        if not self.joined and self._is_seed(address):
+        if self._can_be_stopped_by(address):
             self.fatal = f"the handshake with {address} failed: {why}"
 
     def _refuse_to_run(self, address: str, text: str) -> None:
         """Stop a node that was never part of the cluster, if a seed refuses it; a node that is part of it goes on."""
         self._outbox.note("refused", reason=text)
-        if not self.joined and self._is_seed(address):
+        if self._can_be_stopped_by(address):
             self.fatal = text
+
+    def _can_be_stopped_by(self, address: str) -> bool:
+        alone = self._instant.now < self._slow_until and not self._membership.peers()
+        return self._is_seed(address) and (alone or not self.joined)
 
     def _is_seed(self, address: str) -> bool:
         return self._peers.is_seed(address)

@@ -67,6 +67,25 @@ class Refused(Exception):
         self.detail = detail
 
 
+class Outlet:
+    """A transport that drops what is written to it when it is closing.
+
+    A connection may break, or be cut, in the midst of an answer. uvloop tells so in the next turn of its loop, and
+    until then it takes what is written for a mistake of who writes, and raises RuntimeError.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        """Write, if somebody may read it."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Connection(HttpToolsProtocol):
     """One connection, within its bounds."""
 
@@ -94,7 +113,7 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) >= self.connections_max and not self._make_room():
             transport.write(_refusal(503, "Too many connections", "the gateway has as many as it serves at a time"))
             transport.close()
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", Outlet(transport)))
         self._set_deadline(HEADER_S, self._header_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -70,6 +70,8 @@ BLAME_BYTES_MIN: Final = 4 << 20
 """When memory is short: a connection that holds less is not to blame."""
 
 _TCP_INFO_BYTES: Final = 192
+_ESTABLISHED: Final = 1
+"""The state of TCP, which comes first in ``struct tcp_info``."""
 _UNACKED_AT: Final = 24
 """In ``struct tcp_info``: tcpi_unacked, segments that are sent and not acknowledged …"""
 _LAST_DATA_AT: Final = 44
@@ -86,12 +88,14 @@ Peer = tuple[Any, ...]
 class Traffic:
     """What the kernel tells of a TCP connection."""
 
-    __slots__ = ("acked_bytes", "idle_ms", "is_through", "peer", "port", "received_bytes")
+    __slots__ = ("acked_bytes", "idle_ms", "is_established", "is_through", "peer", "port", "received_bytes")
 
     def __init__(self, peer: Peer, port: int, told: bytes) -> None:
         self.peer = peer
         self.port = port
         """The local one."""
+        self.is_established: bool = told[0] == _ESTABLISHED
+        """No side has ended it."""
         self.acked_bytes, self.received_bytes = struct.unpack_from("=QQ", told, _ACKED_AT)
         sent_ms, _, received_ms = struct.unpack_from("=III", told, _LAST_DATA_AT)
         self.idle_ms: int = min(sent_ms, received_ms)
@@ -394,13 +398,13 @@ def _is_given(name: Any) -> bool:
 
 def open_connections(port: int) -> Iterator[tuple[int, Traffic]]:
     """Yield every connection that this process has accepted at a port, those that never said anything included."""
-    for fd in _descriptors():
+    for fd in descriptors():
         traffic = traffic_of(fd) if _is_socket(fd) else None
         if traffic is not None and traffic.port == port:
             yield fd, traffic
 
 
-def _descriptors() -> Iterable[int]:
+def descriptors() -> Iterable[int]:
     """Return the open descriptors. To list them takes one; where none is left, all are open that there can be."""
     try:
         return [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208  (numbers, not paths)

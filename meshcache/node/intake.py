@@ -7,7 +7,8 @@ costs a tenth of serving it, and serves from each connection in turn the newest.
 dropped. As many may wait as are served in ``WAIT_S``, by the rate of late: more would all be served later than their
 callers wait. Each connection has its share of these, and where it has more, its oldest are refused as overloaded, at
 once, so that its caller may still go elsewhere. A connection that floods its node only crowds out its own requests, and
-of one that does not read what it is sent (connections.py) none wait at all.
+of one that does not read what it is sent (connections.py) none wait at all. Nearly all that a flood costs is to receive
+it, and whoever asks meanwhile waits for that; so it is received natively, many requests at once (``gather``).
 
 A large reply ends the turn; so twenty connections that ask for those would make each other one wait for twenty turns.
 Therefore the node sheds from the first large reply on that others wait behind, and those go first that are known to ask
@@ -30,11 +31,11 @@ import zmq
 from meshcache.keys import ANYBODY
 from meshcache.node.connections import Connection, Connections
 from meshcache.node.poller import DONTWAIT, EVENTS, FRAMES_PER_TURN, POLLIN, RCVMORE, SLICE_S, Inlet
-from meshcache.protocol.wire import Frame
+from meshcache.protocol.wire import DeadlinePeek, Frame
 
 STANDING_S: Final = 0.05
 TAKEN_PER_TURN: Final = 1024
-"""Requests taken from the ROUTER in one turn while shedding: about three milliseconds of work. It is no time: of that,
+"""Requests taken from the ROUTER in one turn while shedding: about a millisecond of work. It is no time: of that,
 too much would go to others who want the processor, and the rest is served for at least as long as this takes."""
 WAIT_S: Final = 0.08
 """For about so long may a request wait while shedding: clients make an attempt of a quarter of a second …"""
@@ -56,6 +57,10 @@ SUBSCRIPTIONS_MAX: Final = 16
 
 Take = Callable[[bytes, Frame, float], bool]
 """Serves a frame; True if the turn must end, since it has enough to answer."""
+
+
+Gather = Callable[[int, int, bytes], tuple[dict[bytes, list[bytes]], tuple[bytes] | tuple[bytes, bytes] | None]]
+"""See UsualTurns.gather."""
 
 
 IsPast = Callable[[Frame], bool | None]
@@ -116,6 +121,8 @@ class RequestInlet(Inlet):
         wait until the loop does so before it sleeps."""
         self.late = 0
         """Requests dropped because their time was over."""
+        self.gather: Gather | None = None
+        """Receives many small requests of clients at once, natively; None: Python receives them one by one."""
         self.in_hand: tuple[bytes] | tuple[bytes, Connection, Frame] | None = None
         """What ``UsualTurns`` has left: a request, or only the origin of one."""
 
@@ -288,9 +295,8 @@ class RequestInlet(Inlet):
                 line.popleft()
                 self.late += 1
             excess = len(line) - (0 if origin in deaf else share)
-            if excess > 0:
-                self._doomed.setdefault(origin, []).extend([line.popleft() for _ in range(excess)])
             self._count -= before - len(line)
+            self._shorten(origin, line, excess)
             if not line:
                 del waiting[origin]
 
@@ -300,57 +306,94 @@ class RequestInlet(Inlet):
 
     def _take_all(self, now: float, is_past: IsPast) -> bool:
         """Take some of what is there; serve at once what cannot wait."""
-        recv, recv_large, get, known = self._recv, self._recv_large, self._get, self._connections.known
-        deaf, clock = self._connections.deaf, time.monotonic
+        get, clock, taken = self._get, time.monotonic, 0
         until = clock() + SLICE_S
         try:
-            for _ in range(TAKEN_PER_TURN):
+            while taken < TAKEN_PER_TURN:
+                taken += 1
                 if self._excess:
-                    recv(DONTWAIT)
+                    self._recv(DONTWAIT)
                     self._excess = bool(get(RCVMORE))
                     continue
-                origin = recv(DONTWAIT)
-                connection = known.get(origin)
-                if connection is None:
-                    connection, frame = self._meet(origin)
-                else:
-                    frame = recv_large(DONTWAIT)
-                size = len(frame)
-                connection.taken_bytes += size + 2 if size < 256 else size + 9  # as Connection.take, without a call
-                past = None if size > SHED_BYTES_MAX else is_past(frame)
+                count, in_hand = self._take_many(self.gather, now, is_past) if self.gather else (0, None)
+                taken += count
+                origin, frame = self._receive(in_hand)
                 if get(RCVMORE):
                     self._excess = True
                     self._refuse()
-                elif past is None:
+                elif len(frame) > SHED_BYTES_MAX or (past := is_past(frame)) is None:
                     if self._take(origin, frame, now) or clock() >= until:
                         return True
                 elif past:
                     self.late += 1
-                elif origin in deaf:  # as in Admission.admit, for a twentieth of the time
-                    self._doomed.setdefault(origin, []).append(bytes(frame))
                 else:
-                    self._keep(origin, bytes(frame))
+                    self._keep({origin: [bytes(frame)]})
         except zmq.Again:
             return False
         return True
 
-    def _keep(self, origin: bytes, frame: bytes) -> None:
-        """Have a request wait for its turn; where a connection has more than its share, refuse its oldest.
+    def _take_many(self, gather: Gather, now: float, is_past: IsPast) -> tuple[int, Any]:
+        """Take many small requests at once; return how many, and what else came, see UsualTurns.gather."""
+        gathered, other = gather(TAKEN_PER_TURN, SHED_BYTES_MAX, DeadlinePeek.HEAD)
+        count = 0
+        kept: dict[bytes, list[bytes]] = {}
+        for origin, frames in gathered.items():
+            connection, kept[origin] = self._connections.known[origin], (in_time := [])
+            for frame in frames:
+                connection.take(len(frame))
+                past = is_past(frame)
+                if past is None:  # meant for a former process, or malformed
+                    self._take(origin, frame, now)
+                elif past:
+                    self.late += 1
+                else:
+                    in_time.append(frame)
+            count += len(frames)
+        self._keep(kept)
+        return count, other
 
-        One request may wait of each connection, until half as many more wait as may.
+    def _receive(self, in_hand: tuple[bytes] | tuple[bytes, bytes] | None) -> tuple[bytes, Frame]:
+        """Receive a message, or the rest of one that is in hand. Raises zmq.Again if there is none."""
+        origin = in_hand[0] if in_hand else self._recv(DONTWAIT)
+        connection = self._connections.known.get(origin)
+        if connection is None:
+            connection, frame = self._meet(origin)
+        elif in_hand is not None and len(in_hand) == 2:
+            frame = in_hand[1]
+        else:
+            frame = self._recv_large(DONTWAIT)
+        connection.take(len(frame))
+        return origin, frame
+
+    def _keep(self, requests: dict[bytes, list[bytes]]) -> None:
+        """Have requests wait for their turn; where a connection has more than its share, refuse its oldest.
+
+        One request may wait of each connection, until half as many more wait as may; none of those that do not read.
         """
-        waiting = self._waiting
-        line = waiting.get(origin)
-        if line is None:
-            waiting[origin] = line = deque()
-        line.append(frame)
-        self._count += 1
-        share = self._share()
-        while len(line) > share or (line and self._count > self._waiting_max * 3 // 2):
-            self._doomed.setdefault(origin, []).append(line.popleft())
-            self._count -= 1
-        if not line:
-            del waiting[origin]
+        waiting, deaf = self._waiting, self._connections.deaf
+        for origin, frames in requests.items():
+            if origin in deaf:  # as in Admission.admit, for a twentieth of the time
+                self._doom(origin, frames)
+            else:
+                waiting.setdefault(origin, deque()).extend(frames)
+                self._count += len(frames)
+        lines = [(origin, waiting[origin]) for origin in requests if origin in waiting]
+        share = self._share()  # of all that ask: else those that come first would take the room of the others
+        for origin, line in lines:
+            self._shorten(origin, line, len(line) - share)
+        for origin, line in lines:
+            self._shorten(origin, line, min(len(line), self._count - self._waiting_max * 3 // 2))
+            if not line:
+                del waiting[origin]
+
+    def _shorten(self, origin: bytes, line: deque[bytes], count: int) -> None:
+        """Refuse the oldest requests that wait of a connection."""
+        if count > 0:
+            self._doom(origin, [line.popleft() for _ in range(count)])
+            self._count -= count
+
+    def _doom(self, origin: bytes, frames: list[bytes]) -> None:
+        self._doomed.setdefault(origin, []).extend(frames)
 
 
 class SubscriptionInlet(Inlet):

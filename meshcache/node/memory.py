@@ -7,7 +7,8 @@ is to blame and memory exceeds ``RESET_BYTES`` all the same, the ROUTER is close
 
 Descriptors: a process that has none left can neither accept a connection nor open one, and libzmq turns in circles. The
 kernel gives the lowest free number to a new descriptor, so one look at it tells when most are used. Then those
-connections go that never said anything, and those that have been silent longest.
+connections go that never said anything, and those that have been silent longest. Of the former there are never too
+many: see strangers.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from meshcache.node.connections import BLAME_BYTES_MIN, DESCRIPTORS_MAX, Connections, Peer, open_connections, shut_down
+from meshcache.node.strangers import Strangers
 
 CHECK_S: Final = 0.1
 CHECK_GROWING_S: Final = 0.01
@@ -99,6 +101,14 @@ def prepare_process() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, FREE_BYTES_MAX)
 
 
+def _descriptors_max() -> int:
+    """Return how many descriptors may be open before they are short."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        limit = DESCRIPTORS_MAX
+    return limit - min(SPARE_MAX, limit // SPARE_SHARE)
+
+
 class Watch:
     """Looks after the memory and the descriptors of a node's process."""
 
@@ -113,6 +123,7 @@ class Watch:
         self.next_at = 0.0
         """When to look again."""
         self._last_excess = 0
+        self._strangers = Strangers(sockets)
         self._trim_at = 0.0
         self._trim_s = TRIM_S_MIN
         self._reset_bytes = RESET_BYTES
@@ -123,8 +134,11 @@ class Watch:
         for connections in self._sockets():
             if connections.owing:
                 connections.review()
-        if self._lacks_descriptors():
+        lowest_free = self._lowest_free()
+        if lowest_free is None or lowest_free >= _descriptors_max():
             self._cut_idle()
+        elif self._strangers.look(lowest_free):
+            self.next_at = now + CHECK_GROWING_S
         excess = self._excess()
         if excess > self._last_excess + GROWING_BYTES:
             self.next_at = now + CHECK_GROWING_S
@@ -182,14 +196,14 @@ class Watch:
             self._trim_s = TRIM_S_MIN
         return cut
 
-    def _lacks_descriptors(self) -> bool:
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    def _lowest_free(self) -> int | None:
+        """Return the lowest descriptor that is free; None if none is."""
         try:
             lowest = os.dup(self._fd)
         except OSError:
-            return True
+            return None
         os.close(lowest)
-        return lowest >= limit - min(SPARE_MAX, limit // SPARE_SHARE)
+        return lowest
 
     def _cut_idle(self) -> None:
         """Cut one connection in four of those that are idle: who never said anything, and who is silent longest."""

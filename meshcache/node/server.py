@@ -522,6 +522,7 @@ class Server:
         self._inlets.add(inlet)
         slow, undelivered = self._note_slow_turn, self._note_undelivered
         turns = usual_turns(router, self._inlets.fd, core, connections, inlet, self.pulse, slow, undelivered)
+        inlet.gather = None if turns is None else turns.gather
         return _Entrance(router, sender(router), connections, inlet, turns)
 
     def _listen_anew(self) -> None:

@@ -178,6 +178,9 @@ class DeadlinePeek:
     as bytes.
     """
 
+    HEAD: Final = _FROM_CLIENT
+    """How the frames begin of which there may be something to tell."""
+
     def __init__(self, boot: int) -> None:
         self._boot_mark: bytes = _pack(boot)
 

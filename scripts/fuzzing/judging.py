@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import subprocess
 import tempfile
 import threading
 import time
@@ -108,16 +109,32 @@ def open_mesh() -> Iterator[JudgedMesh]:
         yield JudgedMesh(mesh, None)
 
 
+class Door(NamedTuple):
+    """Another process by which the mesh is reached, and which is judged like a node."""
+
+    process: subprocess.Popen[bytes]
+    addresses: list[str]
+    ask: Callable[[list[str], str, Any, Any, Connection], None]
+    """The honest client: it is given where to ask, its key file, the moment, the end, and whom to tell."""
+
+
 def judged(
-    mesh: JudgedMesh, make: Callable[[], Company], count: int, seconds: float, rate_per_s: float
+    mesh: JudgedMesh,
+    make: Callable[[], Company],
+    count: int,
+    seconds: float,
+    rate_per_s: float,
+    door: Door | None = None,
 ) -> tuple[str, list[str]]:
     """Have company say so many hostile things; return what is told of it, and what must not be."""
-    pids = dict(mesh.mesh.pids)
+    nodes = dict(mesh.mesh.pids)
+    pids = nodes if door is None else {**nodes, "door": door.process.pid}
     context = multiprocessing.get_context("spawn")
     moment, ended = context.Value("i", QUIET), context.Event()
     mine, theirs = context.Pipe()
-    arguments = (mesh.mesh.addresses, mesh.key_file("honest"), moment, ended, theirs)
-    honest = context.Process(target=_ask, args=arguments, daemon=True)
+    addresses, ask = (mesh.mesh.addresses, _ask) if door is None else (door.addresses, door.ask)
+    arguments = (addresses, mesh.key_file("honest"), moment, ended, theirs)
+    honest = context.Process(target=ask, args=arguments, daemon=True)
     honest.start()
     mine.poll(END_S) and mine.recv()  # it has been served
     before = {node_id: resident_bytes(pid) for node_id, pid in pids.items()}
@@ -125,7 +142,7 @@ def judged(
     with ThreadPoolExecutor(1, initializer=_give_way) as thread:
         company = thread.submit(make).result()
         acts = {QUIET: lambda: 0, HARMLESS: company.harmless, HOSTILE: company.hostile}
-        while done < count and time.monotonic() - began < seconds and mesh.mesh.pids == pids:
+        while done < count and time.monotonic() - began < seconds and _live(mesh, nodes, door):
             for kind, lasts_s in MOMENTS_S:
                 moment.value, since = kind, time.monotonic()
                 said = thread.submit(_act, acts[kind], since + lasts_s, rate_per_s).result()
@@ -141,11 +158,17 @@ def judged(
         mesh.mesh.wait_ready()
     except meshcache.MeshcacheError as error:
         return f"{done:,} cases", [str(error)]
+    if door is not None and door.process.poll() is not None:
+        return f"{done:,} cases", [f"the door ended with {door.process.returncode}"]
     if told is None:
         return f"{done:,} cases", ["the honest client never ended"]
     grown = _grown_bytes(pids, before)
     text = f"{done:,} cases, {done / max(acted_s, 0.001):,.0f} a second; processes all live; {_text(told, grown)}"
     return text, faults(told, grown)
+
+
+def _live(mesh: JudgedMesh, nodes: dict[str, int], door: Door | None) -> bool:
+    return mesh.mesh.pids == nodes and (door is None or door.process.poll() is None)
 
 
 def _act(act: Callable[[], int], until: float, rate_per_s: float) -> int:
@@ -232,12 +255,12 @@ def _ask(addresses: list[str], key_file: str, moment: Any, ended: Any, told: Con
     took_s: tuple[list[float], list[float], list[float]] = ([], [], [])
     calls, wrong, errors, unanswered = 0, [], [], [0, 0, 0]
     with meshcache.Client(addresses, key_file=key_file or None, timeout=5.0) as cache:
-        cache.set_many(dict.fromkeys(map(_honest_key, range(HONEST_KEYS)), 0), ttl=None)
-        connections = _sockets()
+        cache.set_many(dict.fromkeys(map(honest_key, range(HONEST_KEYS)), 0), ttl=None)
+        connections = open_sockets()
         told.send("served")
         while not ended.wait(0.002):
             calls += 1
-            key, began, kind = _honest_key(calls), time.monotonic(), moment.value
+            key, began, kind = honest_key(calls), time.monotonic(), moment.value
             try:
                 cache.set(key, calls, ttl=None)
                 read = cache.get(key)
@@ -249,15 +272,16 @@ def _ask(addresses: list[str], key_file: str, moment: Any, ended: Any, told: Con
             took_s[kind].append(time.monotonic() - began)
             unanswered[kind] += cache.statistics().failed - sum(unanswered)
         alone, beside_harmless, beside_hostile = unanswered
-        dropped = len(connections - _sockets())
+        dropped = len(connections - open_sockets())
         told.send(Told(took_s, wrong, errors, (alone, beside_harmless, beside_hostile), dropped))
 
 
-def _honest_key(number: int) -> str:
+def honest_key(number: int) -> str:
+    """Return one of the keys that the honest client alone uses."""
     return f"honest{number % HONEST_KEYS}"
 
 
-def _sockets() -> set[str]:
+def open_sockets() -> set[str]:
     """Return the names that the kernel has for this process's sockets; no other gets the name of one that is closed."""
     names = set()
     for fd in Path("/proc/self/fd").iterdir():

@@ -8,6 +8,7 @@ import time
 
 from fuzzing.episodes import STEPS, TARGETS, Episode, Target, play, run
 from fuzzing.handshakes import knock
+from fuzzing.http import browse
 from fuzzing.memcached import compare
 from fuzzing.processes import storm
 from fuzzing.shrinking import kind_of, shrink
@@ -23,6 +24,7 @@ examples:
   scripts/fuzz --target processes --frames 20000     to three processes, over ZeroMQ
   scripts/fuzz --target processes --keys             over CURVE, from those who have a key
   scripts/fuzz --target handshakes --frames 50000    connections that are no messages, to nodes with keys
+  scripts/fuzz --target gateway --frames 20000       HTTP that no honest client says, to a gateway over three nodes
   scripts/fuzz --target memcached                    100,000 pipelines of commands to a memcached and to a node
   scripts/fuzz --target one --seed 17 --frames 1     one episode again
 
@@ -41,10 +43,10 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument(
         "--target",
-        choices=[*TARGETS, "processes", "handshakes", "memcached"],
+        choices=[*TARGETS, "processes", "handshakes", "gateway", "memcached"],
         default="one",
         help="one node core, three of them in the simulator, three processes over ZeroMQ, the ports of three "
-        "with keys, or the memcached door of one, beside a memcached (default: one)",
+        "with keys, a gateway over three, or the memcached door of one, beside a memcached (default: one)",
     )
     parser.add_argument(
         "--frames",
@@ -58,8 +60,8 @@ def main(arguments: list[str]) -> int:
         "--rate",
         type=float,
         default=1000.0,
-        help="processes and handshakes: how many a second at most (1,000), of hostile ones and, to compare with, of "
-        "harmless ones",
+        help="processes, handshakes and gateway: how many a second at most (1,000), of hostile ones and, to compare "
+        "with, of harmless ones",
     )
     parser.add_argument("--keys", action="store_true", help="processes: with keys, and frames from those who have one")
     parser.add_argument(
@@ -74,6 +76,8 @@ def main(arguments: list[str]) -> int:
         return compare(options.frames, options.seconds, options.seed, options.at)
     if options.target == "handshakes":
         return knock(options.frames, options.seconds, options.seed, options.rate)
+    if options.target == "gateway":
+        return browse(options.frames, options.seconds, options.seed, options.rate)
     if options.target == "processes":
         return storm(options.frames, options.seconds, options.seed, options.rate, keys=options.keys)
     return 1 if search(TARGETS[options.target], options.seed, options.frames, options.seconds) else 0

@@ -10,6 +10,7 @@ import pytest
 
 from meshcache.config import Config
 from meshcache.core.failures import LOG_EVERY_S
+from meshcache.core.handshake import SLOW_SEED_S
 from meshcache.core.invariants import InvariantBroken
 from meshcache.core.membership.members import State, first_incarnation, latest_incarnation, next_life
 from meshcache.core.membership.newcomers import GATHER_S, TRIAL_S, TRIALS_MAX, WAITING_MAX
@@ -298,6 +299,47 @@ def test_only_a_seed_can_stop_a_node_and_only_before_it_has_joined() -> None:
     lone.answer("127.0.0.1:7102", m.Refused("id", "it is taken"))
     assert lone.core.fatal is not None
     assert "it is taken" in lone.core.fatal
+
+
+def begun_alone() -> Lone:
+    """Return a node whose seed did not answer in time."""
+    lone = Lone("127.0.0.1:7102")
+    assert not lone.core.ready
+    lone.wait(lone.core.config.membership.join_wait_s + 0.2)
+    assert lone.core.ready
+    assert lone.core.fatal is None
+    return lone
+
+
+@pytest.mark.parametrize("denied", [True, False])
+def test_a_seed_that_is_slow_to_refuse_stops_a_node_that_has_begun_alone(*, denied: bool) -> None:
+    lone = begun_alone()
+    if denied:
+        lone.core.link_denied("127.0.0.1:7102", "the node refuses this key")
+    else:
+        lone.core.link_up("127.0.0.1:7102", lone.now)
+        lone.answer("127.0.0.1:7102", m.Refused("cluster", "this node refuses this one"))
+    assert "refuse" in str(lone.core.fatal)
+
+
+@pytest.mark.parametrize("denied", [True, False])
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_node_that_is_part_of_a_mesh_or_has_been_alone_for_long_goes_on(*, denied: bool, joined: bool) -> None:
+    lone = begun_alone()
+    if joined:
+        lone.tell(gossip(fact("n3")))
+        lone.wait(0.2)
+        lone.welcome(fact("n3"))
+        assert lone.members() == ["n1", "n3"]
+    else:
+        lone.wait(SLOW_SEED_S)
+    if denied:
+        lone.core.link_denied("127.0.0.1:7102", "the node refuses this key")
+    else:
+        lone.core.link_up("127.0.0.1:7102", lone.now)
+        lone.answer("127.0.0.1:7102", m.Refused("cluster", "this node refuses this one"))
+    assert lone.core.fatal is None
+    assert lone.core.ready
 
 
 def test_who_is_dialled_before_a_seed_answers_serves_nothing_until_it_knows_the_mesh() -> None:

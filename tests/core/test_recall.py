@@ -12,6 +12,7 @@ from planted_bugs import (
     Plant,
     clock_not_restored,
     participants_that_are_gone,
+    participants_that_others_do_not_know,
     participants_that_were_not_met,
     written_meanwhile_not_marked,
 )
@@ -246,6 +247,45 @@ def test_who_follows_a_commitment_does_not_wait_for_a_participant_that_is_gone()
     assert told(mesh)["n2"]["taken_in"] > 0
 
 
+def recall_of(mesh: Mesh, name: str) -> recall.Recall:
+    core = mesh.nodes[name].core
+    assert core is not None
+    assert core.recall is not None
+    return core.recall
+
+
+def test_two_that_give_up_waiting_commit_themselves_to_the_same_participants() -> None:
+    """The first would do without the third, which it does not reach, just when the second has met that one.
+
+    The second asks nobody until the first had the time for it: it stands for questions that are under way meanwhile.
+    """
+    mesh, client = mesh_with_disks()
+    change_all_at_the_last_node(mesh, client, "n3")
+    for name in ("n1", "n2"):
+        mesh.nodes[name].start()
+    for here, there in (("n1", "n3"), ("n3", "n1")):
+        mesh.network.cut(here, there)
+    mesh.run(recall.RETURN_WAIT_S - 5.0)
+    first, second = recall_of(mesh, "n1"), recall_of(mesh, "n2")
+    second._ask_at = NEVER_S
+    mesh.nodes["n3"].start()
+    mesh.run(5.0 + recall.DIFFER_S)
+    assert first.state == recall.WAITING
+    second._ask_at = 0.0
+    mesh.wait_for(lambda: second.state != recall.WAITING, within_s=2 * recall.DIFFER_S)
+    mesh.network.heal()
+    mesh.wait_for(lambda: first.state != recall.WAITING)
+    assert first._participants == second._participants
+    assert sorted(first._participants) == ["n1", "n2", "n3"]
+    mesh.wait_for(lambda: states(mesh) == {"done"})
+    assert get_all(mesh, client, KEYS) == dict.fromkeys(KEYS, "new")
+
+
+def test_who_differs_from_others_for_long_commits_itself_all_the_same() -> None:
+    mesh, _ = start_while_two_do_not_meet()
+    assert set(recall_of(mesh, "n1")._participants) == {"n1", "n2", "n3"}
+
+
 @pytest.mark.parametrize(("policy", "shown"), [("available", {"old"}), ("strict", set())])
 def test_what_only_the_last_node_had_is_lost_with_its_disk(policy: str, shown: set[str]) -> None:
     mesh, client = mesh_with_disks(partition_policy=policy)
@@ -269,6 +309,10 @@ def test_what_only_the_last_node_had_is_lost_with_its_disk(policy: str, shown: s
         (
             participants_that_were_not_met,
             test_who_follows_a_commitment_waits_until_it_has_met_all_participants,
+        ),
+        (
+            participants_that_others_do_not_know,
+            test_two_that_give_up_waiting_commit_themselves_to_the_same_participants,
         ),
         (
             participants_that_are_gone,

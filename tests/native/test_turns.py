@@ -33,7 +33,7 @@ from meshcache.node.server import Asked, Server
 from meshcache.node.wakeup import Wakeup
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Message
-from meshcache.protocol.wire import Frame, decode_frame, encode_frame
+from meshcache.protocol.wire import DeadlinePeek, Frame, decode_frame, encode_frame
 from meshcache.sockets import allocator
 from meshcache.sockets.allocator import LARGE_FRAME_BYTES
 from meshcache.sockets.libzmq import addresses
@@ -466,6 +466,95 @@ def test_who_may_not_read_is_looked_at(by_hand: ByHand) -> None:
     by_hand.connections.bytes_left = by_hand.connections.review_at_bytes
     assert by_hand.serve() == []
     assert by_hand.connections.bytes_left > by_hand.connections.review_at_bytes, "all were looked at"
+
+
+# -- many at once ----------------------------------------------------------------------------------------------
+
+
+def shed(by_hand: ByHand) -> None:
+    """Have the inlet shed, as when its queue does not empty, until nothing is left."""
+    inlet = by_hand.entrance.inlet
+    while inlet.has_input():
+        inlet._shedding = True
+        inlet.drain(time.monotonic())
+        by_hand.server._perform(by_hand.core.drain())
+
+
+def answers_to(by_hand: ByHand, numbers: set[int]) -> Counter[str]:
+    """Shed until these requests have an answer each; return how many there were of each kind."""
+    kinds: Counter[str] = Counter()
+    while numbers:
+        shed(by_hand)
+        if by_hand.socket.poll(10):
+            for answer in messages_in(by_hand.socket.recv()):
+                told = set(answer.requests) if isinstance(answer, m.TurnedAway) else {answer.request}
+                assert told <= numbers, "each is answered once"
+                numbers -= told
+                kinds[type(answer).__name__] += len(told)
+    return kinds
+
+
+@pytest.mark.parametrize("natively", [True, False])
+def test_of_a_flood_each_request_is_answered_or_turned_away_once(by_hand: ByHand, *, natively: bool) -> None:
+    inlet, core = by_hand.entrance.inlet, by_hand.core
+    assert inlet.gather is not None
+    if not natively:
+        inlet.gather = None
+    inlet._waiting_max, received = 16, 0
+    recv_large = inlet._recv_large
+
+    def receive(flags: int) -> Any:
+        nonlocal received
+        received += 1
+        return recv_large(flags)
+
+    inlet._recv_large = receive
+    count = 3000
+    frames = [frame_of(core, get(b"a"), number) for number in range(2, count + 2)]
+    for frame in frames:
+        by_hand.socket.send(frame)
+    kinds = answers_to(by_hand, set(range(2, count + 2)))
+    assert kinds["Reply"] > 0
+    assert kinds["Reply"] + kinds["TurnedAway"] + kinds["Reject"] == count
+    assert core.counters.requests == count + 1
+    assert by_hand.connection.taken_bytes >= sum(map(len, frames)) + 2 * count
+    assert received < count // 10 if natively else received == count
+
+
+def test_what_is_gathered_ends_with_what_is_something_else(by_hand: ByHand) -> None:
+    gather, head = by_hand.entrance.inlet.gather, DeadlinePeek.HEAD
+    assert gather is not None
+    (origin,) = by_hand.connections.known
+    small, large = frame_of(by_hand.core, get(b"a"), 1), frame_of(by_hand.core, get(bytes(3000)), 2)
+    hello = encode_frame(0, [m.Hello(1, "hello", None, b"")] * 2)
+
+    def gathered(most: int = 100) -> Any:
+        assert by_hand.entrance.router.poll(WAIT_MS)
+        eventually(by_hand.entrance.inlet.has_input)
+        return gather(most, 2048, head)
+
+    for frame in (small, small, large):
+        by_hand.socket.send(frame)
+    frames, other = gathered()
+    while other is None:  # libzmq hands over what has come so far
+        more, other = gathered()
+        frames = {origin: frames.get(origin, []) + more.get(origin, [])}
+    assert (frames, other) == ({origin: [small, small]}, (origin, large))
+    by_hand.socket.send(hello)
+    assert gathered() == ({}, (origin, hello))
+    by_hand.socket.send_multipart([small, b"more"])
+    assert gathered() == ({}, (origin, small))
+    assert by_hand.entrance.router.recv(zmq.DONTWAIT) == b"more"
+    by_hand.socket.send(small)
+    assert gathered(1) == ({origin: [small]}, None)
+    by_hand.connections.known.clear()
+    by_hand.socket.send(small)
+    assert gathered() == ({}, (origin,))
+    assert by_hand.entrance.router.recv(zmq.DONTWAIT) == small
+    assert gather(100, 2048, head) == ({}, None)
+
+
+# -- what fails ------------------------------------------------------------------------------------------------
 
 
 def answering(result: int, *types: Any) -> tuple[Any, int]:

@@ -17,7 +17,7 @@ from timing import eventually
 from meshcache.core import handshake
 from meshcache.keys import ALL_RIGHTS, NOBODY, AllowedKey, Rights
 from meshcache.node import connections as c
-from meshcache.node import memory
+from meshcache.node import memory, strangers
 from meshcache.node.connections import Connections, open_connections, shut_down, traffic_of
 from meshcache.node.intake import RequestInlet
 from meshcache.node.memory import Watch
@@ -310,6 +310,50 @@ def test_when_descriptors_are_short_those_go_first_that_never_said_anything(
     assert dealer.poll(int(WAIT_S * 1000)), "one that is in use was cut"
     for stranger in strangers:
         stranger.close()
+
+
+def test_of_too_many_that_never_said_anything_some_go_and_nobody_else(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strangers, "STRANGERS_MAX", 5)
+    monkeypatch.setattr(strangers, "SILENT_MS_MIN", 0)
+    monkeypatch.setattr(strangers, "STEP", 16)
+    dealer, origin = hub.connect()
+    looking, spare = watch(hub)
+
+    def look_often() -> int:
+        for _ in range(200):
+            looking.run(0.0)
+        return hub.connections.cut
+
+    look_often()
+    few = [silent(hub) for _ in range(5)]
+    eventually(lambda: len(list(open_connections(hub.port))) == 6)
+    assert look_often() == 0, "what else is open was counted"
+    more = [silent(hub) for _ in range(20)]
+    eventually(lambda: len(list(open_connections(hub.port))) == 26)
+    eventually(lambda: look_often() >= 20)
+    eventually(lambda: sum(map(is_cut, few + more)) == 20)
+    assert look_often() == 20
+    hub.send(origin, 10)
+    assert dealer.poll(int(WAIT_S * 1000)), "one that is in use was cut"
+    os.close(spare)
+    for stranger in few + more:
+        stranger.close()
+
+
+def test_who_is_not_silent_is_not_cut_however_many_there_are(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strangers, "STRANGERS_MAX", 5)
+    monkeypatch.setattr(strangers, "SILENT_MS_MIN", 1 << 30)
+    arrivals = [silent(hub) for _ in range(20)]
+    eventually(lambda: len(list(open_connections(hub.port))) == 20)
+    looking, spare = watch(hub)
+    for _ in range(200):
+        looking.run(0.0)
+    assert hub.connections.cut == 0
+    os.close(spare)
+    for arrival in arrivals:
+        arrival.close()
 
 
 def vandal_of(hub: Hub, megabytes: int) -> socket.socket:

@@ -139,6 +139,17 @@ def test_what_is_past_is_dropped_and_counted(node: Overloaded) -> None:
     assert not node.inlet._count
 
 
+def test_those_that_came_first_do_not_take_the_room_of_others(
+    node: Overloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.inlet, "_waiting_max", 30)
+    floods = {b"flood %d" % i: [get(number) for number in range(100)] for i in range(20)}
+    node.inlet._keep({**floods, b"honest": [get(100)]})
+    assert {origin: len(line) for origin, line in node.inlet._waiting.items()} == dict.fromkeys([*floods, b"honest"], 1)
+    assert node.inlet._count == 21
+    assert {origin: len(frames) for origin, frames in node.inlet._doomed.items()} == dict.fromkeys(floods, 99)
+
+
 def test_beyond_the_limit_the_oldest_are_refused(node: Overloaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node.inlet, "_waiting_max", 10)
     node.fill(*[get(i) for i in range(100)])

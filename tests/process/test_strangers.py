@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from timing import eventually
 
 import meshcache
 from meshcache.local.processes import HOST, find_base_port
+from meshcache.node.strangers import STRANGERS_MAX
 from meshcache.protocol import messages as m
 from meshcache.protocol.wire import decode_frame, encode_frame
 
@@ -111,6 +113,53 @@ def test_other_nodes_are_known_by_no_name_that_could_be_guessed(mesh: meshcache.
         assert server is not None
         dealers = eventually(lambda: list(server.links.dealers.values()))
         assert all(dealer.socket.getsockopt(zmq.ROUTING_ID) == b"" for dealer in dealers)
+
+
+GREETING_BEGINS = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03"
+GREETING = GREETING_BEGINS + b"\0NULL" + bytes(16) + bytes(32)
+_READY = b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
+READY = b"\x04" + bytes([len(_READY)]) + _READY
+STRANGER_BYTES_MAX = 40 << 10
+"""What one may take of the node's memory, for which it pays in pages."""
+
+
+def descriptors(mesh: meshcache.LocalMesh) -> int:
+    return len(os.listdir(f"/proc/{mesh.pids['node1']}/fd"))  # noqa: PTH208  (numbers, not paths)
+
+
+def strangers_of(mesh: meshcache.LocalMesh, count: int, said: bytes) -> ExitStack:
+    """Open so many connections that say this and nothing more, while honest clients come and are served."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * count)), hard))
+    host, port = mesh.addresses[0].split(":")
+    opened = ExitStack()
+    for number in range(count):
+        connection = opened.enter_context(socket.create_connection((host, int(port)), WAIT_S))
+        with suppress(OSError):  # it may be cut by now
+            connection.sendall(said)
+        if number % (count // 10) == 0:
+            with mesh.client(timeout=WAIT_S) as cache:
+                assert cache.get("witness") == "here"
+    return opened
+
+
+@pytest.mark.parametrize("said", [b"", GREETING_BEGINS, GREETING])
+def test_handshakes_that_stall_take_little_and_end(mesh: meshcache.LocalMesh, said: bytes) -> None:
+    count, pid = 600, mesh.pids["node1"]
+    before, before_bytes = descriptors(mesh), resident_bytes(pid)
+    with strangers_of(mesh, count, said):
+        assert resident_bytes(pid) - before_bytes < count * STRANGER_BYTES_MAX
+        eventually(lambda: descriptors(mesh) < before + 20)
+
+
+def test_of_those_that_are_silent_after_the_handshake_only_so_many_stay(mesh: meshcache.LocalMesh) -> None:
+    before, count = descriptors(mesh), STRANGERS_MAX + 600
+    with strangers_of(mesh, count, GREETING + READY):
+        eventually(lambda: descriptors(mesh) < before + STRANGERS_MAX + 20)
+        assert descriptors(mesh) > before + STRANGERS_MAX // 2, "these do not end by themselves"
+        with mesh.client(timeout=WAIT_S) as cache:
+            assert cache.get("witness") == "here"
+        assert counters(mesh)["connections_cut"] >= 600 - 20
 
 
 def test_idle_connections_do_not_keep_a_new_client_out(mesh: meshcache.LocalMesh) -> None:

@@ -14,7 +14,10 @@ taken in only where the *whole mesh* has started anew, by these steps::
 - Who may be ahead: the members that the snapshots name. Once all of them are here and WAITING, or after
   ``RETURN_WAIT_S``, a node commits itself to those that are here, the *participants*, and to nobody who comes later.
   Who finds itself among the participants of another one commits itself to the same, but not before it has met all of
-  them that are not gone: nodes come to know each other one by one, and whom it has not met may be ahead of all.
+  them that are not gone: nodes come to know each other one by one, and whom it has not met may be ahead of all. And
+  nobody is the first to commit itself while one of those knows of other members than it does: each of the two might
+  commit itself without the other's choice. Only where they differ for ``DIFFER_S``, being cut off from some, does one
+  that knows of all, and after twice as long another.
 - GATHERING: from each participant it takes all that this one found of the slots that this node owns now (RECALL,
   answered as PULL is), and then what was dropped by name. The greatest version of each key stays. So every owner comes
   to the same, by itself; and what it then takes in is the newest there is in all snapshots.
@@ -61,6 +64,9 @@ DONE: Final = "done"
 
 RETURN_WAIT_S: Final = 60.0
 """How long a node waits for the members that it knew to come back."""
+DIFFER_S: Final = 5.0
+"""How long a node waits, when it could be the first to commit itself, for others to know of the same members: much
+longer than nodes take to hear of each other."""
 RECALL_S_MAX: Final = 120.0
 """When it drops what it has not taken in."""
 ASK_INTERVAL_S: Final = 0.25
@@ -106,14 +112,16 @@ class _Status:
     participants: list[int]
     complete: bool
     clock: int
+    met: list[int] | None = None
+    """The boots of those that it knows to be here; None: it does not say, being of a former version."""
 
     @classmethod
     def of(cls, told: Any) -> _Status:
         """Take what a node answered; what makes no sense comes from one that takes no part."""
         if not isinstance(told, dict) or not told.keys() >= PASSED.keys():
             told = PASSED
-        status = cls(**{name: told[name] for name in PASSED})
-        bounded = len(status.members) <= FACTS_MAX and len(status.participants) <= FACTS_MAX
+        status = cls(**{name: told[name] for name in PASSED}, met=told.get("met"))
+        bounded = all(len(names or ()) <= FACTS_MAX for names in (status.members, status.participants, status.met))
         return status if bounded and status.state in {WAITING, GATHERING, DONE} else cls(**PASSED)
 
 
@@ -157,6 +165,8 @@ class Recall:
         self._participants: dict[str, int] = {}
         self._round: _Round | None = None
         self._ask_at = self._started
+        self._first_at: float | None = None
+        """Since when it might be the first to commit itself."""
         self._sources: dict[str, _Source] = {}
         self._gathered_for = b""
         """The ring for which it gathers."""
@@ -226,11 +236,16 @@ class Recall:
             "participants": self._participants_here(),
             "complete": self._complete,
             "clock": 0 if self._head is None else self._head.clock,
+            "met": sorted(self._met()),
         }
+
+    def _met(self) -> set[int]:
+        """Return the boots of this node and of those that it knows to be here."""
+        return {self._boot, *[fact.boot for fact in self._coordinator.membership.peers()]}
 
     def _participants_here(self) -> list[int]:
         """Return the boots of the participants that are not gone: nobody need wait to meet the others."""
-        present = {self._boot, *[fact.boot for fact in self._coordinator.membership.peers()]}
+        present = self._met()
         return [boot for boot in self._participants.values() if boot in present]
 
     @property
@@ -361,12 +376,23 @@ class Recall:
         statuses = {self._coordinator.own_id: own} | {node_id: asked.answers[node_id] for node_id in peers}
         wanted = {node_id for status in statuses.values() for node_id in status.members}
         is_late = self._coordinator.instant.now - self._started >= RETURN_WAIT_S
-        if ours or (wanted and wanted <= statuses.keys()) or is_late:
+        if ours or ((is_late or (wanted and wanted <= statuses.keys())) and self._may_be_first(statuses)):
             self._commit(peers, statuses)
+
+    def _may_be_first(self, statuses: dict[str, _Status]) -> bool:
+        """Tell whether all know of the same members; or whether they have differed for long."""
+        now, met = self._coordinator.instant.now, self._met()
+        if self._first_at is None:
+            self._first_at = now
+        theirs = [set(status.met) for status in statuses.values() if status.met is not None]
+        if all(known == met for known in theirs):
+            return True
+        knows_all = all(known <= met for known in theirs)
+        return now - self._first_at >= (DIFFER_S if knows_all else 2 * DIFFER_S)
 
     def _has_met(self, participants: set[int]) -> bool:
         """Tell whether all of these processes are members by this node's own table, too."""
-        return participants <= {self._boot, *[fact.boot for fact in self._coordinator.membership.peers()]}
+        return participants <= self._met()
 
     def _commit(self, peers: dict[str, int], statuses: dict[str, _Status]) -> None:
         coordinator = self._coordinator
