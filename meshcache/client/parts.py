@@ -24,7 +24,10 @@ ROUND_BYTES_MAX: Final = 16 << 20
 in any case."""
 EXPECTED_REPLY_BYTES: Final = 1024
 """What the reply has for a key, as long as nothing is known of it."""
-VALUE_MARGIN: Final = 2
+ROUND_PARTS_MAX: Final = 16
+"""A round has so many parts for one node, at most: as many requests of a client may wait at a node that has much to do
+(intake.py), and a refusal would make the whole client hold back."""
+VALUE_MARGIN: Final = 1.25
 """Where the length of values is only expected, a part has so many times less than fits: values may differ, and a part
 that does not fit in a reply takes another round."""
 
@@ -56,8 +59,9 @@ def parts_of(
     """
     if not request.keys:
         return [(indices, 0)]
-    sizes = [len(request.keys[i]) + VALUE_MARGIN * expected_value_bytes for i in indices]
-    margin = (VALUE_MARGIN - 1) * expected_value_bytes
+    expected = int(VALUE_MARGIN * expected_value_bytes)
+    margin = expected - expected_value_bytes
+    sizes = [len(request.keys[i]) + expected for i in indices]
     if request.payloads is not None and request.kind is not Update:
         sizes = [size + len(request.payloads[i]) for size, i in zip(sizes, indices, strict=True)]
     parts: list[tuple[list[int], int]] = []
@@ -66,7 +70,7 @@ def parts_of(
         if end > start and (size + more > size_max or end - start == BATCH_OPS_MAX):
             parts.append((indices[start:end], size))
             start, size = end, 0
-            if total + more - margin > ROUND_BYTES_MAX:
+            if total + more - margin > ROUND_BYTES_MAX or len(parts) == ROUND_PARTS_MAX:
                 return parts
         size += more
         total += max(more - margin, EXPECTED_REPLY_BYTES)

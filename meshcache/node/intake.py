@@ -134,8 +134,9 @@ class RequestInlet(Inlet):
         """See Inlet; what was taken and waits is input too."""
         more = bool(self._waiting or self._get(EVENTS) & POLLIN)
         self._alone = not more
-        if not more:
-            self._standing_since = 0.0
+        if not more:  # what was measured holds no longer: idle time is no sign that few can be served
+            self._standing_since = self._measured_at = 0.0
+            self._shedding = False
         return more
 
     def drain(self, now: float) -> bool:

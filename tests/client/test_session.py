@@ -31,7 +31,7 @@ from meshcache.client.failure import (
 )
 from meshcache.client.greetings import GREETING_S
 from meshcache.client.locks import Lock
-from meshcache.client.parts import ROUND_BYTES_MAX, VALUE_MARGIN
+from meshcache.client.parts import ROUND_BYTES_MAX, ROUND_PARTS_MAX, VALUE_MARGIN
 from meshcache.client.routing import Routing
 from meshcache.client.seeds import parse_seeds
 from meshcache.client.session import Session, begin
@@ -815,7 +815,7 @@ def test_many_keys_go_to_their_owners_in_one_call_each_and_come_back_as_given() 
 def test_more_is_asked_for_again_in_parts_that_are_expected_to_fit() -> None:
     world = World(nodes=1)
     world.routing.settings.small_bytes = 1 << 20
-    size = world.routing.settings.small_bytes // (4 * VALUE_MARGIN)
+    size = int(world.routing.settings.small_bytes / (4 * VALUE_MARGIN))
 
     def answer(call: Call) -> Any:
         given = [record(b"\0\0" + key + bytes(size - 64)) for key in call.request.keys]
@@ -851,6 +851,18 @@ def test_after_large_values_a_batch_of_small_ones_is_shared_out_once_more_than_i
         world.run(world.session.get_many([f"s{i}" for i in range(6)], None), answer)
         steps.append([[len(call.request.keys) for call in step] for step in world.steps])
     assert steps == [[[1] * 6], [[6]]]
+
+
+def test_a_round_has_no_more_parts_than_a_busy_node_lets_wait() -> None:
+    world = World(nodes=1)
+    world.routing.settings.small_bytes = world.routing.value_bytes = 10_000
+    items = {f"k{i}": b"%d" % i for i in range(ROUND_PARTS_MAX + 3)}
+
+    def answer(call: Call) -> Any:
+        return [record(b"\0\0" + bytes(9_000)) for _ in call.request.keys]
+
+    assert world.run(world.session.get_many(list(items), None), answer).keys() == items.keys()
+    assert [[len(call.request.keys) for call in step] for step in world.steps] == [[1] * ROUND_PARTS_MAX, [1] * 3]
 
 
 def test_one_small_value_says_nothing_of_the_next_batch() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -288,6 +290,26 @@ def test_large_replies_begin_the_shedding_at_once_where_others_wait(
         assert len(node.served) < 20
         assert node.inlet.has_input() or node.router.poll(WAIT_MS)
         node.inlet.drain(0.0)
+
+
+def test_after_a_time_of_rest_as_many_may_wait_as_at_the_beginning(
+    node: Overloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two waves of large replies is shed; between them few are served, since nobody asks."""
+    rest_s = 0.0
+    monkeypatch.setattr(intake, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + rest_s))
+    monkeypatch.setattr(intake, "MEASURE_S", 30.0)
+    node.inlet._shedding = False
+    node.is_large = lambda _: True
+    count = 3 * intake.WAITING_MIN
+    for wave in (1, 2):
+        node.fill(*[get(wave * count + i) for i in range(count)])
+        while len(node.others) < wave or node.inlet.has_input():
+            assert node.inlet.has_input() or node.router.poll(WAIT_MS)
+            node.inlet.drain(0.0)
+        assert len(node.served) == wave * count
+        assert not node.turned_away
+        rest_s = 60.0
 
 
 def test_a_large_reply_with_nobody_waiting_begins_no_shedding(node: Overloaded) -> None:
