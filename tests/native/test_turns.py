@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -280,6 +281,18 @@ def test_requests_that_come_at_once_are_all_answered(twins: list[Calls]) -> None
 READ: Final = get(b"a")
 
 
+def waits_in_the_kernel(thread_id: int) -> bool:
+    """Tell whether a thread sleeps in epoll_wait(); where the kernel does not say, soon it will have begun to."""
+    try:
+        where = Path(f"/proc/self/task/{thread_id}/wchan").read_text()
+    except OSError:
+        where = "0"
+    if where == "0":
+        time.sleep(0.1)
+        return True
+    return "poll" in where
+
+
 class ByHand:
     """A node whose loop does not run, with one connection that it knows."""
 
@@ -312,21 +325,36 @@ class ByHand:
         self.socket.send(frame_of(self.core, make, 1))
 
     def serve(
-        self, make: Make = READ, *, within_s: float = 0.5, ahead_s_max: float = 1e12, profile: Any = None
+        self, make: Make = READ, *, within_s: float = 20.0, ahead_s_max: float = 1e12, profile: Any = None
     ) -> list[int]:
-        """Take native turns for a while, until something else is to be done. A request comes meanwhile."""
-        turns, timer, before = self.entrance.turns, threading.Timer(0.1, self.send, [make]), sys.getprofile()
+        """Take native turns until a request was answered, which comes while they sleep, or is left to others.
+
+        Returns the descriptors that woke it for something else.
+        """
+        turns, before, ended = self.entrance.turns, sys.getprofile(), threading.Event()
         assert turns is not None
         self.server._inlets.woken(turns.serve(time.monotonic(), 0.0, 1e12, ()), [])
-        timer.start()
+        asking = threading.Thread(target=self._ask, args=(make, threading.get_native_id(), ended))
+        asking.start()
         deadline = time.monotonic() + within_s
         sys.setprofile(profile)
         try:
             woken = turns.serve(deadline, 0.0, ahead_s_max, ())
         finally:
             sys.setprofile(before)
-        timer.join()
-        return [fd for fd, _ in woken]
+            ended.set()
+            asking.join()
+        self.wakeup.clear()
+        return [fd for fd, _ in woken if fd != self.wakeup.fd]
+
+    def _ask(self, make: Make, thread_id: int, ended: threading.Event) -> None:
+        """Send a request once this thread sleeps in its turns, and end them when it is served."""
+        counters = self.core.counters
+        before = counters.requests
+        eventually(lambda: ended.is_set() or waits_in_the_kernel(thread_id))
+        self.send(make)
+        eventually(lambda: ended.is_set() or counters.requests > before)
+        self.wakeup()
 
     def close(self) -> None:
         self.context.destroy(linger=0)
