@@ -359,24 +359,25 @@ are_many_to_one(const Run *run)
     return false;
 }
 
-/* Say that what is to be sent is not in a dict, unless it could not even be read. */
-static Step
-wrong_type(void)
+/* Return what the outbox has to send, held: a dict. NULL with an exception if it is none. */
+static PyObject *
+to_send(Turns *self, enum name name)
 {
-    if (!PyErr_Occurred()) {
+    PyObject *found = part_attribute(self, OUTBOX, name);
+    if (found != NULL && !PyDict_CheckExact(found)) {
+        Py_CLEAR(found);
         PyErr_SetString(PyExc_TypeError, "sends and replies of the outbox must be dicts");
     }
-    return WRONG;
+    return found;
 }
 
 /* Send the replies of the turn, or leave them to Python if it has some to send as well. */
 static Step
 send_replies(Turns *self, Run *run)
 {
-    PyObject *replies = part_attribute(self, OUTBOX, N_REPLIES);
-    if (replies == NULL || !PyDict_CheckExact(replies)) {
-        Py_XDECREF(replies);
-        return wrong_type();
+    PyObject *replies = to_send(self, N_REPLIES);
+    if (replies == NULL) {
+        return WRONG;
     }
     Step step = PyDict_GET_SIZE(replies) > 0 || are_many_to_one(run) ? LEFT : SERVED;
     for (size_t i = 0; i < run->held_count && step != WRONG; i++) {
@@ -449,10 +450,9 @@ send_all(Turns *self, Run *run, PyObject *all)
 static Step
 send_to_peers(Turns *self, Run *run)
 {
-    PyObject *sends = part_attribute(self, OUTBOX, N_SENDS);
-    if (sends == NULL || !PyDict_CheckExact(sends)) {
-        Py_XDECREF(sends);
-        return wrong_type();
+    PyObject *sends = to_send(self, N_SENDS);
+    if (sends == NULL) {
+        return WRONG;
     }
     Step step = SERVED;
     if (PyDict_GET_SIZE(sends) > 0 && !are_frames(self, sends)) {

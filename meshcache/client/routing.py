@@ -136,6 +136,9 @@ class Peer:
 class Routing:
     """Finds the first usable owner of each key, and which node to ask next."""
 
+    value_bytes = 0
+    """How long the values of a batch are expected to be, by those of the last large one; 0: short (parts.py)."""
+
     def __init__(self, seeds: tuple[str, ...], clock: Callable[[], float], key: SecretKey | None = None) -> None:
         self.seeds, self.clock = seeds, clock
         self.key = key
@@ -171,9 +174,8 @@ class Routing:
         """Answers after which something was to be asked again, or had failed."""
         self.gone_answered = self.gone_failed = 0
         """What nodes counted that are no members any more."""
-        self.rests, self.holds, self.value_bytes = Rests(), Holds(), 0
-        """Addresses that are not asked for a moment; overloaded nodes that are not asked again for a moment; how long
-        the values of a batch are expected to be, by those of the last large one, 0: short (parts.py)."""
+        self.rests, self.holds = Rests(), Holds()
+        """Addresses that are not asked for a moment; overloaded nodes that are not asked again for a moment."""
         self.windows, self.greetings = Windows(), Greetings()
         """How many requests may be under way at each node; what is known of its clock."""
         self._retry_budget = RetryBudget(clock())
