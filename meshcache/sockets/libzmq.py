@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 
 
+@cache
 def addresses(*names: str) -> tuple[int, ...] | None:
-    """Return where these functions are; None if that cannot be told."""
+    """Return where these functions are; None if that cannot be told.
+
+    Looked up once: each time would leave a class to the garbage collector, and every new connection asks.
+    """
     try:
         from zmq.backend.cython import _zmq  # noqa: PLC0415  (pyzmq may have another backend)
 
