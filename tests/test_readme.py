@@ -37,7 +37,7 @@ from meshcache.cli import main as cli
 from meshcache.cli.parser import make_parser
 from meshcache.config import Config
 from meshcache.core.membership import newcomers
-from meshcache.core.operations import admission, fill_leases, requests
+from meshcache.core.operations import admission, fill_leases, reply_room
 from meshcache.core.operations.portions import PORTION_KEYS
 from meshcache.core.storage.charges import NATIVE, PYTHON, Charges
 from meshcache.keys import RIGHTS, read_allowed_keys
@@ -545,8 +545,8 @@ def test_what_is_bounded_is_bounded_at_that() -> None:
         f"{connections.OWED_BYTES_TOTAL >> 20} MiB",
         f"{memory.EXCESS_BYTES_MAX >> 20} MiB",
         (
-            f"; {requests.PRESSED_REPLY_BYTES >> 20} MiB while more than "
-            f"{(connections.OWED_BYTES_TOTAL - requests.PRESSED_BYTES_LEFT) >> 20} MiB of the"
+            f"; {reply_room.PRESSED_REPLY_BYTES >> 20} MiB while more than "
+            f"{(connections.OWED_BYTES_TOTAL - reply_room.PRESSED_BYTES_LEFT) >> 20} MiB of the"
         ),
         f"as many as are served in {intake.WAIT_S * 1000:.0f} ms, {intake.WAITING_MIN} at least",
         f"{intake.WAITING_MAX:,} at most",

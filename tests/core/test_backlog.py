@@ -13,7 +13,7 @@ from meshcache.core.operations import backlog as b
 from meshcache.core.operations.backlog import Backlog
 from meshcache.core.operations.instant import Instant
 from meshcache.core.operations.portions import PORTION_KEYS
-from meshcache.core.operations.requests import PRESSED_BYTES_LEFT, PRESSED_REPLY_BYTES
+from meshcache.core.operations.reply_room import PRESSED_BYTES_LEFT, PRESSED_REPLY_BYTES
 from meshcache.core.operations.surroundings import Readers
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Code

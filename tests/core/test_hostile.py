@@ -21,7 +21,7 @@ from meshcache.core.outbox import Effects
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import LEAD_MS_MAX
 from meshcache.protocol.facts import BOOT_MAX, FACTS_MAX, INCARNATION_MAX
-from meshcache.protocol.messages import Fact, Rumour
+from meshcache.protocol.messages import Code, Fact, Rumour
 from meshcache.protocol.record import NEVER_MS, Extras, expires_ms_of, expiry_bytes, stamp, tombstone, with_extras
 from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.simulation.hosts import EPOCH_MS
@@ -532,6 +532,30 @@ def test_a_replica_that_claims_to_hold_newer_from_the_future_moves_no_clock() ->
     assert pair.lone.core.clock.latest >> 16 < pair.lone.wall_ms + LEAD_MS_MAX
     pair.lone.wait(0.2)
     assert pair.lone.core.ready
+
+
+def test_other_nodes_are_asked_for_no_more_than_a_reply_has_room_for() -> None:
+    pair = Pair()
+    keys = [b"k%d" % i for i in range(20)]
+    change = m.Set(*pair.lone.head(), 1, 0, keys, [bytes(400_000)] * len(keys))
+    pair.lone.core.receive_request(b"client", encode_frame(0, [change]), pair.lone.now)
+    pair.lone.turn()
+    large = pair.lone.core.store.peek(keys[0]) or b""
+    few = pair.lone.core.config.limits.reply_bytes_max // len(large)
+
+    def ask() -> int:
+        """Have a client ask for all keys; return for how many the peer was asked."""
+        get = m.Get(*pair.lone.head(), 0, 0, False, keys)
+        pair.lone.core.receive_request(b"client", encode_frame(0, [get]), pair.lone.now)
+        reads = [one for one in pair.asked(pair.lone.turn()) if isinstance(one, m.Read)]
+        replies = pair.play(*[m.ReadReply(read.request, b"", [large] * len(read.keys), []) for read in reads])
+        (reply,) = [one for one in replies if isinstance(one, m.Reply)]
+        assert reply.results == [large] * few + [[int(Code.MORE)]] * (len(keys) - few)
+        return sum(len(read.keys) for read in reads)
+
+    assert ask() == len(keys), "of a new connection nobody knows how much a key brings"
+    for _ in range(10):
+        assert ask() == few
 
 
 # What fails, fails alone

@@ -29,7 +29,8 @@ class Reads:
     def end(self, read_bytes: int = 0) -> None:
         """The read that began first is over."""
         self.gate.run()
-        self.gate.ended(*self.begun.pop(0), self._expected.pop(0), read_bytes)
+        origin, count = self.begun.pop(0)
+        self.gate.ended(origin, count, count, self._expected.pop(0), read_bytes)
 
     def learn(self, origin: bytes, key_bytes: int) -> None:
         """Have some reads of one key bring so much."""
@@ -101,10 +102,10 @@ def test_reads_that_end_at_once_do_not_pile_up_on_the_stack() -> None:
     def begin(expected_bytes: float) -> None:
         nonlocal ended
         ended += 1
-        gate.ended(b"a", 1, expected_bytes, 0)
+        gate.ended(b"a", 1, 1, expected_bytes, 0)
 
     held: list[Callable[[], None]] = []
-    gate.start(b"b", 1, lambda expected: held.append(lambda: gate.ended(b"b", 1, expected, 0)))
+    gate.start(b"b", 1, lambda expected: held.append(lambda: gate.ended(b"b", 1, 1, expected, 0)))
     for _ in range(1000):
         gate.start(b"a", 1, begin)
     gate.run()
@@ -124,7 +125,7 @@ def test_one_turn_begins_so_many_reads_in_all_whoever_asks_for_them() -> None:
     def start(name: bytes) -> None:
         def begin(expected_bytes: float) -> None:
             ended[name] += 1
-            gate.ended(name, 1, expected_bytes, 0)
+            gate.ended(name, 1, 1, expected_bytes, 0)
 
         assert gate.start(name, 1, begin)
 

@@ -77,6 +77,10 @@ class RemoteReads:
         if is_more:
             self._begin()
 
+    def knows(self, origin: bytes) -> bool:
+        """Tell whether this connection has read before, so that the guess of what a key brings is its own."""
+        return origin in self._guesses
+
     def start(self, origin: bytes, keys: int, begin: Callable[[float], None]) -> bool:
         """Begin a read now or when others have ended; return False if too many wait.
 
@@ -94,8 +98,11 @@ class RemoteReads:
             self._begin()
         return True
 
-    def ended(self, origin: bytes, keys: int, expected_bytes: float, read_bytes: int) -> None:
-        """Note that a read of this connection has ended and what it brought, and begin reads that wait."""
+    def ended(self, origin: bytes, keys: int, keys_read: int, expected_bytes: float, read_bytes: int) -> None:
+        """Note that a read of this connection has ended and what its keys brought, and begin reads that wait.
+
+        ``keys_read``: of how many of the keys it was; where a reply has no room for all of them, not of all.
+        """
         count = min(keys, KEYS_COUNTED_MAX)
         self._total -= count
         self._running[origin] -= count
@@ -103,7 +110,7 @@ class RemoteReads:
             del self._running[origin]
         if expected_bytes > SMALL_BYTES:
             self._large_bytes -= expected_bytes
-        self._learn(origin, read_bytes / max(1, keys))
+        self._learn(origin, read_bytes / max(1, keys_read))
         if self.waiting:
             self._begin()
 

@@ -28,6 +28,7 @@ from meshcache.core.operations.portions import Done as DoneWithBatch
 from meshcache.core.operations.reads import QuorumRead
 from meshcache.core.operations.remote_reads import RemoteReads
 from meshcache.core.operations.replica_requests import ReplicaRequests
+from meshcache.core.operations.reply_room import SMALL_REPLY_BYTES, ReplyRoom, more, up_to
 from meshcache.core.operations.slow import SlowOperations
 from meshcache.core.operations.surroundings import Past, Readers, Serves
 from meshcache.core.operations.updates import UpdateBatch, Updates
@@ -44,17 +45,8 @@ HOT_KEYS_TOLD: Final = 100
 ENDED_BY_S: Final = 1.0
 """A change that is not answered so long after its deadline never will be: it has failed."""
 
-SMALL_REPLY_BYTES: Final = 1 << 16
-"""A smaller reply is always given, even if clients have left many bytes of earlier replies unread."""
-
 HINTED_MAX: Final = 8
 """So many requests of a connection are told, when they are turned away, when to come back: more would cost too much."""
-
-PRESSED_BYTES_LEFT: Final = 32 << 20
-"""While less can be sent until clients have read (see Readers.bytes_left), no reply has more than …"""
-
-PRESSED_REPLY_BYTES: Final = 1 << 20
-"""… this many bytes of values, or one value: so a crowd that asks for much is served in small turns, and all of it."""
 
 _FAILURES: Final = frozenset({int(Code.QUORUM), int(Code.OVERLOADED), int(Code.NOT_READY), int(Code.STALE_BOOT)})
 """Results that say: not done, or not for certain."""
@@ -105,6 +97,7 @@ class Requests:
         self._admit, self._reject = admission.admit, admission.reject
         self._reply, self._deadline = admission.reply, admission.deadline
         self._backlog = admission.backlog
+        self._room = ReplyRoom(self._config.limits.reply_bytes_max, admission, coordinator.outbox)
         self.replicas = ReplicaRequests(coordinator, admission, drops, hot, node, compare, past)
         self._counters = counters
         self._by_kind = counters.requests_by_kind
@@ -260,22 +253,27 @@ class Requests:
             # On the losing side of a partition: the majority may have newer values by now.
             done(results if self._in_majority() else [[int(Code.NOT_READY)]] * len(keys))
 
-        make = partial(QuorumRead, self._coordinator, keys, get.r, get.w, self._deadline(get), checked)
-        if not self._remote_reads.start(origin, len(keys), partial(self._begin_read, origin, len(keys), make)):
+        if not self._remote_reads.start(origin, len(keys), partial(self._begin_read, origin, get, keys, checked)):
             done([[int(Code.OVERLOADED)]] * len(keys))
 
-    def _begin_read(
-        self, origin: bytes, keys: int, make: Callable[[Callable[[int], None]], QuorumRead], expected_bytes: float
-    ) -> None:
+    def _begin_read(self, origin: bytes, get: m.Get, keys: list[bytes], done: Done, expected_bytes: float) -> None:
         """Begin a read.
 
         If that fails, the read ends unanswered: this may be called while another request is handled.
         """
-        read = make(partial(self._remote_reads.ended, origin, keys, expected_bytes))
+        is_known = self._remote_reads.knows(origin)
+        wanted = self._room.first_that_fit(keys, expected_bytes) if is_known else keys
+        left_out = more(len(keys) - len(wanted))
+
+        def extended(results: list[Any]) -> None:
+            done([*results, *left_out] if left_out else results)
+
+        ended = partial(self._remote_reads.ended, origin, len(keys), len(wanted), expected_bytes)
+        read = QuorumRead(self._coordinator, wanted, get.r, get.w, self._deadline(get), extended, ended)
         try:
             if origin in self._admission.readers.deaf:
                 read.release()
-                read.done([[int(Code.OVERLOADED)]] * len(read.results))
+                read.done([[int(Code.OVERLOADED)]] * len(wanted))
             else:
                 read.start()
         except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this read)
@@ -381,14 +379,12 @@ class Requests:
         else:
             size = len(records[0] or b"") if len(records) == 1 else sum(map(len, filter(None, records)))
             if size > SMALL_REPLY_BYTES:
-                budget, bytes_left = self._config.limits.reply_bytes_max, self._admission.readers.bytes_left
-                if bytes_left - self._outbox.reply_bytes < PRESSED_BYTES_LEFT:
-                    budget = min(budget, PRESSED_REPLY_BYTES)
+                budget, bytes_left = self._room.bytes_max(), self._admission.readers.bytes_left
                 if self._outbox.count_values(min(size, budget)) > bytes_left:
                     self._admission.reject_overloaded(origin, get)
                     return
                 if size > budget:
-                    records = _up_to(budget, records)
+                    records = up_to(budget, records)
         outcome["Get"] += 1
         self._reply(origin, get.request, records)
 
@@ -576,16 +572,6 @@ class Requests:
             self._reject(origin, forget, [int(Code.INVALID), str(problem)])
         else:
             self._reply(origin, forget.request, [None])
-
-
-def _up_to(budget: int, records: list[Any]) -> list[Any]:
-    """Replace records beyond the size of a reply by [Code.MORE]; the first record is always given."""
-    for i, record in enumerate(records):
-        if record is not None:
-            budget -= len(record)
-            if budget < 0 and i:
-                return [*records[:i], *[[int(Code.MORE)]] * (len(records) - i)]
-    return records
 
 
 def _is_failure(result: list[Any]) -> bool:
