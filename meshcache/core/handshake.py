@@ -63,9 +63,9 @@ class Handshake:
         who: Callable[[bytes], AllowedKey],
         *,
         follow: Callable[[], None],
-        replan: Callable[[], None],
+        link_made: Callable[[str], None],
     ) -> None:
-        """``follow`` applies a change of the members to rings and links; ``replan`` tells operations of a new link.
+        """``follow`` applies a change of the members to rings and links; ``link_made`` is told to whom a link is new.
 
         ``who`` returns the key by which a connection was let in.
         """
@@ -87,7 +87,7 @@ class Handshake:
         """Until when a seed may still refuse a node that has begun alone."""
         self._who = who
         self._follow = follow
-        self._replan = replan
+        self._link_made = link_made
 
     def greet(self) -> None:
         """Say HELLO again on every link whose connection stands and where nobody has answered yet."""
@@ -171,7 +171,7 @@ class Handshake:
         self._follow()
         self.served = self.joined
         if news:
-            self._replan()
+            self._link_made(welcome.node_id)
 
     def on_refused(self, address: str, refused: m.Refused) -> None:
         """Take in that the node at ``address`` refused this node's HELLO."""

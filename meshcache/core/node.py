@@ -167,7 +167,7 @@ class NodeCore:
 
     def _make_handshake(self) -> Handshake:
         parts = self.config, self.membership, self.peers, self.outbox, self._instant, self.boot, self.requests.who
-        return Handshake(*parts, follow=self._follow_members_now, replan=self._pending.replan)
+        return Handshake(*parts, follow=self._follow_members_now, link_made=self._pending.on_link_made)
 
     def _make_requests(self, hot: HotKeys, copies: HotCopies, host: Callable[[], dict[str, Any]]) -> Requests:
         return Requests(

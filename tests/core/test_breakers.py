@@ -233,6 +233,26 @@ def test_an_operation_that_needs_a_barred_owner_fails_at_once(deaf: Deaf) -> Non
     assert breakers(first).are_closed
 
 
+def test_a_new_link_begins_anew_without_waiting_for_a_probe(deaf: Deaf) -> None:
+    story = Story(3, DEFAULT)
+    first, second = story.owners("key")
+    client = story.at(first)
+    story.set("key", "old", client)
+    deaf.node_id = second.name
+    for _ in range(CALLS_MIN):
+        client.run(client.session.set("key", "value", None, 0.4), lambda *_: None)
+    story.mesh.wait_for(lambda: breakers(first).bars(second.name), within_s=3.0)
+    story.mesh.run(0.45)
+    assert breakers(first).bars(second.name)
+    deaf.node_id = ""
+    assert first.core is not None
+    peers = first.core.peers
+    peers.redial(second.address)
+    story.mesh.wait_for(lambda: second.name in peers.by_node, within_s=0.1)
+    story.set("key", "new", client, timeout=0.1)
+    assert breakers(first).are_closed
+
+
 def test_where_enough_owners_are_left_the_one_left_out_gets_a_hint(deaf: Deaf) -> None:
     story = Story(3, STRICT)
     first, second, third = story.owners("key")

@@ -10,6 +10,9 @@ A failure is a request that was refused for overload, or not answered in time. O
 the node ``FAIR_S`` or more, so that an impatient client opens no breaker. What this node does by itself (probes of
 members, hints, slots that move, repair) neither counts nor stops.
 
+When there is a new link to the node, its breaker is forgotten: perhaps only the way to it was cut. To wait for a probe
+would let operations fail for up to ``OPEN_S`` after the network is whole.
+
 Nothing about quorums changes. Where the owners that may still be asked are too few, the operation fails at once with
 what it would have come to at its deadline; where they are enough, the owner that was left out gets its hint. A member
 that is *suspected* is asked whatever its breaker says: soon it is either cleared, or dead and no owner any more, and
@@ -62,7 +65,7 @@ class Breakers:
         if breaker is None or self._state_of(node_id) != State.ALIVE:
             return True
         if self.by_node[node_id][0] != boot:
-            self._forget(node_id)
+            self.begin_anew(node_id)
             return True
         if deadline - self._instant.now < FAIR_S or not breaker.admits(self._instant.now):
             return False
@@ -89,8 +92,8 @@ class Breakers:
         known = self.by_node.get(node_id)
         if known is None or known[0] != boot:
             for gone in [each for each in self.by_node if self._state_of(each) > State.SUSPECT]:
-                self._forget(gone)
-            self._forget(node_id)
+                self.begin_anew(gone)
+            self.begin_anew(node_id)
             self.by_node[node_id] = boot, Breaker(OPEN_S)
 
     def answered(self, number: int) -> None:
@@ -143,8 +146,8 @@ class Breakers:
             self.open[node_id] = known[1]
             self._outbox.note("breaker_opened", node=node_id)
 
-    def _forget(self, node_id: str) -> None:
-        """Begin anew with a node, since another process answers there."""
+    def begin_anew(self, node_id: str) -> None:
+        """Begin anew with a node, since another process answers there, or on a new link."""
         self.by_node.pop(node_id, None)
         if self.open.pop(node_id, None) is not None:
             self._outbox.note("breaker_closed", node=node_id)

@@ -182,6 +182,11 @@ class Pending:
             self.breakers.forget(request)
             self._shielded(operation, operation.on_lost, group, node_id)
 
+    def on_link_made(self, node_id: str) -> None:
+        """Begin anew with a node to which there is a new link."""
+        self.breakers.begin_anew(node_id)
+        self.replan()
+
     def replan(self) -> None:
         """Tell all operations that the ring or the links changed."""
         for operation in [*self.running, *self.background.values()]:
