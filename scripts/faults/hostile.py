@@ -175,6 +175,7 @@ def hostile(options: Options) -> Result:
             )
             result.check(f"{what}: processes ended", found["ended"], 0)
             result.check(f"{what}: longest gap", found["gap_s"], GAP_S_MAX, "s")
+            result.check(f"{what}: p99, times that alone", found["p99_s"] / found["alone_p99_s"], None, "x")
             result.check(f"{what}: failed reads", found["failed"], 0)
             result.check(f"{what}: memory at most", found["peak_mib"], PEAK_MIB_MAX, "MiB")
             result.check(f"{what}: memory afterwards", found["left_mib"], LEFT_MIB_MAX, "MiB")
