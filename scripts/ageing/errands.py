@@ -28,6 +28,8 @@ BIG_BYTES: Final = 1_000_000
 KEYS: Final = 20_000
 """Of values that expire: more than the nodes have room for."""
 NEAR_TTL_S: Final = 1.0
+WARMING: Final = 30
+"""How often each loop does in the beginning what takes the most memory."""
 NEAR_KEYS: Final = 40
 STREAMED: Final = "soak:"
 
@@ -129,13 +131,14 @@ class Caller:
             yield Pause(max(0.0, self.random.expovariate(1 / interval_s) - (end - begin)))
 
     def run_errands(self, interval_s: float) -> Errand:
-        """Do one errand after the other: all kinds once, then each of a kind drawn at random.
+        """Do one errand after the other: all kinds once, some often, then each of a kind drawn at random.
 
-        Each thread allocates in an arena of its own, which keeps the size that the largest value needed. So all threads
-        see a large value early, and not one after the other all along.
+        Each thread allocates in an arena of its own, which keeps the size that its largest moment needed, and a thread
+        that comes has the arena of one that has gone. So large values, and clients that come and go, are many at once
+        in the beginning: else the arenas would grow to their size one after the other, for hours.
         """
         kinds, weights = zip(*ERRANDS.items(), strict=True)
-        first = list(kinds)
+        first = [*kinds, *[big, passing] * WARMING]
         while not self.stopped():
             begin = time.monotonic()
             errand = first.pop() if first else self.random.choices(kinds, weights)[0]
