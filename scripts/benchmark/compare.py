@@ -4,6 +4,8 @@ Both run at the same time, a node and a client of each, and are measured in turn
 whatever else the machine does meets both. Processes of one program differ by some percent among themselves, for as long
 as they live; so they are started several times. The ratio is that of the medians, before to now: above 1, this tree is
 faster.
+
+The native module of the commit is built first, where it has one; with ``--pure``, both trees run without.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from meshcache._native import PURE_VARIABLE, compiled
+
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 WORKER: Final = ROOT / "scripts/benchmark/worker.py"
 Figures = list[tuple[float, ...]]
@@ -29,6 +33,7 @@ examples:
   scripts/bench compare HEAD~5                      all operations, in about two minutes
   scripts/bench compare main --only get set         only these two
   scripts/bench compare HEAD --only get             this very tree twice: how much the figures differ by chance
+  scripts/bench compare HEAD~5 --pure               both without their native modules
   scripts/bench compare v0.1 --starts 1 --rounds 2  a look
 """
 
@@ -36,8 +41,8 @@ examples:
 class Side:
     """A node and a client that run one tree."""
 
-    def __init__(self, tree: Path, port: int) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(tree)}
+    def __init__(self, tree: Path, port: int, *, pure: bool) -> None:
+        environment = environment_of(tree, pure=pure)
         node = ["-m", "meshcache", "node", "--id", "n", "--listen", f"127.0.0.1:{port}", "--set", "cluster.replicas=1"]
         settings = ["--set", "cluster.write_quorum=1", "--set", "store.max_entries=50000", "--set", "log.level=error"]
         command = [sys.executable, *node, *settings]
@@ -74,6 +79,23 @@ class Side:
             process.wait()
 
 
+def environment_of(tree: Path, *, pure: bool) -> dict[str, str]:
+    """Return the environment in which a tree runs; what it does not know would stop it."""
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    environment.pop(PURE_VARIABLE, None)
+    if pure and (tree / "meshcache/_native").is_dir():
+        environment[PURE_VARIABLE] = "1"
+    return environment
+
+
+def build_native(tree: Path) -> None:
+    """Build the native module of a tree, if it has one."""
+    if (tree / "meshcache/_native/build_hook.py").is_file():
+        build = "from meshcache._native.build_hook import SOURCES, compile_into; compile_into(SOURCES)"
+        environment = environment_of(tree, pure=False)
+        subprocess.run([sys.executable, "-c", build], cwd=tree, env=environment, check=True, stdout=sys.stderr)
+
+
 def processor_ns(pid: int) -> int:
     """Return the processor time of all threads of a process."""
     total = 0
@@ -82,12 +104,14 @@ def processor_ns(pid: int) -> int:
     return total
 
 
-def measure(base: Path, starts: int, rounds: int, seconds: float, operations: list[str]) -> dict[str, list[Figures]]:
+def measure(
+    base: Path, starts: int, rounds: int, seconds: float, operations: list[str], *, pure: bool
+) -> dict[str, list[Figures]]:
     """Measure both trees in turns; return the figures of both, by operation."""
     found: dict[str, list[Figures]] = {operation: [[], []] for operation in operations}
     for start in range(starts):
         port = 24_000 + (os.getpid() + 2 * start) % 3000
-        sides = Side(base, port), Side(ROOT, port + 1)
+        sides = Side(base, port, pure=pure), Side(ROOT, port + 1, pure=pure)
         try:
             for operation in operations:
                 for turn in range(rounds + 1):
@@ -126,13 +150,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each in one start (5)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn (0.3)")
     parser.add_argument("--only", nargs="+", choices=OPERATIONS, default=list(OPERATIONS), help="which operations")
+    parser.add_argument("--pure", action="store_true", help="without the native modules of both")
     options = parser.parse_args(arguments)
+    pure = options.pure or compiled is None
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "before"
         git = ["git", "-C", str(ROOT), "worktree"]
         subprocess.run([*git, "add", "--detach", "--quiet", str(tree), options.commit], check=True)
         try:
-            found = measure(tree, options.starts, options.rounds, options.seconds, options.only)
+            if not pure:
+                build_native(tree)
+            found = measure(tree, options.starts, options.rounds, options.seconds, options.only, pure=pure)
         finally:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)
     for operation, figures in found.items():
