@@ -79,9 +79,10 @@ def receiver(socket: zmq.Socket[bytes]) -> Callable[[int], Frame]:
 
 def state_of(socket: zmq.Socket[bytes]) -> int:
     """Return the present POLLIN and POLLOUT; asking also lets libzmq do what is pending."""
-    return socket.getsockopt(zmq.EVENTS)  # type: ignore[return-value]  # this option is a number
+    return socket.getsockopt(EVENTS)  # type: ignore[return-value]  # this option is a number
 
 
+EVENTS: Final = int(zmq.EVENTS)
 NOBLOCK: Final = int(zmq.NOBLOCK)
 READABLE: Final = int(zmq.POLLIN)
 """As numbers: to make them of pyzmq's constants each time takes long."""

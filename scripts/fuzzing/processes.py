@@ -16,7 +16,6 @@ import zmq
 from fuzzing.episodes import REQUESTS
 from fuzzing.frames import KEYS, Draw, Scene
 from fuzzing.judging import JudgedMesh, judged, open_mesh, secured_mesh
-from meshcache.errors import ProtocolError
 from meshcache.keys import SecretKey, read_secret_key
 from meshcache.protocol import messages as m
 from meshcache.protocol.wire import decode_frame, encode_frame
@@ -83,9 +82,7 @@ class Strangers:
         """Say a frame to each node, over each connection."""
         for stranger in self._all:
             stranger.scene.wall_ms = time.time_ns() // 1_000_000
-            frame = self._draw.frame(REQUESTS, stranger.scene)
-            if not has_leave(frame):
-                stranger.tell(frame)
+            stranger.tell(self._draw.frame(REQUESTS, stranger.scene))
         return len(self._all)
 
     def harmless(self) -> int:
@@ -98,14 +95,6 @@ class Strangers:
     def close(self) -> None:
         """End all connections."""
         self._context.destroy(linger=0)
-
-
-def has_leave(frame: bytes) -> bool:
-    """Tell whether a frame has a node leave: damage makes such frames of others, and who has a node's key may."""
-    try:
-        return any(isinstance(message, m.Leave) for message in decode_frame(frame)[1])
-    except ProtocolError:
-        return False
 
 
 def storm(frames: int, seconds: float, seed: int, rate_per_s: float, *, keys: bool) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fuzzing import frames
 from fuzzing.episodes import STEPS, TARGETS, Finding, play, run
-from fuzzing.processes import has_leave
+from fuzzing.frames import Draw, Scene, has_leave
 from fuzzing.program import THREE_STEPS, main
 from fuzzing.shrinking import kind_of, shrink
 
@@ -134,7 +136,7 @@ def test_what_a_frame_moves_beyond_its_bounds_is_a_finding(monkeypatch: pytest.M
         played.play(("pass", 0.1))
 
 
-def test_what_has_a_node_leave_is_told_from_what_does_not() -> None:
+def test_no_frame_that_is_drawn_has_a_node_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage turns a request to drop tags into one to leave: a single bit of its kind."""
     asked = m.InvalidateTags(1, 2, 3, b"", [b"t1"])
     frame = wire.encode_frame(0, [asked])
@@ -143,3 +145,7 @@ def test_what_has_a_node_leave_is_told_from_what_does_not() -> None:
     assert not has_leave(frame)
     assert has_leave(damaged)
     assert not has_leave(b"noise")
+    drawn = iter([damaged, damaged, frame])
+    monkeypatch.setattr(Draw, "encoded", lambda *_: next(drawn))
+    monkeypatch.setattr(frames, "NOISE", 0.0)
+    assert Draw(random.Random(1)).frame([m.InvalidateTags], Scene(0, 1)) == frame
