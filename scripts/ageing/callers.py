@@ -48,13 +48,15 @@ Report = dict[str, float]
 class Callers:
     """All processes with clients. ``with``: those that live have started."""
 
-    def __init__(self, addresses: Sequence[str], *, rate: float, ttl_s_max: float, sample_s: float) -> None:
+    def __init__(
+        self, addresses: Sequence[str], *, rate: float, ttl_s_max: float, warming_s: float, sample_s: float
+    ) -> None:
         """``rate``: errands and checked calls a second, of all that live together."""
         self._context = multiprocessing.get_context("spawn")
         self.ledger = Ledger(len(KINDS) * LANES * KEYS_PER_LANE)
         self._stop = RawValue(ctypes.c_bool, False)
         self._reports: Queue[tuple[str, Report, Any]] = self._context.Queue()
-        self._options = (rate / (2 * LANES * len(KINDS)), ttl_s_max, sample_s)
+        self._options = (rate / (2 * LANES * len(KINDS)), ttl_s_max, warming_s, sample_s)
         self._addresses = list(addresses)
         self.living: dict[str, SpawnProcess] = {}
         self._passing: list[SpawnProcess] = []
@@ -131,13 +133,13 @@ def _call(
     kind: str,
     number: int,
     addresses: list[str],
-    options: tuple[float, float, float],
+    options: tuple[float, float, float, float],
     ledger: Ledger,
     stop: Any,
     reports: Queue[tuple[str, Report, Any]],
 ) -> None:
     faulthandler.register(signal.SIGUSR1)  # a process that does not come to its end is asked where it is
-    rate, ttl_s_max, sample_s = options
+    rate, ttl_s_max, warming_s, sample_s = options
     make = meshes_client(kind)
 
     def caller_of(cache: Any, near: Any) -> Caller:
@@ -148,6 +150,7 @@ def _call(
             addresses,
             ledger,
             ttl_s_max,
+            warming_s,
             time.monotonic(),
             lambda: bool(stop.value),
             f"{os.getpid()}",

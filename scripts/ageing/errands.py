@@ -28,8 +28,6 @@ BIG_BYTES: Final = 1_000_000
 KEYS: Final = 20_000
 """Of values that expire: more than the nodes have room for."""
 NEAR_TTL_S: Final = 1.0
-WARMING: Final = 30
-"""How often each loop does in the beginning what takes the most memory."""
 NEAR_KEYS: Final = 40
 STREAMED: Final = "soak:"
 
@@ -95,6 +93,7 @@ class Caller:
     addresses: list[str]
     ledger: Ledger
     ttl_s_max: float
+    warming_s: float
     began: float
     stopped: Callable[[], bool]
     name: str
@@ -131,17 +130,19 @@ class Caller:
             yield Pause(max(0.0, self.random.expovariate(1 / interval_s) - (end - begin)))
 
     def run_errands(self, interval_s: float) -> Errand:
-        """Do one errand after the other: all kinds once, some often, then each of a kind drawn at random.
+        """Do one errand after the other: all kinds once, then those that warm up, then each of a kind drawn at random.
 
         Each thread allocates in an arena of its own, which keeps the size that its largest moment needed, and a thread
         that comes has the arena of one that has gone. So large values, and clients that come and go, are many at once
         in the beginning: else the arenas would grow to their size one after the other, for hours.
         """
         kinds, weights = zip(*ERRANDS.items(), strict=True)
-        first = [*kinds, *[big, passing] * WARMING]
+        first = list(kinds)
         while not self.stopped():
             begin = time.monotonic()
-            errand = first.pop() if first else self.random.choices(kinds, weights)[0]
+            warms = begin < self.began + self.warming_s
+            drawn = self.random.choice(WARMING) if warms else self.random.choices(kinds, weights)[0]
+            errand = first.pop() if first else drawn
             try:
                 yield from errand(self)
             except MeshcacheError as error:
@@ -328,6 +329,8 @@ ERRANDS: Final[dict[Callable[[Caller], Errand], float]] = {
     passing: 0.5,
 }
 """Each with its weight in the draw."""
+WARMING: Final = (big, passing)
+"""What takes the most memory."""
 
 
 def meshes_client(kind: str) -> Callable[..., Any]:

@@ -143,7 +143,11 @@ def run(options: argparse.Namespace, schedule: Schedule, lives: Lives) -> Soak:
         with meshcache.LocalMesh(**settings) as mesh, Watch({}) as watch:
             addresses = list(mesh.addresses)
             with Callers(
-                addresses, rate=options.rate, ttl_s_max=schedule.ttl_s_max, sample_s=schedule.sample_s
+                addresses,
+                rate=options.rate,
+                ttl_s_max=schedule.ttl_s_max,
+                warming_s=schedule.warming_s,
+                sample_s=schedule.sample_s,
             ) as callers:
                 churn = Churn(mesh, callers, options.seed, schedule.churn_s)
                 began = time.monotonic()

@@ -26,6 +26,11 @@ class Schedule:
         return 0.35 * self.duration_s
 
     @property
+    def warming_s(self) -> float:
+        """For so long, from the beginning, clients mostly do what takes the most memory."""
+        return _within(self.duration_s / 20, 1.0, 120.0)
+
+    @property
     def sample_s(self) -> float:
         """The time between two looks at the processes."""
         return _within(self.duration_s / 360, 0.5, 5.0)
