@@ -408,8 +408,8 @@ gathering_tell(PyObject *object, PyObject *answers)
         return NULL;
     }
     PyObject *waiting = taken_out(&self->waiting), *keys = taken_out(&self->keys);
-    Py_XDECREF(keys);
     if (waiting == NULL || keys == NULL) {
+        Py_XDECREF(keys);
         Py_XDECREF(waiting);
         return NULL;
     }
@@ -419,6 +419,7 @@ gathering_tell(PyObject *object, PyObject *answers)
             pending_tell((Pending *)pending, PyList_GET_ITEM(answers, i));
         }
     }
+    Py_DECREF(keys);
     return waiting;
 }
 
