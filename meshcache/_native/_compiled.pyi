@@ -1,7 +1,7 @@
 """Types of the native module."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Self, TypeVar
 
 from meshcache.core.storage.charges import Charges
@@ -56,6 +56,46 @@ def receive_when_there(
     zmq_getsockopt: int, socket: int, descriptor: int, timeout_ms: int, recv: Callable[[int], _T], flags: int, /
 ) -> _T:
     """See ``waiting_receiver`` in sockets/dealer.py."""
+
+def socket_state(zmq_getsockopt: int, socket: int, ask: Callable[[], int], /) -> int:
+    """See ``state_reader`` in sockets/dealer.py."""
+
+def wake(waiting: list[Any], /) -> None: ...
+
+class Pending:
+    """The twin of ``PurePending`` in client/aio/pending.py, where the twins of what follows are, too."""
+
+    attempt: Any
+    key: Any
+    started: float
+    def __new__(cls, loop: Any, attempt: Any, key: Any, started: float, /) -> Self: ...
+    def __await__(self) -> Generator[Any, None, Any]: ...
+    def done(self) -> bool: ...
+
+class Gathering:
+    is_open: bool
+    loop: Any
+    keys: list[Any]
+    waiting: list[Any]
+    def __new__(cls, loop: Any, /) -> Self: ...
+    def tell(self, answers: list[Any], /) -> list[Any]: ...
+
+class Gets:
+    def __new__(
+        cls,
+        copy_of: Callable[[Any], Any],
+        missing: object,
+        fast: Any,
+        routing: Any,
+        prefix: bytes,
+        attempt: Any,
+        begin: Callable[[Any, str, float], Any],
+        full: Callable[[str], object],
+        most: tuple[int, int],
+        running_loop: Callable[[], Any],
+        /,
+    ) -> Self: ...
+    def __call__(self, key: Any, /) -> Any: ...
 
 class NearReads:
     """The twin of ``pure_near_reads`` in client/near_cache.py."""

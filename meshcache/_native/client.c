@@ -43,9 +43,6 @@ enum {
     ZMQ_POLLIN = 1,
 };
 
-/* What a step came to. UNUSUAL: the general way has to do this; no exception is set. FAILED: an exception is set. */
-typedef enum { FAILED = -1, UNUSUAL = 0, DONE = 1 } Outcome;
-
 static PyObject *
 unless_usual(Outcome outcome, PyObject *made)
 {
@@ -473,9 +470,9 @@ unless_hot(PyObject *hot, PyObject *prefix, const Piece *piece)
     return found < 0 ? FAILED : found ? UNUSUAL : DONE;
 }
 
-/* The address that is asked first for a key; borrowed. */
+/* The address that is asked first for a key; borrowed. `first` has been found to be what the ring says. */
 static Outcome
-find_owner(PyObject *prefix, uint32_t prefix_crc, PyObject *key, PyObject *first, PyObject *hot, PyObject **owner)
+find_in_ring(PyObject *prefix, uint32_t prefix_crc, PyObject *key, PyObject *first, PyObject *hot, PyObject **owner)
 {
     Piece piece;
     Outcome outcome = key_piece(prefix, key, &piece);
@@ -510,6 +507,16 @@ is_routing(PyObject *prefix, PyObject *first, PyObject *hot)
            (uint64_t)slots <= UINT32_MAX;
 }
 
+Outcome
+find_owner(PyObject *prefix, PyObject *key, PyObject *first, PyObject *hot, PyObject **owner)
+{
+    if (!is_routing(prefix, first, hot)) {
+        return UNUSUAL;
+    }
+    uint32_t crc = crc32_add(UINT32_MAX, PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix));
+    return find_in_ring(prefix, crc, key, first, hot, owner);
+}
+
 /* owner_of(prefix, key, first, hot) */
 static PyObject *
 owner_of(PyObject *module, PyObject *const *given, Py_ssize_t count)
@@ -518,11 +525,7 @@ owner_of(PyObject *module, PyObject *const *given, Py_ssize_t count)
     if (!has_count(count, 4)) {
         return NULL;
     }
-    if (!is_routing(given[0], given[2], given[3])) {
-        Py_RETURN_NONE;
-    }
-    uint32_t crc = crc32_add(UINT32_MAX, PyBytes_AS_STRING(given[0]), PyBytes_GET_SIZE(given[0]));
-    Outcome outcome = find_owner(given[0], crc, given[1], given[2], given[3], &owner);
+    Outcome outcome = find_owner(given[0], given[1], given[2], given[3], &owner);
     return unless_usual(outcome, outcome == DONE ? Py_NewRef(owner) : NULL);
 }
 
@@ -545,7 +548,7 @@ share_out(PyObject *module, PyObject *const *given, Py_ssize_t count)
     Outcome outcome = DONE;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(keys) && outcome == DONE; i++) {
         PyObject *key = PyList_GET_ITEM(keys, i), *owner;
-        outcome = find_owner(prefix, crc, key, first, hot, &owner);
+        outcome = find_in_ring(prefix, crc, key, first, hot, &owner);
         if (outcome == DONE) {
             outcome = add_to_share(shares, owner, i);
         }
@@ -853,12 +856,29 @@ receive_when_there(PyObject *module, PyObject *const *given, Py_ssize_t count)
     return PyObject_CallOneArg(given[4], given[5]); /* which tells if something is wrong */
 }
 
+/* socket_state(zmq_getsockopt, socket, ask): what can be done with a socket of libzmq now; ask() tells what is wrong. */
+static PyObject *
+socket_state(PyObject *module, PyObject *const *given, Py_ssize_t count)
+{
+    if (!has_count(count, 3)) {
+        return NULL;
+    }
+    int (*getsockopt)(void *socket, int option, void *value, size_t *size) = PyLong_AsVoidPtr(given[0]);
+    void *socket = PyLong_AsVoidPtr(given[1]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    int state = 0;
+    size_t size = sizeof state;
+    return getsockopt(socket, ZMQ_EVENTS, &state, &size) == 0 ? PyLong_FromLong(state) : PyObject_CallNoArgs(given[2]);
+}
+
 #define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 
 static PyMethodDef functions[] = {
     FUNCTION(encode_get),    FUNCTION(encode_set),  FUNCTION(owner_of),    FUNCTION(share_out),   FUNCTION(decode_value),
     FUNCTION(decode_values), FUNCTION(decode_done), FUNCTION(decode_reply),
-    FUNCTION(receive_when_there), {NULL, NULL, 0, NULL},
+    FUNCTION(receive_when_there), FUNCTION(socket_state), {NULL, NULL, 0, NULL},
 };
 
 int

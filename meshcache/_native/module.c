@@ -7,6 +7,7 @@
 
 #include "client.h"
 #include "near.h"
+#include "pending.h"
 #include "serve.h"
 #include "store_object.h"
 #include "turns.h"
@@ -17,6 +18,9 @@
 
 static PyType_Spec *const types[] = {
     &near_spec,
+    &pending_spec,
+    &gathering_spec,
+    &gets_spec,
     &entries_spec,
     &usual_spec,
 #ifdef __linux__
@@ -27,7 +31,7 @@ static PyType_Spec *const types[] = {
 static int
 module_exec(PyObject *module)
 {
-    if (client_exec(module) < 0) {
+    if (client_exec(module) < 0 || pending_exec(module) < 0) {
         return -1;
     }
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {

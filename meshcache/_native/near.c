@@ -13,8 +13,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <structmember.h>
-#include <time.h>
 
+#include "clock.h"
 #include "near.h"
 
 enum { UNTIL = 0, VALUE = 1, RECORD = 2, USED = 4, FIELDS = 5 };
@@ -25,8 +25,7 @@ typedef struct {
     PyObject *found;    /* dict: copies by key as given */
     PyObject *near;     /* the store, with live_until and hits */
     PyObject *entries;  /* its OrderedDict: copies by raw key */
-    PyObject *clock;
-    bool is_monotonic;  /* whether it is time.monotonic */
+    Clock clock;
     PyObject *decode;   /* makes a value of a record */
     PyObject *find;     /* looks a key up for the table; says whether there is another copy than before */
     PyObject *missing;  /* what is returned for a key without a copy */
@@ -44,26 +43,11 @@ is_before(double now, PyObject *time)
     return now < until;
 }
 
-/* What the clock says; -1 with an exception if that fails. */
-static double
-time_of(NearReads *self)
-{
-    if (self->is_monotonic) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now); /* as time.monotonic does; without a call and an object, a tenth of a hit */
-        return (double)(now.tv_sec * 1000000000LL + now.tv_nsec) / 1e9;
-    }
-    PyObject *time = PyObject_CallNoArgs(self->clock);
-    double now = time == NULL ? -1.0 : PyFloat_AsDouble(time);
-    Py_XDECREF(time);
-    return now;
-}
-
 /* Whether a copy may be served now: 1, 0, or -1 with an exception. */
 static int
 may_be_served(NearReads *self, PyObject *copy)
 {
-    double now = time_of(self);
+    double now = clock_read(&self->clock);
     if (now == -1.0 && PyErr_Occurred()) {
         return -1;
     }
@@ -169,7 +153,7 @@ near_clear(NearReads *self)
     Py_CLEAR(self->found);
     Py_CLEAR(self->near);
     Py_CLEAR(self->entries);
-    Py_CLEAR(self->clock);
+    Py_CLEAR(self->clock.call);
     Py_CLEAR(self->decode);
     Py_CLEAR(self->find);
     Py_CLEAR(self->missing);
@@ -186,7 +170,7 @@ near_traverse(NearReads *self, visitproc visit, void *arg)
     Py_VISIT(self->found);
     Py_VISIT(self->near);
     Py_VISIT(self->entries);
-    Py_VISIT(self->clock);
+    Py_VISIT(self->clock.call);
     Py_VISIT(self->decode);
     Py_VISIT(self->find);
     Py_VISIT(self->missing);
@@ -203,18 +187,6 @@ near_dealloc(NearReads *self)
     Py_DECREF(type);
 }
 
-/* Whether a clock is time.monotonic: 1, 0, or -1 with an exception. */
-static int
-is_time_monotonic(PyObject *clock)
-{
-    PyObject *module = PyImport_ImportModule("time");
-    PyObject *monotonic = module == NULL ? NULL : PyObject_GetAttrString(module, "monotonic");
-    int is_one = monotonic == NULL ? -1 : clock == monotonic;
-    Py_XDECREF(monotonic);
-    Py_XDECREF(module);
-    return is_one;
-}
-
 /* NearReads(found, near, entries, clock, decode, find, missing) */
 static PyObject *
 near_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
@@ -225,17 +197,15 @@ near_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
                           &clock, &decode, &find, &missing)) {
         return NULL;
     }
-    int is_monotonic = is_time_monotonic(clock);
-    NearReads *self = is_monotonic < 0 ? NULL : (NearReads *)type->tp_alloc(type, 0);
-    if (self == NULL) {
+    NearReads *self = (NearReads *)type->tp_alloc(type, 0);
+    if (self == NULL || !clock_set(&self->clock, clock)) {
+        Py_XDECREF(self);
         return NULL;
     }
-    self->is_monotonic = is_monotonic == 1;
     self->call = near_call;
     self->found = Py_NewRef(found);
     self->near = Py_NewRef(near);
     self->entries = Py_NewRef(entries);
-    self->clock = Py_NewRef(clock);
     self->decode = Py_NewRef(decode);
     self->find = Py_NewRef(find);
     self->missing = Py_NewRef(missing);

@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "outcome.h"
 #include "wire.h"
 
 /* Kinds of messages. */
@@ -39,14 +40,6 @@ typedef struct {
     int64_t size;       /* bytes of all contents … */
     int64_t size_max;   /* … and of the greatest */
 } Request;
-
-/* What became of a step. */
-typedef enum {
-    FAILED = -1, /* with an exception */
-    UNUSUAL = 0, /* Python must take it */
-    DONE = 1,
-    WENT_ON = 2 /* Python has gone on */
-} Outcome;
 
 /* Read a frame of one GET or WRITE, or of one SET if these are asked for, for the process with this boot id; anything
  * else is unusual. The request must be zero before, and be freed after, whatever becomes of it. */

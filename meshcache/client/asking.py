@@ -50,6 +50,8 @@ class Asking:
         self.copies = self._copies if options.r == DEFAULT_LEVEL else None
         """The near cache for reads; None also where an explicit read level asks for more than a copy can promise. A
         driver looks here before it asks for the flow of a ``get``: a hit is then a single call."""
+        self.copy_of: Callable[[Any], Any] = _none if self.copies is None else self.copies.value
+        """Returns the value of a key of which there is a copy, else MISSING."""
         self.options = options
         self.cluster = cluster
         self._clock = routing.clock
@@ -332,3 +334,8 @@ class Asking:
 
     def _is_visible(self, record: Any) -> bool:
         return is_hit(record) and not is_stale(record, self.routing)
+
+
+def _none(_: Any) -> Any:
+    """There is no copy of any key."""
+    return MISSING

@@ -76,6 +76,16 @@ class FastPath:
         until = started + self._timeout_s
         return [_made(Attempt, (GET, address, started, until, self._allowance_s, keys, _ONE, fields, _MISSING))]
 
+    def get_of_any(self) -> Attempt | None:
+        """Return what attempts to read single keys have in common; None: they are never usual.
+
+        It has no key, no address and no time yet, and ``until`` is how long an operation may take.
+        """
+        if not self._reads:
+            return None
+        fields: tuple[Any, ...] = (*self._levels, self._prefix, [], 0)
+        return Attempt(GET, "", 0.0, self._timeout_s, self._allowance_s, [], _ONE, fields, _MISSING)
+
     def get_many(self, keys: list[Any]) -> list[Attempt] | None:
         """Return the attempts to read keys, one for each node."""
         near, routing = self._near, self._routing

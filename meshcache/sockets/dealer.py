@@ -85,7 +85,18 @@ def state_of(socket: zmq.Socket[bytes]) -> int:
 EVENTS: Final = int(zmq.EVENTS)
 NOBLOCK: Final = int(zmq.NOBLOCK)
 READABLE: Final = int(zmq.POLLIN)
+WRITABLE: Final = int(zmq.POLLOUT)
 """As numbers: to make them of pyzmq's constants each time takes long."""
+
+
+def state_reader(socket: zmq.Socket[bytes]) -> Callable[[], int]:
+    """Return a function that does as ``state_of`` for a socket, in a tenth of the time where it is native.
+
+    The function must not be used once the socket is closed: natively, that can end the process.
+    """
+    functions = None if absent_because else addresses("zmq_getsockopt")
+    ask = partial(state_of, socket)
+    return ask if functions is None else partial(compiled.socket_state, functions[0], socket.underlying, ask)
 
 
 def waiting_receiver(socket: zmq.Socket[bytes], recv: Callable[[int], Frame], timeout_ms: int) -> Callable[[], Frame]:

@@ -17,6 +17,7 @@ from fake_node import FakeNode, fake_mesh
 import meshcache
 from meshcache.client import greetings
 from meshcache.client.aio.messages import AttemptMessage, Message
+from meshcache.client.aio.pending import Pending
 from meshcache.client.arguments import DEFAULT
 from meshcache.client.blocking.channel import Channel
 from meshcache.client.connection import Attempt, Batch, Call, Request
@@ -244,15 +245,17 @@ def test_a_message_is_parted_by_the_time_that_its_calls_have() -> None:
     message = Message(Batch(Call("a", request, times[0], 0.25)), futures[0], ("key",))
     fields = 0, 0, b"", ["k"], 1000
     attempts = [Attempt(GET, "a", 99.0, until, 0.25, ["k"], range(1), fields, ()) for until in times]
-    usual = AttemptMessage(attempts[0], futures[0], ("key",))
-    for until, attempt, future in zip(times[1:], attempts[1:], futures[1:], strict=True):
+    pending = [Pending(loop, attempt, None, attempt.started) for attempt in attempts]
+    usual = AttemptMessage(attempts[0], loop, ("key",))
+    assert usual.join(attempts[0], pending[0])
+    for until, attempt, future, each in zip(times[1:], attempts[1:], futures[1:], pending[1:], strict=True):
         assert message.batch.join(Call("a", request, until, 0.25), 1000)
         message.futures.append(future)
-        assert usual.join(attempt, future)
-    for late, kept in (message.parted(100.0), usual.parted(100.0)):
+        assert usual.join(attempt, each)
+    for (late, kept), waiting in ((message.parted(100.0), futures), (usual.parted(100.0), pending)):
         assert late is not None
         assert kept is not None
-        assert (late.futures, kept.futures) == (futures[::2], futures[1::2])
+        assert (late.futures, kept.futures) == (waiting[::2], waiting[1::2])
         assert (kept.batch.until, kept.key) == (101.0, ("key",))
         assert kept.parted(100.0)[0] is None
         assert kept.parted(200.0)[1] is None

@@ -22,7 +22,8 @@ from fake_node import FakeNode, fake_mesh
 
 import meshcache
 from meshcache import AsyncClient, Client
-from meshcache.client.aio.connections import CALLS_PER_TURN, PARKED_MAX, UNDER_WAY_MAX
+from meshcache.client.aio.connections import PARKED_MAX, UNDER_WAY_MAX
+from meshcache.client.aio.outcomes import CALLS_PER_TURN
 from meshcache.client.connection import Call, Connection, Request, Unsendable
 from meshcache.protocol.messages import Change, Clear, Get, Hello, Inspect, Set, Update
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 from meshcache.client.aio.hub import Hub, halted, told
 from meshcache.client.aio.messages import rest_of
+from meshcache.client.aio.pending import Pending
 from meshcache.client.aio.streams import AsyncStreamReception, AsyncSubscription
 from meshcache.client.arguments import (
     DEFAULT,
@@ -101,6 +102,7 @@ class AsyncClient:
             require_curve(key, self._session.options.key_file)
         self._hub = Hub(self._session.connection, self._session.routing)
         self._reception = AsyncStreamReception(StreamIntake(self._session.routing, self._session.near), self._hub)
+        self._ask = self._hub.gets(self._session)
         self._names = Names()
         self._near_cache = near_cache
         self._owner = True
@@ -110,22 +112,19 @@ class AsyncClient:
 
         Pass ``default=meshcache.MISSING`` to tell a cached None from a miss.
         """
-        session = self._session
-        copies = session.copies
-        if copies is not None:
-            value = copies.value(key)
-            if value is not MISSING:
-                return value
-        tried: Tried | None = None
-        if timeout is None and (attempts := session.fast.get(key)) is not None:
-            futures = self._hub.ask(attempts)
-            if futures is not None:
-                answer = await futures[0]
-                if type(answer) is tuple:
-                    answer = session.value_of(answer[0], key)
-                if not isinstance(answer, Tried):
-                    return default if answer is MISSING else answer
-                tried = answer
+        session, tried = self._session, None
+        answer = self._ask(key) if timeout is None else session.copy_of(key)
+        if type(answer) is Pending:
+            answer = await answer
+            if type(answer) is Tried:
+                tried, answer = answer, MISSING
+            elif answer is MISSING:
+                return default
+            elif type(answer) is tuple:
+                answer = session.value_of(answer[0], key)
+                return default if answer is MISSING else answer
+        if answer is not MISSING:
+            return answer
         return await self._run(session.get(key, default, timeout, tried))
 
     async def gets(self, key: Key, *, near: bool = False, timeout: Timeout | None = None) -> Item | None:
@@ -584,7 +583,7 @@ class AsyncClient:
 
     def _derive(self, session: Session) -> Self:
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, _session=session, _owner=False)
+        other.__dict__.update(self.__dict__, _session=session, _ask=self._hub.gets(session), _owner=False)
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -16,7 +16,8 @@ Thousands of tasks can keep the loop busy for longer than a call may take. What 
 - A limited number of requests is under way on a connection, and fewer where a node has too many (windows.py). The
   others wait here, where further calls join them, and are dropped unsent when hardly any time of their caller is left:
   else a node would work through requests for which nobody waits.
-- Answers, and even more failures, wake tasks that take the loop's time: so one turn gives a limited number of them.
+- Answers, and even more failures, wake tasks that take the loop's time: so one turn gives a limited number of them
+  (outcomes.py).
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import zmq
 
 from meshcache.client.aio.dialling import reached
 from meshcache.client.aio.messages import AttemptMessage, Message
+from meshcache.client.aio.outcomes import AnyMessage, Outcomes
+from meshcache.client.aio.pending import Pending
 from meshcache.client.arguments import MISSING
 from meshcache.client.connection import (
     CALLS_MAX,
@@ -66,7 +69,7 @@ from meshcache.protocol.wire import Frame
 from meshcache.sockets.allocator import LARGE_FRAME_BYTES, expect_large_blocks
 from meshcache.sockets.context import LINK_DESCRIPTORS, Context, end_context, open_context
 from meshcache.sockets.curve import HANDSHAKE_DESCRIPTORS, HandshakeWatch
-from meshcache.sockets.dealer import open_dealer, receiver, state_of
+from meshcache.sockets.dealer import NOBLOCK, READABLE, WRITABLE, open_dealer, receiver, sender, state_reader
 from meshcache.sockets.descriptors import as_os_error, require_descriptors
 from meshcache.sockets.dialling import CONNECT_S, Host, shun
 
@@ -75,17 +78,16 @@ LAG_S: Final = 0.05
 """If the timer runs later than this, the loop is too busy to notice what happens in time."""
 FRAMES_PER_TURN: Final = 256
 FRAMES_PER_TICK: Final = 4096
-CALLS_PER_TURN: Final = 256
-"""How many calls get their outcomes in one turn of the loop. Few enough, too, that the objects which are made and freed
-for them stay below the garbage collector's threshold of 700: with 10,000 tasks it would walk through everything that
-they hold again and again, in half of the time."""
 UNDER_WAY_MAX: Final = 256
 """How many requests are under way on one connection at a time. More would only wait at the node, or fill the socket,
 which then looks dead."""
 PARKED_MAX: Final = 1024
 """The same for requests that may be parked at the node; all together are fewer than a socket's queue takes."""
 
-AnyMessage = Message | AttemptMessage
+
+def _key_of(attempt: Attempt) -> tuple[Any, ...]:
+    """Return what attempts must have in common to be sent in one message."""
+    return (attempt.operation.kind, attempt.allowance_s, *attempt.fields[:3])
 
 
 class _NodeSocket:
@@ -145,12 +147,12 @@ class _NodeSocket:
                     self._set_aside(message, error)
                     continue
                 if frame is None:
-                    self._mux.deliver(message, None)
+                    self._mux.outcomes.deliver(message, None)
                     continue
                 if len(frame) >= LARGE_FRAME_BYTES:
                     expect_large_blocks()
                 try:
-                    socket.send(frame, zmq.NOBLOCK)
+                    self._send(frame, NOBLOCK)
                 except zmq.ZMQError:
                     # The connection broke since its last use. Perhaps the node is back already: connect anew, nothing
                     # of this was sent.
@@ -170,20 +172,27 @@ class _NodeSocket:
         assert message is not None
         if self.open.get(message.key) is message:
             del self.open[message.key]
+        message.shut()
         late: AnyMessage | None = None
         if message.until <= now or not message.is_wanted():
             late, message = message, None
         elif message.waits_since:
             late, message = message.parted(now)
         if late is not None:
-            self._mux.deliver(late, NO_TIME)
+            self._mux.outcomes.deliver(late, NO_TIME)
         return message
 
     def _begin_to_wait(self) -> None:
         """Note since when the queued messages have waited for a connection; no call can join them any more."""
-        self.open.clear()
+        self._shut_open()
         for queue in self.lines:
             self._wait_for_turns(queue)
+
+    def _shut_open(self) -> None:
+        """Let no call join any message that is queued."""
+        for message in self.open.values():
+            message.shut()
+        self.open.clear()
 
     def _wait_for_turns(self, queue: deque[AnyMessage]) -> None:
         """Note since when these messages have waited because enough are under way; calls still join the latest."""
@@ -192,19 +201,22 @@ class _NodeSocket:
                 break
             message.waits_since = self._mux.attended_s()
 
+    def _on_readable(self) -> None:
+        self._mux.outcomes.take_in(self.on_event)
+
     def on_event(self, frames_max: int = FRAMES_PER_TURN) -> bool:
         """Take in what has arrived, and greet if that is needed; return False if there is more, for the next turn."""
         socket = self._socket
         try:
             while socket is not None:
-                events = state_of(socket)
-                if events & zmq.POLLIN:
+                events = self._state()
+                if events & READABLE:
                     if not frames_max:
-                        self._mux.loop.call_soon(self.on_event)
+                        self._mux.loop.call_soon(self._on_readable)
                         return False
                     frames_max -= 1
-                    self._arrived(self._recv(zmq.NOBLOCK))
-                elif not events & zmq.POLLOUT:
+                    self._arrived(self._recv(NOBLOCK))
+                elif not events & WRITABLE:
                     if self._connection.is_asked and not self._connection.ready:
                         self._fail(NOT_GREETED)
                     elif self._handshake is not None and (why := self._handshake.failure()) is not None:
@@ -220,7 +232,7 @@ class _NodeSocket:
                     if not connection.wants_greeting or not (connection.ready or self._is_needed()):
                         return True
                     self._step_since = self._mux.attended_s()
-                    socket.send(connection.hello(), zmq.NOBLOCK)
+                    self._send(connection.hello(), NOBLOCK)
                 socket = self._socket
         except ProtocolError as error:
             self._fail(Failure(sent=True, late=False, why=f"broke the protocol: {error}"))
@@ -237,7 +249,7 @@ class _NodeSocket:
                 if message.deadline <= now:
                     self._end(number)
                     self._connection.give_up(number, message.sent_at, is_fair=message.is_fair())
-                    self._mux.deliver(message, NO_REPLY if message.is_fair() else NO_TIME_TO_ANSWER)
+                    self._mux.outcomes.deliver(message, NO_REPLY if message.is_fair() else NO_TIME_TO_ANSWER)
         if was_ready and not self._connection.ready:
             self._step_since = attended_s
         for queue in self.lines:
@@ -272,11 +284,11 @@ class _NodeSocket:
             else:
                 late.append((message, NO_TURN if ready else NO_GREETING if self._connected else NO_CONNECTION))
         if late:
-            self.open.clear()
+            self._shut_open()
             queue.clear()
             queue.extend(kept)
             for message, failure in late:
-                self._mux.deliver(message, failure)
+                self._mux.outcomes.deliver(message, failure)
 
     def close(self) -> None:
         """Close the connection; all callers that wait learn that it is gone."""
@@ -298,7 +310,7 @@ class _NodeSocket:
             if number != GREETING:
                 message = self._end(number)
                 if message is not None and not isinstance(outcome, Welcome):
-                    self._mux.deliver(message, outcome)
+                    self._mux.outcomes.deliver(message, outcome)
             elif isinstance(outcome, Failure):
                 self._fail(outcome)
                 return
@@ -318,8 +330,8 @@ class _NodeSocket:
         self._end(number)
         connection.forget(number, silent=False)
         connection.routing.windows.note_answer(self.address)
-        connection.routing.succeeded(self.address, message.attempts[-1].started, len(message.futures))
-        self._mux.deliver(message, None)
+        connection.routing.succeeded(self.address, message.futures[-1].started, len(message.futures))
+        self._mux.outcomes.deliver(message, None)
         return True
 
     def _end(self, number: int) -> AnyMessage | None:
@@ -348,7 +360,7 @@ class _NodeSocket:
         """Fail a call that cannot be encoded, and no other call of the same message."""
         calls, queue = message.batch.calls, self.lines[message.line]
         if len(calls) == 1 or isinstance(message, AttemptMessage):
-            self._mux.deliver(message, Unsendable(error))
+            self._mux.outcomes.deliver(message, Unsendable(error))
             return
         for call, future in zip(reversed(calls), reversed(message.futures), strict=True):
             queue.appendleft(Message(Batch(call), future))
@@ -367,9 +379,10 @@ class _NodeSocket:
             return
         finally:
             self._opening = None
-        self._recv = receiver(self._socket)
+        self._send, self._recv = sender(self._socket), receiver(self._socket)
+        self._state = state_reader(self._socket)
         self._fd = int(self._socket.getsockopt(zmq.FD))
-        loop.add_reader(self._fd, self.on_event)
+        loop.add_reader(self._fd, self._on_readable)
         self.on_event()
 
     def _requeue(self) -> None:
@@ -379,12 +392,12 @@ class _NodeSocket:
 
     def _fail(self, failure: Failure) -> None:
         """Close the connection, and tell all callers why."""
-        self.open.clear()
+        self._shut_open()
         queued = [message for queue in self.lines for message in queue]
         for queue in self.lines:
             queue.clear()
         self._disconnect(failure)
-        self._mux.fail(queued, failure._replace(sent=False))
+        self._mux.outcomes.fail(queued, failure._replace(sent=False))
 
     def _disconnect(self, failure: Failure) -> None:
         """Close the socket and drop the requests under way on it; the next use opens a new one."""
@@ -402,7 +415,7 @@ class _NodeSocket:
         under_way, self.under_way = self.under_way, {}
         self._under_way_counts = [0, 0]
         self._attempts_under_way = 0
-        self._mux.fail(under_way.values(), failure)
+        self._mux.outcomes.fail(under_way.values(), failure)
 
     def _end_handshake(self) -> None:
         handshake, self._handshake = self._handshake, None
@@ -425,13 +438,7 @@ class Mux:
         self._routing = routing
         self._sockets: dict[str, _NodeSocket] = {}
         self._touched: dict[_NodeSocket, None] = {}
-        self._answers: deque[tuple[AnyMessage, Outcome | None]] = deque()
-        self._failures: deque[tuple[AnyMessage, Outcome | None]] = deque()
-        """Outcomes that wait for the next turn, because this one has woken enough tasks. Failures and answers take
-        turns: else many failed calls would be told of that before any call learns that the node is back."""
-        self._failure_is_next = False
-        self._woken = 0
-        """How many calls got their outcomes since the last flush."""
+        self.outcomes = Outcomes(loop)
         self._stood_still_s = 0.0
         self._ticks_at = 0.0
         self._ticking = False
@@ -457,7 +464,7 @@ class Mux:
             self.schedule(node_socket)
         return future
 
-    def ask(self, attempts: list[Attempt]) -> list[asyncio.Future[Any]] | None:
+    def ask(self, attempts: list[Attempt]) -> list[Pending] | None:
         """Return what each attempt will come to, values or ``Tried``; None if one can not be sent at once."""
         sockets = self._sockets
         for attempt in attempts:
@@ -466,19 +473,50 @@ class Mux:
                 return None
         return [self._ask(attempt, sockets[attempt.address]) for attempt in attempts]
 
-    def _ask(self, attempt: Attempt, node_socket: _NodeSocket) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = self.loop.create_future()
-        key = (attempt.operation.kind, attempt.allowance_s, *attempt.fields[:3])
-        message = node_socket.open.get(key)
-        if isinstance(message, AttemptMessage) and message.join(attempt, future):
-            if len(message.futures) == CALLS_MAX:
-                node_socket.send()
-            return future
-        node_socket.open[key] = message = AttemptMessage(attempt, future, key)
+    def _ask(self, attempt: Attempt, node_socket: _NodeSocket) -> Pending:
+        pending = Pending(self.loop, attempt, None, attempt.started)
+        message = self._joinable(attempt, node_socket)
+        if not message.join(attempt, pending):
+            message = self._begin(attempt, node_socket)
+            message.join(attempt, pending)
+        if len(message.futures) == CALLS_MAX:
+            node_socket.send()
+        return pending
+
+    def begin(self, attempt: Attempt, address: str, started: float) -> Any:
+        """Return the gathering which single gets like this one can join; None if one can not be sent at once."""
+        node_socket = self._sockets.get(address)
+        if node_socket is None or not node_socket.is_ready:
+            return None
+        fields = (*attempt.fields[:-1], self._routing.settings.small_bytes)
+        first = attempt._replace(address=address, started=started, until=started + attempt.until, fields=fields)
+        message = self._joinable(first, node_socket)
+        if not message.has_room(1):
+            message = self._begin(first, node_socket)
+        message.until = min(message.until, first.until)
+        return message.gathering
+
+    def full(self, address: str) -> None:
+        """Send what is to be sent to a node: a message has the most calls."""
+        node_socket = self._sockets.get(address)
+        if node_socket is not None:
+            node_socket.send()
+
+    def _joinable(self, attempt: Attempt, node_socket: _NodeSocket) -> AttemptMessage:
+        """Return the open message of attempts like this one, or a new one."""
+        message = node_socket.open.get(_key_of(attempt))
+        return message if isinstance(message, AttemptMessage) else self._begin(attempt, node_socket)
+
+    def _begin(self, attempt: Attempt, node_socket: _NodeSocket) -> AttemptMessage:
+        """Begin a message of attempts like this one, and let no more join the one before."""
+        key = _key_of(attempt)
+        if key in node_socket.open:
+            node_socket.open[key].shut()
+        node_socket.open[key] = message = AttemptMessage(attempt, self.loop, key)
         node_socket.lines[0].append(message)
         if node_socket not in self._touched:
             self.schedule(node_socket)
-        return future
+        return message
 
     def _drop_needless(self) -> None:
         """Forget the nodes that have left for ever: another one, asked for the first time, is the sign of a change."""
@@ -486,22 +524,6 @@ class Mux:
             if node_socket.is_needless and node_socket not in self._touched:
                 del self._sockets[address]
                 node_socket.close()
-
-    def deliver(self, message: AnyMessage, outcome: Outcome | None) -> None:
-        """Give callers their outcomes; in a later turn if this one has woken enough tasks already."""
-        if not self._has_turn(message):
-            if not self._has_landed():
-                self.loop.call_soon(self._deliver_landed)
-            (self._failures if isinstance(outcome, Failure) else self._answers).append((message, outcome))
-        else:
-            self._woken += len(message.futures)
-            message.deliver(outcome)
-
-    def fail(self, messages: Iterable[AnyMessage], failure: Failure) -> None:
-        """Tell callers that they get no answer; when the loop is closed, there are none."""
-        if not self.loop.is_closed():
-            for message in messages:
-                self.deliver(message, failure)
 
     def attended_s(self) -> float:
         """Return the attended time: it passes only while the loop runs its timers in time."""
@@ -523,8 +545,7 @@ class Mux:
         for node_socket in self._sockets.values():
             node_socket.close()
         self._sockets.clear()
-        while self._has_landed() and not self.loop.is_closed():
-            self._deliver_next()
+        self.outcomes.end()
         context, self._context = self._context, None
         if context is not None:
             end_context(context)
@@ -537,36 +558,10 @@ class Mux:
 
     def _flush(self) -> None:
         touched, self._touched = self._touched, {}
-        if not self._has_landed():
-            self._woken = 0
+        self.outcomes.begin_turn()
         for node_socket in touched:
             node_socket.flush()
         self._keep_ticking()
-
-    def _has_landed(self) -> bool:
-        return bool(self._answers or self._failures)
-
-    def _deliver_landed(self) -> None:
-        self._woken = 0
-        while self._has_landed() and self._has_turn(self._next_landed()[0][0]):
-            self._deliver_next()
-        if self._has_landed():
-            self.loop.call_soon(self._deliver_landed)
-
-    def _has_turn(self, message: AnyMessage) -> bool:
-        """Tell whether the callers of a message may be woken in this turn: one message may, however many they are."""
-        return not self._woken or self._woken + len(message.futures) <= CALLS_PER_TURN
-
-    def _next_landed(self) -> deque[tuple[AnyMessage, Outcome | None]]:
-        is_failure = bool(self._failures) and (self._failure_is_next or not self._answers)
-        return self._failures if is_failure else self._answers
-
-    def _deliver_next(self) -> None:
-        landed = self._next_landed()
-        self._failure_is_next = landed is self._answers
-        message, outcome = landed.popleft()
-        self._woken += len(message.futures)
-        message.deliver(outcome)
 
     def _keep_ticking(self) -> None:
         if not self._ticking and not self._closed:
@@ -581,8 +576,7 @@ class Mux:
         now = self.clock()
         lag_s = max(0.0, now - self._ticks_at - LAG_S)
         self._stood_still_s += lag_s
-        if not self._has_landed():
-            self._woken = 0
+        self.outcomes.begin_turn()
         attended_s = self.attended_s()
         busy = [node_socket.expire(now, attended_s) for node_socket in list(self._sockets.values())]
         self._routing.lag_s = lag_s if any(busy) else 0.0

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from meshcache.client.aio.connections import Mux
+from meshcache.client.aio.pending import Gets, Pending
+from meshcache.client.arguments import MISSING
 from meshcache.client.closing import Closing
-from meshcache.client.connection import Attempt, Call, Connection, Outcome
+from meshcache.client.connection import CALLS_MAX, Attempt, Call, Connection, Outcome
 from meshcache.client.delivery import Halt, Hedged, Wait
+from meshcache.client.fast_path import SMALL_KEYS
 from meshcache.client.flights import Flights
 from meshcache.client.routing import Routing
+from meshcache.client.session import Session
 from meshcache.errors import ClientClosed, UsageError
 
 _inherited: list[Mux] = []
@@ -61,12 +65,37 @@ class Hub:
         assert outcome is not None
         return [outcome]
 
-    def ask(self, attempts: list[Attempt]) -> list[asyncio.Future[Any]] | None:
+    def ask(self, attempts: list[Attempt]) -> list[Pending] | None:
         """Return what each attempt will come to, values or ``Tried``; None if one can not be sent at once."""
         mux = self._mux
         if mux is None or mux.loop is not asyncio.get_running_loop():
             return None
         return mux.ask(attempts)
+
+    def gets(self, session: Session) -> Callable[[Any], Any]:
+        """Return what takes in the key of a single get.
+
+        It returns the value of the key's copy; or what the key will come to, Pending; or MISSING: ask in another way.
+        """
+        copy_of, attempt = session.copy_of, session.fast.get_of_any()
+        if attempt is None:
+            return copy_of
+        most = CALLS_MAX, SMALL_KEYS
+        prefix, running_loop = session.options.prefix, asyncio.get_running_loop
+        gets: Callable[[Any], Any] = Gets(
+            copy_of, MISSING, session.fast, self._routing, prefix, attempt, self._begin, self._full, most, running_loop
+        )
+        return gets
+
+    def _begin(self, attempt: Attempt, address: str, started: float) -> Any:
+        mux = self._mux
+        if mux is None or mux.loop is not asyncio.get_running_loop():
+            return None
+        return mux.begin(attempt, address, started)
+
+    def _full(self, address: str) -> None:
+        if self._mux is not None:
+            self._mux.full(address)
 
     def here(self) -> Mux:
         """Return the connections of the running loop."""

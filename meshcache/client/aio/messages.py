@@ -12,6 +12,7 @@ import sys
 from itertools import accumulate
 from typing import Any, Final
 
+from meshcache.client.aio.pending import Gathering, Pending
 from meshcache.client.connection import CALLS_MAX, FAIR_SHARE, Attempt, Batch, Connection, Outcome, Tried
 from meshcache.client.fast_path import GET, SMALL_KEYS
 from meshcache.protocol.messages import Get
@@ -41,6 +42,9 @@ class Message:
         call = self.batch.whole()
         self.sent_at, self.deadline = now, call.deadline(now)
         return connection.encode(call, self.deadline)
+
+    def shut(self) -> None:
+        """Let nothing join any more: calls join only what the connection has open."""
 
     @property
     def until(self) -> float:
@@ -75,89 +79,113 @@ class Message:
         """Tell whether the node had time enough to answer."""
         return self.until - self.sent_at >= FAIR_SHARE * self.allowance_s
 
-    def deliver(self, outcome: Outcome | None) -> None:
-        """Give each caller its part of the outcome, except callers that were cancelled."""
+    def deliver(self, outcome: Outcome | None) -> list[Any]:
+        """Give each caller its part of the outcome, except callers that were cancelled; return whom to wake."""
         assert outcome is not None
         for future, part in zip(self.futures, self.batch.split(outcome), strict=True):
             if not future.done():
-                future.set_result(part)
+                future.set_result(part)  # of asyncio, which wakes them
+        return []
 
 
 class AttemptMessage:
     """Attempts of one kind and equal options that are sent as one message."""
 
-    __slots__ = ("_answers", "_batch", "_keys", "_unique", "_values", "attempts", "deadline", "futures", "key",
+    __slots__ = ("_answers", "_batch", "_is_of_gets", "_unique", "_values", "deadline", "first", "gathering", "key",
                  "line", "sent_at", "until", "waits_since")  # fmt: skip
 
-    def __init__(self, attempt: Attempt, future: asyncio.Future[Any], key: tuple[Any, ...] = ()) -> None:
-        """``key``: what attempts must have in common to join it."""
-        self.attempts = [attempt]
+    def __init__(self, first: Attempt, loop: asyncio.AbstractEventLoop, key: tuple[Any, ...] = ()) -> None:
+        """``first``: what it is begun for, which is still to join; ``key``: what attempts must have in common to join.
+
+        Single gets also join its ``gathering`` by themselves; they all are later than the one that began with it.
+        """
+        self.first = first
+        self.gathering = Gathering(loop)
         self.key = key
-        self.futures = [future]
         self.line = 0
         self.waits_since = self.sent_at = self.deadline = 0.0
-        self.until = attempt.until
+        self.until = first.until
         """The earliest deadline of all its attempts: the message must not be executed later."""
         self._answers: list[Any] | None = None
         self._batch: Batch | None = None
-        self._keys = list(attempt.keys)
+        self._is_of_gets = True
+        """Whether each attempt is to get one value."""
         self._values: list[Any] | None = None
         self._unique: set[Any] | None = None
-        if attempt.operation.kind is not Get:
-            self._values = list(attempt.fields[_KEYS_AT + 1])
-            self._unique = set(self._keys)  # as in a batch: of one turn, only one change of a key can win
+        if first.operation.kind is not Get:
+            self._values = []
+            self._unique = set()  # as in a batch: of one turn, only one change of a key can win
 
-    def join(self, attempt: Attempt, future: asyncio.Future[Any]) -> bool:
+    @property
+    def futures(self) -> list[Any]:
+        """Those who wait for it."""
+        return self.gathering.waiting  # type: ignore[no-any-return]  # either of two kinds
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """All attempts that have joined."""
+        return [_attempt_of(pending, self.first.address) for pending in self.futures]
+
+    def has_room(self, keys_count: int) -> bool:
+        """Tell whether an attempt for so many keys can join."""
+        keys, waiting = self.gathering.keys, self.gathering.waiting
+        return self.gathering.is_open and len(waiting) < CALLS_MAX and len(keys) + keys_count <= SMALL_KEYS
+
+    def join(self, attempt: Attempt, pending: Pending) -> bool:
         """Take an attempt in, if there is room and it was not made calls yet; return whether it was."""
         keys, unique = attempt.keys, self._unique
-        if self._batch is not None or len(self.attempts) >= CALLS_MAX or len(self._keys) + len(keys) > SMALL_KEYS:
+        if not self.has_room(len(keys)):
             return False
         if unique is not None and self._values is not None:
             if not unique.isdisjoint(keys):
                 return False
             unique.update(keys)
             self._values += attempt.fields[_KEYS_AT + 1]
-        self._keys += keys
-        if attempt.until < self.until:  # noqa: PLR1730  (every attempt: min() takes twice as long)
-            self.until = attempt.until
-        self.attempts.append(attempt)
-        self.futures.append(future)
+        self.gathering.keys.extend(keys)
+        self.gathering.waiting.append(pending)
+        self._is_of_gets = self._is_of_gets and attempt.operation is GET
+        self.until = min(self.until, attempt.until)
         return True
+
+    def shut(self) -> None:
+        """Let nothing join any more."""
+        self.gathering.is_open = False
 
     @property
     def allowance_s(self) -> float:
         """The time that an attempt may take; it is equal for all of a message."""
-        return self.attempts[0].allowance_s
+        return self.first.allowance_s
 
     @property
     def batch(self) -> Batch:
         """The same as calls; once this was asked for, no attempt joins any more."""
         if self._batch is None:
+            self.shut()
             calls = [attempt.call() for attempt in self.attempts]
             self._batch = batch = Batch(calls[0])
-            batch.calls, batch.count, batch.until = calls, len(self._keys), self.until
+            batch.calls, batch.count, batch.until = calls, len(self.gathering.keys), self.until
         return self._batch
 
     def write(self, connection: Connection, now: float) -> tuple[int, bytes | None]:
         """Return the number and the frame of an attempt that is sent now; no frame if anything about it is unusual."""
-        first = self.attempts[0]
+        first = self.first
         self.sent_at, self.deadline = now, min(now + first.allowance_s, self.until)
         fields = [*first.fields]
-        fields[_KEYS_AT] = self._keys
+        fields[_KEYS_AT] = self.gathering.keys
         if self._values is not None:
             fields[_KEYS_AT + 1] = self._values
         return connection.write(first._replace(fields=tuple(fields)), self.deadline)
 
     def take(self, values: list[Any] | None) -> bool:
         """Take in what a reply had for the keys, None if it stored them; return whether that is a usual answer."""
-        keys, attempts = self._keys, self.attempts
         if self._values is not None:
-            self._answers = None if values is not None else [True] * len(attempts)
-        elif values is None or len(values) != len(keys):
+            self._answers = None if values is not None else [True] * len(self.futures)
+        elif values is None or len(values) != len(self.gathering.keys):
             self._answers = None
-        elif len(attempts) == len(keys) and all(attempt.operation is GET for attempt in attempts):
+        elif self._is_of_gets:
             self._answers = values
         else:
+            attempts = self.attempts
             ends = list(accumulate([len(attempt.keys) for attempt in attempts]))
             parts = [values[end - len(attempt.keys) : end] for attempt, end in zip(attempts, ends, strict=True)]
             self._answers = [
@@ -167,7 +195,8 @@ class AttemptMessage:
 
     def is_wanted(self) -> bool:
         """Tell whether anybody still waits for it."""
-        return not (self.futures[0].done() and all(future.done() for future in self.futures))
+        futures = self.futures
+        return not (futures[0].done() and all(future.done() for future in futures))
 
     def parted(self, now: float) -> tuple[AttemptMessage | None, AttemptMessage | None]:
         """Return the attempts for which hardly any time is left, and the others, each as a message."""
@@ -175,30 +204,40 @@ class AttemptMessage:
         if self.until >= soon:
             return None, self
         parts: dict[bool, AttemptMessage] = {}
-        for attempt, future in zip(self.attempts, self.futures, strict=True):
-            part = parts.get(attempt.until < soon)
-            if part is None:
-                parts[attempt.until < soon] = AttemptMessage(attempt, future, self.key)
-            else:
-                part.join(attempt, future)
+        for attempt, pending in zip(self.attempts, self.futures, strict=True):
+            is_late = attempt.until < soon
+            if is_late not in parts:
+                first = attempt._replace(fields=self.first.fields)
+                parts[is_late] = AttemptMessage(first, self.gathering.loop, self.key)
+            parts[is_late].join(attempt, pending)
         return parts.get(True), parts.get(False)
 
     def is_fair(self) -> bool:
         """Tell whether the node had time enough to answer."""
         return self.until - self.sent_at >= FAIR_SHARE * self.allowance_s
 
-    def deliver(self, outcome: Outcome | None) -> None:
-        """Give each caller its value, or list of values; or else what came of its attempt, None if it was not sent."""
+    def deliver(self, outcome: Outcome | None) -> list[Any]:
+        """Give each caller its value, or list of values; or else what came of its attempt, None if it was not sent.
+
+        Returns whom to wake.
+        """
         answers = self._answers
         if answers is None:
-            answers = [Tried(attempt.started) for attempt in self.attempts]
+            answers = [Tried(pending.started) for pending in self.futures]
             if outcome is not None:
                 batch = self.batch
                 for tried, call, part in zip(answers, batch.calls, batch.split(outcome), strict=True):
                     tried.made.append((call, range(len(call.request.keys)), part))
-        for future, answer in zip(self.futures, answers, strict=True):
-            if not future.done():
-                future.set_result(answer)
+        return self.gathering.tell(answers)  # type: ignore[no-any-return]  # either of two kinds
+
+
+def _attempt_of(pending: Any, address: str) -> Attempt:
+    """Return the attempt for which somebody waits. Equal ones are made only where one of them is looked at."""
+    attempt: Attempt = pending.attempt
+    if pending.key is None:
+        return attempt
+    started = pending.started
+    return attempt._replace(address=address, started=started, until=started + attempt.until, keys=[pending.key])
 
 
 def rest_of(attempts: list[Attempt], answers: list[Any]) -> tuple[list[Any], Tried]:
