@@ -38,7 +38,7 @@
     X(LOOKED_AT, "looked_at") X(MAJORITY, "majority") X(MEMBERS, "members") X(MEMBERSHIP, "membership") \
     X(MEMORY, "memory") X(NAME, "__name__") X(NODE_ID, "node_id") X(NOTE, "note") X(NOW, "now") \
     X(NOW_BYTES, "now_bytes") X(NUMBER, "number") X(OFFSET_MS, "offset_ms") X(OPEN, "open") \
-    X(OPEN_UNTIL, "open_until") X(ORIGIN, "origin") X(OWNED, "owned") X(OWNERS, "owners") X(PLACES, "places") \
+    X(OPEN_UNTIL, "open_until") X(ORIGIN, "origin") X(OWNED, "owned") X(OWNERS, "owners") X(OWNER_SETS, "owner_sets") X(PLACES, "places") \
     X(PUBLISH, "publish") X(READ, "read") X(READERS, "readers") X(READY, "ready") X(RECORDS, "records") \
     X(REMOVED, "removed") X(REPLIES, "replies") X(REPLY_BYTES, "reply_bytes") X(REQUESTS, "requests") \
     X(RING, "ring") X(RUNNING, "running") X(SENDS, "sends") X(SET, "Set") X(STATE, "state") \

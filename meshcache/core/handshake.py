@@ -122,6 +122,7 @@ class Handshake:
             "slots": cluster.slots,
             "vnodes": cluster.vnodes,
             "replicas": cluster.replicas,
+            "write_quorum": cluster.write_quorum,
             "read_quorum": cluster.read_quorum,
             "value_bytes_max": limits.value_bytes_max,
             "request_bytes_max": limits.request_bytes_max,
