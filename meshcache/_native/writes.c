@@ -427,7 +427,7 @@ groups_of(const Plan *plan, uint32_t key_count)
 static int
 set_new(Usual *self, PyObject *of, enum name name, PyObject *value)
 {
-    int failed = value == NULL ? -1 : PyObject_SetAttr(of, self->names[name], value);
+    int failed = value == NULL ? -1 : set_attribute(&self->names[name], of, value);
     Py_XDECREF(value);
     return failed;
 }
@@ -666,7 +666,7 @@ finish(Usual *self, PyObject *operation, double now, PyObject **origin)
         failed = end_operation(self, operation, now) || publish(self, PyTuple_GET_ITEM(fields, 6), last);
     }
     if (!failed && PyObject_IsTrue(kept)) {
-        ended = PyObject_CallMethodOneArg(self->parts[BACKLOG], self->names[N_END], kept);
+        ended = PyObject_CallMethodOneArg(self->parts[BACKLOG], self->names[N_END].text, kept);
         failed = ended == NULL;
         Py_XDECREF(ended);
     }

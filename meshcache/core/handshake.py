@@ -52,6 +52,23 @@ def is_from_node(frame: Frame) -> bool:
 class Handshake:
     """The handshakes of one node."""
 
+    __slots__ = (
+        "_alone_at",
+        "_boot",
+        "_config",
+        "_follow",
+        "_instant",
+        "_membership",
+        "_outbox",
+        "_peers",
+        "_replan",
+        "_slow_until",
+        "_who",
+        "fatal",
+        "joined",
+        "served",
+    )
+
     def __init__(
         self,
         config: Config,

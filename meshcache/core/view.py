@@ -48,6 +48,22 @@ class Former:
 class View:
     """The rings that one node works with."""
 
+    __slots__ = (
+        "_former_owners",
+        "_own_id",
+        "_present",
+        "apart",
+        "digest",
+        "former",
+        "held",
+        "holds_all",
+        "lost",
+        "owned",
+        "owner_sets",
+        "ring",
+        "void",
+    )
+
     def __init__(self, own_id: str, ring: Ring) -> None:
         self.ring = ring
         self.digest = ring.digest

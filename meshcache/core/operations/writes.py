@@ -84,6 +84,23 @@ class QuorumWrite:
     indices of keys of which a live record was replaced (reported for tombstones only).
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_complete",
+        "_keys",
+        "_records",
+        "_restamp_allowed",
+        "_restamped",
+        "coordinator",
+        "deadline",
+        "done",
+        "errors",
+        "groups",
+        "kind",
+        "level",
+        "live",
+    )
+
     def __init__(
         self,
         coordinator: Coordinator,
