@@ -541,7 +541,7 @@ TRAPS: Final[dict[Plant, Trap]] = {
     owner_sets_mixed: Trap("single", ONE, "fresh", 98),
     slots_gained_with_leftovers: Trap("single", ONE, "fresh", 47),
     slots_outlive_their_owners: Trap("split", PARTED, "fresh", 13),
-    minority_removes: Trap("split", PARTED, "fresh", 37),
+    minority_removes: Trap("split", PARTED, "fresh", 9),
     no_refutation: Trap("single", TWO_OF_TWO, "fresh", 1),
     no_gossip: Trap("single", TWO_OF_TWO, "convergence", 7),
     nothing_moves: Trap("single", QUIET, "durable", 17),
@@ -577,7 +577,7 @@ RESTART_TRAPS: Final[dict[Plant, Trap]] = {
     ),
     drops_not_saved: Trap("", REST, "fresh"),
     expired_forgotten: Trap("", {**REST, "short_lived": 1.0}, "fresh", 161),
-    nobody_is_waited_for: Trap("", REST, "fresh", 3),
+    nobody_is_waited_for: Trap("", REST, "fresh", 4),
     killed_counts_as_stopped: Trap("", {**REST, "strikes": ("kill all",), "strict": True}, "fresh"),
 }
 """Where bugs about snapshots show: in a RestartPlan. More are found by stories: tests/core/test_recall.py."""

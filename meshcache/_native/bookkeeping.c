@@ -18,7 +18,7 @@
 static int
 call_method(Usual *self, PyObject *of, enum name name, PyObject *first, PyObject *second)
 {
-    PyObject *done = PyObject_CallMethodObjArgs(of, self->names[name], first, second, NULL);
+    PyObject *done = PyObject_CallMethodObjArgs(of, self->names[name].text, first, second, NULL);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }
@@ -174,7 +174,7 @@ publish(Usual *self, PyObject *keys, const char *stamp)
     PyObject *version = PyBytes_FromStringAndSize(stamp, VERSION_BYTES);
     int nobody_follows = version == NULL ? -1 : is_empty(self, self->parts[COPIES], N_FOLLOWED), failed = -1;
     if (nobody_follows == 0) { /* this node keeps copies, which may be void now */
-        PyObject *done = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_PUBLISH], self->one, version, keys, NULL);
+        PyObject *done = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_PUBLISH].text, self->one, version, keys, NULL);
         failed = done == NULL ? -1 : 0;
         Py_XDECREF(done);
     }
@@ -217,7 +217,7 @@ note_sent(Usual *self, PyObject *number, PyObject *node_id, PyObject *boot, doub
     }
     PyObject *waits = is_known < 0 || is_first < 0 ? NULL : Py_BuildValue("(dO)", Py_MIN(deadline, now + ANSWER_S), node_id);
     PyObject *moment = waits == NULL ? NULL : PyFloat_FromDouble(now);
-    int failed = moment == NULL || (is_first && PyObject_SetAttr(breakers, self->names[N_LOOKED_AT], moment)) ||
+    int failed = moment == NULL || (is_first && set_attribute(&self->names[N_LOOKED_AT], breakers, moment)) ||
                  put_into(self, breakers, N_UNANSWERED, number, waits);
     Py_XDECREF(waits);
     Py_XDECREF(moment);
@@ -300,7 +300,7 @@ begin_operation(Usual *self, PyObject *operation, double now, double deadline, i
     PyObject *timers = attribute(self, pending, N_TIMERS), *weak = PyWeakref_NewRef(operation, NULL), *pushed = NULL;
     PyObject *timer = began == NULL || last == NULL || weak == NULL ? NULL : Py_BuildValue("(dOO)", deadline, last, weak);
     int failed = timers == NULL || timer == NULL || put_into(self, pending, N_RUNNING, operation, began) ||
-                 PyObject_SetAttr(pending, self->names[N_NUMBER], last);
+                 set_attribute(&self->names[N_NUMBER], pending, last);
     if (!failed) {
         pushed = PyObject_CallFunctionObjArgs(self->parts[HEAPPUSH], timers, timer, NULL);
     }

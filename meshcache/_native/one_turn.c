@@ -66,7 +66,7 @@ hand(Turns *self, PyObject *origin, PyObject *connection, int64_t size)
         PyObject *number = PyLong_FromLongLong(size);
         PyObject *done = NULL;
         if (number != NULL) {
-            done = PyObject_CallMethodObjArgs(connections, self->names[N_HAND], origin, number, NULL);
+            done = PyObject_CallMethodObjArgs(connections, self->names[N_HAND].text, origin, number, NULL);
         }
         Py_XDECREF(number);
         Py_XDECREF(done);
@@ -118,7 +118,7 @@ connection_of(Turns *self, PyObject *origin)
         connection = Py_XNewRef(PyDict_GetItemWithError(known, origin));
     }
     else if (known != NULL) {
-        connection = PyObject_CallMethodOneArg(known, self->names[N_GET], origin);
+        connection = PyObject_CallMethodOneArg(known, self->names[N_GET].text, origin);
         if (connection == Py_None) {
             Py_CLEAR(connection);
         }
@@ -131,7 +131,7 @@ connection_of(Turns *self, PyObject *origin)
 static Step
 leave(Turns *self, PyObject *in_hand)
 {
-    int failed = in_hand == NULL ? -1 : PyObject_SetAttr(self->parts[INLET], self->names[N_IN_HAND], in_hand);
+    int failed = in_hand == NULL ? -1 : set_attribute(&self->names[N_IN_HAND], self->parts[INLET], in_hand);
     Py_XDECREF(in_hand);
     return failed ? WRONG : LEFT;
 }
@@ -191,7 +191,7 @@ move(Turns *self, Run *run, double began)
         big_endian[i] = (uint8_t)(wall_ms >> 8 * (EXPIRY_BYTES - 1 - i));
     }
     PyObject *now_bytes = PyBytes_FromStringAndSize((char *)big_endian, EXPIRY_BYTES);
-    int failed = now_bytes == NULL || PyObject_SetAttr(instant, self->names[N_NOW_BYTES], now_bytes) ||
+    int failed = now_bytes == NULL || set_attribute(&self->names[N_NOW_BYTES], instant, now_bytes) ||
                  set_number(self, instant, N_WALL_MS, wall_ms) || set_seconds(self, instant, N_NOW, began);
     Py_XDECREF(now_bytes);
     run->now = began;
@@ -238,7 +238,7 @@ serve_message(Turns *self, Run *run, double began, PyObject *origin, PyObject *c
     if (outcome == DONE) {
         return SERVED;
     }
-    return PyObject_SetAttr(self->parts[CORE], self->names[N_DISTURBED], Py_True) ? WRONG : LEFT; /* Python went on */
+    return set_attribute(&self->names[N_DISTURBED], self->parts[CORE], Py_True) ? WRONG : LEFT; /* Python went on */
 }
 
 /* Receive one request, and serve it if it is usual. */
@@ -276,7 +276,7 @@ leave_answer(Turns *self, const Line *line, double began, Message *message)
     PyObject *frame = bytes_of(self, message), *moment = PyFloat_FromDouble(began), *done = NULL;
     PyObject *more = self->zmq.msg_more(message) ? Py_True : Py_False;
     if (frame != NULL && moment != NULL) {
-        done = PyObject_CallMethodObjArgs(line->inlet, self->names[N_TAKE_RECEIVED], frame, more, moment, NULL);
+        done = PyObject_CallMethodObjArgs(line->inlet, self->names[N_TAKE_RECEIVED].text, frame, more, moment, NULL);
     }
     Py_XDECREF(frame);
     Py_XDECREF(moment);
@@ -289,7 +289,7 @@ static Step
 fail_answer(Turns *self, const Line *line)
 {
     return count_failure(self, line->address, WRITE_REPLY) ||
-                   PyObject_SetAttr(self->parts[CORE], self->names[N_DISTURBED], Py_True)
+                   set_attribute(&self->names[N_DISTURBED], self->parts[CORE], Py_True)
                ? WRONG
                : LEFT;
 }
@@ -410,9 +410,9 @@ fail_to_send(Turns *self, Run *run, PyObject *address)
 {
     PyObject *moment = PyFloat_FromDouble(run->now), *done = NULL;
     if (moment != NULL) {
-        done = PyObject_CallMethodObjArgs(self->parts[CORE], self->names[N_UNDELIVERABLE], address, moment, NULL);
+        done = PyObject_CallMethodObjArgs(self->parts[CORE], self->names[N_UNDELIVERABLE].text, address, moment, NULL);
     }
-    int failed = done == NULL || PyObject_SetAttr(self->parts[CORE], self->names[N_DISTURBED], Py_True);
+    int failed = done == NULL || set_attribute(&self->names[N_DISTURBED], self->parts[CORE], Py_True);
     Py_XDECREF(moment);
     Py_XDECREF(done);
     return failed ? WRONG : LEFT;
@@ -489,7 +489,7 @@ number_events(Turns *self)
         return events == NULL ? -1 : call(self->parts[NUMBER_EVENTS], NULL, NULL);
     }
     PyObject *none = PyList_New(0), *frames = part_attribute(self, CORE, N_FRAMES);
-    int failed = none == NULL || frames == NULL || PyObject_SetAttr(self->parts[OUTBOX], self->names[N_EVENTS], none) ||
+    int failed = none == NULL || frames == NULL || set_attribute(&self->names[N_EVENTS], self->parts[OUTBOX], none) ||
                  add_number(self, self->parts[COUNTERS], N_PUBLISHED, 1) || add_number(self, frames, N_SEQUENCE, 1);
     Py_XDECREF(none);
     Py_XDECREF(frames);
@@ -527,8 +527,8 @@ perform(Turns *self, Run *run)
 static int
 add_to_histogram(Turns *self, PyObject *histogram, double value)
 {
-    PyObject *bounds = PyObject_GetAttr(histogram, self->names[N_BOUNDS]);
-    PyObject *counts = bounds == NULL ? NULL : PyObject_GetAttr(histogram, self->names[N_COUNTS]);
+    PyObject *bounds = get_attribute(&self->names[N_BOUNDS], histogram);
+    PyObject *counts = bounds == NULL ? NULL : get_attribute(&self->names[N_COUNTS], histogram);
     Py_ssize_t classes = bounds != NULL && PyTuple_CheckExact(bounds) ? PyTuple_GET_SIZE(bounds) : -1, place = 0;
     int failed = -1;
     if (counts != NULL && (!PyList_CheckExact(counts) || PyList_GET_SIZE(counts) != classes + 1)) {
@@ -581,15 +581,15 @@ static int
 end_operations(Turns *self, PyObject *all, double now)
 {
     PyObject *latencies = self->parts[LATENCIES], *none = PyList_New(0);
-    PyObject *kinds = PyObject_GetAttr(latencies, self->names[N_KINDS]);
-    PyObject *taken = PyObject_GetAttr(latencies, self->names[N_TAKEN]);
-    PyObject *waited_s = PyObject_GetAttr(latencies, self->names[N_WAITED_S]);
+    PyObject *kinds = get_attribute(&self->names[N_KINDS], latencies);
+    PyObject *taken = get_attribute(&self->names[N_TAKEN], latencies);
+    PyObject *waited_s = get_attribute(&self->names[N_WAITED_S], latencies);
     int failed = none == NULL || kinds == NULL || taken == NULL || waited_s == NULL;
     if (!failed && !(PyDict_CheckExact(kinds) && PyDict_CheckExact(taken) && PyDict_CheckExact(waited_s))) {
         PyErr_SetString(PyExc_TypeError, "kinds, taken and waited_s of the latencies must be dicts");
         failed = -1;
     }
-    failed = failed || PyObject_SetAttr(latencies, self->names[N_ENDED], none);
+    failed = failed || set_attribute(&self->names[N_ENDED], latencies, none);
     for (Py_ssize_t i = 0; !failed && i < PyList_GET_SIZE(all); i++) {
         failed = end_operation(self, PyList_GET_ITEM(all, i), kinds, taken, waited_s, now);
     }

@@ -3,6 +3,7 @@
 #ifndef MESHCACHE_ONE_TURN_H
 #define MESHCACHE_ONE_TURN_H
 
+#include "slots.h"
 #include "turns.h"
 
 #ifdef __linux__
@@ -66,7 +67,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *parts[PARTS];
-    PyObject *names[NAMES];
+    Name names[NAMES];
     Zmq zmq;
     Line router;
     Line *lines;       /* the ROUTER, and those to peers */
@@ -127,14 +128,14 @@ clock_s(clockid_t which)
 static inline PyObject *
 part_attribute(Turns *self, enum part part, enum name name)
 {
-    return PyObject_GetAttr(self->parts[part], self->names[name]);
+    return get_attribute(&self->names[name], self->parts[part]);
 }
 
 static inline int
 set_number(Turns *self, PyObject *of, enum name name, int64_t value)
 {
     PyObject *number = PyLong_FromLongLong(value);
-    int failed = number == NULL ? -1 : PyObject_SetAttr(of, self->names[name], number);
+    int failed = number == NULL ? -1 : set_attribute(&self->names[name], of, number);
     Py_XDECREF(number);
     return failed;
 }
@@ -143,7 +144,7 @@ static inline int
 set_seconds(Turns *self, PyObject *of, enum name name, double value)
 {
     PyObject *number = PyFloat_FromDouble(value);
-    int failed = number == NULL ? -1 : PyObject_SetAttr(of, self->names[name], number);
+    int failed = number == NULL ? -1 : set_attribute(&self->names[name], of, number);
     Py_XDECREF(number);
     return failed;
 }
@@ -152,7 +153,7 @@ set_seconds(Turns *self, PyObject *of, enum name name, double value)
 static inline int64_t
 number_of(Turns *self, PyObject *of, enum name name)
 {
-    PyObject *value = PyObject_GetAttr(of, self->names[name]);
+    PyObject *value = get_attribute(&self->names[name], of);
     int64_t number = value == NULL ? -1 : PyLong_AsLongLong(value);
     Py_XDECREF(value);
     return number;
@@ -162,7 +163,7 @@ number_of(Turns *self, PyObject *of, enum name name)
 static inline double
 seconds_of(Turns *self, PyObject *of, enum name name)
 {
-    PyObject *value = PyObject_GetAttr(of, self->names[name]);
+    PyObject *value = get_attribute(&self->names[name], of);
     double number = value == NULL ? -1 : PyFloat_AsDouble(value);
     Py_XDECREF(value);
     return number;

@@ -59,7 +59,7 @@ take_write(Usual *self, PyObject *keys, PyObject *records)
 {
     PyObject *stored = NULL;
     if (keys != NULL && records != NULL) {
-        stored = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_TAKE_WRITE], keys, records, NULL);
+        stored = PyObject_CallMethodObjArgs(self->parts[REPLICA], self->names[N_TAKE_WRITE].text, keys, records, NULL);
     }
     if (stored != NULL && !(PyTuple_Check(stored) && PyTuple_GET_SIZE(stored) == 2 &&
                             PyList_CheckExact(PyTuple_GET_ITEM(stored, 0)) &&

@@ -154,7 +154,7 @@ int
 follow(Usual *self, uint64_t clock)
 {
     PyObject *latest = PyLong_FromUnsignedLongLong(clock);
-    int failed = latest == NULL ? -1 : PyObject_SetAttr(self->parts[CLOCK], self->names[N_LATEST], latest);
+    int failed = latest == NULL ? -1 : set_attribute(&self->names[N_LATEST], self->parts[CLOCK], latest);
     Py_XDECREF(latest);
     return failed;
 }
@@ -331,13 +331,13 @@ note_read(Usual *self, Request *get)
     }
     if (left != 1) {
         PyObject *less = PyLong_FromLongLong(left - 1);
-        int failed = less == NULL ? -1 : PyObject_SetAttr(hot, self->names[N_LEFT], less);
+        int failed = less == NULL ? -1 : set_attribute(&self->names[N_LEFT], hot, less);
         Py_XDECREF(less);
         return failed;
     }
     PyObject *keys = keys_of(get), *now = part_attribute(self, INSTANT, N_NOW), *done = NULL;
     if (keys != NULL && now != NULL) {
-        done = PyObject_CallMethodObjArgs(hot, self->names[N_NOTE], keys, now, NULL);
+        done = PyObject_CallMethodObjArgs(hot, self->names[N_NOTE].text, keys, now, NULL);
     }
     Py_XDECREF(now);
     Py_XDECREF(done);
@@ -397,7 +397,7 @@ records_of(Usual *self, Request *get)
     if (now_bytes == NULL) {
         return NULL;
     }
-    PyObject *records = PyObject_CallMethodObjArgs(self->parts[STORE], self->names[N_READ], keys, now_bytes, NULL);
+    PyObject *records = PyObject_CallMethodObjArgs(self->parts[STORE], self->names[N_READ].text, keys, now_bytes, NULL);
     Py_DECREF(now_bytes);
     if (records != NULL && !PyList_CheckExact(records)) {
         PyErr_SetString(PyExc_TypeError, "Store.read must return a list");
@@ -653,6 +653,11 @@ usual_traverse(Usual *self, visitproc visit, void *arg)
     for (int i = 0; i < PARTS; i++) {
         Py_VISIT(self->parts[i]);
     }
+    for (int i = 0; i < NAMES; i++) {
+        for (int j = 0; j < CLASSES_A_NAME; j++) {
+            Py_VISIT(self->names[i].slots[j].class);
+        }
+    }
     return 0;
 }
 
@@ -663,7 +668,7 @@ usual_clear(Usual *self)
         Py_CLEAR(self->parts[i]);
     }
     for (int i = 0; i < NAMES; i++) {
-        Py_CLEAR(self->names[i]);
+        clear_name(&self->names[i]);
     }
     Py_CLEAR(self->one);
     Py_CLEAR(self->own_id);
@@ -714,8 +719,7 @@ static int
 take_names(Usual *self)
 {
     for (int i = 0; i < NAMES; i++) {
-        self->names[i] = PyUnicode_InternFromString(NAME_TEXTS[i]);
-        if (self->names[i] == NULL) {
+        if (make_name(&self->names[i], NAME_TEXTS[i])) {
             return -1;
         }
     }

@@ -124,7 +124,7 @@ woken_of(Turns *self, const struct epoll_event *events, int count)
 static PyObject *
 leave_turns(Turns *self)
 {
-    PyObject *in_hand = PyObject_GetAttr(self->parts[INLET], self->names[N_IN_HAND]);
+    PyObject *in_hand = get_attribute(&self->names[N_IN_HAND], self->parts[INLET]);
     if (in_hand == NULL) {
         return NULL;
     }
@@ -361,6 +361,11 @@ turns_traverse(Turns *self, visitproc visit, void *arg)
         Py_VISIT(self->parts[i]);
     }
     Py_VISIT(self->peers);
+    for (int i = 0; i < NAMES; i++) {
+        for (int j = 0; j < CLASSES_A_NAME; j++) {
+            Py_VISIT(self->names[i].slots[j].class);
+        }
+    }
     return 0;
 }
 
@@ -371,7 +376,7 @@ turns_clear(Turns *self)
         Py_CLEAR(self->parts[i]);
     }
     for (int i = 0; i < NAMES; i++) {
-        Py_CLEAR(self->names[i]);
+        clear_name(&self->names[i]);
     }
     Py_CLEAR(self->peers);
     PyMem_Free(self->lines);
@@ -457,8 +462,7 @@ turns_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
     self->wall_ms_at_start = wall_ms_at_start;
     int failed = take_functions(self, functions) || check_usual(type, p[USUAL]);
     for (int i = 0; i < NAMES && !failed; i++) {
-        self->names[i] = PyUnicode_InternFromString(NAME_TEXTS[i]);
-        failed = self->names[i] == NULL;
+        failed = make_name(&self->names[i], NAME_TEXTS[i]);
     }
     if (failed) {
         Py_DECREF(self);

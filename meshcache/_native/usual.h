@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include "request.h"
+#include "slots.h"
 #include "store_object.h"
 #include "wire.h"
 
@@ -38,7 +39,7 @@
     X(LOOKED_AT, "looked_at") X(MAJORITY, "majority") X(MEMBERS, "members") X(MEMBERSHIP, "membership") \
     X(MEMORY, "memory") X(NAME, "__name__") X(NODE_ID, "node_id") X(NOTE, "note") X(NOW, "now") \
     X(NOW_BYTES, "now_bytes") X(NUMBER, "number") X(OFFSET_MS, "offset_ms") X(OPEN, "open") \
-    X(OPEN_UNTIL, "open_until") X(ORIGIN, "origin") X(OWNED, "owned") X(OWNERS, "owners") X(PLACES, "places") \
+    X(OPEN_UNTIL, "open_until") X(ORIGIN, "origin") X(OWNED, "owned") X(OWNERS, "owners") X(OWNER_SETS, "owner_sets") X(PLACES, "places") \
     X(PUBLISH, "publish") X(READ, "read") X(READERS, "readers") X(READY, "ready") X(RECORDS, "records") \
     X(REMOVED, "removed") X(REPLIES, "replies") X(REPLY_BYTES, "reply_bytes") X(REQUESTS, "requests") \
     X(RING, "ring") X(RUNNING, "running") X(SENDS, "sends") X(SET, "Set") X(STATE, "state") \
@@ -53,7 +54,7 @@ enum name { NAME_LIST(AS_NAME) NAMES };
 typedef struct {
     PyObject_HEAD
     PyObject *parts[PARTS];
-    PyObject *names[NAMES];
+    Name names[NAMES];
     PyObject *one;       /* the number, for counting */
     PyObject *own_id;    /* of this node */
     struct store *store; /* the store, if it is native; else NULL, and its methods are called */
@@ -74,13 +75,13 @@ typedef struct {
 static inline PyObject *
 attribute(Usual *self, PyObject *of, enum name name)
 {
-    return PyObject_GetAttr(of, self->names[name]);
+    return get_attribute(&self->names[name], of);
 }
 
 static inline PyObject *
 part_attribute(Usual *self, enum part part, enum name name)
 {
-    return PyObject_GetAttr(self->parts[part], self->names[name]);
+    return get_attribute(&self->names[name], self->parts[part]);
 }
 
 /* Read an attribute that is a number. -1 may be an error: see PyErr_Occurred. */
@@ -109,7 +110,7 @@ add_to_attribute(Usual *self, enum part part, enum name name, PyObject *more)
     if (after == NULL) {
         return -1;
     }
-    int failed = PyObject_SetAttr(self->parts[part], self->names[name], after);
+    int failed = set_attribute(&self->names[name], self->parts[part], after);
     Py_DECREF(after);
     return failed;
 }
@@ -118,15 +119,15 @@ add_to_attribute(Usual *self, enum part part, enum name name, PyObject *more)
 static inline int
 count_in(Usual *self, PyObject *dict, enum name name)
 {
-    PyObject *before = PyDict_GetItemWithError(dict, self->names[name]);
+    PyObject *before = PyDict_GetItemWithError(dict, self->names[name].text);
     if (before == NULL) {
-        return PyErr_Occurred() ? -1 : PyDict_SetItem(dict, self->names[name], self->one);
+        return PyErr_Occurred() ? -1 : PyDict_SetItem(dict, self->names[name].text, self->one);
     }
     PyObject *after = PyNumber_Add(before, self->one);
     if (after == NULL) {
         return -1;
     }
-    int failed = PyDict_SetItem(dict, self->names[name], after);
+    int failed = PyDict_SetItem(dict, self->names[name].text, after);
     Py_DECREF(after);
     return failed;
 }

@@ -8,7 +8,7 @@
  * ``waits`` makes it: see usual_writes.py, which knows what to do with whatever else happens to it. It is entered in the
  * same tables as all operations; here only the answers are counted that say "stored".
  *
- * The keys of a SET are split into groups with the same owners, as there. In a ring, equal tuples of owners are one
+ * The keys of a SET are split into groups with the same owners, as there. In a view, equal sets of owners are one
  * object. */
 
 #include "serve.h"
@@ -23,13 +23,15 @@
 
 /* Keys with the same owners. */
 typedef struct {
-    PyObject *owners;
+    PyObject *set;    /* of the owners: one object, whatever their order */
+    PyObject *owners; /* in the order of the first key */
     uint32_t count;
 } Group;
 
 /* How a SET is to be done. */
 typedef struct {
-    PyObject *table; /* by slot, the owners; keeps them all alive */
+    PyObject *sets;   /* by slot, the set of the owners */
+    PyObject *owners; /* by slot, the owners in their order; the two keep them all alive */
     Group groups[GROUPS_MAX];
     uint32_t group_count;
     uint32_t ask_count; /* of others, for all groups */
@@ -64,12 +66,13 @@ needed_of(const Usual *self, int64_t level, int64_t owners)
     return level == LEVEL_ALL ? owners : Py_MIN(self->write_quorum, owners);
 }
 
-/* Find the group of these owners, or begin it; -1: there are too many, or not all of them must store it. */
+/* Find the group of a slot's owners, or begin it; -1: there are too many, or not all of them must store it. */
 static int
-group_of(const Usual *self, Plan *plan, const Request *set, PyObject *owners)
+group_of(const Usual *self, Plan *plan, const Request *set, Py_ssize_t slot)
 {
+    PyObject *all = PyList_GET_ITEM(plan->sets, slot), *owners = PyList_GET_ITEM(plan->owners, slot);
     for (uint32_t i = 0; i < plan->group_count; i++) {
-        if (plan->groups[i].owners == owners) {
+        if (plan->groups[i].set == all) {
             return (int)i;
         }
     }
@@ -78,7 +81,7 @@ group_of(const Usual *self, Plan *plan, const Request *set, PyObject *owners)
         return -1;
     }
     plan->ask_count += (uint32_t)count - 1;
-    plan->groups[plan->group_count] = (Group){owners, 0};
+    plan->groups[plan->group_count] = (Group){all, owners, 0};
     return plan->ask_count > ASKS_MAX ? -1 : (int)plan->group_count++;
 }
 
@@ -87,18 +90,20 @@ static Outcome
 split(Usual *self, Plan *plan, const Request *set)
 {
     PyObject *ring = part_attribute(self, VIEW, N_RING);
-    plan->table = ring == NULL ? NULL : attribute(self, ring, N_OWNERS);
+    plan->sets = part_attribute(self, VIEW, N_OWNER_SETS);
+    plan->owners = ring == NULL ? NULL : attribute(self, ring, N_OWNERS);
     Py_XDECREF(ring);
-    if (plan->table == NULL) {
+    if (plan->sets == NULL || plan->owners == NULL) {
         return FAILED;
     }
-    if (!PyList_CheckExact(plan->table) || PyList_GET_SIZE(plan->table) == 0) {
+    Py_ssize_t slots = PyList_CheckExact(plan->sets) && PyList_CheckExact(plan->owners) ? PyList_GET_SIZE(plan->sets) : 0;
+    if (slots == 0 || PyList_GET_SIZE(plan->owners) != slots) {
         return UNUSUAL;
     }
-    size_t mask = (size_t)PyList_GET_SIZE(plan->table) - 1;
+    size_t mask = (size_t)slots - 1;
     for (uint32_t i = 0; i < set->count; i++) {
         uint32_t hash = crc32_of((const char *)set->keys[i].data, set->keys[i].size);
-        int group = group_of(self, plan, set, PyList_GET_ITEM(plan->table, (Py_ssize_t)(hash & mask)));
+        int group = group_of(self, plan, set, (Py_ssize_t)(hash & mask));
         if (group < 0) {
             return UNUSUAL;
         }
@@ -422,7 +427,7 @@ groups_of(const Plan *plan, uint32_t key_count)
 static int
 set_new(Usual *self, PyObject *of, enum name name, PyObject *value)
 {
-    int failed = value == NULL ? -1 : PyObject_SetAttr(of, self->names[name], value);
+    int failed = value == NULL ? -1 : set_attribute(&self->names[name], of, value);
     Py_XDECREF(value);
     return failed;
 }
@@ -565,7 +570,8 @@ serve_set(Usual *self, PyObject *origin, Request *set)
         outcome = failed ? FAILED : write_records(self, origin, &plan, set, stamp, kept);
         Py_XDECREF(kept);
     }
-    Py_XDECREF(plan.table);
+    Py_XDECREF(plan.sets);
+    Py_XDECREF(plan.owners);
     return outcome;
 }
 
@@ -660,7 +666,7 @@ finish(Usual *self, PyObject *operation, double now, PyObject **origin)
         failed = end_operation(self, operation, now) || publish(self, PyTuple_GET_ITEM(fields, 6), last);
     }
     if (!failed && PyObject_IsTrue(kept)) {
-        ended = PyObject_CallMethodOneArg(self->parts[BACKLOG], self->names[N_END], kept);
+        ended = PyObject_CallMethodOneArg(self->parts[BACKLOG], self->names[N_END].text, kept);
         failed = ended == NULL;
         Py_XDECREF(ended);
     }

@@ -52,7 +52,7 @@ from meshcache.errors import (
     SerializationError,
     ValueTooLarge,
 )
-from meshcache.protocol.messages import Code, Get, Inspect, Reject
+from meshcache.protocol.messages import Code, Get, Inspect, Reject, Set
 
 ATTEMPT_S: Final = 0.25
 """How long an attempt may take, unless a tenth of the whole timeout is longer …"""
@@ -319,7 +319,8 @@ class Delivery:
             address = self._node or routing.pick(None, avoid, now)
             usable = address is not None and address not in avoid
             return self._calls(address, self._pending, now) if usable and address else []
-        first = routing.first
+        is_batch = self._request.kind is Set and len(keys) > 1
+        first = routing.first_of_batch(self._request.options[0]) if is_batch else routing.first
         mask = len(first) - 1
         groups: dict[str | None, list[int]] = {}
         for i, address in zip(self._pending, [first[crc32(keys[i]) & mask] for i in self._pending], strict=True):

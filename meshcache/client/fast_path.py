@@ -91,7 +91,8 @@ class FastPath:
         near, routing = self._near, self._routing
         if routing.value_bytes * len(keys) > routing.settings.small_bytes:
             return None  # it takes several requests
-        shares = self._shares(keys, routing.hot) if self._reads and (near is None or not near.entries) else None
+        usual = self._reads and (near is None or not near.entries)
+        shares = self._shares(keys, routing.first, routing.hot) if usual else None
         if shares is None:
             return None
         started = self._clock()
@@ -122,7 +123,8 @@ class FastPath:
         """Return the attempts to write different keys, one for each node."""
         near = self._near
         ttl_ms = self._ttl_ms if ttl is DEFAULT else _usual_ttl_ms(ttl)
-        shares = self._shares(keys, _NONE_HOT) if near is None or not near.used else None
+        first = self._routing.first_of_batch(self._w)
+        shares = self._shares(keys, first, _NONE_HOT) if near is None or not near.used else None
         if shares is None or ttl_ms is None:
             return None
         started = self._clock()
@@ -141,7 +143,9 @@ class FastPath:
         settings = self._routing.settings
         return self._encode, self._encodes_all, settings.value_bytes_max, settings.small_bytes
 
-    def _shares(self, keys: list[Any], hot: dict[bytes, float]) -> dict[str, Sequence[int]] | None:
+    def _shares(
+        self, keys: list[Any], first: list[str | None], hot: dict[bytes, float]
+    ) -> dict[str, Sequence[int]] | None:
         """Return by address the places of the keys to ask for there."""
         routing = self._routing
         if not (self.is_open and 0 < len(keys) <= SMALL_KEYS and self._clock() < routing.due):
@@ -149,7 +153,7 @@ class FastPath:
         only = routing.only
         if only is not None and not hot:
             return {only: range(len(keys))}
-        shares: dict[str, Sequence[int]] | None = frames.share_out(self._prefix, keys, routing.first, hot)
+        shares: dict[str, Sequence[int]] | None = frames.share_out(self._prefix, keys, first, hot)
         return shares
 
 

@@ -20,7 +20,8 @@ from meshcache.client.retries import Holds, RetryBudget
 from meshcache.client.windows import Windows
 from meshcache.keys import SecretKey
 from meshcache.protocol.breaker import Breaker
-from meshcache.protocol.messages import Fact, Welcome
+from meshcache.protocol.coordinators import coordinators
+from meshcache.protocol.messages import DEFAULT_LEVEL, LEVEL_ALL, LEVEL_QUORUM, Fact, Welcome
 from meshcache.protocol.ring import Ring, RingMember
 from meshcache.protocol.versions import fitted
 
@@ -62,6 +63,7 @@ class Settings:
         "stream",
         "value_bytes_max",
         "vnodes",
+        "write_quorum",
     )
 
     def __init__(self, told: dict[str, int | float | str]) -> None:
@@ -73,7 +75,8 @@ class Settings:
         self.vnodes = number("vnodes", 150)
         self.replicas = number("replicas", 1)
         self.read_quorum = number("read_quorum", 0)
-        """0: the node did not say."""
+        self.write_quorum = number("write_quorum", 0)
+        """0 for both: the node did not say."""
         self.value_bytes_max = number("value_bytes_max", 1 << 24)
         self.reply_bytes_max = number("reply_bytes_max", 1 << 23)
         self.request_bytes_max = number("request_bytes_max", 1 << 26)
@@ -146,8 +149,7 @@ class Routing:
         self.settings = Settings({})
         self.known = False
         """Whether a node has answered, so that settings and ring are the cluster's."""
-        self.ring = Ring.build([], slots=1, vnodes=1, replicas=1)
-        self.digest = b""
+        self.ring, self.digest = Ring.build([], slots=1, vnodes=1, replicas=1), b""
         self.strange_views = 0
         """How many answers came from nodes that work with another ring."""
         self.peers: dict[str, Peer] = {}
@@ -155,6 +157,8 @@ class Routing:
         self.first: list[str | None] = [None]
         """By slot the address to ask first; None: use ``pick``, since a probe may be due. Its length is a power of
         two."""
+        self._gathered: list[str | None] = [None]
+        """The same for batches of writes that all owners must store: see ``first_of_batch``."""
         self.only: str | None = None
         """The address to ask first if it is the same for all slots: then no key needs to be hashed."""
         self.hot: dict[bytes, float] = {}
@@ -185,8 +189,7 @@ class Routing:
         """How late the program does what is due, because it has too much to do. Drivers set it."""
         self.due = 0.0
         """When the hot path must call ``review``: to refresh the members, let a breaker probe, or end a doubt."""
-        self._refresh_at = math.inf
-        self._refreshed_at = -math.inf
+        self._refresh_at, self._refreshed_at = math.inf, -math.inf
         self._ask_next = ""
         self._addresses: dict[str, str] = {}
         self._told: tuple[dict[str, tuple[str, int]], bytes] = ({}, b"")
@@ -333,6 +336,23 @@ class Routing:
 
     # ---- whom to ask
 
+    def first_of_batch(self, write_level: int) -> list[str | None]:
+        """Return by slot the address to ask first for a batch of plain writes of this level.
+
+        Where all owners must store a key, any of them may coordinate it, and then it is the one with which the batch
+        takes few messages (coordinators.py), as long as that node is well. A write is done only when every owner has
+        stored it, and an owner that holds something newer says so, and has it stamped anew. So it gets a version above
+        all that was written before it, whoever coordinated that; and every owner that stamps a later write has seen
+        it. Where fewer owners are enough, another coordinator might know neither.
+        """
+        settings = self.settings
+        needs_all = write_level == LEVEL_ALL or write_level >= settings.replicas
+        if write_level == DEFAULT_LEVEL:
+            needs_all = settings.write_quorum >= settings.replicas
+        elif write_level == LEVEL_QUORUM:
+            needs_all = settings.replicas <= 2
+        return self._gathered if needs_all else self.first
+
     def spread(self, key: bytes, now: float, chance: float) -> str | None:
         """Return one of the owners of a hot key, chosen by ``chance`` in [0, 1); None where reads cannot be spread."""
         if self.hot.get(key, 0.0) <= now:
@@ -371,6 +391,9 @@ class Routing:
             addresses[owners] = address
         self.first = [addresses[owners] for owners in ring.owners]
         self.only = self.first[0] if len(set(self.first)) == 1 else None
+        well = {node_id: address for node_id, address in usable.items() if node_id not in probing}
+        chosen = zip(coordinators(ring), self.first, strict=True)
+        self._gathered = [first and well.get(node_id, first) for node_id, first in chosen]
         dues = [self._refresh_at]
         dues += [p.doubted_until for p in peers.values() if p.doubted_until > now]
         dues += [p.breaker.probe_at for p in peers.values() if p.breaker.probe_at > now]

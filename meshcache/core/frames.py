@@ -23,6 +23,15 @@ _To = TypeVar("_To")
 class Frames:
     """Makes the frames of one node. ``fail`` is called with the error when a message cannot be encoded."""
 
+    __slots__ = (
+        "_boot",
+        "_bytes_max",
+        "_clock",
+        "_fail",
+        "_node_id",
+        "sequence",
+    )
+
     def __init__(
         self,
         clock: HybridClock,

@@ -52,6 +52,23 @@ def is_from_node(frame: Frame) -> bool:
 class Handshake:
     """The handshakes of one node."""
 
+    __slots__ = (
+        "_alone_at",
+        "_boot",
+        "_config",
+        "_follow",
+        "_instant",
+        "_membership",
+        "_outbox",
+        "_peers",
+        "_replan",
+        "_slow_until",
+        "_who",
+        "fatal",
+        "joined",
+        "served",
+    )
+
     def __init__(
         self,
         config: Config,
@@ -122,6 +139,7 @@ class Handshake:
             "slots": cluster.slots,
             "vnodes": cluster.vnodes,
             "replicas": cluster.replicas,
+            "write_quorum": cluster.write_quorum,
             "read_quorum": cluster.read_quorum,
             "value_bytes_max": limits.value_bytes_max,
             "request_bytes_max": limits.request_bytes_max,

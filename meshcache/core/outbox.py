@@ -41,6 +41,19 @@ class Effects:
 class Outbox:
     """The effects of the current turn, by destination."""
 
+    __slots__ = (
+        "connect",
+        "disconnect",
+        "events",
+        "follow",
+        "idle",
+        "notes",
+        "replies",
+        "reply_bytes",
+        "sends",
+        "subscribed",
+    )
+
     def __init__(self) -> None:
         self.sends: dict[str, list[Message]] = {}
         self.replies: dict[bytes, list[Any]] = {}

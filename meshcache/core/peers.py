@@ -68,6 +68,17 @@ class Link:
 class Peers:
     """All dialled links of one node."""
 
+    __slots__ = (
+        "_cluster",
+        "_dialled_for",
+        "_instant",
+        "_links_max",
+        "_outbox",
+        "_seeds",
+        "by_node",
+        "links",
+    )
+
     def __init__(
         self, cluster: str, seeds: tuple[str, ...], outbox: Outbox, instant: Instant, links_max: int = LINKS_MAX
     ) -> None:

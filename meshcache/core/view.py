@@ -48,6 +48,22 @@ class Former:
 class View:
     """The rings that one node works with."""
 
+    __slots__ = (
+        "_former_owners",
+        "_own_id",
+        "_present",
+        "apart",
+        "digest",
+        "former",
+        "held",
+        "holds_all",
+        "lost",
+        "owned",
+        "owner_sets",
+        "ring",
+        "void",
+    )
+
     def __init__(self, own_id: str, ring: Ring) -> None:
         self.ring = ring
         self.digest = ring.digest
@@ -67,6 +83,8 @@ class View:
         self.apart = bytearray(ring.slots)
         """Per slot: 1 if this node held it, and may have missed writes since, but may also have some that no other node
         has: while it was counted dead, say. Others may pull it."""
+        self.owner_sets: list[Owners] = []
+        """By slot the owners, for which their order does not count: equal sets are the same object."""
         self.holds_all = False
         """Whether this node owns and holds every slot; then no key needs to be looked up."""
         self._own_id = own_id
@@ -210,8 +228,19 @@ class View:
 
     def group_by_owners(self, keys: list[bytes]) -> dict[tuple[Owners, tuple[Owners, ...]], list[int]]:
         """Return the indices of the keys by (owners, former owners)."""
-        ring, former = self.ring, self.former
-        owners_of, mask = ring.owners, ring.slots - 1
+        return self._group(keys, self.ring.owners)
+
+    def group_by_owner_sets(self, keys: list[bytes]) -> dict[tuple[Owners, tuple[Owners, ...]], list[int]]:
+        """Return the same, but keys of the same owners in another order are one group, with the order of the first.
+
+        For writes, which all owners are asked for: so there are fewer groups.
+        """
+        owners_of, mask = self.ring.owners, self.ring.slots - 1
+        groups = self._group(keys, self.owner_sets).items()
+        return {(owners_of[crc32(keys[indices[0]]) & mask], former): indices for (_, former), indices in groups}
+
+    def _group(self, keys: list[bytes], owners_of: list[Owners]) -> dict[tuple[Owners, tuple[Owners, ...]], list[int]]:
+        ring, former, mask = self.ring, self.former, self.ring.slots - 1
         if len(ring.members) == 1 and not former:
             return {(owners_of[0], ()): list(range(len(keys)))}
         slots = [crc32(key) & mask for key in keys]
@@ -226,3 +255,6 @@ class View:
 
     def _note_ownership(self) -> None:
         self.owned = bytearray(self._own_id in owners for owners in self.ring.owners)
+        sets: dict[frozenset[str], Owners] = {}
+        found = {owners: sets.setdefault(frozenset(owners), owners) for owners in dict.fromkeys(self.ring.owners)}
+        self.owner_sets = [found[owners] for owners in self.ring.owners]

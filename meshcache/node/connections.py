@@ -203,6 +203,21 @@ class _OfTheirSockets(dict[Any, Connection]):
 class Connections(Readers):
     """The connections of one bound socket, by what names them: a routing id, or a descriptor."""
 
+    __slots__ = (
+        "_connections_max",
+        "_let_in",
+        "_tell",
+        "_tell_at",
+        "_untold",
+        "bytes_left",
+        "cut",
+        "deaf",
+        "known",
+        "port",
+        "refused",
+        "review_at_bytes",
+    )
+
     def __init__(
         self,
         port: int,

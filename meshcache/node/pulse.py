@@ -28,6 +28,14 @@ class Told(NamedTuple):
 class Pulse:
     """The time of the loop's last turn, and one question to it."""
 
+    __slots__ = (
+        "_wake_asker",
+        "_wake_loop",
+        "asked",
+        "told",
+        "turned_at",
+    )
+
     def __init__(self, wake_loop: Callable[[], None]) -> None:
         self.turned_at = time.monotonic()
         """When the loop's last turn ended; set by the loop."""

@@ -26,6 +26,11 @@ _VERSION_MAX: Final = (1 << 128) - 1
 class HybridClock:
     """One node's hybrid clock. The wall time is an argument: the node reads it once per event."""
 
+    __slots__ = (
+        "_suffix",
+        "latest",
+    )
+
     def __init__(self, boot: int) -> None:
         self.latest = 0
         """The greatest clock value seen or given out: (wall ms << 16) | counter."""

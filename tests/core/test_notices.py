@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
 from story import Story
 
 from meshcache.config import Config
 from meshcache.core.node import NodeCore
 from meshcache.core.operations import inspection
 from meshcache.core.operations.notices import TELL_AGAIN_S, TOO_FEW_AFTER_S
+from meshcache.core.outbox import Outbox
 from meshcache.protocol.record import NEVER_MS, stamp
 
 WALL_MS = 1_800_000_000_000
@@ -110,17 +112,16 @@ def test_too_few_nodes_are_told_when_that_lasts_and_so_is_the_end_of_it() -> Non
 def notes(story: Story, event: str, seconds: float) -> list[str]:
     """Run a mesh; return which nodes noted an event."""
     heard: list[str] = []
-    for host in story.mesh.nodes.values():
-        assert host.core is not None
-        outbox, name = host.core.outbox, host.name
+    outboxes = {host.name: host.core.outbox for host in story.mesh.nodes.values() if host.core is not None}
+    really = Outbox.note
 
-        def note(what: str, _name: str = name, _note: Any = outbox.note, **fields: object) -> None:
-            if what == event:
-                heard.append(_name)
-            _note(what, **fields)
+    def note(outbox: Outbox, what: str, **fields: Any) -> None:
+        heard.extend(name for name, one in outboxes.items() if one is outbox and what == event)
+        really(outbox, what, **fields)
 
-        outbox.note = note  # type: ignore[method-assign, assignment]
-    story.mesh.run(seconds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Outbox, "note", note)
+        story.mesh.run(seconds)
     return heard
 
 

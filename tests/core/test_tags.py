@@ -11,6 +11,7 @@ from story import DEFAULT, LOOSE, STRICT, Story
 
 from meshcache.core.node import NodeCore
 from meshcache.core.operations import drops
+from meshcache.core.operations.replica import Replica
 from meshcache.core.operations.writes import QuorumWrite
 from meshcache.core.repair.movement import _Source
 from meshcache.core.storage import drop_floors as floors
@@ -285,7 +286,12 @@ def test_the_stream_tells_of_the_tags_when_it_is_done(monkeypatch: pytest.Monkey
     story = Story(2)
     seen: list[m.Event] = []
     core = core_of(story.node("n1"))
-    monkeypatch.setattr(core.coordinator.replica, "publish", lambda *event: seen.append(m.Event(*event)))
+
+    def publish(replica: Replica, *event: Any) -> None:
+        if replica is core.coordinator.replica:
+            seen.append(m.Event(*event))
+
+    monkeypatch.setattr(Replica, "publish", publish)
     invalidate(story, "t", "u", at=story.node("n1"))
     assert [(event.kind, event.keys) for event in seen] == [(EventKind.TAG, [b"t", b"u"])]
     frames = core.frames.stream([seen[0]], core.view.digest, subscribed=True)

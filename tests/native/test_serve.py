@@ -85,7 +85,7 @@ def state_of(core: NodeCore) -> Any:
     """Return all of a node that requests can change, in a form that can be compared."""
     store, outbox, hot = core.store, core.outbox, core.requests.hot
     held = [{key: store.peek(key) for key in store.keys_of_slot(slot)} for slot in range(core.view.ring.slots)]
-    summary = {name: value for name, value in vars(hot).items() if name != "_random"}
+    summary = {name: getattr(hot, name) for name in type(hot).__slots__ if name != "_random"}
     backlog = core.requests._admission.backlog.bytes
     replies = {origin: len(messages) for origin, messages in outbox.replies.items()}
     effects = replies, list(outbox.events), outbox.reply_bytes, list(outbox.notes)

@@ -269,9 +269,8 @@ def write_message(rng: random.Random, twins: Twins, place: int) -> m.Write:
         ahead_ms = rng.choice([0] * 10 + [-5000, 4900, 4900, 4900, LEAD_MS_MAX + 1, 9000])
         version = ((twins.wall_ms + ahead_ms) << 16 | rng.randrange(9)).to_bytes(8, "big") + rng.randbytes(8)
         content = some_content(rng) if rng.random() < 0.02 else b"\0\1v"
-        record = (
-            version + expiry_bytes(rng.choice([NEVER_MS, twins.wall_ms + 500, twins.wall_ms - 1])) + (content or b"")
-        )
+        expires_ms = rng.choice([NEVER_MS, twins.wall_ms + 500, twins.wall_ms - 1])
+        record = version + expiry_bytes(expires_ms) + (content if isinstance(content, bytes) else b"")
         records.append(record if rng.random() < 0.9 else tombstone(version_of(record), twins.wall_ms + 60_000))
     deadline_ms = twins.wall_ms + rng.choice([5000] * 8 + [0, -1])
     view = twins.native[place].view.digest if rng.random() < 0.9 else rng.choice([b"", b"8 bytes.", b"more than 8"])
@@ -398,6 +397,26 @@ def test_what_is_usual_is_done_natively_from_the_request_to_the_reply(tables: di
         answers = [frame for origin, frame in twins.native[place].drain().replies if origin == ORIGINS[0]]
         assert [decode_frame(frame)[1] for frame in answers] == [[m.Reply(7, twins.native[place].view.digest, None)]]
         twins.trios[1].cores[place].drain()
+
+
+def test_keys_of_the_same_owners_in_another_order_are_one_group() -> None:
+    twins = Twins()
+    node_id = IDS[0]
+    names = [b"new-%d" % number for number in range(1000)]
+    keys = [key for key in names if set(owners_of(twins, key)) == {node_id, IDS[1]}][:40]
+    assert {owners_of(twins, key)[0] for key in keys} == {node_id, IDS[1]}
+    twins.turn()
+    twins.deliver_all()
+    twins.outcomes.clear()
+    view = twins.native[0].view.digest
+    content = b"\0\1" + b"v" * 60
+    asked = m.Set(7, BOOT, twins.wall_ms + 5000, view, 0, 60_000, keys, [content] * len(keys))
+    twins.ask(0, encode_frame(0, [asked]))
+    for trio in twins.trios:
+        effects = trio.cores[0].drain()
+        written = [one for _, frame in effects.sends for one in decode_frame(frame)[1] if isinstance(one, m.Write)]
+        assert [write.keys for write in written] == [keys]
+    assert twins.outcomes == {("serve", True): 1}
 
 
 class Called:

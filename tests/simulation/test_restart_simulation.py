@@ -45,7 +45,7 @@ def test_only_what_the_last_node_acknowledged_alone_is_forgiven_where_its_disk_i
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan = replace(
-        RestartPlan.draw(76),
+        RestartPlan.draw(615),
         strikes=("stop all",), levels=(3, 3, 1), strict=False, skew_ms=2000, jumps=True, think_s=0.02, delay_s=0.0002,
     )  # fmt: skip
     RestartSimulation(plan).run()

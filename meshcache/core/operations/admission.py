@@ -22,6 +22,20 @@ DEADLINE_S_MAX: Final = 60.0
 class Admission:
     """What decides for one node which requests are executed, and answers those that are not."""
 
+    __slots__ = (
+        "_boot",
+        "_by_kind",
+        "_config",
+        "_coordinator",
+        "_counters",
+        "_instant",
+        "_node",
+        "_outbox",
+        "_view",
+        "backlog",
+        "readers",
+    )
+
     def __init__(self, coordinator: Coordinator, counters: Counters, boot: int, node: Serves) -> None:
         self._coordinator = coordinator
         self._config = coordinator.config

@@ -34,6 +34,20 @@ SWEEP_S: Final = 1.0
 class Backlog:
     """The work that one node has taken on."""
 
+    __slots__ = (
+        "_by_origin",
+        "_ended",
+        "_instant",
+        "_limits",
+        "_measured",
+        "_number",
+        "_running",
+        "_sweep_at",
+        "_taken_on",
+        "bytes",
+        "rate_per_s",
+    )
+
     def __init__(
         self, limits: LimitSettings, instant: Instant, running: Callable[[], int], ended: Callable[[], int]
     ) -> None:

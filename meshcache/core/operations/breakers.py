@@ -44,6 +44,17 @@ STALL_S: Final = 0.5
 class Breakers:
     """The breakers of one node, by the id of the other, and the requests by which it judges."""
 
+    __slots__ = (
+        "_instant",
+        "_outbox",
+        "_state_of",
+        "by_node",
+        "looked_at",
+        "open",
+        "opened",
+        "unanswered",
+    )
+
     def __init__(self, instant: Instant, outbox: Outbox, state_of: Callable[[str], State]) -> None:
         """``state_of`` tells of a member, by its id, whether it is alive."""
         self.opened = 0

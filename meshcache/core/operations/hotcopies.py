@@ -38,6 +38,22 @@ _RECORD: Final = 2
 class HotCopies:
     """The copies that one node keeps, and the streams that void them."""
 
+    __slots__ = (
+        "_digest",
+        "_enabled",
+        "_hits",
+        "_hot",
+        "_instant",
+        "_membership",
+        "_misses",
+        "_near",
+        "_outbox",
+        "_streams",
+        "_view",
+        "_wanted_until",
+        "followed",
+    )
+
     def __init__(
         self, hot: HotKeys, view: View, membership: Membership, outbox: Outbox, instant: Instant, *, enabled: bool
     ) -> None:

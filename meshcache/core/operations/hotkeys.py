@@ -46,6 +46,21 @@ PANES: Final = 8
 class HotKeys:
     """The keys that this node is asked for most often. ``until`` has those that are hot now."""
 
+    __slots__ = (
+        "_copy_ttl_ms",
+        "_counts",
+        "_decay_at",
+        "_gap_max",
+        "_noted",
+        "_random",
+        "_stride",
+        "_threshold",
+        "_window_s",
+        "found",
+        "left",
+        "until",
+    )
+
     def __init__(self, settings: HotKeySettings, rng: random.Random, now: float) -> None:
         self._threshold = settings.threshold_reads
         self._window_s = settings.window_s

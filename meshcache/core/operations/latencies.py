@@ -43,6 +43,13 @@ class Histogram:
 class Latencies:
     """The times of one node's coordinated operations, by kind."""
 
+    __slots__ = (
+        "ended",
+        "kinds",
+        "taken",
+        "waited_s",
+    )
+
     def __init__(self, kinds: dict[str, str]) -> None:
         """``kinds`` names them: by the name of their class, what they are to be called."""
         self.ended: list[tuple[str, float, float]] = []

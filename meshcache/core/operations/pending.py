@@ -72,6 +72,27 @@ class Background(Operation, Protocol):
 class Pending:
     """The operations under way, their timers, and the requests to other nodes that they wait for."""
 
+    __slots__ = (
+        "_at_end",
+        "_fail",
+        "_instant",
+        "_outbox",
+        "_view",
+        "background",
+        "breakers",
+        "latencies",
+        "lingering",
+        "lingering_bytes",
+        "number",
+        "peers",
+        "read_bytes",
+        "repairs",
+        "restamps",
+        "running",
+        "timers",
+        "waiting",
+    )
+
     def __init__(
         self,
         view: View,

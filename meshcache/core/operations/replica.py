@@ -26,6 +26,19 @@ class Replica:
     ``on_announced`` is called with each announcement of the node.
     """
 
+    __slots__ = (
+        "_clock",
+        "_instant",
+        "_note_written",
+        "_on_announced",
+        "_outbox",
+        "default_ttl_ms",
+        "floors",
+        "memory",
+        "store",
+        "watched",
+    )
+
     def __init__(
         self,
         settings: StoreSettings,

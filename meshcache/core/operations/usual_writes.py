@@ -10,7 +10,6 @@ Most never need a constructor: they are made without, and given their attributes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshcache.core.operations.writes import QuorumWrite, WriteGroup
@@ -38,6 +37,8 @@ class UsualWrite(QuorumWrite):
     It is made natively, with these attributes. The constructor of QuorumWrite is called when that is wanted.
     """
 
+    __slots__ = ("_resumed", "fields", "first", "kept", "left", "origin", "places", "records", "requests", "until")
+
     requests: Resumes
     origin: bytes
     fields: tuple[Any, ...]
@@ -52,7 +53,7 @@ class UsualWrite(QuorumWrite):
     """The deadline."""
     kept: int
     """The number under which the bytes are counted, or 0."""
-    _resumed: Sequence[WriteGroup] = ()
+    _resumed: list[WriteGroup]
 
     def on_answer(self, group: Any, node_id: str, answer: Any) -> None:
         """See QuorumWrite."""
@@ -83,7 +84,7 @@ class UsualWrite(QuorumWrite):
 
     def _resume(self, at_hand: tuple[int, str] | None = None) -> None:
         """Become a QuorumWrite. ``at_hand``: who still counts as asked, though nothing waits for its answer now."""
-        if self._resumed:
+        if hasattr(self, "_resumed"):
             return
         self.left = 0
         level, keys = self.fields[4], self.fields[6]

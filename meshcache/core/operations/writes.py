@@ -84,6 +84,23 @@ class QuorumWrite:
     indices of keys of which a live record was replaced (reported for tombstones only).
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_complete",
+        "_keys",
+        "_records",
+        "_restamp_allowed",
+        "_restamped",
+        "coordinator",
+        "deadline",
+        "done",
+        "errors",
+        "groups",
+        "kind",
+        "level",
+        "live",
+    )
+
     def __init__(
         self,
         coordinator: Coordinator,
@@ -118,7 +135,7 @@ class QuorumWrite:
         ``stored``: what came of storing them here, for the first groups, if that is done already.
         """
         coordinator, here = self.coordinator, iter(stored)
-        for (owners, former), indices in coordinator.view.group_by_owners(self._keys).items():
+        for (owners, former), indices in coordinator.view.group_by_owner_sets(self._keys).items():
             if len(indices) == len(self._keys):
                 group = WriteGroup(owners, former, self._keys, self._records, indices)
             else:
@@ -226,7 +243,7 @@ class QuorumWrite:
         """
         open_groups, self.groups = self.groups, []
         for old in open_groups:
-            for (owners, former), places in self.coordinator.view.group_by_owners(old.keys).items():
+            for (owners, former), places in self.coordinator.view.group_by_owner_sets(old.keys).items():
                 whole = len(places) == len(old.keys)
                 group = WriteGroup(
                     owners,

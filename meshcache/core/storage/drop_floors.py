@@ -35,6 +35,14 @@ PAGE_FLOORS: Final = 1024
 class Floors:
     """The floors of one node. ``grace_ms``: how long each is kept. It reads no clock: the wall time is an argument."""
 
+    __slots__ = (
+        "_coarse",
+        "_prefixes",
+        "_tags",
+        "grace_ms",
+        "greatest",
+    )
+
     def __init__(self, grace_ms: int) -> None:
         self.grace_ms = grace_ms
         self._prefixes: OrderedDict[bytes, bytes] = OrderedDict()
