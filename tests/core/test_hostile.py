@@ -558,6 +558,22 @@ def test_other_nodes_are_asked_for_no_more_than_a_reply_has_room_for() -> None:
         assert ask() == few
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (m.Get, (0, 0, False, [])),
+        (m.Set, (0, m.TTL_NEVER, [], [])),
+        (m.Delete, (0, int(m.EventKind.DELETE), [])),
+        (m.Update, (0, 0, 0, [], [])),
+    ],
+)
+def test_who_asks_for_no_keys_is_answered(lone: Lone, kind: Any, fields: tuple[Any, ...]) -> None:
+    (reply,) = lone.tell(kind(*lone.head(), *fields))
+    assert isinstance(reply, m.Reply)
+    assert not reply.results
+    assert not lone.core.counters.failed
+
+
 # What fails, fails alone
 
 
