@@ -37,7 +37,7 @@ import h11
 from meshcache.address import join_address, split_address
 from meshcache.config import HttpSettings
 from meshcache.errors import ConfigError
-from meshcache.node.wakeup import Wakeup
+from meshcache.sockets.wakeup import Wakeup
 
 REQUEST_BYTES_MAX: Final = 16_384
 """Of a request's first line and its headers."""

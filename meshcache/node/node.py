@@ -16,8 +16,8 @@ from meshcache.durations import waiting_s
 from meshcache.errors import MeshcacheError, UsageError
 from meshcache.node.journal import log
 from meshcache.node.server import Asked, Server
-from meshcache.node.wakeup import Wakeup
 from meshcache.sockets.waiting import threads_are_greenlets
+from meshcache.sockets.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from meshcache.client.blocking.client import Client

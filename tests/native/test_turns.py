@@ -31,13 +31,13 @@ from meshcache.node import usual_turns
 from meshcache.node.connections import ASK_AFTER_BYTES, Connection
 from meshcache.node.node import Node
 from meshcache.node.server import Asked, Server
-from meshcache.node.wakeup import Wakeup
 from meshcache.protocol import messages as m
 from meshcache.protocol.messages import Message
 from meshcache.protocol.wire import DeadlinePeek, Frame, decode_frame, encode_frame
 from meshcache.sockets import allocator
 from meshcache.sockets.allocator import LARGE_FRAME_BYTES
 from meshcache.sockets.libzmq import addresses
+from meshcache.sockets.wakeup import Wakeup
 
 if _native.absent_because:
     pytest.skip(_native.describe(), allow_module_level=True)

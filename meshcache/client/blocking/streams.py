@@ -7,7 +7,6 @@ the parent are closed in the child.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -32,6 +31,7 @@ from meshcache.sockets.descriptors import as_os_error
 from meshcache.sockets.dialling import Dials
 from meshcache.sockets.subscriber import Subscriber
 from meshcache.sockets.waiting import Waiters, pause, start_thread, wait_readable
+from meshcache.sockets.wakeup import Wakeup
 
 FRAMES_PER_TURN: Final = 256
 RESOLVE_AGAIN_S: Final = 1.0
@@ -53,7 +53,7 @@ class _ReceiverThread:
         self._ask = ask
         self._changed = changed
         self._stopping = False
-        self._wake_fd = -1
+        self._wakeup: Wakeup | None = None
         self._retry_at: dict[str, float] = {}
         self._dials = Dials()
         self._thread: threading.Thread | None = None
@@ -68,9 +68,9 @@ class _ReceiverThread:
 
     def wake(self) -> None:
         """Have the thread look at what changed."""
-        if self._wake_fd >= 0:
-            with contextlib.suppress(OSError):
-                os.eventfd_write(self._wake_fd, 1)
+        wakeup = self._wakeup
+        if wakeup is not None:
+            wakeup()
 
     def stop(self) -> None:
         """End the thread, if it belongs to this process."""
@@ -87,17 +87,17 @@ class _ReceiverThread:
         try:
             while self.goes_on():
                 try:
-                    self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                    self._wakeup = wakeup = Wakeup()
                     subscriber = Subscriber(key=self._intake.routing.key)
                 except OSError as error:
                     self._fail(as_os_error(error))
                 else:
                     self.trouble = None
-                    self._listen(subscriber)
+                    self._listen(subscriber, wakeup)
                 finally:
-                    wake_fd, self._wake_fd = self._wake_fd, -1
-                    if wake_fd >= 0:
-                        os.close(wake_fd)
+                    ended, self._wakeup = self._wakeup, None
+                    if ended is not None:
+                        ended.close()
         finally:
             if self.goes_on():  # an unforeseen error: better to end the subscriptions than to be silent for ever
                 self._intake.end()
@@ -109,8 +109,8 @@ class _ReceiverThread:
         self._changed.wake_all()
         pause(TICK_S)
 
-    def _listen(self, subscriber: Subscriber) -> None:
-        descriptors = [self._wake_fd, int(subscriber.socket.getsockopt(zmq.FD))]
+    def _listen(self, subscriber: Subscriber, wakeup: Wakeup) -> None:
+        descriptors = [wakeup.fd, int(subscriber.socket.getsockopt(zmq.FD))]
         tick_at = 0.0
         try:
             while self.goes_on():
@@ -122,8 +122,7 @@ class _ReceiverThread:
                 if self.goes_on() and not self._receive(subscriber.socket):
                     wait_readable(descriptors, max(0.001, tick_at - time.monotonic()))
                 if self.goes_on():
-                    with contextlib.suppress(BlockingIOError):
-                        os.eventfd_read(self._wake_fd)
+                    wakeup.clear()
         finally:
             if self.pid == os.getpid():
                 subscriber.close()
