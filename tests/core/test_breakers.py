@@ -209,15 +209,20 @@ def breakers(host: NodeHost) -> Breakers:
     return host.core.coordinator.pending.breakers
 
 
+def bar(deaf: Deaf, story: Story, client: ClientHost, first: NodeHost, second: NodeHost) -> None:
+    """Have the first node bar the second, which hears of no request any more."""
+    deaf.node_id = second.name
+    for _ in range(CALLS_MIN):
+        client.run(client.session.set("key", "value", None, 0.4), lambda *_: None)
+    story.mesh.wait_for(lambda: breakers(first).bars(second.name), within_s=3.0)
+
+
 def test_an_operation_that_needs_a_barred_owner_fails_at_once(deaf: Deaf) -> None:
     story = Story(3, DEFAULT)
     first, second = story.owners("key")
     client = story.at(first)
     story.set("key", "old", client)
-    deaf.node_id = second.name
-    for _ in range(CALLS_MIN):
-        client.run(client.session.set("key", "value", None, 0.4), lambda *_: None)
-    story.mesh.wait_for(lambda: breakers(first).bars(second.name), within_s=3.0)
+    bar(deaf, story, client, first, second)
     story.mesh.run(0.45)
     lost, retries = deaf.lost[m.Write], client.session.routing.retries
     error = failing(story, client, client.session.set("key", "new", None, 0.3))
@@ -238,10 +243,7 @@ def test_a_new_link_begins_anew_without_waiting_for_a_probe(deaf: Deaf) -> None:
     first, second = story.owners("key")
     client = story.at(first)
     story.set("key", "old", client)
-    deaf.node_id = second.name
-    for _ in range(CALLS_MIN):
-        client.run(client.session.set("key", "value", None, 0.4), lambda *_: None)
-    story.mesh.wait_for(lambda: breakers(first).bars(second.name), within_s=3.0)
+    bar(deaf, story, client, first, second)
     story.mesh.run(0.45)
     assert breakers(first).bars(second.name)
     deaf.node_id = ""
@@ -297,10 +299,7 @@ def test_a_read_that_needs_a_barred_owner_fails_at_once_and_others_go_on(deaf: D
     story.set("key", "value")
     client = story.at(first)
     story.get("key", client)
-    deaf.node_id = second.name
-    for _ in range(CALLS_MIN):
-        client.run(client.session.set("key", "value", None, 0.4), lambda *_: None)
-    story.mesh.wait_for(lambda: breakers(first).bars(second.name), within_s=3.0)
+    bar(deaf, story, client, first, second)
     lost = deaf.lost[m.Read]
     assert story.get("key", client) == "value"
     every = client.session.derive(consistency="all")
