@@ -152,6 +152,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", nargs="+", choices=OPERATIONS, default=list(OPERATIONS), help="which operations")
     parser.add_argument("--pure", action="store_true", help="without the native modules of both")
     options = parser.parse_args(arguments)
+    known = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{options.commit}^{{commit}}"]
+    if subprocess.run(known, stdout=subprocess.DEVNULL, check=False).returncode:
+        parser.error(f"{options.commit}: no commit of this repository; see git log")
     pure = options.pure or compiled is None
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "before"
