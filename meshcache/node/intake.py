@@ -11,9 +11,10 @@ of one that does not read what it is sent (connections.py) none wait at all. Nea
 it, and whoever asks meanwhile waits for that; so it is received natively, many requests at once (``gather``).
 
 A large reply ends the turn; so twenty connections that ask for those would make each other one wait for twenty turns.
-Therefore the node sheds from the first large reply on that others wait behind, and those go first that are known to ask
-for less; then, one of a turn at least, the others, and among these who has few requests waiting before who has
-thousands. What comes from other nodes is always taken in its order.
+Therefore the node sheds from the first large reply on that others wait behind, or the first request for more than can
+be read from other nodes (core/operations/remote_reads.py). Those go first that are known to ask for less; then, one of
+a turn at least, the others, and among these who has few requests waiting before who has thousands. What comes from
+other nodes is always taken in its order.
 
 Sources: Maurer and Huang, "Fail at Scale" (2015) for the newest first; CoDel (Nichols and Jacobson 2012) for taking a
 queue that does not empty, rather than its length, as the sign of overload, and for a bound in time.

@@ -17,6 +17,7 @@ from meshcache.core.membership.newcomers import GATHER_S, TRIAL_S, TRIALS_MAX, W
 from meshcache.core.node import NodeCore
 from meshcache.core.operations.fill_leases import STUCK_S
 from meshcache.core.operations.reads import QuorumRead
+from meshcache.core.operations.surroundings import Readers
 from meshcache.core.outbox import Effects
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import LEAD_MS_MAX
@@ -556,6 +557,57 @@ def test_other_nodes_are_asked_for_no_more_than_a_reply_has_room_for() -> None:
     assert ask() == len(keys), "of a new connection nobody knows how much a key brings"
     for _ in range(10):
         assert ask() == few
+
+
+class Deaf(Readers):
+    """A connection that reads, until it is told of that it does not."""
+
+    def __init__(self) -> None:
+        self.deaf: set[bytes] = set()
+
+
+def test_what_waits_of_a_connection_that_became_deaf_is_dropped_without_reading_it() -> None:
+    pair, readers = Pair(), Deaf()
+    core = pair.lone.core
+    core.heed(readers)
+    keys = [b"k%d" % i for i in range(32)]
+
+    def ask() -> bool:
+        get = m.Get(*pair.lone.head(), 2, 0, False, keys)
+        return core.receive_request(b"client", encode_frame(0, [get]), pair.lone.now)
+
+    for _ in range(4):  # one runs, the others wait
+        assert not ask()
+    reads = [one for one in pair.asked(pair.lone.turn()) if isinstance(one, m.Read)]
+    readers.deaf.add(b"client")
+    effects = pair.lone.answer(pair.peer.address, *[m.ReadReply(one.request, b"", [None] * 32, []) for one in reads])
+    replies = [one for one in pair.lone.answers(effects) if isinstance(one, m.Reply)]
+    assert [reply.results for reply in replies].count([[int(Code.OVERLOADED)]] * 32) == 3
+    assert not [one for one in pair.asked(effects) if isinstance(one, m.Read)]
+    assert not core.coordinator.pending.running
+
+
+def test_a_connection_that_asks_for_more_than_can_be_read_ends_the_turn() -> None:
+    pair = Pair()
+    core = pair.lone.core
+    keys = [b"k%d" % i for i in range(20)]
+    change = m.Set(*pair.lone.head(), 1, 0, keys, [bytes(400_000)] * len(keys))
+    core.receive_request(b"writer", encode_frame(0, [change]), pair.lone.now)
+    pair.lone.turn()
+    large = core.store.peek(keys[0]) or b""
+
+    def ask(origin: bytes = b"client") -> bool:
+        get = m.Get(*pair.lone.head(), 2, 0, False, keys)
+        return core.receive_request(origin, encode_frame(0, [get]), pair.lone.now)
+
+    assert not ask()
+    reads = [one for one in pair.asked(pair.lone.turn()) if isinstance(one, m.Read)]
+    pair.play(*[m.ReadReply(read.request, b"", [large] * len(read.keys), []) for read in reads])
+    asked = [ask() for _ in range(15)]
+    assert asked == sorted(asked), "what has room does not end it"
+    assert asked[-1]
+    assert not asked[1]
+    assert not ask(b"another")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,11 @@ class Reads:
         origin, count = self.begun.pop(0)
         self.gate.ended(origin, count, count, self._expected.pop(0), read_bytes)
 
+    def drop(self) -> None:
+        """The read that began first is over, with nothing read."""
+        origin, count = self.begun.pop(0)
+        self.gate.ended(origin, count, 0, self._expected.pop(0), 0)
+
     def learn(self, origin: bytes, key_bytes: int) -> None:
         """Have some reads of one key bring so much."""
         for _ in range(20):
@@ -80,6 +85,37 @@ def test_too_many_waiting_reads_are_refused() -> None:
     started = [reads.start(b"a") for _ in range(remote_reads.READS_WAITING_MAX + 100)]
     assert not all(started)
     assert reads.start(b"b")
+
+
+def test_no_more_waits_of_a_connection_than_can_be_read_while_its_callers_wait() -> None:
+    reads = Reads()
+    assert all(reads.start(b"new", 8) for _ in range(remote_reads.WAITING_BYTES_MAX >> 20)), (
+        "nobody knows what it reads"
+    )
+    while reads.begun:
+        reads.end(8 << 20)
+    reads.start(b"new", 8)
+    fit = remote_reads.WAITING_BYTES_MAX // (8 << 20)
+    assert [reads.start(b"new", 8) for _ in range(fit + 1)] == [True] * fit + [False]
+    assert reads.gate.refused == 1
+    reads.end(8 << 20)
+    assert reads.start(b"new", 8), "one has begun"
+    assert not reads.start(b"new", 8)
+    while reads.begun:
+        reads.end(8 << 20)
+    reads.start(b"new", 8)
+    assert reads.start(b"new", 1000), "one may always wait"
+
+
+def test_of_a_read_that_was_dropped_nothing_is_learnt() -> None:
+    reads = Reads()
+    reads.learn(b"a", 1 << 20)
+    for _ in range(20):
+        reads.start(b"a")
+        reads.drop()
+    for _ in range(20):
+        reads.start(b"a")
+    assert len(reads.begun) == remote_reads.LARGE_BYTES_MAX >> 20
 
 
 def test_where_many_wait_each_connection_has_only_a_small_share() -> None:

@@ -7,6 +7,9 @@ wait for large ones. Connections take turns.
 
 A read can end as it begins: that of a connection which is served no more, say. Thousands that wait may do so, and the
 first that ends would set off all others. So one turn of the node begins ``BEGUN_PER_TURN`` at most.
+
+A connection has no more reads wait than can be read while its callers wait. A client that asks for megabytes thousands
+of times, and reads none of them, is refused after the first ones have ended, long before it is known not to read.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ LARGE_BYTES_MAX: Final = 4 << 20
 """How many bytes the large reads that run may bring together; a single large read may always run."""
 READ_BYTES_MAX: Final = 16 << 20
 """No further read begins while this many bytes have been read and cannot be answered yet."""
+WAITING_BYTES_MAX: Final = 64 << 20
+"""How many bytes the reads that wait of one connection may be expected to bring, once a read of it has ended: more
+could not be read while their callers wait, nor be sent while they do not read. One read may always wait."""
 READS_WAITING_MAX: Final = 1024
 """How many reads of one connection may wait; more are refused …"""
 READS_WAITING_MANY: Final = 2048
@@ -43,6 +49,18 @@ LATEST_WEIGHT: Final = 0.5
 GUESSES_MAX: Final = 4096
 
 
+class _Line:
+    """The reads that wait of one connection."""
+
+    __slots__ = ("keys", "reads")
+
+    def __init__(self) -> None:
+        self.reads: deque[tuple[int, Callable[[float], None]]] = deque()
+        """For each its keys, and what begins it."""
+        self.keys = 0
+        """Of all of them."""
+
+
 class RemoteReads:
     """The reads from other nodes that one node runs, by the connection that asked."""
 
@@ -54,7 +72,7 @@ class RemoteReads:
         self._total = 0
         self._large_bytes = 0.0
         """How many bytes the large reads that run are expected to bring."""
-        self.waiting: dict[bytes, deque[tuple[int, Callable[[float], None]]]] = {}
+        self.waiting: dict[bytes, _Line] = {}
         """The reads that wait, by connection; the first connection is next."""
         self._guesses: dict[bytes, float] = {}
         """By connection, the guess of how many bytes a key brings."""
@@ -62,6 +80,8 @@ class RemoteReads:
         """The guess for a connection of which nothing is known yet."""
         self._count = 0
         """How many reads wait."""
+        self.refused = 0
+        """How many were too many to wait."""
         self._beginning = False
         self._left = BEGUN_PER_TURN
         """How many more this turn may begin."""
@@ -89,19 +109,27 @@ class RemoteReads:
         """
         line = self.waiting.get(origin)
         if line is None:
-            line = self.waiting[origin] = deque()
-        elif len(line) >= (READS_WAITING_MAX if self._count < READS_WAITING_MANY else READS_WAITING_SHARE):
+            line = self.waiting[origin] = _Line()
+        elif self._is_full(origin, line, keys):
+            self.refused += 1
             return False
-        line.append((keys, begin))
+        line.reads.append((keys, begin))
+        line.keys += keys
         self._count += 1
-        if len(line) == 1:  # for the one before it there was no room, and that has not changed
+        if len(line.reads) == 1:  # for the one before it there was no room, and that has not changed
             self._begin()
         return True
+
+    def _is_full(self, origin: bytes, line: _Line, keys: int) -> bool:
+        if len(line.reads) >= (READS_WAITING_MAX if self._count < READS_WAITING_MANY else READS_WAITING_SHARE):
+            return True
+        return (line.keys + keys) * self._guesses.get(origin, 0.0) > WAITING_BYTES_MAX
 
     def ended(self, origin: bytes, keys: int, keys_read: int, expected_bytes: float, read_bytes: int) -> None:
         """Note that a read of this connection has ended and what its keys brought, and begin reads that wait.
 
-        ``keys_read``: of how many of the keys it was; where a reply has no room for all of them, not of all.
+        ``keys_read``: of how many of the keys it was; where a reply has no room for all of them, not of all. 0: nothing
+        was read, and nothing is learnt.
         """
         count = min(keys, KEYS_COUNTED_MAX)
         self._total -= count
@@ -110,7 +138,8 @@ class RemoteReads:
             del self._running[origin]
         if expected_bytes > SMALL_BYTES:
             self._large_bytes -= expected_bytes
-        self._learn(origin, read_bytes / max(1, keys_read))
+        if keys_read:
+            self._learn(origin, read_bytes / keys_read)
         if self.waiting:
             self._begin()
 
@@ -138,7 +167,7 @@ class RemoteReads:
         for origin in tuple(self.waiting):
             if not self._left:
                 return False
-            keys, begin = self.waiting[origin][0]
+            keys, begin = self.waiting[origin].reads[0]
             expected_bytes = keys * self._guesses.get(origin, self._guess)
             if self._has_room(origin, min(keys, KEYS_COUNTED_MAX), expected_bytes):
                 self._leave_line(origin)
@@ -154,9 +183,10 @@ class RemoteReads:
 
     def _leave_line(self, origin: bytes) -> None:
         line = self.waiting.pop(origin)
-        line.popleft()
+        keys, _ = line.reads.popleft()
+        line.keys -= keys
         self._count -= 1
-        if line:
+        if line.reads:
             self.waiting[origin] = line  # behind the other connections
 
     def _has_room(self, origin: bytes, count: int, expected_bytes: float) -> bool:

@@ -261,25 +261,32 @@ class Requests:
 
         If that fails, the read ends unanswered: this may be called while another request is handled.
         """
-        is_known = self._remote_reads.knows(origin)
-        wanted = self._room.first_that_fit(keys, expected_bytes) if is_known else keys
+        if origin in self._admission.readers.deaf:
+            self._drop_read(origin, keys, done, expected_bytes)
+            return
+        reads = self._remote_reads
+        wanted = self._room.first_that_fit(keys, expected_bytes) if reads.knows(origin) else keys
         left_out = more(len(keys) - len(wanted))
 
         def extended(results: list[Any]) -> None:
             done([*results, *left_out] if left_out else results)
 
-        ended = partial(self._remote_reads.ended, origin, len(keys), len(wanted), expected_bytes)
+        ended = partial(reads.ended, origin, len(keys), len(wanted), expected_bytes)
         read = QuorumRead(self._coordinator, wanted, get.r, get.w, self._deadline(get), extended, ended)
         try:
-            if origin in self._admission.readers.deaf:
-                read.release()
-                read.done([[int(Code.OVERLOADED)]] * len(wanted))
-            else:
-                read.start()
+            read.start()
         except Exception as error:  # noqa: BLE001  (of whatever kind: it concerns this read)
             self._coordinator.pending.end(read)
             read.release()
             self._coordinator.fail(type(read).__name__, origin, error)
+
+    def _drop_read(self, origin: bytes, keys: list[bytes], done: Done, expected_bytes: float) -> None:
+        """Refuse a read that has waited, of a connection that is served no more; see ``_begin_read``."""
+        self._remote_reads.ended(origin, len(keys), 0, expected_bytes, 0)
+        try:
+            done([[int(Code.OVERLOADED)]] * len(keys))
+        except Exception as error:  # noqa: BLE001  (see _begin_read)
+            self._coordinator.fail(QuorumRead.__name__, origin, error)
 
     def _read_absent(
         self, origin: bytes, get: m.Get, records: list[Any], done: Done, wrap: Wrap = lambda _, done: done
@@ -530,6 +537,11 @@ class Requests:
             self._reject(origin, request, [int(Code.INVALID), text])
         else:
             self._reply(origin, request.request, [make()])
+
+    @property
+    def reads_refused(self) -> int:
+        """How many reads from other nodes were refused, because too many of their connection wait."""
+        return self._remote_reads.refused
 
     @property
     def is_more(self) -> bool:
