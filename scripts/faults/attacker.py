@@ -357,6 +357,15 @@ def half_messages(address: str, _publish: str, seconds: float) -> dict[str, Any]
     return {"megabytes": sent}
 
 
+def harmless(address: str, _publish: str, seconds: float) -> dict[str, Any]:
+    """Greet the node, and do no more: what attacks are compared with."""
+    Stranger(address).hello()
+    time.sleep(seconds)
+    return {}
+
+
+HARMLESS: Final = "harmless"
+
 ATTACKS: Final[dict[str, Callable[[str, str, float], dict[str, Any]]]] = {
     attack.__name__.replace("_", "-"): attack
     for attack in (
@@ -384,6 +393,6 @@ ATTACKS: Final[dict[str, Callable[[str, str, float], dict[str, Any]]]] = {
 }
 
 if __name__ == "__main__":
-    told = ATTACKS[sys.argv[3]](sys.argv[1], sys.argv[2], float(sys.argv[4]))
+    told = {HARMLESS: harmless, **ATTACKS}[sys.argv[3]](sys.argv[1], sys.argv[2], float(sys.argv[4]))
     print(json.dumps(told), flush=True)
     os._exit(0)  # nothing of this is worth an orderly end

@@ -1,8 +1,8 @@
 """What one program can do to a node by messages and connections alone, and what an honest client notices of it.
 
 Each attack (attacker.py) meets a fresh mesh that has settled. Beside it one client reads a key all the time: the
-longest that it waited for an answer is the gap. The memory is that of the node attacked, above what it had before: at
-most, and afterwards.
+longest that it waited for an answer is the gap, and its p99 is compared with that beside a program that starts, greets
+the node and does no more. The memory is that of the node attacked, above what it had before: at most, and afterwards.
 """
 
 from __future__ import annotations
@@ -22,11 +22,16 @@ from typing import Any, Final
 import meshcache
 from meshcache.errors import MeshcacheError
 
-from .attacker import ATTACKS, KEYS
+from .attacker import ATTACKS, HARMLESS, KEYS
 from .scenario import Options, Result
 
 ATTACKER: Final = Path(__file__).with_name("attacker.py")
 GAP_S_MAX: Final = 0.25
+UNREAD: Final = "unread-flood"
+"""Of this attack others are to notice less: by their longest gap, and by their p99, in times of that beside a harmless
+program."""
+UNREAD_GAP_S_MAX: Final = 0.1
+UNREAD_P99_TIMES_MAX: Final = 1.5
 LOST_GOODPUT_MAX: Final = 0.2
 PEAK_MIB_MAX: Final = 128
 LEFT_MIB_MAX: Final = 64
@@ -98,12 +103,16 @@ def attack_once(name: str, nodes: int, seconds: float) -> dict[str, Any]:
         before, stop, witness = resident_bytes(pid), threading.Event(), Witness(address)
         watching = threading.Thread(target=witness.watch, args=(stop,))
         watching.start()
-        time.sleep(seconds / 2)
-        alone_p99_s = witness.quantile_s(0.99)
-        witness.begin_anew()
-        command = [sys.executable, str(ATTACKER), address, publish, name, str(seconds)]
+
+        def attack_by(attack: str) -> tuple[Any, int]:
+            witness.begin_anew()
+            command = [sys.executable, str(ATTACKER), address, publish, attack, str(seconds)]
+            return _attack(command, pid, time.monotonic() + seconds + 60)
+
+        attack_by(HARMLESS)
+        harmless_p99_s = witness.quantile_s(0.99)
         began_s, began = processor_s(pid), time.monotonic()
-        attack, peak = _attack(command, pid, began + seconds + 60)
+        attack, peak = attack_by(name)
         busy = (processor_s(pid) - began_s) / (time.monotonic() - began)
         left = _settled_bytes(pid, before)
         stop.set()
@@ -117,7 +126,7 @@ def attack_once(name: str, nodes: int, seconds: float) -> dict[str, Any]:
             "told": attack,
             "ended": ended,
             "gap_s": max(witness.took_s, default=9.0),
-            "alone_p99_s": alone_p99_s,
+            "harmless_p99_s": harmless_p99_s,
             "p99_s": witness.quantile_s(0.99),
             "reads": len(witness.took_s),
             "failed": witness.failed,
@@ -174,8 +183,9 @@ def hostile(options: Options) -> Result:
                 flush=True,
             )
             result.check(f"{what}: processes ended", found["ended"], 0)
-            result.check(f"{what}: longest gap", found["gap_s"], GAP_S_MAX, "s")
-            result.check(f"{what}: p99, times that alone", found["p99_s"] / found["alone_p99_s"], None, "x")
+            gap_s_max, times_max = (UNREAD_GAP_S_MAX, UNREAD_P99_TIMES_MAX) if name == UNREAD else (GAP_S_MAX, None)
+            result.check(f"{what}: longest gap", found["gap_s"], gap_s_max, "s")
+            result.check(f"{what}: p99, times the harmless", found["p99_s"] / found["harmless_p99_s"], times_max, "x")
             result.check(f"{what}: failed reads", found["failed"], 0)
             result.check(f"{what}: memory at most", found["peak_mib"], PEAK_MIB_MAX, "MiB")
             result.check(f"{what}: memory afterwards", found["left_mib"], LEFT_MIB_MAX, "MiB")
