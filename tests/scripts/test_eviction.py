@@ -139,6 +139,7 @@ def test_traces_that_are_made_are_the_same_for_a_seed() -> None:
         assert len(make(kind, 50, 300, 1).requests) == 300
     assert make("zipf", 50, 300, 1) != make("zipf", 50, 300, 2)
     assert list(make("loop", 3, 7, 1).requests) == [0, 1, 2, 0, 1, 2, 0]
+    assert list(make("zigzag", 3, 8, 1).requests) == [0, 1, 2, 2, 1, 0, 0, 1]
 
 
 def test_sizes_are_entries_or_percent_of_the_keys() -> None:
