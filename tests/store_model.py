@@ -255,10 +255,12 @@ class S3FifoModel(Model):
         elif not self.has_evicted and self.is_over_share():
             self.main.append(key)
         else:
+            if 0 < self.regret < self.entries // 8 + 4:
+                self.set_regret(self.regret - 1)
             self.small.append(key)
 
     def take_near_ghost(self) -> None:
-        if self.is_in_doubt() and self.main and self.uses[self.main[0]]:
+        if self.regret >= self.entries // 8 + 4 and self.main and self.uses[self.main[0]]:
             self.uses[self.main[0]] -= 1
             self.main.append(self.main.pop(0))
             self.set_regret(max(self.regret - 1, self.entries // 8 + 4))
@@ -266,11 +268,11 @@ class S3FifoModel(Model):
             self.set_regret(self.regret + 1)
 
     def is_in_doubt(self) -> bool:
-        return self.regret >= self.entries // 8 + 4
+        return self.entries // 8 + 4 <= self.regret < self.entries + 4
 
     def set_regret(self, regret: int) -> None:
         self.regret = regret
-        over = max(0, regret - (self.entries // 8 + 4 + self.entries * 3 // 4))
+        over = max(0, regret - (self.entries + 4))
         self.share = min(64, 16 + over * 64 // self.entries)
 
     def bucket(self, key: bytes) -> list[int]:
@@ -325,7 +327,7 @@ class S3FifoModel(Model):
         self.uses[key] = 0
         if key in self.stayed:
             self.set_regret(max(0, self.regret - 2))
-        if self.is_in_doubt() and key not in self.stayed:
+        if self.regret >= self.entries // 8 + 4 and key not in self.stayed:
             self.stayed.add(key)
             self.small.append(key)
         else:

@@ -4,6 +4,8 @@
 
 #define WHOLE 64
 #define SMALL_SHARE 16
+#define DOUBT_SHARE 8
+#define DOUBT_MIN 4
 #define REUSE_WORTH 2
 #define GHOST_SHARE 32
 #define USES_MAX 3
@@ -115,13 +117,19 @@ set_share(struct store *store, int64_t share)
 static int64_t
 doubt_from(const struct queues *queues)
 {
-    return queues->entries / 8 + 4;
+    return queues->entries / DOUBT_SHARE + DOUBT_MIN;
+}
+
+static int64_t
+doubt_to(const struct queues *queues)
+{
+    return queues->entries + DOUBT_MIN;
 }
 
 static int
 is_in_doubt(const struct queues *queues)
 {
-    return queues->regret >= doubt_from(queues);
+    return queues->regret >= doubt_from(queues) && queues->regret < doubt_to(queues);
 }
 
 static void
@@ -129,7 +137,7 @@ change_regret(struct store *store, int64_t by)
 {
     struct queues *queues = &store->queues;
     queues->regret = Py_MAX(0, queues->regret + by);
-    int64_t over = queues->regret - doubt_from(queues) - queues->entries * 3 / 4;
+    int64_t over = queues->regret - doubt_to(queues);
     int64_t share = Py_MIN(WHOLE, SMALL_SHARE + Py_MAX(0, over) * WHOLE / queues->entries);
     if (share != queues->share) {
         set_share(store, share);
@@ -142,7 +150,7 @@ take_near_ghost(struct store *store)
     struct queues *queues = &store->queues;
     uint32_t index = store_entry(store, RING_LIVE)->after;
     struct entry *head = store_entry(store, index);
-    if (!is_in_doubt(queues) || index == RING_LIVE || head->uses == 0) {
+    if (queues->regret < doubt_from(queues) || index == RING_LIVE || head->uses == 0) {
         change_regret(store, 1);
         return;
     }
@@ -178,7 +186,13 @@ ring_to_enter(struct store *store, const struct entry *entry)
         }
         return is_in_doubt(queues) ? RING_SMALL : RING_LIVE;
     }
-    return !queues->has_evicted && is_over_share(queues) ? RING_LIVE : RING_SMALL;
+    if (!queues->has_evicted && is_over_share(queues)) {
+        return RING_LIVE;
+    }
+    if (queues->regret > 0 && queues->regret < doubt_from(queues)) {
+        change_regret(store, -1);
+    }
+    return RING_SMALL;
 }
 
 void
@@ -262,7 +276,7 @@ give_chance(struct store *store, uint32_t index)
     }
     if (!entry->is_in_small) {
         entry->uses--;
-    } else if (is_in_doubt(queues) && !entry->has_stayed) {
+    } else if (queues->regret >= doubt_from(queues) && !entry->has_stayed) {
         entry->uses = 0;
         entry->has_stayed = 1;
         ring_append(store, index, RING_SMALL);

@@ -38,17 +38,20 @@ is its *regret*. Reads cost nothing more for it. Below, *entries* are the live o
 
 - A ghost is *near* if LRU would still have its key: if its place in its bucket, from 0, times the buckets, is less than
   ``entries - entries * share // 64``. The product is about how many ghosts have come since it came.
-- There is *doubt* while the regret is at least ``entries // 8 + 4``.
-- A near ghost that is found makes the regret one more. But if there is doubt already, and the head of the main queue
-  has uses, then that head is appended again, its uses less by one, and the regret is one less, though not so much less
-  that the doubt ends: LRU would have had the one key, and not the other.
+- There is *doubt* while the regret is at least ``entries // 8 + 4`` and less than ``entries + 4``.
+- A near ghost that is found makes the regret one more. But if it is enough for doubt already, and the head of the main
+  queue has uses, then that head is appended again, its uses less by one, and the regret is one less, though not less
+  than enough for doubt: LRU would have had the one key, and not the other.
 - Only then is the ring of the entry chosen. In doubt it is the small one: ghosts drive nothing out of the main queue.
+- An entry that enters without a ghost makes the regret one less, if it is not 0 and not enough for doubt. Returns have
+  to come in a row.
 - A chance that is given in the main queue makes the regret 2 less, but not less than 0: that queue is worth its room.
-- In doubt, an entry with uses stays in the small queue for its first chance: it is appended there again, its uses are
-  0. When it is given its second, in doubt or not, the regret is 2 less, and it goes on to the main queue.
+- While the regret is enough for doubt, or for more, an entry with uses stays in the small queue for its first chance:
+  it is appended there again, its uses are 0. When it is given its second, whatever the regret is then, that becomes 2
+  less, and the entry goes on to the main queue.
 - When the regret changes, ``share`` becomes ``16 + over * 64 // entries``, but no more than 64, where ``over`` is what
-  the regret has beyond ``entries // 8 + 4 + entries * 3 // 4``, or 0. So one sweep back over what a store has let go
-  brings doubt only; regret that goes on growing makes the store one queue with second chances, where no ghost is near.
+  the regret has beyond ``entries + 4``, or 0. So one sweep back over what a store has let go brings doubt only. If the
+  regret goes on growing, the main queue was not worth the protection, and the small queue takes its room.
 
 Ghosts. A ghost is 32 bits: the crc32 of the key, 1 if that is 0. A key that is no ghost is taken for one with a
 probability of about ghosts / 2^32. Ghosts are in buckets of ``WAYS``, bucket ``(hash * buckets) >> 32``, the latest
@@ -82,7 +85,7 @@ SMALL_SHARE: Final = 16
 
 DOUBT_SHARE: Final = 8
 DOUBT_MIN: Final = 4
-"""There is doubt from this part of the entries and so many more on: one in eight, and four."""
+"""There is doubt from this part of the entries and so many more on, one in eight and four, to all and so many more."""
 
 REUSE_WORTH: Final = 2
 """A chance that is given to an entry of the main queue makes the regret so much less."""
@@ -188,7 +191,7 @@ class S3Fifo:
         self.ghosts.clear()
         self.small_entries = self.small_bytes = 0
         self.regret = self._entries = 0
-        self._doubt_from = DOUBT_MIN
+        self._doubt_from = self._doubt_to = DOUBT_MIN
         self._has_evicted = False
         self._set_share(SMALL_SHARE)
 
@@ -211,9 +214,11 @@ class S3Fifo:
             self.ghost_hits += 1
             if place * self.ghosts.buckets < self._entries - self._entries * self.share // WHOLE:
                 self._take_near_ghost()
-            ring = SMALL if self.regret >= self._doubt_from else LIVE
+            ring = SMALL if self._doubt_from <= self.regret < self._doubt_to else LIVE
         elif not self._has_evicted and self._is_over_share():
             ring = LIVE
+        elif 0 < self.regret < self._doubt_from:
+            self._set_regret(self.regret - 1)
         if ring == SMALL:
             marks[index] = _IN_SMALL
             self.small_entries += 1
@@ -256,7 +261,7 @@ class S3Fifo:
         after, marks, records = self._after, self.marks, self._records
         self._has_evicted = True
         self._entries = entries
-        self._doubt_from = entries // DOUBT_SHARE + DOUBT_MIN
+        self._doubt_from, self._doubt_to = entries // DOUBT_SHARE + DOUBT_MIN, entries + DOUBT_MIN
         chances = CHANCES_MAX
         while True:
             ring = SMALL if self._is_over_share() or after[LIVE] == LIVE else LIVE
@@ -302,8 +307,7 @@ class S3Fifo:
 
     def _set_regret(self, regret: int) -> None:
         self.regret = regret
-        over = regret - self._doubt_from - self._entries * 3 // 4
-        share = min(WHOLE, SMALL_SHARE + max(0, over) * WHOLE // self._entries)
+        share = min(WHOLE, SMALL_SHARE + max(0, regret - self._doubt_to) * WHOLE // self._entries)
         if share != self.share:
             self._set_share(share)
 
