@@ -210,6 +210,12 @@ class S3FifoModel(Model):
     fits: tuple[int, float] = (0, 0)
     """For how many entries the ghosts were made."""
     has_evicted: bool = False
+    stayed: set[bytes] = field(default_factory=set)
+    """The keys that have had a chance in the small queue."""
+    regret: int = 0
+    entries: int = 0
+    """The live ones at the last search for a victim."""
+    share: int = 16
     small_evictions: int = 0
     promotions: int = 0
     ghost_hits: int = 0
@@ -218,6 +224,7 @@ class S3FifoModel(Model):
         super().clear()
         self.small, self.main, self.uses, self.ghosts = [], [], {}, []
         self.fits, self.has_evicted = (0, 0), False
+        self.stayed, self.regret, self.entries, self.share = set(), 0, 0, 16
 
     def use(self, key: bytes) -> None:
         self.uses[key] = min(3, self.uses[key] + 1)
@@ -226,6 +233,7 @@ class S3FifoModel(Model):
         if key in self.live:
             (self.small if key in self.small else self.main).remove(key)
             del self.uses[key]
+            self.stayed.discard(key)
         super().drop(key)
 
     def put(self, key: bytes, record: bytes) -> None:
@@ -238,13 +246,34 @@ class S3FifoModel(Model):
         bucket = self.bucket(key)
         self.uses[key] = 0
         if hash_of(key) in bucket:
+            age = bucket.index(hash_of(key)) * len(self.ghosts)
             bucket.remove(hash_of(key))
             self.ghost_hits += 1
-            self.main.append(key)
+            if age < self.entries - self.entries * self.share // 64:
+                self.take_near_ghost()
+            (self.small if self.is_in_doubt() else self.main).append(key)
         elif not self.has_evicted and self.is_over_share():
             self.main.append(key)
         else:
+            if 0 < self.regret < self.entries // 8 + 4:
+                self.set_regret(self.regret - 1)
             self.small.append(key)
+
+    def take_near_ghost(self) -> None:
+        if self.regret >= self.entries // 8 + 4 and self.main and self.uses[self.main[0]]:
+            self.uses[self.main[0]] -= 1
+            self.main.append(self.main.pop(0))
+            self.set_regret(max(self.regret - 1, self.entries // 8 + 4))
+        else:
+            self.set_regret(self.regret + 1)
+
+    def is_in_doubt(self) -> bool:
+        return self.entries // 8 + 4 <= self.regret < self.entries + 4
+
+    def set_regret(self, regret: int) -> None:
+        self.regret = regret
+        over = max(0, regret - (self.entries + 4))
+        self.share = min(64, 16 + over * 64 // self.entries)
 
     def bucket(self, key: bytes) -> list[int]:
         return self.ghosts[hash_of(key) * len(self.ghosts) >> 32] if self.ghosts else []
@@ -254,7 +283,8 @@ class S3FifoModel(Model):
 
     def is_over_share(self) -> bool:
         charged = [PYTHON.entry_bytes(key, self.live[key]) - tag_bytes(tags_of(self.live[key])) for key in self.small]
-        return len(charged) > max(1, self.max_entries // 4) or sum(charged) > self.max_bytes // 4
+        entries_max = max(1, self.max_entries * self.share // 64)
+        return len(charged) > entries_max or sum(charged) > self.max_bytes * self.share // 64
 
     def make_room(self, written: bytes, now_ms: int) -> None:
         def excess() -> bool:
@@ -270,18 +300,12 @@ class S3FifoModel(Model):
 
     def evict(self, written: bytes, now_ms: int) -> None:
         self.has_evicted = True
+        self.entries = len(self.live)
         victim = self.look(written)
         for _ in range(CHANCES_MAX):
             if expires_ms_of(self.live[victim]) <= now_ms or not self.uses[victim]:
                 break
-            if victim in self.small:
-                self.small.remove(victim)
-                self.uses[victim] = 0
-                self.promotions += 1
-            else:
-                self.main.remove(victim)
-                self.uses[victim] -= 1
-            self.main.append(victim)
+            self.give_chance(victim)
             victim = self.look(written)
         if expires_ms_of(self.live[victim]) <= now_ms:
             self.expirations += 1
@@ -291,6 +315,25 @@ class S3FifoModel(Model):
                 self.small_evictions += 1
                 self.leave_ghost(victim)
         self.drop(victim)
+
+    def give_chance(self, key: bytes) -> None:
+        if key in self.main:
+            self.set_regret(max(0, self.regret - 2))
+            self.main.remove(key)
+            self.main.append(key)
+            self.uses[key] -= 1
+            return
+        self.small.remove(key)
+        self.uses[key] = 0
+        if key in self.stayed:
+            self.set_regret(max(0, self.regret - 2))
+        if self.regret >= self.entries // 8 + 4 and key not in self.stayed:
+            self.stayed.add(key)
+            self.small.append(key)
+        else:
+            self.stayed.discard(key)
+            self.promotions += 1
+            self.main.append(key)
 
     def look(self, written: bytes) -> bytes:
         first, second = (self.small, self.main) if self.is_over_share() or not self.main else (self.main, self.small)

@@ -2,7 +2,11 @@
 
 #include "store.h"
 
-#define SMALL_SHARE 4
+#define WHOLE 64
+#define SMALL_SHARE 16
+#define DOUBT_SHARE 8
+#define DOUBT_MIN 4
+#define REUSE_WORTH 2
 #define GHOST_SHARE 32
 #define USES_MAX 3
 #define CHANCES_MAX 64
@@ -77,7 +81,7 @@ add_ghost(struct store *store, const struct block *block)
     return 0;
 }
 
-/* Tell whether the key of this block has a ghost, and remove it. */
+/* Return the place in its bucket of the ghost that the key of this block has, and remove it; -1: it has none. */
 static int
 take_ghost(struct queues *queues, const struct block *block)
 {
@@ -87,10 +91,73 @@ take_ghost(struct queues *queues, const struct block *block)
         if (bucket[i] == ghost) {
             memmove(bucket + i, bucket + i + 1, (size_t)(WAYS - 1 - i) * sizeof *bucket);
             bucket[WAYS - 1] = 0;
-            return 1;
+            return i;
         }
     }
-    return 0;
+    return -1;
+}
+
+/* Regret */
+
+static int64_t
+part_of(int64_t limit, int64_t share)
+{
+    return limit / WHOLE * share + limit % WHOLE * share / WHOLE; /* limit * share may be too great */
+}
+
+static void
+set_share(struct store *store, int64_t share)
+{
+    struct queues *queues = &store->queues;
+    queues->share = share;
+    queues->small_entries_max = Py_MAX(1, part_of(store->max_entries, share));
+    queues->small_bytes_max = part_of(store->max_bytes, share);
+}
+
+static int64_t
+doubt_from(const struct queues *queues)
+{
+    return queues->entries / DOUBT_SHARE + DOUBT_MIN;
+}
+
+static int64_t
+doubt_to(const struct queues *queues)
+{
+    return queues->entries + DOUBT_MIN;
+}
+
+static int
+is_in_doubt(const struct queues *queues)
+{
+    return queues->regret >= doubt_from(queues) && queues->regret < doubt_to(queues);
+}
+
+static void
+change_regret(struct store *store, int64_t by)
+{
+    struct queues *queues = &store->queues;
+    queues->regret = Py_MAX(0, queues->regret + by);
+    int64_t over = queues->regret - doubt_to(queues);
+    int64_t share = Py_MIN(WHOLE, SMALL_SHARE + Py_MAX(0, over) * WHOLE / queues->entries);
+    if (share != queues->share) {
+        set_share(store, share);
+    }
+}
+
+static void
+take_near_ghost(struct store *store)
+{
+    struct queues *queues = &store->queues;
+    uint32_t index = store_entry(store, RING_LIVE)->after;
+    struct entry *head = store_entry(store, index);
+    if (queues->regret < doubt_from(queues) || index == RING_LIVE || head->uses == 0) {
+        change_regret(store, 1);
+        return;
+    }
+    ring_unlink(store, index);
+    ring_append(store, index, RING_LIVE);
+    head->uses--;
+    change_regret(store, Py_MAX(-1, doubt_from(queues) - queues->regret));
 }
 
 /* What becomes of entries */
@@ -111,11 +178,21 @@ ring_to_enter(struct store *store, const struct entry *entry)
     if (!queues->is_on) {
         return RING_LIVE;
     }
-    if (take_ghost(queues, entry->block)) {
+    int place = take_ghost(queues, entry->block);
+    if (place >= 0) {
         queues->ghost_hits++;
+        if (place * queues->buckets < queues->entries - part_of(queues->entries, queues->share)) {
+            take_near_ghost(store);
+        }
+        return is_in_doubt(queues) ? RING_SMALL : RING_LIVE;
+    }
+    if (!queues->has_evicted && is_over_share(queues)) {
         return RING_LIVE;
     }
-    return !queues->has_evicted && is_over_share(queues) ? RING_LIVE : RING_SMALL;
+    if (queues->regret > 0 && queues->regret < doubt_from(queues)) {
+        change_regret(store, -1);
+    }
+    return RING_SMALL;
 }
 
 void
@@ -124,6 +201,7 @@ recency_enter(struct store *store, uint32_t index)
     struct entry *entry = store_entry(store, index);
     uint32_t ring = ring_to_enter(store, entry);
     entry->uses = 0;
+    entry->has_stayed = 0;
     entry->is_in_small = ring == RING_SMALL;
     if (ring == RING_SMALL) {
         store->queues.small_entries++;
@@ -141,6 +219,7 @@ recency_leave(struct store *store, uint32_t index, Py_ssize_t record_bytes)
         store->queues.small_bytes -= untagged_bytes(store, entry->block->key_bytes, record_bytes);
     }
     entry->uses = 0;
+    entry->has_stayed = 0;
     entry->is_in_small = 0;
 }
 
@@ -186,6 +265,29 @@ candidate(const struct store *store, uint32_t written)
     return index;
 }
 
+static void
+give_chance(struct store *store, uint32_t index)
+{
+    struct queues *queues = &store->queues;
+    struct entry *entry = store_entry(store, index);
+    ring_unlink(store, index);
+    if (!entry->is_in_small || entry->has_stayed) {
+        change_regret(store, -REUSE_WORTH);
+    }
+    if (!entry->is_in_small) {
+        entry->uses--;
+    } else if (queues->regret >= doubt_from(queues) && !entry->has_stayed) {
+        entry->uses = 0;
+        entry->has_stayed = 1;
+        ring_append(store, index, RING_SMALL);
+        return;
+    } else {
+        queues->promotions++;
+        recency_leave(store, index, entry->block->record_bytes);
+    }
+    ring_append(store, index, RING_LIVE);
+}
+
 int64_t
 recency_victim(struct store *store, uint32_t written)
 {
@@ -194,33 +296,28 @@ recency_victim(struct store *store, uint32_t written)
         return store_entry(store, RING_LIVE)->after;
     }
     queues->has_evicted = 1;
+    queues->entries = store->counts.entries;
     for (int chances = CHANCES_MAX;; chances--) {
         uint32_t index = candidate(store, written);
         if (index < RINGS) {
             return index; /* forget() says that this cannot be */
         }
         struct entry *entry = store_entry(store, index);
-        uint32_t uses = entry->uses, was_in_small = entry->is_in_small;
         int has_expired = expiry_of(record_at(entry)) <= store->now_ms;
-        if (was_in_small) {
-            recency_leave(store, index, entry->block->record_bytes);
+        if (!has_expired && entry->uses > 0 && chances > 0) {
+            give_chance(store, index);
+            continue;
         }
-        if (has_expired || uses == 0 || chances == 0) {
-            if (was_in_small && !has_expired) {
+        if (entry->is_in_small) {
+            recency_leave(store, index, entry->block->record_bytes);
+            if (!has_expired) {
                 queues->small_evictions++;
                 if (add_ghost(store, entry->block) < 0) {
                     return -1;
                 }
             }
-            return index;
         }
-        ring_unlink(store, index);
-        ring_append(store, index, RING_LIVE);
-        if (was_in_small) {
-            queues->promotions++;
-        } else {
-            entry->uses = uses - 1;
-        }
+        return index;
     }
 }
 
@@ -229,8 +326,7 @@ recency_init(struct store *store, int is_s3fifo)
 {
     struct queues *queues = &store->queues;
     queues->is_on = is_s3fifo;
-    queues->small_entries_max = Py_MAX(1, store->max_entries / SMALL_SHARE);
-    queues->small_bytes_max = store->max_bytes / SMALL_SHARE;
+    set_share(store, SMALL_SHARE);
     queues->buckets_max = store->max_bytes / GHOST_SHARE / (WAYS * (int64_t)sizeof *queues->ghosts);
 }
 
@@ -242,5 +338,7 @@ recency_clear(struct store *store)
     queues->ghosts = NULL;
     queues->buckets = queues->ghost_bytes = queues->entries_min = queues->entries_max = 0;
     queues->small_entries = queues->small_bytes = 0;
+    queues->regret = queues->entries = 0;
     queues->has_evicted = 0;
+    set_share(store, SMALL_SHARE);
 }

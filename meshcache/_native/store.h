@@ -46,8 +46,9 @@ struct entry {
     uint32_t before, after; /* in its ring; of free ones, ``after`` is the next */
     int64_t booked;
     uint32_t slot : 24;
-    uint32_t uses : 7; /* of S3-FIFO, as what follows */
+    uint32_t uses : 6; /* of S3-FIFO, as what follows */
     uint32_t is_in_small : 1;
+    uint32_t has_stayed : 1;
     uint32_t hash;
 };
 
@@ -65,6 +66,7 @@ struct store_counts {
 struct queues {
     int is_on;
     int has_evicted;
+    int64_t regret, share, entries; /* ``entries``: the live ones at the last search for a victim */
     int64_t small_entries_max, small_bytes_max;
     int64_t small_entries, small_bytes;
     int64_t small_evictions, promotions, ghost_hits;

@@ -192,7 +192,14 @@ def _loop(rng: random.Random, keys: int) -> Iterator[int]:  # noqa: ARG001  (not
         yield from range(keys)
 
 
-MADE: Final = {"zipf": _zipf, "scans": _zipf_with_scans, "loop": _loop}
+def _zigzag(rng: random.Random, keys: int) -> Iterator[int]:  # noqa: ARG001  (nothing of it is random)
+    """Yield all keys in a row, and then back: the latest are the next, and a store should hold on to something."""
+    while True:
+        yield from range(keys)
+        yield from reversed(range(keys))
+
+
+MADE: Final = {"zipf": _zipf, "scans": _zipf_with_scans, "loop": _loop, "zigzag": _zigzag}
 
 
 def make(kind: str, keys: int, requests: int, seed: int) -> Trace:

@@ -133,12 +133,35 @@ def test_s3fifo_keeps_more_than_lru_where_scans_pass_and_the_optimum_most() -> N
     assert lru + 0.03 < s3fifo < optimum
 
 
+def gain(requests: array[int], entries: int) -> float:
+    return 100 * (eviction.POLICIES["s3fifo"](requests, entries) - eviction.POLICIES["lru"](requests, entries))
+
+
+@pytest.mark.parametrize("percent", [1, 5, 10, 20, 40])
+def test_s3fifo_is_not_half_a_point_worse_than_lru_in_sweeps_to_and_fro(percent: int) -> None:
+    assert gain(make("zigzag", 1000, 26_000, 1).requests, 10 * percent) > -eviction.WORSE_MAX
+
+
+@pytest.mark.parametrize("percent", [5, 10, 20, 40])
+def test_s3fifo_is_far_better_than_lru_in_loops(percent: int) -> None:
+    assert gain(make("loop", 1000, 20_000, 1).requests, 10 * percent) > 0.4 * percent
+
+
+def test_s3fifo_learns_anew_when_what_is_asked_for_changes() -> None:
+    """By each half alone it is 0 (zigzag), 4 (scans) and 3.6 points better."""
+    zigzag, loop, scans = (make(kind, 1000, 20_000, 1).requests for kind in ("zigzag", "loop", "scans"))
+    for first, second, least in ((zigzag, scans, 3), (scans, zigzag, 3), (loop, zigzag, 2.5)):
+        requests = first + array("I", [number + 10_000 for number in second])
+        assert gain(requests, 100) > least
+
+
 def test_traces_that_are_made_are_the_same_for_a_seed() -> None:
     for kind in traces.MADE:
         assert make(kind, 50, 300, 1) == make(kind, 50, 300, 1)
         assert len(make(kind, 50, 300, 1).requests) == 300
     assert make("zipf", 50, 300, 1) != make("zipf", 50, 300, 2)
     assert list(make("loop", 3, 7, 1).requests) == [0, 1, 2, 0, 1, 2, 0]
+    assert list(make("zigzag", 3, 8, 1).requests) == [0, 1, 2, 2, 1, 0, 0, 1]
 
 
 def test_sizes_are_entries_or_percent_of_the_keys() -> None:

@@ -13,16 +13,17 @@ so the store keeps this order itself, without a call: its hot path.
 
 S3-FIFO (Yang et al., SOSP 2023). Most keys of most caches are used once, and are not worth what they displace. So a new
 entry has to prove itself in a small queue before it may stay in the main one, and what was judged too soon is known by
-its ghost. Here it is exactly this; all numbers are constants below:
+its ghost. Here it is exactly this, with what follows under "Regret"; all numbers are constants below:
 
 - Each live entry is in one of two queues, ``SMALL`` or ``LIVE`` (the main queue), and has a count of *uses*, 0 to 3.
 - A *read* adds one to the uses, up to 3, and moves nothing. An *overwrite* of a live entry changes neither its place
   nor its uses. A tombstone in place of a live entry leaves the queues; a live record in its place comes in anew.
-- The small queue is *over its share* when it has more entries than ``max(1, max_entries // 4)`` or more bytes than
-  ``max_bytes // 4``. Its bytes are what keys and records are charged (charges.py), without tags.
+- The small queue is *over its share*, ``share`` of 64, when it has more entries than ``max(1, max_entries * share //
+  64)`` or more bytes than ``max_bytes * share // 64``. Its bytes are what keys and records are charged (charges.py),
+  without tags. The share is a quarter, unless there is much regret.
 - An entry *enters* with no uses. It is appended to the main queue if a ghost of its key is found, which is removed by
-  that, or if the store has never evicted and the small queue is over its share: the entries that fill a store have
-  nobody to prove themselves against. Else it is appended to the small queue.
+  that, and there is no doubt; or if there is no ghost, the store has never evicted, and the small queue is over its
+  share: the entries that fill a store have nobody to prove themselves against. Else it is appended to the small queue.
 - A *victim* is looked for at the head of the small queue if that is over its share or the main queue is empty, else at
   the head of the main queue. The entry for which room is made is passed over: the entry after it is looked at, or, if
   it is alone, the head of the other queue; only if there is no other live entry at all does it go itself. The entry
@@ -30,6 +31,27 @@ its ghost. Here it is exactly this; all numbers are constants below:
   and if it was in the small queue, its ghost stays. With uses, it gets another chance: from the small queue it is
   appended to the main queue, its uses are 0; in the main queue it is appended again, its uses less by one. Then the
   search goes on. After ``CHANCES_MAX`` of these, the next one looked at goes, whatever its uses; this bounds a search.
+
+Regret. A small queue loses where the keys that came last are the next to be read, as in sweeps to and fro. So the store
+counts, from 0 on, by about how many hits LRU is ahead, as ARC does with its ghosts (Megiddo and Modha, FAST 2003): that
+is its *regret*. Reads cost nothing more for it. Below, *entries* are the live ones at the last search for a victim.
+
+- A ghost is *near* if LRU would still have its key: if its place in its bucket, from 0, times the buckets, is less than
+  ``entries - entries * share // 64``. The product is about how many ghosts have come since it came.
+- There is *doubt* while the regret is at least ``entries // 8 + 4`` and less than ``entries + 4``.
+- A near ghost that is found makes the regret one more. But if it is enough for doubt already, and the head of the main
+  queue has uses, then that head is appended again, its uses less by one, and the regret is one less, though not less
+  than enough for doubt: LRU would have had the one key, and not the other.
+- Only then is the ring of the entry chosen. In doubt it is the small one: ghosts drive nothing out of the main queue.
+- An entry that enters without a ghost makes the regret one less, if it is not 0 and not enough for doubt. Returns have
+  to come in a row.
+- A chance that is given in the main queue makes the regret 2 less, but not less than 0: that queue is worth its room.
+- While the regret is enough for doubt, or for more, an entry with uses stays in the small queue for its first chance:
+  it is appended there again, its uses are 0. When it is given its second, whatever the regret is then, that becomes 2
+  less, and the entry goes on to the main queue.
+- When the regret changes, ``share`` becomes ``16 + over * 64 // entries``, but no more than 64, where ``over`` is what
+  the regret has beyond ``entries + 4``, or 0. So one sweep back over what a store has let go brings doubt only. If the
+  regret goes on growing, the main queue was not worth the protection, and the small queue takes its room.
 
 Ghosts. A ghost is 32 bits: the crc32 of the key, 1 if that is 0. A key that is no ghost is taken for one with a
 probability of about ghosts / 2^32. Ghosts are in buckets of ``WAYS``, bucket ``(hash * buckets) >> 32``, the latest
@@ -55,8 +77,18 @@ SMALL: Final = 2
 RINGS: Final = 3
 """The sentinels take so many indices."""
 
-SMALL_SHARE: Final = 4
-"""The small queue may have this part of the entries and of the bytes: one in four."""
+WHOLE: Final = 64
+"""Shares are in parts of so many."""
+
+SMALL_SHARE: Final = 16
+"""The small queue may have this part of the entries and of the bytes while there is not much regret."""
+
+DOUBT_SHARE: Final = 8
+DOUBT_MIN: Final = 4
+"""There is doubt from this part of the entries and so many more on, one in eight and four, to all and so many more."""
+
+REUSE_WORTH: Final = 2
+"""A chance that is given to an entry of the main queue makes the regret so much less."""
 
 CHANCES_MAX: Final = 64
 """How many entries one search for a victim may give another chance."""
@@ -75,7 +107,9 @@ _USES: Final = 3
 """The bits of a mark that count uses."""
 _IN_SMALL: Final = 4
 """The bit of a mark that says that the entry is in the small queue."""
-_USED: Final = bytes([mark if mark & _USES == _USES else mark + 1 for mark in range(2 * _IN_SMALL)])
+_STAYED: Final = 8
+"""The bit of a mark that says that it has had a chance there."""
+_USED: Final = bytes([mark if mark & _USES == _USES else mark + 1 for mark in range(2 * _STAYED)])
 """By mark, what a use makes of it."""
 
 
@@ -143,10 +177,10 @@ class S3Fifo:
         self._noted = noted
         self._keys = keys
         self._records = records
-        self._small_entries_max = max(1, max_entries // SMALL_SHARE)
-        self._small_bytes_max = max_bytes // SMALL_SHARE
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
         self.marks = bytearray()
-        """By index, the uses, and whether the entry is in the small queue; 0 for what is not live."""
+        """By index, the uses, and whether the entry is in the small queue and has stayed; 0 for what is not live."""
         self.ghosts = Ghosts(max_bytes // GHOST_SHARE)
         self.small_evictions = self.promotions = self.ghost_hits = 0
         self.clear()
@@ -156,7 +190,10 @@ class S3Fifo:
         self.marks[:] = bytes(RINGS)
         self.ghosts.clear()
         self.small_entries = self.small_bytes = 0
+        self.regret = self._entries = 0
+        self._doubt_from = self._doubt_to = DOUBT_MIN
         self._has_evicted = False
+        self._set_share(SMALL_SHARE)
 
     def replay(self) -> None:
         """Count the uses."""
@@ -173,12 +210,16 @@ class S3Fifo:
         ring = SMALL
         if record[22] & TOMBSTONE:
             ring = DEAD
-        elif self.ghosts.take(key):
+        elif (place := self.ghosts.take(key)) >= 0:
             self.ghost_hits += 1
-            ring = LIVE
+            if place * self.ghosts.buckets < self._entries - self._entries * self.share // WHOLE:
+                self._take_near_ghost()
+            ring = SMALL if self._doubt_from <= self.regret < self._doubt_to else LIVE
         elif not self._has_evicted and self._is_over_share():
             ring = LIVE
-        else:
+        elif 0 < self.regret < self._doubt_from:
+            self._set_regret(self.regret - 1)
+        if ring == SMALL:
             marks[index] = _IN_SMALL
             self.small_entries += 1
             self.small_bytes += self._charge(key, record)
@@ -186,6 +227,15 @@ class S3Fifo:
         last = before[ring]
         before[index], after[index] = last, ring
         after[last] = before[ring] = index
+
+    def _take_near_ghost(self) -> None:
+        head = self._after[LIVE]
+        if self.regret >= self._doubt_from and self.marks[head] & _USES:  # the sentinel of an empty queue has no uses
+            self.marks[head] -= 1
+            self._append_again(head, LIVE)
+            self._set_regret(max(self.regret - 1, self._doubt_from))
+        else:
+            self._set_regret(self.regret + 1)
 
     def leave(self, index: int, record: bytes) -> None:
         """Forget what is known of an entry but its links; ``record`` is what it was counted with."""
@@ -208,8 +258,10 @@ class S3Fifo:
 
     def victim(self, written: int, now_bytes: bytes, entries: int) -> int:
         """Return the entry that goes next, of so many live ones, and leave its ghost; ``written`` is the last to go."""
-        before, after, marks, records = self._before, self._after, self.marks, self._records
+        after, marks, records = self._after, self.marks, self._records
         self._has_evicted = True
+        self._entries = entries
+        self._doubt_from, self._doubt_to = entries // DOUBT_SHARE + DOUBT_MIN, entries + DOUBT_MIN
         chances = CHANCES_MAX
         while True:
             ring = SMALL if self._is_over_share() or after[LIVE] == LIVE else LIVE
@@ -219,30 +271,51 @@ class S3Fifo:
                 if index == ring:
                     index = after[LIVE if ring == SMALL else SMALL]
             mark, record = marks[index], records[index]
-            is_over = record[16:22] <= now_bytes or not (mark & _USES and chances)
-            if mark & _IN_SMALL:
-                self.small_entries -= 1
-                self.small_bytes -= self._charge(self._keys[index], record)
-                marks[index] = 0
-            if is_over:
+            has_expired = record[16:22] <= now_bytes
+            if has_expired or not (mark & _USES and chances):
                 break
-            previous, following = before[index], after[index]
-            after[previous], before[following] = following, previous
-            last = before[LIVE]
-            before[index], after[index] = last, LIVE
-            after[last] = before[LIVE] = index
-            if mark & _IN_SMALL:
-                self.promotions += 1
-            else:
+            if self.regret and mark & (_IN_SMALL | _STAYED) != _IN_SMALL:
+                self._set_regret(max(0, self.regret - REUSE_WORTH))
+            ring = LIVE
+            if not mark & _IN_SMALL:
                 marks[index] = mark - 1
+            elif self.regret >= self._doubt_from and not mark & _STAYED:
+                marks[index] = _IN_SMALL | _STAYED
+                ring = SMALL
+            else:
+                self.promotions += 1
+                self.leave(index, record)
+            self._append_again(index, ring)
             chances -= 1
-        if mark & _IN_SMALL and record[16:22] > now_bytes:
-            self.small_evictions += 1
-            self.ghosts.add(self._keys[index], entries)
+        if mark & _IN_SMALL:
+            self.leave(index, record)
+            if not has_expired:
+                self.small_evictions += 1
+                self.ghosts.add(self._keys[index], entries)
         return index
+
+    def _append_again(self, index: int, ring: int) -> None:
+        before, after = self._before, self._after
+        previous, following = before[index], after[index]
+        after[previous], before[following] = following, previous
+        last = before[ring]
+        before[index], after[index] = last, ring
+        after[last] = before[ring] = index
 
     def _is_over_share(self) -> bool:
         return self.small_entries > self._small_entries_max or self.small_bytes > self._small_bytes_max
+
+    def _set_regret(self, regret: int) -> None:
+        self.regret = regret
+        share = min(WHOLE, SMALL_SHARE + max(0, regret - self._doubt_to) * WHOLE // self._entries)
+        if share != self.share:
+            self._set_share(share)
+
+    def _set_share(self, share: int) -> None:
+        self.share = share
+        """The part of the entries and of the bytes that the small queue may have."""
+        self._small_entries_max = max(1, self._max_entries * share // WHOLE)
+        self._small_bytes_max = self._max_bytes * share // WHOLE
 
 
 class Ghosts:
@@ -256,7 +329,7 @@ class Ghosts:
         """Forget all."""
         self.bytes = 0
         self._table = bytearray()
-        self._buckets = 0
+        self.buckets = 0
         self._entries_min = self._entries_max = 0
         """For how many live entries the table is made."""
 
@@ -264,30 +337,30 @@ class Ghosts:
         """Remember a key; the store has so many live entries."""
         if not self._entries_min <= entries <= self._entries_max:
             self._make(entries)
-        if self._buckets:
+        if self.buckets:
             hashed = crc32(key) or 1
-            start = (hashed * self._buckets >> 32) * _BUCKET_BYTES
+            start = (hashed * self.buckets >> 32) * _BUCKET_BYTES
             table, end = self._table, start + _BUCKET_BYTES
             table[start:end] = hashed.to_bytes(_GHOST_BYTES, "big") + table[start : end - _GHOST_BYTES]
 
-    def take(self, key: bytes) -> bool:
-        """Tell whether this key is remembered, and forget it."""
+    def take(self, key: bytes) -> int:
+        """Return the place of this key in its bucket, 0 is the latest's, and forget it; -1: it is not remembered."""
         hashed = crc32(key) or 1
-        start = (hashed * self._buckets >> 32) * _BUCKET_BYTES
+        start = (hashed * self.buckets >> 32) * _BUCKET_BYTES
         table, end = self._table, start + _BUCKET_BYTES
         ghost = hashed.to_bytes(_GHOST_BYTES, "big")
         at = table.find(ghost, start, end)
         while at % _GHOST_BYTES and at >= 0:  # bytes of two ghosts
             at = table.find(ghost, at + 1, end)
         if at < 0:
-            return False
+            return -1
         table[at:end] = table[at + _GHOST_BYTES : end] + _NO_GHOST
-        return True
+        return (at - start) // _GHOST_BYTES
 
     def _make(self, entries: int) -> None:
         wanted = -(-(entries + entries // 4) // WAYS)
-        self._buckets = min(wanted, self._buckets_max)
-        self.bytes = self._buckets * _BUCKET_BYTES
+        self.buckets = min(wanted, self._buckets_max)
+        self.bytes = self.buckets * _BUCKET_BYTES
         self._table = bytearray(self.bytes)
-        self._entries_min = self._buckets * WAYS // 8
-        self._entries_max = self._buckets * WAYS if self._buckets == wanted else 1 << 62
+        self._entries_min = self.buckets * WAYS // 8
+        self._entries_max = self.buckets * WAYS if self.buckets == wanted else 1 << 62
