@@ -224,20 +224,18 @@ class NodeCore:
     # -- what the driver calls -----------------------------------------------------------------------------
 
     def receive_request(self, origin: bytes, frame: Frame, now: float, *, is_unusual: bool = False) -> bool:
-        """Take a frame from the ROUTER; True if the turn should end.
+        """Take a frame from the ROUTER; True if the turn should end: enough is to be answered, or too much asked.
 
-        Since what it is answered is enough to send, or its connection asks for more than can be read: then what comes
-        after it is better taken by who can refuse much at once.
+        What comes after a request for more than can be read is better taken by who can refuse much at once.
         """
         self.set_time(now)
         self.counters.requests_in_bytes += len(frame)
         before, refused = self.outbox.reply_bytes, self.requests.reads_refused
         if self._is_for_python(self._usual and not is_unusual and self._usual.serve, origin, frame):
             self._take(self._on_request, origin, self._decode(origin, frame, self.receive_request))
-        if refused != self.requests.reads_refused:
-            return True
         # What other nodes answered in this turn does not count against the clients that ask now.
-        return before < self.outbox.reply_bytes and self.outbox.has_enough_to_reply()
+        has_enough = before < self.outbox.reply_bytes and self.outbox.has_enough_to_reply()
+        return has_enough or refused != self.requests.reads_refused
 
     def past_by_now(self) -> Callable[[Frame], bool | None]:
         """Return a check of undecoded frames: is a client's request past its deadline? None for any other frame."""
