@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_hostile import Lone
+from lone_node import Lone
 
 from meshcache.core import access
 from meshcache.core.access import CHECKS, FOR_ALL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from test_hostile import Lone
+from lone_node import Lone
 from test_membership import BORN, SETTINGS, fact
 
 from meshcache.core.membership.members import State

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from lone_node import STRANGER, Lone, record
 from test_access import Known, key
-from test_hostile import STRANGER, Lone, at_the_bound, record
+from test_hostile import at_the_bound
 
 from meshcache.core.early import EARLY_BYTES_MAX, EARLY_FRAMES_MAX, EARLY_MS_MAX
 from meshcache.protocol import messages as m

@@ -2,128 +2,27 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from lone_node import GRACE_MS, STRANGER, Lone, Pair, fact, gossip, record
 
-from meshcache.config import Config
 from meshcache.core.failures import LOG_EVERY_S
 from meshcache.core.handshake import SLOW_SEED_S
 from meshcache.core.invariants import InvariantBroken
 from meshcache.core.membership.members import State, first_incarnation, latest_incarnation, next_life
 from meshcache.core.membership.newcomers import GATHER_S, TRIAL_S, TRIALS_MAX, WAITING_MAX
-from meshcache.core.node import NodeCore
 from meshcache.core.operations.fill_leases import STUCK_S
 from meshcache.core.operations.reads import QuorumRead
 from meshcache.core.operations.surroundings import Readers
-from meshcache.core.outbox import Effects
 from meshcache.protocol import messages as m
 from meshcache.protocol.clock import LEAD_MS_MAX
 from meshcache.protocol.facts import BOOT_MAX, FACTS_MAX, INCARNATION_MAX
-from meshcache.protocol.messages import Code, Fact, Rumour
-from meshcache.protocol.record import NEVER_MS, Extras, expires_ms_of, expiry_bytes, stamp, tombstone, with_extras
+from meshcache.protocol.messages import Code
+from meshcache.protocol.record import NEVER_MS, Extras, expires_ms_of, stamp, tombstone, with_extras
 from meshcache.protocol.wire import decode_frame, encode_frame
 from meshcache.simulation.hosts import EPOCH_MS
-
-START = 1000.0
-STRANGER = b"stranger"
-GRACE_MS = 600_000
-
-
-class Lone:
-    """A node core driven by hand: time passes only when it is told to."""
-
-    def __init__(self, *seeds: str, wiring: dict[str, Any] | None = None, **tables: Any) -> None:
-        tables = {"cluster": {"slots": 64, "vnodes": 8, "replicas": 1, "write_quorum": 1}, **tables}
-        node = {"id": "n1", "listen": "127.0.0.1:7101", "seeds": list(seeds)}
-        config = Config.from_tables(node=node, **tables)
-        self.now = START
-        self.core = NodeCore(
-            config, boot=EPOCH_MS << 16, rng=random.Random(1), now=START, wall_ms=EPOCH_MS, **(wiring or {})
-        )
-        self.replicas = config.cluster.replicas
-        self.number = 0
-        self.dialled: dict[str, None] = {}
-        self.notes: list[tuple[str, dict[str, object]]] = []
-        self.sent: list[tuple[str, Any]] = []
-        self.turn()
-
-    @property
-    def wall_ms(self) -> int:
-        return EPOCH_MS + int((self.now - START) * 1000)
-
-    def turn(self, pass_s: float = 0.0) -> Effects:
-        self.now += pass_s
-        self.core.tick(self.now)
-        effects = self.core.drain()
-        for address in effects.disconnect:
-            self.dialled.pop(address, None)
-        self.dialled.update(dict.fromkeys(effects.connect))
-        self.notes += effects.notes
-        self.sent += [(to, message) for to, frame in effects.sends for message in decode_frame(frame)[1]]
-        return effects
-
-    def wait(self, seconds: float) -> None:
-        for _ in range(int(seconds / 0.05) + 1):
-            self.turn(0.05)
-
-    def tell(self, *messages: m.Message, origin: bytes = STRANGER, clock: int = 0) -> list[m.Message]:
-        """Have it receive a frame; return what it answers in the same turn."""
-        self.core.receive_request(origin, encode_frame(clock, list(messages)), self.now)
-        return self.answers(self.turn())
-
-    @staticmethod
-    def answers(effects: Effects) -> list[m.Message]:
-        return [message for _, frame in effects.replies for message in decode_frame(frame)[1]]
-
-    def answer(self, address: str, *messages: m.Message) -> Effects:
-        self.core.receive_answer(address, encode_frame(0, list(messages)), self.now)
-        return self.turn()
-
-    def head(self) -> tuple[int, int, int, bytes]:
-        self.number += 1
-        return self.number, self.core.boot, self.wall_ms + 5000, b""
-
-    def get(self, key: bytes) -> bytes | None:
-        (reply,) = self.tell(m.Get(*self.head(), m.DEFAULT_LEVEL, m.DEFAULT_LEVEL, False, [key]), origin=b"client")
-        assert isinstance(reply, m.Reply)
-        assert reply.results is not None
-        record = reply.results[0]
-        return None if record is None or record[22] & 1 else record[24:]
-
-    def set(self, key: bytes, value: bytes) -> bool:
-        request = m.Set(*self.head(), m.DEFAULT_LEVEL, m.TTL_NEVER, [key], [b"\0\0" + value])
-        (reply,) = self.tell(request, origin=b"client")
-        return isinstance(reply, m.Reply) and reply.results is None
-
-    def members(self) -> list[str]:
-        return [fact.node_id for fact in self.core.membership.facts() if fact.state <= State.SUSPECT]
-
-    def welcome(self, fact: Fact, *others: Fact) -> None:
-        """The connection to a node stands, and it answers there."""
-        self.core.link_up(fact.address, self.now)
-        self.turn()
-        settings: dict[str, int | float | str] = {"slots": 64, "vnodes": 8, "replicas": self.replicas}
-        self.answer(fact.address, m.Welcome(fact.boot, self.wall_ms, fact.node_id, settings, [fact, *others]))
-
-    def stats(self) -> dict[str, Any]:
-        (reply,) = self.tell(m.Inspect(*self.head(), "stats", b""), origin=b"client")
-        assert isinstance(reply, m.Reply)
-        assert reply.results is not None
-        found: dict[str, Any] = reply.results[0]
-        return found
-
-
-def fact(node_id: str = "n2", address: str = "", **changes: Any) -> Fact:
-    address = address or f"127.0.0.2:{7000 + int(node_id[1:]) % 60_000}"
-    born = first_incarnation(EPOCH_MS)
-    return Fact(node_id, address, "", "", "h", "", 1.0, (EPOCH_MS << 16) + 1, born, 0)._replace(**changes)
-
-
-def gossip(*facts: Fact) -> m.Gossip:
-    return m.Gossip([Rumour(one, []) for one in facts])
 
 
 @pytest.fixture
@@ -393,10 +292,6 @@ def at_the_bound(now_ms: int) -> bytes:
     return ((now_ms + LEAD_MS_MAX << 16) | 0xFFFF).to_bytes(8, "big") + b"\xff" * 8
 
 
-def record(version: bytes, value: bytes = b"planted") -> bytes:
-    return version + expiry_bytes(NEVER_MS) + b"\0\0" + value
-
-
 @pytest.mark.parametrize("which", range(3))
 @pytest.mark.parametrize("repair", [False, True])
 def test_no_write_makes_a_key_immortal(lone: Lone, which: int, repair: bool) -> None:
@@ -446,41 +341,6 @@ def test_a_tombstone_is_kept_for_the_grace_at_most(lone: Lone) -> None:
     held = lone.core.store.peek(b"k")
     assert held is not None
     assert expires_ms_of(held) <= lone.wall_ms + GRACE_MS + LEAD_MS_MAX
-
-
-class Pair:
-    """A node with one peer, which is played by hand: it may answer anything."""
-
-    def __init__(self, *, joins: bool = False, **cluster: Any) -> None:
-        """``joins``: the node comes to the mesh of its peer, instead of the other way round."""
-        cluster = {"slots": 64, "vnodes": 8, "replicas": 2, "write_quorum": 2, "read_quorum": 2, **cluster}
-        self.peer = fact("n2")
-        patient = {"probe_interval_s": 1000.0, "ack_timeout_s": 1000.0, "transition_s": 0.1}
-        self.lone = Lone(*[self.peer.address] * joins, cluster=cluster, membership=patient)
-        if not joins:
-            self.lone.tell(gossip(self.peer))
-        self.lone.welcome(self.peer)
-
-    def asked_for(self, kind: Any) -> Any:
-        """Let time pass until the node asks its peer for something; return what it asked last."""
-        for _ in range(100):
-            found = [message for _, message in self.lone.sent if isinstance(message, kind)]
-            if found:
-                return found[-1]
-            self.lone.turn(0.05)
-        raise AssertionError("it did not ask")
-
-    def asked(self, effects: Effects) -> list[Any]:
-        return [message for _, frame in effects.sends for message in decode_frame(frame)[1]]
-
-    def request(self, message: m.Message, kind: Any) -> Any:
-        """Have a client ask the node for something; return what the node asks its peer for."""
-        self.lone.core.receive_request(b"client", encode_frame(0, [message]), self.lone.now)
-        (asked,) = [one for one in self.asked(self.lone.turn()) if isinstance(one, kind)]
-        return asked
-
-    def play(self, *messages: m.Message) -> list[m.Message]:
-        return self.lone.answers(self.lone.answer(self.peer.address, *messages))
 
 
 @pytest.mark.parametrize("which", range(3))
@@ -538,17 +398,13 @@ def test_a_replica_that_claims_to_hold_newer_from_the_future_moves_no_clock() ->
 def test_other_nodes_are_asked_for_no_more_than_a_reply_has_room_for() -> None:
     pair = Pair()
     keys = [b"k%d" % i for i in range(20)]
-    change = m.Set(*pair.lone.head(), 1, 0, keys, [bytes(400_000)] * len(keys))
-    pair.lone.core.receive_request(b"client", encode_frame(0, [change]), pair.lone.now)
-    pair.lone.turn()
-    large = pair.lone.core.store.peek(keys[0]) or b""
+    large = pair.store_large(keys)
     few = pair.lone.core.config.limits.reply_bytes_max // len(large)
 
     def ask() -> int:
         """Have a client ask for all keys; return for how many the peer was asked."""
-        get = m.Get(*pair.lone.head(), 0, 0, False, keys)
-        pair.lone.core.receive_request(b"client", encode_frame(0, [get]), pair.lone.now)
-        reads = [one for one in pair.asked(pair.lone.turn()) if isinstance(one, m.Read)]
+        pair.get(keys)
+        reads = pair.reads()
         replies = pair.play(*[m.ReadReply(read.request, b"", [large] * len(read.keys), []) for read in reads])
         (reply,) = [one for one in replies if isinstance(one, m.Reply)]
         assert reply.results == [large] * few + [[int(Code.MORE)]] * (len(keys) - few)
@@ -560,7 +416,7 @@ def test_other_nodes_are_asked_for_no_more_than_a_reply_has_room_for() -> None:
 
 
 class Deaf(Readers):
-    """A connection that reads, until it is told of that it does not."""
+    """Connections that read, until it is told of one that it does not."""
 
     def __init__(self) -> None:
         self.deaf: set[bytes] = set()
@@ -568,46 +424,29 @@ class Deaf(Readers):
 
 def test_what_waits_of_a_connection_that_became_deaf_is_dropped_without_reading_it() -> None:
     pair, readers = Pair(), Deaf()
-    core = pair.lone.core
-    core.heed(readers)
-    keys = [b"k%d" % i for i in range(32)]
-
-    def ask() -> bool:
-        get = m.Get(*pair.lone.head(), 2, 0, False, keys)
-        return core.receive_request(b"client", encode_frame(0, [get]), pair.lone.now)
-
+    pair.lone.core.heed(readers)
     for _ in range(4):  # one runs, the others wait
-        assert not ask()
-    reads = [one for one in pair.asked(pair.lone.turn()) if isinstance(one, m.Read)]
+        assert not pair.get([b"k%d" % i for i in range(32)])
+    reads = pair.reads()
     readers.deaf.add(b"client")
     effects = pair.lone.answer(pair.peer.address, *[m.ReadReply(one.request, b"", [None] * 32, []) for one in reads])
     replies = [one for one in pair.lone.answers(effects) if isinstance(one, m.Reply)]
     assert [reply.results for reply in replies].count([[int(Code.OVERLOADED)]] * 32) == 3
     assert not [one for one in pair.asked(effects) if isinstance(one, m.Read)]
-    assert not core.coordinator.pending.running
+    assert not pair.lone.core.coordinator.pending.running
 
 
 def test_a_connection_that_asks_for_more_than_can_be_read_ends_the_turn() -> None:
     pair = Pair()
-    core = pair.lone.core
     keys = [b"k%d" % i for i in range(20)]
-    change = m.Set(*pair.lone.head(), 1, 0, keys, [bytes(400_000)] * len(keys))
-    core.receive_request(b"writer", encode_frame(0, [change]), pair.lone.now)
-    pair.lone.turn()
-    large = core.store.peek(keys[0]) or b""
-
-    def ask(origin: bytes = b"client") -> bool:
-        get = m.Get(*pair.lone.head(), 2, 0, False, keys)
-        return core.receive_request(origin, encode_frame(0, [get]), pair.lone.now)
-
-    assert not ask()
-    reads = [one for one in pair.asked(pair.lone.turn()) if isinstance(one, m.Read)]
-    pair.play(*[m.ReadReply(read.request, b"", [large] * len(read.keys), []) for read in reads])
-    asked = [ask() for _ in range(15)]
+    large = pair.store_large(keys)
+    assert not pair.get(keys)
+    pair.play(*[m.ReadReply(read.request, b"", [large] * len(read.keys), []) for read in pair.reads()])
+    asked = [pair.get(keys) for _ in range(15)]
     assert asked == sorted(asked), "what has room does not end it"
     assert asked[-1]
     assert not asked[1]
-    assert not ask(b"another")
+    assert not pair.get(keys, origin=b"another")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgpack
 import pytest
+from lone_node import Lone
 from story import STRICT, Story
-from test_hostile import Lone
 
 from meshcache.client import connection
 from meshcache.client.connection import GREETING, Connection
