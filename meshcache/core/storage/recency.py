@@ -191,7 +191,6 @@ class S3Fifo:
         self.ghosts.clear()
         self.small_entries = self.small_bytes = 0
         self.regret = self._entries = 0
-        self._doubt_from = self._doubt_to = DOUBT_MIN
         self._has_evicted = False
         self._set_share(SMALL_SHARE)
 
@@ -214,26 +213,24 @@ class S3Fifo:
             self.ghost_hits += 1
             if place * self.ghosts.buckets < self._entries - self._entries * self.share // WHOLE:
                 self._take_near_ghost()
-            ring = SMALL if self._doubt_from <= self.regret < self._doubt_to else LIVE
+            ring = SMALL if self._doubt_from() <= self.regret < self._doubt_to() else LIVE
         elif not self._has_evicted and self._is_over_share():
             ring = LIVE
-        elif 0 < self.regret < self._doubt_from:
+        elif 0 < self.regret < self._doubt_from():
             self._set_regret(self.regret - 1)
         if ring == SMALL:
             marks[index] = _IN_SMALL
             self.small_entries += 1
             self.small_bytes += self._charge(key, record)
-        before, after = self._before, self._after
-        last = before[ring]
-        before[index], after[index] = last, ring
-        after[last] = before[ring] = index
+        self._append(index, ring)
 
     def _take_near_ghost(self) -> None:
         head = self._after[LIVE]
-        if self.regret >= self._doubt_from and self.marks[head] & _USES:  # the sentinel of an empty queue has no uses
+        if self.regret >= self._doubt_from() and self.marks[head] & _USES:  # the sentinel of an empty queue has no uses
             self.marks[head] -= 1
-            self._append_again(head, LIVE)
-            self._set_regret(max(self.regret - 1, self._doubt_from))
+            self._unlink(head)
+            self._append(head, LIVE)
+            self._set_regret(max(self.regret - 1, self._doubt_from()))
         else:
             self._set_regret(self.regret + 1)
 
@@ -249,8 +246,7 @@ class S3Fifo:
         present = self._records[index]
         if (record[22] | present[22]) & TOMBSTONE:
             self.leave(index, record)
-            previous, following = self._before[index], self._after[index]
-            self._after[previous], self._before[following] = following, previous
+            self._unlink(index)
             self.enter(index)
         elif self.marks[index] & _IN_SMALL:
             key = self._keys[index]
@@ -261,7 +257,6 @@ class S3Fifo:
         after, marks, records = self._after, self.marks, self._records
         self._has_evicted = True
         self._entries = entries
-        self._doubt_from, self._doubt_to = entries // DOUBT_SHARE + DOUBT_MIN, entries + DOUBT_MIN
         chances = CHANCES_MAX
         while True:
             ring = SMALL if self._is_over_share() or after[LIVE] == LIVE else LIVE
@@ -279,13 +274,14 @@ class S3Fifo:
             ring = LIVE
             if not mark & _IN_SMALL:
                 marks[index] = mark - 1
-            elif self.regret >= self._doubt_from and not mark & _STAYED:
+            elif self.regret >= self._doubt_from() and not mark & _STAYED:
                 marks[index] = _IN_SMALL | _STAYED
                 ring = SMALL
             else:
                 self.promotions += 1
                 self.leave(index, record)
-            self._append_again(index, ring)
+            self._unlink(index)
+            self._append(index, ring)
             chances -= 1
         if mark & _IN_SMALL:
             self.leave(index, record)
@@ -294,10 +290,13 @@ class S3Fifo:
                 self.ghosts.add(self._keys[index], entries)
         return index
 
-    def _append_again(self, index: int, ring: int) -> None:
+    def _unlink(self, index: int) -> None:
         before, after = self._before, self._after
         previous, following = before[index], after[index]
         after[previous], before[following] = following, previous
+
+    def _append(self, index: int, ring: int) -> None:
+        before, after = self._before, self._after
         last = before[ring]
         before[index], after[index] = last, ring
         after[last] = before[ring] = index
@@ -305,9 +304,15 @@ class S3Fifo:
     def _is_over_share(self) -> bool:
         return self.small_entries > self._small_entries_max or self.small_bytes > self._small_bytes_max
 
+    def _doubt_from(self) -> int:
+        return self._entries // DOUBT_SHARE + DOUBT_MIN
+
+    def _doubt_to(self) -> int:
+        return self._entries + DOUBT_MIN
+
     def _set_regret(self, regret: int) -> None:
         self.regret = regret
-        share = min(WHOLE, SMALL_SHARE + max(0, regret - self._doubt_to) * WHOLE // self._entries)
+        share = min(WHOLE, SMALL_SHARE + max(0, regret - self._doubt_to()) * WHOLE // self._entries)
         if share != self.share:
             self._set_share(share)
 
