@@ -86,7 +86,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--beside", type=int, default=0, help="processes that keep the machine busy meanwhile (0)")
     parser.add_argument("--rate", type=float, default=600.0, help="calls a second (600); stay below saturation")
-    parser.add_argument("--attacks", nargs="+", default=[], help=f"of hostile: {', '.join(ATTACKS)} (all)")
+    parser.add_argument(
+        "--attacks",
+        nargs="+",
+        default=[],
+        choices=list(ATTACKS),
+        metavar="NAME",
+        help=f"of hostile: {', '.join(ATTACKS)} (all)",
+    )
     parser.add_argument("--from", dest="commit", default="", help="of upgrade: the commit with the old code")
     parser.add_argument("--seed", type=int, default=1, help="whom to hurt, and when (1)")
     parser.add_argument("--out", type=Path, default=ROOT / "out", help="where JSON and plots go (out)")
